@@ -1,0 +1,124 @@
+"""The container of codec, model and head files: safetensors plus one canonical-JSON record.
+
+The safetensors metadata has one key, `nec` (several would be written in random order), whose text
+is JSON with sorted keys, no spaces, ASCII, no NaN:
+
+    {"content": {...}, "format": 1, "kind": "codec" | "model" | "head", "sha256": "..."}
+
+`sha256` covers the tensors (safetensors alone loads a flipped bit silently) and the rest of the
+record. Equal tensors and content give equal bytes.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from coder.errors import FileError
+
+FORMAT = 1
+_KEY = "nec"
+
+Tensors = Mapping[str, NDArray]
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces, ASCII; ValueError on NaN, infinity."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def digest(tensors: Tensors, text: str) -> bytes:
+    """SHA-256 over a text and named tensors: names, types, shapes and values, in name order."""
+    sha = hashlib.sha256()
+    shapes = {name: [tensors[name].dtype.name, tensors[name].shape] for name in tensors}
+    # JSON of both first: nothing that follows can be taken for a part of it.
+    sha.update(canonical_json([text, shapes]).encode())
+    for name in sorted(tensors):
+        values = np.asarray(tensors[name], order="C")
+        sha.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    return sha.digest()
+
+
+def to_bytes(kind: str, tensors: Tensors, content: Mapping[str, Any]) -> bytes:
+    """A whole file in memory; `content` is anything JSON can hold."""
+    record: dict[str, Any] = {"content": content, "format": FORMAT, "kind": kind}
+    record["sha256"] = digest(tensors, canonical_json(record)).hex()
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    return safetensors.numpy.save(arrays, {_KEY: canonical_json(record)})
+
+
+def from_bytes(data: bytes, kind: str, name: str = "data") -> tuple[dict[str, NDArray], Any]:
+    """The tensors and the content of a file of this kind.
+
+    Args:
+      data: the whole file.
+      kind: what it must be.
+      name: what errors call it.
+
+    Raises:
+      FileError: damaged, not such a file, another kind, or a newer format.
+    """
+    tensors, text = _open(data, name)
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict) or canonical_json(record) != text:
+            raise ValueError("its record is not canonical")
+        found, version, sha = record["kind"], record["format"], record.pop("sha256")
+        content = record["content"]
+        if not isinstance(content, dict):
+            raise ValueError("its content is not an object")
+    except (ValueError, KeyError, RecursionError) as error:
+        raise FileError(f"{name}: damaged ({error}): fetch it again") from error
+    if version != FORMAT:
+        raise FileError(f"{name}: file format {version}, this reads {FORMAT}: update nec-jax")
+    if sha != digest(tensors, canonical_json(record)).hex():
+        raise FileError(f"{name}: damaged (its SHA-256 does not match): fetch it again")
+    if found != kind:
+        raise FileError(f"{name}: a {found} file where a {kind} file is needed")
+    return tensors, content
+
+
+def write(
+    path: str | os.PathLike[str], kind: str, tensors: Tensors, content: Mapping[str, Any]
+) -> None:
+    """Writes a file at once or not at all: a reader never sees half of one."""
+    target = Path(path)
+    data = to_bytes(kind, tensors, content)
+    # In the same folder, where a rename replaces; opened plainly, so that the umask applies.
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NDArray], Any]:
+    """Reads a file that `write` wrote: its tensors and content. Raises as `from_bytes`."""
+    return from_bytes(Path(path).read_bytes(), kind, os.fspath(path))
+
+
+def _open(data: bytes, name: str) -> tuple[dict[str, NDArray], str]:
+    try:
+        tensors = safetensors.numpy.load(data)
+        # safetensors gives the metadata of files only, not of bytes.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise FileError(f"{name}: damaged, or not a safetensors file ({error})") from error
+    metadata = header.get("__metadata__") or {}
+    if set(metadata) != {_KEY}:
+        raise FileError(f"{name}: a safetensors file, but not one that nec-jax wrote")
+    return tensors, metadata[_KEY]

@@ -1,0 +1,37 @@
+"""Neural embedding compression in JAX: models, and images <-> bytes.
+
+```python
+params = nec_jax.load("model.safetensors")
+blobs = nec_jax.encode(params, images)  # [B, H, W, C] -> list[bytes]
+y_hat = nec_jax.decode(params, blobs)  # -> float32 [B, T, D]
+```
+"""
+
+try:
+    import jax as _jax  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "nec_jax needs JAX: pip install 'nec-jax[train]' (or [cuda], [tpu]). "
+        "To decode only, `import coder` needs none of it."
+    ) from error
+
+from nec_jax.api import decode, embed, embed_traced, encode, latents, with_coding
+from nec_jax.calibration import calibrate
+from nec_jax.config import VARIANTS, ModelConfig, model_config
+from nec_jax.params import NecParams, load, save
+
+__all__ = [
+    "VARIANTS",
+    "ModelConfig",
+    "NecParams",
+    "calibrate",
+    "decode",
+    "embed",
+    "embed_traced",
+    "encode",
+    "latents",
+    "load",
+    "model_config",
+    "save",
+    "with_coding",
+]

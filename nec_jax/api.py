@@ -1,0 +1,176 @@
+"""Images -> bytes -> embeddings.
+
+`encode` and `embed` call one compiled function for the latents, and the NumPy codec quantises and
+dequantises for both: `decode(encode(x)) == embed(x)`, bit for bit, on one machine. Images pass in
+batches padded to one static size, so that an image's bytes depend on nothing but the image.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder import EmbeddingCodec, InputError
+from nec_jax.config import ModelConfig
+from nec_jax.nec import Nec, Weights
+from nec_jax.params import NecParams
+
+
+def encode(
+    params: NecParams,
+    images: ArrayLike,
+    *,
+    coding_batch: int | None = None,
+    precision: str | None = None,
+) -> list[bytes]:
+    """Compress images to one blob each.
+
+    Args:
+      params: a model with a codec.
+      images: [B, H, W, C] in the dtype and range of `params.config`.
+      coding_batch, precision: instead of those stored in `params.config`. Both may move values
+        across a rounding boundary: code a whole archive with the same, and record them
+        (`with_coding` puts them into the model).
+
+    Returns:
+      B byte strings.
+
+    Raises:
+      InputError: images that the model does not take, or a call under `jax.jit`.
+    """
+    params = with_coding(params, coding_batch=coding_batch, precision=precision)
+    codec = _codec(params)
+    y, grid = _coded_latents(params, images, "encode")
+    return [codec.encode(one, grid) for one in y]
+
+
+def decode(params: NecParams, blobs: Sequence[bytes]) -> NDArray[np.float32]:
+    """Blobs of images of one size -> embeddings float32 [B, (1 +) T, D], class token first.
+
+    Raises:
+      BlobError: damaged blobs, or blobs of another model.
+      InputError: no blobs, or blobs of different grids.
+    """
+    codec = _codec(params)
+    if isinstance(blobs, (bytes, bytearray, memoryview)):
+        raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
+    decoded = [codec.decode_symbols(blob) for blob in blobs]
+    if not decoded:
+        raise InputError("no blobs to decode")
+    grids = {grid for _, grid in decoded}
+    if len(grids) > 1:
+        raise InputError(f"blobs of different token grids {sorted(grids)}: decode each size apart")
+    return codec.dequantise(np.stack([symbols for symbols, _ in decoded]))
+
+
+def embed(
+    params: NecParams,
+    images: ArrayLike,
+    *,
+    coding_batch: int | None = None,
+    precision: str | None = None,
+) -> NDArray[np.float32]:
+    """What `decode(params, encode(params, images))` returns, without the bytes."""
+    params = with_coding(params, coding_batch=coding_batch, precision=precision)
+    codec = _codec(params)
+    y, _ = _coded_latents(params, images, "embed")
+    return codec.dequantise(codec.quantise(y))
+
+
+def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
+    """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
+
+    Equal to `embed` up to ties: an enclosing program may be compiled to other floats, which move
+    a few values across a rounding boundary.
+    """
+    codec = _codec(params)
+    y = _latents(params.weights, params.config, images)
+    offsets, steps = jnp.asarray(codec.offsets), jnp.asarray(codec.steps)
+    return jnp.round((y - offsets) / steps) * steps + offsets
+
+
+def latents(params: NecParams, images: ArrayLike) -> NDArray[np.float32]:
+    """The embeddings before any rounding, float32 [B, (1 +) T, D], computed as `encode` does."""
+    return _coded_latents(params, images, "latents")[0]
+
+
+def with_coding(
+    params: NecParams, *, coding_batch: int | None = None, precision: str | None = None
+) -> NecParams:
+    """The same model with another coding batch or precision in its config (None keeps it)."""
+    changes = {"coding_batch": coding_batch, "precision": precision}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    if not changes:
+        return params
+    return dataclasses.replace(params, config=dataclasses.replace(params.config, **changes))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _latents(weights: Weights, config: ModelConfig, images: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision(config.precision):
+        return Nec(config).apply({"params": weights}, images, method=Nec.latents)
+
+
+def _codec(params: NecParams) -> EmbeddingCodec:
+    if params.codec is None:
+        raise InputError(
+            "this model is pre-trained only and has no codec: "
+            "adapt it with `python -m train.main compress`"
+        )
+    return params.codec
+
+
+def _coded_latents(
+    params: NecParams, images: ArrayLike, caller: str
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    traced = [isinstance(x, jax.core.Tracer) for x in (images, *jax.tree.leaves(params.weights))]
+    if any(traced):
+        raise InputError(
+            f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"
+        )
+    config = params.config
+    x = np.asarray(images)
+    grid = check_images(config, x)
+    batches = []
+    for start in range(0, len(x), config.coding_batch):
+        batch = x[start : start + config.coding_batch]
+        padding = config.coding_batch - len(batch)
+        padded = np.pad(batch, [(0, padding), (0, 0), (0, 0), (0, 0)])
+        batches.append(np.asarray(_latents(params.weights, config, padded))[: len(batch)])
+    return np.concatenate(batches), grid
+
+
+def check_images(config: ModelConfig, images: np.ndarray) -> tuple[int, int]:
+    """Hold images against the input contract; returns their token grid.
+
+    Raises:
+      InputError: what is wrong and what to do.
+    """
+    if images.ndim != 4:
+        raise InputError(f"images have shape {images.shape}: pass a batch [B, H, W, C]")
+    if len(images) == 0:
+        raise InputError("an empty batch: pass at least one image")
+    if images.shape[3] != config.channels:
+        raise InputError(
+            f"images have {images.shape[3]} channels, the model takes {config.channels}: "
+            f"{', '.join(config.bands)}"
+        )
+    if images.dtype != np.dtype(config.dtype):
+        raise InputError(
+            f"images are {images.dtype}, the model takes {config.dtype} from "
+            f"{config.value_range[0]:g} to {config.value_range[1]:g}: rescale and cast them"
+        )
+    grid = config.grid(*images.shape[1:3])
+    low, high = images.min(), images.max()
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise InputError("images hold NaN or infinity: mask or fill those pixels first")
+    if low < config.value_range[0] or high > config.value_range[1]:
+        raise InputError(
+            f"images range from {low:g} to {high:g}, the model takes "
+            f"{config.value_range[0]:g} to {config.value_range[1]:g}"
+        )
+    return grid

@@ -1,0 +1,97 @@
+"""From a trained model to its codec: tables fitted on whole images, then frozen."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder import EmbeddingCodec, Tables
+from coder.quantise import quantise
+from coder.tables import pmf_from_counts
+from nec_jax import density
+from nec_jax.api import latents
+from nec_jax.nec import Weights
+from nec_jax.params import NecParams
+
+# A density's pmf weighs as much as this many symbols: next to nothing beside the counts of the
+# grid's tables (images x tokens), a sensible shape for those of the class token (images).
+PRIOR_STRENGTH = 32.0
+TAIL_MASS = 1e-6
+_WIDEST = 4096  # symbols on each side of the median that the density's own pmf covers
+
+
+def bottleneck_scales(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Offsets and steps [D] of the codec: y_hat = q * step + offset; step = 1 / gain."""
+    steps = np.exp(-np.asarray(weights["bottleneck"]["log_gain"], np.float32))
+    medians = np.asarray(density.quantile(weights["bottleneck"]["density"], 0.5))
+    return medians * steps, steps
+
+
+def density_pmfs(params: density.Params) -> list[tuple[int, NDArray[np.float64]]]:
+    """The learned pmf of each channel's symbols: [(smallest symbol, probabilities)] * D.
+
+    Symbol k is the unit bin around median + k (the paper's p_e). Covers all but `TAIL_MASS`.
+    """
+    median = density.quantile(params, 0.5)
+    low = np.asarray(jnp.floor(density.quantile(params, TAIL_MASS / 2) - median + 0.5))
+    high = np.asarray(jnp.ceil(density.quantile(params, 1 - TAIL_MASS / 2) - median - 0.5))
+    low = np.clip(low, -_WIDEST, 0).astype(int)
+    high = np.clip(high, 0, _WIDEST).astype(int)
+    symbols = np.arange(low.min(), high.max() + 1)
+    prob = np.asarray(
+        jax.jit(density.bin_prob)(params, median + symbols[:, None].astype(np.float32)), np.float64
+    )
+    pmfs = []
+    for d, (first, last) in enumerate(zip(low, high, strict=True)):
+        pmf = prob[first - symbols[0] : last - symbols[0] + 1, d]
+        pmfs.append((int(first), pmf / max(1.0, pmf.sum())))
+    return pmfs
+
+
+def calibrate(
+    params: NecParams, images: ArrayLike | Iterable[ArrayLike], provenance: dict | None = None
+) -> NecParams:
+    """Give a model its codec: tables counted on whole images, smoothed by the learned density.
+
+    The density was trained on masked inputs (a quarter of the tokens); whole inputs have other
+    statistics, so the tables that are shipped are counted on them (PAPER: trap 2). Each channel
+    has one table for all tokens of the grid and one for the class token.
+
+    Args:
+      params: a trained model; its codec, if any, is replaced.
+      images: [N, H, W, C], or an iterable of such batches; some hundreds of training images.
+      provenance: JSON-able facts to record, merged into the model's.
+
+    Returns:
+      The same model with a codec.
+    """
+    offsets, steps = bottleneck_scales(params.weights)
+    batches = [images] if hasattr(images, "shape") else images
+    symbols = np.concatenate([quantise(latents(params, x), offsets, steps) for x in batches])
+    start = int(params.config.code_class_token)
+    priors = density_pmfs(params.weights["bottleneck"]["density"])
+    rows = [
+        pmf_from_counts(
+            symbols[:, part, d], priors[d][0], priors[d][1], PRIOR_STRENGTH, TAIL_MASS
+        )
+        for part in ([slice(start, None), 0] if start else [slice(None)])
+        for d in range(params.config.width)
+    ]
+    channels = np.arange(params.config.width, dtype=np.int32)
+    codec = EmbeddingCodec(
+        offsets=offsets,
+        steps=steps,
+        tables=Tables.from_pmfs(rows),
+        grid_layout=channels,
+        class_layout=channels + params.config.width if start else None,
+    )
+    facts = json.loads(params.provenance) | (provenance or {})
+    return dataclasses.replace(
+        params,
+        codec=codec,
+        provenance=json.dumps(facts, sort_keys=True, separators=(",", ":")),
+    )

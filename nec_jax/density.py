@@ -1,0 +1,134 @@
+"""The fully factorised density of Balle et al. 2018 (arXiv 1802.01436, appendix 6.1).
+
+One univariate density a channel, defined by its cumulative distribution
+
+    c(x) = sigmoid(f_K(... f_1(x))),   f_k(h) = g_k(M_k h + b_k),
+    g_k(h) = h + tanh(a_k) * tanh(h)   (the last layer has none),
+
+whose matrices M_k pass through a softplus, so that c is monotone. Everything here is element-wise
+over channels, written on arrays `[..., C]`; parameters are dictionaries of `[C, rows, columns]`
+matrices, `[C, rows]` biases and gates. Medians and tails are found by bisection on the monotone
+c: exact at every step, with no second loss, optimiser or state to keep (the paper trains them by
+an auxiliary loss that lags behind the density, and that its checkpoints lose).
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WIDTHS = (3, 3, 3, 3)
+INIT_SCALE = 10.0
+LIKELIHOOD_FLOOR = 1e-9
+_BRACKET = 2.0**24  # quantiles are sought in +-this; float32 has no half-integers beyond
+
+Params = dict[str, jax.Array]
+
+
+def init_density(key: jax.Array, channels: int, widths: Sequence[int] = WIDTHS) -> Params:
+    """Parameters of `channels` densities of a typical width of 10 (`INIT_SCALE`)."""
+    sizes = (1, *widths, 1)
+    scale = INIT_SCALE ** (1 / (len(sizes) - 1))
+    params: Params = {}
+    for k, (columns, rows) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        start = np.log(np.expm1(1 / scale / rows))
+        params[f"matrix_{k}"] = jnp.full((channels, rows, columns), start, jnp.float32)
+        key, sub = jax.random.split(key)
+        params[f"bias_{k}"] = jax.random.uniform(sub, (channels, rows), minval=-0.5, maxval=0.5)
+        if k < len(sizes) - 2:
+            params[f"gate_{k}"] = jnp.zeros((channels, rows))
+    return params
+
+
+def logits_cdf(params: Params, x: jax.Array) -> jax.Array:
+    """log(c(x) / (1 - c(x))) for x [..., C]; increasing in x."""
+    layers = sum(name.startswith("matrix") for name in params)
+    hidden = [x]
+    for k in range(layers):
+        matrix = jax.nn.softplus(params[f"matrix_{k}"])
+        bias = params[f"bias_{k}"]
+        rows = []
+        for i in range(matrix.shape[1]):
+            h = bias[:, i]
+            for j, value in enumerate(hidden):
+                h = h + matrix[:, i, j] * value
+            if k < layers - 1:
+                h = h + jnp.tanh(params[f"gate_{k}"][:, i]) * jnp.tanh(h)
+            rows.append(h)
+        hidden = rows
+    return hidden[0]
+
+
+def bin_prob(params: Params, x: jax.Array) -> jax.Array:
+    """Probability of the unit bin around x: c(x + 1/2) - c(x - 1/2), for x [..., C]."""
+    lower = logits_cdf(params, x - 0.5)
+    upper = logits_cdf(params, x + 0.5)
+    # On the right tail both sigmoids round to one: subtract their complements there.
+    sign = -jnp.sign(jax.lax.stop_gradient(lower + upper))
+    return jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
+
+
+@jax.custom_vjp
+def _floor(prob: jax.Array) -> jax.Array:
+    return jnp.maximum(prob, LIKELIHOOD_FLOOR)
+
+
+def _floor_fwd(prob: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _floor(prob), prob >= LIKELIHOOD_FLOOR
+
+
+def _floor_bwd(inside: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
+    # Below the floor only a gradient that raises the probability passes.
+    return (jnp.where(inside | (grad < 0), grad, 0.0),)
+
+
+_floor.defvjp(_floor_fwd, _floor_bwd)
+
+
+def bin_bits(params: Params, x: jax.Array) -> jax.Array:
+    """Bits to code the unit bin around x, for x [..., C]: -log2 of its floored probability."""
+    return -jnp.log2(_floor(bin_prob(params, x)))
+
+
+def quantile(params: Params, prob: float) -> jax.Array:
+    """Where the cumulative distribution of each channel is `prob`: float32 [C], by bisection."""
+    target = jnp.log(prob) - jnp.log1p(-prob)
+    channels = params["bias_0"].shape[0]
+    params = jax.lax.stop_gradient(params)
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        below = logits_cdf(params, middle) < target
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    start = (jnp.full(channels, -_BRACKET), jnp.full(channels, _BRACKET))
+    low, high = jax.lax.fori_loop(0, 48, halve, start)
+    return 0.5 * (low + high)
+
+
+def match_moments(params: Params, mean: jax.Array, std: jax.Array) -> Params:
+    """Shift and stretch fresh densities from a typical width of one to `mean`, `std` [C]."""
+    # The first layer sees M (x - mean) / std + b: fold both into its matrix and bias.
+    matrix = jax.nn.softplus(params["matrix_0"]) * (INIT_SCALE / std[:, None, None])
+    inverse_softplus = jnp.where(matrix > 20, matrix, jnp.log(jnp.expm1(jnp.minimum(matrix, 20))))
+    bias = params["bias_0"] - matrix[:, :, 0] * mean[:, None]
+    return {**params, "matrix_0": inverse_softplus, "bias_0": bias}
+
+
+class FactorisedDensity(nn.Module):
+    """Holds the parameters of `channels` densities; the maths is in the functions above."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> Params:
+        """The parameters, as the functions of this module take them."""
+        # One flax parameter an array, so that masks and counts see each of them.
+        fresh = jax.eval_shape(lambda k: init_density(k, self.channels), jax.random.key(0))
+        return {
+            name: self.param(name, lambda k, n=name: init_density(k, self.channels)[n])
+            for name in fresh
+        }

@@ -1,0 +1,201 @@
+"""Neural embedding compression: encoder, bottleneck and decoder, and which parameters train.
+
+Gomes and Brunschwiler 2024 (arXiv 2403.17886). The latent is the encoder's normalised output y,
+class token included; the bottleneck multiplies each channel by a gain, z = g * y, and rounds
+around the median m of the channel's density: q = round(z - m), z_hat = q + m, y_hat = z_hat / g.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nec_jax import density
+from nec_jax.config import ModelConfig
+from nec_jax.mae import Decoder, masked_mse, random_masking
+from nec_jax.vit import Encoder, patchify
+
+Rounding = Literal["noise", "straight-through", "soft", "hard"]
+Weights = dict[str, Any]
+
+
+class Losses(NamedTuple):
+    """What a forward pass measures; scalars."""
+
+    mse: jax.Array  # of hidden patches, normalised pixels
+    bits_per_element: jax.Array  # under the density, an element = one channel of one token
+
+
+def soft_round(x: jax.Array, alpha: jax.Array | float) -> jax.Array:
+    """A smooth approximation of rounding; exact for alpha -> infinity, identity for alpha -> 0.
+
+    Agustsson and Theis 2020 (arXiv 2006.09952), equation 14.
+    """
+    alpha = jnp.maximum(alpha, 1e-2)
+    middle = jnp.floor(x) + 0.5
+    return middle + jnp.tanh(alpha * (x - middle)) / (2 * jnp.tanh(alpha / 2))
+
+
+def bottleneck(
+    weights: Weights,
+    y: jax.Array,
+    rounding: Rounding,
+    key: jax.Array | None = None,
+    alpha: jax.Array | float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Quantise y (or imitate it, in training) and measure its rate.
+
+    Args:
+      weights: the sub-tree `bottleneck` of a model's weights.
+      y: float32 [B, n, D].
+      rounding: what the decoder sees. `noise`: y plus uniform noise, as in the paper;
+        `straight-through`: the rounded y with the gradient of y (Minnen and Singh 2020);
+        `soft`: `soft_round` with sharpness `alpha`. The rate of these three is that of the noisy
+        y. `hard`: the rounded y, with the rate of the rounded symbols, for validation.
+      key: randomness of the noise; not needed by `hard`.
+
+    Returns:
+      y_hat [B, n, D] and bits [B, n, D].
+    """
+    gain = jnp.exp(weights["log_gain"])
+    params = weights["density"]
+    z = y * gain
+    median = density.quantile(params, 0.5)
+    rounded = jnp.round(z - median) + median
+    if rounding == "hard":
+        return rounded / gain, density.bin_bits(params, rounded)
+    if key is None:
+        raise ValueError(f"rounding {rounding!r} draws noise: pass a key")
+    noisy = z + jax.random.uniform(key, z.shape, minval=-0.5, maxval=0.5)
+    seen = {
+        "noise": lambda: noisy,
+        "straight-through": lambda: z + jax.lax.stop_gradient(rounded - z),
+        "soft": lambda: soft_round(z - median, alpha) + median,
+    }[rounding]()
+    return seen / gain, density.bin_bits(params, noisy)
+
+
+class Bottleneck(nn.Module):
+    """Holds the density and the logarithm of the gains."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> Weights:  # noqa: D102
+        return {
+            "log_gain": self.param("log_gain", nn.initializers.zeros, (self.channels,)),
+            "density": density.FactorisedDensity(self.channels, name="density")(),
+        }
+
+
+class Nec(nn.Module):
+    """The whole model. Its methods are reached by `Nec(config).apply(..., method=...)`."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:  # noqa: D102
+        self.encoder = Encoder(self.config)
+        self.bottleneck = Bottleneck(self.config.width)
+        self.decoder = Decoder(self.config)
+
+    def latents(self, images: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded."""
+        grid = self.config.grid(*images.shape[1:3])
+        patches = patchify(normalise(self.config, images), self.config.patch)
+        y = self.encoder(patches, grid, kept)
+        return y if self.config.code_class_token else y[:, 1:]
+
+    def reconstruct(self, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Decoded tokens of whole images -> normalised patches [B, T, patch_dim]."""
+        return self.decoder(tokens, grid)
+
+    def __call__(
+        self,
+        images: jax.Array,
+        key: jax.Array,
+        *,
+        mask_ratio: float,
+        rounding: Rounding | None,
+        alpha: jax.Array | float = 1.0,
+    ) -> Losses:
+        """Mask, encode, quantise, decode and compare.
+
+        Args:
+          images: [B, H, W, C] in input units.
+          key: randomness of masks and noise.
+          mask_ratio: part of the patches that is hidden.
+          rounding: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
+        """
+        mask_key, noise_key = jax.random.split(key)
+        grid = self.config.grid(*images.shape[1:3])
+        kept, masked = random_masking(mask_key, images.shape[0], grid[0] * grid[1], mask_ratio)
+        y = self.latents(images, kept)
+        weights = self.bottleneck()
+        bits = jnp.zeros(())
+        if rounding is not None:
+            y, bits = bottleneck(weights, y, rounding, noise_key, alpha)
+        predicted = self.decoder(y, grid, kept)
+        patches = patchify(normalise(self.config, images), self.config.patch)
+        return Losses(masked_mse(predicted, patches, masked), jnp.mean(bits))
+
+
+def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
+    """Input units -> zero mean and unit variance a band, float32."""
+    mean, std = jnp.asarray(config.mean), jnp.asarray(config.std)
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
+    """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}."""
+    images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
+    model = Nec(config)
+    return model.init(key, images, key, mask_ratio=0.0, rounding="hard")["params"]
+
+
+# The paper's trainable set, as patterns of paths; `log_gain` is ours and not in it.
+_PAPER = (
+    "encoder/(patch_embed|class_token|norm|block_{last})(/.*)?",
+    "decoder/(stem|block_0|norm|pred)(/.*)?",
+    "bottleneck/density/.*",
+)
+TRAINABLE = {
+    "paper": _PAPER,
+    "paper+gain": (*_PAPER, "bottleneck/log_gain"),
+    "density": ("bottleneck/density/.*",),
+    "all": ("encoder/.*", "decoder/.*", "bottleneck/.*"),
+    "mae": ("encoder/.*", "decoder/.*"),
+}
+
+
+def path_name(path: Iterable[Any]) -> str:
+    """A key path of a weight tree as text: `encoder/block_0/mlp/fc1/kernel`."""
+    return "/".join(str(getattr(k, "key", k)) for k in path)
+
+
+def trainable_rule(preset: str, config: ModelConfig) -> Callable[[str], bool]:
+    """Which weights train: a predicate of a path, from the name of a preset of `TRAINABLE`."""
+    if preset not in TRAINABLE:
+        raise ValueError(f"unknown trainable set {preset!r}: choose from {', '.join(TRAINABLE)}")
+    patterns = [p.format(last=config.depth - 1) for p in TRAINABLE[preset]]
+    return lambda name: any(re.fullmatch(p, name) for p in patterns)
+
+
+def split(weights: Weights, train: Callable[[str], bool]) -> tuple[Weights, Weights]:
+    """Split a weight tree in two of the same shape, with None where a leaf is in the other."""
+
+    def pick(want: bool) -> Weights:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if train(path_name(path)) is want else None, weights
+        )
+
+    return pick(True), pick(False)
+
+
+def merge(one: Weights, other: Weights) -> Weights:
+    """The inverse of `split`."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, one, other, is_leaf=lambda x: x is None
+    )

@@ -1,0 +1,111 @@
+"""NecParams: a model as a JAX pytree, and its file."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from coder import EmbeddingCodec, FileError, safefile
+from nec_jax.config import ModelConfig
+from nec_jax.nec import Weights, init_weights, path_name
+
+_SHIPPED = Path(__file__).parent / "models"
+_KIND = "model"
+_STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NecParams:
+    """Weights (leaves) with their static config and codec, which compare by value.
+
+    It goes through `jit`, `device_put` and orbax like any pytree.
+
+    Attributes:
+      weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}, float32.
+      config: architecture and input contract.
+      codec: how the latents become bytes; None for a model that is only pre-trained.
+      provenance: canonical JSON of how the model was made, for people and reports.
+    """
+
+    weights: Weights
+    config: ModelConfig = field(metadata=_STATIC)
+    codec: EmbeddingCodec | None = field(default=None, metadata=_STATIC)
+    provenance: str = field(default="{}", metadata=_STATIC)
+
+
+def flatten_weights(weights: Weights) -> dict[str, np.ndarray]:
+    """A weight tree as {path: array}, as files name them: `encoder/block_0/mlp/fc1/kernel`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(weights)
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def unflatten_weights(tensors: dict[str, np.ndarray], like: Weights) -> Weights:
+    """The inverse of `flatten_weights`, for a tree of the shapes of `like`.
+
+    Raises:
+      FileError: a missing, unexpected or mis-shaped tensor, by name.
+    """
+    expected = {
+        path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    problems = [f"missing {n}" for n in sorted(expected.keys() - tensors.keys())]
+    problems += [f"unexpected {n}" for n in sorted(tensors.keys() - expected.keys())]
+    problems += [
+        f"{n} is {tensors[n].shape}, not {shape}"
+        for n, shape in sorted(expected.items())
+        if n in tensors and tensors[n].shape != shape
+    ]
+    if problems:
+        raise FileError("the weights do not fit the configuration: " + "; ".join(problems))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.numpy.asarray(tensors[path_name(path)]), like
+    )
+
+
+def save(params: NecParams, path: str | os.PathLike[str]) -> None:
+    """Write a model file: weights, config and codec in one safetensors file, with its digest."""
+    tensors = {f"weights/{k}": v for k, v in flatten_weights(params.weights).items()}
+    content = {
+        "config": params.config.to_meta(),
+        "codec": None,
+        "provenance": params.provenance,
+    }
+    if params.codec is not None:
+        codec_tensors, content["codec"] = params.codec.to_parts()
+        tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
+    safefile.write(path, _KIND, tensors, content)
+
+
+def load(name: str | os.PathLike[str]) -> NecParams:
+    """Read a model: a path, or the name of a model that ships with the package.
+
+    Raises:
+      FileError: no such model, a damaged file, or one of another kind.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = _SHIPPED / f"{os.fspath(name)}.safetensors"
+    if not path.is_file():
+        shipped = sorted(p.stem for p in _SHIPPED.glob("*.safetensors"))
+        raise FileError(
+            f"no model {os.fspath(name)!r}: give the path of a model file"
+            + (f", or one of {', '.join(shipped)}" if shipped else "")
+        )
+    tensors, content = safefile.read(path, _KIND)
+    try:
+        config = ModelConfig.from_meta(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path}: unusable model configuration: {error}") from error
+    like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    weights = unflatten_weights(_under("weights/", tensors), like)
+    codec = None
+    if content["codec"] is not None:
+        codec = EmbeddingCodec.from_parts(_under("codec/", tensors), content["codec"])
+    return NecParams(weights, config, codec, content["provenance"])
+
+
+def _under(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,122 @@
+"""The vision transformer: blocks, positions and the encoder (Dosovitskiy 2021, He 2022)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nec_jax.config import ModelConfig
+
+EPSILON = 1e-6  # of every LayerNorm, as in MAE
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
+    """Fixed 2-d sin-cos position embedding of a token grid.
+
+    Half of the channels encode the column and half the row, each as sines, then cosines, of
+    geometrically spaced frequencies (He 2022, as released: column first).
+
+    Returns:
+      float32 [grid_h * grid_w, width].
+    """
+    frequencies = 1.0 / 10000.0 ** (np.arange(width // 4) / (width / 4))
+    rows, cols = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    angles = [np.outer(axis.reshape(-1), frequencies) for axis in (cols, rows)]
+    parts = [f(a) for a in angles for f in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def patchify(images: jax.Array, patch: int) -> jax.Array:
+    """[B, H, W, C] -> [B, (H/patch)(W/patch), patch * patch * C], patches row by row."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
+    """The inverse of `patchify`: [B, gh * gw, patch * patch * C] -> [B, H, W, C]."""
+    b, gh, gw = patches.shape[0], *grid
+    x = patches.reshape(b, gh, gw, patch, patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, gh * patch, gw * patch, -1)
+
+
+def _dense(features: int, name: str) -> nn.Dense:
+    return nn.Dense(features, name=name, kernel_init=nn.initializers.xavier_uniform())
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """A LayerNorm with the epsilon of MAE."""
+    return nn.LayerNorm(epsilon=EPSILON, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+        b, n, d = x.shape
+        qkv = _dense(3 * d, "qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        logits = jnp.einsum("bnhd,bmhd->bhnm", q * (d // self.heads) ** -0.5, k)
+        x = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(logits, axis=-1), v)
+        return _dense(d, "proj")(x.reshape(b, n, d))
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an exact GELU between them."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+        h = nn.gelu(_dense(self.hidden, "fc1")(x), approximate=False)
+        return _dense(x.shape[-1], "fc2")(h)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: [B, N, D] -> [B, N, D]."""
+
+    heads: int
+    mlp_ratio: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+        x = x + Attention(self.heads, name="attn")(layer_norm("norm1")(x))
+        return x + Mlp(self.mlp_ratio * x.shape[-1], name="mlp")(layer_norm("norm2")(x))
+
+
+class Encoder(nn.Module):
+    """Patches -> tokens, class token first."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, patches: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
+    ) -> jax.Array:
+        """Encode all patches, or those that masking kept.
+
+        Args:
+          patches: float32 [B, T, patch_dim], normalised; all of the grid.
+          grid: height and width of the grid, T = height * width.
+          kept: int32 [B, K], indices of the visible patches; None for all.
+
+        Returns:
+          float32 [B, 1 + K, width], after the final norm.
+        """
+        c = self.config
+        positions = jnp.asarray(sincos_positions(grid, c.width))
+        if kept is None:
+            positions = positions[None]
+        else:
+            patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
+            positions = positions[kept]
+        x = _dense(c.width, "patch_embed")(patches) + positions
+        token = self.param("class_token", nn.initializers.normal(0.02), (c.width,))
+        # The class token's position is zero.
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, c.width)), x], axis=1)
+        for i in range(c.depth):
+            x = Block(c.heads, c.mlp_ratio, name=f"block_{i}")(x)
+        return layer_norm("norm")(x)

@@ -1,0 +1,364 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from coder_cases import fitted_codec, laplace_embeddings, small_codec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import coder
+from coder import (
+    BlobError,
+    CodecError,
+    CorruptBlob,
+    EmbeddingCodec,
+    FileError,
+    InputError,
+    UnsupportedVersion,
+    WrongCodec,
+)
+from coder.blob import Header, pack, unpack
+
+REAL_BITS_FACTOR, REAL_BITS_CONSTANT = 1.01, 16 * 8
+
+Y = np.array([[0.2, 3.0, -40.0], [1.4, 0.5, 2.0], [-9.0, 0.6, 900.0]], np.float32)
+
+
+def embeddings(rows):
+    floats = st.floats(-(2**28), 2**28, width=32) | st.floats(-8, 8, width=32)
+    return hnp.arrays(np.float32, (rows, 3), elements=floats)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@given(st.data(), st.integers(1, 4), st.integers(1, 4))
+def test_decode_inverts_encode_up_to_quantisation(class_token, data, height, width):
+    codec = small_codec(class_token)
+    y = data.draw(embeddings(height * width + class_token))
+    q = codec.quantise(y)
+    blob = codec.encode(y, (height, width))
+    y_hat = codec.decode(blob)
+    assert y_hat.dtype == np.float32
+    assert y_hat.flags.c_contiguous
+    np.testing.assert_array_equal(y_hat, codec.dequantise(q))
+    symbols, grid = codec.decode_symbols(blob)
+    assert grid == (height, width)
+    np.testing.assert_array_equal(symbols, q)
+    assert codec.encode_symbols(symbols, grid) == blob
+
+
+@given(hnp.arrays(np.int32, (2, 3)))
+def test_any_int32_symbol_round_trips(q):
+    codec = small_codec(class_token=False)
+    np.testing.assert_array_equal(codec.decode_symbols(codec.encode_symbols(q, (1, 2)))[0], q)
+
+
+@given(embeddings(3).filter(lambda y: np.abs(y).max() < 1e5))
+def test_encoding_what_was_decoded_changes_nothing(y):
+    codec = small_codec()
+    blob = codec.encode(y, (2, 1))
+    assert codec.encode(codec.decode(blob), (2, 1)) == blob
+
+
+def test_quantise_rounds_in_float32_and_takes_batches():
+    codec = small_codec()
+    y = np.stack([Y, Y + 1])
+    expected = np.rint((y - codec.offsets) / codec.steps)
+    np.testing.assert_array_equal(codec.quantise(y), expected)
+    np.testing.assert_array_equal(codec.quantise(y.astype(np.float64)), expected)
+    np.testing.assert_array_equal(
+        codec.dequantise(codec.quantise(y))[1], codec.dequantise(codec.quantise(Y + 1))
+    )
+
+
+@pytest.mark.parametrize("bits_per_element", [0.02, 0.1, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_real_bits_are_close_to_the_estimate(bits_per_element, class_token):
+    # Laplacian scales, in steps, that give about these entropies after rounding.
+    scale = {0.02: 0.075, 0.1: 0.11, 0.5: 0.22, 1.0: 0.36, 3.0: 1.5}[bits_per_element]
+    y = laplace_embeddings(1, 40, 50, np.full(96, scale))
+    codec = fitted_codec(y, class_token=class_token)
+    grid = (7, 7) if class_token else (5, 10)
+    total = 0
+    for image in y[:10]:
+        blob = codec.encode(image, grid)
+        estimate = codec.estimate_bits(codec.quantise(image))
+        assert 8 * len(blob) <= REAL_BITS_FACTOR * estimate + REAL_BITS_CONSTANT
+        assert 8 * len(blob) >= estimate
+        total += estimate
+    assert 0.3 < total / y[:10].size / bits_per_element < 3
+
+
+def test_estimate_counts_escapes():
+    codec = small_codec(class_token=False)
+    # An escape of table 0 costs 3 bits; excess 5 above is v = 11: k = 4 (5 bits), 3 low bits.
+    in_table = codec.estimate_bits(np.array([[0, 0, 0]]))
+    assert in_table == pytest.approx(1 - np.log2(0.875) + 3)
+    escaped = codec.estimate_bits(np.array([[7, 0, 0]]))
+    assert escaped == pytest.approx(in_table - 1 + 3 + (24 - 19) + 3)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 37), (64, 64), (130, 2)])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_grids_of_any_shape(grid, class_token):
+    y = laplace_embeddings(2, 1, grid[0] * grid[1] + class_token, np.array([0.1, 1, 30]))[0]
+    codec = small_codec(class_token)
+    blob = codec.encode(y, grid)
+    assert codec.decode_symbols(blob)[1] == grid
+    np.testing.assert_array_equal(codec.decode(blob), codec.dequantise(codec.quantise(y)))
+
+
+def test_dead_channels_cost_nothing():
+    y = laplace_embeddings(3, 20, 50, np.array([0.0, 0.5]))
+    codec = fitted_codec(y, class_token=False)
+    assert codec.tables.sizes[0] == 2
+    assert -np.log2(codec.tables.pmf(0)[0]) < 1e-6
+    q = codec.quantise(y[0])
+    np.testing.assert_array_equal(codec.decode_symbols(codec.encode_symbols(q, (5, 10)))[0], q)
+    # Should it come alive, it is still coded exactly.
+    q[3, 0] = -12
+    np.testing.assert_array_equal(codec.decode_symbols(codec.encode_symbols(q, (5, 10)))[0], q)
+
+
+def test_a_dead_embedding_is_framing_only():
+    codec = fitted_codec(np.zeros((20, 51, 4), np.float32), class_token=False)
+    blob = codec.encode(np.zeros((49, 4), np.float32), (7, 7))
+    assert len(blob) == 12
+
+
+def test_blob_is_the_same_for_ever():
+    codec = small_codec()
+    assert codec.encode(Y, (1, 2)).hex() == GOLDEN_BLOB
+    assert codec.fingerprint.hex()[:8] == GOLDEN_BLOB[2:10]
+
+
+def test_every_flipped_bit_is_detected():
+    codec = small_codec()
+    blob = codec.encode(Y, (1, 2))
+    for bit in range(8 * len(blob)):
+        damaged = bytearray(blob)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((CorruptBlob, UnsupportedVersion)):
+            codec.decode(bytes(damaged))
+
+
+def test_every_truncation_and_trailing_bytes_are_detected():
+    codec = small_codec()
+    blob = codec.encode(Y, (1, 2))
+    for end in range(len(blob)):
+        with pytest.raises(BlobError):
+            codec.decode(blob[:end])
+    for tail in (b"\0", b"\0" * 4, blob):
+        with pytest.raises(CorruptBlob):
+            codec.decode(blob + tail)
+
+
+@given(st.binary(max_size=60), st.integers(0, 40), st.integers(0, 40))
+def test_forged_payloads_fail_as_blob_errors(payload, height, width):
+    # A right checksum and fingerprint: only bounds and the final state are left to catch it.
+    codec = small_codec(max_tokens=1000)
+    header = Header(codec.fingerprint[:4], 0, (height, width), True)
+    payload += bytes(-len(payload) % 4)
+    blob = pack(header, np.frombuffer(payload, "<u4"))
+    try:
+        q, grid = codec.decode_symbols(blob)
+    except BlobError:
+        return
+    assert codec.encode_symbols(q, grid) == blob
+
+
+def test_hostile_shapes_are_refused_before_allocation():
+    codec = small_codec(max_tokens=100)
+    for grid in ((2**31 - 1, 2**31 - 1), (101, 1), (0, 5)):
+        blob = pack(Header(codec.fingerprint[:4], 0, grid, True), np.zeros(0, np.uint32))
+        with pytest.raises(CorruptBlob, match="tokens"):
+            codec.decode(blob)
+
+
+def test_another_codec_is_named():
+    codec, other = small_codec(), small_codec(max_tokens=5)
+    blob = codec.encode(Y, (1, 2))
+    with pytest.raises(
+        WrongCodec, match=f"{blob[1:5].hex()}, this is {other.fingerprint[:4].hex()}"
+    ):
+        other.decode(blob)
+    header, words = unpack(blob)
+    forged = pack(Header(header.fingerprint, 1, header.grid, True), words)
+    with pytest.raises(WrongCodec, match="rate 1"):
+        codec.decode(forged)
+    forged = pack(Header(header.fingerprint, 0, header.grid, False), words)
+    with pytest.raises(CorruptBlob, match="class token"):
+        codec.decode(forged)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e300])
+def test_what_cannot_be_coded_is_refused_and_located(bad):
+    y = Y.astype(np.float64)
+    y[1, 2] = bad
+    y[2, 0] = bad
+    with pytest.raises(InputError, match=r"2 of 9 values .* first at \(1, 2\)"):
+        small_codec().encode(y, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("y", "grid"),
+    [
+        (Y, (1, 3)),
+        (Y, (3, 1)),
+        (Y[:, :2], (1, 2)),
+        (Y[None], (1, 2)),
+        (Y[0], (1, 1)),
+        (Y, (-1, -2)),
+        (Y[:1], (0, 0)),
+        (Y.astype(str), (1, 2)),
+        (Y.astype(complex), (1, 2)),
+        (Y[[0] * 12], (1, 11)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(y, grid):
+    with pytest.raises(InputError):
+        small_codec(max_tokens=10).encode(y, grid)
+
+
+def test_symbols_must_be_int32():
+    codec = small_codec()
+    with pytest.raises(InputError, match="integers"):
+        codec.encode_symbols(Y, (1, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="int32"):
+        codec.encode_symbols(np.full((3, 3), 2**31), (1, 2))
+    with pytest.raises(InputError, match="one embedding"):
+        codec.estimate_bits(np.zeros((1, 3, 3), int))
+
+
+def test_save_and_load_keep_fingerprint_and_bytes(tmp_path):
+    codec = small_codec(rate_index=2)
+    path = tmp_path / "codec.safetensors"
+    codec.save(path)
+    loaded = EmbeddingCodec.load(path)
+    assert loaded == codec
+    assert hash(loaded) == hash(codec)
+    assert loaded.fingerprint == codec.fingerprint
+    assert loaded.to_bytes() == codec.to_bytes() == path.read_bytes()
+    assert codec.codec_bytes == path.stat().st_size
+    assert loaded.encode(Y, (1, 2)) == codec.encode(Y, (1, 2))
+    assert EmbeddingCodec.from_parts(*codec.to_parts()) == codec
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 10**9), st.data())
+def test_flipped_bits_of_the_file_are_detected(position, data):
+    file = bytearray(small_codec().to_bytes())
+    position %= 8 * len(file)
+    file[position // 8] ^= 1 << position % 8
+    with pytest.raises(FileError):
+        EmbeddingCodec.from_bytes(bytes(file))
+
+
+def test_loading_names_the_file(tmp_path):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(small_codec().to_bytes()[:-1])
+    with pytest.raises(FileError, match=r"broken\.safetensors"):
+        EmbeddingCodec.load(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "content", "message"),
+    [
+        ({}, {"transform": "dct"}, "unknown transform 'dct'"),
+        ({}, {"extra": 1}, "content"),
+        ({}, {"max_tokens": 0}, "max_tokens"),
+        ({}, {"rate_index": "0"}, "rate_index"),
+        ({"steps": np.zeros(3, np.float32)}, {}, "step"),
+        ({"grid_layout": np.array([0, 1, 3])}, {}, "table"),
+        ({"surprise": np.zeros(3)}, {}, "tensors"),
+    ],
+)
+def test_parts_that_make_no_codec_are_refused(tensors, content, message):
+    parts = small_codec().to_parts()
+    with pytest.raises(FileError, match=message):
+        EmbeddingCodec.from_parts(parts[0] | tensors, parts[1] | content)
+
+
+def test_every_part_changes_the_fingerprint():
+    base = small_codec()
+    tensors, content = base.to_parts()
+    changed = [
+        {"offsets": np.array([0, 0.5, 1], np.float32)},
+        {"steps": np.array([1, 0.25, 3], np.float32)},
+        {"minimum": np.array([-1, 0, -4])},
+        {"weights": np.concatenate([tensors["weights"][[1, 0]], tensors["weights"][2:]])},
+        {"grid_layout": np.array([0, 2, 1])},
+        {"class_layout": np.array([2, 0, 0])},
+    ]
+    codecs = [EmbeddingCodec.from_parts(tensors | change, content) for change in changed]
+    codecs += [small_codec(False), small_codec(max_tokens=9), small_codec(rate_index=1), base]
+    assert len({codec.fingerprint for codec in codecs}) == len(codecs)
+    assert base != codecs[0]
+    assert base != "a codec"
+
+
+def test_a_codec_cannot_be_changed_under_its_fingerprint():
+    offsets = np.zeros(1, np.float32)
+    tables = coder.Tables.from_pmfs([(0, [0.5], 0.5)])
+    codec = EmbeddingCodec(offsets, np.ones(1, np.float32), tables, np.zeros(1, int))
+    offsets[0] = 5
+    assert codec.offsets[0] == 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        codec.offsets.flags.writeable = True
+
+
+def test_codecs_travel_between_processes():
+    codec = small_codec()
+    codec.encode(Y, (1, 2))  # builds the models, which cannot be pickled
+    assert pickle.loads(pickle.dumps(codec)) == codec
+    assert copy.deepcopy(codec) == codec
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": [1.0, -1.0]},
+        {"steps": [1.0, 1e-40]},
+        {"steps": [1.0, 1e30]},
+        {"steps": [1.0, np.nan]},
+        {"offsets": [0.0, np.inf]},
+        {"offsets": [0.0]},
+        {"offsets": []},
+        {"grid_layout": [0, 1]},
+        {"grid_layout": [-1, 0]},
+        {"grid_layout": [0.0, 0.0]},
+        {"class_layout": [0]},
+        {"max_tokens": 0},
+        {"max_tokens": 2**40},
+        {"rate_index": -1},
+        {"rate_index": True},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes):
+    given_settings = {
+        "offsets": [0.0, 0.0],
+        "steps": [1.0, 1.0],
+        "tables": coder.Tables.from_pmfs([(0, [0.5], 0.5)]),
+        "grid_layout": [0, 0],
+    }
+    with pytest.raises(CodecError):
+        EmbeddingCodec(**(given_settings | changes))
+
+
+def test_a_consumer_needs_no_jax():
+    program = (
+        "import sys, coder; from coder import safefile, tables; "
+        "sys.exit(any(m in sys.modules for m in ('jax', 'flax', 'nec_jax', 'torch')))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_public_names():
+    assert all(hasattr(coder, name) for name in coder.__all__)
+
+
+# small_codec().encode(Y, (1, 2)): changes only with the format version.
+GOLDEN_BLOB = "11b6e25988000102ecbff71f91ce75bf0f637d0adb88d4d3"

@@ -1,0 +1,213 @@
+"""Batches: deterministic, resumable, sharded; corrupt images left out; the size rule."""
+
+import json
+import logging
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from train.data import CorruptImageError, Record, fit_to, read_all, train_iterator
+from train.data.resize import random_crop, resize
+
+
+@dataclass(frozen=True)
+class Grey:
+    """Image i is all i, so that a pixel tells which image it came from."""
+
+    count: int
+    corrupt: frozenset[int] = frozenset()
+    shape: tuple[int, int, int] = (9, 12, 3)
+    dtype: str = "uint8"
+    name: str = "grey"
+    classes: tuple[str, ...] = ("even", "odd")
+    mask_classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> Record:
+        if index in self.corrupt:
+            raise CorruptImageError(f"cannot read image_{index}.png")
+        image = np.full(self.shape, index, self.dtype)
+        return {"id": f"image_{index}.png", "image": image, "label": index % 2}
+
+
+def epoch(source: Grey, count: int, **kwargs) -> list[int]:
+    batches = train_iterator(source, batch=1, size=4, seed=0, **kwargs)
+    return [int(next(batches)["image"][0, 0, 0, 0]) for _ in range(count)]
+
+
+def textured(count: int = 7) -> Grey:
+    class Textured(Grey):
+        def __getitem__(self, index: int, /) -> Record:
+            rng = np.random.default_rng(index)
+            return {"id": str(index), "image": rng.integers(0, 256, self.shape, np.uint8)}
+
+    return Textured(count, shape=(20, 24, 3))
+
+
+def take(count: int, seed: int = 0, **kwargs) -> np.ndarray:
+    batches = train_iterator(textured(), batch=4, size=16, seed=seed, **kwargs)
+    return np.stack([next(batches)["image"] for _ in range(count)])
+
+
+def test_same_seed_same_batches_whatever_the_threads():
+    first = take(5)
+    assert first.shape == (5, 4, 16, 16, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, take(5, threads=0))
+    assert not np.array_equal(first, take(5, seed=1))
+
+
+def test_resuming_equals_going_on():
+    batches = train_iterator(textured(), batch=4, size=16, seed=3)
+    for _ in range(3):
+        next(batches)
+    state = json.loads(json.dumps(batches.get_state()))
+    resumed = train_iterator(textured(), batch=4, size=16, seed=3)
+    resumed.set_state(state)
+    for _ in range(4):
+        np.testing.assert_array_equal(next(batches)["image"], next(resumed)["image"])
+
+
+def test_resuming_steps_over_the_same_corrupt_images():
+    source = Grey(9, corrupt=frozenset({2, 5}))
+    batches = train_iterator(source, batch=3, size=4, seed=0)
+    next(batches)
+    resumed = train_iterator(source, batch=3, size=4, seed=0)
+    resumed.set_state(batches.get_state())
+    for _ in range(5):
+        np.testing.assert_array_equal(next(batches)["image"], next(resumed)["image"])
+
+
+def test_each_epoch_is_every_image_once_in_a_new_order():
+    seen = epoch(Grey(50), 100)
+    assert sorted(seen[:50]) == sorted(seen[50:]) == list(range(50))
+    assert seen[:50] != seen[50:]
+    assert seen[:50] != list(range(50))
+
+
+def test_processes_are_disjoint_and_together_complete():
+    parts = [epoch(Grey(10), n, process_index=i, process_count=3) for i, n in enumerate((4, 3, 3))]
+    assert sorted(chain(*parts)) == list(range(10))
+    with pytest.raises(ValueError, match="too few for 3 processes"):
+        epoch(Grey(2), 1, process_index=2, process_count=3)
+
+
+def test_processes_crop_differently():
+    def crops(index: int) -> np.ndarray:
+        class Ramp(Grey):
+            def __getitem__(self, index: int, /) -> Record:
+                ramp = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
+                return {"id": "ramp", "image": ramp}
+
+        batches = train_iterator(
+            Ramp(8), batch=4, size=4, seed=0, process_index=index, process_count=2
+        )
+        return next(batches)["image"]
+
+    assert not np.array_equal(crops(0), crops(1))
+
+
+def test_without_augmentation_an_image_is_fitted():
+    batches = train_iterator(textured(1), batch=1, size=16, seed=0, augment=False)
+    np.testing.assert_array_equal(next(batches)["image"][0], fit_to(textured()[0]["image"], 16))
+
+
+def test_a_corrupt_image_is_named_once_and_left_out(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, "train.data"):
+        seen = epoch(Grey(10, corrupt=frozenset({3})), 27)
+    assert 3 not in seen
+    assert sorted(seen[:9]) == [i for i in range(10) if i != 3]
+    assert caplog.text.count("image_3.png") == 1
+
+
+def test_only_corrupt_images_end_in_an_error_not_in_a_loop():
+    broken = Grey(4, corrupt=frozenset(range(4)))
+    with pytest.raises(ValueError, match=r"none of the 4 images of grey .*image_\d\.png"):
+        epoch(broken, 1)
+    with pytest.raises(ValueError, match="none of the 4 images"):
+        read_all(broken, 4)
+
+
+def test_read_all_keeps_the_order_and_reports_what_it_skipped():
+    split = read_all(Grey(10, corrupt=frozenset({3, 8})), 4)
+    kept = [0, 1, 2, 4, 5, 6, 7, 9]
+    assert split.images.shape == (8, 4, 4, 3)
+    assert split.images[:, 0, 0, 0].tolist() == kept
+    assert split.labels is not None
+    assert split.labels.tolist() == [i % 2 for i in kept]
+    assert split.masks is None
+    assert split.ids == [f"image_{i}.png" for i in kept]
+    assert split.skipped == ["cannot read image_3.png", "cannot read image_8.png"]
+
+
+def test_a_limit_takes_an_evenly_spread_subset():
+    assert read_all(Grey(100), 4, limit=4).images[:, 0, 0, 0].tolist() == [0, 25, 50, 75]
+    assert len(read_all(Grey(3), 4, limit=9).ids) == 3
+    with pytest.raises(ValueError, match="limit is 0"):
+        read_all(Grey(3), 4, limit=0)
+
+
+def test_images_of_different_bands_are_named():
+    class Mixed(Grey):
+        def __getitem__(self, index: int, /) -> Record:
+            return {"id": f"{index}.tif", "image": np.zeros((4, 4, 3 + index), np.uint8)}
+
+    with pytest.raises(ValueError, match=r"1\.tif has 4 bands of uint8, but 0\.tif has 3"):
+        read_all(Mixed(2), 4)
+
+
+@pytest.mark.parametrize("shape", [(242, 257, 3), (257, 242, 3), (256, 256, 3), (64, 63, 12)])
+@pytest.mark.parametrize("size", [224, 32])
+def test_fit_to_gives_a_square_of_any_image(shape: tuple[int, int, int], size: int):
+    image = np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16)
+    assert fit_to(image, size).shape == (size, size, shape[2])
+    assert fit_to(image, size).dtype == np.uint16
+
+
+def test_fit_to_keeps_pixels_and_crops_the_centre():
+    image = np.arange(6 * 10 * 2, dtype=np.int16).reshape(6, 10, 2)
+    mask = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    out, out_mask = fit_to(image, 6, mask)
+    np.testing.assert_array_equal(out, image[:, 2:8])
+    np.testing.assert_array_equal(out_mask, mask[:, 2:8])
+
+
+def test_fit_to_resizes_a_mask_with_its_image_and_invents_no_class():
+    mask = np.zeros((30, 50), np.uint8)
+    mask[:15], mask[15:, :25] = 7, 255
+    image = np.where(mask[..., None] == 7, 200, 0).astype(np.uint8)
+    out, out_mask = fit_to(image, 10, mask)
+    assert set(np.unique(out_mask)) == {0, 7, 255}
+    np.testing.assert_array_equal(out[..., 0] > 100, out_mask == 7)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32", "float32"])
+def test_resize_keeps_the_range_of_a_dtype(dtype: str):
+    top = np.iinfo(dtype).max if dtype != "float32" else 1
+    image = np.zeros((16, 16, 4), dtype)
+    image[:, 8:] = top  # bicubic overshoots at this edge
+    out = resize(image, 24, 24)
+    assert out.dtype == dtype
+    assert (out[:, 0] == 0).all()
+    assert (out[:, -1] == top).all()
+
+
+def test_bands_are_resized_as_rgb_is():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    wide = resize(image.astype(np.uint16), 24, 24)
+    assert np.abs(wide.astype(int) - resize(image, 24, 24)).max() <= 2  # 8-bit passes round twice
+    assert wide.dtype == np.uint16
+
+
+def test_random_crops_stay_inside_and_differ():
+    image = np.random.default_rng(0).random((40, 400, 5)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    crops = [random_crop(image, 16, rng) for _ in range(4)]
+    assert all(crop.shape == (16, 16, 5) for crop in crops)
+    assert not np.array_equal(crops[0], crops[1])
+    flat = np.full((13, 9, 12), 4000, np.uint16)
+    assert (random_crop(flat, 8, rng) == 4000).all()

@@ -1,0 +1,126 @@
+"""The configurations of training runs, as frozen dataclasses that are also command lines."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+
+class OptionsError(ValueError):
+    """Options that do not go together; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every training run has."""
+
+    data: str = ""
+    """Images: a folder, a folder with split.csv, tfds:NAME, or blue-marble."""
+    workdir: Path = Path("runs/train")
+    """Where checkpoints, metrics and the model go. The same command goes on where it stopped."""
+    split: str = "train"
+    """Split to train on; `all` for the whole data set."""
+    val_split: str = "val"
+    """Split to validate on."""
+    chip: int = 256
+    """Side of the windows that large images are cut into, pixels."""
+    steps: int = 1000
+    """Optimiser steps."""
+    batch: int = 64
+    """Images a step, over all devices."""
+    lr: float = 1.5e-4
+    """Peak learning rate; cosine to zero."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.05
+    """AdamW weight decay, of matrices only."""
+    mask_ratio: float = 0.75
+    """Part of the patches hidden from the encoder."""
+    val_images: int = 512
+    """At most this many validation images, evenly spread."""
+    val_every: int = 500
+    """Steps between validations."""
+    log_every: int = 20
+    """Steps between lines of metrics."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the newest two are kept."""
+    seed: int = 0
+    """Root of all randomness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Training):
+    """Pre-train a masked autoencoder on images (He 2022)."""
+
+    arch: str = "vit-ti"
+    """Architecture: vit-ti, vit-s, vit-b, vit-l or vit-h."""
+    image_size: int = 128
+    """Side of the training images, pixels."""
+    patch: int = 16
+    """Side of a patch, pixels."""
+    depth: int | None = None
+    """Encoder blocks, if other than the architecture's."""
+    code_class_token: bool = True
+    """Whether the class token is coded later on."""
+    lr: float = 1e-3
+    """Peak learning rate; cosine to zero."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compress(Training):
+    """Adapt a pre-trained model to compression: `lambda * mse + bits_per_element`."""
+
+    init: str = ""
+    """Model to start from: a path, or a shipped model's name."""
+    lam: Annotated[float, arg(name="lambda")] = 10.0
+    """Weight of the distortion; a larger one costs more bytes and loses less. The paper's 1e7,
+    1e8, 1e9, 1e10 are about 1.02, 10.2, 102, 1017 here (its rate is a sum over a batch)."""
+    rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
+    """What the decoder sees in training; the rate always sees noise."""
+    trainable: str = "paper+gain"
+    """Which parameters train: paper, paper+gain, density, all."""
+    gain: Literal["calibrated", "identity"] = "calibrated"
+    """The gain before rounding at the start: chosen on data for this lambda, or one (paper)."""
+    density_lr: float = 1e-3
+    """Peak learning rate of the density and the gains."""
+    calibration_images: int = 1024
+    """Whole training images that the tables are calibrated on after training."""
+    arch: str | None = None
+    """With --describe: an architecture, instead of a model to start from."""
+    describe: bool = False
+    """Print parameters, tokens and FLOPs as JSON, and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Rate-distortion study: real bytes against the scores of heads on what was decoded."""
+
+    models: tuple[str, ...] = ()
+    """Compressed models: paths, one a lambda."""
+    base: str = ""
+    """The uncompressed model of the baselines: what the models were adapted from."""
+    data: str = ""
+    """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, a Potsdam folder."""
+    out: Path = Path("runs/evaluate")
+    """Folder for report.json, report.md and rate_distortion.png."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What the heads predict."""
+    split: str = "val"
+    """Split that is scored. Choose on val; report test once."""
+    chip: int = 256
+    """Side of the windows that large images are cut into, pixels."""
+    limit: int | None = None
+    """At most this many images a split, evenly spread."""
+    seeds: int = 3
+    """Heads are trained this many times."""
+    epochs: int = 60
+    """Passes of a head over the training split."""
+    baselines: bool = True
+    """Whether to measure the baselines too."""
+    uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
+    """Bits of the uniformly quantised embeddings."""
+    jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
+    """JPEG 2000 compression ratios."""

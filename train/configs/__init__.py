@@ -1,0 +1,1 @@
+"""Experiments: one file each, whose docstring holds the command and what to expect."""

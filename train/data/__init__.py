@@ -1,0 +1,18 @@
+"""Images for training and scoring: `open_source`, then `train_iterator` or `read_all`."""
+
+from train.data.open import open_source
+from train.data.pipeline import Split, read_all, train_iterator
+from train.data.record import IGNORE, CorruptImageError, Record, Source
+from train.data.resize import fit_to
+
+__all__ = [
+    "IGNORE",
+    "CorruptImageError",
+    "Record",
+    "Source",
+    "Split",
+    "fit_to",
+    "open_source",
+    "read_all",
+    "train_iterator",
+]

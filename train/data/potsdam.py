@@ -1,0 +1,58 @@
+"""ISPRS 2D Semantic Labelling, Potsdam, in the folders that ISPRS distributes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from train.data.read import Box, read_image
+from train.data.splits import HASH_SPLITS, check_split
+from train.data.windows import Pair, WindowSource
+
+MASK_CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
+
+_IMAGES = "*/top_potsdam_*_RGB.tif"
+# The benchmark's own lists; `val` is four tiles of its 24 training tiles, from four rows of them.
+TILES = {
+    "train": "2_10 2_11 3_10 3_11 3_12 4_10 4_12 5_10 5_11 5_12 "
+    "6_7 6_9 6_10 6_11 6_12 7_7 7_8 7_9 7_10 7_12",
+    "val": "2_12 4_11 6_8 7_11",
+    "test": "2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13",
+}
+# Class of a colour, by its bits red * 4 + green * 2 + blue; black and magenta are no class.
+_CLASS_OF_COLOUR = np.array([255, 1, 3, 2, 5, 255, 4, 0], np.uint8)
+
+
+def is_potsdam(root: Path) -> bool:
+    """Say whether `root` has a sub-folder with tiles named like top_potsdam_2_10_RGB.tif."""
+    return next(root.glob(_IMAGES), None) is not None
+
+
+def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
+    """Cut the RGB tiles of a split, with their labels, to windows of `chip` px.
+
+    Raises:
+        ValueError: a tile of no official list, or one without its label; an unknown split.
+    """
+    check_split(split, HASH_SPLITS, str(root))
+    part = {tile: name for name, tiles in TILES.items() for tile in tiles.split()}
+    pairs = []
+    for image in sorted(root.glob(_IMAGES)):
+        tile = image.stem.removeprefix("top_potsdam_").removesuffix("_RGB")
+        if tile not in part:
+            raise ValueError(f"{image} is no tile of the official Potsdam lists: move it away")
+        label = next(root.glob(f"*/top_potsdam_{tile}_label.tif"), None)
+        if label is None:
+            raise ValueError(
+                f"{image} has no top_potsdam_{tile}_label.tif in a folder beside it: "
+                f"unpack ISPRS' 5_Labels_all.zip in {root}"
+            )
+        image, label = (path.relative_to(root).as_posix() for path in (image, label))
+        pairs.append(Pair(image, label, part[tile]))
+    return WindowSource("potsdam", root, pairs, split, chip, lambda: MASK_CLASSES, read_colour_mask)
+
+
+def read_colour_mask(path: Path, box: Box | None = None) -> np.ndarray:
+    """Read a colour-coded label file as class indices, uint8 [H, W]; other colours are 255."""
+    # Some of the official files hold colours such as (252, 255, 0): only the bright bit counts.
+    bits = read_image(path, path.name, box)["image"][..., :3] >= 128
+    return _CLASS_OF_COLOUR[bits @ np.array([4, 2, 1])]

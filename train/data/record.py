@@ -1,0 +1,51 @@
+"""What a data source is: a random-access sequence of records, one an image."""
+
+from typing import Protocol, Required, TypedDict
+
+import numpy as np
+
+IGNORE = 255  # mask value of pixels that no loss or score may read
+
+
+class Record(TypedDict, total=False):
+    """One image and what is known about it."""
+
+    image: Required[np.ndarray]  # [H, W, C], the file's own dtype (uint8 for RGB)
+    id: Required[str]  # stable and relative: the path inside the root, for a window "path@row,col"
+    label: int  # index into Source.classes
+    mask: np.ndarray  # uint8 [H, W], index into Source.mask_classes, 255 = ignore
+    transform: tuple[float, float, float, float, float, float]  # affine a..f: pixel -> crs
+    crs: str  # e.g. "EPSG:4326"
+
+
+class Source(Protocol):
+    """A random-access data set that can be read from many threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What error messages and reports call this source."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the image labels; empty where images have none. Equal for every split."""
+        ...
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the mask values; empty where there are no masks. Equal for every split."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record:
+        """Raise CorruptImageError, naming the file, when record `index` cannot be read."""
+        ...
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as asked; the message says what to change."""
+
+
+class CorruptImageError(DataError):
+    """An image (or its mask) cannot be read; the message names the file and the reason."""

@@ -1,0 +1,136 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from train.data.record import IGNORE, CorruptImageError, Record
+from train.data.splits import check_filled, check_split, hash_split
+
+_MASK_FEATURES = ("segmentation_mask", "mask")
+
+
+class TfdsSource:
+    """Images, labels and masks of a prepared TFDS data set; ids are "split/index".
+
+    Splits are TFDS' own, `validation` being called `val`. Where `val` or `test` is missing, it is
+    taken out of `train` by the hash of the id, and `train` is what is left.
+    """
+
+    def __init__(self, name: str, split: str = "all", data_dir: str | None = None):
+        """Open a data set that is on disk; nothing is downloaded.
+
+        Args:
+            name: as TFDS has it: "uc_merced", "eurosat/rgb", "uc_merced:2.0.0".
+            split: a split of TFDS, "train", "val", "test" or "all".
+            data_dir: where TFDS keeps its data sets; None is TFDS' own default.
+
+        Raises:
+            ValueError: unknown name or split, no images, or not prepared for random access.
+        """
+        self.name = name
+        builder = _prepared_builder(name, data_dir)
+        self._features = builder.info.features
+        if "image" not in self._features:
+            raise ValueError(f"tfds:{name} has no feature `image`, only {[*self._features]}")
+        self._builder = builder
+        sizes = {part: info.num_examples or 0 for part, info in builder.info.splits.items()}
+        members = _members(sizes)
+        check_split(split, members, f"tfds:{name}")
+        parts = members if split == "all" else {split: members[split]}
+        self._keys = [key for keys in parts.values() for key in keys]
+        check_filled(len(self._keys), split, f"tfds:{name}", sum(sizes.values()))
+        self._data: dict[str, Sequence[Any]] = {
+            part: builder.as_data_source(part) for part in sorted({key[0] for key in self._keys})
+        }
+        label = dict(self._features.items()).get("label")
+        has_classes = isinstance(label, tfds.features.ClassLabel)
+        self.classes: tuple[str, ...] = tuple(label.names) if has_classes else ()
+        self._mask = next((key for key in _MASK_FEATURES if key in self._features), None)
+        self._mask_classes = functools.cache(self._find_mask_classes)
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the mask values; where TFDS knows none, all the masks are read to count."""
+        return self._mask_classes()
+
+    def _find_mask_classes(self) -> tuple[str, ...]:
+        if self._mask is None:
+            return ()
+        feature = self._features[self._mask]
+        if isinstance(feature, tfds.features.LabeledImage):
+            return tuple(feature.names or map(str, range(feature.num_classes or 0)))
+        skip_image = {"image": tfds.decode.SkipDecoding()}
+        highest = 0
+        for part in self._builder.info.splits:
+            for example in self._builder.as_data_source(part, decoders=skip_image):
+                mask = example[self._mask]
+                highest = max(highest, int(np.max(mask, where=mask != IGNORE, initial=0)))
+        return tuple(str(i) for i in range(highest + 1))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int, /) -> Record:
+        part, position = self._keys[index]
+        # As in train.data.read: decoders raise nearly anything on damaged bytes.
+        try:
+            example = self._data[part][position]
+        except Exception as error:
+            raise CorruptImageError(
+                f"cannot read {_id(part, position)} of tfds:{self.name}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        record: Record = {"id": _id(part, position), "image": example["image"]}
+        if self.classes:
+            record["label"] = int(example["label"])
+        if self._mask is not None:
+            record["mask"] = example[self._mask][..., 0]
+        return record
+
+
+def _members(sizes: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
+    """TFDS' splits and their sizes -> our splits and their (TFDS split, index in it)."""
+    members = {
+        "val" if part == "validation" else part: [(part, i) for i in range(size)]
+        for part, size in sizes.items()
+    }
+    missing = [part for part in ("val", "test") if part not in members]
+    if "train" in members and missing:
+        # Hashed ids move out of train, so that no image is both trained on and scored.
+        keys = members["train"]
+        homes = [part if (part := hash_split(_id(*key))) in missing else "train" for key in keys]
+        for part in ("train", *missing):
+            members[part] = [key for key, home in zip(keys, homes, strict=True) if home == part]
+    return members
+
+
+def _id(part: str, position: int) -> str:
+    return f"{part}/{position:06d}"
+
+
+def _prepared_builder(name: str, data_dir: str | None) -> Any:
+    where = f"--data_dir={data_dir} " if data_dir else ""
+    remedy = (
+        f"prepare it with TFDS: `tfds build {name} {where}--file_format=array_record` (which may "
+        f"need TensorFlow; reading does not), or builder.download_and_prepare() of "
+        f"tfds.builder({name!r}, file_format='array_record')"
+    )
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:  # its own message lists 1,000 names
+        raise ValueError(
+            f"TFDS knows no data set {name!r}, and none is in {data_dir or 'its default folder'}"
+        ) from error
+    formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    if not builder.info.splits:
+        raise ValueError(f"tfds:{name} is not on disk at {builder.data_dir}: {remedy}")
+    if not formats & {"array_record", "parquet"}:
+        raise ValueError(
+            f"tfds:{name} at {builder.data_dir} is in the format {', '.join(sorted(formats))}, "
+            f"which has no random access: {remedy}"
+        )
+    return builder

@@ -1,0 +1,193 @@
+"""The training loop: data in, weights out; logs, validates, checkpoints and resumes."""
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from nec_jax.nec import Weights, merge, split
+from train.checkpoint import Checkpoints
+from train.config import OptionsError, Training
+from train.objective import Objective, mean_metrics
+from train.optim import optimiser
+from train.step import data_mesh, init_state, make_step, replicated, sharded
+
+_VAL_BATCH = 64
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; the newest checkpoint is from before."""
+
+
+def fit(
+    options: Training,
+    objective: Objective,
+    weights: Callable[[], Weights],
+    trainable: Callable[[str], bool],
+    batches: Iterator[dict[str, np.ndarray]],
+    val_images: np.ndarray,
+    *,
+    density_lr: float = 0.0,
+) -> Weights:
+    """Train and return the final weights, on the host.
+
+    Args:
+      options: steps, batch, rates, folders.
+      objective: what is minimised.
+      weights: makes the weights to start from; not called when a checkpoint is there.
+      trainable: which paths train; all other leaves stay bit-identical.
+      batches: a resumable iterator (`get_state`, `set_state`) over {"image": [batch, ...]}.
+      val_images: [N, H, W, C].
+      density_lr: peak learning rate of the bottleneck.
+
+    Raises:
+      NonFiniteLoss: with the step and what to try.
+    """
+    console = Console(stderr=True)
+    mesh = data_mesh()
+    if options.batch % mesh.size:
+        raise OptionsError(f"batch {options.batch} is not a multiple of the {mesh.size} devices")
+    refuse_changed_config(options)
+    checkpoints = Checkpoints(options.workdir / "checkpoints")
+    start = checkpoints.latest
+    tx = optimiser(
+        lr=options.lr,
+        density_lr=density_lr,
+        steps=options.steps,
+        warmup=options.warmup,
+        weight_decay=options.weight_decay,
+    )
+    train_part, frozen = split(weights(), trainable)
+    state = init_state(train_part, tx, mesh)
+    frozen = jax.device_put(frozen, replicated(mesh))
+    if start is not None:
+        (state, frozen), position = checkpoints.restore((state, frozen))
+        batches.set_state(position)  # type: ignore[attr-defined]
+        console.print(f"resuming at step {start} of {options.steps}")
+    root = jax.device_put(jax.random.key(options.seed), replicated(mesh))
+    step_fn = make_step(objective, tx, options.steps, mesh)
+    log = MetricsLog(options.workdir, start or 0)
+    validate = jax.jit(objective.validate)
+
+    def val(step: int) -> None:
+        now = merge(state.trainable, frozen)
+        parts = np.array_split(val_images, max(1, math.ceil(len(val_images) / _VAL_BATCH)))
+        key = jax.random.key(0)  # the same masks every time
+        metrics = [validate(now, x, jax.random.fold_in(key, i)) for i, x in enumerate(parts)]
+        values = mean_metrics(metrics, [len(x) for x in parts])
+        log.write(step, "val", values)
+        console.print(f"step {step:6d}  val    " + describe(values))
+
+    if start is None:
+        val(0)
+    pending = []
+    clock, seen = time.perf_counter(), 0
+    with _progress(console) as progress:
+        task = progress.add_task("train", total=options.steps, completed=start or 0, note="")
+        for step in range((start or 0) + 1, options.steps + 1):
+            local = next(batches)["image"]
+            images = jax.make_array_from_process_local_data(sharded(mesh), local)
+            state, metrics = step_fn(state, frozen, images, root)
+            pending.append(metrics)
+            seen += options.batch
+            if step % options.log_every == 0 or step == options.steps:
+                values = mean_metrics(pending, [1] * len(pending))
+                if not math.isfinite(values["loss"]):
+                    raise NonFiniteLoss(
+                        f"the loss became {values['loss']} between steps {step - len(pending)} and "
+                        f"{step}: lower --lr (now {options.lr:g}) or look at the data; the newest "
+                        f"checkpoint in {options.workdir} is from before"
+                    )
+                rate = seen / (time.perf_counter() - clock)
+                log.write(step, "train", values | {"images_per_s": rate})
+                note = f"{rate:.0f} images/s  " + describe(values)
+                progress.update(task, completed=step, note=note)
+                if not console.is_terminal and step % (5 * options.log_every) == 0:
+                    console.print(f"step {step:6d}  train  {note}")
+                pending, clock, seen = [], time.perf_counter(), 0
+            if step % options.val_every == 0 or step == options.steps:
+                val(step)
+                clock, seen = time.perf_counter(), 0
+            if step % options.checkpoint_every == 0 or step == options.steps:
+                position = batches.get_state()  # type: ignore[attr-defined]
+                checkpoints.save(step, (state, frozen), position)
+    checkpoints.close()
+    log.close()
+    return jax.tree.map(np.asarray, merge(state.trainable, frozen))
+
+
+def describe(values: dict[str, float]) -> str:
+    """Metrics in a line: bits an image, bits an element and mse first."""
+    names = {"bits_per_image": "bits/image", "bits_per_element": "bits/element"}
+    return "  ".join(f"{names.get(k, k)} {v:.4g}" for k, v in values.items())
+
+
+def print_devices() -> None:
+    """Say first where this run computes."""
+    devices = jax.devices()
+    kinds = ", ".join(sorted({d.device_kind for d in devices}))
+    Console(stderr=True).print(
+        f"{len(devices)} device(s): {kinds} ({devices[0].platform}), "
+        f"process {jax.process_index()} of {jax.process_count()}"
+    )
+
+
+def refuse_changed_config(options: Training) -> None:
+    """A work folder belongs to one configuration: going on with another mixes two runs."""
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    path = options.workdir / "config.json"
+    now: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
+        if changed:
+            raise OptionsError(
+                f"{options.workdir} was made with other settings ("
+                + ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
+                + "): choose another --workdir, or delete it to start again"
+            )
+    path.write_text(json.dumps(now, indent=1) + "\n")
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events; lines beyond the resumed step are cut off."""
+
+    def __init__(self, workdir: Path, start: int):
+        self._path = workdir / "metrics.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= start] if start else []
+        self._path.write_text("".join(line + "\n" for line in kept))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, split_name: str, values: dict[str, float]) -> None:
+        """One line, and one point a curve."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split_name, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{split_name}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush the events."""
+        self._board.close()
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not sys.stderr.isatty(),
+    )

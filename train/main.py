@@ -1,0 +1,68 @@
+"""The command line of training and experiments: `python -m train.main COMMAND ...`."""
+
+import importlib
+import pkgutil
+import sys
+
+COMMANDS = ("pretrain", "compress", "evaluate")
+"""Each is a module of `train` with `run(options)`, and a dataclass of `train.config`."""
+
+
+def usage() -> str:
+    """What `--help` without a command prints."""
+    from train import configs
+
+    lines = [
+        "usage: python -m train.main COMMAND [--config NAME] [options]    (or: nec-train ...)",
+        "",
+        "commands (each has its own --help):",
+        "  pretrain   train a masked autoencoder on images",
+        "  compress   adapt it for a rate-distortion loss and freeze its codec",
+        "  evaluate   measure bytes against the scores of task heads, with baselines",
+        "",
+        "configs (an experiment's options; others on the command line override them):",
+    ]
+    for module in pkgutil.iter_modules(configs.__path__):
+        doc = importlib.import_module(f"train.configs.{module.name}").__doc__ or ""
+        lines.append(f"  {module.name.replace('_', '-'):22s} {doc.strip().splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; unknown options, and input that cannot be used, end with a message."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    command, arguments = argv[0], argv[1:]
+    if command not in COMMANDS:
+        sys.exit(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}\n\n{usage()}")
+
+    import tyro  # after --help without a command, which must be quick
+
+    from coder import CodecError
+    from train import config, configs
+    from train.data.record import DataError
+    from train.loop import NonFiniteLoss
+
+    kind = getattr(config, command.capitalize())
+    default = kind()
+    if "--config" in arguments:
+        at = arguments.index("--config")
+        name = " ".join(arguments[at + 1 : at + 2])
+        known = [m.name.replace("_", "-") for m in pkgutil.iter_modules(configs.__path__)]
+        if name not in known:
+            sys.exit(f"unknown config {name!r}: choose from {', '.join(known)}")
+        default = importlib.import_module(f"train.configs.{name.replace('-', '_')}").CONFIG
+        if not isinstance(default, kind):
+            sys.exit(f"config {name!r} is for {type(default).__name__.lower()}, not {command}")
+        del arguments[at : at + 2]
+    options = tyro.cli(kind, args=arguments, default=default, prog=f"train.main {command}")
+    try:
+        importlib.import_module(f"train.{command}").run(options)
+    except (CodecError, DataError, NonFiniteLoss, config.OptionsError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What training minimises, and what validation measures."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nec_jax.config import ModelConfig
+from nec_jax.nec import Nec, Rounding, Weights
+
+Metrics = dict[str, jax.Array]
+SOFT_ALPHA = (1.0, 16.0)  # sharpness of soft rounding, from the first step to the last
+
+
+class Objective(NamedTuple):
+    """A loss and its counterpart on validation images.
+
+    Attributes:
+      loss: (weights, images [B, H, W, C], key, progress in [0, 1]) -> loss, metrics.
+      validate: (weights, images, key) -> metrics, each a mean over the images; `loss` is one.
+    """
+
+    loss: Callable[[Weights, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+    validate: Callable[[Weights, jax.Array, jax.Array], Metrics]
+
+
+def mae(config: ModelConfig, mask_ratio: float) -> Objective:
+    """The masked autoencoder's loss: mse of hidden patches."""
+    model = Nec(config)
+
+    def measure(weights: Weights, images: jax.Array, key: jax.Array) -> Metrics:
+        losses = model.apply(
+            {"params": weights}, images, key, mask_ratio=mask_ratio, rounding=None
+        )
+        return {"loss": losses.mse, "mse": losses.mse}
+
+    def loss(
+        weights: Weights, images: jax.Array, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        metrics = measure(weights, images, key)
+        return metrics["loss"], metrics
+
+    return Objective(loss, measure)
+
+
+def rate_distortion(
+    config: ModelConfig, lam: float, rounding: Rounding, mask_ratio: float
+) -> Objective:
+    """`lam * mse + bits_per_element`: the paper's loss, made independent of the batch size.
+
+    In training the rate is that of the noisy latent and the distortion follows `rounding`; on
+    validation both are those of rounded symbols.
+    """
+    model = Nec(config)
+    elements = config.grid(config.image_size, config.image_size)
+    elements = (elements[0] * elements[1] + config.code_class_token) * config.width
+
+    def measure(
+        weights: Weights,
+        images: jax.Array,
+        key: jax.Array,
+        rounding: Rounding,
+        alpha: jax.Array | float = 1.0,
+    ) -> Metrics:
+        losses = model.apply(
+            {"params": weights},
+            images,
+            key,
+            mask_ratio=mask_ratio,
+            rounding=rounding,
+            alpha=alpha,
+        )
+        bits = losses.bits_per_element
+        return {
+            "loss": lam * losses.mse + bits,
+            "mse": losses.mse,
+            "bits_per_element": bits,
+            "bits_per_image": bits * elements,  # at the masked inputs' bits an element
+        }
+
+    def loss(
+        weights: Weights, images: jax.Array, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        low, high = SOFT_ALPHA
+        alpha = low * (high / low) ** progress
+        metrics = measure(weights, images, key, rounding, alpha)
+        return metrics["loss"], metrics
+
+    def validate(weights: Weights, images: jax.Array, key: jax.Array) -> Metrics:
+        return measure(weights, images, key, "hard")
+
+    return Objective(loss, validate)
+
+
+def mean_metrics(batches: list[Metrics], sizes: list[int]) -> dict[str, float]:
+    """The mean of metrics over batches, weighted by the images in each."""
+    total = sum(sizes)
+    return {
+        name: float(sum(jnp.asarray(b[name]) * n for b, n in zip(batches, sizes, strict=True)))
+        / total
+        for name in batches[0]
+    }

@@ -1,0 +1,40 @@
+"""The optimiser: AdamW on a cosine, with groups chosen by path (optax masking)."""
+
+import jax
+import optax
+
+from nec_jax.nec import Weights, path_name
+
+
+def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:
+    """Linear warm-up to `peak`, then a cosine to zero at `steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else peak, peak, warmup_steps=warmup, decay_steps=max(steps, warmup + 1)
+    )
+
+
+def optimiser(
+    *, lr: float, density_lr: float, steps: int, warmup: int, weight_decay: float
+) -> optax.GradientTransformation:
+    """AdamW (betas 0.9, 0.95) for the model; Adam with its own rate for density and gains.
+
+    Only matrices decay. It is given the trainable part of the weights alone (`nec.split`), so
+    that frozen weights have neither gradients nor optimiser state.
+    """
+
+    def labels(weights: Weights) -> Weights:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "density" if path_name(path).startswith("bottleneck/") else "model",
+            weights,
+        )
+
+    def decays(weights: Weights) -> Weights:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: path_name(path).endswith("/kernel"), weights
+        )
+
+    model = optax.adamw(
+        cosine(lr, steps, warmup), b1=0.9, b2=0.95, weight_decay=weight_decay, mask=decays
+    )
+    density = optax.adam(cosine(density_lr, steps, warmup))
+    return optax.partition({"model": model, "density": density}, labels)

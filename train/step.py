@@ -1,0 +1,80 @@
+"""One training step: pure, jitted, donating its state, data-parallel over a mesh."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nec_jax.nec import Weights, merge
+from train.objective import Metrics, Objective
+
+
+class State(NamedTuple):
+    """What changes from step to step."""
+
+    step: jax.Array  # int32 scalar
+    trainable: Weights
+    opt_state: optax.OptState
+
+
+def data_mesh() -> Mesh:
+    """All devices on one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis split over devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def init_state(trainable: Weights, tx: optax.GradientTransformation, mesh: Mesh) -> State:
+    """The state before the first step, on every device."""
+    # Copied, because the step donates its buffers and the caller may keep the weights.
+    trainable = jax.tree.map(jnp.copy, trainable)
+    return jax.device_put(
+        State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable)), replicated(mesh)
+    )
+
+
+StepFn = Callable[[State, Weights, jax.Array, jax.Array], tuple[State, Metrics]]
+
+
+def make_step(
+    objective: Objective, tx: optax.GradientTransformation, steps: int, mesh: Mesh
+) -> StepFn:
+    """Compile `(state, frozen, images, key) -> (state, metrics)`.
+
+    `images` are sharded over the mesh, everything else is replicated. `key` is the root key: the
+    step folds its own number in. The gradient is taken for `state.trainable` alone.
+    """
+
+    def step(
+        state: State, frozen: Weights, images: jax.Array, key: jax.Array
+    ) -> tuple[State, Metrics]:
+        def loss(trainable: Weights) -> tuple[jax.Array, Metrics]:
+            return objective.loss(
+                merge(trainable, frozen),
+                images,
+                jax.random.fold_in(key, state.step),
+                state.step / steps,
+            )
+
+        grads, metrics = jax.grad(loss, has_aux=True)(state.trainable)
+        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, opt_state), metrics
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(replicated(mesh), replicated(mesh), sharded(mesh), replicated(mesh)),
+        out_shardings=replicated(mesh),
+    )
