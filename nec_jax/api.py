@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
 from coder import EmbeddingCodec, InputError
+from nec_jax import nec
 from nec_jax.config import ModelConfig
-from nec_jax.nec import Nec, Weights
+from nec_jax.nec import Weights
 from nec_jax.params import NecParams
 
 
@@ -112,7 +114,7 @@ def with_coding(
 @functools.partial(jax.jit, static_argnames="config")
 def _latents(weights: Weights, config: ModelConfig, images: jax.Array) -> jax.Array:
     with jax.default_matmul_precision(config.precision):
-        return Nec(config).apply({"params": weights}, images, method=Nec.latents)
+        return nec.latents(config, weights, images)
 
 
 def _codec(params: NecParams) -> EmbeddingCodec:
@@ -127,7 +129,7 @@ def _codec(params: NecParams) -> EmbeddingCodec:
 def _coded_latents(
     params: NecParams, images: ArrayLike, caller: str
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    traced = [isinstance(x, jax.core.Tracer) for x in (images, *jax.tree.leaves(params.weights))]
+    traced = [isinstance(x, Tracer) for x in (images, *jax.tree.leaves(params.weights))]
     if any(traced):
         raise InputError(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"

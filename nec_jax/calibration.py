@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from coder import EmbeddingCodec, Tables
 from coder.quantise import quantise
@@ -53,7 +53,7 @@ def density_pmfs(params: density.Params) -> list[tuple[int, NDArray[np.float64]]
 
 
 def calibrate(
-    params: NecParams, images: ArrayLike | Iterable[ArrayLike], provenance: dict | None = None
+    params: NecParams, images: NDArray | Iterable[NDArray], provenance: dict | None = None
 ) -> NecParams:
     """Give a model its codec: tables counted on whole images, smoothed by the learned density.
 
@@ -70,14 +70,12 @@ def calibrate(
       The same model with a codec.
     """
     offsets, steps = bottleneck_scales(params.weights)
-    batches = [images] if hasattr(images, "shape") else images
+    batches = [images] if isinstance(images, (np.ndarray, jax.Array)) else images
     symbols = np.concatenate([quantise(latents(params, x), offsets, steps) for x in batches])
     start = int(params.config.code_class_token)
     priors = density_pmfs(params.weights["bottleneck"]["density"])
     rows = [
-        pmf_from_counts(
-            symbols[:, part, d], priors[d][0], priors[d][1], PRIOR_STRENGTH, TAIL_MASS
-        )
+        pmf_from_counts(symbols[:, part, d], priors[d][0], priors[d][1], PRIOR_STRENGTH, TAIL_MASS)
         for part in ([slice(start, None), 0] if start else [slice(None)])
         for d in range(params.config.width)
     ]

@@ -112,7 +112,10 @@ class ModelConfig:
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_meta`; unknown keys raise."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()
+        }
+        return cls(**fields)
 
 
 def model_config(arch: str, **overrides: Any) -> ModelConfig:

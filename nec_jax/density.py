@@ -12,6 +12,8 @@ c: exact at every step, with no second loss, optimiser or state to keep (the pap
 an auxiliary loss that lags behind the density, and that its checkpoints lose).
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -32,7 +34,7 @@ def init_density(key: jax.Array, channels: int, widths: Sequence[int] = WIDTHS) 
     sizes = (1, *widths, 1)
     scale = INIT_SCALE ** (1 / (len(sizes) - 1))
     params: Params = {}
-    for k, (columns, rows) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (columns, rows) in enumerate(itertools.pairwise(sizes)):
         start = np.log(np.expm1(1 / scale / rows))
         params[f"matrix_{k}"] = jnp.full((channels, rows, columns), start, jnp.float32)
         key, sub = jax.random.split(key)
@@ -65,8 +67,9 @@ def bin_prob(params: Params, x: jax.Array) -> jax.Array:
     """Probability of the unit bin around x: c(x + 1/2) - c(x - 1/2), for x [..., C]."""
     lower = logits_cdf(params, x - 0.5)
     upper = logits_cdf(params, x + 0.5)
-    # On the right tail both sigmoids round to one: subtract their complements there.
-    sign = -jnp.sign(jax.lax.stop_gradient(lower + upper))
+    # On the right tail both sigmoids round to one: subtract their complements there. Not
+    # `-sign(lower + upper)`: its zero would make the bin around the median impossible.
+    sign = jnp.where(lower + upper > 0, -1.0, 1.0)
     return jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
 
 
@@ -94,7 +97,7 @@ def bin_bits(params: Params, x: jax.Array) -> jax.Array:
 
 def quantile(params: Params, prob: float) -> jax.Array:
     """Where the cumulative distribution of each channel is `prob`: float32 [C], by bisection."""
-    target = jnp.log(prob) - jnp.log1p(-prob)
+    target = math.log(prob) - math.log1p(-prob)  # in float32, 1 - 1e-9 is 1
     channels = params["bias_0"].shape[0]
     params = jax.lax.stop_gradient(params)
 

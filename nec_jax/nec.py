@@ -19,7 +19,7 @@ from nec_jax.mae import Decoder, masked_mse, random_masking
 from nec_jax.vit import Encoder, patchify
 
 Rounding = Literal["noise", "straight-through", "soft", "hard"]
-Weights = dict[str, Any]
+Weights = Any  # nested dictionaries of arrays, {"encoder": ..., "bottleneck": ..., "decoder": ...}
 
 
 class Losses(NamedTuple):
@@ -108,9 +108,11 @@ class Nec(nn.Module):
         y = self.encoder(patches, grid, kept)
         return y if self.config.code_class_token else y[:, 1:]
 
-    def reconstruct(self, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Decoded tokens of whole images -> normalised patches [B, T, patch_dim]."""
-        return self.decoder(tokens, grid)
+    def reconstruct(
+        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
+    ) -> jax.Array:
+        """Decoded tokens of whole (or masked) images -> normalised patches [B, T, patch_dim]."""
+        return self.decoder(tokens, grid, kept)
 
     def __call__(
         self,
@@ -151,8 +153,47 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}."""
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
-    model = Nec(config)
-    return model.init(key, images, key, mask_ratio=0.0, rounding="hard")["params"]
+    variables: Any = Nec(config).init(key, images, key, mask_ratio=0.0, rounding="hard")
+    return variables["params"]
+
+
+def forward(
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    key: jax.Array,
+    *,
+    mask_ratio: float,
+    rounding: Rounding | None,
+    alpha: jax.Array | float = 1.0,
+) -> Losses:
+    """`Nec.__call__` on given weights."""
+    losses: Any = Nec(config).apply(
+        {"params": weights}, images, key, mask_ratio=mask_ratio, rounding=rounding, alpha=alpha
+    )
+    return losses
+
+
+def latents(
+    config: ModelConfig, weights: Weights, images: jax.Array, kept: jax.Array | None = None
+) -> jax.Array:
+    """`Nec.latents` on given weights."""
+    y: Any = Nec(config).apply({"params": weights}, images, kept, method=Nec.latents)
+    return y
+
+
+def reconstruct(
+    config: ModelConfig,
+    weights: Weights,
+    tokens: jax.Array,
+    grid: tuple[int, int],
+    kept: jax.Array | None = None,
+) -> jax.Array:
+    """`Nec.reconstruct` on given weights."""
+    patches: Any = Nec(config).apply(
+        {"params": weights}, tokens, grid, kept, method=Nec.reconstruct
+    )
+    return patches
 
 
 # The paper's trainable set, as patterns of paths; `log_gain` is ours and not in it.
@@ -196,6 +237,4 @@ def split(weights: Weights, train: Callable[[str], bool]) -> tuple[Weights, Weig
 
 def merge(one: Weights, other: Weights) -> Weights:
     """The inverse of `split`."""
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, one, other, is_leaf=lambda x: x is None
-    )
+    return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=lambda x: x is None)

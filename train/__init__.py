@@ -1,0 +1,1 @@
+"""Training and experiments: `python -m train.main`."""

@@ -15,9 +15,10 @@ class Checkpoints:
     """Numbered checkpoints of (state, position in the data) in one folder; two are kept."""
 
     def __init__(self, folder: Path):
+        keep: Any = ocp.training.preservation_policies.LatestN(2)
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(2),
+            str(folder.absolute()),
+            preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
 

@@ -60,13 +60,7 @@ def fit(
     refuse_changed_config(options)
     checkpoints = Checkpoints(options.workdir / "checkpoints")
     start = checkpoints.latest
-    tx = optimiser(
-        lr=options.lr,
-        density_lr=density_lr,
-        steps=options.steps,
-        warmup=options.warmup,
-        weight_decay=options.weight_decay,
-    )
+    tx = optimiser(options, density_lr)
     train_part, frozen = split(weights(), trainable)
     state = init_state(train_part, tx, mesh)
     frozen = jax.device_put(frozen, replicated(mesh))

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from coder import CodecError
     from train import config, configs
-    from train.data.record import DataError
+    from train.data import DataError
     from train.loop import NonFiniteLoss
 
     kind = getattr(config, command.capitalize())
@@ -60,7 +60,14 @@ def main(argv: list[str] | None = None) -> None:
     options = tyro.cli(kind, args=arguments, default=default, prog=f"train.main {command}")
     try:
         importlib.import_module(f"train.{command}").run(options)
-    except (CodecError, DataError, NonFiniteLoss, config.OptionsError) as error:
+    except (
+        CodecError,
+        DataError,
+        NonFiniteLoss,
+        config.OptionsError,
+        OSError,
+        ModuleNotFoundError,
+    ) as error:
         sys.exit(f"error: {error}")
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nec_jax.config import ModelConfig
-from nec_jax.nec import Nec, Rounding, Weights
+from nec_jax.nec import Rounding, Weights, forward
 
 Metrics = dict[str, jax.Array]
 SOFT_ALPHA = (1.0, 16.0)  # sharpness of soft rounding, from the first step to the last
@@ -27,12 +27,9 @@ class Objective(NamedTuple):
 
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
     """The masked autoencoder's loss: mse of hidden patches."""
-    model = Nec(config)
 
     def measure(weights: Weights, images: jax.Array, key: jax.Array) -> Metrics:
-        losses = model.apply(
-            {"params": weights}, images, key, mask_ratio=mask_ratio, rounding=None
-        )
+        losses = forward(config, weights, images, key, mask_ratio=mask_ratio, rounding=None)
         return {"loss": losses.mse, "mse": losses.mse}
 
     def loss(
@@ -52,7 +49,6 @@ def rate_distortion(
     In training the rate is that of the noisy latent and the distortion follows `rounding`; on
     validation both are those of rounded symbols.
     """
-    model = Nec(config)
     elements = config.grid(config.image_size, config.image_size)
     elements = (elements[0] * elements[1] + config.code_class_token) * config.width
 
@@ -63,8 +59,9 @@ def rate_distortion(
         rounding: Rounding,
         alpha: jax.Array | float = 1.0,
     ) -> Metrics:
-        losses = model.apply(
-            {"params": weights},
+        losses = forward(
+            config,
+            weights,
             images,
             key,
             mask_ratio=mask_ratio,

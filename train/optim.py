@@ -4,6 +4,7 @@ import jax
 import optax
 
 from nec_jax.nec import Weights, path_name
+from train.config import Training
 
 
 def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:
@@ -13,9 +14,7 @@ def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:
     )
 
 
-def optimiser(
-    *, lr: float, density_lr: float, steps: int, warmup: int, weight_decay: float
-) -> optax.GradientTransformation:
+def optimiser(options: Training, density_lr: float = 0.0) -> optax.GradientTransformation:
     """AdamW (betas 0.9, 0.95) for the model; Adam with its own rate for density and gains.
 
     Only matrices decay. It is given the trainable part of the weights alone (`nec.split`), so
@@ -34,7 +33,11 @@ def optimiser(
         )
 
     model = optax.adamw(
-        cosine(lr, steps, warmup), b1=0.9, b2=0.95, weight_decay=weight_decay, mask=decays
+        cosine(options.lr, options.steps, options.warmup),
+        b1=0.9,
+        b2=0.95,
+        weight_decay=options.weight_decay,
+        mask=decays,
     )
-    density = optax.adam(cosine(density_lr, steps, warmup))
+    density = optax.adam(cosine(density_lr, options.steps, options.warmup))
     return optax.partition({"model": model, "density": density}, labels)

@@ -63,7 +63,7 @@ def open_training_source(options: Training) -> Source:
     return open_source(options.data, options.split, chip=options.chip)
 
 
-def train_batches(options: Training, source: Source, config: ModelConfig):  # noqa: ANN201
+def train_batches(options: Training, source: Source, config: ModelConfig):
     """This process's part of the endless, shuffled, augmented batches."""
     return train_iterator(
         source,

@@ -1,6 +1,5 @@
 """One training step: pure, jitted, donating its state, data-parallel over a mesh."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -44,12 +43,9 @@ def init_state(trainable: Weights, tx: optax.GradientTransformation, mesh: Mesh)
     )
 
 
-StepFn = Callable[[State, Weights, jax.Array, jax.Array], tuple[State, Metrics]]
-
-
 def make_step(
     objective: Objective, tx: optax.GradientTransformation, steps: int, mesh: Mesh
-) -> StepFn:
+) -> jax.stages.Wrapped:
     """Compile `(state, frozen, images, key) -> (state, metrics)`.
 
     `images` are sharded over the mesh, everything else is replicated. `key` is the root key: the

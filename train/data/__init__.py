@@ -2,12 +2,13 @@
 
 from train.data.open import open_source
 from train.data.pipeline import Split, read_all, train_iterator
-from train.data.record import IGNORE, CorruptImageError, Record, Source
+from train.data.record import IGNORE, CorruptImageError, DataError, Record, Source
 from train.data.resize import fit_to
 
 __all__ = [
     "IGNORE",
     "CorruptImageError",
+    "DataError",
     "Record",
     "Source",
     "Split",

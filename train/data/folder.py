@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.data.read import IMAGE_SUFFIXES, read_image
-from train.data.record import Record
+from train.data.record import DataError, Record
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
 
 
@@ -34,12 +34,12 @@ def open_folder(root: Path, split: str) -> ImageList:
     """List the images under `root`; an image's class is the sub-folder that it lies in.
 
     Raises:
-        ValueError: no images; images both beside and inside sub-folders; unknown or empty split.
+        DataError: no images; images both beside and inside sub-folders; unknown or empty split.
     """
     check_split(split, HASH_SPLITS, str(root))
     found = find_images(root)
     if not found:
-        raise ValueError(
+        raise DataError(
             f"no images under {root}; expected a split.csv, sub-folders of images (one a class), "
             f"or images: {' '.join(IMAGE_SUFFIXES)}"
         )
@@ -47,7 +47,7 @@ def open_folder(root: Path, split: str) -> ImageList:
     classes = tuple(sorted(set(folders) - {""}))
     if classes and "" in folders:
         stray = found[folders.index("")]
-        raise ValueError(
+        raise DataError(
             f"{root} holds images both beside sub-folders ({stray}) and inside them: "
             f"sub-folders are classes, so move {stray} into one, or out of {root}"
         )

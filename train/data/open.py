@@ -5,7 +5,7 @@ from pathlib import Path
 from train.data.blue_marble import BlueMarble
 from train.data.folder import open_folder
 from train.data.potsdam import is_potsdam, open_potsdam
-from train.data.record import Source
+from train.data.record import DataError, Source
 from train.data.table import open_table
 
 
@@ -36,11 +36,11 @@ def open_source(root: str, split: str = "all", *, chip: int = 256) -> Source:
 
     Raises:
         FileNotFoundError: `root` is no folder.
-        ValueError: no images, an unknown or empty split, an inconsistent data set.
+        DataError: no images, an unknown or empty split, an inconsistent data set.
         ModuleNotFoundError: an optional package is missing; the message says which.
     """
     if chip < 1:
-        raise ValueError(f"chip is {chip} px; a window has a side of at least 1")
+        raise DataError(f"chip is {chip} px; a window has a side of at least 1")
     if root == BlueMarble.name:
         return BlueMarble(split, chip)
     if root.startswith("tfds:"):

@@ -9,7 +9,7 @@ from typing import cast
 import grain
 import numpy as np
 
-from train.data.record import CorruptImageError, Record, Source
+from train.data.record import CorruptImageError, DataError, Record, Source
 from train.data.resize import fit_to, random_crop
 
 log = logging.getLogger("train.data")
@@ -44,11 +44,11 @@ def train_iterator(
         threads: that decode ahead of the training step.
 
     Raises:
-        ValueError: fewer images than processes, or (while iterating) every image is corrupt.
+        DataError: fewer images than processes, or (while iterating) every image is corrupt.
     """
     count = len(range(process_index, len(source), process_count))
     if count == 0:
-        raise ValueError(
+        raise DataError(
             f"{source.name} has {len(source)} images, too few for {process_count} processes"
         )
     # Processes get streams of their own: otherwise the n-th crop would be alike in all of them.
@@ -95,12 +95,12 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
         threads: that decode in parallel.
 
     Raises:
-        ValueError: no image can be read, or images differ in bands or dtype.
+        DataError: no image can be read, or images differ in bands or dtype.
     """
     total = len(source)
     wanted = total if limit is None else min(limit, total)
     if wanted < 1:
-        raise ValueError(f"nothing to read: {source.name} has {total} images, limit is {limit}")
+        raise DataError(f"nothing to read: {source.name} has {total} images, limit is {limit}")
     read = _Reader(source, wanted)
 
     def fitted(index: int) -> Record | None:
@@ -120,7 +120,7 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
     for record in records:
         image = record["image"]
         if image.shape != first.shape or image.dtype != first.dtype:
-            raise ValueError(
+            raise DataError(
                 f"{record['id']} has {image.shape[-1]} bands of {image.dtype}, but "
                 f"{records[0]['id']} has {first.shape[-1]} of {first.dtype}: "
                 f"keep them in folders of their own"
@@ -154,7 +154,7 @@ class _Reader:
                     log.warning("skipped: %s", error)
                 self._corrupt[index] = str(error)
                 if len(self._corrupt) == self._count:
-                    raise ValueError(
+                    raise DataError(
                         f"none of the {self._count} images of {self._source.name} can be read; "
                         f"the last: {error}"
                     ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.read import Box, read_image
+from train.data.record import DataError
 from train.data.splits import HASH_SPLITS, check_split
 from train.data.windows import Pair, WindowSource
 
@@ -31,7 +32,7 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
     """Cut the RGB tiles of a split, with their labels, to windows of `chip` px.
 
     Raises:
-        ValueError: a tile of no official list, or one without its label; an unknown split.
+        DataError: a tile of no official list, or one without its label; an unknown split.
     """
     check_split(split, HASH_SPLITS, str(root))
     part = {tile: name for name, tiles in TILES.items() for tile in tiles.split()}
@@ -39,10 +40,10 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
     for image in sorted(root.glob(_IMAGES)):
         tile = image.stem.removeprefix("top_potsdam_").removesuffix("_RGB")
         if tile not in part:
-            raise ValueError(f"{image} is no tile of the official Potsdam lists: move it away")
+            raise DataError(f"{image} is no tile of the official Potsdam lists: move it away")
         label = next(root.glob(f"*/top_potsdam_{tile}_label.tif"), None)
         if label is None:
-            raise ValueError(
+            raise DataError(
                 f"{image} has no top_potsdam_{tile}_label.tif in a folder beside it: "
                 f"unpack ISPRS' 5_Labels_all.zip in {root}"
             )

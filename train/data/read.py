@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from train.data.record import CorruptImageError, Record
+from train.data.record import CorruptImageError, DataError, Record
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -59,7 +59,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
             with Image.open(path) as image:
                 mask = _crop(np.asarray(image), box)  # a palette image gives its indices
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
-            raise ValueError(
+            raise DataError(
                 f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}"
             )
         return mask.astype(np.uint8)
@@ -113,7 +113,7 @@ def cut(record: Record, box: Box) -> Record:
 def _read_rgb(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         if image.mode not in _RGB_MODES:
-            raise ValueError(f"mode {image.mode} has more than 8 bits a band; store it as .tif")
+            raise DataError(f"mode {image.mode} has more than 8 bits a band; store it as .tif")
         if image.mode == "P" and "transparency" in image.info:
             return np.asarray(image.convert("RGBA").convert("RGB"))
         return np.asarray(image.convert("RGB"))

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 
+from train.data.record import DataError
+
 ALL = "all"
 HASH_SPLITS = ("train", "val", "test")
 
@@ -17,16 +19,16 @@ def hash_split(image_id: str) -> str:
 
 
 def check_split(split: str, existing: Iterable[str], name: str) -> None:
-    """Raise ValueError, naming the splits there are, unless `split` is "all" or one of them."""
+    """Raise DataError, naming the splits there are, unless `split` is "all" or one of them."""
     names = [*dict.fromkeys(existing), ALL]
     if split not in names:
-        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(names)}")
+        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(names)}")
 
 
 def check_filled(count: int, split: str, name: str, total: int) -> None:
-    """Raise ValueError when a split that exists holds no image."""
+    """Raise DataError when a split that exists holds no image."""
     if count == 0:
-        raise ValueError(
+        raise DataError(
             f"split {split!r} of {name} is empty ({total} images in all): "
             f"use split 'all', or say what belongs where in a split.csv"
         )

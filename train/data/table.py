@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from train.data.folder import ImageList
-from train.data.record import Source
+from train.data.record import DataError, Source
 from train.data.splits import check_filled, check_split
 from train.data.windows import Pair, WindowSource, numbered_classes
 
@@ -19,13 +19,13 @@ def open_table(root: Path, split: str, chip: int) -> Source:
     `root`/classes.csv (`index,name`) if there, else they are numbered.
 
     Raises:
-        ValueError: another header, an empty cell, a path listed twice, an unknown split.
+        DataError: another header, an empty cell, a path listed twice, an unknown split.
     """
     table = root / "split.csv"
     header, rows = _read_csv(table, _HEADERS)
     repeated = [path for path, count in Counter(row[0] for row in rows).items() if count > 1]
     if repeated:
-        raise ValueError(f"{table} lists {repeated[0]} more than once: keep one line")
+        raise DataError(f"{table} lists {repeated[0]} more than once: keep one line")
     check_split(split, (row[2] for row in rows), str(root))
     if header[1] == "mask":
         pairs = [Pair(image, mask, part) for image, mask, part in rows]
@@ -50,7 +50,7 @@ def _mask_classes(root: Path, pairs: list[Pair]) -> tuple[str, ...]:
     _, rows = _read_csv(path, (("index", "name"),))
     names = dict(rows)
     if sorted(names) != sorted(str(i) for i in range(len(rows))):
-        raise ValueError(f"the indices of {path} must be 0 to {len(rows) - 1}, each once")
+        raise DataError(f"the indices of {path} must be 0 to {len(rows) - 1}, each once")
     return tuple(names[str(i)] for i in range(len(rows)))
 
 
@@ -62,10 +62,10 @@ def _read_csv(
     header = tuple(lines[0]) if lines else ()
     if header not in headers:
         expected = " or ".join(",".join(names) for names in headers)
-        raise ValueError(f"{path} begins with {','.join(header)!r}; expected {expected}")
+        raise DataError(f"{path} begins with {','.join(header)!r}; expected {expected}")
     if len(lines) == 1:
-        raise ValueError(f"{path} lists nothing below its header")
+        raise DataError(f"{path} lists nothing below its header")
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(header) or not all(line):
-            raise ValueError(f"{path}, line {number}: expected {','.join(header)}, got {line}")
+            raise DataError(f"{path}, line {number}: expected {','.join(header)}, got {line}")
     return header, lines[1:]

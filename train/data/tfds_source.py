@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train.data.record import IGNORE, CorruptImageError, Record
+from train.data.record import IGNORE, CorruptImageError, DataError, Record
 from train.data.splits import check_filled, check_split, hash_split
 
 _MASK_FEATURES = ("segmentation_mask", "mask")
@@ -29,13 +29,13 @@ class TfdsSource:
             data_dir: where TFDS keeps its data sets; None is TFDS' own default.
 
         Raises:
-            ValueError: unknown name or split, no images, or not prepared for random access.
+            DataError: unknown name or split, no images, or not prepared for random access.
         """
         self.name = name
         builder = _prepared_builder(name, data_dir)
         self._features = builder.info.features
         if "image" not in self._features:
-            raise ValueError(f"tfds:{name} has no feature `image`, only {[*self._features]}")
+            raise DataError(f"tfds:{name} has no feature `image`, only {[*self._features]}")
         self._builder = builder
         sizes = {part: info.num_examples or 0 for part, info in builder.info.splits.items()}
         members = _members(sizes)
@@ -122,14 +122,14 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:  # its own message lists 1,000 names
-        raise ValueError(
+        raise DataError(
             f"TFDS knows no data set {name!r}, and none is in {data_dir or 'its default folder'}"
         ) from error
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if not builder.info.splits:
-        raise ValueError(f"tfds:{name} is not on disk at {builder.data_dir}: {remedy}")
+        raise DataError(f"tfds:{name} is not on disk at {builder.data_dir}: {remedy}")
     if not formats & {"array_record", "parquet"}:
-        raise ValueError(
+        raise DataError(
             f"tfds:{name} at {builder.data_dir} is in the format {', '.join(sorted(formats))}, "
             f"which has no random access: {remedy}"
         )

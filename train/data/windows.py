@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.read import Box, cut, image_size, is_tiff, read_image, read_mask
-from train.data.record import IGNORE, CorruptImageError, Record
+from train.data.record import IGNORE, CorruptImageError, DataError, Record
 
 log = logging.getLogger("train.data")
 
@@ -54,7 +54,7 @@ class WindowSource:
             decode_mask: (path, window or None) -> uint8 [H, W] class indices.
 
         Raises:
-            ValueError: not one whole window, or a mask of another size than its image.
+            DataError: not one whole window, or a mask of another size than its image.
         """
         self.name = name
         self.classes: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class WindowSource:
             if split in ("all", pair.split):
                 self.windows += [(pair, row, col) for row, col in self._grid(pair)]
         if not self.windows:
-            raise ValueError(f"split {split!r} of {name} has no window of {chip} x {chip} px")
+            raise DataError(f"split {split!r} of {name} has no window of {chip} x {chip} px")
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class WindowSource:
             log.warning("skipped: %s", error)
             return []
         if size != mask_size:
-            raise ValueError(
+            raise DataError(
                 f"{pair.image} has {size[0]} x {size[1]} px but its mask {pair.mask} has "
                 f"{mask_size[0]} x {mask_size[1]}: a mask has one value a pixel of its image"
             )

@@ -1,0 +1,299 @@
+"""The whole model: its shapes, its bottleneck, and which of its parameters train."""
+
+import functools
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import FLOAT32, NETWORK, ONE_ULP, pretrained, random_images, tiny_config
+
+from nec_jax import VARIANTS, NecParams, density, model_config
+from nec_jax.mae import random_masking
+from nec_jax.nec import (
+    TRAINABLE,
+    Nec,
+    bottleneck,
+    init_weights,
+    merge,
+    normalise,
+    path_name,
+    soft_round,
+    split,
+    trainable_rule,
+)
+from nec_jax.vit import patchify
+
+BLOCK_768 = {
+    "norm1/scale": (768,),
+    "norm1/bias": (768,),
+    "attn/qkv/kernel": (768, 2304),
+    "attn/qkv/bias": (2304,),
+    "attn/proj/kernel": (768, 768),
+    "attn/proj/bias": (768,),
+    "norm2/scale": (768,),
+    "norm2/bias": (768,),
+    "mlp/fc1/kernel": (768, 3072),
+    "mlp/fc1/bias": (3072,),
+    "mlp/fc2/kernel": (3072, 768),
+    "mlp/fc2/bias": (768,),
+}
+BLOCK_512 = {
+    "norm1/scale": (512,),
+    "norm1/bias": (512,),
+    "attn/qkv/kernel": (512, 1536),
+    "attn/qkv/bias": (1536,),
+    "attn/proj/kernel": (512, 512),
+    "attn/proj/bias": (512,),
+    "norm2/scale": (512,),
+    "norm2/bias": (512,),
+    "mlp/fc1/kernel": (512, 2048),
+    "mlp/fc1/bias": (2048,),
+    "mlp/fc2/kernel": (2048, 512),
+    "mlp/fc2/bias": (512,),
+}
+VIT_B = {
+    "encoder/patch_embed/kernel": (768, 768),
+    "encoder/patch_embed/bias": (768,),
+    "encoder/class_token": (768,),
+    **{f"encoder/block_{i}/{name}": s for i in range(12) for name, s in BLOCK_768.items()},
+    "encoder/norm/scale": (768,),
+    "encoder/norm/bias": (768,),
+    "bottleneck/log_gain": (768,),
+    "bottleneck/density/matrix_0": (768, 3, 1),
+    "bottleneck/density/matrix_1": (768, 3, 3),
+    "bottleneck/density/matrix_2": (768, 3, 3),
+    "bottleneck/density/matrix_3": (768, 3, 3),
+    "bottleneck/density/matrix_4": (768, 1, 3),
+    "bottleneck/density/bias_0": (768, 3),
+    "bottleneck/density/bias_1": (768, 3),
+    "bottleneck/density/bias_2": (768, 3),
+    "bottleneck/density/bias_3": (768, 3),
+    "bottleneck/density/bias_4": (768, 1),
+    "bottleneck/density/gate_0": (768, 3),
+    "bottleneck/density/gate_1": (768, 3),
+    "bottleneck/density/gate_2": (768, 3),
+    "bottleneck/density/gate_3": (768, 3),
+    "decoder/stem/embed/kernel": (768, 512),
+    "decoder/stem/embed/bias": (512,),
+    "decoder/stem/mask_token": (512,),
+    **{f"decoder/block_{i}/{name}": s for i in range(8) for name, s in BLOCK_512.items()},
+    "decoder/norm/scale": (512,),
+    "decoder/norm/bias": (512,),
+    "decoder/pred/kernel": (512, 768),
+    "decoder/pred/bias": (768,),
+}
+
+
+@functools.cache
+def shapes(arch: str) -> dict[str, jax.ShapeDtypeStruct]:
+    config = model_config(arch)
+    tree = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def total(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def test_vit_b_has_exactly_these_parameters():
+    assert {name: leaf.shape for name, leaf in shapes("vit-b").items()} == VIT_B
+    assert {leaf.dtype for leaf in shapes("vit-b").values()} == {np.dtype(np.float32)}
+
+
+def test_vit_b_has_the_papers_111_70_million_parameters_and_our_gain():
+    assert total(VIT_B.values()) == 111_700_992
+    assert total(s for n, s in VIT_B.items() if n.endswith("log_gain")) == 768
+
+
+@pytest.mark.parametrize(
+    ("arch", "count"),
+    [
+        ("vit-ti", 6_415_168),
+        ("vit-s", 25_068_416),
+        ("vit-b", 111_700_992),
+        ("vit-l", 329_299_712),
+        ("vit-h", 656_689_484),
+    ],
+)
+def test_every_architecture_has_its_count_of_parameters(arch, count):
+    assert total(leaf.shape for leaf in shapes(arch).values()) == count
+
+
+def test_the_architectures_are_those_that_are_counted():
+    assert set(VARIANTS) == {"vit-ti", "vit-s", "vit-b", "vit-l", "vit-h"}
+
+
+def test_the_papers_trainable_set_has_11_67_million_parameters_of_vit_b():
+    train = trainable_rule("paper", model_config("vit-b"))
+    names = [name for name in VIT_B if train(name)]
+    assert total(VIT_B[name] for name in names) == 11_666_944
+    # Two levels of each path: last block, patch embedding, class token, norm; density; decoder
+    # embedding and mask token (the stem), first block, norm, prediction.
+    assert {"/".join(name.split("/")[:2]) for name in names} == {
+        "encoder/block_11",
+        "encoder/patch_embed",
+        "encoder/class_token",
+        "encoder/norm",
+        "bottleneck/density",
+        "decoder/stem",
+        "decoder/block_0",
+        "decoder/norm",
+        "decoder/pred",
+    }
+    whole = {n for n in VIT_B if "/".join(n.split("/")[:2]) in {"/".join(m.split("/")[:2]) for m in names}}
+    assert whole == set(names)
+
+
+def test_the_other_trainable_sets():
+    def names(preset: str) -> set[str]:
+        return set(filter(trainable_rule(preset, model_config("vit-b")), VIT_B))
+
+    assert names("paper+gain") == names("paper") | {"bottleneck/log_gain"}
+    assert names("density") == {n for n in VIT_B if n.startswith("bottleneck/density/")}
+    assert names("all") == set(VIT_B)
+    assert names("mae") == {n for n in VIT_B if not n.startswith("bottleneck/")}
+    assert set(TRAINABLE) == {"paper", "paper+gain", "density", "all", "mae"}
+    with pytest.raises(ValueError, match="unknown trainable set 'half': choose from paper"):
+        trainable_rule("half", model_config("vit-b"))
+
+
+@pytest.mark.parametrize("preset", list(TRAINABLE))
+def test_merge_inverts_split(preset):
+    config = tiny_config()
+    weights = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    train = trainable_rule(preset, config)
+    trained, frozen = split(weights, train)
+    for part, want in ((trained, True), (frozen, False)):
+        names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(part)}
+        assert all(train(name) is want for name in names)
+    assert len(jax.tree.leaves(trained)) + len(jax.tree.leaves(frozen)) == len(
+        jax.tree.leaves(weights)
+    )
+    assert merge(trained, frozen) == merge(frozen, trained) == weights
+
+
+def test_soft_rounding_goes_from_identity_to_rounding():
+    x = jnp.linspace(-2.9, 2.9, 59)
+    np.testing.assert_allclose(soft_round(x, 0.0), x, **NETWORK)
+    np.testing.assert_allclose(soft_round(x, 1e6), jnp.round(x), **FLOAT32)
+    for alpha in (0.0, 1.0, 5.0):
+        y = soft_round(x, alpha)
+        assert bool((jnp.diff(y) > 0).all())
+        np.testing.assert_allclose(soft_round(jnp.arange(-2.0, 3.0), alpha), jnp.arange(-2, 3), **FLOAT32)
+        assert bool((jnp.abs(y - jnp.round(x)) <= jnp.abs(x - jnp.round(x)) + 1e-5).all())
+
+
+D = 6
+
+
+def small_bottleneck(seed: int = 0):
+    """(bottleneck weights with unequal gains, y [2, 5, D])."""
+    params = density.init_density(jax.random.key(seed), D)
+    params = density.match_moments(params, jnp.linspace(-2, 2, D), jnp.linspace(0.5, 3, D))
+    weights = {"log_gain": jnp.linspace(-1.0, 1.5, D), "density": params}
+    return weights, 2 * jax.random.normal(jax.random.key(seed + 1), (2, 5, D))
+
+
+def test_hard_rounding_is_rounding_around_the_median_in_units_of_the_gain():
+    weights, y = small_bottleneck()
+    gain = np.exp(np.linspace(-1.0, 1.5, D))
+    median = np.asarray(density.quantile(weights["density"], 0.5))
+    y_hat, bits = bottleneck(weights, y, "hard")
+    symbols = np.asarray(y_hat * gain - median)
+    np.testing.assert_allclose(symbols, np.round(symbols), atol=1e-5)
+    np.testing.assert_allclose(symbols, np.round(np.asarray(y) * gain - median), atol=1e-5)
+    assert np.abs((y_hat - y) * gain).max() <= 0.5 + 1e-5
+    expected = density.bin_bits(weights["density"], np.round(symbols) + median)
+    np.testing.assert_allclose(bits, expected, **FLOAT32)
+
+
+def test_training_noise_is_uniform_in_half_a_step_and_its_rate_is_that_of_the_noisy_latent():
+    weights, _ = small_bottleneck()
+    gain = np.exp(np.linspace(-1.0, 1.5, D))
+    y = jnp.zeros((100, 20, D))
+    y_hat, bits = bottleneck(weights, y, "noise", jax.random.key(0))
+    noise = np.asarray((y_hat - y) * gain)
+    assert -0.5 <= noise.min() < -0.49
+    assert 0.49 < noise.max() <= 0.5
+    np.testing.assert_allclose(noise.std(axis=(0, 1)), 1 / math.sqrt(12), rtol=0.05)
+    np.testing.assert_allclose(bits, density.bin_bits(weights["density"], y_hat * gain), **FLOAT32)
+    for rounding in ("straight-through", "soft"):
+        np.testing.assert_array_equal(
+            bottleneck(weights, y, rounding, jax.random.key(0))[1], bits
+        )
+    other = bottleneck(weights, y, "noise", jax.random.key(1))[0]
+    assert not np.array_equal(y_hat, other)
+
+
+def test_straight_through_looks_like_hard_and_differentiates_like_the_identity():
+    weights, y = small_bottleneck()
+    seen = bottleneck(weights, y, "straight-through", jax.random.key(0))[0]
+    hard = bottleneck(weights, y, "hard")[0]
+    np.testing.assert_allclose(seen, hard, **FLOAT32)
+    direction = jax.random.normal(jax.random.key(5), y.shape)
+
+    def pulled(rounding, y):
+        return (bottleneck(weights, y, rounding, jax.random.key(0))[0] * direction).sum()
+
+    np.testing.assert_allclose(
+        jax.grad(functools.partial(pulled, "straight-through"))(y), direction, **ONE_ULP
+    )
+    assert not jnp.any(jax.grad(functools.partial(pulled, "hard"))(y))
+
+
+def test_soft_bottleneck_is_soft_rounding_around_the_median():
+    weights, y = small_bottleneck()
+    gain, median = jnp.exp(weights["log_gain"]), density.quantile(weights["density"], 0.5)
+    for alpha in (0.1, 4.0):
+        seen = bottleneck(weights, y, "soft", jax.random.key(0), alpha)[0]
+        expected = (soft_round(y * gain - median, alpha) + median) / gain
+        np.testing.assert_allclose(seen, expected, **FLOAT32)
+
+
+@pytest.mark.parametrize("rounding", ["noise", "straight-through", "soft"])
+def test_the_rate_moves_latents_gains_and_densities(rounding):
+    weights, y = small_bottleneck()
+
+    @jax.jit
+    def rate(weights, y):
+        return bottleneck(weights, y, rounding, jax.random.key(0))[1].mean()
+
+    grads = jax.grad(rate, argnums=(0, 1))(weights, y)
+    assert all(bool(jnp.isfinite(g).all() and jnp.any(g)) for g in jax.tree.leaves(grads))
+    # A step down the gradient is a cheaper code.
+    step = jax.tree.map(lambda w, g: w - 0.01 * g, (weights, y), grads)
+    assert rate(*step) < rate(weights, y)
+
+
+def test_a_bottleneck_that_needs_randomness_asks_for_a_key():
+    with pytest.raises(ValueError, match="'noise' draws noise: pass a key"):
+        bottleneck(*small_bottleneck(), "noise")
+
+
+def test_losses_are_those_of_its_parts(bare_model: NecParams):
+    config, weights = bare_model.config, bare_model.weights
+    images, key = jnp.asarray(random_images(3, 2)), jax.random.key(0)
+    model = Nec(config)
+
+    @jax.jit
+    def losses(key):
+        return model.apply({"params": weights}, images, key, mask_ratio=0.75, rounding="hard")
+
+    @jax.jit
+    def by_hand(key):
+        kept, masked = random_masking(jax.random.split(key)[0], 2, 16, 0.75)
+        y = model.apply({"params": weights}, images, kept, method=Nec.latents)
+        y_hat, bits = bottleneck(weights["bottleneck"], y, "hard")
+        out = model.apply(
+            {"params": weights}, y_hat, (4, 4), kept, method=lambda m, *a: m.decoder(*a)
+        )
+        error = (out - patchify(normalise(config, images), 16)) ** 2
+        return (error.mean(-1) * masked).sum() / masked.sum(), bits
+
+    got, (mse, bits) = losses(key), by_hand(key)
+    assert bits.shape == (2, 5, 48)
+    np.testing.assert_allclose(got.mse, mse, **NETWORK)
+    np.testing.assert_allclose(got.bits_per_element, bits.mean(), **NETWORK)

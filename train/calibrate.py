@@ -1,0 +1,124 @@
+"""What a compression run needs before its first step: gains and densities that fit the data.
+
+A fresh density is some four bits an element off, and at a small-batch learning rate it takes
+thousands of steps to close that; a gain of one is the right step size for one lambda only.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nec_jax import density, nec
+from nec_jax.config import ModelConfig
+from nec_jax.mae import masked_mse, random_masking
+from nec_jax.nec import Weights
+from nec_jax.vit import patchify
+
+# Symbols in one standard deviation of a channel, from fine to coarse.
+GAIN_LADDER = tuple(float(g) for g in 2.0 ** np.arange(5.0, -2.5, -0.5))
+FIT_STEPS = 300  # for the densities that training starts from
+TRY_STEPS = 40  # for those that only compare gains
+FIT_LR = 2e-2
+
+
+def calibrate_bottleneck(
+    config: ModelConfig,
+    weights: Weights,
+    images: np.ndarray,
+    key: jax.Array,
+    *,
+    lam: float,
+    mask_ratio: float,
+    choose_gain: bool,
+) -> tuple[Weights, dict[str, float]]:
+    """Fit the densities to masked training images, and choose the gain for `lam`.
+
+    The gain of channel d is g / std(y_d), with the one g of `GAIN_LADDER` for which
+    `lam * mse + bits_per_element` of rounded symbols is smallest; `choose_gain=False` keeps the
+    gains as they are.
+
+    Args:
+      images: [N, H, W, C], some tens of training images.
+
+    Returns:
+      The weights with a new bottleneck, and facts: the chosen gain (symbols in one standard
+      deviation), and the bits an element and mse of rounded symbols there.
+    """
+    mask_key, noise_key = jax.random.split(key)
+    y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio)
+    flat = y.reshape(-1, y.shape[-1])
+    deviation = jnp.maximum(jnp.std(flat, axis=0), 1e-6)
+    fresh = density.init_density(key, config.width)
+
+    def with_gain(log_gain: jax.Array, steps: int) -> Weights:
+        z = flat * jnp.exp(log_gain)
+        params = density.match_moments(fresh, jnp.mean(z, 0), _spread(z))
+        params = fit_density(params, z, noise_key, steps)
+        return {**weights, "bottleneck": {"log_gain": log_gain, "density": params}}
+
+    def score(candidate: Weights) -> tuple[float, float]:
+        mse, bits = _rounded(config, candidate, images, y, kept, masked)
+        return float(mse), float(bits)
+
+    log_gain, facts = weights["bottleneck"]["log_gain"], {}
+    if choose_gain:
+        lowest = np.inf
+        for gain in GAIN_LADDER:
+            mse, bits = score(with_gain(jnp.log(gain / deviation), TRY_STEPS))
+            if lam * mse + bits < lowest:
+                lowest, facts = lam * mse + bits, {"gain": gain}
+        log_gain = jnp.log(facts["gain"] / deviation)
+    chosen = with_gain(log_gain, FIT_STEPS)
+    mse, bits = score(chosen)
+    return chosen, {**facts, "bits_per_element": bits, "mse": mse}
+
+
+def _spread(z: jax.Array) -> jax.Array:
+    # Uniform noise widens the distribution that is coded: a dead channel still has it.
+    return jnp.sqrt(jnp.var(z, axis=0) + 1 / 12)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def fit_density(params: density.Params, z: jax.Array, key: jax.Array, steps: int) -> density.Params:
+    """Maximum likelihood of samples z [N, C] with uniform noise, by Adam."""
+    tx = optax.adam(optax.cosine_decay_schedule(FIT_LR, steps))
+
+    def loss(params: density.Params, key: jax.Array) -> jax.Array:
+        noise = jax.random.uniform(key, z.shape, minval=-0.5, maxval=0.5)
+        return jnp.mean(density.bin_bits(params, z + noise)) * z.shape[1]
+
+    def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, key), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(key, steps)
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
+    return params
+
+
+@functools.partial(jax.jit, static_argnames=("config", "ratio"))
+def _masked_latents(
+    config: ModelConfig, weights: Weights, images: jax.Array, key: jax.Array, ratio: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    grid = config.grid(*images.shape[1:3])
+    kept, masked = random_masking(key, images.shape[0], grid[0] * grid[1], ratio)
+    return nec.latents(config, weights, images, kept), kept, masked
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _rounded(
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    y: jax.Array,
+    kept: jax.Array,
+    masked: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    y_hat, bits = nec.bottleneck(weights["bottleneck"], y, "hard")
+    predicted = nec.reconstruct(config, weights, y_hat, config.grid(*images.shape[1:3]), kept)
+    patches = patchify(nec.normalise(config, images), config.patch)
+    return masked_mse(predicted, patches, masked), jnp.mean(bits)

@@ -1,0 +1,121 @@
+"""`python -m train.main compress`: adapt a model for rate and distortion, and freeze its codec."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+
+import nec_jax
+from nec_jax.config import ModelConfig, model_config
+from nec_jax.nec import Weights, init_weights, split, trainable_rule
+from nec_jax.params import NecParams
+from train import loop, objective
+from train.calibrate import calibrate_bottleneck
+from train.config import Compress, OptionsError
+from train.data import read_all
+from train.optim import optimiser
+from train.pretrain import open_training_source, read_validation, train_batches
+from train.step import data_mesh, init_state, make_step
+
+_CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
+
+
+def run(options: Compress) -> None:
+    """Train and write `model.safetensors`, with its codec, in the work folder."""
+    if options.describe:
+        print(json.dumps(describe(options)))
+        return
+    if options.arch is not None:
+        raise OptionsError("--arch goes with --describe: what is trained comes from --init")
+    loop.print_devices()
+    base = _initial_model(options)
+    config = base.config
+    source = open_training_source(options)
+    rule = trainable_rule(options.trainable, config)
+
+    def start() -> Weights:
+        images = read_all(source, config.image_size, limit=_CALIBRATION_BATCH).images
+        weights, facts = calibrate_bottleneck(
+            config,
+            base.weights,
+            images,
+            jax.random.key(options.seed),
+            lam=options.lam,
+            mask_ratio=options.mask_ratio,
+            choose_gain=options.gain == "calibrated",
+        )
+        print("calibrated: " + loop.describe(facts), file=sys.stderr)
+        return weights
+
+    weights = loop.fit(
+        options,
+        objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio),
+        start,
+        rule,
+        train_batches(options, source, config),
+        read_validation(options, config),
+        density_lr=options.density_lr,
+    )
+    params = with_codec(dataclasses.replace(base, weights=weights, codec=None), options)
+    path = options.workdir / "model.safetensors"
+    nec_jax.save(params, path)
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def with_codec(params: NecParams, options: Compress) -> NecParams:
+    """Calibrate the tables on whole training images (fitted to size, not cropped at random)."""
+    source = open_training_source(options)
+    images = read_all(source, params.config.image_size, limit=options.calibration_images).images
+    facts = {
+        "lambda": options.lam,
+        "rounding": options.rounding,
+        "trainable": options.trainable,
+        "steps": options.steps,
+        "batch": options.batch,
+        "data": source.name,
+        "calibration_images": len(images),
+    }
+    return nec_jax.calibrate(params, images, {"compress": facts})
+
+
+def describe(options: Compress) -> dict[str, float | int]:
+    """Sizes of a run without running it: parameters, coded tokens, FLOPs of a compiled step."""
+    config = model_config(options.arch) if options.arch else _initial_model(options).config
+    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    rule = trainable_rule(options.trainable, config)
+    trainable, frozen = split(shapes, rule)
+    grid = config.grid(config.image_size, config.image_size)
+    return {
+        "params": _count(shapes),
+        "trainable_params": _count(trainable),
+        "tokens": grid[0] * grid[1] + config.code_class_token,
+        "flops_per_step": _flops(options, config, trainable, frozen),
+    }
+
+
+def _flops(options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights) -> float:
+    """What XLA counts for one compiled step of the whole batch; nothing is allocated."""
+    mesh = data_mesh()
+    tx = optimiser(options, options.density_lr)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio)
+    side = config.image_size
+    images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
+    state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
+    key = jax.eval_shape(jax.random.key, 0)
+    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, images, key)
+    cost = lowered.compile().cost_analysis()
+    if cost is None:
+        raise RuntimeError("this backend counts no FLOPs: describe on a CPU")
+    return float(cost["flops"]) * mesh.size  # XLA counts one device's part
+
+
+def _initial_model(options: Compress) -> NecParams:
+    if not options.init:
+        raise OptionsError("no model: pass --init (see `train.main pretrain` to make one)")
+    return nec_jax.load(options.init)
+
+
+def _count(tree: Weights) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
