@@ -129,8 +129,9 @@ def _codec(params: NecParams) -> EmbeddingCodec:
 def _coded_latents(
     params: NecParams, images: ArrayLike, caller: str
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    traced = [isinstance(x, Tracer) for x in (images, *jax.tree.leaves(params.weights))]
-    if any(traced):
+    # The last: under a transformation, even what is computed from constants is traced.
+    inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros(()))
+    if any(isinstance(x, Tracer) for x in inputs):
         raise InputError(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"
         )

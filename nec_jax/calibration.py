@@ -42,14 +42,22 @@ def density_pmfs(params: density.Params) -> list[tuple[int, NDArray[np.float64]]
     low = np.clip(low, -_WIDEST, 0).astype(int)
     high = np.clip(high, 0, _WIDEST).astype(int)
     symbols = np.arange(low.min(), high.max() + 1)
-    prob = np.asarray(
-        jax.jit(density.bin_prob)(params, median + symbols[:, None].astype(np.float32)), np.float64
-    )
+    # NumPy in float64, not XLA: on two cores its program for this density was seen to give either
+    # of two results for the same input, one unit in the last place apart.
+    arrays = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    ends = np.arange(low.min(), high.max() + 2)[:, None] - 0.5 + np.asarray(median, np.float64)
+    logits = np.asarray(density.logits_cdf(arrays, ends, np))
+    sign = np.where(logits[1:] + logits[:-1] > 0, -1.0, 1.0)
+    prob = np.abs(_sigmoid(sign * logits[1:]) - _sigmoid(sign * logits[:-1]))
     pmfs = []
     for d, (first, last) in enumerate(zip(low, high, strict=True)):
         pmf = prob[first - symbols[0] : last - symbols[0] + 1, d]
         pmfs.append((int(first), pmf / max(1.0, pmf.sum())))
     return pmfs
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-np.logaddexp(0.0, -x))
 
 
 def calibrate(

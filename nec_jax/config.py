@@ -84,6 +84,8 @@ class ModelConfig:
             raise ValueError("heads must divide the width, in the encoder and in the decoder")
         if self.width % 4 or self.decoder_width % 4:
             raise ValueError("2-d sin-cos positions need widths that are multiples of 4")
+        if not isinstance(self.coding_batch, int) or self.coding_batch < 1:
+            raise ValueError(f"coding_batch is {self.coding_batch}: give a whole number of images")
         self.grid(self.image_size, self.image_size)
 
     @property

@@ -12,9 +12,11 @@ c: exact at every step, with no second loss, optimiser or state to keep (the pap
 an auxiliary loss that lags behind the density, and that its checkpoints lose).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -44,12 +46,12 @@ def init_density(key: jax.Array, channels: int, widths: Sequence[int] = WIDTHS) 
     return params
 
 
-def logits_cdf(params: Params, x: jax.Array) -> jax.Array:
-    """log(c(x) / (1 - c(x))) for x [..., C]; increasing in x."""
+def logits_cdf(params: Any, x: Any, xp: Any = jnp) -> Any:
+    """log(c(x) / (1 - c(x))) for x [..., C]; increasing in x. `xp` is jax.numpy or numpy."""
     layers = sum(name.startswith("matrix") for name in params)
     hidden = [x]
     for k in range(layers):
-        matrix = jax.nn.softplus(params[f"matrix_{k}"])
+        matrix = xp.logaddexp(params[f"matrix_{k}"], 0.0)  # softplus
         bias = params[f"bias_{k}"]
         rows = []
         for i in range(matrix.shape[1]):
@@ -57,7 +59,7 @@ def logits_cdf(params: Params, x: jax.Array) -> jax.Array:
             for j, value in enumerate(hidden):
                 h = h + matrix[:, i, j] * value
             if k < layers - 1:
-                h = h + jnp.tanh(params[f"gate_{k}"][:, i]) * jnp.tanh(h)
+                h = h + xp.tanh(params[f"gate_{k}"][:, i]) * xp.tanh(h)
             rows.append(h)
         hidden = rows
     return hidden[0]
@@ -95,6 +97,7 @@ def bin_bits(params: Params, x: jax.Array) -> jax.Array:
     return -jnp.log2(_floor(bin_prob(params, x)))
 
 
+@functools.partial(jax.jit, static_argnames="prob")
 def quantile(params: Params, prob: float) -> jax.Array:
     """Where the cumulative distribution of each channel is `prob`: float32 [C], by bisection."""
     target = math.log(prob) - math.log1p(-prob)  # in float32, 1 - 1e-9 is 1
@@ -113,11 +116,18 @@ def quantile(params: Params, prob: float) -> jax.Array:
 
 
 def match_moments(params: Params, mean: jax.Array, std: jax.Array) -> Params:
-    """Shift and stretch fresh densities from a typical width of one to `mean`, `std` [C]."""
-    # The first layer sees M (x - mean) / std + b: fold both into its matrix and bias.
-    matrix = jax.nn.softplus(params["matrix_0"]) * (INIT_SCALE / std[:, None, None])
+    """Shift and stretch fresh densities (`init_density`) to median `mean` and deviation `std` [C].
+
+    A fresh density is close to a logistic distribution of scale `INIT_SCALE`, whose standard
+    deviation is pi / sqrt(3) times its scale.
+    """
+    scale = std * math.sqrt(3) / math.pi
+    centre = quantile(params, 0.5)
+    # The first layer is to see stretch * (x - mean) + centre: fold that into matrix and bias.
+    fresh = jax.nn.softplus(params["matrix_0"])
+    matrix = fresh * (INIT_SCALE / scale[:, None, None])
     inverse_softplus = jnp.where(matrix > 20, matrix, jnp.log(jnp.expm1(jnp.minimum(matrix, 20))))
-    bias = params["bias_0"] - matrix[:, :, 0] * mean[:, None]
+    bias = params["bias_0"] + (fresh * centre[:, None, None] - matrix * mean[:, None, None])[..., 0]
     return {**params, "matrix_0": inverse_softplus, "bias_0": bias}
 
 

@@ -95,6 +95,11 @@ def load(name: str | os.PathLike[str]) -> NecParams:
             + (f", or one of {', '.join(shipped)}" if shipped else "")
         )
     tensors, content = safefile.read(path, _KIND)
+    forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
+    if content.keys() != forms.keys() or not all(
+        isinstance(content[key], form) for key, form in forms.items()
+    ):
+        raise FileError(f"{path}: not the content of a model file: update nec-jax")
     try:
         config = ModelConfig.from_meta(content["config"])
     except (KeyError, TypeError, ValueError) as error:
@@ -104,6 +109,11 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     codec = None
     if content["codec"] is not None:
         codec = EmbeddingCodec.from_parts(_under("codec/", tensors), content["codec"])
+        if (codec.channels, codec.class_layout is not None) != (
+            config.width,
+            config.code_class_token,
+        ):
+            raise FileError(f"{path}: its codec is not one of its architecture: make it again")
     return NecParams(weights, config, codec, content["provenance"])
 
 

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nec_jax import ModelConfig, NecParams, density, latents, model_config
-from nec_jax.nec import init_weights
+from nec_jax.nec import Weights, init_weights, path_name
 
 # Every tolerance of the model's tests.
-FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}  # one expression, computed in another order
-NETWORK = {"rtol": 1e-3, "atol": 1e-4}  # a whole network, compiled to another program
-ONE_ULP = {"rtol": 2.5e-7, "atol": 2.5e-7}
+FLOAT32: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # one expression, computed in another order
+NETWORK: dict[str, Any] = {
+    "rtol": 1e-3,
+    "atol": 1e-4,
+}  # a whole network, compiled to another program
+ONE_ULP: dict[str, Any] = {"rtol": 2.5e-7, "atol": 2.5e-7}
 TIES = 1e-3  # of all values may round differently in another program
 
 TINY = {
@@ -40,19 +43,39 @@ def random_images(seed: int, count: int, side: int = 64, channels: int = 3) -> N
     return (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
 
 
-def pretrained(config: ModelConfig, seed: int = 0) -> NecParams:
-    """Random weights whose densities match the latents and whose gains differ; no codec."""
-    params = NecParams(init_weights(config, jax.random.key(seed)), config)
-    images = np.moveaxis(random_images(seed + 1, 8 * config.channels, config.image_size, 1), -1, 0)
-    images = images.reshape(8, config.channels, *images.shape[2:]).transpose(0, 2, 3, 1)
-    y = latents(params, images.astype(config.dtype)).reshape(-1, config.width)
+CALIBRATION_IMAGES = random_images(7, 64)
+
+
+def filled(shapes: Any, seed: int = 0) -> Any:
+    """Random weights for a tree of shapes, from NumPy: compiling flax's initialisers takes long."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name, noise = path_name(path), rng.normal(size=leaf.shape)
+        if name.endswith("kernel"):
+            noise /= np.sqrt(leaf.shape[0])
+        elif name.endswith("scale"):
+            noise = 1 + 0.1 * noise
+        else:
+            noise *= 0.1
+        return jnp.asarray(noise, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def random_weights(config: ModelConfig, seed: int = 0) -> Weights:
+    """`init_weights` in the blink of an eye; biases and class token are not zero."""
+    return filled(jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0)), seed)
+
+
+def pretrained(config: ModelConfig, images: NDArray, seed: int = 0) -> NecParams:
+    """A model whose densities fit the latents of `images`, with unequal gains; no codec."""
+    weights = random_weights(config, seed)
+    y = latents(NecParams(weights, config), images).reshape(-1, config.width)
     gain = np.linspace(1.0, 6.0, config.width).astype(np.float32)
+    fresh = density.init_density(jax.random.key(seed), config.width)
     held = {
         "log_gain": jnp.log(gain),
-        "density": density.match_moments(
-            params.weights["bottleneck"]["density"],
-            jnp.asarray(y.mean(0) * gain),
-            jnp.asarray(y.std(0) * gain),
-        ),
+        "density": jax.jit(density.match_moments)(fresh, y.mean(0) * gain, y.std(0) * gain),
     }
-    return NecParams(params.weights | {"bottleneck": held}, config)
+    return NecParams(weights | {"bottleneck": held}, config)

@@ -116,8 +116,8 @@ class Evaluate:
     """At most this many images a split, evenly spread."""
     seeds: int = 3
     """Heads are trained this many times."""
-    epochs: int = 60
-    """Passes of a head over the training split."""
+    epochs: int | None = None
+    """Passes of a head over the training split, if other than its default."""
     baselines: bool = True
     """Whether to measure the baselines too."""
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))

@@ -19,9 +19,10 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
-def data_mesh() -> Mesh:
-    """All devices on one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def data_mesh(count: int | None = None) -> Mesh:
+    """All devices, or the first `count`, on one axis, `data`."""
+    devices = jax.devices()[:count]
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

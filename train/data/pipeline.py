@@ -84,6 +84,16 @@ class Split:
     ids: list[str]
     skipped: list[str]  # one message an image that could not be read; it names the file
 
+    def take(self, chosen: np.ndarray) -> "Split":
+        """The images where `chosen`, bool [N], is true."""
+        return Split(
+            self.images[chosen],
+            None if self.labels is None else self.labels[chosen],
+            None if self.masks is None else self.masks[chosen],
+            [name for name, keep in zip(self.ids, chosen, strict=True) if keep],
+            self.skipped,
+        )
+
 
 def read_all(source: Source, size: int, *, limit: int | None = None, threads: int = 4) -> Split:
     """Read a whole source, brought to size x size by `fit_to`; images that are corrupt are skipped.

@@ -1,0 +1,44 @@
+# Every target makes what it needs: `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+PEERS := .venv-peers
+
+.PHONY: setup demo test test-slow lint format bench clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(PEERS)/installed: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet 'numpy<2' torch==2.14.1 torchvision==0.29.1 compressai
+	touch $@
+
+demo: setup
+	$(BIN)/python -m train.demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup $(PEERS)/installed
+	$(BIN)/python -m benchmarks.coder --peer $(PEERS)/bin/python
+
+clean:
+	rm -rf .venv $(PEERS) runs dist

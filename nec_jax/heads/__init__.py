@@ -1,0 +1,23 @@
+"""Task heads on decoded embeddings: what a consumer trains (PAPER: heads).
+
+```python
+head = heads.fit(params, y_hat, labels, kind="attention", classes=("forest", "water"))
+predicted = heads.classify(head, y_hat_of_new_images)
+```
+
+| kind        | task           | what it is                                                     |
+| ----------- | -------------- | -------------------------------------------------------------- |
+| "linear"    | classification | ridge regression on the mean token, in closed form             |
+| "attention" | classification | attention pooling with one latent query, then a linear layer   |
+| "conv"      | segmentation   | convolutions on the token grid, two x2 stages, logits resized  |
+
+The last two take `with_decoder=True`: the embedding then passes the first block of the model's
+MAE decoder, trained with the head.
+"""
+
+from nec_jax.heads.files import load, save
+from nec_jax.heads.inference import classify, predict
+from nec_jax.heads.params import HeadConfig, HeadParams
+from nec_jax.heads.training import fit
+
+__all__ = ["HeadConfig", "HeadParams", "classify", "fit", "load", "predict", "save"]

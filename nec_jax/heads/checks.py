@@ -1,0 +1,76 @@
+"""What may be handed to a head, and what to do if something else was."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder import InputError
+from nec_jax.config import ModelConfig
+from nec_jax.heads.params import IGNORE, HeadConfig
+
+
+def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray[np.float32]:
+    """Decoded embeddings as float32 [N, n, D].
+
+    Raises:
+      InputError: another shape or width, none at all, NaN or infinity.
+    """
+    y = np.asarray(y_hat)
+    if y.ndim != 3 or y.shape[2] != model.width:
+        raise InputError(f"{name} has shape {y.shape}: pass [N, tokens, {model.width}]")
+    if y.size == 0 or y.shape[1] <= int(model.code_class_token):
+        raise InputError(f"{name} has shape {y.shape}: it holds no embedding")
+    with np.errstate(over="ignore"):
+        y = y.astype(np.float32, copy=False)
+    # One sum finds any NaN or infinity and allocates nothing of the size of y.
+    if not np.isfinite(y.sum(dtype=np.float64)):
+        raise InputError(f"{name} holds NaN or infinity: leave those images out")
+    return y
+
+
+def check_tokens(config: HeadConfig, y: NDArray[np.float32], name: str) -> None:
+    """Raises InputError where `y` [N, n, D] has another number of tokens than the head."""
+    if y.shape[1] != config.tokens:
+        h, w = config.grid
+        token = " and a class token" if config.class_tokens else ""
+        raise InputError(
+            f"{name} has {y.shape[1]} tokens, the head takes {config.tokens} "
+            f"(a grid of {h} x {w}{token}): pass grid=, or embeddings of that size"
+        )
+
+
+def square_grid(model: ModelConfig, tokens: int) -> tuple[int, int]:
+    """The square grid of an embedding of so many tokens, class token included."""
+    count = tokens - int(model.code_class_token)
+    side = math.isqrt(count)
+    if side * side != count:
+        raise InputError(f"{count} grid tokens are no square: pass grid=(height, width)")
+    return side, side
+
+
+def check_targets(
+    classes: Sequence[str], targets: ArrayLike, count: int, masks: bool, name: str
+) -> NDArray[np.int32]:
+    """Labels [N] or masks [N, H, W] (255 = ignored, which becomes -1) as int32.
+
+    Raises:
+      InputError: another shape or type, an index that no class has, or nothing to learn from.
+    """
+    t = np.asarray(targets)
+    form = "masks [N, H, W]" if masks else "labels [N]"
+    if t.ndim != (3 if masks else 1) or len(t) != count or t.size == 0:
+        raise InputError(f"{name} has shape {t.shape}: pass {form}, one for each of {count}")
+    if not np.issubdtype(t.dtype, np.integer):
+        raise InputError(f"{name} is {t.dtype}: pass class indices as integers")
+    valid = t != IGNORE if masks else np.ones(t.shape, bool)
+    if not valid.any():
+        raise InputError(f"every pixel of {name} is {IGNORE} (ignored): nothing to learn from")
+    low, high = t[valid].min(), t[valid].max()
+    if low < 0 or high >= len(classes):
+        raise InputError(
+            f"{name} ranges from {low} to {high}: {len(classes)} classes have the indices "
+            f"0 to {len(classes) - 1}" + (f", and {IGNORE} is ignored" if masks else "")
+        )
+    return np.where(valid, t.astype(np.int32), -1)

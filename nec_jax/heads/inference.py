@@ -1,0 +1,61 @@
+"""Heads at work: decoded embeddings -> probabilities or classes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nec_jax.heads.checks import check_embeddings, check_tokens
+from nec_jax.heads.network import logits
+from nec_jax.heads.params import HeadConfig, HeadParams
+from nec_jax.nec import Weights
+
+
+def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
+    """Probabilities of the classes: float32 [N, K], or [N, H, W, K] of a "conv" head.
+
+    Those of a "linear" head are the softmax of its regression scores: they rank the classes, but
+    are not calibrated. For masks, `classify` needs a K-th of the memory.
+
+    Args:
+      head: a trained head.
+      y_hat: decoded embeddings [N, n, D], of the grid that the head was trained on.
+
+    Raises:
+      InputError: embeddings of another shape, or with NaN or infinity.
+    """
+    return _in_batches(head, y_hat, probabilities=True)
+
+
+def classify(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
+    """The most probable class: int32 [N], or [N, H, W] of a "conv" head. Raises as `predict`."""
+    return _in_batches(head, y_hat, probabilities=False)
+
+
+def batch_size(config: HeadConfig) -> int:
+    """Embeddings to a batch: a mask's logits are large, a label's next to nothing."""
+    return 16 if config.kind == "conv" else 128
+
+
+def _in_batches(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
+    y = check_embeddings(head.config.model, y_hat, "y_hat")
+    check_tokens(head.config, y, "y_hat")
+    size, parts = batch_size(head.config), []
+    for start in range(0, len(y), size):
+        part = y[start : start + size]
+        # Always one shape: one compilation, and nothing depends on how many others there are.
+        padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0)])
+        out = _apply(head.weights, head.config, padded, probabilities)
+        parts.append(np.asarray(out)[: len(part)])
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "probabilities"))
+def _apply(
+    weights: Weights, config: HeadConfig, y_hat: jax.Array, probabilities: bool
+) -> jax.Array:
+    with jax.default_matmul_precision("float32"):
+        out = logits(config, weights, y_hat)
+    return jax.nn.softmax(out, axis=-1) if probabilities else jnp.argmax(out, -1).astype(np.int32)

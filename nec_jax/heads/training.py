@@ -1,0 +1,288 @@
+"""Fitting a head to decoded embeddings with a frozen encoder (PAPER: heads)."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import ArrayLike, NDArray
+
+from coder import InputError
+from nec_jax.heads import checks
+from nec_jax.heads.inference import batch_size
+from nec_jax.heads.network import decoder_features, init_weights, logits
+from nec_jax.heads.params import HeadConfig, HeadParams, Kind, check_kind
+from nec_jax.heads.ridge import fit_ridge
+from nec_jax.nec import Weights, path_name
+from nec_jax.params import NecParams
+
+WEIGHT_DECAY = 0.05  # of matrices only
+WARMUP = 0.1  # part of the steps in which the rate grows to its peak
+_SAMPLE = 256  # embeddings that the statistics after the decoder block are taken from
+
+
+class Schedule(NamedTuple):
+    """How a head is trained."""
+
+    epochs: int
+    batch: int
+    lr: float
+
+
+class Data(NamedTuple):
+    """Embeddings float32 [N, n, D] and targets int32 [N] or [N, H, W], -1 = ignored."""
+
+    y_hat: NDArray[np.float32]
+    targets: NDArray[np.int32]
+
+
+def fit(
+    params: NecParams,
+    y_hat: ArrayLike,
+    targets: ArrayLike,
+    *,
+    kind: Kind,
+    classes: Sequence[str],
+    with_decoder: bool = False,
+    grid: tuple[int, int] | None = None,
+    val: tuple[ArrayLike, ArrayLike] | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+) -> HeadParams:
+    """Train a head on decoded embeddings: AdamW on a cosine, cross-entropy.
+
+    Args:
+      params: the model that made the embeddings; its decoder is where `with_decoder` starts.
+      y_hat: [N, n, D], class token first if the model codes it (heads drop it).
+      targets: class indices: [N], or [N, H, W] for "conv", where 255 is ignored.
+      kind: "linear", "attention" or "conv"; see the package.
+      classes: their names, in the order of the indices.
+      with_decoder: pass the model's decoder stem and first block before the head, and train them.
+      grid: height and width of the token grid; None for a square.
+      val: embeddings and targets on which the best epoch (or strength, of "linear") is chosen,
+        by accuracy over labels or pixels, then by cross-entropy; never the scored split. None:
+        the last epoch.
+      epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
+      batch: embeddings a step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
+      lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
+      seed: of initial weights and order; the same seed gives the same head. "linear" is in
+        closed form: it ignores these four.
+
+    Raises:
+      InputError: what is wrong and what to do.
+    """
+    check_kind(kind)
+    model = params.config
+    y = checks.check_embeddings(model, y_hat, "y_hat")
+    masks = kind == "conv"
+    classes = tuple(classes)
+    data = Data(y, checks.check_targets(classes, targets, len(y), masks, "targets"))
+    height, width = checks.square_grid(model, y.shape[1]) if grid is None else grid
+    mask_size = (data.targets.shape[1], data.targets.shape[2]) if masks else None
+    config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
+    checks.check_tokens(config, y, "y_hat")
+    held = None if val is None else _check_val(config, data, *val)
+    if kind == "linear":
+        return _fit_linear(config, data, held)
+    schedule = _schedule(config, epochs, batch, lr)
+    start = _start(config, params, y, seed)
+    return HeadParams(_train(config, start, data, held, schedule, seed), config)
+
+
+def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:
+    y = checks.check_embeddings(config.model, y_hat, "the y_hat of val")
+    checks.check_tokens(config, y, "the y_hat of val")
+    masks, name = config.mask_size is not None, "the targets of val"
+    t = checks.check_targets(config.classes, targets, len(y), masks, name)
+    if t.shape[1:] != data.targets.shape[1:]:
+        raise InputError(f"masks are {data.targets.shape[1:]}, those of val {t.shape[1:]}")
+    return Data(y, t)
+
+
+def _schedule(
+    config: HeadConfig, epochs: int | None, batch: int | None, lr: float | None
+) -> Schedule:
+    if config.kind == "conv":
+        default = Schedule(20, 16, 1e-3)
+    else:
+        default = Schedule(20, 32, 2e-3) if config.with_decoder else Schedule(40, 64, 2e-3)
+    schedule = Schedule(
+        default.epochs if epochs is None else epochs,
+        default.batch if batch is None else batch,
+        default.lr if lr is None else lr,
+    )
+    if schedule.epochs < 1 or schedule.batch < 1 or not 0 < schedule.lr < np.inf:
+        raise InputError(f"{schedule}: epochs and batch are at least 1, and lr is above 0")
+    return schedule
+
+
+def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
+    """Mean and std [D] of features [..., D], float32.
+
+    At low rates most channels are all but constant: a std is at least a tenth of the median of
+    those above zero, so that what rounding left of a channel is not blown up without bound.
+    """
+    axes = tuple(range(features.ndim - 1))
+    mean = features.mean(axes, dtype=np.float64)
+    std = features.std(axes, dtype=np.float64)
+    alive = std[std > 1e-6 * (np.abs(mean) + 1e-6)]
+    floor = 0.1 * np.median(alive) if alive.size else 1.0
+    std = np.maximum(std, floor)
+    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+
+
+def _fit_linear(config: HeadConfig, data: Data, val: Data | None) -> HeadParams:
+    def pooled(part: Data) -> NDArray[np.float64]:
+        return part.y_hat[:, config.class_tokens :].mean(1, dtype=np.float64)
+
+    scaling = standardisation(pooled(data))
+    mean, std = (np.asarray(scaling[k], np.float64) for k in ("mean", "std"))
+    parts = [None if d is None else ((pooled(d) - mean) / std, d.targets) for d in (data, val)]
+    assert parts[0] is not None
+    kernel, bias, _ = fit_ridge(parts[0], parts[1], len(config.classes))
+    layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    return HeadParams({"scaling": scaling, "head": {"classifier": layer}}, config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _initial(config: HeadConfig, key: jax.Array) -> Weights:
+    return init_weights(config, key)
+
+
+def _start(config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int) -> Weights:
+    weights = _initial(config, jax.random.key(seed))
+    if not config.with_decoder:
+        return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
+    decoder = params.weights["decoder"]
+    weights |= {name: decoder[name] for name in ("stem", "block_0")}
+    # The norm starts as the standardisation of its own outputs: what all tokens share is gone
+    # from the first step on, as it is without decoder.
+    some = y[:: max(1, len(y) // _SAMPLE)][:_SAMPLE]
+    scaling = standardisation(np.asarray(_decoder_features(config, weights, some)))
+    return weights | {
+        "norm": {"scale": 1 / scaling["std"], "bias": -scaling["mean"] / scaling["std"]}
+    }
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
+    return decoder_features(config, weights, y_hat)
+
+
+def _train(
+    config: HeadConfig,
+    weights: Weights,
+    data: Data,
+    val: Data | None,
+    schedule: Schedule,
+    seed: int,
+) -> Weights:
+    batch = min(schedule.batch, len(data.y_hat))
+    steps = len(data.y_hat) // batch
+    rng = np.random.default_rng(seed)
+    frozen = {k: v for k, v in weights.items() if k == "scaling"}
+    trained = {k: v for k, v in weights.items() if k != "scaling"}
+    state = (trained, _transform().init(trained))
+    arrays = jax.device_put(data)
+    held = None if val is None else _batches(config, val)
+    best: tuple[tuple[float, float], Weights] | None = None
+    for epoch in range(schedule.epochs):
+        # What is left over of an epoch (fewer than a batch) has its turn in others.
+        order = rng.permutation(len(data.y_hat))[: steps * batch].reshape(steps, batch)
+        done = (epoch * steps + np.arange(steps)) / (schedule.epochs * steps)
+        rates = schedule.lr * np.minimum(done / WARMUP, 0.5 * (1 + np.cos(np.pi * done)))
+        # Never zero: the first step of all would be wasted.
+        rates = np.maximum(rates, schedule.lr / (schedule.epochs * steps)).astype(np.float32)
+        state, loss = _epoch(config, state, frozen, arrays, order, rates)
+        if not np.isfinite(loss):
+            raise InputError(f"training diverged in epoch {epoch + 1}: lower lr ({schedule.lr:g})")
+        if held is not None:
+            hits, entropy = _scores(config, state[0] | frozen, *held)
+            merit = (float(hits), -float(entropy))
+            if best is None or merit > best[0]:
+                best = merit, state[0]
+    return frozen | (state[0] if best is None else best[1])
+
+
+def _transform() -> optax.GradientTransformation:
+    """AdamW up to the learning rate, which is data: other rates and lengths compile nothing."""
+
+    def decays(weights: Weights) -> Weights:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: path_name(path).endswith("kernel"), weights
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b1=0.9, b2=0.999),
+        optax.add_decayed_weights(WEIGHT_DECAY, mask=decays),
+    )
+
+
+def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Sum over the targets [...] that are not -1 of -ln softmax(outputs [..., K])[target]."""
+    terms = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.maximum(targets, 0))
+    return jnp.sum(jnp.where(targets >= 0, terms, 0.0))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _epoch(
+    config: HeadConfig,
+    state: tuple[Weights, Any],
+    frozen: Weights,
+    data: Data,
+    order: jax.Array,
+    rates: jax.Array,
+) -> tuple[tuple[Weights, Any], jax.Array]:
+    """One pass: a step for each row of order [steps, batch] at its rate [steps]; mean loss."""
+    transform = _transform()
+
+    def step(state: tuple[Weights, Any], inputs: tuple[jax.Array, jax.Array]):
+        (weights, memory), (chosen, rate) = state, inputs
+        y_hat, targets = jnp.asarray(data.y_hat)[chosen], jnp.asarray(data.targets)[chosen]
+
+        def loss(weights: Weights) -> jax.Array:
+            total = cross_entropy(logits(config, weights | frozen, y_hat), targets)
+            return total / jnp.maximum(jnp.sum(targets >= 0), 1)
+
+        value, gradients = jax.value_and_grad(loss)(weights)
+        updates, memory = transform.update(gradients, memory, weights)
+        weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
+        return (weights, memory), value
+
+    state, losses = jax.lax.scan(step, state, (order, rates))
+    return state, jnp.mean(losses)
+
+
+def _batches(config: HeadConfig, val: Data) -> tuple[jax.Array, jax.Array]:
+    """Validation data cut into equal batches, the last one padded with ignored targets."""
+    size = batch_size(config)
+    padding = -len(val.y_hat) % size
+    y, targets = (
+        np.pad(v, [(0, padding), *itertools.repeat((0, 0), v.ndim - 1)], constant_values=fill)
+        for v, fill in zip(val, (0, -1), strict=True)
+    )
+    return (
+        jnp.asarray(y.reshape(-1, size, *y.shape[1:])),
+        jnp.asarray(targets.reshape(-1, size, *targets.shape[1:])),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _scores(
+    config: HeadConfig, weights: Weights, y_hat: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Right predictions, and the sum of cross-entropies, over batches [S, B, ...]."""
+
+    def one(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        out = logits(config, weights, batch[0])
+        return jnp.sum(jnp.argmax(out, -1) == batch[1]), cross_entropy(out, batch[1])
+
+    hits, entropy = jax.lax.map(one, (y_hat, targets))
+    return jnp.sum(hits), jnp.sum(entropy)

@@ -1,0 +1,158 @@
+"""Laws of a training step: what trains, what stays, and that devices do not matter."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nec_jax.config import ModelConfig, model_config
+from nec_jax.nec import init_weights, merge, path_name, split, trainable_rule
+from train import objective
+from train.calibrate import GAIN_LADDER, calibrate_bottleneck
+from train.config import Compress
+from train.optim import optimiser
+from train.step import data_mesh, init_state, make_step
+
+STEPS = 3
+
+
+def small_config() -> ModelConfig:
+    return model_config(
+        "vit-ti", image_size=32, patch=8, width=24, depth=2, heads=2,
+        decoder_width=16, decoder_depth=2, decoder_heads=2,
+    )  # fmt: skip
+
+
+def batch(config: ModelConfig, seed: int, size: int = 8) -> np.ndarray:
+    shape = (size, config.image_size, config.image_size, config.channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def run_steps(
+    options: Compress, config: ModelConfig, devices: int = 1
+) -> tuple[dict, dict, list[float]]:
+    """The weights before and after a few steps on noise images, and the losses."""
+    mesh = data_mesh(devices)
+    before = init_weights(config, jax.random.key(0))
+    tx = optimiser(options, options.density_lr)
+    trainable, frozen = split(before, trainable_rule(options.trainable, config))
+    state = init_state(trainable, tx, mesh)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio)
+    step = make_step(goal, tx, options.steps, mesh)
+    losses = []
+    for i in range(STEPS):
+        state, metrics = step(state, frozen, batch(config, i), jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    return before, merge(state.trainable, frozen), losses
+
+
+@pytest.mark.parametrize("trainable", ["paper", "paper+gain", "density", "all"])
+def test_what_is_named_trains_and_all_else_stays_bit_identical(trainable: str) -> None:
+    config = small_config()
+    options = Compress(steps=STEPS, trainable=trainable, lr=1e-3)
+    before, after, _ = run_steps(options, config)
+    rule = trainable_rule(trainable, config)
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (path_name(path), bool((a != b).any())), before, after
+    )
+    pairs = jax.tree.leaves(moved, is_leaf=lambda x: isinstance(x, tuple))
+    assert all(changed is False for name, changed in pairs if not rule(name))
+    still = [name for name, changed in pairs if rule(name) and not changed]
+    assert not still, f"named as trainable, but did not move: {still}"
+
+
+def test_frozen_weights_have_no_optimiser_state() -> None:
+    config = small_config()
+    options = Compress(trainable="paper")
+    trainable, _ = split(init_weights(config, jax.random.key(0)), trainable_rule("paper", config))
+    count = sum(x.size for x in jax.tree.leaves(trainable))
+    state = optimiser(options, 1e-3).init(trainable)
+    # Adam: two moments a weight; the rest are a few step counters.
+    moments = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+    assert moments == 2 * count
+
+
+def test_only_matrices_decay() -> None:
+    weights = {"encoder": {"fc": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}}
+    tx = optimiser(Compress(lr=1.0, weight_decay=0.5))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, weights), tx.init(weights), weights)
+    assert np.allclose(updates["encoder"]["fc"]["kernel"], -0.5)
+    assert not np.any(updates["encoder"]["fc"]["bias"])
+
+
+@pytest.mark.parametrize("rounding", ["noise", "straight-through", "soft"])
+def test_the_loss_does_not_depend_on_the_batch_size(rounding: str) -> None:
+    # The rate is a mean: the same images twice over give the loss of one copy (up to noise).
+    config = small_config()
+    goal = objective.rate_distortion(config, 10.0, rounding, 0.0)  # type: ignore[arg-type]
+    weights = init_weights(config, jax.random.key(0))
+    images = batch(config, 0, 32)
+    key, progress = jax.random.key(0), jnp.zeros(())
+    one = goal.loss(weights, images, key, progress)[0]
+    two = goal.loss(weights, np.concatenate([images, images]), key, progress)[0]
+    assert np.isclose(one, two, rtol=1e-2)
+
+
+def test_validation_measures_rounded_symbols() -> None:
+    config = small_config()
+    goal = objective.rate_distortion(config, 10.0, "noise", 0.5)
+    weights = init_weights(config, jax.random.key(0))
+    weights["bottleneck"]["log_gain"] = jnp.full(config.width, -6.0)  # everything rounds to zero
+    key = jax.random.key(0)
+    values = goal.validate(weights, batch(config, 0), key)
+    shifted = jax.tree.map(lambda x: x, weights)
+    shifted["encoder"]["norm"]["scale"] = 1.01 * weights["encoder"]["norm"]["scale"]
+    # Symbols that are all zero carry nothing: changing y a little changes no metric.
+    again = goal.validate(shifted, batch(config, 0), key)
+    assert values["mse"] == again["mse"]
+    assert values["bits_per_element"] == again["bits_per_element"]
+
+
+def test_calibration_finds_finer_steps_for_a_larger_lambda() -> None:
+    config = small_config()
+    weights = init_weights(config, jax.random.key(0))
+    gains = []
+    for lam in (0.1, 1000.0):
+        fitted, facts = calibrate_bottleneck(
+            config, weights, batch(config, 0, 16), jax.random.key(0),
+            lam=lam, mask_ratio=0.5, choose_gain=True,
+        )  # fmt: skip
+        assert facts["gain"] in GAIN_LADDER
+        gains.append(facts["gain"])
+        same = jax.tree.map(
+            lambda a, b: bool((a == b).all()), weights["encoder"], fitted["encoder"]
+        )
+        assert all(jax.tree.leaves(same))
+    assert gains[1] > gains[0]
+
+
+def test_calibration_can_leave_the_gain_at_one() -> None:
+    config = small_config()
+    weights = init_weights(config, jax.random.key(0))
+    fitted, _ = calibrate_bottleneck(
+        config, weights, batch(config, 0, 16), jax.random.key(0),
+        lam=10.0, mask_ratio=0.5, choose_gain=False,
+    )  # fmt: skip
+    assert not np.any(fitted["bottleneck"]["log_gain"])
+    before = weights["bottleneck"]["density"]["bias_0"]
+    assert np.any(before != fitted["bottleneck"]["density"]["bias_0"])
+
+
+def test_a_mesh_of_devices_gives_the_losses_of_one() -> None:
+    # Fake devices exist only if asked for before JAX starts: hence another process.
+    program = (
+        "import json, jax; jax.config.update('jax_num_cpu_devices', 8)\n"
+        "from tests.test_train_step import Compress, STEPS, run_steps, small_config\n"
+        "runs = {n: run_steps(Compress(steps=STEPS), small_config(), n)[2] for n in (2, 8)}\n"
+        "print(json.dumps(runs))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    _, _, alone = run_steps(Compress(steps=STEPS), small_config())
+    for losses in json.loads(done.stdout).values():
+        assert np.allclose(losses, alone, rtol=1e-4)
