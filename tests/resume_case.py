@@ -30,14 +30,14 @@ def compress(model: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):
+    if sys.platform == "linux":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     compress(sys.argv[1], f"{sys.argv[2]}/a")
-    loop.MetricsLog.write = stop_at_five
+    setattr(loop.MetricsLog, "write", stop_at_five)  # noqa: B010
     try:
         compress(sys.argv[1], f"{sys.argv[2]}/b")
     except CutOff:
-        loop.MetricsLog.write = write
+        setattr(loop.MetricsLog, "write", write)  # noqa: B010
         compress(sys.argv[1], f"{sys.argv[2]}/b")
     else:
         sys.exit("the run was not cut off")

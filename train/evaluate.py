@@ -18,6 +18,7 @@ from rich.console import Console
 import nec_jax
 from nec_jax import heads
 from nec_jax.config import ModelConfig
+from nec_jax.heads.params import Kind
 from nec_jax.params import NecParams
 from train import baselines, report
 from train.config import Evaluate, OptionsError
@@ -84,7 +85,7 @@ def evaluate(
     options: Evaluate, study: Study, base: NecParams, models: list[NecParams]
 ) -> report.Report:
     """Score every method of a study, one after another."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
     points = []
     for method in methods(options, study, base, models):
         label = f"{method.name} {method.setting}"
@@ -186,7 +187,7 @@ def nec_method(study: Study, model: NecParams) -> Method:
     )
 
 
-def head_kinds(task: str) -> tuple[tuple[str, bool], ...]:
+def head_kinds(task: str) -> tuple[tuple[Kind, bool], ...]:
     """(kind, with decoder) of the heads of a task."""
     if task == "classification":
         return ("linear", False), ("attention", False), ("attention", True)
@@ -194,7 +195,7 @@ def head_kinds(task: str) -> tuple[tuple[str, bool], ...]:
 
 
 def score_head(
-    options: Evaluate, study: Study, method: Method, kind: str, with_decoder: bool
+    options: Evaluate, study: Study, method: Method, kind: Kind, with_decoder: bool
 ) -> list[float]:
     """Scores in percent, one a seed (a linear probe is exact: one)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())

@@ -53,7 +53,7 @@ def fit(
     Raises:
       NonFiniteLoss: with the step and what to try.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
     mesh = data_mesh()
     if options.batch % mesh.size:
         raise OptionsError(f"batch {options.batch} is not a multiple of the {mesh.size} devices")

@@ -1,7 +1,7 @@
 """Fitting a head to decoded embeddings with a frozen encoder (PAPER: heads)."""
 
 import functools
-import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -185,29 +185,34 @@ def _train(
 ) -> Weights:
     batch = min(schedule.batch, len(data.y_hat))
     steps = len(data.y_hat) // batch
+    total = schedule.epochs * steps
     rng = np.random.default_rng(seed)
     frozen = {k: v for k, v in weights.items() if k == "scaling"}
-    trained = {k: v for k, v in weights.items() if k != "scaling"}
+    # Copied, for a step consumes its state, which begins as the weights of the model.
+    trained = {k: jax.tree.map(jnp.array, v) for k, v in weights.items() if k != "scaling"}
     state = (trained, _transform().init(trained))
-    arrays = jax.device_put(data)
-    held = None if val is None else _batches(config, val)
+    arrays = (jnp.asarray(data.y_hat), jnp.asarray(data.targets))
     best: tuple[tuple[float, float], Weights] | None = None
     for epoch in range(schedule.epochs):
         # What is left over of an epoch (fewer than a batch) has its turn in others.
-        order = rng.permutation(len(data.y_hat))[: steps * batch].reshape(steps, batch)
-        done = (epoch * steps + np.arange(steps)) / (schedule.epochs * steps)
-        rates = schedule.lr * np.minimum(done / WARMUP, 0.5 * (1 + np.cos(np.pi * done)))
-        # Never zero: the first step of all would be wasted.
-        rates = np.maximum(rates, schedule.lr / (schedule.epochs * steps)).astype(np.float32)
-        state, loss = _epoch(config, state, frozen, arrays, order, rates)
+        order = rng.permutation(len(data.y_hat))[: steps * batch].astype(np.int32)
+        loss = jnp.zeros(())
+        for i, chosen in enumerate(order.reshape(steps, batch)):
+            rate = np.float32(schedule.lr * _shape((epoch * steps + i + 1) / total))
+            state, loss = _step(config, state, frozen, arrays, chosen, rate)
+        # NaN stays: looking at the last step of an epoch is enough.
         if not np.isfinite(loss):
             raise InputError(f"training diverged in epoch {epoch + 1}: lower lr ({schedule.lr:g})")
-        if held is not None:
-            hits, entropy = _scores(config, state[0] | frozen, *held)
-            merit = (float(hits), -float(entropy))
+        if val is not None:
+            merit = _merit(config, state[0] | frozen, val)
             if best is None or merit > best[0]:
-                best = merit, state[0]
+                best = merit, jax.tree.map(jnp.array, state[0])
     return frozen | (state[0] if best is None else best[1])
+
+
+def _shape(done: float) -> float:
+    """Learning rate over its peak, where a part `done` of the steps is done: 0 < done <= 1."""
+    return min(done / WARMUP, 1.0, 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))))
 
 
 def _transform() -> optax.GradientTransformation:
@@ -231,58 +236,53 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(targets >= 0, terms, 0.0))
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _epoch(
+# A step is a call and not a turn of `lax.scan`: XLA on a CPU runs a convolution inside of a loop
+# some ten times slower, and a call costs next to nothing beside the rest.
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _step(
     config: HeadConfig,
     state: tuple[Weights, Any],
     frozen: Weights,
-    data: Data,
-    order: jax.Array,
-    rates: jax.Array,
+    data: tuple[jax.Array, jax.Array],
+    chosen: jax.Array,
+    rate: jax.Array,
 ) -> tuple[tuple[Weights, Any], jax.Array]:
-    """One pass: a step for each row of order [steps, batch] at its rate [steps]; mean loss."""
-    transform = _transform()
+    """A step of (weights, memory) on the samples `chosen`, int32 [B], at a rate; its loss."""
+    weights, memory = state
+    y_hat, targets = (values[chosen] for values in data)
 
-    def step(state: tuple[Weights, Any], inputs: tuple[jax.Array, jax.Array]):
-        (weights, memory), (chosen, rate) = state, inputs
-        y_hat, targets = jnp.asarray(data.y_hat)[chosen], jnp.asarray(data.targets)[chosen]
+    def mean_entropy(weights: Weights) -> jax.Array:
+        total = cross_entropy(logits(config, weights | frozen, y_hat), targets)
+        return total / jnp.maximum(jnp.sum(targets >= 0), 1)
 
-        def loss(weights: Weights) -> jax.Array:
-            total = cross_entropy(logits(config, weights | frozen, y_hat), targets)
-            return total / jnp.maximum(jnp.sum(targets >= 0), 1)
-
-        value, gradients = jax.value_and_grad(loss)(weights)
-        updates, memory = transform.update(gradients, memory, weights)
-        weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
-        return (weights, memory), value
-
-    state, losses = jax.lax.scan(step, state, (order, rates))
-    return state, jnp.mean(losses)
+    loss, gradients = jax.value_and_grad(mean_entropy)(weights)
+    updates, memory = _transform().update(gradients, memory, weights)
+    weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
+    return (weights, memory), loss
 
 
-def _batches(config: HeadConfig, val: Data) -> tuple[jax.Array, jax.Array]:
-    """Validation data cut into equal batches, the last one padded with ignored targets."""
-    size = batch_size(config)
-    padding = -len(val.y_hat) % size
-    y, targets = (
-        np.pad(v, [(0, padding), *itertools.repeat((0, 0), v.ndim - 1)], constant_values=fill)
-        for v, fill in zip(val, (0, -1), strict=True)
-    )
-    return (
-        jnp.asarray(y.reshape(-1, size, *y.shape[1:])),
-        jnp.asarray(targets.reshape(-1, size, *targets.shape[1:])),
-    )
+def _merit(config: HeadConfig, weights: Weights, val: Data) -> tuple[float, float]:
+    """What is best on validation data: (right predictions, minus the sum of cross-entropies)."""
+    size, hits, entropy = batch_size(config), 0.0, 0.0
+    for start in range(0, len(val.y_hat), size):
+        # Always one shape: the last batch is filled up with ignored targets.
+        y, targets = (
+            np.pad(v[start : start + size], _padding(v, start, size), constant_values=fill)
+            for v, fill in zip(val, (0, -1), strict=True)
+        )
+        h, e = _scores(config, weights, y, targets)
+        hits, entropy = hits + float(h), entropy + float(e)
+    return hits, -entropy
+
+
+def _padding(values: NDArray, start: int, size: int) -> list[tuple[int, int]]:
+    return [(0, max(0, start + size - len(values))), *[(0, 0)] * (values.ndim - 1)]
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _scores(
     config: HeadConfig, weights: Weights, y_hat: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Right predictions, and the sum of cross-entropies, over batches [S, B, ...]."""
-
-    def one(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        out = logits(config, weights, batch[0])
-        return jnp.sum(jnp.argmax(out, -1) == batch[1]), cross_entropy(out, batch[1])
-
-    hits, entropy = jax.lax.map(one, (y_hat, targets))
-    return jnp.sum(hits), jnp.sum(entropy)
+    """Number of right predictions, and the sum of cross-entropies."""
+    out = logits(config, weights, y_hat)
+    return jnp.sum(jnp.argmax(out, -1) == targets), cross_entropy(out, targets)
