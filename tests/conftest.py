@@ -1,7 +1,10 @@
-"""Shared fixtures: one tiny model, calibrated once a session."""
+"""Shared fixtures: a tiny model and two short runs, made once a session."""
+
+from pathlib import Path
 
 import pytest
 from model_cases import CALIBRATION_IMAGES, pretrained, tiny_config
+from train_cases import run_compress, run_pretrain
 
 from nec_jax import NecParams, calibrate
 
@@ -23,3 +26,17 @@ def grid_only_model() -> NecParams:
 def model(bare_model: NecParams) -> NecParams:
     """A tiny model with a codec."""
     return calibrate(bare_model, CALIBRATION_IMAGES, {"images": 64})
+
+
+@pytest.fixture(scope="session")
+def smoke_mae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of a short pre-training run."""
+    return run_pretrain(tmp_path_factory.mktemp("mae"))
+
+
+@pytest.fixture(scope="session")
+def smoke_nec(smoke_mae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of a short compression run."""
+    folder = tmp_path_factory.mktemp("nec")
+    run_compress(smoke_mae, folder)
+    return folder

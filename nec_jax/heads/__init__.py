@@ -17,7 +17,17 @@ MAE decoder, trained with the head.
 
 from nec_jax.heads.files import load, save
 from nec_jax.heads.inference import classify, predict
-from nec_jax.heads.params import HeadConfig, HeadParams
+from nec_jax.heads.params import IGNORE, HeadConfig, HeadParams, Kind
 from nec_jax.heads.training import fit
 
-__all__ = ["HeadConfig", "HeadParams", "classify", "fit", "load", "predict", "save"]
+__all__ = [
+    "IGNORE",
+    "HeadConfig",
+    "HeadParams",
+    "Kind",
+    "classify",
+    "fit",
+    "load",
+    "predict",
+    "save",
+]

@@ -91,8 +91,8 @@ def fit(
     if kind == "linear":
         return _fit_linear(config, data, held)
     schedule = _schedule(config, epochs, batch, lr)
-    start = _start(config, params, y, seed)
-    return HeadParams(_train(config, start, data, held, schedule, seed), config)
+    weights = start(config, params, y, seed)
+    return HeadParams(_train(config, weights, data, held, schedule, seed), config)
 
 
 def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:
@@ -155,7 +155,8 @@ def _initial(config: HeadConfig, key: jax.Array) -> Weights:
     return init_weights(config, key)
 
 
-def _start(config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int) -> Weights:
+def start(config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int) -> Weights:
+    """Weights before the first step: random, the model\'s, and statistics of embeddings y."""
     weights = _initial(config, jax.random.key(seed))
     if not config.with_decoder:
         return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
@@ -198,7 +199,7 @@ def _train(
         order = rng.permutation(len(data.y_hat))[: steps * batch].astype(np.int32)
         loss = jnp.zeros(())
         for i, chosen in enumerate(order.reshape(steps, batch)):
-            rate = np.float32(schedule.lr * _shape((epoch * steps + i + 1) / total))
+            rate = np.float32(schedule.lr * _shape((epoch * steps + i + 0.5) / total))
             state, loss = _step(config, state, frozen, arrays, chosen, rate)
         # NaN stays: looking at the last step of an epoch is enough.
         if not np.isfinite(loss):
@@ -211,7 +212,7 @@ def _train(
 
 
 def _shape(done: float) -> float:
-    """Learning rate over its peak, where a part `done` of the steps is done: 0 < done <= 1."""
+    """Learning rate over its peak, where a part `done` of the steps is done: 0 < done < 1."""
     return min(done / WARMUP, 1.0, 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))))
 
 
@@ -236,8 +237,8 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(targets >= 0, terms, 0.0))
 
 
-# A step is a call and not a turn of `lax.scan`: XLA on a CPU runs a convolution inside of a loop
-# some ten times slower, and a call costs next to nothing beside the rest.
+# A step is a call and not a turn of `lax.scan`: inside of a loop, XLA on a CPU ran convolutions at
+# least eight times slower (jax 0.10.2), and a call costs next to nothing beside the rest.
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def _step(
     config: HeadConfig,

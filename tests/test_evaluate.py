@@ -1,0 +1,106 @@
+"""The study: scores, real sizes, and the three files of a report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nec_jax
+from train import evaluate, report
+from train.config import Evaluate
+from train.data import IGNORE
+from train.main import main
+
+KEYS = {
+    "method", "setting", "task", "head", "with_decoder", "bytes_per_image", "codec_bytes",
+    "metric", "mean", "std", "seeds",
+}  # fmt: skip
+
+
+def test_top1_counts_what_is_right() -> None:
+    assert evaluate.top1(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), 3) == 0.75
+
+
+def test_mean_iou_leaves_ignored_pixels_and_absent_classes_out() -> None:
+    target = np.array([[0, 0, 1, IGNORE]])
+    predicted = np.array([[0, 1, 1, 1]])
+    # Class 0: 1 of 2; class 1: 1 of 2; class 2 occurs in neither.
+    assert evaluate.mean_iou(predicted, target, 3) == 0.5
+    assert evaluate.mean_iou(target[:, :3], target[:, :3], 3) == 1.0
+
+
+def study_options(smoke_mae: Path, smoke_nec: Path, task: str, split: str) -> Evaluate:
+    return Evaluate(
+        models=(str(smoke_nec / "model.safetensors"),),
+        base=str(smoke_mae),
+        data="blue-marble",
+        chip=32,
+        limit=40,
+        task=task,  # type: ignore[arg-type]
+        split=split,
+    )
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_what_fits_chooses_and_scores_is_disjoint(
+    smoke_mae: Path, smoke_nec: Path, split: str
+) -> None:
+    options = study_options(smoke_mae, smoke_nec, "classification", split)
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    names = [name for part in study.splits() for name in part.ids]
+    assert len(names) == len(set(names))
+
+
+def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
+    smoke_mae: Path, smoke_nec: Path
+) -> None:
+    options = study_options(smoke_mae, smoke_nec, "classification", "val")
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    params = nec_jax.load(smoke_nec / "model.safetensors")
+    method = evaluate.nec_method(study, params)
+    blobs = nec_jax.encode(params, study.score.images)
+    assert method.bytes_per_image == np.mean([len(blob) for blob in blobs])
+    estimate = method.facts["estimated_bytes_per_image"]
+    assert estimate < method.bytes_per_image <= 1.01 * estimate + 16
+
+
+def test_an_inexact_round_trip_is_never_reported(
+    smoke_mae: Path, smoke_nec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = study_options(smoke_mae, smoke_nec, "classification", "val")
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    embed = nec_jax.embed
+    monkeypatch.setattr(nec_jax, "embed", lambda p, x: embed(p, x) + np.float32(1e-6))
+    with pytest.raises(evaluate.RoundTripError, match=r"not exact for .*bmng"):
+        evaluate.nec_method(study, nec_jax.load(smoke_nec / "model.safetensors"))
+
+
+@pytest.mark.parametrize(("task", "heads"), [("classification", 3), ("segmentation", 2)])
+def test_the_command_reports_every_method(
+    smoke_mae: Path, smoke_nec: Path, tmp_path: Path, task: str, heads: int
+) -> None:
+    main([
+        "evaluate", "--base", str(smoke_mae), "--models", str(smoke_nec / "model.safetensors"),
+        "--data", "blue-marble", "--chip", "32", "--limit", "40", "--seeds", "2", "--epochs", "1",
+        "--task", task, "--uqe-bits", "3", "--jpeg2000", "10", "--out", str(tmp_path),
+    ])  # fmt: skip
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["roundtrip_exact"] is True
+    assert written["images"] == 40
+    assert written["split"] == "val"
+    methods = ["nec", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"]
+    assert [p["method"] for p in written["points"]] == [m for m in methods for _ in range(heads)]
+    for point in written["points"]:
+        extra = {"lambda", "estimated_bytes_per_image"} if point["method"] == "nec" else set()
+        assert set(point) == KEYS | extra
+        assert 0 <= point["mean"] <= 100
+        assert point["seeds"] == (1 if point["head"] == "linear" else 2)
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("\n| nec |") == 1
+    assert (tmp_path / "rate_distortion.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_table_shows_mean_and_spread() -> None:
+    assert report.spread([50.0, 54.0]) == "52.0 +- 2.8"
+    assert report.spread([50.0]) == "50.0"
