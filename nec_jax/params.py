@@ -46,17 +46,15 @@ def unflatten_weights(tensors: dict[str, np.ndarray], like: Weights) -> Weights:
     """The inverse of `flatten_weights`, for a tree of the shapes of `like`.
 
     Raises:
-      FileError: a missing, unexpected or mis-shaped tensor, by name.
+      FileError: a missing or unexpected tensor, or one of another shape or dtype, by name.
     """
-    expected = {
-        path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-    }
+    expected = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     problems = [f"missing {n}" for n in sorted(expected.keys() - tensors.keys())]
     problems += [f"unexpected {n}" for n in sorted(tensors.keys() - expected.keys())]
     problems += [
-        f"{n} is {tensors[n].shape}, not {shape}"
-        for n, shape in sorted(expected.items())
-        if n in tensors and tensors[n].shape != shape
+        f"{n} is {tensors[n].dtype} {tensors[n].shape}, not {leaf.dtype} {leaf.shape}"
+        for n, leaf in sorted(expected.items())
+        if n in tensors and (tensors[n].shape != leaf.shape or tensors[n].dtype != leaf.dtype)
     ]
     if problems:
         raise FileError("the weights do not fit the configuration: " + "; ".join(problems))

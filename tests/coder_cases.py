@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from coder import EmbeddingCodec, Tables
 from coder.tables import pmf_from_counts
 
+Y = np.array([[0.2, 3.0, -40.0], [1.4, 0.5, 2.0], [-9.0, 0.6, 900.0]], np.float32)
+
 
 def laplace_embeddings(seed: int, images: int, tokens: int, scale: NDArray) -> NDArray[np.float32]:
     """[images, tokens, D]: heavy-tailed channels of these scales [D]."""

@@ -181,7 +181,7 @@ def test_weights_that_do_not_fit_are_named(model_path: Path, tmp_path: Path):
     for problem in (
         "missing encoder/class_token",
         "unexpected encoder/surplus",
-        "decoder/norm/bias is (31,), not (32,)",
+        "decoder/norm/bias is float32 (31,), not float32 (32,)",
     ):
         assert problem in str(caught.value)
 
