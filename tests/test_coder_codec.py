@@ -14,6 +14,7 @@ from coder import (
 )
 from coder.blob import Header, pack, unpack
 
+# small_codec().encode(Y, (1, 2)): changes only with the format version.
 GOLDEN_BLOB = "11b6e25988000102ecbff71f91ce75bf0f637d0adb88d4d3"
 REAL_BITS_FACTOR, REAL_BITS_CONSTANT = 1.01, 16 * 8
 

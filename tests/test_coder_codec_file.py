@@ -144,6 +144,3 @@ def test_a_consumer_needs_no_jax():
 
 def test_public_names():
     assert all(hasattr(coder, name) for name in coder.__all__)
-
-
-# small_codec().encode(Y, (1, 2)): changes only with the format version.
