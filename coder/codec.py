@@ -162,7 +162,10 @@ class EmbeddingCodec:
                 f"{self.fingerprint[:4].hex()}: load the model or codec it was made with"
             )
         if header.rate_index != self.rate_index:
-            raise WrongCodec(f"the blob has rate {header.rate_index}, this is {self.rate_index}")
+            raise WrongCodec(
+                f"the blob has rate {header.rate_index}, this codec is for {self.rate_index}: "
+                "load the codec of that rate"
+            )
         if header.class_token != (self.class_layout is not None):
             raise CorruptBlob("the blob and its codec disagree about the class token")
         height, width = header.grid

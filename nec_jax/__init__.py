@@ -15,6 +15,7 @@ except ImportError as error:
         "To decode only, `import coder` needs none of it."
     ) from error
 
+from nec_jax import heads
 from nec_jax.api import decode, embed, embed_traced, encode, latents, with_coding
 from nec_jax.calibration import calibrate
 from nec_jax.config import VARIANTS, ModelConfig, model_config
@@ -29,6 +30,7 @@ __all__ = [
     "embed",
     "embed_traced",
     "encode",
+    "heads",
     "latents",
     "load",
     "model_config",

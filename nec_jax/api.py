@@ -60,6 +60,9 @@ def decode(params: NecParams, blobs: Sequence[bytes]) -> NDArray[np.float32]:
     codec = _codec(params)
     if isinstance(blobs, (bytes, bytearray, memoryview)):
         raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
+    wrong = [type(blob).__name__ for blob in blobs if not isinstance(blob, (bytes, bytearray))]
+    if wrong:
+        raise InputError(f"blobs are byte strings, as encode returns them, not {wrong[0]}")
     decoded = [codec.decode_symbols(blob) for blob in blobs]
     if not decoded:
         raise InputError("no blobs to decode")
@@ -174,6 +177,6 @@ def check_images(config: ModelConfig, images: np.ndarray) -> tuple[int, int]:
     if low < config.value_range[0] or high > config.value_range[1]:
         raise InputError(
             f"images range from {low:g} to {high:g}, the model takes "
-            f"{config.value_range[0]:g} to {config.value_range[1]:g}"
+            f"{config.value_range[0]:g} to {config.value_range[1]:g}: rescale or clip them"
         )
     return grid

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import EmbeddingCodec, Tables
+from coder import EmbeddingCodec, InputError, Tables
 from coder.quantise import quantise
 from coder.tables import pmf_from_counts
 from nec_jax import density
@@ -66,8 +66,9 @@ def calibrate(
     """Give a model its codec: tables counted on whole images, smoothed by the learned density.
 
     The density was trained on masked inputs (a quarter of the tokens); whole inputs have other
-    statistics, so the tables that are shipped are counted on them (PAPER: trap 2). Each channel
-    has one table for all tokens of the grid and one for the class token.
+    statistics, so the tables that are shipped are counted on them (arXiv 2403.17886 ships the
+    densities as trained). Each channel has one table for all tokens of the grid and one for the
+    class token.
 
     Args:
       params: a trained model; its codec, if any, is replaced.
@@ -79,7 +80,10 @@ def calibrate(
     """
     offsets, steps = bottleneck_scales(params.weights)
     batches = [images] if isinstance(images, (np.ndarray, jax.Array)) else images
-    symbols = np.concatenate([quantise(latents(params, x), offsets, steps) for x in batches])
+    parts = [quantise(latents(params, x), offsets, steps) for x in batches]
+    if not parts:
+        raise InputError("no images to calibrate on: pass some hundreds of training images")
+    symbols = np.concatenate(parts)
     start = int(params.config.code_class_token)
     priors = density_pmfs(params.weights["bottleneck"]["density"])
     rows = [

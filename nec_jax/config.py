@@ -10,6 +10,23 @@ from coder import InputError
 SIZE_RULE = "resize the shorter side to image_size (bicubic, antialiased), crop the centre square"
 
 
+_SIZES = (
+    "image_size",
+    "patch",
+    "width",
+    "depth",
+    "heads",
+    "decoder_width",
+    "decoder_depth",
+    "decoder_heads",
+    "mlp_ratio",
+    "coding_batch",
+)
+_DEEPEST = 256
+_DTYPES = ("uint8", "uint16", "int16", "float32")
+_PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+
+
 class Variant(NamedTuple):
     """Sizes of one architecture: a ViT encoder and its MAE decoder."""
 
@@ -73,19 +90,34 @@ class ModelConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 16:
+                raise InputError(f"{name} is {value!r}: give a whole number from 1 to 65536")
+        if max(self.depth, self.decoder_depth) > _DEEPEST:
+            raise InputError(f"more than {_DEEPEST} blocks: is the configuration damaged?")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError(
+            raise InputError(
                 f"{self.channels} bands need as many means and stds, got "
                 f"{len(self.mean)} and {len(self.std)}"
             )
-        if min(self.std) <= 0 or not all(map(math.isfinite, self.mean + self.std)):
-            raise ValueError("every std must be positive, and means and stds finite")
+        if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
+            raise InputError(
+                "every std must be positive, and means and stds finite: is a band constant, or "
+                "are there NaN pixels?"
+            )
+        if self.dtype not in _DTYPES:
+            raise InputError(f"dtype is {self.dtype!r}: choose from {', '.join(_DTYPES)}")
+        if not self.value_range[0] < self.value_range[1]:
+            raise InputError(f"value_range {self.value_range} is empty")
+        if self.precision not in _PRECISIONS:
+            raise InputError(
+                f"precision is {self.precision!r}: choose from {', '.join(_PRECISIONS)}"
+            )
         if self.width % self.heads or self.decoder_width % self.decoder_heads:
-            raise ValueError("heads must divide the width, in the encoder and in the decoder")
+            raise InputError("heads must divide the width, in the encoder and in the decoder")
         if self.width % 4 or self.decoder_width % 4:
-            raise ValueError("2-d sin-cos positions need widths that are multiples of 4")
-        if not isinstance(self.coding_batch, int) or self.coding_batch < 1:
-            raise ValueError(f"coding_batch is {self.coding_batch}: give a whole number of images")
+            raise InputError("2-d sin-cos positions need widths that are multiples of 4")
         self.grid(self.image_size, self.image_size)
 
     @property
@@ -126,7 +158,7 @@ def model_config(arch: str, **overrides: Any) -> ModelConfig:
     Overrides replace any field of `ModelConfig`; `image_size` defaults to 224, as in the paper.
     """
     if arch not in VARIANTS:
-        raise ValueError(f"unknown architecture {arch!r}: choose from {', '.join(VARIANTS)}")
+        raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(VARIANTS)}")
     fields = {**VARIANTS[arch]._asdict(), **overrides}
     fields.setdefault("image_size", 224)
     return ModelConfig(arch=arch, **fields)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from coder import InputError
 from nec_jax.config import ModelConfig
 from nec_jax.vit import Block, layer_norm, sincos_positions
 
@@ -23,7 +24,7 @@ def random_masking(
     """
     count = int(tokens * (1 - ratio))
     if not 0 < count <= tokens:
-        raise ValueError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: choose 0 <= ratio")
+        raise InputError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: keep one at least")
     order = jnp.argsort(jax.random.uniform(key, (batch, tokens)), axis=1)
     kept = order[:, :count]
     masked = jnp.ones((batch, tokens)).at[jnp.arange(batch)[:, None], kept].set(0.0)

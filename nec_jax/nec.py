@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from coder import InputError
 from nec_jax import density
 from nec_jax.config import ModelConfig
 from nec_jax.mae import Decoder, masked_mse, random_masking
@@ -68,7 +69,7 @@ def bottleneck(
     if rounding == "hard":
         return rounded / gain, density.bin_bits(params, rounded)
     if key is None:
-        raise ValueError(f"rounding {rounding!r} draws noise: pass a key")
+        raise InputError(f"rounding {rounding!r} draws noise: pass a key")
     noisy = z + jax.random.uniform(key, z.shape, minval=-0.5, maxval=0.5)
     seen = {
         "noise": lambda: noisy,
@@ -114,34 +115,11 @@ class Nec(nn.Module):
         """Decoded tokens of whole (or masked) images -> normalised patches [B, T, patch_dim]."""
         return self.decoder(tokens, grid, kept)
 
-    def __call__(
-        self,
-        images: jax.Array,
-        key: jax.Array,
-        *,
-        mask_ratio: float,
-        rounding: Rounding | None,
-        alpha: jax.Array | float = 1.0,
-    ) -> Losses:
-        """Mask, encode, quantise, decode and compare.
-
-        Args:
-          images: [B, H, W, C] in input units.
-          key: randomness of masks and noise.
-          mask_ratio: part of the patches that is hidden.
-          rounding: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
-        """
-        mask_key, noise_key = jax.random.split(key)
-        grid = self.config.grid(*images.shape[1:3])
-        kept, masked = random_masking(mask_key, images.shape[0], grid[0] * grid[1], mask_ratio)
-        y = self.latents(images, kept)
-        weights = self.bottleneck()
-        bits = jnp.zeros(())
-        if rounding is not None:
-            y, bits = bottleneck(weights, y, rounding, noise_key, alpha)
-        predicted = self.decoder(y, grid, kept)
-        patches = patchify(normalise(self.config, images), self.config.patch)
-        return Losses(masked_mse(predicted, patches, masked), jnp.mean(bits))
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Touch every parameter: what `init_weights` initialises by."""
+        y = self.latents(images)
+        self.bottleneck()
+        return self.reconstruct(y, self.config.grid(*images.shape[1:3]))
 
 
 def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
@@ -153,7 +131,7 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}."""
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
-    variables: Any = Nec(config).init(key, images, key, mask_ratio=0.0, rounding="hard")
+    variables: Any = Nec(config).init(key, images)
     return variables["params"]
 
 
@@ -167,11 +145,43 @@ def forward(
     rounding: Rounding | None,
     alpha: jax.Array | float = 1.0,
 ) -> Losses:
-    """`Nec.__call__` on given weights."""
-    losses: Any = Nec(config).apply(
-        {"params": weights}, images, key, mask_ratio=mask_ratio, rounding=rounding, alpha=alpha
-    )
-    return losses
+    """Mask, encode, quantise, decode and compare.
+
+    Args:
+      images: [B, H, W, C] in input units.
+      key: randomness of masks and noise.
+      mask_ratio: part of the patches that is hidden.
+      rounding, alpha: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
+    """
+    mask_key, noise_key = jax.random.split(key)
+    y, kept, masked = masked_latents(config, weights, images, mask_key, mask_ratio)
+    bits = jnp.zeros(())
+    if rounding is not None:
+        y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_key, alpha)
+    mse = masked_distortion(config, weights, images, y, kept, masked)
+    return Losses(mse, jnp.mean(bits))
+
+
+def masked_latents(
+    config: ModelConfig, weights: Weights, images: jax.Array, key: jax.Array, mask_ratio: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The latents of randomly masked images, and `random_masking`'s `kept` and `masked`."""
+    grid = config.grid(*images.shape[1:3])
+    kept, masked = random_masking(key, images.shape[0], grid[0] * grid[1], mask_ratio)
+    return latents(config, weights, images, kept), kept, masked
+
+
+def masked_distortion(
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    y_hat: jax.Array,
+    kept: jax.Array,
+    masked: jax.Array,
+) -> jax.Array:
+    """The MAE loss of decoded tokens against the hidden patches of their images: a scalar."""
+    predicted = reconstruct(config, weights, y_hat, config.grid(*images.shape[1:3]), kept)
+    return masked_mse(predicted, patchify(normalise(config, images), config.patch), masked)
 
 
 def latents(
@@ -219,7 +229,7 @@ def path_name(path: Iterable[Any]) -> str:
 def trainable_rule(preset: str, config: ModelConfig) -> Callable[[str], bool]:
     """Which weights train: a predicate of a path, from the name of a preset of `TRAINABLE`."""
     if preset not in TRAINABLE:
-        raise ValueError(f"unknown trainable set {preset!r}: choose from {', '.join(TRAINABLE)}")
+        raise InputError(f"unknown trainable set {preset!r}: choose from {', '.join(TRAINABLE)}")
     patterns = [p.format(last=config.depth - 1) for p in TRAINABLE[preset]]
     return lambda name: any(re.fullmatch(p, name) for p in patterns)
 

@@ -17,6 +17,7 @@ from nec_jax.mae import random_masking
 from nec_jax.nec import (
     TRAINABLE,
     Nec,
+    forward,
     init_weights,
     merge,
     normalise,
@@ -228,7 +229,7 @@ def test_losses_are_those_of_its_parts(bare_model: NecParams):
 
     @jax.jit
     def losses(key):
-        return model.apply({"params": weights}, images, key, mask_ratio=0.75, rounding="hard")
+        return forward(config, weights, images, key, mask_ratio=0.75, rounding="hard")
 
     @jax.jit
     def by_hand(key):

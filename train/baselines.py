@@ -1,4 +1,6 @@
-"""What NEC is measured against: quantised embeddings and compressed images (PAPER: baselines).
+"""What NEC is measured against: quantised embeddings and compressed images.
+
+The baselines are those of arXiv 2403.17886, section 3, and a fairer form of its UQE.
 
 Every size is the length of real bytes, and every value comes from decoding them. Lossless coding
 is Blosc, zstd at level 3 behind a bit shuffle, as in the paper: one chunk an image, its 16 bytes
@@ -43,8 +45,7 @@ class Coded:
 def uqe(y: NDArray[np.float32], bits: int, batch: int = 32) -> Coded:
     """Uniformly quantised embeddings as published: one minimum and maximum a batch.
 
-    PAPER, trap 3: an embedding depends on its neighbours, and one outlier channel sets the step
-    of all. The symbols are stored as uint8, then Blosc; each image pays for its pair of float32.
+    So an embedding depends on its neighbours, and one outlier channel sets the step of all. The symbols are stored as uint8, then Blosc; each image pays for its pair of float32.
 
     Args:
       y: [N, n, D] embeddings of an uncompressed model; all tokens count, as they do for NEC.

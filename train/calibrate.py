@@ -13,9 +13,8 @@ import optax
 
 from nec_jax import density, nec
 from nec_jax.config import ModelConfig
-from nec_jax.mae import masked_mse, random_masking
 from nec_jax.nec import Weights
-from nec_jax.vit import patchify
+from train.config import OptionsError
 
 # Symbols in one standard deviation of a channel, from fine to coarse.
 GAIN_LADDER = tuple(float(g) for g in 2.0 ** np.arange(5.0, -2.5, -0.5))
@@ -37,21 +36,23 @@ def calibrate_bottleneck(
     """Fit the densities to masked training images, and choose the gain for `lam`.
 
     The gain of channel d is g / std(y_d), with the one g of `GAIN_LADDER` for which
-    `lam * mse + bits_per_element` of rounded symbols is smallest; `choose_gain=False` keeps the
-    gains as they are.
+    `lam * mse + bits_per_element` of rounded symbols is smallest; `choose_gain=False` makes all
+    gains one (the paper's form).
 
     Args:
       images: [N, H, W, C], some tens of training images.
 
     Returns:
       The weights with a new bottleneck, and facts: the chosen gain (symbols in one standard
-      deviation), and the bits an element and mse of rounded symbols there.
+      deviation; 0 if none was), and the bits an element and mse of rounded symbols there.
     """
-    mask_key, noise_key = jax.random.split(key)
+    mask_key, noise_key, fresh_key = jax.random.split(key, 3)
     y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio)
     flat = y.reshape(-1, y.shape[-1])
-    deviation = jnp.maximum(jnp.std(flat, axis=0), 1e-6)
-    fresh = density.init_density(key, config.width)
+    deviation = jnp.std(flat, axis=0)
+    # A dead channel must not be magnified until its noise costs bits.
+    deviation = jnp.maximum(deviation, 1e-3 * jnp.median(deviation) + 1e-6)
+    fresh = density.init_density(fresh_key, config.width)
 
     def with_gain(log_gain: jax.Array, steps: int) -> Weights:
         z = flat * jnp.exp(log_gain)
@@ -63,13 +64,15 @@ def calibrate_bottleneck(
         mse, bits = _rounded(config, candidate, images, y, kept, masked)
         return float(mse), float(bits)
 
-    log_gain, facts = weights["bottleneck"]["log_gain"], {}
+    log_gain, facts = jnp.zeros(config.width), {"gain": 0.0}
     if choose_gain:
         lowest = np.inf
         for gain in GAIN_LADDER:
             mse, bits = score(with_gain(jnp.log(gain / deviation), TRY_STEPS))
             if lam * mse + bits < lowest:
-                lowest, facts = lam * mse + bits, {"gain": gain}
+                lowest, facts["gain"] = lam * mse + bits, gain
+        if not np.isfinite(lowest):
+            raise OptionsError("the model's loss on the data is not finite: is --init sound?")
         log_gain = jnp.log(facts["gain"] / deviation)
     chosen = with_gain(log_gain, FIT_STEPS)
     mse, bits = score(chosen)
@@ -100,13 +103,7 @@ def fit_density(params: density.Params, z: jax.Array, key: jax.Array, steps: int
     return params
 
 
-@functools.partial(jax.jit, static_argnames=("config", "ratio"))
-def _masked_latents(
-    config: ModelConfig, weights: Weights, images: jax.Array, key: jax.Array, ratio: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    grid = config.grid(*images.shape[1:3])
-    kept, masked = random_masking(key, images.shape[0], grid[0] * grid[1], ratio)
-    return nec.latents(config, weights, images, kept), kept, masked
+_masked_latents = jax.jit(nec.masked_latents, static_argnames=("config", "mask_ratio"))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -119,6 +116,5 @@ def _rounded(
     masked: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     y_hat, bits = nec.bottleneck(weights["bottleneck"], y, "hard")
-    predicted = nec.reconstruct(config, weights, y_hat, config.grid(*images.shape[1:3]), kept)
-    patches = patchify(nec.normalise(config, images), config.patch)
-    return masked_mse(predicted, patches, masked), jnp.mean(bits)
+    mse = nec.masked_distortion(config, weights, images, y_hat, kept, masked)
+    return mse, jnp.mean(bits)

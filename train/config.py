@@ -48,6 +48,16 @@ class Training:
     seed: int = 0
     """Root of all randomness."""
 
+    def __post_init__(self) -> None:
+        whole = ("chip", "steps", "batch", "val_images", "val_every", "log_every")
+        for name in (*whole, "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise OptionsError(f"--{name.replace('_', '-')} must be 1 or more")
+        if not 0 <= self.mask_ratio < 1:
+            raise OptionsError("--mask-ratio must be at least 0 and below 1")
+        if not self.lr > 0 or self.warmup < 0 or self.weight_decay < 0:
+            raise OptionsError("--lr must be positive, --warmup and --weight-decay not negative")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Training):
@@ -57,8 +67,8 @@ class Pretrain(Training):
     """Architecture: vit-ti, vit-s, vit-b, vit-l or vit-h."""
     image_size: int = 128
     """Side of the training images, pixels."""
-    patch: int = 16
-    """Side of a patch, pixels."""
+    patch: int | None = None
+    """Side of a patch, pixels, if other than the architecture's."""
     depth: int | None = None
     """Encoder blocks, if other than the architecture's."""
     code_class_token: bool = True
@@ -76,8 +86,7 @@ class Compress(Training):
     init: str = ""
     """Model to start from: a path, or a shipped model's name."""
     lam: Annotated[float, arg(name="lambda")] = 10.0
-    """Weight of the distortion; a larger one costs more bytes and loses less. The paper's 1e7,
-    1e8, 1e9, 1e10 are about 1.02, 10.2, 102, 1017 here (its rate is a sum over a batch)."""
+    """Weight of the distortion: a larger one costs more bytes and loses less. The paper's 1e7, 1e8, 1e9, 1e10 are about 1.02, 10.2, 102, 1017 here (its rate is a sum over a batch)."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
     """What the decoder sees in training; the rate always sees noise."""
     trainable: str = "paper+gain"
@@ -124,3 +133,11 @@ class Evaluate:
     """Bits of the uniformly quantised embeddings."""
     jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
     """JPEG 2000 compression ratios."""
+    decoder_heads: bool = True
+    """Whether heads are also trained behind the model's first decoder block (slow)."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
+            raise OptionsError("--seeds and --epochs must be 1 or more")
+        if self.split in ("train", "all"):
+            raise OptionsError(f"--split {self.split} would score images that the heads learned on")

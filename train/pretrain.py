@@ -41,17 +41,17 @@ def pretrain_config(options: Pretrain, source: Source) -> ModelConfig:
     named = {1: ("grey",), 3: ("red", "green", "blue")}
     pixels = sample.reshape(-1, channels).astype(np.float64)
     limits = np.iinfo(sample.dtype) if sample.dtype.kind in "iu" else np.finfo(sample.dtype)
-    overrides = {} if options.depth is None else {"depth": options.depth}
+    overrides = {k: v for k in ("depth", "patch") if (v := getattr(options, k)) is not None}
+    deviation = np.maximum(pixels.std(0), 1e-6 * np.maximum(1.0, np.abs(pixels.mean(0))))
     return model_config(
         options.arch,
         image_size=options.image_size,
-        patch=options.patch,
         code_class_token=options.code_class_token,
         bands=named.get(channels, tuple(f"band_{i + 1}" for i in range(channels))),
         dtype=sample.dtype.name,
         value_range=(float(limits.min), float(limits.max)),
-        mean=tuple(round(float(v), 4) for v in pixels.mean(0)),
-        std=tuple(round(max(float(v), 1e-3), 4) for v in pixels.std(0)),
+        mean=tuple(float(f"{v:.6g}") for v in pixels.mean(0)),
+        std=tuple(float(f"{v:.6g}") for v in deviation),
         **overrides,
     )
 

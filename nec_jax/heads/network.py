@@ -12,7 +12,7 @@ from nec_jax.vit import Block, layer_norm
 def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
     """[B, n, D] -> grid tokens [B, T, decoder_width] after decoder stem, first block and norm.
 
-    As in the decoder itself: the class token takes part, y_hat comes as it is (PAPER: heads).
+    As in the decoder itself: the class token takes part, y_hat comes as it is.
     """
     model = config.model
     x = DecoderStem(model).apply({"params": weights["stem"]}, y_hat, config.grid)
