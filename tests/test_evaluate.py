@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nec_jax
-from train import evaluate, report
+from train import evaluate, methods, report
 from train.config import Evaluate
 from train.data import IGNORE
 from train.main import main
@@ -57,8 +57,8 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
 ) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
     study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
-    params = nec_jax.load(smoke_nec / "model.safetensors")
-    method = evaluate.nec_method(study, params)
+    [(setting, params)] = methods.load_compressed(options.models).items()
+    method = methods.nec_method(study, setting, params)
     blobs = nec_jax.encode(params, study.score.images)
     assert method.bytes_per_image == np.mean([len(blob) for blob in blobs])
     estimate = method.facts["estimated_bytes_per_image"]
@@ -72,8 +72,9 @@ def test_an_inexact_round_trip_is_never_reported(
     study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
     embed = nec_jax.embed
     monkeypatch.setattr(nec_jax, "embed", lambda p, x: embed(p, x) + np.float32(1e-6))
-    with pytest.raises(evaluate.RoundTripError, match=r"not exact for .*bmng"):
-        evaluate.nec_method(study, nec_jax.load(smoke_nec / "model.safetensors"))
+    [(setting, params)] = methods.load_compressed(options.models).items()
+    with pytest.raises(methods.RoundTripError, match=r"not exact for .*bmng"):
+        methods.nec_method(study, setting, params)
 
 
 @pytest.mark.parametrize(("task", "heads"), [("classification", 3), ("segmentation", 2)])
@@ -89,8 +90,8 @@ def test_the_command_reports_every_method(
     assert written["roundtrip_exact"] is True
     assert written["images"] == 40
     assert written["split"] == "val"
-    methods = ["nec", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"]
-    assert [p["method"] for p in written["points"]] == [m for m in methods for _ in range(heads)]
+    names = ["nec", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"]
+    assert [p["method"] for p in written["points"]] == [m for m in names for _ in range(heads)]
     for point in written["points"]:
         extra = {"lambda", "estimated_bytes_per_image"} if point["method"] == "nec" else set()
         assert set(point) == KEYS | extra

@@ -20,6 +20,7 @@ from nec_jax.vit import unpatchify
 from train import baselines, compress, evaluate, pretrain, report
 from train.config import Compress, Evaluate, Pretrain
 from train.data.blue_marble import BlueMarble
+from train.methods import load_compressed
 
 WORKDIR = Path("runs/demo")
 CHIP, PATCH = 60, 10  # 60 divides the image: no tile is left over
@@ -82,7 +83,7 @@ def main() -> None:
     for lam in LAMBDAS:
         compress.run(compress_options(lam))
     base = nec_jax.load(evaluate_options("classification").base)
-    models = [nec_jax.load(path) for path in evaluate_options("classification").models]
+    models = load_compressed(evaluate_options("classification").models)
     results = []
     for task in ("classification", "segmentation"):
         options = evaluate_options(task)
@@ -90,7 +91,7 @@ def main() -> None:
         results.append(evaluate.evaluate(options, study, base, models))
     result = results[0] | {"points": [p for r in results for p in r["points"]]}
     report.write(result, WORKDIR)
-    draw_earth(models[1], LAMBDAS[1], WORKDIR / "earth.png")
+    draw_earth(models[f"lambda {LAMBDAS[1]:g}"], LAMBDAS[1], WORKDIR / "earth.png")
     print((WORKDIR / "report.md").read_text())
     names = ("report.json", "report.md", "rate_distortion.png", "earth.png")
     print("wrote " + ", ".join(str(WORKDIR / name) for name in names))

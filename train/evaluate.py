@@ -5,11 +5,7 @@ the same heads: fitted on train, chosen on val (a fifth of train when val itself
 scored once on the split that is reported.
 """
 
-import dataclasses
-import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,50 +16,10 @@ from nec_jax import heads
 from nec_jax.config import ModelConfig
 from nec_jax.heads.params import Kind
 from nec_jax.params import NecParams
-from train import baselines, report
+from train import report
 from train.config import Evaluate, OptionsError
 from train.data import IGNORE, Split, open_source, read_all
-
-
-class RoundTripError(RuntimeError):
-    """Decoded bytes are not the embedding that was encoded: a bug, never bad luck."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """The images that every method codes: fit heads, choose their settings, score them."""
-
-    fit: Split
-    choose: Split
-    score: Split
-    classes: tuple[str, ...]
-    name: str
-
-    def splits(self) -> tuple[Split, Split, Split]:
-        """The three, in that order."""
-        return self.fit, self.choose, self.score
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way of coding, at one setting, applied to the three splits of a study.
-
-    Attributes:
-      name, setting: as in the report.
-      model: whose decoder a head with decoder starts from.
-      values: decoded embeddings of the three splits, float32 [N, n, D] each.
-      bytes_per_image: mean real size over the scored split.
-      codec_bytes: what a decoder needs once.
-      facts: further columns of the report.
-    """
-
-    name: str
-    setting: str
-    model: NecParams
-    values: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-    bytes_per_image: float
-    codec_bytes: int
-    facts: dict[str, float] = dataclasses.field(default_factory=dict)
+from train.methods import Method, Study, load_compressed, methods
 
 
 def run(options: Evaluate) -> None:
@@ -71,10 +27,14 @@ def run(options: Evaluate) -> None:
     if not options.models or not options.base or not options.data:
         raise OptionsError("evaluate needs --models (compressed), --base (uncompressed) and --data")
     base = nec_jax.load(options.base)
-    models = [nec_jax.load(path) for path in options.models]
-    different = [m for m in models if m.config.image_size != base.config.image_size]
-    if different:
-        raise OptionsError("the models and the base see images of different sizes")
+    models = load_compressed(options.models)
+    for setting, model in models.items():
+        for name in ("image_size", "patch", "bands", "dtype"):
+            if getattr(model.config, name) != getattr(base.config, name):
+                raise OptionsError(
+                    f"the model of {setting} has another {name} than {options.base}: give the "
+                    "--base that it was made from"
+                )
     study = open_study(options, base.config)
     result = evaluate(options, study, base, models)
     report.write(result, options.out)
@@ -82,7 +42,7 @@ def run(options: Evaluate) -> None:
 
 
 def evaluate(
-    options: Evaluate, study: Study, base: NecParams, models: list[NecParams]
+    options: Evaluate, study: Study, base: NecParams, models: dict[str, NecParams]
 ) -> report.Report:
     """Score every method of a study, one after another."""
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
@@ -90,7 +50,7 @@ def evaluate(
     for method in methods(options, study, base, models):
         label = f"{method.name} {method.setting}"
         console.print(f"{label}: {method.bytes_per_image:.1f} bytes an image")
-        for head in head_kinds(options.task):
+        for head in head_kinds(options):
             scores = score_head(options, study, method, *head)
             points.append(report.point(method, options.task, *head, scores))
             console.print(f"  {report.head_name(*head):22s} {report.spread(scores)}")
@@ -124,74 +84,14 @@ def open_study(options: Evaluate, config: ModelConfig) -> Study:
     return Study(fit, choose, score, classes, name)
 
 
-def methods(
-    options: Evaluate, study: Study, base: NecParams, models: list[NecParams]
-) -> Iterator[Method]:
-    """NEC at every model's lambda, then the baselines, each coded for real."""
-    for model in sorted(models, key=_lambda):
-        yield nec_method(study, model)
-    if not options.baselines:
-        return
-    y = [nec_jax.latents(base, split.images) for split in study.splits()]
-
-    def of_latents(
-        name: str, setting: str, code: Callable[[NDArray[np.float32]], baselines.Coded]
-    ) -> Method:
-        coded = [code(part) for part in y]
-        return _baseline(name, setting, base, [c.values for c in coded], coded[-1])
-
-    for bits in options.uqe_bits:
-        yield of_latents("uqe", f"{bits} bit", lambda v, b=bits: baselines.uqe(v, b))
-    for bits in options.uqe_bits:
-        yield of_latents(
-            "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
-        )
-    yield of_latents("float16", "float16", baselines.float16)
-    for ratio in options.jpeg2000:
-        coded = [baselines.jpeg2000(split.images, ratio) for split in study.splits()]
-        values = [nec_jax.latents(base, c.values) for c in coded]
-        yield _baseline("jpeg2000", f"1:{ratio:g}", base, values, coded[-1])
-    yield _baseline("raw-zstd", "8 bit", base, y, baselines.raw_zstd(study.score.images))
-
-
-def nec_method(study: Study, model: NecParams) -> Method:
-    """Encode, decode and compare every image of every split.
-
-    Raises:
-      RoundTripError: any image whose decoded bytes differ from its embedding.
-    """
-    codec = model.codec
-    if codec is None:
-        raise OptionsError("a model without codec cannot be evaluated: run `train.main compress`")
-    values, blobs = [], []
-    for split in study.splits():
-        blobs = nec_jax.encode(model, split.images)
-        decoded = nec_jax.decode(model, blobs)
-        embedded = nec_jax.embed(model, split.images)
-        if decoded.tobytes() != embedded.tobytes():
-            wrong = [
-                i for i, d, e in zip(split.ids, decoded, embedded, strict=True) if (d != e).any()
-            ]
-            raise RoundTripError(f"decoding is not exact for {', '.join(wrong[:5])}")
-        values.append(decoded)
-    symbols = codec.quantise(values[-1])
-    estimates = [codec.estimate_bits(q) / 8 for q in symbols]
-    return Method(
-        "nec",
-        f"lambda {_lambda(model):g}",
-        model,
-        (values[0], values[1], values[2]),
-        float(np.mean([len(blob) for blob in blobs])),
-        codec.codec_bytes,
-        {"lambda": _lambda(model), "estimated_bytes_per_image": float(np.mean(estimates))},
-    )
-
-
-def head_kinds(task: str) -> tuple[tuple[Kind, bool], ...]:
+def head_kinds(options: Evaluate) -> list[tuple[Kind, bool]]:
     """(kind, with decoder) of the heads of a task."""
-    if task == "classification":
-        return ("linear", False), ("attention", False), ("attention", True)
-    return ("conv", False), ("conv", True)
+    plain: dict[str, list[tuple[Kind, bool]]] = {
+        "classification": [("linear", False), ("attention", False)],
+        "segmentation": [("conv", False)],
+    }
+    kinds = plain[options.task]
+    return [*kinds, (kinds[-1][0], True)] if options.decoder_heads else kinds
 
 
 def score_head(
@@ -239,24 +139,3 @@ def _targets(options: Evaluate, split: Split) -> NDArray:
     if targets is None:
         raise OptionsError(f"the data have no {options.task} targets")
     return targets
-
-
-def _baseline(
-    name: str,
-    setting: str,
-    base: NecParams,
-    values: list[NDArray[np.float32]],
-    scored: baselines.Coded,
-) -> Method:
-    return Method(
-        name,
-        setting,
-        base,
-        (values[0], values[1], values[2]),
-        float(np.mean(scored.bytes_per_image)),
-        scored.codec_bytes,
-    )
-
-
-def _lambda(model: NecParams) -> float:
-    return float(json.loads(model.provenance).get("compress", {}).get("lambda", "nan"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from train.evaluate import Method
+    from train.methods import Method
 
 Report = dict[str, Any]
 
@@ -60,7 +60,7 @@ def head_name(head: str, with_decoder: bool) -> str:
 def write(report: Report, folder: Path) -> None:
     """Write report.json, report.md and rate_distortion.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     (folder / "report.md").write_text(markdown(report))
     plot(report, folder / "rate_distortion.png")
 

@@ -1,4 +1,4 @@
-"""Task heads on decoded embeddings: what a consumer trains (arXiv 2403.17886, section 3).
+"""Task heads on decoded embeddings: what a consumer trains (arXiv 2403.17886).
 
 ```python
 head = heads.fit(params, y_hat, labels, kind="attention", classes=("forest", "water"))

@@ -1,4 +1,4 @@
-"""The layers of the heads: attention pooling and the convolutional segmenter (arXiv 2403.17886, section 3)."""
+"""The layers of the heads: attention pooling and the convolutional segmenter (arXiv 2403.17886)."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Fitting a head to decoded embeddings with a frozen encoder (arXiv 2403.17886, section 3)."""
+"""Fitting a head to decoded embeddings with a frozen encoder (arXiv 2403.17886)."""
 
 import functools
 import math

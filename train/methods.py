@@ -1,0 +1,170 @@
+"""The methods of a study, each coding the same images for real: NEC, and its baselines."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+import nec_jax
+from nec_jax.params import NecParams
+from train import baselines
+from train.config import Evaluate, OptionsError
+from train.data import Split
+
+
+class RoundTripError(RuntimeError):
+    """Decoded bytes are not the embedding that was encoded: a bug, never bad luck."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The images that every method codes: fit heads, choose their settings, score them."""
+
+    fit: Split
+    choose: Split
+    score: Split
+    classes: tuple[str, ...]
+    name: str
+
+    def splits(self) -> tuple[Split, Split, Split]:
+        """The three, in that order."""
+        return self.fit, self.choose, self.score
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of coding, at one setting, applied to the three splits of a study.
+
+    Attributes:
+      name, setting: as in the report.
+      model: whose decoder a head with decoder starts from.
+      values: decoded embeddings of the three splits, float32 [N, n, D] each.
+      bytes_per_image: mean real size over the scored split.
+      codec_bytes: what a decoder needs once.
+      facts: further columns of the report.
+    """
+
+    name: str
+    setting: str
+    model: NecParams
+    values: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    bytes_per_image: float
+    codec_bytes: int
+    facts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
+    """Load compressed models: their settings in the report, in the order of their lambdas.
+
+    Raises:
+      OptionsError: a model without a codec, or not made by `train.main compress`.
+    """
+    models = {path: nec_jax.load(path) for path in paths}
+    for path, params in models.items():
+        if params.codec is None or trained_lambda(params) is None:
+            raise OptionsError(f"{path} is not a compressed model: run `train.main compress`")
+    ordered = sorted(models, key=lambda path: trained_lambda(models[path]) or 0.0)
+    names = [f"lambda {trained_lambda(models[path]):g}" for path in ordered]
+    return {
+        name if names.count(name) == 1 else f"{name} ({path})": models[path]
+        for name, path in zip(names, ordered, strict=True)
+    }
+
+
+def trained_lambda(params: NecParams) -> float | None:
+    """The lambda in a model's provenance, if any."""
+    facts = json.loads(params.provenance).get("compress")
+    return float(facts["lambda"]) if isinstance(facts, dict) and "lambda" in facts else None
+
+
+def methods(
+    options: Evaluate, study: Study, base: NecParams, models: dict[str, NecParams]
+) -> Iterator[Method]:
+    """NEC at every model's lambda, then the baselines, each coded for real."""
+    for setting, model in models.items():
+        yield nec_method(study, setting, model)
+    if options.baselines:
+        yield from baseline_methods(options, study, base)
+
+
+def nec_method(study: Study, setting: str, model: NecParams) -> Method:
+    """Encode, decode and compare every image of every split.
+
+    Args:
+      model: as `load_compressed` returns it.
+
+    Raises:
+      RoundTripError: any image whose decoded bytes differ from its embedding.
+    """
+    codec, lam = model.codec, trained_lambda(model)
+    assert codec is not None
+    assert lam is not None
+    values, blobs = [], []
+    for split in study.splits():
+        blobs = nec_jax.encode(model, split.images)
+        decoded = nec_jax.decode(model, blobs)
+        embedded = nec_jax.embed(model, split.images)
+        if decoded.tobytes() != embedded.tobytes():
+            wrong = [
+                i for i, d, e in zip(split.ids, decoded, embedded, strict=True) if (d != e).any()
+            ]
+            raise RoundTripError(f"decoding is not exact for {', '.join(wrong[:5])}")
+        values.append(decoded)
+    estimates = [codec.estimate_bits(codec.decode_symbols(blob)[0]) / 8 for blob in blobs]
+    sizes = [len(blob) for blob in blobs]
+    facts = {"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))}
+    return _method("nec", setting, model, values, sizes, codec.codec_bytes, facts)
+
+
+def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterator[Method]:
+    """Quantised and uncompressed embeddings of the base, JPEG 2000, and lossless pixels."""
+    y = [nec_jax.latents(base, split.images) for split in study.splits()]
+    config = base.config
+
+    def of_latents(
+        name: str, setting: str, code: Callable[[NDArray[np.float32]], baselines.Coded]
+    ) -> Method:
+        coded = [code(part) for part in y]
+        last = coded[-1]
+        values = [c.values for c in coded]
+        return _method(name, setting, base, values, last.bytes_per_image, last.codec_bytes)
+
+    for bits in options.uqe_bits:
+        yield of_latents("uqe", f"{bits} bit", lambda v, b=bits: baselines.uqe(v, b))
+    for bits in options.uqe_bits:
+        yield of_latents(
+            "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
+        )
+    yield of_latents("float16", "float16", baselines.float16)
+    if config.channels in (1, 3) and config.dtype in ("uint8", "uint16"):
+        for ratio in options.jpeg2000:
+            coded = [baselines.jpeg2000(split.images, ratio) for split in study.splits()]
+            values = [nec_jax.latents(base, c.values) for c in coded]
+            yield _method("jpeg2000", f"1:{ratio:g}", base, values, coded[-1].bytes_per_image)
+    else:
+        print(
+            f"no JPEG 2000: it takes 1 or 3 bands of uint8 or uint16, not {config.channels} of "
+            f"{config.dtype}",
+            file=sys.stderr,
+        )
+    raw = baselines.raw_zstd(study.score.images)
+    yield _method("raw-zstd", config.dtype, base, y, raw.bytes_per_image)
+
+
+def _method(
+    name: str,
+    setting: str,
+    model: NecParams,
+    values: list[NDArray[np.float32]],
+    sizes: Sequence[int] | NDArray[np.int64],
+    codec_bytes: int = 0,
+    facts: dict[str, float] | None = None,
+) -> Method:
+    fit, choose, score = values
+    return Method(
+        name, setting, model, (fit, choose, score), float(np.mean(sizes)), codec_bytes, facts or {}
+    )
