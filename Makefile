@@ -16,7 +16,7 @@ setup: .venv/installed
 $(PEERS)/installed: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
-	$(PEERS)/bin/python -m pip install --quiet 'numpy<2' torch==2.14.1 torchvision==0.29.1 compressai
+	$(PEERS)/bin/python -m pip install --quiet --group peers
 	touch $@
 
 demo: setup
@@ -41,4 +41,4 @@ bench: setup $(PEERS)/installed
 	$(BIN)/python -m benchmarks.coder --peer $(PEERS)/bin/python
 
 clean:
-	rm -rf .venv $(PEERS) runs dist
+	rm -rf .venv $(PEERS) dist

@@ -9,7 +9,7 @@ import rasterio
 from PIL import Image
 from rasterio import Affine
 
-from train.data import CorruptImageError, open_source, read_all
+from train.data import CorruptImageError, DataError, open_source, read_all
 from train.data.potsdam import MASK_CLASSES, TILES
 from train.data.splits import hash_split
 
@@ -88,6 +88,22 @@ def test_sixteen_bit_png_is_refused_rather_than_clipped(tmp_path: Path):
     save(tmp_path / "deep.png", np.full((4, 4), 3000, np.uint16))
     with pytest.raises(CorruptImageError, match=r"deep\.png.*store it as \.tif"):
         open_source(str(tmp_path))[0]
+
+
+def test_sub_folders_that_are_splits_are_no_classes(tmp_path: Path):
+    for split in ("train", "test"):
+        save(tmp_path / split / "sea" / "0.png", noise(8, 8, 3))
+    with pytest.raises(DataError, match=r"sub-folders test, train.*pass .*train, or write"):
+        open_source(str(tmp_path))
+    assert open_source(str(tmp_path / "train"), "all").classes == ("sea",)
+
+
+def test_linked_folders_are_entered_once(scenes: Path, tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("links")
+    (root / "forest").symlink_to(scenes / "forest")
+    save(root / "sea" / "0.png", noise(8, 8, 3))
+    (root / "sea" / "loop").symlink_to(root)
+    assert open_source(str(root), "all").classes == ("forest", "sea")
 
 
 def test_a_corrupt_image_is_named(scenes: Path):

@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import rasterio
 from train_cases import run_compress
 
 import nec_jax
+from train.loop import MetricsLog
 from train.main import main
 
 
@@ -39,7 +41,9 @@ def test_compress_writes_a_codec_metrics_and_events(smoke_nec: Path) -> None:
 def test_a_run_that_is_cut_off_ends_like_one_that_was_not(smoke_mae: Path, tmp_path: Path) -> None:
     # In a process on one core: on several, XLA's own results differ in the last place now and then.
     program = Path(__file__).with_name("resume_case.py")
-    subprocess.run([sys.executable, program, smoke_mae, tmp_path], check=True)
+    command = [sys.executable, program, smoke_mae, tmp_path]
+    done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+    assert done.stderr.count("calibrated") == 2  # not when a checkpoint is there
     whole, resumed = (nec_jax.load(tmp_path / name / "model.safetensors") for name in ("a", "b"))
     assert resumed.codec == whole.codec
     same = jax.tree.map(np.array_equal, resumed.weights, whole.weights)
@@ -55,13 +59,44 @@ def test_a_run_that_is_cut_off_ends_like_one_that_was_not(smoke_mae: Path, tmp_p
 
 
 def test_a_work_folder_refuses_other_settings(smoke_mae: Path, smoke_nec: Path) -> None:
-    with pytest.raises(SystemExit, match=r"lambda|lam: 10.0 -> 20.0.*another --workdir"):
+    with pytest.raises(SystemExit, match=r"lam: 10.0 -> 20.0.*another --workdir"):
         run_compress(smoke_mae, smoke_nec, "--lambda", "20")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(smoke_mae: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"the loss became .* lower --lr"):
-        run_compress(smoke_mae, tmp_path, "--lr", "1e30")
+    # Neither lines of metrics nor validations are due when the checkpoints are.
+    often = ["--log-every", "100", "--val-every", "100", "--checkpoint-every", "1"]
+    for _ in range(2):  # the second time, from the checkpoint of the first step
+        with pytest.raises(SystemExit, match=r"no longer finite at step 2: lower --lr"):
+            run_compress(smoke_mae, tmp_path, "--lr", "1e30", *often)
+        steps = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
+        assert steps == ["1"]
+
+
+def test_images_of_other_bands_are_refused_before_training(smoke_mae: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for i in range(4):
+            path = tmp_path / split / f"{i}.tif"
+            with rasterio.open(
+                path, "w", driver="GTiff", width=40, height=40, count=2, dtype="uint8",
+                transform=rasterio.Affine(10.0, 0.0, 0.0, 0.0, -10.0, 0.0),
+            ) as file:  # fmt: skip
+                file.write(np.full((2, 40, 40), 50 * i, np.uint8))
+    (tmp_path / "split.csv").write_text(
+        "path,label,split\n"
+        + "".join(f"{s}/{i}.tif,sea,{s}\n" for s in ("train", "val") for i in range(4))
+    )
+    with pytest.raises(SystemExit, match="images have 2 channels, the model takes 3"):
+        run_compress(smoke_mae, tmp_path / "work", "--data", str(tmp_path))
+    assert not (tmp_path / "work" / "checkpoints").exists()
+
+
+def test_a_torn_line_of_metrics_does_not_stop_a_resumed_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    MetricsLog(tmp_path, 2).close()
+    assert path.read_text() == '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
 
 
 def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixture) -> None:

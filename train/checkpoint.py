@@ -35,10 +35,10 @@ class Checkpoints:
                 step, {"state": state, "data": position}, force=True
             )
 
-    def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
-        """The newest checkpoint, in the shapes and shardings of `state`, and the position."""
+    def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[Any, dict[str, Any]]:
+        """The newest checkpoint, in the shapes of `like`, on `sharding`; and the position."""
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
         loaded = self._checkpointer.load_checkpointables(
             self.latest, {"state": abstract, "data": None}

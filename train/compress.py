@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import nec_jax
+from nec_jax.api import check_images
 from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import Weights, init_weights, split, trainable_rule
 from nec_jax.params import NecParams
@@ -34,6 +35,8 @@ def run(options: Compress) -> None:
     config = base.config
     source = open_training_source(options)
     rule = trainable_rule(options.trainable, config)
+    val_images = read_validation(options, config)
+    check_images(config, val_images)  # before hours of training: bands, dtype, range
 
     def start() -> Weights:
         images = read_all(source, config.image_size, limit=_CALIBRATION_BATCH).images
@@ -53,9 +56,10 @@ def run(options: Compress) -> None:
         options,
         objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio),
         start,
+        base.weights,
         rule,
         train_batches(options, source, config),
-        read_validation(options, config),
+        val_images,
         density_lr=options.density_lr,
     )
     params = with_codec(dataclasses.replace(base, weights=weights, codec=None), options)

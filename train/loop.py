@@ -6,10 +6,12 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,6 +35,7 @@ def fit(
     options: Training,
     objective: Objective,
     weights: Callable[[], Weights],
+    shapes: Weights,
     trainable: Callable[[str], bool],
     batches: Iterator[dict[str, np.ndarray]],
     val_images: np.ndarray,
@@ -45,15 +48,19 @@ def fit(
       options: steps, batch, rates, folders.
       objective: what is minimised.
       weights: makes the weights to start from; not called when a checkpoint is there.
+      shapes: a tree with their shapes and dtypes.
       trainable: which paths train; all other leaves stay bit-identical.
       batches: a resumable iterator (`get_state`, `set_state`) over {"image": [batch, ...]}.
       val_images: [N, H, W, C].
       density_lr: peak learning rate of the bottleneck.
 
     Raises:
-      NonFiniteLoss: with the step and what to try.
+      NonFiniteLoss: with the step and what to try; no checkpoint holds what is not finite.
+      OptionsError: a batch that the devices cannot share, or a folder of another run.
     """
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
+    if jax.process_count() > 1:
+        raise OptionsError("training runs in one process (over all its devices): start only one")
     mesh = data_mesh()
     if options.batch % mesh.size:
         raise OptionsError(f"batch {options.batch} is not a multiple of the {mesh.size} devices")
@@ -61,11 +68,14 @@ def fit(
     checkpoints = Checkpoints(options.workdir / "checkpoints")
     start = checkpoints.latest
     tx = optimiser(options, density_lr)
-    train_part, frozen = split(weights(), trainable)
-    state = init_state(train_part, tx, mesh)
-    frozen = jax.device_put(frozen, replicated(mesh))
-    if start is not None:
-        (state, frozen), position = checkpoints.restore((state, frozen))
+    if start is None:
+        train_part, frozen = split(weights(), trainable)
+        state = init_state(train_part, tx, mesh)
+        frozen = jax.device_put(frozen, replicated(mesh))
+    else:
+        train_part, frozen = split(shapes, trainable)
+        like = jax.eval_shape(lambda part: init_state(part, tx, mesh), train_part), frozen
+        (state, frozen), position = checkpoints.restore(like, replicated(mesh))
         batches.set_state(position)  # type: ignore[attr-defined]
         console.print(f"resuming at step {start} of {options.steps}")
     root = jax.device_put(jax.random.key(options.seed), replicated(mesh))
@@ -73,12 +83,21 @@ def fit(
     log = MetricsLog(options.workdir, start or 0)
     validate = jax.jit(objective.validate)
 
+    def check(step: int, loss: float) -> None:
+        if not (math.isfinite(loss) and all_finite(state.trainable)):
+            raise NonFiniteLoss(
+                f"the loss or a weight is no longer finite at step {step}: lower --lr (now "
+                f"{options.lr:g}) or look at the data; the newest checkpoint in "
+                f"{options.workdir} is from before"
+            )
+
     def val(step: int) -> None:
         now = merge(state.trainable, frozen)
         parts = np.array_split(val_images, max(1, math.ceil(len(val_images) / _VAL_BATCH)))
         key = jax.random.key(0)  # the same masks every time
         metrics = [validate(now, x, jax.random.fold_in(key, i)) for i, x in enumerate(parts)]
         values = mean_metrics(metrics, [len(x) for x in parts])
+        check(step, values["loss"])
         log.write(step, "val", values)
         console.print(f"step {step:6d}  val    " + describe(values))
 
@@ -86,7 +105,7 @@ def fit(
         val(0)
     pending = []
     clock, seen = time.perf_counter(), 0
-    with _progress(console) as progress:
+    with closing(checkpoints), closing(log), _progress(console) as progress:
         task = progress.add_task("train", total=options.steps, completed=start or 0, note="")
         for step in range((start or 0) + 1, options.steps + 1):
             local = next(batches)["image"]
@@ -96,12 +115,7 @@ def fit(
             seen += options.batch
             if step % options.log_every == 0 or step == options.steps:
                 values = mean_metrics(pending, [1] * len(pending))
-                if not math.isfinite(values["loss"]):
-                    raise NonFiniteLoss(
-                        f"the loss became {values['loss']} between steps {step - len(pending)} and "
-                        f"{step}: lower --lr (now {options.lr:g}) or look at the data; the newest "
-                        f"checkpoint in {options.workdir} is from before"
-                    )
+                check(step, values["loss"])
                 rate = seen / (time.perf_counter() - clock)
                 log.write(step, "train", values | {"images_per_s": rate})
                 note = f"{rate:.0f} images/s  " + describe(values)
@@ -113,15 +127,20 @@ def fit(
                 val(step)
                 clock, seen = time.perf_counter(), 0
             if step % options.checkpoint_every == 0 or step == options.steps:
+                check(step, float(metrics["loss"]))
                 position = batches.get_state()  # type: ignore[attr-defined]
                 checkpoints.save(step, (state, frozen), position)
-    checkpoints.close()
-    log.close()
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))
 
 
+@jax.jit
+def all_finite(tree: Weights) -> jax.Array:
+    """Whether every number of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
 def describe(values: dict[str, float]) -> str:
-    """Metrics in a line: bits an image, bits an element and mse first."""
+    """Metrics in a line, in their order."""
     names = {"bits_per_image": "bits/image", "bits_per_element": "bits/element"}
     return "  ".join(f"{names.get(k, k)} {v:.4g}" for k, v in values.items())
 
@@ -150,7 +169,10 @@ def refuse_changed_config(options: Training) -> None:
                 + ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
                 + "): choose another --workdir, or delete it to start again"
             )
-    path.write_text(json.dumps(now, indent=1) + "\n")
+    else:
+        whole = path.with_suffix(".tmp")
+        whole.write_text(json.dumps(now, indent=1) + "\n")
+        whole.replace(path)
 
 
 class MetricsLog:
@@ -158,9 +180,11 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, start: int):
         self._path = workdir / "metrics.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= start] if start else []
-        self._path.write_text("".join(line + "\n" for line in kept))
+        # A crash may have torn the last line: it lacks its end.
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= start] if start else []
+        self._path.write_text("".join(kept))
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, split_name: str, values: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 import nec_jax
 from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import init_weights, trainable_rule
+from nec_jax.nec import Weights, init_weights, trainable_rule
 from train import loop, objective
 from train.config import OptionsError, Pretrain, Training
 from train.data import open_source, read_all, train_iterator
@@ -20,10 +20,15 @@ def run(options: Pretrain) -> None:
     loop.print_devices()
     source = open_training_source(options)
     config = pretrain_config(options, source)
+
+    def start() -> Weights:
+        return init_weights(config, jax.random.key(options.seed))
+
     weights = loop.fit(
         options,
         objective.mae(config, options.mask_ratio),
-        lambda: init_weights(config, jax.random.key(options.seed)),
+        start,
+        jax.eval_shape(start),
         trainable_rule("mae", config),
         train_batches(options, source, config),
         read_validation(options, config),
@@ -64,15 +69,8 @@ def open_training_source(options: Training) -> Source:
 
 
 def train_batches(options: Training, source: Source, config: ModelConfig):
-    """This process's part of the endless, shuffled, augmented batches."""
-    return train_iterator(
-        source,
-        batch=options.batch // jax.process_count(),
-        size=config.image_size,
-        seed=options.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    """The endless, shuffled, augmented batches."""
+    return train_iterator(source, batch=options.batch, size=config.image_size, seed=options.seed)
 
 
 def read_validation(options: Training, config: ModelConfig) -> np.ndarray:

@@ -34,7 +34,8 @@ def open_folder(root: Path, split: str) -> ImageList:
     """List the images under `root`; an image's class is the sub-folder that it lies in.
 
     Raises:
-        DataError: no images; images both beside and inside sub-folders; unknown or empty split.
+        DataError: no images; images both beside and inside sub-folders; sub-folders that are
+            splits; unknown or empty split.
     """
     check_split(split, HASH_SPLITS, str(root))
     found = find_images(root)
@@ -51,6 +52,12 @@ def open_folder(root: Path, split: str) -> ImageList:
             f"{root} holds images both beside sub-folders ({stray}) and inside them: "
             f"sub-folders are classes, so move {stray} into one, or out of {root}"
         )
+    top = {name.split("/")[0] for name in classes}
+    if "train" in top and top <= {"train", "val", "valid", "validation", "test"}:
+        raise DataError(
+            f"{root} has the sub-folders {', '.join(sorted(top))}, and sub-folders are classes: "
+            f"pass {root / 'train'}, or write {root / 'split.csv'} (path,label,split)"
+        )
     kept = [i for i, path in enumerate(found) if split in ("all", hash_split(path))]
     check_filled(len(kept), split, str(root), len(found))
     number = {name: index for index, name in enumerate(classes)}
@@ -64,10 +71,19 @@ def open_folder(root: Path, split: str) -> ImageList:
 
 
 def find_images(root: Path) -> list[str]:
-    """Return the sorted relative paths of all images under `root`, hidden ones left out."""
+    """Return the sorted relative paths of all images under `root`, hidden ones left out.
+
+    Linked folders are entered; a link to a folder above itself is not.
+    """
     found = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        here = os.path.realpath(folder)
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".")
+            and not f"{here}/".startswith(f"{os.path.realpath(Path(folder, name))}/")
+        ]
         inside = Path(folder).relative_to(root)
         found += [
             (inside / name).as_posix()
