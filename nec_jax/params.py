@@ -100,9 +100,9 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         raise FileError(f"{path}: not the content of a model file: update nec-jax")
     try:
         config = ModelConfig.from_meta(content["config"])
+        like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: unusable model configuration: {error}") from error
-    like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     weights = unflatten_weights(_under("weights/", tensors), like)
     codec = None
     if content["codec"] is not None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import jax
@@ -119,6 +120,8 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
         (["evaluate", "--base", "x"], "evaluate needs --models"),
         (["fly"], "unknown command 'fly'"),
         (["pretrain", "--config", "nothing"], "unknown config 'nothing'"),
+        (["pretrain", "--config=nothing"], "unknown config 'nothing'"),
+        (["pretrain", "--arch", "vit-x", "--data", "blue-marble"], "unknown architecture 'vit-x'"),
         (["compress", "--config", "aid-ti"], "is for pretrain"),
     ],
 )
@@ -127,11 +130,26 @@ def test_what_cannot_be_run_ends_with_a_message(arguments: list[str], message: s
         main(arguments)
 
 
-def test_unknown_options_are_refused(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "--lamda", "3"], "lamda"),
+        (["pretrain", "--steps", "0"], "--steps must be 1 or more"),
+        (["evaluate", "--split", "train"], "--split train would score"),
+    ],
+)
+def test_wrong_options_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["compress", "--lamda", "3"])
+        main(arguments)
     assert stopped.value.code == 2
-    assert "lamda" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_the_console_script_is_the_same_command() -> None:
+    [script] = entry_points(group="console_scripts", name="nec-train")
+    assert script.load() is main
 
 
 def test_help_names_every_command_and_config(capsys: pytest.CaptureFixture) -> None:

@@ -28,6 +28,10 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def _split_config(word: str) -> list[str]:
+    return ["--config", word.removeprefix("--config=")] if word.startswith("--config=") else [word]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one command; unknown options, and input that cannot be used, end with a message."""
     argv = sys.argv[1:] if argv is None else argv
@@ -47,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
     kind = getattr(config, command.capitalize())
     default = kind()
+    arguments = [part for word in arguments for part in _split_config(word)]
     if "--config" in arguments:
         at = arguments.index("--config")
         name = " ".join(arguments[at + 1 : at + 2])
@@ -57,7 +62,10 @@ def main(argv: list[str] | None = None) -> None:
         if not isinstance(default, kind):
             sys.exit(f"config {name!r} is for {type(default).__name__.lower()}, not {command}")
         del arguments[at : at + 2]
-    options = tyro.cli(kind, args=arguments, default=default, prog=f"train.main {command}")
+    about = f"{kind.__doc__} `--config NAME` starts from an experiment (train.main --help)."
+    options = tyro.cli(
+        kind, args=arguments, default=default, prog=f"train.main {command}", description=about
+    )
     try:
         importlib.import_module(f"train.{command}").run(options)
     except (

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
         raise FileError(f"{path}: not the content of a head file: update nec-jax")
     try:
         config = HeadConfig.from_meta(content["config"])
+        like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: unusable head configuration: {error}") from error
-    like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     return HeadParams(unflatten_weights(tensors, like), config)
