@@ -100,7 +100,10 @@ def main() -> None:
 
 
 def draw_earth(params: NecParams, lam: float, path: Path) -> None:
-    """Four views of the Earth, three of them from the same bytes."""
+    """Four views of the Earth, three of them from the same bytes.
+
+    The share of right pixels is that of the test longitudes, which no head saw.
+    """
     earth = BlueMarble("all", CHIP)
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
     blobs = nec_jax.encode(params, tiles)
@@ -121,8 +124,8 @@ def draw_earth(params: NecParams, lam: float, path: Path) -> None:
             mosaic(earth, paint(params, y_hat)),
         ),
         (
-            f"ocean, land and lake, predicted from the same {same}: right for "
-            f"{100 * accuracy:.1f} % of the pixels of unseen longitudes",
+            f"ocean, land and lake from the same {same}: {100 * accuracy:.1f} % of the pixels "
+            "right",
             mosaic(earth, water),
         ),
     ]
