@@ -91,9 +91,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 16:
-                raise InputError(f"{name} is {value!r}: give a whole number from 1 to 65536")
+            value, least = getattr(self, name), 0 if name == "depth" else 1
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or not least <= value <= 1 << 16:
+                raise InputError(f"{name} is {value!r}: give a whole number from {least} to 65536")
         if max(self.depth, self.decoder_depth) > _DEEPEST:
             raise InputError(f"more than {_DEEPEST} blocks: is the configuration damaged?")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
