@@ -93,7 +93,7 @@ def peer_row(python: str, pmfs: list[np.ndarray], symbols: np.ndarray) -> dict[s
         np.savez(path, sizes=sizes, pmf=np.concatenate(pmfs), symbols=symbols)
         script = Path(__file__).with_name("peer_compressai.py")
         done = subprocess.run(
-            [python, str(script), str(path), str(REPEATS)],
+            [python, "-W", "ignore::FutureWarning", str(script), str(path), str(REPEATS)],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
