@@ -2,202 +2,212 @@
 
 The coder is constriction's `AnsCoder` (64-bit state, 32-bit words, 24-bit probabilities).
 
-**Reading order.** Blocks one after another; in a block row by row; in a row symbol by symbol.
-Every symbol is coded as its index in its row's table (`symbol - minimum`, or the last index,
-the escape). After all blocks come the escaped values, in the order in which their escapes were
-read. An escaped value is `v = 2 * excess + side`: side 0 is below the table with
-`excess = minimum - 1 - symbol`, side 1 above with `excess = symbol - (minimum + size - 1)`.
+**Reading order.** A block is T tokens of R rows (a row is one channel's symbols); its layout says
+which table codes each row. A row is sparse or dense by its table alone (`coder.sparse`).
 
-1. The bit lengths k of all v, with a fixed table of 35 entries (k = 0 .. 34): weight
-   max(1, 2^(23-k)) for k >= 1, and entry 0 has the rest of 2^24.
-2. The k - 1 bits below each v's leading one, in chunks, least significant first: chunk j is bits
-   8j .. min(8j + 8, k - 1) - 1. For j = 0 .. 4, for n = 1 .. 8: the j-th chunks of exactly n bits,
-   of all escapes that have one, each with the uniform table of 2^n entries.
+1. Where the events of all sparse rows are (`coder.places`).
+2. Which symbols they are, with tables that know it is not the mode (`sparse.event_weights`;
+   nothing is read where one symbol is left): block by block, row by row, token by token.
+3. Dense rows: block by block, row by row, token by token.
+4. Escaped values (`coder.escape`), in the order in which 2 and 3 met their escapes.
 
-So the number of coder calls does not grow with the number of escapes, and hostile bytes cannot
-make decoding slow.
+A symbol is coded as its index in its table: `symbol - minimum`, or the last index, the escape.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from coder import escape, sparse
 from coder.errors import CorruptBlob
+from coder.events import SparseRows, expand
+from coder.models import AnsCoder, model
+from coder.places import Places, Reader, Writer, walk
 from coder.tables import PRECISION, Tables
 
 Layout = NDArray[np.int32]
 """int32 [R]: the table that codes each row of a block."""
-Block = tuple[Layout, NDArray[np.int32]]
-"""A layout and the symbols int32 [R, T] that it codes: row r has table layout[r]."""
-
-# Attributes set by constriction's binary, not modules: neither `from` imports nor stubs exist.
-_AnsCoder = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
-_Categorical = constriction.stream.model.Categorical  # pyright: ignore[reportAttributeAccessIssue]
-
-_CHUNK_BITS = 8
-_LENGTHS = 35
-_INT32 = np.iinfo(np.int32)
-
-
-def _model(weights: NDArray):
-    # Handed w - 1, constriction's own conversion to fixed point has a scale of exactly 1 and adds
-    # the 1 back; handed w / 2^24 it misses w for many table sizes.
-    return _Categorical(weights.astype(np.float64) - 1.0, perfect=False)
-
-
-def length_weights() -> NDArray[np.int64]:
-    """[35]: the weights of the bit length of an escaped value."""
-    weights = np.maximum(1, (1 << 23) >> np.arange(_LENGTHS, dtype=np.int64))
-    weights[0] = (1 << PRECISION) - weights[1:].sum()
-    return weights
-
-
-def _chunks(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
-    """(shift, bits, which escapes) of every group of equal chunks, in reading order."""
-    for shift in range(0, _LENGTHS - 2, _CHUNK_BITS):
-        sizes = np.minimum(_CHUNK_BITS, lengths - 1 - shift)
-        for bits in range(1, _CHUNK_BITS + 1):
-            which = np.flatnonzero(sizes == bits)
-            if which.size:
-                yield shift, bits, which
 
 
 class SymbolCoder:
-    """Codes blocks of symbols with given tables; constriction's models are built once, here.
+    """Codes blocks of symbols with given tables and layouts; models are built once, here.
 
     Guarantees: any int32 round-trips through any table; the words are those of an integer ANS
-    with exactly `tables.weights`; `decode` takes time and memory in proportion to the symbols
-    asked for, whatever the words.
+    with exactly the stored weights and those that `coder.sparse` derives; `decode` takes time and
+    memory in proportion to the symbols asked for, whatever the words.
     """
 
-    def __init__(self, tables: Tables):
+    def __init__(self, tables: Tables, layouts: Sequence[Layout]):
         self._tables = tables
-        self._models = [_model(tables.weights_of(k)) for k in range(len(tables))]
-        self._length_model = _model(length_weights())
-        self._uniform = {
-            n: _model(np.full(1 << n, 1 << (PRECISION - n))) for n in range(1, _CHUNK_BITS + 1)
-        }
+        self._layouts = layouts
+        self._sparse = [SparseRows(tables, layout) for layout in layouts]
+        self._dense = [
+            _DenseRows(tables, layout, rows)
+            for layout, rows in zip(layouts, self._sparse, strict=True)
+        ]
 
-    def encode(self, blocks: Sequence[Block]) -> NDArray[np.uint32]:
-        """Blocks -> words uint32 [W]; the last word is never 0, W may be 0."""
-        coded = [self._indices(layout, symbols) for layout, symbols in blocks]
-        ans = _AnsCoder()
+    def encode(self, blocks: Sequence[NDArray[np.int32]]) -> NDArray[np.uint32]:
+        """Symbols int32 [T, R] of each block -> words uint32 [W]; the last is not 0, W may be 0."""
+        found = [rows.find(q) for rows, q in zip(self._sparse, blocks, strict=True)]
+        starts = self._starts([len(q) for q in blocks])
+        places = Places(
+            np.concatenate([p.piece + s for (p, _, _), s in zip(found, starts, strict=False)]),
+            np.concatenate([p.pattern for p, _, _ in found]),
+        )
+        writer = Writer(places, starts[-1])
+        walk(writer, [(rows.rows, len(q)) for rows, q in zip(self._sparse, blocks, strict=True)])
+        events = [
+            (rows, row, *rows.indices(row, symbols))
+            for rows, (_, row, symbols) in zip(self._sparse, found, strict=True)
+        ]
+        dense = [(rows, *rows.indices(q)) for rows, q in zip(self._dense, blocks, strict=True)]
+        ans = AnsCoder()
         # A stack: the last that the decoder reads is pushed first.
-        self._push_escapes(ans, np.concatenate([v for _, v in coded]))
-        for (layout, _), (indices, _) in zip(reversed(blocks), reversed(coded), strict=True):
-            models = [self._models[k] for k in layout.tolist()]
-            # One symbol a row, as of a class token: plain integers are the fastest call.
-            rows = indices[:, 0].tolist() if indices.shape[1] == 1 else indices
-            for row, model in zip(reversed(rows), reversed(models), strict=True):
-                ans.encode_reverse(row, model)
+        escape.push(ans, np.concatenate([part[-1] for part in (*events, *dense)]))
+        for rows, indices, _ in reversed(dense):
+            rows.push(ans, indices)
+        for rows, row, indices, _ in reversed(events):
+            rows.push(ans, row, indices)
+        writer.push(ans)
         return ans.get_compressed()
 
-    def decode(
-        self, words: NDArray[np.uint32], shapes: Sequence[tuple[Layout, int]]
-    ) -> list[NDArray[np.int32]]:
-        """Words and (layout [R], T) of each block -> the symbols int32 [R, T] of each.
+    def decode(self, words: NDArray[np.uint32], tokens: Sequence[int]) -> list[NDArray[np.int32]]:
+        """Words, and T of each block -> the symbols int32 [T, R] of each.
 
         Raises:
           CorruptBlob: the words are not what `encode` makes of blocks of these shapes.
         """
         try:
-            ans = _AnsCoder(words)
+            ans = AnsCoder(words)
         except ValueError as error:
             raise CorruptBlob(f"damaged payload: {error}") from error
-        coded = []
-        for layout, count in shapes:
-            models = [self._models[k] for k in layout.tolist()]
-            if count == 1:
-                indices = np.array([ans.decode(model) for model in models], np.int32)[:, None]
-            else:
-                indices = np.empty((len(models), count), np.int32)
-                for row, model in enumerate(models):
-                    indices[row] = ans.decode(model, count)
-            coded.append(indices)
-        escaped = [
-            indices == self._tables.sizes[layout][:, None] - 1
-            for indices, (layout, _) in zip(coded, shapes, strict=True)
-        ]
-        values = self._pop_escapes(ans, sum(int(mask.sum()) for mask in escaped))
+        places = walk(
+            Reader(ans), [(rows.rows, t) for rows, t in zip(self._sparse, tokens, strict=True)]
+        )
+        starts = self._starts(tokens)
+        ends = np.searchsorted(places.piece, starts).tolist()
+        events = []
+        for i, rows in enumerate(self._sparse):
+            here = slice(ends[i], ends[i + 1])
+            own = Places(places.piece[here] - starts[i], places.pattern[here])
+            row, token = expand(own, sparse.leaves(tokens[i]))
+            events.append((row, token, *rows.symbols(row, rows.pop(ans, row))))
+        dense = [rows.pop(ans, t) for rows, t in zip(self._dense, tokens, strict=True)]
+        counts = [which.size for *_, which in events] + [which.size for _, which in dense]
+        values = np.split(escape.pop(ans, sum(counts)), np.cumsum(counts)[:-1])
         # Decoding past the end raises nothing, it leaves a state that no encoder started from.
         if not ans.is_empty():
             raise CorruptBlob("damaged payload: it does not end where its symbols end")
-        for indices, mask, (layout, _) in zip(coded, escaped, shapes, strict=True):
-            indices += self._tables.minimum[layout][:, None]
-            if mask.any():
-                own, values = np.split(values, [int(mask.sum())])
-                self._restore(indices, mask, layout, own)
-        return coded
+        result = []
+        for i, (rows, (row, token, symbols, escapes)) in enumerate(
+            zip(self._sparse, events, strict=True)
+        ):
+            rows.restore(row, symbols, escapes, values[i])
+            q = self._dense[i].symbols(*dense[i], values[len(events) + i])
+            q[token, rows.columns[row]] = symbols
+            result.append(q)
+        return result
 
-    def ideal_bits(self, blocks: Sequence[Block]) -> float:
+    def ideal_bits(self, blocks: Sequence[NDArray[np.int32]]) -> float:
         """The information content of the symbols under the tables, escaped values included."""
         entry_bits = PRECISION - np.log2(self._tables.weights)
-        length_bits = PRECISION - np.log2(length_weights())
         total = 0.0
-        for layout, symbols in blocks:
-            indices, escapes = self._indices(layout, symbols)
-            total += float(entry_bits[self._tables.starts[layout][:, None] + indices].sum())
-            lengths = _bit_lengths(escapes)
-            total += float(length_bits[lengths].sum() + np.maximum(lengths - 1, 0).sum())
+        for layout, symbols in zip(self._layouts, blocks, strict=True):
+            low, size = self._tables.minimum[layout], self._tables.sizes[layout]
+            index = symbols.astype(np.int64) - low
+            outside = (index < 0) | (index >= size - 1)
+            index = np.where(outside, size - 1, index) + self._tables.starts[layout]
+            total += float(entry_bits[index].sum())
+            token, row = np.nonzero(outside)
+            total += escape.ideal_bits(escape.values_of(symbols[token, row], low[row], size[row]))
         return total
 
-    def _indices(
-        self, layout: Layout, symbols: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Table indices [R, T] of the symbols, and v [E] of those that escape."""
-        low = self._tables.minimum[layout][:, None]
-        escape = self._tables.sizes[layout][:, None] - 1
-        # C order and int32, as constriction reads it; a difference that wraps is replaced below.
-        indices = np.subtract(symbols, low, order="C", dtype=np.int32)
-        outside = (symbols < low) | (symbols >= low + escape)
+    def _starts(self, tokens: Sequence[int]) -> list[int]:
+        """The first piece of each block, and the end."""
+        pieces = [
+            len(rows.rows) * sparse.leaves(t) for rows, t in zip(self._sparse, tokens, strict=True)
+        ]
+        return np.cumsum([0, *pieces]).tolist()
+
+
+class _DenseRows:
+    """Rows coded one symbol a token."""
+
+    def __init__(self, tables: Tables, layout: Layout, sparse_rows: SparseRows):
+        others = sparse_rows.columns
+        columns = np.delete(np.arange(layout.size), others)
+        models = {k: model(tables.weights_of(k)) for k in np.unique(layout[columns]).tolist()}
+        self._models = [models[k] for k in layout[columns].tolist()]
+        self._modes = sparse_rows.modes
+        # Few rows are copied out; many are left among the others, whose symbols nobody reads.
+        self._few = 2 * columns.size < layout.size
+        self._columns = columns
+        self._others = others[: 0 if self._few else others.size]
+        self._rows = np.arange(columns.size) if self._few else columns
+        used = columns if self._few else np.arange(layout.size)
+        self._low = np.where(np.isin(used, others), self._modes[used], tables.minimum[layout[used]])
+        self._last = tables.sizes[layout[used]] - 1
+
+    def indices(self, symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Symbols [T, R] -> table indices [S, T] of the rows, and the escaped values [E]."""
+        indices = _transposed(symbols[:, self._columns] if self._few else symbols)
+        indices -= self._low[:, None]
+        # A negative index, and one that wrapped because the symbol is far above the table, are
+        # both huge without their sign.
+        outside = indices.view(np.uint32) >= self._last[:, None].view(np.uint32)
+        outside[self._others] = False
         if not outside.any():
             return indices, np.zeros(0, np.int64)
-        rows = np.nonzero(outside)[0]
-        value = np.ascontiguousarray(symbols)[outside].astype(np.int64)
-        # `value` first: int64, in which no difference of two int32 wraps.
-        below = -(value - low[rows, 0]) - 1
-        above = value - low[rows, 0] - escape[rows, 0]
-        indices[outside] = escape[rows, 0]
-        return indices, np.where(below >= 0, 2 * below, 2 * above + 1)
+        row, token = np.nonzero(outside)
+        low, last = self._low[row], self._last[row]
+        values = escape.values_of(indices[row, token] + low, low, last + 1)
+        indices[row, token] = last
+        return indices, values
 
-    def _restore(
-        self,
-        symbols: NDArray[np.int32],
-        mask: NDArray[np.bool_],
-        layout: Layout,
-        escapes: NDArray[np.int64],
-    ) -> None:
-        """Writes the escaped values into `symbols` [R, T] where `mask` says."""
-        tables = layout[np.nonzero(mask)[0]]
-        low = self._tables.minimum[tables].astype(np.int64)
-        excess = escapes >> 1
-        value = np.where(
-            escapes & 1, low + self._tables.sizes[tables] - 1 + excess, low - 1 - excess
-        )
-        if value.min() < _INT32.min or value.max() > _INT32.max:
-            raise CorruptBlob("damaged payload: an escaped symbol is outside int32")
-        symbols[mask] = value
+    def push(self, ans, indices: NDArray[np.int32]) -> None:
+        """Codes indices [S, T]."""
+        # One symbol a row, as of a class token: plain integers are the fastest call.
+        rows = indices[:, 0].tolist() if indices.shape[1] == 1 else indices
+        for row, table in zip(self._rows[::-1].tolist(), reversed(self._models), strict=True):
+            ans.encode_reverse(rows[row], table)
 
-    def _push_escapes(self, ans, escapes: NDArray[np.int64]) -> None:
-        if not escapes.size:
-            return
-        lengths = _bit_lengths(escapes)
-        for shift, bits, which in reversed(list(_chunks(lengths))):
-            chunk = (escapes[which] >> shift) & ((1 << bits) - 1)
-            ans.encode_reverse(chunk.astype(np.int32), self._uniform[bits])
-        ans.encode_reverse(lengths.astype(np.int32), self._length_model)
+    def pop(self, ans, count: int) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Decodes indices [S, T], and which of them, counted through, are escapes."""
+        indices = np.zeros((self._low.size, count), np.int32)
+        if count == 1:
+            indices[self._rows, 0] = [ans.decode(table) for table in self._models]
+        else:
+            for row, table in zip(self._rows.tolist(), self._models, strict=True):
+                indices[row] = ans.decode(table, count)
+        escaped = indices == self._last[:, None]
+        escaped[self._others] = False
+        return indices, np.flatnonzero(escaped)
 
-    def _pop_escapes(self, ans, count: int) -> NDArray[np.int64]:
-        lengths = ans.decode(self._length_model, count).astype(np.int64)
-        values = np.where(lengths > 0, 1 << np.maximum(lengths - 1, 0), 0)
-        for shift, bits, which in _chunks(lengths):
-            chunk = ans.decode(self._uniform[bits], which.size).astype(np.int64)
-            values[which] |= chunk << shift
-        return values
+    def symbols(
+        self, indices: NDArray[np.int32], escapes: NDArray[np.intp], values: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """What `pop` gave, and the escaped values -> symbols [T, R], all others their mode.
+
+        Raises CorruptBlob for a symbol beyond int32.
+        """
+        if escapes.size:
+            row = escapes // indices.shape[1]
+            low = self._low[row]
+            symbols = escape.symbols_of(values, low, self._last[row] + 1)
+            indices.reshape(-1)[escapes] = symbols - low
+        indices += self._low[:, None]
+        if not self._few:
+            return _transposed(indices)
+        symbols = np.empty((indices.shape[1], self._modes.size), np.int32)
+        symbols[:] = self._modes
+        symbols[:, self._columns] = indices.T
+        return symbols
 
 
-def _bit_lengths(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    # Exact: the values lie far below 2^53.
-    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+def _transposed(matrix: NDArray[np.int32]) -> NDArray[np.int32]:
+    """A C-ordered copy of the transpose, in strips: twice as fast as NumPy's own."""
+    result = np.empty(matrix.shape[::-1], np.int32)
+    for start in range(0, len(matrix), 32):
+        result[:, start : start + 32] = matrix[start : start + 32].T
+    return result

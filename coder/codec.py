@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import blob as framing
 from coder import safefile
-from coder.ans import Layout, SymbolCoder
+from coder.ans import SymbolCoder
 from coder.arrays import immutable
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, WrongCodec
 from coder.quantise import as_symbols, dequantise, quantise
@@ -175,15 +175,11 @@ class EmbeddingCodec:
                 f"the blob claims {height} x {width} tokens, its codec allows 1 to "
                 f"{self.max_tokens}"
             )
-        layouts: list[tuple[Layout, int]] = [(self.grid_layout, height * width)]
+        tokens = [height * width]
         if self.class_layout is not None:
-            layouts.insert(0, (self.class_layout, 1))
-        rows = self._coder.decode(words, layouts)
-        q = np.empty((sum(count for _, count in layouts), self.channels), np.int32)
-        q[-height * width :] = rows[-1].T
-        if self.class_layout is not None:
-            q[0] = rows[0][:, 0]
-        return q, header.grid
+            tokens.insert(0, 1)
+        blocks = self._coder.decode(words, tokens)
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), header.grid
 
     def estimate_bits(self, q: NDArray[np.int32]) -> float:
         """Ideal code length in bits of symbols int32 [n, D] under the tables, without framing."""
@@ -267,12 +263,13 @@ class EmbeddingCodec:
 
     @cached_property
     def _coder(self) -> SymbolCoder:
-        return SymbolCoder(self.tables)
+        layouts = [self.grid_layout]
+        if self.class_layout is not None:
+            layouts.insert(0, self.class_layout)
+        return SymbolCoder(self.tables, layouts)
 
-    def _blocks(self, q: NDArray[np.int32]) -> list[tuple[Layout, NDArray[np.int32]]]:
-        if self.class_layout is None:
-            return [(self.grid_layout, q.T)]
-        return [(self.class_layout, q[:1].T), (self.grid_layout, q[1:].T)]
+    def _blocks(self, q: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+        return [q] if self.class_layout is None else [q[:1], q[1:]]
 
     def _check_channels(self, values: NDArray) -> None:
         if values.ndim < 1 or values.shape[-1] != self.channels:

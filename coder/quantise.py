@@ -41,9 +41,11 @@ def as_symbols(q: ArrayLike) -> NDArray[np.int32]:
     symbols = np.asarray(q)
     if symbols.dtype.kind not in "iu":
         raise InputError(f"symbols are {symbols.dtype}: give integers, or embeddings to `encode`")
+    if symbols.dtype == np.int32:
+        return symbols
     if symbols.size and not _INT32.min <= int(symbols.min()) <= int(symbols.max()) <= _INT32.max:
         raise InputError("symbols are beyond int32")
-    return symbols.astype(np.int32, copy=False)
+    return symbols.astype(np.int32)
 
 
 def _refuse(bad: NDArray[np.bool_], values: NDArray, what: str) -> None:

@@ -173,6 +173,17 @@ class Tables:
         """[K]: where each table begins in `weights`."""
         return np.cumsum(self.sizes, dtype=np.int64) - self.sizes
 
+    @cached_property
+    def modes(self) -> NDArray[np.int32]:
+        """[K]: the index of each table's largest weight, its first if there are several, the
+        escape aside."""
+        return np.array([int(np.argmax(self.weights_of(k)[:-1])) for k in range(len(self))], "<i4")
+
+    @cached_property
+    def mode_weights(self) -> NDArray[np.uint32]:
+        """[K]: the weights of the modes."""
+        return self.weights[self.starts + self.modes]
+
     def weights_of(self, k: int) -> NDArray[np.uint32]:
         """The weights [sizes[k]] of table k, escape last."""
         return self.weights[self.starts[k] : self.starts[k] + self.sizes[k]]

@@ -1,35 +1,58 @@
-import constriction
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference_ans import Table, escape_reads, integer_ans, length_table, reads, uniform
 
 from coder import CorruptBlob, Tables
-from coder.ans import SymbolCoder, length_weights
+from coder.ans import SymbolCoder
+from coder.escape import length_weights
+from coder.models import TABLE_EACH, UNIFORM, AnsCoder, model
 from coder.tables import quantise_pmf
 
 INT32 = np.iinfo(np.int32)
 
 
-def integer_ans(pushes):
-    """Words of (weights, index) pairs, pushed in this order: 64-bit state, 32-bit words, integers
-    only. What the coder must agree with, whatever its library does with floats."""
-    state, words = 0, []
-    for weights, index in pushes:
-        w = int(weights[index])
-        start = int(np.sum(weights[:index], dtype=np.int64))
-        if state >= w << 40:
-            words.append(state & 0xFFFFFFFF)
-            state >>= 32
-        state = (state // w) << 24 | (state % w + start)
-    while state:
-        words.append(state & 0xFFFFFFFF)
-        state >>= 32
-    return words
-
-
 def random_table(rng, size):
     return quantise_pmf(rng.gamma(rng.choice([0.02, 0.3, 5.0]), size=size) + 1e-12)
+
+
+def reference_words(tables, layouts, blocks):
+    plain = [Table(low, tables.weights_of(k)) for k, low in enumerate(tables.minimum)]
+    rows = [
+        [(plain[k], column.tolist()) for k, column in zip(layout, q.T, strict=True)]
+        for layout, q in zip(layouts, blocks, strict=True)
+    ]
+    return integer_ans(reads(rows)[::-1])
+
+
+def test_constriction_uses_exactly_the_integers():
+    rng = np.random.default_rng(0)
+    for size in [*range(2, 300), *rng.integers(300, 5000, 30), 5000, 1 << 16]:
+        weights = random_table(rng, size)
+        # Evenly, so that rare weights are met.
+        symbols = rng.integers(0, size, 12, dtype=np.int32)
+        expected = integer_ans([(weights, s) for s in reversed(symbols.tolist())])
+        cached, each = AnsCoder(), AnsCoder()
+        cached.encode_reverse(symbols, model(weights))
+        assert cached.get_compressed().tolist() == expected, size
+        assert cached.decode(model(weights), 12).tolist() == symbols.tolist()
+        tables = np.repeat(weights[None] - 1.0, 12, axis=0)
+        each.encode_reverse(symbols, TABLE_EACH, tables)
+        assert each.get_compressed().tolist() == expected, size
+        assert each.decode(TABLE_EACH, tables).tolist() == symbols.tolist()
+
+
+def test_constrictions_uniform_model_is_the_documented_one():
+    rng = np.random.default_rng(1)
+    for n in [*range(2, 60), *(1 << k for k in range(6, 14)), 4368, 8008, 11440, 12870]:
+        symbols = np.append(rng.integers(0, n, 10), [0, n - 1]).astype(np.int32)
+        ans = AnsCoder()
+        ans.encode_reverse(symbols, UNIFORM, np.full(12, n, np.int32))
+        weights = uniform(n)
+        assert ans.get_compressed().tolist() == integer_ans(
+            [(weights, s) for s in reversed(symbols.tolist())]
+        ), n
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 5, 7), (17, 100, 255, 256, 257), (1000, 4096, 5000)])
@@ -37,72 +60,47 @@ def test_words_are_those_of_an_integer_ans(sizes):
     rng = np.random.default_rng(sum(sizes))
     tables_weights = [random_table(rng, size) for size in sizes]
     tables = Tables(np.full(len(sizes), -3), np.array(sizes), np.concatenate(tables_weights))
-    # No escapes here: every entry but the last, evenly, so that rare weights are met.
-    symbols = np.stack([rng.integers(-3, size - 4, 60) for size in sizes]).astype(np.int32)
+    symbols = np.stack([rng.integers(-5, size + 2, 60) for size in sizes], 1).astype(np.int32)
     layout = np.arange(len(sizes), dtype=np.int32)
-    words = SymbolCoder(tables).encode([(layout, symbols)])
-    pushes = [
-        (tables_weights[k], s + 3) for k in layout[::-1] for s in reversed(symbols[k].tolist())
-    ]
-    assert words.tolist() == integer_ans(pushes)
-
-
-def test_every_table_size_is_used_exactly():
-    rng = np.random.default_rng(0)
-    for size in [*range(2, 300), *rng.integers(300, 5000, 30), 1 << 16]:
-        weights = random_table(rng, size)
-        coder = SymbolCoder(Tables(np.array([0]), np.array([size]), weights))
-        symbols = rng.integers(0, size - 1, (1, 12), dtype=np.int32)
-        pushes = [(weights, s) for s in reversed(symbols[0].tolist())]
-        words = coder.encode([(np.zeros(1, np.int32), symbols)])
-        assert words.tolist() == integer_ans(pushes), size
-
-
-def test_reading_order_is_the_documented_one():
-    tables = Tables.from_pmfs([(0, [0.5, 0.25], 0.25), (-1, [0.125, 0.75], 0.125)])
-    first = (np.array([1, 0], np.int32), np.array([[-1], [7]], np.int32))
-    second = (np.array([0], np.int32), np.array([[0, -3, 1, 2]], np.int32))
-    w0, w1 = tables.weights_of(0), tables.weights_of(1)
-    # Escapes in reading order: 7 (excess 5 above: v = 11), -3 (2 below: v = 4), 2 (0 above: 1).
-    length = length_weights()
-
-    def bits(n):
-        return np.full(1 << n, 1 << (24 - n))
-
-    reads = [(w1, 0), (w0, 2), (w0, 0), (w0, 2), (w0, 1), (w0, 2)]
-    reads += [(length, 4), (length, 3), (length, 1)]
-    reads += [(bits(2), 0), (bits(3), 0b011)]
-    words = SymbolCoder(tables).encode([first, second])
-    assert words.tolist() == integer_ans(reads[::-1])
+    words = SymbolCoder(tables, [layout]).encode([symbols])
+    assert words.tolist() == reference_words(tables, [layout], [symbols])
 
 
 def test_long_escapes_are_read_in_chunks_from_the_lowest():
-    tables = Tables.from_pmfs([(0, [0.5], 0.5)])
     v = 2 * 123_456_789 + 1
     low = v - (1 << 27)
-    reads = [(tables.weights_of(0), 1), (length_weights(), 28)]
+    expected = [("bit length", length_table(), 28)]
     for shift, bits in ((0, 8), (8, 8), (16, 8), (24, 3)):
-        reads.append((np.full(1 << bits, 1 << (24 - bits)), low >> shift & ((1 << bits) - 1)))
-    symbols = np.array([[1 + 123_456_789]], np.int32)
-    words = SymbolCoder(tables).encode([(np.zeros(1, np.int32), symbols)])
-    assert words.tolist() == integer_ans(reads[::-1])
+        chunk = low >> shift & ((1 << bits) - 1)
+        expected.append((f"{bits} bits", uniform(1 << bits), chunk))
+    assert escape_reads([v]) == expected
+    tables = Tables.from_pmfs([(0, [0.5], 0.5)])
+    words = SymbolCoder(tables, [np.zeros(1, np.int32)]).encode(
+        [np.array([[1 + 123_456_789]], np.int32)]
+    )
+    assert words.tolist() == integer_ans([*expected[::-1], ([1 << 23, 1 << 23], 1)])
 
 
 def test_length_weights_are_a_table():
     weights = length_weights()
-    assert weights.size == 35
+    assert weights.tolist() == length_table()
     assert weights.sum() == 1 << 24
     assert weights[1] == 1 << 22
     assert weights[34] == 1
 
 
 @st.composite
-def any_symbols(draw):
+def any_symbols(draw, modes=(INT32.min, 0, 5)):
     edges = st.sampled_from([INT32.min, INT32.min + 1, -1, 0, 1, INT32.max - 1, INT32.max])
     value = edges | st.integers(-20, 20) | st.integers(INT32.min, INT32.max)
-    rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 6))
-    flat = draw(st.lists(value, min_size=rows * columns, max_size=rows * columns))
-    return np.array(flat, np.int32).reshape(rows, columns)
+    rows = draw(st.integers(1, 4))
+    tokens = draw(st.integers(1, 6) | st.sampled_from([15, 16, 17, 33, 63, 64, 65, 100, 130]))
+    block = np.empty((tokens, rows), np.int32)
+    block[:] = draw(st.lists(st.sampled_from(modes), min_size=rows, max_size=rows))
+    places = st.tuples(st.integers(0, tokens - 1), st.integers(0, rows - 1))
+    for place, symbol in draw(st.lists(st.tuples(places, value), max_size=40)):
+        block[place] = symbol
+    return block
 
 
 EDGE_TABLES = Tables.from_pmfs(
@@ -111,6 +109,9 @@ EDGE_TABLES = Tables.from_pmfs(
         (INT32.max - 2, [0.5, 0.25], 0.25),
         (-3, np.ones(7) / 8, 0.125),
         (5, [0.0], 1.0),
+        (-1, [0.005, 0.98, 0.01], 0.005),
+        (-1, [1e-4, 1 - 2e-4], 1e-4),
+        (5, [1.0], 0.0),
     ]
 )
 
@@ -118,46 +119,44 @@ EDGE_TABLES = Tables.from_pmfs(
 @given(st.data(), any_symbols(), any_symbols())
 def test_any_int32_round_trips_through_any_table(data, first, second):
     tables = st.integers(0, len(EDGE_TABLES) - 1)
-    blocks = [
-        (np.array([data.draw(tables) for _ in block], np.int32), block) for block in (first, second)
+    blocks = [first, second]
+    layouts = [
+        np.array([data.draw(tables) for _ in range(block.shape[1])], np.int32) for block in blocks
     ]
-    coder = SymbolCoder(EDGE_TABLES)
+    coder = SymbolCoder(EDGE_TABLES, layouts)
     words = coder.encode(blocks)
-    assert words.size == 0 or words[-1] != 0
-    decoded = coder.decode(words, [(layout, block.shape[1]) for layout, block in blocks])
-    for (_, block), result in zip(blocks, decoded, strict=True):
+    assert words.tolist() == reference_words(EDGE_TABLES, layouts, blocks)
+    decoded = coder.decode(words, [len(block) for block in blocks])
+    for block, result in zip(blocks, decoded, strict=True):
         np.testing.assert_array_equal(result, block)
-    assert words.size * 32 <= 1.01 * coder.ideal_bits(blocks) + 64
 
 
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=8), st.integers(1, 30))
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=8), st.integers(1, 70))
 def test_random_words_decode_to_int32_or_fail_as_corrupt(words, count):
-    coder = SymbolCoder(EDGE_TABLES)
-    layout = np.arange(4, dtype=np.int32)
+    coder = SymbolCoder(EDGE_TABLES, [np.arange(len(EDGE_TABLES), dtype=np.int32)])
     data = np.array(words, np.uint32)
     try:
-        (symbols,) = coder.decode(data, [(layout, count)])
+        blocks = coder.decode(data, [count])
     except CorruptBlob:
         return
-    np.testing.assert_array_equal(coder.encode([(layout, symbols)]), data)
+    np.testing.assert_array_equal(coder.encode(blocks), data)
 
 
 def test_an_escape_beyond_int32_is_corrupt():
     tables = Tables.from_pmfs([(0, [0.5], 0.5)])
-    reads = [(tables.weights_of(0), 1), (length_weights(), 34)]
-    reads += [(np.full(256, 1 << 16), 5)] * 4 + [(np.full(2, 1 << 23), 1)]
-    words = np.array(integer_ans(reads[::-1]), np.uint32)
+    pushes = [([1 << 23, 1 << 23], 1), (length_table(), 34)]
+    pushes += [(uniform(256), 5)] * 4 + [(uniform(2), 1)]
+    words = np.array(integer_ans(pushes[::-1]), np.uint32)
     with pytest.raises(CorruptBlob, match="outside int32"):
-        SymbolCoder(tables).decode(words, [(np.zeros(1, np.int32), 1)])
+        SymbolCoder(tables, [np.zeros(1, np.int32)]).decode(words, [1])
 
 
 def test_leftover_and_zero_words_are_corrupt():
     tables = Tables.from_pmfs([(0, [0.5], 0.5)])
-    layout = np.zeros(1, np.int32)
-    coder = SymbolCoder(tables)
+    coder = SymbolCoder(tables, [np.zeros(1, np.int32)])
     for words in ([1, 2, 3], [5, 0]):
         with pytest.raises(CorruptBlob, match="damaged payload"):
-            coder.decode(np.array(words, np.uint32), [(layout, 2)])
+            coder.decode(np.array(words, np.uint32), [2])
 
 
 def test_coder_calls_do_not_grow_with_escapes(monkeypatch):
@@ -166,7 +165,7 @@ def test_coder_calls_do_not_grow_with_escapes(monkeypatch):
 
     class Counting:
         def __init__(self, words):
-            self._ans = constriction.stream.stack.AnsCoder(words)  # type: ignore
+            self._ans = AnsCoder(words)
 
         def decode(self, *arguments):
             calls.append(arguments)
@@ -175,12 +174,12 @@ def test_coder_calls_do_not_grow_with_escapes(monkeypatch):
         def is_empty(self):
             return self._ans.is_empty()
 
-    coder = SymbolCoder(Tables(np.array([0]), np.array([2]), np.array([1, (1 << 24) - 1])))
-    layout = np.zeros(1, np.int32)
-    symbols = np.full((1, 100_000), -1, np.int32)
-    symbols[0, ::1000] = np.arange(100) ** 4
-    words = coder.encode([(layout, symbols)])
-    monkeypatch.setattr("coder.ans._AnsCoder", Counting)
-    (decoded,) = coder.decode(words, [(layout, symbols.size)])
+    tables = Tables(np.array([0]), np.array([2]), np.array([1, (1 << 24) - 1]))
+    coder = SymbolCoder(tables, [np.zeros(1, np.int32)])
+    symbols = np.full((100_000, 1), -1, np.int32)
+    symbols[::1000, 0] = np.arange(100) ** 4
+    words = coder.encode([symbols])
+    monkeypatch.setattr("coder.ans.AnsCoder", Counting)
+    (decoded,) = coder.decode(words, [len(symbols)])
     np.testing.assert_array_equal(decoded, symbols)
     assert len(calls) <= 1 + 1 + 5 * 8
