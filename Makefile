@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow lint format bench clean
+.PHONY: setup demo test test-slow test-versions lint format bench clean
 
 setup: .venv/installed
 
@@ -28,6 +28,11 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# The coder from the wheel, without JAX, on every Python that is supported.
+test-versions:
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	tests/versions.sh "$$(ls -t dist/nec_jax-*.whl | head -1)" 3.11 3.12 3.13
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,4 +46,4 @@ bench: setup $(PEERS)/installed
 	$(BIN)/python -m benchmarks.coder --peer $(PEERS)/bin/python
 
 clean:
-	rm -rf .venv $(PEERS) dist
+	rm -rf .venv .venv-* dist

@@ -1,0 +1,129 @@
+"""Wrote the golden files, once for each format version: `python tests/golden/make.py`.
+
+A case is `NAME.codec.safetensors`, `NAME.blob` and `NAME.symbols.npy` (int32 [n, D]). Files that
+are there are never written again: a codec or blob that has to change means a new format version.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from coder import EmbeddingCodec, Tables
+from coder.tables import quantise_pmf
+
+HERE = Path(__file__).parent
+INT32 = np.iinfo(np.int32)
+
+
+def pseudo_random(count: int, seed: int) -> np.ndarray:
+    """Integers below 2^31 from a linear congruential generator: the same with every NumPy."""
+    values = np.empty(count, np.int64)
+    for i in range(count):
+        seed = (seed * 1103515245 + 12345) % (1 << 31)
+        values[i] = seed
+    return values
+
+
+def codec(tables: list[tuple[int, np.ndarray]], grid: list[int], class_token=None, **settings):
+    """A codec of (minimum, pmf with the escape last), its layouts, and settings."""
+    weights = [quantise_pmf(pmf) for _, pmf in tables]
+    low = [low for low, _ in tables]
+    return EmbeddingCodec(
+        np.linspace(-1, 1, len(grid), dtype=np.float32),
+        np.full(len(grid), 0.5, np.float32),
+        Tables(
+            np.array(low, np.int32),
+            np.array([w.size for w in weights], np.int32),
+            np.concatenate(weights),
+        ),
+        np.array(grid),
+        None if class_token is None else np.array(class_token),
+        **settings,
+    )
+
+
+def peaked(size: int, event: float) -> np.ndarray:
+    """A pmf whose middle entry has 1 - event, the others falling off from it."""
+    pmf = 1.0 / (1 + np.abs(np.arange(size) - size // 2)) ** 2
+    pmf[size // 2] = 0
+    pmf *= event / pmf.sum()
+    pmf[size // 2] = 1 - event
+    return pmf
+
+
+def draw(coded: EmbeddingCodec, tokens: int, seed: int, busy: int = 0) -> np.ndarray:
+    """Symbols [n, D], each from its own table; `busy` of 64 are drawn from all its entries."""
+    layouts = [coded.grid_layout] * tokens
+    if coded.class_layout is not None:
+        layouts.insert(0, coded.class_layout)
+    numbers = pseudo_random(2 * len(layouts) * coded.channels, seed) >> 7
+    q = np.empty((len(layouts), coded.channels), np.int32)
+    for i, layout in enumerate(layouts):
+        for d, k in enumerate(layout.tolist()):
+            number, other = (int(v) for v in numbers[2 * (i * coded.channels + d) :][:2])
+            weights = coded.tables.weights_of(k)
+            if other % 64 < busy:
+                index = number % weights.size
+            else:
+                index = int(np.searchsorted(np.cumsum(weights, dtype=np.int64), number, "right"))
+            q[i, d] = coded.tables.minimum[k] + index
+    return q
+
+
+def cases():
+    """name -> (codec, symbols, grid)"""
+    sizes = [2, 3, 4, 5, 17, 64, 257, 1000, 5000]
+    tables = [(-(s // 2), peaked(s, 0.6)) for s in sizes]
+    coded = codec(tables, list(range(9)), list(range(9))[::-1])
+    yield "sizes", coded, draw(coded, 20, 1, busy=8), (4, 5)
+
+    tables = [(-1, peaked(4, 0.5)), (INT32.min, peaked(2, 0.5)), (INT32.max - 2, peaked(3, 0.5))]
+    tables += [(0, peaked(5, 2.0**-9)), (-7, peaked(2, 2.0**-24))]
+    coded = codec(tables, [0, 1, 2, 3, 4], max_tokens=9, rate_index=300)
+    edges = [INT32.min, INT32.min + 1, -300, -2, -1, 0, 1, 2, 70_000, INT32.max - 1, INT32.max]
+    chosen = pseudo_random(45, 5) // 1024 % len(edges)
+    yield "escapes", coded, np.array(edges, np.int32)[chosen].reshape(9, 5), (1, 9)
+
+    tables = [(0, peaked(2, 2.0**-24)), (3, peaked(2, 2.0**-24)), (-4, peaked(9, 2.0**-7))]
+    coded = codec(tables, [0] * 20 + [1] * 20 + [2] * 8, [1] * 24 + [2] * 24)
+    yield (
+        "dead",
+        coded,
+        np.concatenate(
+            [
+                [coded.tables.minimum[coded.class_layout]],
+                np.repeat([[0] * 20 + [3] * 20 + [0] * 8], 196, axis=0),
+            ]
+        ).astype(np.int32),
+        (14, 14),
+    )
+    yield "woken", coded, draw(coded, 196, 9), (14, 14)
+
+    tables = [(-2, peaked(6, 0.4)), (-3, peaked(8, 2.0**-6)), (0, peaked(2, 2.0**-20))]
+    coded = codec(tables, [0, 1, 2, 1])
+    yield "one-token", coded, draw(coded, 1, 3), (1, 1)
+
+    events = [2.0**-n for n in (3, 5, 6, 9, 16)]
+    coded = codec([(-4, peaked(10, event)) for event in events], [0, 1, 2, 3, 4, 2])
+    q = draw(coded, 4096, 4)
+    q[1000:1300, 2] = draw(coded, 300, 5, busy=40)[:, 2]
+    yield "4096-tokens", coded, q, (64, 64)
+
+
+def main() -> None:
+    """Write what is missing."""
+    for name, coded, symbols, grid in cases():
+        paths = [HERE / f"{name}.{end}" for end in ("codec.safetensors", "blob", "symbols.npy")]
+        if any(path.exists() for path in paths):
+            sys.stdout.write(f"{name}: there already, left alone\n")
+            continue
+        coded.save(paths[0])
+        blob = coded.encode_symbols(symbols, grid)
+        paths[1].write_bytes(blob)
+        np.save(paths[2], symbols.astype("<i4"))
+        sys.stdout.write(f"{name}: {len(blob)} bytes\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Bytes that must never change: tables, symbols and blobs written once, committed."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.make import cases
+from reference_ans import Table, integer_ans, reads
+
+from coder import EmbeddingCodec
+from coder.blob import unpack
+
+GOLDEN = Path(__file__).parent / "golden"
+SHA256 = {
+    "4096-tokens": "36312e1d526e326addef834b57be6a67177ea2abfff29d57a7df5f0319765cf6",
+    "dead": "05cbf90159be00989c8eff90e3bee03863528477d1959a4c2b5470bf35130ca5",
+    "escapes": "371d1c13d350e8ef2c4ca2670c989dcfbb9721b51bb93b1e35a401a79a6b94ae",
+    "one-token": "54240f7117efff101e081c6d5970cebf407a34c0db9baf7499dd272fcac77e2e",
+    "sizes": "81e7b7ef631a1d27eedf72a6cb4bd43f0b719d679c6fa2b8ef6191e6a1b0901b",
+    "woken": "f9b227694084fd67d8ed803c030781625c786ac49a3571b5a384537f6182d15a",
+}
+
+
+def load(name):
+    # No case may be missing: each of these fails without its file.
+    codec = EmbeddingCodec.load(GOLDEN / f"{name}.codec.safetensors")
+    return codec, (GOLDEN / f"{name}.blob").read_bytes(), np.load(GOLDEN / f"{name}.symbols.npy")
+
+
+def test_every_case_has_its_files_and_no_file_is_extra():
+    assert {name for name, *_ in cases()} == set(SHA256)
+    expected = {f"{n}.{e}" for n in SHA256 for e in ("codec.safetensors", "blob", "symbols.npy")}
+    found = {path.name for path in GOLDEN.iterdir() if path.is_file()}
+    assert found - {"make.py"} == expected
+
+
+@pytest.mark.parametrize("name", SHA256)
+def test_bytes_and_symbols_are_what_they_were(name):
+    codec, blob, symbols = load(name)
+    assert hashlib.sha256(blob).hexdigest() == SHA256[name]
+    decoded, grid = codec.decode_symbols(blob)
+    np.testing.assert_array_equal(decoded, symbols)
+    assert codec.encode_symbols(symbols, grid) == blob
+    assert codec.to_bytes() == (GOLDEN / f"{name}.codec.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", SHA256)
+def test_words_are_those_of_an_integer_ans(name):
+    codec, blob, symbols = load(name)
+    tables = [Table(low, codec.tables.weights_of(k)) for k, low in enumerate(codec.tables.minimum)]
+    blocks = [(codec.grid_layout, symbols)]
+    if codec.class_layout is not None:
+        blocks = [(codec.class_layout, symbols[:1]), (codec.grid_layout, symbols[1:])]
+    steps = reads(
+        [
+            [(tables[k], column.tolist()) for k, column in zip(layout, block.T, strict=True)]
+            for layout, block in blocks
+        ]
+    )
+    assert unpack(blob)[1].tolist() == integer_ans(steps[::-1])
+
+
+@pytest.mark.parametrize("name", SHA256)
+def test_the_recipe_still_makes_them(name):
+    codec, blob, symbols = load(name)
+    made, drawn, grid = next(case[1:] for case in cases() if case[0] == name)
+    assert made == codec
+    np.testing.assert_array_equal(drawn, symbols)
+    assert made.encode_symbols(drawn, grid) == blob
