@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-versions lint format bench clean
+.PHONY: setup demo test test-slow test-versions fuzz lint format bench clean
 
 setup: .venv/installed
 
@@ -32,6 +32,12 @@ test-slow: setup
 test-versions:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	tests/versions.sh "$$(ls -t dist/nec_jax-*.whl | head -1)" 3.11 3.12 3.13
+
+# A million random mutations, then five minutes of coverage-guided fuzzing.
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python tests/fuzz/mutate.py
+	$(BIN)/python tests/fuzz/coverage.py
 
 lint: setup
 	$(BIN)/ruff check .

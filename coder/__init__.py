@@ -18,6 +18,7 @@ from coder.errors import (
     UnsupportedVersion,
     WrongCodec,
 )
+from coder.pool import Pool
 from coder.tables import Tables
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "EmbeddingCodec",
     "FileError",
     "InputError",
+    "Pool",
     "Tables",
     "TruncatedBlob",
     "UnsupportedVersion",

@@ -155,31 +155,20 @@ class EmbeddingCodec:
           BlobError: TruncatedBlob, CorruptBlob, UnsupportedVersion, or WrongCodec when the blob
             was written with another codec.
         """
-        header, words = framing.unpack(memoryview(blob).tobytes())
-        if header.fingerprint != self.fingerprint[:4]:
-            raise WrongCodec(
-                f"the blob was written with codec {header.fingerprint.hex()}, this is "
-                f"{self.fingerprint[:4].hex()}: load the model or codec it was made with"
-            )
-        if header.rate_index != self.rate_index:
-            raise WrongCodec(
-                f"the blob has rate {header.rate_index}, this codec is for {self.rate_index}: "
-                "load the codec of that rate"
-            )
-        if header.class_token != (self.class_layout is not None):
-            raise CorruptBlob("the blob and its codec disagree about the class token")
+        header, words = self._open(blob)
         height, width = header.grid
-        # Before anything is allocated: symbols may cost no bits, so the payload bounds nothing.
-        if min(height, width) < 1 or height * width > self.max_tokens:
-            raise CorruptBlob(
-                f"the blob claims {height} x {width} tokens, its codec allows 1 to "
-                f"{self.max_tokens}"
-            )
         tokens = [height * width]
         if self.class_layout is not None:
             tokens.insert(0, 1)
         blocks = self._coder.decode(words, tokens)
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), header.grid
+
+    def grid_of(self, blob: bytes) -> tuple[int, int]:
+        """The grid (h, w) of a blob whose frame and header are sound; its payload is not read.
+
+        Raises BlobError as `decode_symbols`.
+        """
+        return self._open(blob)[0].grid
 
     def estimate_bits(self, q: NDArray[np.int32]) -> float:
         """Ideal code length in bits of symbols int32 [n, D] under the tables, without framing."""
@@ -270,6 +259,29 @@ class EmbeddingCodec:
 
     def _blocks(self, q: NDArray[np.int32]) -> list[NDArray[np.int32]]:
         return [q] if self.class_layout is None else [q[:1], q[1:]]
+
+    def _open(self, blob: bytes) -> tuple[framing.Header, NDArray[np.uint32]]:
+        header, words = framing.unpack(memoryview(blob).tobytes())
+        if header.fingerprint != self.fingerprint[:4]:
+            raise WrongCodec(
+                f"the blob was written with codec {header.fingerprint.hex()}, this is "
+                f"{self.fingerprint[:4].hex()}: load the model or codec it was made with"
+            )
+        if header.rate_index != self.rate_index:
+            raise WrongCodec(
+                f"the blob has rate {header.rate_index}, this codec is for {self.rate_index}: "
+                "load the codec of that rate"
+            )
+        if header.class_token != (self.class_layout is not None):
+            raise CorruptBlob("the blob and its codec disagree about the class token")
+        height, width = header.grid
+        # Before anything is allocated: symbols may cost no bits, so the payload bounds nothing.
+        if min(height, width) < 1 or height * width > self.max_tokens:
+            raise CorruptBlob(
+                f"the blob claims {height} x {width} tokens, its codec allows 1 to "
+                f"{self.max_tokens}"
+            )
+        return header, words
 
     def _check_channels(self, values: NDArray) -> None:
         if values.ndim < 1 or values.shape[-1] != self.channels:

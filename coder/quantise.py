@@ -19,12 +19,15 @@ def quantise(
     if y.dtype.kind not in "fiu" and y.dtype.name != "bfloat16":
         raise InputError(f"embeddings are {y.dtype}: give floats")
     with np.errstate(over="ignore", invalid="ignore"):
-        values = y.astype(np.float32)
-        scaled = np.rint((values - offsets) / steps)
-    _refuse(~np.isfinite(values), y, "NaN or infinite in float32")
-    # 2^31 - 1 is no float32: everything below 2^31 fits.
-    fits = (scaled >= np.float32(-(2**31))) & (scaled < np.float32(2**31))
-    _refuse(~fits, y, "too far from the offset for an int32 symbol")
+        values = y.astype(np.float32, copy=False)
+        scaled = np.subtract(values, offsets)
+        scaled /= steps
+        np.rint(scaled, out=scaled)
+    # 2^31 - 1 is no float32: everything below 2^31 fits. NaN fails both comparisons.
+    if scaled.size and not (scaled.min() >= -(2.0**31) and scaled.max() < 2.0**31):
+        _refuse(~np.isfinite(values), y, "NaN or infinite in float32")
+        fits = (scaled >= np.float32(-(2**31))) & (scaled < np.float32(2**31))
+        _refuse(~fits, y, "too far from the offset for an int32 symbol")
     return scaled.astype(np.int32)
 
 
@@ -33,7 +36,10 @@ def dequantise(
 ) -> NDArray[np.float32]:
     """int32 [..., D] -> q * step + offset as float32 [..., D]."""
     # NumPy rounds the product and the sum; a compiler that fuses them gives other floats.
-    return q.astype(np.float32) * steps + offsets
+    values = q.astype(np.float32)
+    values *= steps
+    values += offsets
+    return values
 
 
 def as_symbols(q: ArrayLike) -> NDArray[np.int32]:

@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as hnp
 from coder import (
     BlobError,
     CorruptBlob,
+    EmbeddingCodec,
     InputError,
+    Tables,
     UnsupportedVersion,
     WrongCodec,
 )
@@ -81,6 +83,49 @@ def test_real_bits_are_close_to_the_estimate(bits_per_element, class_token):
         assert 8 * len(blob) >= estimate
         total += estimate
     assert 0.3 < total / y[:10].size / bits_per_element < 3
+
+
+@pytest.mark.parametrize("bits_per_element", [0.005, 0.02, 0.1, 0.5, 2.5, 6.0])
+def test_blobs_cost_little_more_than_the_float_densities(bits_per_element):
+    rng = np.random.default_rng(7)
+    channels, grid = 200, (14, 14)
+    k = np.arange(-300, 301)
+    spread = np.exp(rng.normal(0, 1, channels))
+
+    def densities(scale):
+        # Two-sided geometric: exact, and as heavy-tailed as a table may have to be.
+        ratio = np.exp(-1 / (spread * scale))[:, None]
+        pmf = ratio ** np.abs(k)
+        return pmf / pmf.sum(1, keepdims=True)
+
+    def entropy(pmf):
+        return -(pmf * np.log2(np.maximum(pmf, 1e-300))).sum(1)
+
+    scales = np.geomspace(0.03, 60, 400)
+    mean = np.array([entropy(densities(scale)).mean() for scale in scales])
+    pmf = densities(scales[np.argmin(np.abs(np.log(mean / bits_per_element)))])
+    kept = [np.flatnonzero(p > 1e-12) for p in pmf]
+    tables = Tables.from_pmfs(
+        [(int(k[i[0]]), p[i], max(0.0, 1 - p[i].sum())) for p, i in zip(pmf, kept, strict=True)]
+    )
+    # The tables: what they add to the densities' entropy, on average over what is coded.
+    extra = 0.0
+    for d, (p, i) in enumerate(zip(pmf, kept, strict=True)):
+        extra += float((p[i] * np.log2(p[i] / tables.pmf(d)[:-1])).sum())
+    assert extra <= 1e-3 * entropy(pmf).sum()
+    # The blobs: framing, checksum, derived tables and the coder's own state included.
+    codec = EmbeddingCodec(
+        np.zeros(channels, np.float32),
+        np.ones(channels, np.float32),
+        tables,
+        np.arange(channels, dtype=np.int32),
+    )
+    for seed in range(5):
+        u = np.random.default_rng(seed).random((196, channels, 1))
+        column = (np.cumsum(pmf, 1) < u).sum(2).clip(max=600)
+        ideal = -np.log2(pmf[np.arange(channels), column]).sum() / 8
+        blob = codec.encode_symbols(k[column].astype(np.int32), grid)
+        assert len(blob) <= 1.005 * ideal + 16
 
 
 def test_estimate_counts_escapes():

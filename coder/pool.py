@@ -1,0 +1,143 @@
+"""Batches on all cores. constriction keeps Python's lock while it codes, so threads do not help.
+
+```python
+with coder.Pool(codec) as pool:  # under `if __name__ == "__main__":` in a script
+    blobs = pool.encode(y, grid=(14, 14))  # y: float [B, n, D]
+    y_hat = pool.decode(blobs)  # float32 [B, n, D]
+```
+"""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.shared_memory import SharedMemory
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder.codec import EmbeddingCodec
+from coder.errors import BlobError, InputError
+
+_TASKS_A_WORKER = 4  # so that a worker that is done early finds more to do
+
+
+class Pool:
+    """Processes that code for one codec; they start here and end with the `with` block.
+
+    Results are those of `codec.encode` and `codec.decode`, embedding by embedding.
+
+    Args:
+      codec: the codec.
+      workers: how many processes; None for as many as there are cores to use.
+    """
+
+    def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
+        self._codec = codec
+        self._memory: SharedMemory | None = None
+        self._workers = workers or len(os.sched_getaffinity(0))
+        # Not fork: a process with JAX in it has threads, and a fork of it may hang.
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(
+            self._workers, context, _start_worker, (codec.to_bytes(),)
+        )
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+        self._release()
+
+    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> list[bytes]:
+        """Embeddings float [B, n, D] of one grid -> a blob each.
+
+        Raises:
+          InputError: as `codec.encode`, or not a batch.
+        """
+        values = np.asarray(y)
+        if values.ndim != 3 or not values.size:
+            raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
+        shared = self._shared(values.shape, values.dtype)
+        shared[:] = values
+        parts = self._run(_encode, len(values), values.shape, values.dtype, grid)
+        return [blob for part in parts for blob in part]
+
+    def decode(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
+        """Blobs of one grid -> float32 [B, n, D].
+
+        Raises:
+          BlobError: as `codec.decode`; says which blob.
+          InputError: no blobs, or of different grids.
+        """
+        blobs = list(blobs)
+        grids = {_named(self._codec.grid_of, i, blob) for i, blob in enumerate(blobs)}
+        if len(grids) != 1:
+            raise InputError(f"blobs of {len(grids)} grids {sorted(grids)[:3]}: give those of one")
+        height, width = grids.pop()
+        tokens = height * width + (self._codec.class_layout is not None)
+        shape = (len(blobs), tokens, self._codec.channels)
+        shared = self._shared(shape, np.dtype(np.float32))
+        self._run(_decode, len(blobs), shape, blobs)
+        return shared.copy()
+
+    def _shared(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+        """An array that the workers see too; kept, since new memory costs more than the coding."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        if self._memory is None or self._memory.size < size:
+            self._release()
+            self._memory = SharedMemory(create=True, size=size)
+        return np.ndarray(shape, dtype, self._memory.buf)
+
+    def _release(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory.unlink()
+            self._memory = None
+
+    def _run(self, work, count: int, *arguments) -> list:
+        assert self._memory is not None
+        edges = np.linspace(0, count, min(count, self._workers * _TASKS_A_WORKER) + 1).astype(int)
+        futures = []
+        for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            # A worker gets the blobs of its span alone.
+            own = [a[start:end] if isinstance(a, list) else a for a in arguments]
+            futures.append(self._executor.submit(work, self._memory.name, (start, end), *own))
+        return [future.result() for future in futures]
+
+
+_codec: EmbeddingCodec | None = None
+_memory: SharedMemory | None = None
+
+
+def _start_worker(data: bytes) -> None:
+    global _codec
+    _codec = EmbeddingCodec.from_bytes(data)
+
+
+def _attach(name: str, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    global _memory
+    if _memory is None or _memory.name != name:
+        if _memory is not None:
+            _memory.close()
+        _memory = SharedMemory(name)
+    return np.ndarray(shape, dtype, _memory.buf)
+
+
+def _encode(name, span, shape, dtype, grid) -> list[bytes]:
+    assert _codec is not None
+    return [_codec.encode(y, grid) for y in _attach(name, shape, dtype)[slice(*span)]]
+
+
+def _decode(name, span, shape, blobs) -> None:
+    assert _codec is not None
+    values = _attach(name, shape, np.dtype(np.float32))
+    for i, blob in zip(range(*span), blobs, strict=True):
+        values[i] = _named(_codec.decode, i, blob)
+
+
+def _named(function, index: int, blob: bytes):
+    try:
+        return function(blob)
+    except BlobError as error:
+        raise type(error)(f"blob {index}: {error}") from error
