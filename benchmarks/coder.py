@@ -4,12 +4,14 @@
     python -m benchmarks.coder --peer PYTHON [--json]
 
 PYTHON is an interpreter that has compressai (`make bench` makes one). Both sides code the same
-symbols under the same pmfs on one core; the peer gets them requantised to its 16 bits. Ours
-includes framing, checksum and the exact round trip; the best of several runs is taken.
+symbols under the same pmfs on one core; the peer gets them requantised to its 16 bits, and is
+called as CompressAI calls it (`bare`: its C++ alone). Ours includes framing, checksum and every
+check. Batches go from floats to blobs and back, on one core and on all. The best of several runs.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -18,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coder import EmbeddingCodec, Tables
+from coder import EmbeddingCodec, Pool, Tables
 
 CHANNELS, TOKENS = 768, 197
 RATES = (0.02, 0.1, 0.5, 2.5)  # bits an element
-REPEATS = 15
+REPEATS = 30
+BATCH = 256
 
 
 def gaussian_pmf(sigma: float) -> np.ndarray:
@@ -53,10 +56,10 @@ def problem(bits: float, rng: np.random.Generator) -> tuple[list[np.ndarray], np
     return pmfs, np.stack(symbols, axis=1).astype(np.int32)
 
 
-def best_ms(run: Callable[[], object]) -> float:
+def best_ms(run: Callable[[], object], repeats: int = REPEATS) -> float:
     """The fastest of several runs, milliseconds."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
@@ -82,7 +85,31 @@ def measure(bits: float, peer: str | None) -> dict[str, float]:
         "decode_ms": best_ms(lambda: codec.decode_symbols(blob)),
         "bytes": len(blob),
     }
+    row |= batch_row(codec, symbols)
     return row | (peer_row(peer, pmfs, symbols) if peer else {})
+
+
+def batch_row(codec: EmbeddingCodec, symbols: np.ndarray) -> dict[str, float]:
+    """Milliseconds an embedding of a batch, on one core and on all of them."""
+    y = np.repeat(codec.dequantise(symbols)[None], BATCH, axis=0)
+    grid = (1, TOKENS)
+    blobs = [codec.encode(y[0], grid)] * BATCH
+    out = np.empty_like(y)
+
+    def decode_one_by_one() -> None:
+        for i, blob in enumerate(blobs):
+            out[i] = codec.decode(blob)
+
+    with Pool(codec) as pool:
+        if pool.encode(y, grid) != blobs or not np.array_equal(pool.decode(blobs), y):
+            raise RuntimeError("the pool's round trip is not exact")
+        runs: dict[str, Callable[[], object]] = {
+            "one_core_encode_ms": lambda: [codec.encode(image, grid) for image in y],
+            "all_cores_encode_ms": lambda: pool.encode(y, grid),
+            "one_core_decode_ms": decode_one_by_one,
+            "all_cores_decode_ms": lambda: pool.decode(blobs),
+        }
+        return {name: best_ms(run, 5) / BATCH for name, run in runs.items()}
 
 
 def peer_row(python: str, pmfs: list[np.ndarray], symbols: np.ndarray) -> dict[str, float]:
@@ -111,19 +138,29 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows))
         return
-    print(f"{CHANNELS} channels x {TOKENS} tokens, one core; CompressAI -> nec-jax (ratio)")
-    print(f"{'bits/element':>12} {'bytes':>18} {'encode ms':>26} {'decode ms':>26}")
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{CHANNELS} channels x {TOKENS} tokens; ms an embedding, one core unless it says {cores}"
+    )
+    names = ["bits/element", "bytes", "encode", "decode", "batch encode", f"{cores} cores"]
+    names += ["batch decode", f"{cores} cores"]
+    if arguments.peer:
+        names += ["CompressAI bytes", "encode", "decode", "bare encode", "bare decode"]
+    print(f"| {' | '.join(names)} |")
+    print("| ---: " * len(names) + "|")
     for row in rows:
-        cells = [f"{row['bits_per_element']:12.2f}"]
+        cells = [f"{row['bits_per_element']:.2f}", f"{row['bytes']:.0f}"]
+        cells += [f"{row['encode_ms']:.2f}", f"{row['decode_ms']:.2f}"]
+        for kind in ("encode", "decode"):
+            one, many = row[f"one_core_{kind}_ms"], row[f"all_cores_{kind}_ms"]
+            cells += [f"{one:.2f}", f"{many:.2f} ({one / many:.1f}x)"]
         if arguments.peer:
-            cells.append(f"{row['peer_bytes']:8.0f} -> {row['bytes']:6.0f}")
-            for kind in ("encode", "decode"):
-                peer, ours = row[f"peer_{kind}_ms"], row[f"{kind}_ms"]
-                cells.append(f"{peer:8.1f} -> {ours:5.2f} ({peer / ours:5.1f}x)")
-        else:
-            cells.append(f"{row['bytes']:18.0f}")
-            cells += [f"{row['encode_ms']:26.2f}", f"{row['decode_ms']:26.2f}"]
-        print(" ".join(cells))
+            cells.append(f"{row['peer_bytes']:.0f}")
+            for peer in ("peer", "bare"):
+                for kind in ("encode", "decode"):
+                    time_, ours = row[f"{peer}_{kind}_ms"], row[f"{kind}_ms"]
+                    cells.append(f"{time_:.1f} ({time_ / ours:.1f}x)")
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -46,10 +46,9 @@ class SparseRows:
             differs = symbols != self.modes
             alive = np.flatnonzero(differs.any(0) & self._sparse)
             position = self._position[alive]
-        packed = np.packbits(np.ascontiguousarray(differs.T[alive]), axis=1, bitorder="little")
-        if packed.shape[1] % 2:
-            packed = np.pad(packed, ((0, 0), (0, 1)))
-        patterns = packed.view("<u2").astype(np.uint16, copy=False)
+        bits = np.zeros((alive.size, sparse.LEAF * sparse.leaves(len(symbols))), bool)
+        bits[:, : len(symbols)] = differs.T[alive]
+        patterns = np.packbits(bits, axis=1, bitorder="little").view("<u2").astype(np.uint16)
         which, part = np.nonzero(patterns)
         row = position[which]
         places = Places(row * patterns.shape[1] + part, patterns[which, part])

@@ -9,8 +9,9 @@ with coder.Pool(codec) as pool:  # under `if __name__ == "__main__":` in a scrip
 
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from coder.codec import EmbeddingCodec
 from coder.errors import BlobError, InputError
 
-_TASKS_A_WORKER = 4  # so that a worker that is done early finds more to do
+_TASKS_A_WORKER = 8  # so that a worker that is done early finds more to do
 
 
 class Pool:
@@ -59,9 +60,13 @@ class Pool:
         if values.ndim != 3 or not values.size:
             raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
         shared = self._shared(values.shape, values.dtype)
-        shared[:] = values
-        parts = self._run(_encode, len(values), values.shape, values.dtype, grid)
-        return [blob for part in parts for blob in part]
+        with self._tasks() as submit:
+            futures = []
+            for start, end in self._spans(len(values)):
+                # Workers begin on what is there while the rest is copied.
+                shared[start:end] = values[start:end]
+                futures.append(submit(_encode, start, end, values.shape, values.dtype, grid))
+            return [blob for future in futures for blob in future.result()]
 
     def decode(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
         """Blobs of one grid -> float32 [B, n, D].
@@ -78,8 +83,14 @@ class Pool:
         tokens = height * width + (self._codec.class_layout is not None)
         shape = (len(blobs), tokens, self._codec.channels)
         shared = self._shared(shape, np.dtype(np.float32))
-        self._run(_decode, len(blobs), shape, blobs)
-        return shared.copy()
+        y_hat = np.empty(shape, np.float32)
+        with self._tasks() as submit:
+            spans = self._spans(len(blobs))
+            futures = [submit(_decode, *span, shape, blobs[slice(*span)]) for span in spans]
+            for (start, end), future in zip(spans, futures, strict=True):
+                future.result()
+                y_hat[start:end] = shared[start:end]
+        return y_hat
 
     def _shared(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         """An array that the workers see too; kept, since new memory costs more than the coding."""
@@ -95,15 +106,28 @@ class Pool:
             self._memory.unlink()
             self._memory = None
 
-    def _run(self, work, count: int, *arguments) -> list:
-        assert self._memory is not None
+    def _spans(self, count: int) -> list[tuple[int, int]]:
         edges = np.linspace(0, count, min(count, self._workers * _TASKS_A_WORKER) + 1).astype(int)
+        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+    @contextmanager
+    def _tasks(self) -> Iterator[Callable[..., Future]]:
+        """Gives `submit(work, start, end, ...)`; at the end none of the tasks is running."""
+        assert self._memory is not None
         futures = []
-        for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            # A worker gets the blobs of its span alone.
-            own = [a[start:end] if isinstance(a, list) else a for a in arguments]
-            futures.append(self._executor.submit(work, self._memory.name, (start, end), *own))
-        return [future.result() for future in futures]
+
+        def submit(work: Callable, *arguments) -> Future:
+            futures.append(self._executor.submit(work, name, *arguments))
+            return futures[-1]
+
+        name = self._memory.name
+        try:
+            yield submit
+        finally:
+            # After an error too, or they would write over what the next call shares.
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
 
 _codec: EmbeddingCodec | None = None
@@ -124,15 +148,15 @@ def _attach(name: str, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
     return np.ndarray(shape, dtype, _memory.buf)
 
 
-def _encode(name, span, shape, dtype, grid) -> list[bytes]:
+def _encode(name, start, end, shape, dtype, grid) -> list[bytes]:
     assert _codec is not None
-    return [_codec.encode(y, grid) for y in _attach(name, shape, dtype)[slice(*span)]]
+    return [_codec.encode(y, grid) for y in _attach(name, shape, dtype)[start:end]]
 
 
-def _decode(name, span, shape, blobs) -> None:
+def _decode(name, start, end, shape, blobs) -> None:
     assert _codec is not None
     values = _attach(name, shape, np.dtype(np.float32))
-    for i, blob in zip(range(*span), blobs, strict=True):
+    for i, blob in enumerate(blobs, start):
         values[i] = _named(_codec.decode, i, blob)
 
 
