@@ -1,0 +1,138 @@
+"""Look into, check and decode blobs, codec files and archives, without JAX.
+
+    python -m coder info FILE
+    python -m coder verify FILE
+    python -m coder decode FILE --out OUT
+
+FILE is a blob, a codec file, or an archive (a Zarr store). A blob needs `--codec CODEC` to be
+verified or decoded; an archive holds its own.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from coder import blob as framing
+from coder.codec import EmbeddingCodec
+from coder.errors import CodecError, InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 1 if something is wrong with FILE."""
+    options = _parser().parse_args(arguments)
+    try:
+        kind = _kind(options.file)
+        if kind == "archive":
+            # Not needed for blobs, and slow to import.
+            from coder import archive
+
+            return getattr(archive, f"{options.command}_command")(options)
+        return _COMMANDS[options.command, kind](options)
+    except CodecError as error:
+        print(f"{options.file}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m coder",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=(__doc__ or "").split("\n\n")[2],
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = {
+        "info": "print what FILE holds",
+        "verify": "decode everything in FILE, write nothing; status 1 if anything is damaged",
+        "decode": "write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("file", type=Path, metavar="FILE")
+        command.add_argument("--codec", type=Path, help="codec file of a blob")
+        if name == "decode":
+            command.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "archive"
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file: the length of its header, then the header.
+    return "codec" if len(start) == 9 and start[8:] == b"{" else "blob"
+
+
+def _info_blob(options: argparse.Namespace) -> int:
+    data = options.file.read_bytes()
+    header, words = framing.unpack(data)
+    height, width = header.grid
+    payload = len(data) - framing.framing_bytes(header)
+    print(f"blob, {len(data)} bytes, format {framing.VERSION}, checksum right")
+    print(f"codec {header.fingerprint.hex()}, rate {header.rate_index}")
+    print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
+    print(f"payload {payload} bytes, {words.size} words")
+    if options.codec:
+        codec = EmbeddingCodec.load(options.codec)
+        q, _ = codec.decode_symbols(data)
+        print(f"{q.shape[0]} x {q.shape[1]} symbols, {8 * len(data) / q.size:.4f} bits an element")
+    return 0
+
+
+def _info_codec(options: argparse.Namespace) -> int:
+    codec = EmbeddingCodec.load(options.file)
+    tables = codec.tables
+    print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
+    print(f"fingerprint {codec.fingerprint.hex()}")
+    print(f"{codec.channels} channels, rate {codec.rate_index}, at most {codec.max_tokens} tokens")
+    print(f"class token {'not ' * (codec.class_layout is None)}coded")
+    print(f"{len(tables)} tables of {tables.sizes.min()} to {tables.sizes.max()} entries")
+    return 0
+
+
+def _verify_blob(options: argparse.Namespace) -> int:
+    q, grid = _codec(options).decode_symbols(options.file.read_bytes())
+    print(f"good: {grid[0]} x {grid[1]} tokens, {q.shape[1]} channels")
+    return 0
+
+
+def _verify_codec(options: argparse.Namespace) -> int:
+    codec = EmbeddingCodec.load(options.file)
+    print(f"good: codec {codec.fingerprint[:4].hex()}, {codec.channels} channels")
+    return 0
+
+
+def _decode_blob(options: argparse.Namespace) -> int:
+    y_hat = _codec(options).decode(options.file.read_bytes())
+    with options.out.open("wb") as file:
+        np.save(file, y_hat)
+    print(f"{options.out}: float32 {list(y_hat.shape)}")
+    return 0
+
+
+def _decode_codec(options: argparse.Namespace) -> int:
+    raise InputError("a codec, which holds no embeddings: give a blob or an archive")
+
+
+def _codec(options: argparse.Namespace) -> EmbeddingCodec:
+    if options.codec is None:
+        raise InputError("a blob: add --codec with the codec file that it was made with")
+    return EmbeddingCodec.load(options.codec)
+
+
+_COMMANDS = {
+    ("info", "blob"): _info_blob,
+    ("info", "codec"): _info_codec,
+    ("verify", "blob"): _verify_blob,
+    ("verify", "codec"): _verify_codec,
+    ("decode", "blob"): _decode_blob,
+    ("decode", "codec"): _decode_codec,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
