@@ -26,9 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         kind = _kind(options.file)
         if kind == "archive":
             # Not needed for blobs, and slow to import.
-            from coder import archive
+            from coder import archive_commands
 
-            return getattr(archive, f"{options.command}_command")(options)
+            return getattr(archive_commands, options.command)(options)
         return _COMMANDS[options.command, kind](options)
     except CodecError as error:
         print(f"{options.file}: {error}", file=sys.stderr)

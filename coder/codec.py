@@ -24,7 +24,7 @@ _TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
 _INT32 = np.iinfo(np.int32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EmbeddingCodec:
     """Codes embeddings of n tokens in D channels; two codecs are equal if their fingerprints are.
 
@@ -96,6 +96,12 @@ class EmbeddingCodec:
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return (
+            f"<EmbeddingCodec {self.fingerprint[:4].hex()}: {self.channels} channels, "
+            f"{len(self.tables)} tables, rate {self.rate_index}>"
+        )
 
     def __reduce__(self):
         # The entropy coder's models cannot be pickled; the file's bytes are all there is anyway.

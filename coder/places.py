@@ -106,8 +106,7 @@ class Rows:
 
     def __init__(self, weights: NDArray[np.int64]):
         self._weights = weights.tolist()
-        self._tokens = 0
-        self._segments: list[tuple[NDArray, NDArray, NDArray]] = []
+        self._kept: tuple[int, list[tuple[NDArray, NDArray, NDArray]]] = (0, [])
 
     def __len__(self) -> int:
         return len(self._weights)
@@ -116,12 +115,12 @@ class Rows:
         """First piece [S], length [S] and count table (less 1) [S, 16] of all that are read at
         once: the segments of 64 tokens, then the rest of each row.
         """
-        if tokens != self._tokens and self._weights:
+        kept, segments = self._kept
+        if tokens != kept and self._weights:
             row = np.arange(len(self)) * sparse.leaves(tokens)
             full, rest = divmod(tokens, sparse.SEGMENT)
             at = np.arange(full + 1) * _PIECES
-            # The last grid's are kept: embeddings of one codec mostly have one grid.
-            self._segments = [
+            segments = [
                 (
                     (row[:, None] + starts).ravel(),
                     np.full(row.size * starts.size, length),
@@ -130,8 +129,9 @@ class Rows:
                 for length, starts in ((sparse.SEGMENT, at[:full]), (rest, at[full:]))
                 if length and starts.size
             ]
-            self._tokens = tokens
-        return self._segments
+            # Embeddings of one codec mostly have one grid. Set at once: threads may share this.
+            self._kept = (tokens, segments)
+        return segments
 
     def _count_tables(self, length: int) -> NDArray[np.float64]:
         tables = [sparse.count_weights(weight, length) for weight in self._weights]

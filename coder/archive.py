@@ -1,0 +1,118 @@
+"""Archives: embeddings of many images as an ordinary Zarr v3 group.
+
+| array | dimensions | stored as |
+| --- | --- | --- |
+| `embedding` | image, y, x, channel | one blob an image, in shards of many (`sharding_indexed`) |
+| `class_token` | image, channel | one blob a shard; only if the codec codes a class token |
+| `id` | image | text, a coordinate |
+| `label` | image | int32, a coordinate; -1 where there is none |
+
+Whoever writes whole shards, the array `embedding` last, can go on after an interruption where
+`written_shards` says, and several can write at once. With a shard of 256 images, index and framing
+are 29 bytes an image: 16 and 13.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+
+from coder.codec import EmbeddingCodec
+from coder.errors import InputError
+from coder.tables import Tables
+from coder.zarr_codec import NecCodec
+
+SHARD = 256
+
+
+def split_codec(codec: EmbeddingCodec) -> tuple[EmbeddingCodec, EmbeddingCodec | None]:
+    """A codec for the grid alone, and one for class tokens alone (a grid of tokens of many images).
+
+    Each has only the tables it needs; the second is None if `codec` codes no class token.
+    """
+    if codec.class_layout is None:
+        return codec, None
+    return _only(codec, codec.grid_layout), _only(codec, codec.class_layout)
+
+
+def create(
+    store: Any,
+    codec: EmbeddingCodec,
+    count: int,
+    grid: tuple[int, int],
+    *,
+    shard: int = SHARD,
+    attributes: Mapping[str, Any] | None = None,
+) -> zarr.Group:
+    """A new archive in a Zarr store or path; its arrays are written by assignment.
+
+    Args:
+      store: what zarr opens; there must be nothing in it.
+      codec: may code a class token or not.
+      count: images.
+      grid: tokens (height, width) of every image.
+      shard: images a shard, the least that a writer should write.
+      attributes: what else the archive should say of itself (JSON).
+
+    Raises:
+      InputError: no images, or shards of none.
+      zarr.errors.ContainsGroupError: there is one in the store.
+    """
+    if count < 1 or shard < 1:
+        raise InputError(f"{count} images in shards of {shard}: give 1 at least of both")
+    for_grid, for_class = split_codec(codec)
+    height, width = grid
+    # xarray reads this, and makes id and label coordinates.
+    group = zarr.create_group(store, attributes={**(attributes or {}), "coordinates": "id label"})
+
+    def add(name: str, dimensions: Sequence[str], shape: Sequence[int], **settings) -> None:
+        group.create_array(
+            name,
+            shape=(count, *shape),
+            chunks=settings.pop("chunks", (shard, *shape)),
+            dimension_names=("image", *dimensions),
+            **settings,
+        )
+
+    add("id", (), (), dtype=str)
+    add("label", (), (), dtype="int32", fill_value=-1)
+    floats = {"dtype": "float32", "fill_value": 0.0, "compressors": None}
+    shape = (height, width, codec.channels)
+    whole = {"chunks": (1, *shape), "shards": (shard, *shape), "serializer": NecCodec(for_grid)}
+    add("embedding", ("y", "x", "channel"), shape, **floats, **whole)
+    if for_class is not None:
+        add("class_token", ("channel",), shape[2:], **floats, serializer=NecCodec(for_class))
+    return group
+
+
+def written_shards(array: zarr.Array) -> set[int]:
+    """Which shards of an array's first dimension are in its store."""
+    metadata = array.metadata
+    size = (array.shards or array.chunks)[0]
+    rest = (0,) * (array.ndim - 1)
+
+    async def present() -> set[int]:
+        names = {
+            i: metadata.encode_chunk_key((i, *rest)) for i in range(-(-array.shape[0] // size))
+        }
+        return {i for i, name in names.items() if await (array.store_path / name).exists()}
+
+    return sync(present())
+
+
+def _only(codec: EmbeddingCodec, layout: np.ndarray) -> EmbeddingCodec:
+    used, inverse = np.unique(layout, return_inverse=True)
+    tables = codec.tables
+    return dataclasses.replace(
+        codec,
+        tables=Tables(
+            tables.minimum[used],
+            tables.sizes[used],
+            np.concatenate([tables.weights_of(int(k)) for k in used]),
+        ),
+        grid_layout=inverse.astype(np.int32),
+        class_layout=None,
+    )

@@ -1,0 +1,134 @@
+"""The Zarr v3 codec `nec`: an array of embeddings in any Zarr store, each chunk one blob.
+
+```python
+array = zarr.create_array(
+    store, shape=(images, 14, 14, 768), dtype="float32", chunks=(1, 14, 14, 768),
+    shards=(256, 14, 14, 768), serializer=NecCodec(codec), compressors=None,
+)
+```
+
+The last dimension is the channels, the one before it the width of a chunk's grid, and all before
+that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
+The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
+this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
+"""
+
+import base64
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, NDBuffer
+from zarr.core.common import JSON, parse_named_configuration
+
+from coder.codec import EmbeddingCodec
+from coder.errors import CodecError, CorruptBlob, FileError
+
+_NAME = "nec"
+_LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to
+
+
+@dataclass(frozen=True)
+class NecCodec(ArrayBytesCodec):
+    """Codes chunks of float32 [..., width, D] with an `EmbeddingCodec` without class token.
+
+    Raises:
+      CodecError: a codec with a class token, or an array that it cannot code: another dtype than
+        float32, other channels, too many tokens a chunk, a fill value that is not finite.
+    """
+
+    codec: EmbeddingCodec
+    is_fixed_size = False
+
+    def __post_init__(self) -> None:
+        if self.codec.class_layout is not None:
+            raise CodecError(
+                "the codec codes a class token, which no grid of a Zarr array has: split it with "
+                "coder.archive.split_codec"
+            )
+        tables, layout = self.codec.tables, self.codec.grid_layout
+        low = tables.minimum[layout]
+        for q in (low, low + tables.sizes[layout] - 2):
+            if (self.codec.quantise(self.codec.dequantise(q)) != q).any():
+                raise CodecError(
+                    "writing what was read would change it: the codec's steps are too small beside "
+                    "its offsets for float32"
+                )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, JSON]) -> "NecCodec":
+        """The codec of an array's metadata. Raises FileError if it is damaged."""
+        _, configuration = parse_named_configuration(data, _NAME)
+        text = configuration.get("codec")
+        if set(configuration) != {"codec"} or not isinstance(text, str):
+            raise FileError(f"the nec codec's configuration is not {sorted(configuration)}")
+        try:
+            unfold = zlib.decompressobj()
+            file = unfold.decompress(base64.b64decode(text, validate=True), _LARGEST)
+        except (ValueError, zlib.error) as error:
+            raise FileError(f"the codec in the array's metadata is damaged: {error}") from error
+        if not unfold.eof or unfold.unused_data:
+            raise FileError("the codec in the array's metadata is damaged: it does not end")
+        return cls(EmbeddingCodec.from_bytes(file))
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The codec's file, deflated and in base 64, as JSON."""
+        text = base64.b64encode(zlib.compress(self.codec.to_bytes(), 9)).decode()
+        return {"name": _NAME, "configuration": {"codec": text}}
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> "NecCodec":
+        """Itself, if it can code chunks like this."""
+        dtype = array_spec.dtype.to_native_dtype()
+        if dtype != np.float32:
+            raise CodecError(f"an array of {dtype}: the nec codec stores float32")
+        if not np.isfinite(np.float32(array_spec.fill_value)):
+            raise CodecError(
+                f"fill value {array_spec.fill_value}: it pads chunks at the array's edge, where "
+                "only finite values can be coded: use 0"
+            )
+        height, width = self._grid(array_spec.shape)
+        if height * width > self.codec.max_tokens:
+            raise CodecError(
+                f"chunks of {height} x {width} tokens: this codec takes {self.codec.max_tokens}"
+            )
+        return self
+
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        y = chunk_data.as_numpy_array().reshape(-1, chunk_spec.shape[-1])
+        blob = self.codec.encode(y, self._grid(chunk_spec.shape))
+        return chunk_spec.prototype.buffer.from_bytes(blob)
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        blob = chunk_data.to_bytes()
+        grid = self.codec.grid_of(blob)
+        if grid != self._grid(chunk_spec.shape):
+            raise CorruptBlob(f"a chunk of {chunk_spec.shape} holds a blob of {grid} tokens")
+        y_hat = self.codec.decode(blob).reshape(chunk_spec.shape)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(y_hat)
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        """No size is known beforehand."""
+        raise NotImplementedError("the nec codec's output has no fixed size")
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        if len(shape) < 2 or shape[-1] != self.codec.channels:
+            raise CodecError(
+                f"chunks of shape {shape}: give [..., width, {self.codec.channels}], all channels "
+                "in one chunk"
+            )
+        return math.prod(shape[:-2]), shape[-2]
+
+
+def nec_codec(array: Any) -> EmbeddingCodec | None:
+    """The codec that a Zarr array's chunks are coded with, or None if that is not `nec`."""
+    codecs = list(array.metadata.codecs)
+    while codecs:
+        one = codecs.pop()
+        if isinstance(one, NecCodec):
+            return one.codec
+        codecs += getattr(one, "codecs", ())
+    return None

@@ -1,0 +1,124 @@
+"""`python -m coder` on blobs, codec files and archives."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from coder_cases import fitted_codec, laplace_embeddings
+
+from coder import EmbeddingCodec, archive
+from coder.__main__ import main
+
+GOLDEN = Path(__file__).parent / "golden"
+CODEC, BLOB = GOLDEN / "woken.codec.safetensors", GOLDEN / "woken.blob"
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    status = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def store(tmp_path):
+    y = laplace_embeddings(1, 20, 13, np.array([0.1, 1, 30]))
+    codec = fitted_codec(y, class_token=True)
+    group: Any = archive.create(tmp_path / "a.zarr", codec, 20, (3, 4), shard=8)
+    group["embedding"][:] = y[:, 1:].reshape(20, 3, 4, 3)
+    group["class_token"][:] = y[:, 0]
+    group["id"][:] = np.array([f"image {i}" for i in range(20)])
+    return tmp_path / "a.zarr"
+
+
+def test_info_says_what_a_blob_is(capsys):
+    status, out, _ = run(capsys, "info", BLOB)
+    assert status == 0
+    assert f"blob, {BLOB.stat().st_size} bytes, format 1" in out
+    assert "14 x 14 tokens and a class token" in out
+    assert "payload 1985 bytes" in out
+    _, out, _ = run(capsys, "info", BLOB, "--codec", CODEC)
+    assert "197 x 48 symbols" in out
+
+
+def test_info_says_what_a_codec_is(capsys):
+    status, out, _ = run(capsys, "info", CODEC)
+    assert status == 0
+    assert EmbeddingCodec.load(CODEC).fingerprint.hex() in out
+    assert "48 channels" in out
+    assert "3 tables of 2 to 9 entries" in out
+
+
+def test_info_says_what_an_archive_is(capsys, store):
+    status, out, _ = run(capsys, "info", store)
+    assert status == 0
+    assert "embedding: float32 (image 20, y 3, x 4, channel 3)" in out
+    assert "3 of 3 shards of [8, 3, 4, 3] written, read in chunks of [1, 3, 4, 3]" in out
+    size = sum(p.stat().st_size for p in store.rglob("*") if p.is_file())
+    own = (store / "zarr.json").stat().st_size
+    assert f"{size - own:,} bytes in all arrays" in out
+
+
+def test_decode_writes_npy(capsys, tmp_path, store):
+    codec = EmbeddingCodec.load(CODEC)
+    assert run(capsys, "decode", BLOB, "--codec", CODEC, "--out", tmp_path / "y")[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y"), codec.decode(BLOB.read_bytes()))
+    assert run(capsys, "decode", store, "--out", tmp_path / "all")[0] == 0
+    group: Any = zarr.open_group(store)
+    for name in ("embedding", "class_token", "label"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"all/{name}.npy"), group[name][:])
+    assert np.load(tmp_path / "all/id.npy")[7] == "image 7"
+    assert run(capsys, "decode", store / "class_token", "--out", tmp_path / "one")[0] == 0
+    assert (tmp_path / "one/class_token.npy").exists()
+
+
+def test_verify_is_silent_about_good_files_and_names_bad_chunks(capsys, store):
+    assert run(capsys, "verify", BLOB, "--codec", CODEC)[0] == 0
+    assert run(capsys, "verify", CODEC)[0] == 0
+    status, out, _ = run(capsys, "verify", store)
+    assert status == 0
+    assert "embedding: 20 chunks read" in out
+    assert "good: no damage" in out
+    shard = store / "embedding/c/1/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 4
+    shard.write_bytes(data)
+    status, out, err = run(capsys, "verify", store)
+    assert status == 1
+    assert "1 damaged chunks" in out
+    assert "embedding[9:10, 0:3, 0:4, 0:3]: the blob's checksum is wrong" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", BLOB], "add --codec"),
+        (["verify", BLOB, "--codec", BLOB], "not a safetensors file"),
+        (["verify", GOLDEN / "sizes.blob", "--codec", CODEC], "written with codec"),
+        (["info", "nothing-here"], "No such file"),
+        (["info", GOLDEN], "without a Zarr array"),
+        (["info", Path(__file__)], "format version"),
+        (["decode", CODEC, "--out", "x"], "holds no embeddings"),
+    ],
+)
+def test_errors_are_one_line_on_stderr(capsys, arguments, message):
+    status, out, err = run(capsys, *arguments)
+    assert status == 1
+    assert not out
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_module_runs_without_jax(tmp_path):
+    shutil.copy(BLOB, tmp_path / "blob")
+    program = (
+        "import sys, runpy; sys.argv = ['coder', 'verify', sys.argv[1], '--codec', sys.argv[2]]\n"
+        "try: runpy.run_module('coder', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'jax', 'flax', 'nec_jax', 'torch', 'zarr'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "blob", CODEC], check=True)

@@ -1,0 +1,100 @@
+"""examples/archive.py: interrupted at any shard and run again, it ends with the same archive."""
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+import nec_jax
+from coder.__main__ import main as command
+from train.data import fit_to, open_source
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "archive.py"
+COUNT, SHARD = 11, 4
+
+
+@pytest.fixture
+def inputs(model, tmp_path):
+    nec_jax.save(model, tmp_path / "model.safetensors")
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        folder = tmp_path / "images" / ("field", "water")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        # Smooth, as an image is.
+        small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        small.resize((50, 40), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return tmp_path
+
+
+def run(folder, out, *more):
+    arguments = [folder / "model.safetensors", folder / "images", folder / out]
+    options = ["--shard", str(SHARD), *more]
+    program, sys.argv = sys.argv, ["archive.py", *map(str, arguments), *options]
+    try:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    finally:
+        sys.argv = program
+
+
+def files(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_archive_goes_on_to_the_same_end(inputs, monkeypatch, capsys):
+    run(inputs, "whole.zarr")
+    embed, calls = nec_jax.embed, []
+
+    def embed_or_die(params, images):
+        calls.append(len(images))
+        if len(calls) in (2, 4):
+            raise Interrupted
+        return embed(params, images)
+
+    monkeypatch.setattr(nec_jax, "embed", embed_or_die)
+    with pytest.raises(Interrupted):
+        run(inputs, "part.zarr")
+    # Killed after the class tokens of a shard were written, before its embeddings were.
+    (inputs / "part.zarr/embedding/c/0/0/0/0").unlink()
+    with pytest.raises(Interrupted):
+        run(inputs, "part.zarr")
+    run(inputs, "part.zarr")
+    assert calls == [4, 4, 4, 4, 4, 3]
+    assert "1 of 3 shards are there" in capsys.readouterr().out
+    assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
+
+
+def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
+    run(inputs, "a.zarr")
+    group: Any = zarr.open_group(inputs / "a.zarr", mode="r")
+    assert group.attrs["classes"] == ["field", "water"]
+    ids = [str(name) for name in group["id"][:]]
+    assert len(set(ids)) == COUNT
+    size = model.config.image_size
+    source = open_source(str(inputs / "images"))
+    for i in (0, 5, 10):
+        assert source[i]["id"] == ids[i]
+        y_hat = nec_jax.embed(model, fit_to(source[i]["image"], size)[None])[0]
+        np.testing.assert_array_equal(group["class_token"][i], y_hat[0])
+        np.testing.assert_array_equal(group["embedding"][i].reshape(y_hat[1:].shape), y_hat[1:])
+        assert ids[i].startswith(("field", "water")[group["label"][i]])
+    capsys.readouterr()
+    assert command(["verify", str(inputs / "a.zarr")]) == 0
+    assert "embedding: 11 chunks read" in capsys.readouterr().out
+
+
+def test_other_images_or_another_split_are_refused(inputs):
+    run(inputs, "a.zarr")
+    with pytest.raises(SystemExit, match="another split"):
+        run(inputs, "a.zarr", "--split", "train")
+    Image.new("RGB", (40, 40)).save(inputs / "images" / "field" / "new.png")
+    with pytest.raises(SystemExit, match="another images"):
+        run(inputs, "a.zarr")

@@ -1,0 +1,330 @@
+"""Zarr arrays of embeddings: what is read is what the codec makes of what was written."""
+
+import base64
+import json
+import multiprocessing
+import subprocess
+import sys
+import zlib
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from coder_cases import fitted_codec, laplace_embeddings, small_codec
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+
+from coder import CodecError, CorruptBlob, EmbeddingCodec, FileError, WrongCodec, archive
+from coder.zarr_codec import NecCodec, nec_codec
+
+COUNT, GRID, SHARD = 37, (3, 4), 8
+Y = laplace_embeddings(1, COUNT, 13, np.array([0.1, 1, 30]))
+CODEC = fitted_codec(Y, class_token=True)
+Y_HAT = CODEC.dequantise(CODEC.quantise(Y))
+EMBEDDING, CLASS_TOKEN = Y[:, 1:].reshape(COUNT, *GRID, 3), Y[:, 0]
+EMBEDDING_HAT, CLASS_TOKEN_HAT = Y_HAT[:, 1:].reshape(COUNT, *GRID, 3), Y_HAT[:, 0]
+
+
+def opened(store, mode: Any = "r") -> Any:
+    # Any: a type checker cannot know which of a group's members are arrays.
+    return zarr.open_group(store, mode=mode)
+
+
+def created(*arguments, **settings) -> Any:
+    return archive.create(*arguments, **settings)
+
+
+def filled(store, shard=SHARD) -> Any:
+    group = created(store, CODEC, COUNT, GRID, shard=shard)
+    group["embedding"][:] = EMBEDDING
+    group["class_token"][:] = CLASS_TOKEN
+    group["id"][:] = np.array([f"image {i}" for i in range(COUNT)])
+    group["label"][:] = np.arange(COUNT)
+    return group
+
+
+def fsspec_store(tmp_path):
+    return FsspecStore.from_url(f"memory://{tmp_path.name}")
+
+
+@pytest.mark.parametrize(
+    "store", [lambda path: MemoryStore(), lambda path: LocalStore(path / "a"), fsspec_store]
+)
+def test_what_is_read_is_what_the_codec_makes_of_what_was_written(store, tmp_path):
+    store = store(tmp_path)
+    filled(store)
+    group = opened(store, mode="r")
+    np.testing.assert_array_equal(group["embedding"][:], EMBEDDING_HAT)
+    np.testing.assert_array_equal(group["class_token"][:], CLASS_TOKEN_HAT)
+    assert group["id"][5] == "image 5"
+    assert group["label"][5] == 5
+    assert group["embedding"].metadata.dimension_names == ("image", "y", "x", "channel")
+
+
+def test_writing_what_was_read_changes_nothing(tmp_path):
+    group = filled(tmp_path / "a")
+
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
+    for name in ("embedding", "class_token"):
+        group[name][:] = group[name][:]
+    group["embedding"][11] = group["embedding"][11]
+    group["class_token"][30:] = group["class_token"][30:]
+    assert files() == before
+
+
+def test_chunks_are_the_blobs_of_the_codec(tmp_path):
+    filled(tmp_path / "a")
+    shard = (tmp_path / "a/embedding/c/1/0/0/0").read_bytes()
+    codec, _ = archive.split_codec(CODEC)
+    blobs = [codec.encode(y, GRID) for y in Y[8:16, 1:]]
+    assert shard.startswith(b"".join(blobs))
+    assert len(shard) == sum(map(len, blobs)) + 16 * SHARD + 4
+
+
+class Counting(WrapperStore):
+    """Adds up the bytes that are read."""
+
+    read = 0
+
+    async def get(self, key, prototype, byte_range=None):
+        value = await super().get(key, prototype, byte_range)
+        Counting.read += len(value) if value is not None else 0
+        return value
+
+
+def test_one_embedding_is_read_by_itself():
+    store = MemoryStore()
+    filled(store)
+    array = opened(Counting(store), mode="r")["embedding"]
+    Counting.read = 0
+    np.testing.assert_array_equal(array[11], EMBEDDING_HAT[11])
+    index = 16 * SHARD + 4
+    codec, _ = archive.split_codec(CODEC)
+    assert Counting.read == index + len(codec.encode(Y[11, 1:], GRID))
+
+
+def test_index_and_framing_are_at_most_32_bytes_an_image(tmp_path):
+    count = 256
+    y = laplace_embeddings(3, count, 197, np.full(32, 0.2))
+    codec = fitted_codec(y, class_token=True)
+    group = created(tmp_path / "a", codec, count, (14, 14))
+    group["embedding"][:] = y[:, 1:].reshape(count, 14, 14, 32)
+    group["class_token"][:] = y[:, 0]
+    payload = 0
+    for part, own in zip((y[:, 1:], y[:, 0]), archive.split_codec(codec), strict=True):
+        assert own is not None
+        blobs = (
+            [own.encode(v, (14, 14)) for v in part]
+            if part.ndim == 3
+            else [own.encode(part, (count, 1))]
+        )
+        payload += sum(len(blob) for blob in blobs) - 12 * len(blobs)
+    stored = sum(
+        p.stat().st_size
+        for name in ("embedding", "class_token")
+        for p in (tmp_path / "a" / name / "c").rglob("*")
+        if p.is_file()
+    )
+    assert stored - payload <= 32 * count
+
+
+def test_what_was_not_written_reads_as_the_fill_value(tmp_path):
+    group = created(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD)
+    group["embedding"][9:11] = EMBEDDING[9:11]
+    group["embedding"][36] = EMBEDDING[36]  # the last, incomplete shard
+    embedding = opened(tmp_path / "a", mode="r")["embedding"]
+    np.testing.assert_array_equal(embedding[9:11], EMBEDDING_HAT[9:11])
+    np.testing.assert_array_equal(embedding[36], EMBEDDING_HAT[36])
+    assert not embedding[:9].any()
+    assert not embedding[11:36].any()
+    assert archive.written_shards(embedding) == {1, 4}
+    assert archive.written_shards(group["class_token"]) == set()
+
+
+def test_grids_that_do_not_fill_their_chunks():
+    # A scene: one cell a patch, chunks of 4 x 4 at the edge of 6 x 7.
+    codec, _ = archive.split_codec(CODEC)
+    scene = laplace_embeddings(5, 6, 7, np.array([0.1, 1, 30]))
+    array = zarr.create_array(
+        MemoryStore(), shape=(6, 7, 3), chunks=(4, 4, 3), dtype="float32",
+        serializer=NecCodec(codec), compressors=None, fill_value=0.0,
+    )  # fmt: skip
+    array[:] = scene
+    np.testing.assert_array_equal(array[:], codec.dequantise(codec.quantise(scene)))
+    array[2:6, 3:] = scene[2:6, 3:] + 5
+    np.testing.assert_array_equal(
+        array[2:6, 3:], codec.dequantise(codec.quantise(scene[2:6, 3:] + 5))
+    )
+
+
+def test_xarray_and_dask_read_and_write(tmp_path):
+    filled(tmp_path / "a")
+    data = xr.open_zarr(tmp_path / "a", consolidated=False, chunks={"image": SHARD})
+    assert {"id", "label"} <= set(data.coords)
+    chosen = data.embedding[data.label.values >= 30]
+    np.testing.assert_array_equal(chosen.values, EMBEDDING_HAT[30:])
+    mean = data.embedding.data.mean((1, 2)).compute(scheduler="threads")
+    np.testing.assert_allclose(mean, EMBEDDING_HAT.mean((1, 2)), rtol=1e-5)
+
+    created(tmp_path / "b", CODEC, COUNT, GRID, shard=SHARD)
+    new = da.from_array(EMBEDDING, chunks=cast(Any, (SHARD, *GRID, 3)))
+    da.store(new, opened(tmp_path / "b", "r+")["embedding"], lock=False)
+    part = xr.Dataset({"class_token": (("image", "channel"), CLASS_TOKEN[:SHARD])})
+    part.to_zarr(tmp_path / "b", region={"image": slice(0, SHARD)}, consolidated=False)
+    copy = opened(tmp_path / "b")
+    np.testing.assert_array_equal(copy["embedding"][:], EMBEDDING_HAT)
+    np.testing.assert_array_equal(copy["class_token"][:SHARD], CLASS_TOKEN_HAT[:SHARD])
+
+
+def write_part(path, start, stop):
+    opened(path, mode="r+")["embedding"][start:stop] = EMBEDDING[start:stop]
+
+
+def test_processes_write_different_shards_at_once(tmp_path):
+    created(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD)
+    spawn = multiprocessing.get_context("spawn")
+    parts = [(0, 16), (16, COUNT)]
+    processes = [spawn.Process(target=write_part, args=(tmp_path / "a", *p)) for p in parts]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    group = opened(tmp_path / "a", mode="r")
+    np.testing.assert_array_equal(group["embedding"][:], EMBEDDING_HAT)
+
+
+def test_zarr_finds_the_codec_by_itself_and_without_jax(tmp_path):
+    filled(tmp_path / "a")
+    program = (
+        "import sys, zarr; a = zarr.open_group(sys.argv[1])['embedding']; print(float(a[3].sum()));"
+        "sys.exit(any(m in sys.modules for m in ('jax', 'flax', 'nec_jax', 'torch')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a"], check=True, capture_output=True, text=True
+    )
+    assert float(done.stdout) == pytest.approx(float(EMBEDDING_HAT[3].sum()), rel=1e-5)
+
+
+def test_the_codec_travels_in_the_metadata(tmp_path):
+    group = filled(tmp_path / "a")
+    grid_codec, class_codec = archive.split_codec(CODEC)
+    assert nec_codec(opened(tmp_path / "a")["embedding"]) == grid_codec
+    assert nec_codec(opened(tmp_path / "a")["class_token"]) == class_codec
+    assert nec_codec(group["label"]) is None
+    data = json.loads(json.dumps(NecCodec(grid_codec).to_dict()))
+    assert NecCodec.from_dict(data) == NecCodec(grid_codec)
+    assert NecCodec.from_dict(data).to_dict() == data
+
+
+def test_split_codecs_have_the_tables_they_need():
+    for codec in (CODEC, small_codec()):
+        grid, classes = archive.split_codec(codec)
+        assert classes is not None
+        assert classes.codec_bytes < codec.codec_bytes
+        q = np.array([[0, 3, -2], [1, 0, 5]], np.int32)
+        tokens = codec.dequantise(q)
+        np.testing.assert_array_equal(grid.decode(grid.encode(tokens, (1, 2))), tokens)
+        assert grid.estimate_bits(q) == pytest.approx(
+            codec.estimate_bits(np.concatenate([q[:1], q])) - classes.estimate_bits(q[:1])
+        )
+    alone = small_codec(class_token=False)
+    assert archive.split_codec(alone) == (alone, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "float64"}, "float64.*float32"),
+        ({"fill_value": np.nan}, "fill value"),
+        ({"shape": (4, 3, 4, 2), "chunks": (1, 3, 4, 2), "shards": None}, "3"),
+        ({"chunks": (1, 3, 4, 1)}, "all channels"),
+        ({"serializer": lambda: NecCodec(small_codec(class_token=False, max_tokens=5))}, "takes 5"),
+        ({"serializer": lambda: NecCodec(CODEC)}, "split_codec"),
+        ({"shape": (3,), "chunks": (3,), "shards": None}, "width"),
+    ],
+)
+def test_arrays_that_cannot_be_coded_are_refused_when_made(changes, message):
+    settings = {
+        "shape": (4, 3, 4, 3), "chunks": (1, 3, 4, 3), "shards": (2, 3, 4, 3), "dtype": "float32",
+        "fill_value": 0.0, "compressors": None, **changes,
+    }  # fmt: skip
+    make = settings.pop("serializer", lambda: NecCodec(archive.split_codec(CODEC)[0]))
+    with pytest.raises(CodecError, match=message):
+        zarr.create_array(MemoryStore(), serializer=make(), **settings)
+
+
+def test_steps_too_fine_for_float32_are_refused():
+    codec = small_codec(class_token=False)
+    far = EmbeddingCodec(codec.offsets + 1e8, codec.steps, codec.tables, codec.grid_layout)
+    with pytest.raises(CodecError, match="float32"):
+        NecCodec(far)
+
+
+def test_what_cannot_be_coded_is_refused_when_written():
+    group = created(MemoryStore(), CODEC, 4, GRID, shard=2)
+    with pytest.raises(CodecError, match="NaN"):
+        group["embedding"][1] = np.full((3, 4, 3), np.nan)
+    with pytest.raises(CodecError, match="0 images"):
+        created(MemoryStore(), CODEC, 0, GRID)
+
+
+def test_damage_is_loud(tmp_path):
+    filled(tmp_path / "a")
+    path = tmp_path / "a/embedding/c/0/0/0/0"
+    good = path.read_bytes()
+    for bit in range(0, 8 * len(good), 61):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        # CorruptBlob or WrongCodec in a blob, zarr's own error in the shard's index.
+        with pytest.raises(ValueError, match=r"blob|checksum"):
+            opened(tmp_path / "a", mode="r")["embedding"][:SHARD]
+
+
+def test_blobs_of_another_codec_or_shape_are_named():
+    store = MemoryStore()
+    group = filled(store)
+    array = group["class_token"]
+    key = "class_token/c/0/0"
+    wrong = small_codec(class_token=False)
+    codec = nec_codec(array)
+    assert codec is not None
+    for blob, error in (
+        (wrong.encode(CLASS_TOKEN[:SHARD], (1, SHARD)), WrongCodec),
+        (codec.encode(CLASS_TOKEN[:SHARD], (2, SHARD // 2)), CorruptBlob),
+    ):
+        store._store_dict[key] = Buffer.from_bytes(blob)
+        with pytest.raises(error):
+            array[:]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not base 64!",
+        base64.b64encode(b"not deflated").decode(),
+        base64.b64encode(zlib.compress(b"no codec")).decode(),
+        base64.b64encode(zlib.compress(small_codec(False).to_bytes())[:-5]).decode(),
+        base64.b64encode(zlib.compress(small_codec(False).to_bytes()) + b"more").decode(),
+        7,
+    ],
+)
+def test_damaged_metadata_is_refused(text):
+    with pytest.raises(FileError):
+        NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})
+    with pytest.raises(FileError):
+        NecCodec.from_dict({"name": "nec", "configuration": {"codec": "", "more": 1}})
+
+
+def test_metadata_that_unfolds_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr("coder.zarr_codec._LARGEST", 1 << 16)
+    text = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
+    with pytest.raises(FileError, match="does not end"):
+        NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})
