@@ -1,0 +1,67 @@
+"""The decoder in JavaScript, written from docs/format.md, agrees with the golden files."""
+
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coder import EmbeddingCodec
+
+GOLDEN = Path(__file__).parent / "golden"
+DECODER = Path(__file__).parent / "interop" / "decode.mjs"
+NODE = shutil.which("node")
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node.js (node) on the path")
+
+
+def decode(codec, blob, out, *more):
+    assert NODE is not None
+    command = [NODE, DECODER, codec, blob, out, *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["sizes", "escapes", "dead", "woken", "one-token", "4096-tokens"])
+def test_symbols_and_floats_are_the_same(name, tmp_path):
+    files = GOLDEN / f"{name}.codec.safetensors", GOLDEN / f"{name}.blob"
+    done = decode(*files, tmp_path / "q.npy")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "q.npy"), np.load(GOLDEN / f"{name}.symbols.npy")
+    )
+    assert decode(*files, tmp_path / "y.npy", "--floats").returncode == 0
+    y_hat = EmbeddingCodec.load(files[0]).decode(files[1].read_bytes())
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y_hat)
+
+
+def test_damage_is_named(tmp_path):
+    codec, blob = GOLDEN / "woken.codec.safetensors", (GOLDEN / "woken.blob").read_bytes()
+
+    def sealed(body):
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    cases = {
+        b"": "empty",
+        b"\x20" + blob[1:]: "version 2",
+        blob[:11]: "shorter",
+        blob[:-1]: "checksum",
+        sealed(b"\x13" + blob[1:-4]): "mode",
+        sealed(blob[:1] + b"abcd" + blob[5:-4]): "another codec",
+        sealed(blob[:6] + b"\x8e\x00" + blob[7:-4]): "longer form",
+        sealed(blob[:6] + b"\xff\xff\x7f" + blob[7:-4]): "bounds",
+        sealed(blob[:-4] + b"\0"): "zero",
+        sealed(blob[:-4] + b"\1\1\1\1"): "does not end|a count|outside",
+    }
+    for damaged, message in cases.items():
+        (tmp_path / "blob").write_bytes(damaged)
+        done = decode(codec, tmp_path / "blob", tmp_path / "q.npy")
+        assert done.returncode == 1, message
+        assert done.stderr.startswith("Error: ")
+        assert any(word in done.stderr for word in message.split("|")), done.stderr
+    data = bytearray(codec.read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "codec").write_bytes(data)
+    done = decode(tmp_path / "codec", GOLDEN / "woken.blob", tmp_path / "q.npy")
+    assert "the codec file is damaged" in done.stderr
