@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-versions fuzz lint format bench clean
+.PHONY: setup demo test test-slow test-versions test-torch fuzz lint format bench clean
 
 setup: .venv/installed
 
@@ -32,6 +32,16 @@ test-slow: setup
 test-versions:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	tests/versions.sh "$$(ls -t dist/nec_jax-*.whl | head -1)" 3.11 3.12 3.13
+
+# The PyTorch example, in an environment without JAX, against JAX.
+test-torch: setup .venv-torch/installed
+	NEC_TORCH_PYTHON=$(CURDIR)/.venv-torch/bin/python $(BIN)/python -m pytest tests/test_export.py
+
+.venv-torch/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --upgrade pip
+	.venv-torch/bin/python -m pip install --quiet --group torch --editable .
+	touch $@
 
 # A million random mutations, then five minutes of coverage-guided fuzzing.
 fuzz: setup
