@@ -168,18 +168,20 @@ class _DenseRows:
     def push(self, ans, indices: NDArray[np.int32]) -> None:
         """Codes indices [S, T]."""
         # One symbol a row, as of a class token: plain integers are the fastest call.
-        rows = indices[:, 0].tolist() if indices.shape[1] == 1 else indices
+        rows = indices[:, 0].tolist() if indices.shape[1] == 1 else list(indices)
         for row, table in zip(self._rows[::-1].tolist(), reversed(self._models), strict=True):
             ans.encode_reverse(rows[row], table)
 
     def pop(self, ans, count: int) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
         """Decodes indices [S, T], and which of them, counted through, are escapes."""
-        indices = np.zeros((self._low.size, count), np.int32)
         if count == 1:
+            indices = np.zeros((self._low.size, 1), np.int32)
             indices[self._rows, 0] = [ans.decode(table) for table in self._models]
         else:
+            rows = [np.zeros(count, np.int32)] * self._low.size
             for row, table in zip(self._rows.tolist(), self._models, strict=True):
-                indices[row] = ans.decode(table, count)
+                rows[row] = ans.decode(table, count)
+            indices = np.concatenate([*rows, np.zeros(0, np.int32)]).reshape(-1, count)
         escaped = indices == self._last[:, None]
         escaped[self._others] = False
         return indices, np.flatnonzero(escaped)

@@ -25,7 +25,7 @@ def info(options: argparse.Namespace) -> int:
         total += stored
         names = getattr(array.metadata, "dimension_names", None) or ("",) * array.ndim
         dimensions = ", ".join(f"{n} {s}" for n, s in zip(names, array.shape, strict=True))
-        print(f"{name}: {array.dtype} ({dimensions}), {stored:,} bytes stored")
+        print(f"{name}: {_type(array)} ({dimensions}), {stored:,} bytes stored")
         shape = array.shards or array.chunks
         of = "shards" if array.shards else "chunks"
         print(f"  {_written(array)} of {_count(array)} {of} of {list(shape)} written", end="")
@@ -78,7 +78,7 @@ def decode(options: argparse.Namespace) -> int:
             for region in _regions(array.shape, array.shards or array.chunks):
                 out[region] = array[region]
             out.flush()
-        print(f"{path}: {array.dtype} {list(array.shape)}")
+        print(f"{path}: {_type(array)} {list(array.shape)}")
     return 0
 
 
@@ -121,6 +121,10 @@ def _written(array: zarr.Array) -> int:
     # zarr counts a shard as all the chunks it may hold.
     whole = math.prod(array.shards or array.chunks)
     return array.nchunks_initialized * math.prod(array.chunks) // whole
+
+
+def _type(array: zarr.Array) -> str:
+    return str(array.dtype) if array.dtype.kind in "biuf" else "text"
 
 
 def _text(region: Region) -> str:
