@@ -34,7 +34,7 @@ BINOMIAL = np.array([[math.comb(n, k) for k in range(LEAF + 1)] for n in range(L
 """[17, 17]: patterns of n tokens that have k events."""
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 14)
 def count_weights(event_weight: int, length: int) -> tuple[int, ...]:
     """The table of a segment's count: entries 0 .. 14 and "15 or more", sum 2^24.
 

@@ -6,6 +6,7 @@ ARCHIVE is what examples/archive.py writes, with labels. Every fifth image is he
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import zarr
@@ -13,7 +14,7 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-group = zarr.open_group(sys.argv[1], mode="r")
+group: Any = zarr.open_group(sys.argv[1], mode="r")
 labels = group["label"][:]
 x = group["embedding"][:].mean(axis=(1, 2))  # [images, channels]
 if "class_token" in group:

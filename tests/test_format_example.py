@@ -17,7 +17,7 @@ SYMBOLS = np.array([[0, 5], [-1, 5], [3, 6], [1, 5]], np.int32)
 
 def codec() -> EmbeddingCodec:
     tables = Tables.from_pmfs([(-1, [0.25, 0.5, 0.125], 0.125), (4, [2**-7, 1 - 2**-6], 2**-7)])
-    return EmbeddingCodec(np.array([0.5, -1]), np.array([0.25, 2]), tables, np.arange(2))
+    return EmbeddingCodec(np.array([0.5, -1]), np.array([0.25, 2]), tables, np.array([0, 1]))
 
 
 def example() -> str:
