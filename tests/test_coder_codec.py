@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from coder_cases import Y, fitted_codec, laplace_embeddings, small_codec
@@ -145,6 +147,21 @@ def test_grids_of_any_shape(grid, class_token):
     blob = codec.encode(y, grid)
     assert codec.decode_symbols(blob)[1] == grid
     np.testing.assert_array_equal(codec.decode(blob), codec.dequantise(codec.quantise(y)))
+
+
+def test_threads_may_share_a_codec():
+    y = {side: laplace_embeddings(side, 8, side * side, np.full(40, 0.12)) for side in (3, 9, 14)}
+    codec = fitted_codec(
+        np.concatenate([v.reshape(-1, 1, 40) for v in y.values()]), class_token=False
+    )
+    work = [(image, (side, side)) for side, images in y.items() for image in images] * 6
+    expected = [codec.encode(*one) for one in work]
+    with ThreadPoolExecutor(8) as threads:
+        blobs = list(threads.map(lambda one: codec.encode(*one), work))
+        decoded = list(threads.map(codec.decode, blobs))
+    assert blobs == expected
+    for (image, _), y_hat in zip(work, decoded, strict=True):
+        np.testing.assert_array_equal(y_hat, codec.dequantise(codec.quantise(image)))
 
 
 def test_dead_channels_cost_nothing():

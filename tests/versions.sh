@@ -23,5 +23,5 @@ import importlib.util, coder, sys
 assert "site-packages" in coder.__file__, coder.__file__
 assert importlib.util.find_spec("jax") is None, "JAX is installed here"
 ' && "../$venv/bin/python" -m pytest --noconftest --rootdir . -p no:cacheprovider \
-        test_coder_*.py test_golden.py test_format_example.py | tail -1)
+        test_coder_*.py test_golden.py test_format_example.py test_pool.py test_fuzz.py | tail -1)
 done
