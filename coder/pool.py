@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from functools import lru_cache
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
@@ -37,11 +38,10 @@ class Pool:
         self._codec = codec
         self._memory: SharedMemory | None = None
         self._workers = workers or len(os.sched_getaffinity(0))
+        self._file = codec.to_bytes()
         # Not fork: a process with JAX in it has threads, and a fork of it may hang.
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(
-            self._workers, context, _start_worker, (codec.to_bytes(),)
-        )
+        self._executor = ProcessPoolExecutor(self._workers, context)
 
     def __enter__(self) -> "Pool":
         return self
@@ -117,7 +117,7 @@ class Pool:
         futures = []
 
         def submit(work: Callable, *arguments) -> Future:
-            futures.append(self._executor.submit(work, name, *arguments))
+            futures.append(self._executor.submit(work, self._file, name, *arguments))
             return futures[-1]
 
         name = self._memory.name
@@ -130,34 +130,28 @@ class Pool:
             wait(futures)
 
 
-_codec: EmbeddingCodec | None = None
-_memory: SharedMemory | None = None
+# In a worker: the codec, and the memory it shares, as long as they stay the same.
 
 
-def _start_worker(data: bytes) -> None:
-    global _codec
-    _codec = EmbeddingCodec.from_bytes(data)
+@lru_cache(1)
+def _codec(file: bytes) -> EmbeddingCodec:
+    return EmbeddingCodec.from_bytes(file)
 
 
-def _attach(name: str, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-    global _memory
-    if _memory is None or _memory.name != name:
-        if _memory is not None:
-            _memory.close()
-        _memory = SharedMemory(name)
-    return np.ndarray(shape, dtype, _memory.buf)
+@lru_cache(1)
+def _memory(name: str) -> SharedMemory:
+    return SharedMemory(name)
 
 
-def _encode(name, start, end, shape, dtype, grid) -> list[bytes]:
-    assert _codec is not None
-    return [_codec.encode(y, grid) for y in _attach(name, shape, dtype)[start:end]]
+def _encode(file, name, start, end, shape, dtype, grid) -> list[bytes]:
+    values = np.ndarray(shape, dtype, _memory(name).buf)
+    return [_codec(file).encode(y, grid) for y in values[start:end]]
 
 
-def _decode(name, start, end, shape, blobs) -> None:
-    assert _codec is not None
-    values = _attach(name, shape, np.dtype(np.float32))
+def _decode(file, name, start, end, shape, blobs) -> None:
+    values = np.ndarray(shape, np.float32, _memory(name).buf)
     for i, blob in enumerate(blobs, start):
-        values[i] = _named(_codec.decode, i, blob)
+        values[i] = _named(_codec(file).decode, i, blob)
 
 
 def _named(function, index: int, blob: bytes):
