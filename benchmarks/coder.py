@@ -11,7 +11,6 @@ check. Batches go from floats to blobs and back, on one core and on all. The bes
 
 import argparse
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from coder import EmbeddingCodec, Pool, Tables
+from coder.pool import available_cores
 
 CHANNELS, TOKENS = 768, 197
 RATES = (0.02, 0.1, 0.5, 2.5)  # bits an element
@@ -138,7 +138,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows))
         return
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     print(
         f"{CHANNELS} channels x {TOKENS} tokens; ms an embedding, one core unless it says {cores}"
     )

@@ -37,7 +37,7 @@ class Pool:
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
         self._codec = codec
         self._memory: SharedMemory | None = None
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or available_cores()
         self._file = codec.to_bytes()
         # Not fork: a process with JAX in it has threads, and a fork of it may hang.
         context = multiprocessing.get_context("spawn")
@@ -128,6 +128,13 @@ class Pool:
             for future in futures:
                 future.cancel()
             wait(futures)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # neither macOS nor Windows says
 
 
 # In a worker: the codec, and the memory it shares, as long as they stay the same.
