@@ -8,8 +8,9 @@
 | `label` | image | int32, a coordinate; -1 where there is none |
 
 Whoever writes whole shards, the array `embedding` last, can go on after an interruption where
-`written_shards` says, and several can write at once. With a shard of 256 images, index and framing
-are 29 bytes an image: 16 and 13.
+`written_shards` says, and several can write at once. A blob's framing is 12 bytes, and a shard's
+index takes 16 for each image that it has room for: 28 an image, and one for class tokens, where
+shards are full (`even_shard`).
 """
 
 import dataclasses
@@ -38,13 +39,24 @@ def split_codec(codec: EmbeddingCodec) -> tuple[EmbeddingCodec, EmbeddingCodec |
     return _only(codec, codec.grid_layout), _only(codec, codec.class_layout)
 
 
+def even_shard(count: int, most: int = SHARD) -> int:
+    """Images a shard, `most` at most, so that the last shard is nearly full.
+
+    Raises InputError if there are no images, or shards of none.
+    """
+    if count < 1 or most < 1:
+        raise InputError(f"{count} images in shards of {most}: give 1 at least of both")
+    shards = -(-count // most)
+    return -(-count // shards)
+
+
 def create(
     store: Any,
     codec: EmbeddingCodec,
     count: int,
     grid: tuple[int, int],
     *,
-    shard: int = SHARD,
+    shard: int | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> zarr.Group:
     """A new archive in a Zarr store or path; its arrays are written by assignment.
@@ -54,17 +66,28 @@ def create(
       codec: may code a class token or not.
       count: images.
       grid: tokens (height, width) of every image.
-      shard: images a shard, the least that a writer should write.
+      shard: images a shard, the least that a writer should write; None is `even_shard(count)`.
       attributes: what else the archive should say of itself (JSON).
 
     Raises:
-      InputError: no images, or shards of none.
+      InputError: no images, shards of none, or more tokens in a grid, or images in a shard of class
+        tokens, than the codec takes; nothing is made.
       zarr.errors.ContainsGroupError: there is one in the store.
     """
-    if count < 1 or shard < 1:
-        raise InputError(f"{count} images in shards of {shard}: give 1 at least of both")
+    even = even_shard(count, SHARD if shard is None else shard)
+    shard = shard or even
     for_grid, for_class = split_codec(codec)
     height, width = grid
+    # Before anything is made: the store of an archive has to be empty.
+    if height * width > codec.max_tokens:
+        raise InputError(
+            f"a grid of {height} x {width}: this codec takes {codec.max_tokens} tokens"
+        )
+    if for_class is not None and shard > codec.max_tokens:
+        raise InputError(
+            f"the class tokens of a shard of {shard} images are one blob, and this codec takes "
+            f"{codec.max_tokens} tokens: give a smaller shard"
+        )
     # xarray reads this, and makes id and label coordinates.
     group = zarr.create_group(store, attributes={**(attributes or {}), "coordinates": "id label"})
 

@@ -23,10 +23,12 @@ import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
+from zarr.core.chunk_grids import ChunkGrid, RegularChunkGrid
 from zarr.core.common import JSON, parse_named_configuration
+from zarr.core.dtype import ZDType
 
 from coder.codec import EmbeddingCodec
-from coder.errors import CodecError, CorruptBlob, FileError
+from coder.errors import CodecError, CorruptBlob, FileError, InputError
 
 _NAME = "nec"
 _LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to
@@ -38,7 +40,7 @@ class NecCodec(ArrayBytesCodec):
 
     Raises:
       CodecError: a codec with a class token, or an array that it cannot code: another dtype than
-        float32, other channels, too many tokens a chunk, a fill value that is not finite.
+        float32, other channels, too many tokens a chunk, a fill value that cannot be coded.
     """
 
     codec: EmbeddingCodec
@@ -62,7 +64,10 @@ class NecCodec(ArrayBytesCodec):
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> "NecCodec":
         """The codec of an array's metadata. Raises FileError if it is damaged."""
-        _, configuration = parse_named_configuration(data, _NAME)
+        try:
+            _, configuration = parse_named_configuration(data, _NAME)
+        except (TypeError, ValueError) as error:
+            raise FileError(f"not the metadata of a nec codec: {error}") from error
         text = configuration.get("codec")
         if set(configuration) != {"codec"} or not isinstance(text, str):
             raise FileError(f"the nec codec's configuration is not {sorted(configuration)}")
@@ -81,21 +86,35 @@ class NecCodec(ArrayBytesCodec):
         return {"name": _NAME, "configuration": {"codec": text}}
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> "NecCodec":
-        """Itself, if it can code chunks like this."""
+        """Itself, if it can code such an array (zarr gives its shape) or such inner chunks."""
         dtype = array_spec.dtype.to_native_dtype()
         if dtype != np.float32:
             raise CodecError(f"an array of {dtype}: the nec codec stores float32")
-        if not np.isfinite(np.float32(array_spec.fill_value)):
+        self._grid(array_spec.shape)
+        try:
+            self.codec.quantise(np.full(self.codec.channels, array_spec.fill_value, np.float32))
+        except InputError as error:
             raise CodecError(
                 f"fill value {array_spec.fill_value}: it pads chunks at the array's edge, where "
-                "only finite values can be coded: use 0"
-            )
-        height, width = self._grid(array_spec.shape)
+                "only finite values near the codec's offsets can be coded: use 0"
+            ) from error
+        return self
+
+    def validate(
+        self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: ChunkGrid
+    ) -> None:
+        """Refuses chunks that cannot be coded.
+
+        zarr does not ask this of chunks inside shards: too many tokens in those are refused when
+        the first is written.
+        """
+        if not isinstance(chunk_grid, RegularChunkGrid):
+            return
+        height, width = self._grid(chunk_grid.chunk_shape)
         if height * width > self.codec.max_tokens:
             raise CodecError(
                 f"chunks of {height} x {width} tokens: this codec takes {self.codec.max_tokens}"
             )
-        return self
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         y = chunk_data.as_numpy_array().reshape(-1, chunk_spec.shape[-1])

@@ -3,10 +3,11 @@
     python examples/archive.py MODEL.safetensors IMAGES OUT.zarr [--split all] [--shard 256]
 
 IMAGES is whatever `train.main --data` takes. The archive is an ordinary Zarr group: open it with
-zarr or xarray where the package `coder` is installed, no JAX needed.
+zarr or xarray where the package `coder` is installed, no JAX needed. One process writes it.
 """
 
 import argparse
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 import zarr
 
 import nec_jax
-from coder import EmbeddingCodec, archive
-from nec_jax import ModelConfig, NecParams
+from coder import EmbeddingCodec, archive, safefile
+from nec_jax import NecParams
+from nec_jax.params import flatten_weights
 from train.data import Source, fit_to, open_source
 
 
@@ -27,13 +29,13 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", default="all")
-    parser.add_argument("--shard", type=int, default=archive.SHARD, help="images a shard")
+    parser.add_argument("--shard", type=int, default=archive.SHARD, help="images a shard, at most")
     options = parser.parse_args()
     params = nec_jax.load(options.model)
     if params.codec is None:
         raise SystemExit(f"{options.model} has no codec: train it with `train.main compress`")
     source = open_source(options.images, options.split)
-    group = open_or_create(options, params.codec, params.config, source)
+    group = open_or_create(options, params, params.codec, source)
     embedding = group["embedding"]
     shard = embedding.shards[0]
     shards = range(-(-len(source) // shard))
@@ -48,22 +50,30 @@ def main() -> None:
 
 
 def open_or_create(
-    options: argparse.Namespace, codec: EmbeddingCodec, config: ModelConfig, source: Source
+    options: argparse.Namespace, params: NecParams, codec: EmbeddingCodec, source: Source
 ) -> Any:
-    """The archive, which must be of this codec and these images if it exists."""
+    """The archive, which must be of this model and these images if it exists."""
+    config = params.config
+    settings = safefile.canonical_json(config.to_meta())
     facts = {
         "data": source.name,
         "split": options.split,
         "images": len(source),
+        "image_list": image_list(source),
         "shard": options.shard,
         "classes": list(source.classes),
         "codec": codec.fingerprint.hex(),
+        # A codec's fingerprint says nothing of the encoder before it.
+        "model": safefile.digest(flatten_weights(params.weights), settings).hex(),
     }
     if options.out.exists():
         group = zarr.open_group(options.out, mode="r+")
         other = [name for name, value in facts.items() if group.attrs.get(name) != value]
         if other:
             raise SystemExit(f"{options.out} was begun with another {', '.join(other)}")
+        # What a killed run was writing: zarr renames a file once it is whole.
+        for part in options.out.rglob("*.partial"):
+            part.unlink()
         return group
     # Made beside it and renamed, so that an interruption leaves all of it or nothing.
     new = options.out.with_name(options.out.name + ".new")
@@ -73,11 +83,18 @@ def open_or_create(
         codec,
         len(source),
         config.grid(config.image_size, config.image_size),
-        shard=options.shard,
+        shard=archive.even_shard(len(source), options.shard),
         attributes=facts,
     )
     new.rename(options.out)
     return zarr.open_group(options.out, mode="r+")
+
+
+def image_list(source: Source) -> str:
+    """SHA-256 (hex) over which images a source has, in their order; no pixels are read."""
+    # Files have paths and labels, windows their places; a TFDS data set is its name and split.
+    known = [getattr(source, name, None) for name in ("paths", "labels", "windows")]
+    return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def write(group: Any, params: NecParams, records: list, part: slice) -> None:

@@ -1,10 +1,14 @@
 """examples/archive.py: interrupted at any shard and run again, it ends with the same archive."""
 
+import dataclasses
 import runpy
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import zarr
@@ -31,10 +35,13 @@ def inputs(model, tmp_path):
     return tmp_path
 
 
-def run(folder, out, *more):
-    arguments = [folder / "model.safetensors", folder / "images", folder / out]
-    options = ["--shard", str(SHARD), *more]
-    program, sys.argv = sys.argv, ["archive.py", *map(str, arguments), *options]
+def arguments(folder, out, *more, model="model.safetensors"):
+    paths = [folder / model, folder / "images", folder / out]
+    return [*map(str, paths), "--shard", str(SHARD), *more]
+
+
+def run(*args, **settings):
+    program, sys.argv = sys.argv, ["archive.py", *arguments(*args, **settings)]
     try:
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     finally:
@@ -72,6 +79,35 @@ def test_an_interrupted_archive_goes_on_to_the_same_end(inputs, monkeypatch, cap
     assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
 
 
+KILLED = """
+import os, pathlib, runpy, signal, sys
+
+replace = pathlib.Path.replace
+
+def replace_or_die(self, target):
+    if "embedding/c/1/" in pathlib.Path(target).as_posix():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+pathlib.Path.replace = replace_or_die
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_run_killed_within_a_write_goes_on_to_the_same_end(inputs, capsys):
+    """The file of the second shard is written, but does not have its name yet."""
+    program = [sys.executable, "-c", KILLED, EXAMPLE, *arguments(inputs, "part.zarr")]
+    killed = subprocess.run(program, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "4 of 11 images" in killed.stdout
+    assert list((inputs / "part.zarr/embedding").rglob("*.partial"))
+    run(inputs, "part.zarr")
+    assert "1 of 3 shards are there" in capsys.readouterr().out
+    run(inputs, "whole.zarr")
+    assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
+
+
 def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
     run(inputs, "a.zarr")
     group: Any = zarr.open_group(inputs / "a.zarr", mode="r")
@@ -89,6 +125,25 @@ def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
     capsys.readouterr()
     assert command(["verify", str(inputs / "a.zarr")]) == 0
     assert "embedding: 11 chunks read" in capsys.readouterr().out
+
+
+def test_another_encoder_with_the_same_codec_is_refused(inputs, model):
+    run(inputs, "a.zarr")
+    encoder = jax.tree.map(lambda leaf: leaf * 1.5, model.weights["encoder"])
+    other = dataclasses.replace(model, weights={**model.weights, "encoder": encoder})
+    nec_jax.save(other, inputs / "other.safetensors")
+    with pytest.raises(SystemExit, match="another model"):
+        run(inputs, "a.zarr", model="other.safetensors")
+
+
+def test_as_many_other_images_are_refused(inputs):
+    run(inputs, "a.zarr")
+    before = files(inputs / "a.zarr")
+    image = inputs / "images" / "field" / "0.png"
+    image.rename(image.with_name("renamed.png"))
+    with pytest.raises(SystemExit, match="another image_list"):
+        run(inputs, "a.zarr")
+    assert files(inputs / "a.zarr") == before
 
 
 def test_other_images_or_another_split_are_refused(inputs):

@@ -101,7 +101,7 @@ class Counting(WrapperStore):
 def test_one_embedding_is_read_by_itself():
     store = MemoryStore()
     filled(store)
-    array = opened(Counting(store), mode="r")["embedding"]
+    array = opened(Counting(store), mode="r+")["embedding"]
     Counting.read = 0
     np.testing.assert_array_equal(array[11], EMBEDDING_HAT[11])
     index = 16 * SHARD + 4
@@ -109,22 +109,21 @@ def test_one_embedding_is_read_by_itself():
     assert Counting.read == index + len(codec.encode(Y[11, 1:], GRID))
 
 
-def test_index_and_framing_are_at_most_32_bytes_an_image(tmp_path):
-    count = 256
-    y = laplace_embeddings(3, count, 197, np.full(32, 0.2))
+@pytest.mark.parametrize("count", [37, 256, 257, 300, 513])
+def test_index_and_framing_are_at_most_32_bytes_an_image(count, tmp_path):
+    y = laplace_embeddings(3, count, 17, np.full(8, 0.2))
     codec = fitted_codec(y, class_token=True)
-    group = created(tmp_path / "a", codec, count, (14, 14))
-    group["embedding"][:] = y[:, 1:].reshape(count, 14, 14, 32)
+    group = created(tmp_path / "a", codec, count, (4, 4))
+    group["embedding"][:] = y[:, 1:].reshape(count, 4, 4, 8)
     group["class_token"][:] = y[:, 0]
-    payload = 0
-    for part, own in zip((y[:, 1:], y[:, 0]), archive.split_codec(codec), strict=True):
-        assert own is not None
-        blobs = (
-            [own.encode(v, (14, 14)) for v in part]
-            if part.ndim == 3
-            else [own.encode(part, (count, 1))]
-        )
-        payload += sum(len(blob) for blob in blobs) - 12 * len(blobs)
+    for_grid, for_class = archive.split_codec(codec)
+    assert for_class is not None
+    blobs = [for_grid.encode(v, (4, 4)) for v in y[:, 1:]]
+    # Class tokens without the padding of the last shard, which is counted as overhead.
+    (size, _) = group["class_token"].chunks
+    parts = [y[start : start + size, 0] for start in range(0, count, size)]
+    blobs += [for_class.encode(part, (1, len(part))) for part in parts]
+    payload = sum(len(blob) - 12 for blob in blobs)
     stored = sum(
         p.stat().st_size
         for name in ("embedding", "class_token")
@@ -132,6 +131,23 @@ def test_index_and_framing_are_at_most_32_bytes_an_image(tmp_path):
         if p.is_file()
     )
     assert stored - payload <= 32 * count
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 256])
+def test_even_shards_are_as_many_as_there_must_be_and_nearly_full(most):
+    for count in range(1, 600):
+        size = archive.even_shard(count, most)
+        shards = -(-count // size)
+        assert 1 <= size <= most
+        assert shards == -(-count // most)
+        assert shards * size - count < shards
+    with pytest.raises(CodecError, match="0 images"):
+        archive.even_shard(0, most)
+
+
+def test_a_shard_that_is_asked_for_is_kept():
+    # Other writers count on it.
+    assert created(MemoryStore(), CODEC, COUNT, GRID, shard=36)["embedding"].shards[0] == 36
 
 
 def test_what_was_not_written_reads_as_the_fill_value(tmp_path):
@@ -243,9 +259,17 @@ def test_split_codecs_have_the_tables_they_need():
     [
         ({"dtype": "float64"}, "float64.*float32"),
         ({"fill_value": np.nan}, "fill value"),
+        ({"fill_value": 3e38}, "fill value"),
         ({"shape": (4, 3, 4, 2), "chunks": (1, 3, 4, 2), "shards": None}, "3"),
         ({"chunks": (1, 3, 4, 1)}, "all channels"),
-        ({"serializer": lambda: NecCodec(small_codec(class_token=False, max_tokens=5))}, "takes 5"),
+        ({"chunks": (1, 3, 4, 1), "shards": None}, "all channels"),
+        (
+            {
+                "serializer": lambda: NecCodec(small_codec(class_token=False, max_tokens=5)),
+                "shards": None,
+            },
+            "takes 5",
+        ),
         ({"serializer": lambda: NecCodec(CODEC)}, "split_codec"),
         ({"shape": (3,), "chunks": (3,), "shards": None}, "width"),
     ],
@@ -258,6 +282,36 @@ def test_arrays_that_cannot_be_coded_are_refused_when_made(changes, message):
     make = settings.pop("serializer", lambda: NecCodec(archive.split_codec(CODEC)[0]))
     with pytest.raises(CodecError, match=message):
         zarr.create_array(MemoryStore(), serializer=make(), **settings)
+
+
+def test_too_many_tokens_in_a_shard_s_chunks_are_refused_when_written():
+    array: Any = zarr.create_array(
+        MemoryStore(), shape=(4, 3, 4, 3), chunks=(1, 3, 4, 3), shards=(2, 3, 4, 3),
+        dtype="float32", fill_value=0.0, compressors=None,
+        serializer=NecCodec(small_codec(class_token=False, max_tokens=5)),
+    )  # fmt: skip
+    with pytest.raises(CodecError, match="3 x 4 tokens"):
+        array[0] = np.ones((3, 4, 3))
+
+
+def test_an_array_may_have_more_tokens_than_a_chunk():
+    codec, _ = archive.split_codec(fitted_codec(Y, class_token=True, max_tokens=16))
+    scene = laplace_embeddings(5, 6, 7, np.array([0.1, 1, 30]))
+    array: Any = zarr.create_array(
+        MemoryStore(), shape=(6, 7, 3), chunks=(4, 4, 3), dtype="float32",
+        serializer=NecCodec(codec), compressors=None, fill_value=0.0,
+    )  # fmt: skip
+    array[:] = scene
+    np.testing.assert_array_equal(array[:], codec.dequantise(codec.quantise(scene)))
+    array.resize((60, 70, 3))
+    np.testing.assert_array_equal(array[:6, :7], codec.dequantise(codec.quantise(scene)))
+
+
+def test_an_archive_may_have_any_number_of_images():
+    count = 10 * CODEC.max_tokens
+    group = created(MemoryStore(), CODEC, count, GRID)
+    group["class_token"][count - 2 :] = CLASS_TOKEN[:2]
+    np.testing.assert_array_equal(group["class_token"][count - 2 :], CLASS_TOKEN_HAT[:2])
 
 
 def test_steps_too_fine_for_float32_are_refused():
@@ -273,6 +327,17 @@ def test_what_cannot_be_coded_is_refused_when_written():
         group["embedding"][1] = np.full((3, 4, 3), np.nan)
     with pytest.raises(CodecError, match="0 images"):
         created(MemoryStore(), CODEC, 0, GRID)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shard", "message"), [((7, 3), 4, "grid of 7 x 3"), (GRID, 21, "smaller shard")]
+)
+def test_an_archive_that_its_codec_cannot_hold_is_not_begun(grid, shard, message):
+    codec = fitted_codec(Y, class_token=True, max_tokens=20)
+    store = MemoryStore()
+    with pytest.raises(CodecError, match=message):
+        created(store, codec, COUNT, grid, shard=shard)
+    assert created(store, codec, COUNT, GRID, shard=20)["class_token"].chunks == (20, 3)
 
 
 def test_damage_is_loud(tmp_path):
@@ -321,6 +386,12 @@ def test_damaged_metadata_is_refused(text):
         NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})
     with pytest.raises(FileError):
         NecCodec.from_dict({"name": "nec", "configuration": {"codec": "", "more": 1}})
+
+
+@pytest.mark.parametrize("more", [{}, {"configuration": None}, {"configuration": []}])
+def test_metadata_without_a_configuration_is_refused(more):
+    with pytest.raises(FileError, match="metadata"):
+        NecCodec.from_dict({"name": "nec", **more})
 
 
 def test_metadata_that_unfolds_without_end_is_refused(monkeypatch):
