@@ -23,7 +23,6 @@ import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
-from zarr.core.chunk_grids import ChunkGrid, RegularChunkGrid
 from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
@@ -100,17 +99,17 @@ class NecCodec(ArrayBytesCodec):
             ) from error
         return self
 
-    def validate(
-        self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: ChunkGrid
-    ) -> None:
+    def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: Any) -> None:
         """Refuses chunks that cannot be coded.
 
-        zarr does not ask this of chunks inside shards: too many tokens in those are refused when
+        zarr 3.1 does not ask this of chunks inside shards: too many tokens in those are refused when
         the first is written.
         """
-        if not isinstance(chunk_grid, RegularChunkGrid):
+        # By its attribute: the class of a regular grid has another name in zarr 3.2 and later.
+        chunk = getattr(chunk_grid, "chunk_shape", None)
+        if chunk is None:
             return
-        height, width = self._grid(chunk_grid.chunk_shape)
+        height, width = self._grid(tuple(chunk))
         if height * width > self.codec.max_tokens:
             raise CodecError(
                 f"chunks of {height} x {width} tokens: this codec takes {self.codec.max_tokens}"

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, small_codec
 from zarr.core.buffer.cpu import Buffer
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from coder import CodecError, CorruptBlob, EmbeddingCodec, FileError, WrongCodec, archive
 from coder.zarr_codec import NecCodec, nec_codec
@@ -87,21 +87,21 @@ def test_chunks_are_the_blobs_of_the_codec(tmp_path):
     assert len(shard) == sum(map(len, blobs)) + 16 * SHARD + 4
 
 
-class Counting(WrapperStore):
+class Counting(MemoryStore):
     """Adds up the bytes that are read."""
 
     read = 0
 
-    async def get(self, key, prototype, byte_range=None):
+    async def get(self, key, prototype=None, byte_range=None):
         value = await super().get(key, prototype, byte_range)
         Counting.read += len(value) if value is not None else 0
         return value
 
 
 def test_one_embedding_is_read_by_itself():
-    store = MemoryStore()
+    store = Counting()
     filled(store)
-    array = opened(Counting(store), mode="r+")["embedding"]
+    array = opened(store, mode="r+")["embedding"]
     Counting.read = 0
     np.testing.assert_array_equal(array[11], EMBEDDING_HAT[11])
     index = 16 * SHARD + 4
@@ -284,14 +284,18 @@ def test_arrays_that_cannot_be_coded_are_refused_when_made(changes, message):
         zarr.create_array(MemoryStore(), serializer=make(), **settings)
 
 
-def test_too_many_tokens_in_a_shard_s_chunks_are_refused_when_written():
+def fill_a_shard(codec):
     array: Any = zarr.create_array(
         MemoryStore(), shape=(4, 3, 4, 3), chunks=(1, 3, 4, 3), shards=(2, 3, 4, 3),
-        dtype="float32", fill_value=0.0, compressors=None,
-        serializer=NecCodec(small_codec(class_token=False, max_tokens=5)),
+        dtype="float32", fill_value=0.0, compressors=None, serializer=NecCodec(codec),
     )  # fmt: skip
+    array[0] = np.ones((3, 4, 3))
+
+
+def test_too_many_tokens_in_a_shard_s_chunks_are_refused():
+    # By zarr 3.1 when the first is written, by later ones when the array is made.
     with pytest.raises(CodecError, match="3 x 4 tokens"):
-        array[0] = np.ones((3, 4, 3))
+        fill_a_shard(small_codec(class_token=False, max_tokens=5))
 
 
 def test_an_array_may_have_more_tokens_than_a_chunk():

@@ -13,7 +13,8 @@ for version in "$@"; do
     [ -n "$python" ] || { echo "no Python $version here: install it, or leave it out" >&2; exit 1; }
     venv=.venv-$version
     [ -d "$venv" ] || "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --upgrade pip pytest hypothesis
+    "$venv/bin/python" -m pip install --quiet --upgrade \
+        pip pytest hypothesis xarray 'dask[array]' fsspec
     "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
     "$venv/bin/python" -m pip install --quiet "$wheel"
     "$venv/bin/python" --version
@@ -23,5 +24,6 @@ import importlib.util, coder, sys
 assert "site-packages" in coder.__file__, coder.__file__
 assert importlib.util.find_spec("jax") is None, "JAX is installed here"
 ' && "../$venv/bin/python" -m pytest --noconftest --rootdir . -p no:cacheprovider \
-        test_coder_*.py test_golden.py test_format_example.py test_pool.py test_fuzz.py | tail -1)
+        test_coder_*.py test_golden.py test_format_example.py test_pool.py test_fuzz.py \
+        test_zarr_codec.py | tail -1)
 done
