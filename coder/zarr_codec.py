@@ -102,8 +102,8 @@ class NecCodec(ArrayBytesCodec):
     def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: Any) -> None:
         """Refuses chunks that cannot be coded.
 
-        zarr 3.1 does not ask this of chunks inside shards: too many tokens in those are refused when
-        the first is written.
+        zarr 3.1 does not ask this of chunks inside shards: too many tokens in those are refused
+        when the first is written.
         """
         # By its attribute: the class of a regular grid has another name in zarr 3.2 and later.
         chunk = getattr(chunk_grid, "chunk_shape", None)
