@@ -84,6 +84,7 @@ def measure(bits: float, peer: str | None) -> dict[str, float]:
         "encode_ms": best_ms(lambda: codec.encode_symbols(symbols, (1, TOKENS))),
         "decode_ms": best_ms(lambda: codec.decode_symbols(blob)),
         "bytes": len(blob),
+        "ideal_bytes": codec.estimate_bits(symbols) / 8,
     }
     row |= batch_row(codec, symbols)
     return row | (peer_row(peer, pmfs, symbols) if peer else {})
@@ -142,14 +143,23 @@ def main() -> None:
     print(
         f"{CHANNELS} channels x {TOKENS} tokens; ms an embedding, one core unless it says {cores}"
     )
-    names = ["bits/element", "bytes", "encode", "decode", "batch encode", f"{cores} cores"]
+    names = [
+        "bits/element",
+        "ideal bytes",
+        "bytes",
+        "encode",
+        "decode",
+        "batch encode",
+        f"{cores} cores",
+    ]
     names += ["batch decode", f"{cores} cores"]
     if arguments.peer:
         names += ["CompressAI bytes", "encode", "decode", "bare encode", "bare decode"]
     print(f"| {' | '.join(names)} |")
     print("| ---: " * len(names) + "|")
     for row in rows:
-        cells = [f"{row['bits_per_element']:.2f}", f"{row['bytes']:.0f}"]
+        cells = [f"{row['bits_per_element']:.2f}", f"{row['ideal_bytes']:.0f}"]
+        cells.append(f"{row['bytes']:.0f}")
         cells += [f"{row['encode_ms']:.2f}", f"{row['decode_ms']:.2f}"]
         for kind in ("encode", "decode"):
             one, many = row[f"one_core_{kind}_ms"], row[f"all_cores_{kind}_ms"]

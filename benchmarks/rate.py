@@ -20,12 +20,12 @@ from nec_jax import NecParams, density
 from nec_jax.calibration import density_pmfs
 from train.data import open_source, read_all
 
+Pmf = tuple[int, NDArray[np.float64]]
+"""The smallest symbol, and the probabilities of it and those that follow."""
 
-def as_trained(params: NecParams) -> EmbeddingCodec:
+
+def as_trained(own: EmbeddingCodec, pmfs: Sequence[Pmf]) -> EmbeddingCodec:
     """The codec with the learned densities as tables, for the class token too."""
-    own = params.codec
-    assert own is not None
-    pmfs = density_pmfs(params.weights["bottleneck"]["density"])
     tables = Tables.from_pmfs([(low, pmf, max(0.0, 1 - pmf.sum())) for low, pmf in pmfs])
     channels = np.arange(own.channels, dtype=np.int32)
     return EmbeddingCodec(
@@ -46,11 +46,9 @@ def float_bits(params: NecParams, q: NDArray[np.int32]) -> float:
     return float(-(large + np.log1p(-np.exp(small - large))).sum() / np.log(2))
 
 
-def table_loss(params: NecParams) -> float:
+def table_loss(tables: Tables, pmfs: Sequence[Pmf]) -> float:
     """How much more the integer tables of the densities cost than the densities: worst channel's
     extra bits a symbol, over the mean bits a symbol of all channels."""
-    tables = as_trained(params).tables
-    pmfs = density_pmfs(params.weights["bottleneck"]["density"])
     extra, bits = [], []
     for k, (_, pmf) in enumerate(pmfs):
         p = np.append(pmf, max(0.0, 1 - pmf.sum()))
@@ -62,8 +60,10 @@ def table_loss(params: NecParams) -> float:
 
 def measure(params: NecParams, images: NDArray) -> dict[str, float]:
     """One row: bytes an image, and ratios."""
-    own, learned = params.codec, as_trained(params)
+    own = params.codec
     assert own is not None
+    pmfs = density_pmfs(params.weights["bottleneck"]["density"])
+    learned = as_trained(own, pmfs)
     blobs = nec_jax.encode(params, images)
     decoded = [own.decode_symbols(blob) for blob in blobs]
     real = sum(len(blob) for blob in blobs)
@@ -77,7 +77,7 @@ def measure(params: NecParams, images: NDArray) -> dict[str, float]:
         "ideal": float_bits(params, q) / 8 / count,
         "trained": trained / count,
         "real": real / count,
-        "table_loss": table_loss(params),
+        "table_loss": table_loss(learned.tables, pmfs),
         "dead": float(dead.mean()),
         "dead_bits": float(dead_bits.mean()) if dead.any() else 0.0,
     }

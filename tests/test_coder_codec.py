@@ -225,7 +225,7 @@ def test_forged_payloads_fail_as_blob_errors(payload, height, width):
 
 def test_hostile_shapes_are_refused_before_allocation():
     codec = small_codec(max_tokens=100)
-    for grid in ((2**31 - 1, 2**31 - 1), (101, 1), (0, 5)):
+    for grid in ((2**31 - 1, 2**31 - 1), (2**20, 2**20), (101, 1), (0, 5)):
         blob = pack(Header(codec.fingerprint[:4], 0, grid, True), np.zeros(0, np.uint32))
         with pytest.raises(CorruptBlob, match="tokens"):
             codec.decode(blob)

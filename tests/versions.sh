@@ -25,5 +25,5 @@ assert "site-packages" in coder.__file__, coder.__file__
 assert importlib.util.find_spec("jax") is None, "JAX is installed here"
 ' && "../$venv/bin/python" -m pytest --noconftest --rootdir . -p no:cacheprovider \
         test_coder_*.py test_golden.py test_format_example.py test_pool.py test_fuzz.py \
-        test_zarr_codec.py | tail -1)
+        test_zarr_codec.py test_archive.py | tail -1)
 done

@@ -1,0 +1,34 @@
+"""An archive of few embeddings, and what is to be read of it."""
+
+from typing import Any
+
+import numpy as np
+import zarr
+from coder_cases import fitted_codec, laplace_embeddings
+
+from coder import archive
+
+COUNT, GRID, SHARD = 37, (3, 4), 8
+Y = laplace_embeddings(1, COUNT, 13, np.array([0.1, 1, 30]))
+CODEC = fitted_codec(Y, class_token=True)
+Y_HAT = CODEC.dequantise(CODEC.quantise(Y))
+EMBEDDING, CLASS_TOKEN = Y[:, 1:].reshape(COUNT, *GRID, 3), Y[:, 0]
+EMBEDDING_HAT, CLASS_TOKEN_HAT = Y_HAT[:, 1:].reshape(COUNT, *GRID, 3), Y_HAT[:, 0]
+
+
+def opened(store, mode: Any = "r") -> Any:
+    # Any: a type checker cannot know which of a group's members are arrays.
+    return zarr.open_group(store, mode=mode)
+
+
+def created(*arguments, **settings) -> Any:
+    return archive.create(*arguments, **settings)
+
+
+def filled(store, shard=SHARD) -> Any:
+    group = created(store, CODEC, COUNT, GRID, shard=shard)
+    group["embedding"][:] = EMBEDDING
+    group["class_token"][:] = CLASS_TOKEN
+    group["id"][:] = np.array([f"image {i}" for i in range(COUNT)])
+    group["label"][:] = np.arange(COUNT)
+    return group

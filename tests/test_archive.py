@@ -1,0 +1,181 @@
+"""Archives: groups of embeddings, class tokens, ids and labels that anyone can read and write."""
+
+import multiprocessing
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from archive_cases import (
+    CLASS_TOKEN,
+    CLASS_TOKEN_HAT,
+    CODEC,
+    COUNT,
+    EMBEDDING,
+    EMBEDDING_HAT,
+    GRID,
+    SHARD,
+    Y,
+    created,
+    filled,
+    opened,
+)
+from coder_cases import fitted_codec, laplace_embeddings, small_codec
+from zarr.storage import MemoryStore
+
+from coder import CodecError, archive
+
+
+class Counting(MemoryStore):
+    """Adds up the bytes that are read."""
+
+    read = 0
+
+    async def get(self, key, prototype=None, byte_range=None):
+        value = await super().get(key, prototype, byte_range)
+        Counting.read += len(value) if value is not None else 0
+        return value
+
+
+def test_one_embedding_is_read_by_itself():
+    store = Counting()
+    filled(store)
+    array = opened(store, mode="r+")["embedding"]
+    Counting.read = 0
+    np.testing.assert_array_equal(array[11], EMBEDDING_HAT[11])
+    index = 16 * SHARD + 4
+    codec, _ = archive.split_codec(CODEC)
+    assert Counting.read == index + len(codec.encode(Y[11, 1:], GRID))
+
+
+@pytest.mark.parametrize("count", [37, 256, 257, 300, 513])
+def test_index_and_framing_are_at_most_32_bytes_an_image(count, tmp_path):
+    y = laplace_embeddings(3, count, 17, np.full(8, 0.2))
+    codec = fitted_codec(y, class_token=True)
+    group = created(tmp_path / "a", codec, count, (4, 4))
+    group["embedding"][:] = y[:, 1:].reshape(count, 4, 4, 8)
+    group["class_token"][:] = y[:, 0]
+    for_grid, for_class = archive.split_codec(codec)
+    assert for_class is not None
+    blobs = [for_grid.encode(v, (4, 4)) for v in y[:, 1:]]
+    # Class tokens without the padding of the last shard, which is counted as overhead.
+    (size, _) = group["class_token"].chunks
+    parts = [y[start : start + size, 0] for start in range(0, count, size)]
+    blobs += [for_class.encode(part, (1, len(part))) for part in parts]
+    payload = sum(len(blob) - 12 for blob in blobs)
+    stored = sum(
+        p.stat().st_size
+        for name in ("embedding", "class_token")
+        for p in (tmp_path / "a" / name / "c").rglob("*")
+        if p.is_file()
+    )
+    assert stored - payload <= 32 * count
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 256])
+def test_even_shards_are_as_many_as_there_must_be_and_nearly_full(most):
+    for count in range(1, 600):
+        size = archive.even_shard(count, most)
+        shards = -(-count // size)
+        assert 1 <= size <= most
+        assert shards == -(-count // most)
+        assert shards * size - count < shards
+    with pytest.raises(CodecError, match="0 images"):
+        archive.even_shard(0, most)
+
+
+def test_a_shard_that_is_asked_for_is_kept():
+    # Other writers count on it.
+    assert created(MemoryStore(), CODEC, COUNT, GRID, shard=36)["embedding"].shards[0] == 36
+
+
+def test_what_was_not_written_reads_as_the_fill_value(tmp_path):
+    group = created(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD)
+    group["embedding"][9:11] = EMBEDDING[9:11]
+    group["embedding"][36] = EMBEDDING[36]  # the last, incomplete shard
+    embedding = opened(tmp_path / "a", mode="r")["embedding"]
+    np.testing.assert_array_equal(embedding[9:11], EMBEDDING_HAT[9:11])
+    np.testing.assert_array_equal(embedding[36], EMBEDDING_HAT[36])
+    assert not embedding[:9].any()
+    assert not embedding[11:36].any()
+    assert archive.written_shards(embedding) == {1, 4}
+    assert archive.written_shards(group["class_token"]) == set()
+
+
+def test_xarray_and_dask_read_and_write(tmp_path):
+    filled(tmp_path / "a")
+    data = xr.open_zarr(tmp_path / "a", consolidated=False, chunks={"image": SHARD})
+    assert {"id", "label"} <= set(data.coords)
+    chosen = data.embedding[data.label.values >= 30]
+    np.testing.assert_array_equal(chosen.values, EMBEDDING_HAT[30:])
+    mean = data.embedding.data.mean((1, 2)).compute(scheduler="threads")
+    np.testing.assert_allclose(mean, EMBEDDING_HAT.mean((1, 2)), rtol=1e-5)
+
+    created(tmp_path / "b", CODEC, COUNT, GRID, shard=SHARD)
+    new = da.from_array(EMBEDDING, chunks=cast(Any, (SHARD, *GRID, 3)))
+    da.store(new, opened(tmp_path / "b", "r+")["embedding"], lock=False)
+    part = xr.Dataset({"class_token": (("image", "channel"), CLASS_TOKEN[:SHARD])})
+    part.to_zarr(tmp_path / "b", region={"image": slice(0, SHARD)}, consolidated=False)
+    copy = opened(tmp_path / "b")
+    np.testing.assert_array_equal(copy["embedding"][:], EMBEDDING_HAT)
+    np.testing.assert_array_equal(copy["class_token"][:SHARD], CLASS_TOKEN_HAT[:SHARD])
+
+
+def write_part(path, start, stop):
+    opened(path, mode="r+")["embedding"][start:stop] = EMBEDDING[start:stop]
+
+
+def test_processes_write_different_shards_at_once(tmp_path):
+    created(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD)
+    spawn = multiprocessing.get_context("spawn")
+    parts = [(0, 16), (16, COUNT)]
+    processes = [spawn.Process(target=write_part, args=(tmp_path / "a", *p)) for p in parts]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    group = opened(tmp_path / "a", mode="r")
+    np.testing.assert_array_equal(group["embedding"][:], EMBEDDING_HAT)
+
+
+def test_split_codecs_have_the_tables_they_need():
+    for codec in (CODEC, small_codec()):
+        grid, classes = archive.split_codec(codec)
+        assert classes is not None
+        assert classes.codec_bytes < codec.codec_bytes
+        q = np.array([[0, 3, -2], [1, 0, 5]], np.int32)
+        tokens = codec.dequantise(q)
+        np.testing.assert_array_equal(grid.decode(grid.encode(tokens, (1, 2))), tokens)
+        assert grid.estimate_bits(q) == pytest.approx(
+            codec.estimate_bits(np.concatenate([q[:1], q])) - classes.estimate_bits(q[:1])
+        )
+    alone = small_codec(class_token=False)
+    assert archive.split_codec(alone) == (alone, None)
+
+
+def test_an_archive_may_have_any_number_of_images():
+    count = 10 * CODEC.max_tokens
+    group = created(MemoryStore(), CODEC, count, GRID)
+    group["class_token"][count - 2 :] = CLASS_TOKEN[:2]
+    np.testing.assert_array_equal(group["class_token"][count - 2 :], CLASS_TOKEN_HAT[:2])
+
+
+def test_what_cannot_be_coded_is_refused_when_written():
+    group = created(MemoryStore(), CODEC, 4, GRID, shard=2)
+    with pytest.raises(CodecError, match="NaN"):
+        group["embedding"][1] = np.full((3, 4, 3), np.nan)
+    with pytest.raises(CodecError, match="0 images"):
+        created(MemoryStore(), CODEC, 0, GRID)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shard", "message"), [((7, 3), 4, "grid of 7 x 3"), (GRID, 21, "smaller shard")]
+)
+def test_an_archive_that_its_codec_cannot_hold_is_not_begun(grid, shard, message):
+    codec = fitted_codec(Y, class_token=True, max_tokens=20)
+    store = MemoryStore()
+    with pytest.raises(CodecError, match=message):
+        created(store, codec, COUNT, grid, shard=shard)
+    assert created(store, codec, COUNT, GRID, shard=20)["class_token"].chunks == (20, 3)
