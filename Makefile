@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-versions test-torch fuzz lint format bench clean
+.PHONY: setup demo test test-slow test-versions test-torch parity fuzz lint format bench clean
 
 setup: .venv/installed
 
@@ -42,6 +42,12 @@ test-torch: setup .venv-torch/installed
 	.venv-torch/bin/python -m pip install --quiet --upgrade pip
 	.venv-torch/bin/python -m pip install --quiet --group torch --editable .
 	touch $@
+
+# Imported models against the originals, live, with other random weights than the fixtures'.
+parity: setup $(PEERS)/installed
+	rm -rf runs/parity
+	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1
+	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/test_parity.py
 
 # A million random mutations, then five minutes of coverage-guided fuzzing.
 fuzz: setup

@@ -19,6 +19,7 @@ from nec_jax import heads
 from nec_jax.api import decode, embed, embed_traced, encode, latents, with_coding
 from nec_jax.calibration import calibrate
 from nec_jax.config import VARIANTS, ModelConfig, model_config
+from nec_jax.convert import convert_checkpoint
 from nec_jax.export import export_decoder_block
 from nec_jax.params import NecParams, load, save
 
@@ -27,6 +28,7 @@ __all__ = [
     "ModelConfig",
     "NecParams",
     "calibrate",
+    "convert_checkpoint",
     "decode",
     "embed",
     "embed_traced",

@@ -89,15 +89,15 @@ def calibrate(
     rows = [
         pmf_from_counts(symbols[:, part, d], priors[d][0], priors[d][1], PRIOR_STRENGTH, TAIL_MASS)
         for part in ([slice(start, None), 0] if start else [slice(None)])
-        for d in range(params.config.width)
+        for d in range(params.config.embedding_width)
     ]
-    channels = np.arange(params.config.width, dtype=np.int32)
+    channels = np.arange(params.config.embedding_width, dtype=np.int32)
     codec = EmbeddingCodec(
         offsets=offsets,
         steps=steps,
         tables=Tables.from_pmfs(rows),
         grid_layout=channels,
-        class_layout=channels + params.config.width if start else None,
+        class_layout=channels + params.config.embedding_width if start else None,
     )
     facts = json.loads(params.provenance) | (provenance or {})
     return dataclasses.replace(

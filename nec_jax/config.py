@@ -21,10 +21,20 @@ _SIZES = (
     "decoder_heads",
     "mlp_ratio",
     "coding_batch",
+    "registers",
 )
+_MAY_BE_ZERO = ("depth", "registers")
 _DEEPEST = 256
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+_CHOICES = {
+    "dtype": _DTYPES,
+    "precision": _PRECISIONS,
+    "activation": ("gelu", "gelu-tanh", "quick-gelu"),
+    "positions": ("sincos", "learned"),
+    "decoder_positions": ("sincos", "learned"),
+    "decoder_target": ("none", "pixels", "normalised-pixels", "features"),
+}
 
 
 class Variant(NamedTuple):
@@ -58,6 +68,22 @@ class ModelConfig:
       arch: name of the architecture the sizes came from.
       image_size: side of the training images, pixels; other sides that `patch` divides also work.
       mlp_ratio: hidden width of an MLP over the width of its block.
+      activation: of the encoder's MLPs: "gelu" (exact), "gelu-tanh" (its approximation), or
+        "quick-gelu", x sigmoid(1.702 x) (CLIP).
+      epsilon: of every LayerNorm.
+      positions: "sincos" (2-d, computed for any grid) or "learned" (for the grid of `image_size`
+        and no other).
+      patch_bias: whether the patch embedding has a bias (CLIP's has none).
+      pre_norm: a LayerNorm between the positions and the first block (CLIP).
+      layer_scale: a learned factor a channel on the output of attention and MLP (DINOv2).
+      class_token: whether the encoder has a class token.
+      registers: further learned tokens that take part and are dropped at the end (DINOv2).
+      embedding_blocks: after which blocks, counted from 1, the embedding is taken; each through
+        the final norm, their channels one after another. Empty for the last block alone.
+      decoder_target: what the decoder predicts: "pixels" (normalised by `mean` and `std`),
+        "normalised-pixels" (each patch to mean 0, variance 1 as well: MAE's norm_pix_loss),
+        "features" (the embedding of the model that training started from), or "none": no decoder.
+      decoder_positions: as `positions`.
       code_class_token: whether the class token passes the bottleneck (and is paid for).
       bands: names of the input channels, in order.
       dtype: the dtype that `encode` accepts.
@@ -79,6 +105,17 @@ class ModelConfig:
     decoder_depth: int
     decoder_heads: int
     mlp_ratio: int = 4
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    positions: str = "sincos"
+    patch_bias: bool = True
+    pre_norm: bool = False
+    layer_scale: bool = False
+    class_token: bool = True
+    registers: int = 0
+    embedding_blocks: tuple[int, ...] = ()
+    decoder_target: str = "pixels"
+    decoder_positions: str = "sincos"
     code_class_token: bool = True
     bands: tuple[str, ...] = ("red", "green", "blue")
     dtype: str = "uint8"
@@ -91,7 +128,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            value, least = getattr(self, name), 0 if name == "depth" else 1
+            value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not whole or not least <= value <= 1 << 16:
                 raise InputError(f"{name} is {value!r}: give a whole number from {least} to 65536")
@@ -107,24 +144,42 @@ class ModelConfig:
                 "every std must be positive, and means and stds finite: is a band constant, or "
                 "are there NaN pixels?"
             )
-        if self.dtype not in _DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: choose from {', '.join(_DTYPES)}")
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(f"{name} is {value!r}: choose from {', '.join(choices)}")
         if not self.value_range[0] < self.value_range[1]:
             raise InputError(f"value_range {self.value_range} is empty")
-        if self.precision not in _PRECISIONS:
-            raise InputError(
-                f"precision is {self.precision!r}: choose from {', '.join(_PRECISIONS)}"
-            )
         if self.width % self.heads or self.decoder_width % self.decoder_heads:
             raise InputError("heads must divide the width, in the encoder and in the decoder")
-        if self.width % 4 or self.decoder_width % 4:
+        sincos = [self.width] * (self.positions == "sincos")
+        sincos += [self.decoder_width] * (self.decoder_positions == "sincos")
+        if any(width % 4 for width in sincos):
             raise InputError("2-d sin-cos positions need widths that are multiples of 4")
+        if not (isinstance(self.epsilon, float) and 0 < self.epsilon < 1):
+            raise InputError(f"epsilon is {self.epsilon!r}: give a number between 0 and 1")
+        if self.code_class_token and not self.class_token:
+            raise InputError("the encoder has no class token: set code_class_token to false")
+        self._check_embedding_blocks()
         self.grid(self.image_size, self.image_size)
+
+    def _check_embedding_blocks(self) -> None:
+        blocks = self.embedding_blocks
+        ordered = all(isinstance(b, int) for b in blocks) and list(blocks) == sorted(set(blocks))
+        if blocks and not (ordered and blocks[0] >= 1 and blocks[-1] == self.depth):
+            raise InputError(
+                f"embedding_blocks are {list(blocks)}: give rising numbers from 1, the last of "
+                f"them the encoder's last block, {self.depth}"
+            )
 
     @property
     def channels(self) -> int:
         """Number of input bands."""
         return len(self.bands)
+
+    @property
+    def embedding_width(self) -> int:
+        """Number of channels of an embedding."""
+        return self.width * max(1, len(self.embedding_blocks))
 
     @property
     def patch_dim(self) -> int:
@@ -138,6 +193,13 @@ class ModelConfig:
                 raise InputError(
                     f"image side {side} is not a multiple of the patch {self.patch}: pad or crop"
                 )
+        learned = "learned" in (self.positions, self.decoder_positions)
+        if learned and (height, width) != (self.image_size, self.image_size):
+            raise InputError(
+                f"images are {height} x {width}, the model has learned positions for "
+                f"{self.image_size} x {self.image_size}: resize the images, or import the model "
+                "for their size (nec convert --image-size N --resize-positions)"
+            )
         return height // self.patch, width // self.patch
 
     def to_meta(self) -> dict[str, Any]:

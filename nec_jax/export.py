@@ -11,9 +11,10 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from coder import InputError
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
-from nec_jax.vit import EPSILON, sincos_positions
+from nec_jax.vit import sincos_positions
 
 
 def export_decoder_block(
@@ -27,7 +28,7 @@ def export_decoder_block(
     | tensor | shape |
     | --- | --- |
     | `embed.weight`, `embed.bias` | [W, D], [W] |
-    | `positions` | [n, W]; zeros for the class token, if there is one |
+    | `positions` | [n, W]; zeros for the class token, if there is one, unless they were learned |
     | `block.norm1`, `block.norm2` `.weight`, `.bias` | [W] |
     | `block.attn.qkv.weight`, `.bias` | [3 W, W]: queries, keys, values, each head by head |
     | `block.attn.proj`, `block.mlp.fc1`, `block.mlp.fc2` | as `torch.nn.Linear` |
@@ -44,11 +45,18 @@ def export_decoder_block(
     """
     config = params.config
     grid = grid or config.grid(config.image_size, config.image_size)
+    if config.decoder_target == "none":
+        raise InputError("this model has no decoder to export")
     decoder = params.weights["decoder"]
     block, class_tokens = decoder["block_0"], int(config.code_class_token)
-    positions = sincos_positions(grid, config.decoder_width)
+    if config.decoder_positions == "learned":
+        config.grid(grid[0] * config.patch, grid[1] * config.patch)  # refuses all others
+        positions = np.asarray(decoder["stem"]["positions"], np.float32)
+    else:
+        positions = sincos_positions(grid, config.decoder_width)
+        positions = np.pad(positions, [(class_tokens, 0), (0, 0)])
     tensors = {
-        "positions": np.pad(positions, [(class_tokens, 0), (0, 0)]),
+        "positions": positions,
         **_dense("embed", decoder["stem"]["embed"]),
         **_norm("block.norm1", block["norm1"]),
         **_dense("block.attn.qkv", block["attn"]["qkv"]),
@@ -60,7 +68,7 @@ def export_decoder_block(
     }
     metadata = {
         "heads": str(config.decoder_heads),
-        "epsilon": str(EPSILON),
+        "epsilon": str(config.epsilon),
         "grid": f"{grid[0]}x{grid[1]}",
         "class_token": str(class_tokens),
         "codec": params.codec.fingerprint.hex() if params.codec is not None else "",

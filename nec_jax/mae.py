@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from coder import InputError
 from nec_jax.config import ModelConfig
@@ -31,6 +32,13 @@ def random_masking(
     return kept, masked
 
 
+def place(tokens: jax.Array, kept: jax.Array, count: int, filler: jax.Array) -> jax.Array:
+    """Put visible tokens [B, K, D] in their places: [B, count, D], `filler` [D] in the others."""
+    b, _, d = tokens.shape
+    full = jnp.broadcast_to(filler, (b, count, d))
+    return full.at[jnp.arange(b)[:, None], kept].set(tokens)
+
+
 class DecoderStem(nn.Module):
     """Tokens of the encoder -> the decoder's width, at their places in the grid.
 
@@ -43,7 +51,7 @@ class DecoderStem(nn.Module):
     def __call__(
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
-        """[B, (1 +) K, width] -> [B, (1 +) T, decoder_width]; see `Encoder` for `kept`."""
+        """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
         c = self.config
         dense = nn.Dense(
             c.decoder_width, name="embed", kernel_init=nn.initializers.xavier_uniform()
@@ -51,17 +59,18 @@ class DecoderStem(nn.Module):
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (c.decoder_width,))
         x = dense(tokens)
         start = 1 if c.code_class_token else 0
-        head, x = x[:, :start], x[:, start:]
+        count = grid[0] * grid[1]
         if kept is not None:
-            b, t = x.shape[0], grid[0] * grid[1]
-            full = jnp.broadcast_to(mask_token, (b, t, c.decoder_width))
-            x = full.at[jnp.arange(b)[:, None], kept].set(x)
-        x = x + sincos_positions(grid, c.decoder_width)
-        return jnp.concatenate([head, x], axis=1)
+            places = place(x[:, start:], kept, count, mask_token)
+            x = jnp.concatenate([x[:, :start], places], axis=1)
+        if c.decoder_positions == "learned":
+            init = nn.initializers.normal(0.02)
+            return x + self.param("positions", init, (start + count, c.decoder_width))
+        return x + np.pad(sincos_positions(grid, c.decoder_width), [(start, 0), (0, 0)])
 
 
 class Decoder(nn.Module):
-    """Decoded tokens -> pixels of every patch."""
+    """Decoded tokens -> what `config.decoder_target` names."""
 
     config: ModelConfig
 
@@ -69,20 +78,63 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
-        """[B, (1 +) K, width] -> float32 [B, T, patch_dim], normalised pixels."""
+        """Tokens [B, (1 +) K, embedding_width] of whole or masked images -> predictions, float32.
+
+        Returns:
+          [B, T, patch_dim], pixels normalised as the target is; or [B, (1 +) T, embedding_width],
+          features in units of their standard deviations.
+        """
         c = self.config
         x = DecoderStem(c, name="stem")(tokens, grid, kept)
         for i in range(c.decoder_depth):
-            x = Block(c.decoder_heads, c.mlp_ratio, name=f"block_{i}")(x)
-        x = layer_norm("norm")(x)[:, 1 if c.code_class_token else 0 :]
+            block = Block(c.decoder_heads, c.mlp_ratio, epsilon=c.epsilon, name=f"block_{i}")
+            x = block(x)
+        x = layer_norm("norm", c.epsilon)(x)
+        start = 1 if c.code_class_token else 0
+        if c.decoder_target == "features":
+            # Starts as the identity: predicted is what was decoded and a correction to it.
+            skip = FeatureScale(c.embedding_width, name="target")(tokens)
+            if kept is not None:
+                filler = jnp.zeros(c.embedding_width)
+                grid_part = place(skip[:, start:], kept, grid[0] * grid[1], filler)
+                skip = jnp.concatenate([skip[:, :start], grid_part], axis=1)
+            return skip + nn.Dense(
+                c.embedding_width, name="pred", kernel_init=nn.initializers.zeros
+            )(x)
+        x = x[:, start:]
         return nn.Dense(c.patch_dim, name="pred", kernel_init=nn.initializers.xavier_uniform())(x)
 
 
-def masked_mse(predicted: jax.Array, patches: jax.Array, masked: jax.Array) -> jax.Array:
+class FeatureScale(nn.Module):
+    """Standardises embeddings by constants: mean and deviation of each channel of the target."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
+        mean = self.param("mean", nn.initializers.zeros, (self.channels,))
+        std = self.param("std", nn.initializers.ones, (self.channels,))
+        # Constants of the data, which no optimiser may move.
+        return (y - jax.lax.stop_gradient(mean)) / jax.lax.stop_gradient(std)
+
+
+def pixel_targets(config: ModelConfig, patches: jax.Array) -> jax.Array:
+    """Patches [B, T, patch_dim], normalised by band -> what a decoder of pixels is to predict.
+
+    `normalised-pixels`: each patch minus its mean, over its deviation, as MAE's norm_pix_loss (He
+    2022, table 1d; the variance is the unbiased one, plus 1e-6).
+    """
+    if config.decoder_target != "normalised-pixels":
+        return patches
+    mean = jnp.mean(patches, axis=-1, keepdims=True)
+    return (patches - mean) / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + 1e-6)
+
+
+def masked_mse(predicted: jax.Array, targets: jax.Array, masked: jax.Array) -> jax.Array:
     """Mean squared error over hidden patches (over all of them when none is hidden).
 
-    Patches are [B, T, patch_dim] normalised pixels, not normalised further (the paper's setting).
+    Both are [B, T, patch_dim], `masked` [B, T] is 1 where a patch is hidden.
     """
-    per_patch = jnp.mean((predicted - patches) ** 2, axis=-1)
+    per_patch = jnp.mean((predicted - targets) ** 2, axis=-1)
     weight = jnp.where(jnp.sum(masked) > 0, masked, jnp.ones_like(masked))
     return jnp.sum(per_patch * weight) / jnp.sum(weight)

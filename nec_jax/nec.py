@@ -5,8 +5,6 @@ class token included; the bottleneck multiplies each channel by a gain, z = g * 
 around the median m of the channel's density: q = round(z - m), z_hat = q + m, y_hat = z_hat / g.
 """
 
-import re
-from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -16,17 +14,21 @@ import jax.numpy as jnp
 from coder import InputError
 from nec_jax import density
 from nec_jax.config import ModelConfig
-from nec_jax.mae import Decoder, masked_mse, random_masking
+from nec_jax.mae import Decoder, FeatureScale, masked_mse, pixel_targets, random_masking
+from nec_jax.trainable import merge
 from nec_jax.vit import Encoder, patchify
 
 Rounding = Literal["noise", "straight-through", "soft", "hard"]
-Weights = Any  # nested dictionaries of arrays, {"encoder": ..., "bottleneck": ..., "decoder": ...}
+# Nested dictionaries of arrays, {"encoder": ..., "bottleneck": ..., "decoder": ...}. There is no
+# decoder where `decoder_target` is "none". In training on features there is "teacher" as well: the
+# encoder's first values of what trains (`merge` with the encoder makes it whole).
+Weights = Any
 
 
 class Losses(NamedTuple):
     """What a forward pass measures; scalars."""
 
-    mse: jax.Array  # of hidden patches, normalised pixels
+    mse: jax.Array  # of hidden patches, or of features: see `distortion`
     bits_per_element: jax.Array  # under the density, an element = one channel of one token
 
 
@@ -99,26 +101,30 @@ class Nec(nn.Module):
 
     def setup(self) -> None:  # noqa: D102
         self.encoder = Encoder(self.config)
-        self.bottleneck = Bottleneck(self.config.width)
-        self.decoder = Decoder(self.config)
+        self.bottleneck = Bottleneck(self.config.embedding_width)
+        if self.config.decoder_target != "none":
+            self.decoder = Decoder(self.config)
 
     def latents(self, images: jax.Array, kept: jax.Array | None = None) -> jax.Array:
         """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded."""
         grid = self.config.grid(*images.shape[1:3])
         patches = patchify(normalise(self.config, images), self.config.patch)
         y = self.encoder(patches, grid, kept)
-        return y if self.config.code_class_token else y[:, 1:]
+        drop = self.config.class_token and not self.config.code_class_token
+        return y[:, 1:] if drop else y
 
     def reconstruct(
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
-        """Decoded tokens of whole (or masked) images -> normalised patches [B, T, patch_dim]."""
+        """Decoded tokens of whole (or masked) images -> what `Decoder` predicts."""
         return self.decoder(tokens, grid, kept)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Touch every parameter: what `init_weights` initialises by."""
         y = self.latents(images)
         self.bottleneck()
+        if self.config.decoder_target == "none":
+            return y
         return self.reconstruct(y, self.config.grid(*images.shape[1:3]))
 
 
@@ -129,7 +135,7 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
 
 
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
-    """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}."""
+    """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
     variables: Any = Nec(config).init(key, images)
     return variables["params"]
@@ -158,37 +164,75 @@ def forward(
     bits = jnp.zeros(())
     if rounding is not None:
         y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_key, alpha)
-    mse = masked_distortion(config, weights, images, y, kept, masked)
+    grid = config.grid(*images.shape[1:3])
+    goal = targets(config, weights, images)
+    mse = distortion(config, weights, y, goal, grid, kept, masked)
     return Losses(mse, jnp.mean(bits))
 
 
 def masked_latents(
     config: ModelConfig, weights: Weights, images: jax.Array, key: jax.Array, mask_ratio: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The latents of randomly masked images, and `random_masking`'s `kept` and `masked`."""
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """The latents of randomly masked images, and `random_masking`'s `kept` and `masked`.
+
+    At a ratio of 0 all tokens stay in their order, and `kept` is None.
+    """
     grid = config.grid(*images.shape[1:3])
+    if mask_ratio == 0:
+        nothing = jnp.zeros((images.shape[0], grid[0] * grid[1]))
+        return latents(config, weights, images), None, nothing
     kept, masked = random_masking(key, images.shape[0], grid[0] * grid[1], mask_ratio)
     return latents(config, weights, images, kept), kept, masked
 
 
-def masked_distortion(
+def targets(config: ModelConfig, weights: Weights, images: jax.Array) -> jax.Array:
+    """What the decoder is to predict from images [B, H, W, C].
+
+    Pixels: patches [B, T, patch_dim] (see `pixel_targets`). Features: the embedding [B, (1 +) T, D]
+    of the whole image by the teacher, whose weights never change, in standard deviations.
+    """
+    if config.decoder_target == "none":
+        raise InputError(
+            "this model has no decoder, so nothing measures its distortion: train one (python -m "
+            "train.main pretrain --init MODEL --trainable decoder), or pass --proxy features"
+        )
+    if config.decoder_target != "features":
+        patches = patchify(normalise(config, images), config.patch)
+        return pixel_targets(config, patches)
+    if "teacher" not in weights:
+        raise InputError('features are compared with a teacher\'s: weights need "teacher"')
+    teacher = {"encoder": merge(weights["teacher"], weights["encoder"])}
+    y = jax.lax.stop_gradient(latents(config, teacher, images))
+    scale = FeatureScale(config.embedding_width)
+    return jnp.asarray(scale.apply({"params": weights["decoder"]["target"]}, y))
+
+
+def distortion(
     config: ModelConfig,
     weights: Weights,
-    images: jax.Array,
     y_hat: jax.Array,
-    kept: jax.Array,
+    goal: jax.Array,
+    grid: tuple[int, int],
+    kept: jax.Array | None,
     masked: jax.Array,
 ) -> jax.Array:
-    """The MAE loss of decoded tokens against the hidden patches of their images: a scalar."""
-    predicted = reconstruct(config, weights, y_hat, config.grid(*images.shape[1:3]), kept)
-    return masked_mse(predicted, patchify(normalise(config, images), config.patch), masked)
+    """Mean squared error of what is decoded from y_hat: a scalar.
+
+    Pixels: over the hidden patches, the MAE loss (over all where none is hidden). Features: over
+    all tokens and channels, hidden or not.
+    """
+    predicted = reconstruct(config, weights, y_hat, grid, kept)
+    if config.decoder_target == "features":
+        return jnp.mean((predicted - goal) ** 2)
+    return masked_mse(predicted, goal, masked)
 
 
 def latents(
     config: ModelConfig, weights: Weights, images: jax.Array, kept: jax.Array | None = None
 ) -> jax.Array:
     """`Nec.latents` on given weights."""
-    y: Any = Nec(config).apply({"params": weights}, images, kept, method=Nec.latents)
+    part = {"encoder": weights["encoder"]}
+    y: Any = Nec(config).apply({"params": part}, images, kept, method=Nec.latents)
     return y
 
 
@@ -200,51 +244,6 @@ def reconstruct(
     kept: jax.Array | None = None,
 ) -> jax.Array:
     """`Nec.reconstruct` on given weights."""
-    patches: Any = Nec(config).apply(
-        {"params": weights}, tokens, grid, kept, method=Nec.reconstruct
-    )
-    return patches
-
-
-# The paper's trainable set, as patterns of paths; `log_gain` is ours and not in it.
-_PAPER = (
-    "encoder/(patch_embed|class_token|norm|block_{last})(/.*)?",
-    "decoder/(stem|block_0|norm|pred)(/.*)?",
-    "bottleneck/density/.*",
-)
-TRAINABLE = {
-    "paper": _PAPER,
-    "paper+gain": (*_PAPER, "bottleneck/log_gain"),
-    "density": ("bottleneck/density/.*",),
-    "all": ("encoder/.*", "decoder/.*", "bottleneck/.*"),
-    "mae": ("encoder/.*", "decoder/.*"),
-}
-
-
-def path_name(path: Iterable[Any]) -> str:
-    """A key path of a weight tree as text: `encoder/block_0/mlp/fc1/kernel`."""
-    return "/".join(str(getattr(k, "key", k)) for k in path)
-
-
-def trainable_rule(preset: str, config: ModelConfig) -> Callable[[str], bool]:
-    """Which weights train: a predicate of a path, from the name of a preset of `TRAINABLE`."""
-    if preset not in TRAINABLE:
-        raise InputError(f"unknown trainable set {preset!r}: choose from {', '.join(TRAINABLE)}")
-    patterns = [p.format(last=config.depth - 1) for p in TRAINABLE[preset]]
-    return lambda name: any(re.fullmatch(p, name) for p in patterns)
-
-
-def split(weights: Weights, train: Callable[[str], bool]) -> tuple[Weights, Weights]:
-    """Split a weight tree in two of the same shape, with None where a leaf is in the other."""
-
-    def pick(want: bool) -> Weights:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if train(path_name(path)) is want else None, weights
-        )
-
-    return pick(True), pick(False)
-
-
-def merge(one: Weights, other: Weights) -> Weights:
-    """The inverse of `split`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=lambda x: x is None)
+    part = {"decoder": weights["decoder"]}
+    predicted: Any = Nec(config).apply({"params": part}, tokens, grid, kept, method=Nec.reconstruct)
+    return predicted

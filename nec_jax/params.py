@@ -9,7 +9,8 @@ import numpy as np
 
 from coder import EmbeddingCodec, FileError, safefile
 from nec_jax.config import ModelConfig
-from nec_jax.nec import Weights, init_weights, path_name
+from nec_jax.nec import Weights, init_weights
+from nec_jax.trainable import path_name
 
 _SHIPPED = Path(__file__).parent / "models"
 _KIND = "model"
@@ -108,7 +109,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     if content["codec"] is not None:
         codec = EmbeddingCodec.from_parts(_under("codec/", tensors), content["codec"])
         if (codec.channels, codec.class_layout is not None) != (
-            config.width,
+            config.embedding_width,
             config.code_class_token,
         ):
             raise FileError(f"{path}: its codec is not one of its architecture: make it again")

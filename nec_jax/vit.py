@@ -1,4 +1,8 @@
-"""The vision transformer: blocks, positions and the encoder (Dosovitskiy 2021, He 2022)."""
+"""The vision transformer: blocks, positions and the encoder (Dosovitskiy 2021, He 2022).
+
+One encoder for MAE, CLIP (Radford 2021), DINOv2 (Oquab 2023) and their kin: what differs is data
+(`ModelConfig`), not code.
+"""
 
 import flax.linen as nn
 import jax
@@ -7,7 +11,7 @@ import numpy as np
 
 from nec_jax.config import ModelConfig
 
-EPSILON = 1e-6  # of every LayerNorm, as in MAE
+EPSILON = 1e-6  # of LayerNorms, as in MAE
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
@@ -40,13 +44,15 @@ def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Arr
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, gh * patch, gw * patch, -1)
 
 
-def _dense(features: int, name: str) -> nn.Dense:
-    return nn.Dense(features, name=name, kernel_init=nn.initializers.xavier_uniform())
+def _dense(features: int, name: str, bias: bool = True) -> nn.Dense:
+    init = nn.initializers.xavier_uniform()
+    return nn.Dense(features, use_bias=bias, name=name, kernel_init=init)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-    """A LayerNorm with the epsilon of MAE."""
-    return nn.LayerNorm(epsilon=EPSILON, name=name)
+def layer_norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
+    """A LayerNorm, by default with the epsilon of MAE."""
+    # Not E[x^2] - E[x]^2: in float32 that loses what tokens with outlier channels need.
+    return nn.LayerNorm(epsilon=epsilon, name=name, use_fast_variance=False)
 
 
 class Attention(nn.Module):
@@ -65,13 +71,18 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers with an exact GELU between them."""
+    """Two dense layers with an activation (see `ModelConfig`) between them."""
 
     hidden: int
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
-        h = nn.gelu(_dense(self.hidden, "fc1")(x), approximate=False)
+        h = _dense(self.hidden, "fc1")(x)
+        if self.activation == "quick-gelu":
+            h = h * nn.sigmoid(1.702 * h)
+        else:
+            h = nn.gelu(h, approximate=self.activation == "gelu-tanh")
         return _dense(x.shape[-1], "fc2")(h)
 
 
@@ -80,11 +91,22 @@ class Block(nn.Module):
 
     heads: int
     mlp_ratio: int = 4
+    activation: str = "gelu"
+    epsilon: float = EPSILON
+    layer_scale: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
-        x = x + Attention(self.heads, name="attn")(layer_norm("norm1")(x))
-        return x + Mlp(self.mlp_ratio * x.shape[-1], name="mlp")(layer_norm("norm2")(x))
+        def scaled(part: jax.Array, name: str) -> jax.Array:
+            if not self.layer_scale:
+                return part
+            return part * self.param(name, nn.initializers.ones, (x.shape[-1],))
+
+        h = layer_norm("norm1", self.epsilon)(x)
+        x = x + scaled(Attention(self.heads, name="attn")(h), "scale1")
+        h = layer_norm("norm2", self.epsilon)(x)
+        mlp = Mlp(self.mlp_ratio * x.shape[-1], self.activation, name="mlp")
+        return x + scaled(mlp(h), "scale2")
 
 
 class Encoder(nn.Module):
@@ -104,19 +126,40 @@ class Encoder(nn.Module):
           kept: int32 [B, K], indices of the visible patches; None for all.
 
         Returns:
-          float32 [B, 1 + K, width], after the final norm.
+          float32 [B, (1 +) K, embedding_width], after the final norm.
         """
         c = self.config
-        positions = jnp.asarray(sincos_positions(grid, c.width))
+        if c.positions == "learned":
+            side = c.image_size // c.patch
+            init = nn.initializers.normal(0.02)
+            positions = self.param("positions", init, (side * side, c.width))
+        else:
+            positions = jnp.asarray(sincos_positions(grid, c.width))
         if kept is None:
             positions = positions[None]
         else:
             patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
             positions = positions[kept]
-        x = _dense(c.width, "patch_embed")(patches) + positions
-        token = self.param("class_token", nn.initializers.normal(0.02), (c.width,))
-        # The class token's position is zero.
-        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, c.width)), x], axis=1)
+        x = _dense(c.width, "patch_embed", c.patch_bias)(patches) + positions
+        # The class token has no position of its own: where a checkpoint has one, it is added in.
+        extra = [("class_token", int(c.class_token)), ("registers", c.registers)]
+        for name, count in reversed(extra):
+            if count:
+                shape = (c.width,) if name == "class_token" else (count, c.width)
+                token = self.param(name, nn.initializers.normal(0.02), shape)
+                token = jnp.broadcast_to(token, (x.shape[0], count, c.width))
+                x = jnp.concatenate([token, x], axis=1)
+        if c.pre_norm:
+            x = layer_norm("pre_norm", c.epsilon)(x)
+        taken, norm = [], layer_norm("norm", c.epsilon)
         for i in range(c.depth):
-            x = Block(c.heads, c.mlp_ratio, name=f"block_{i}")(x)
-        return layer_norm("norm")(x)
+            x = Block(
+                c.heads, c.mlp_ratio, c.activation, c.epsilon, c.layer_scale, name=f"block_{i}"
+            )(x)
+            if i + 1 in c.embedding_blocks:
+                taken.append(norm(x))
+        y = jnp.concatenate(taken, axis=-1) if taken else norm(x)
+        if not c.registers:
+            return y
+        first = int(c.class_token)
+        return jnp.concatenate([y[:, :first], y[:, first + c.registers :]], axis=1)

@@ -14,18 +14,8 @@ from vit_b_shapes import VIT_B
 
 from nec_jax import VARIANTS, NecParams, density, model_config, nec
 from nec_jax.mae import random_masking
-from nec_jax.nec import (
-    TRAINABLE,
-    Nec,
-    forward,
-    init_weights,
-    merge,
-    normalise,
-    path_name,
-    soft_round,
-    split,
-    trainable_rule,
-)
+from nec_jax.nec import Nec, forward, init_weights, normalise, soft_round
+from nec_jax.trainable import TRAINABLE, merge, path_name, split, trainable_rule
 from nec_jax.vit import patchify
 
 
@@ -97,7 +87,10 @@ def test_the_other_trainable_sets():
     assert names("density") == {n for n in VIT_B if n.startswith("bottleneck/density/")}
     assert names("all") == set(VIT_B)
     assert names("mae") == {n for n in VIT_B if not n.startswith("bottleneck/")}
-    assert set(TRAINABLE) == {"paper", "paper+gain", "density", "all", "mae"}
+    assert names("decoder") == {n for n in VIT_B if n.startswith("decoder/")}
+    late = ("encoder/norm", "encoder/block_11/", "bottleneck/", "decoder/")
+    assert names("late") == {n for n in VIT_B if n.startswith(late)}
+    assert set(TRAINABLE) == {"paper", "paper+gain", "late", "density", "decoder", "all", "mae"}
     with pytest.raises(ValueError, match="unknown trainable set 'half': choose from paper"):
         trainable_rule("half", model_config("vit-b"))
 

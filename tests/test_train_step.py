@@ -13,7 +13,8 @@ import pytest
 from model_cases import random_weights
 
 from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import init_weights, merge, path_name, split, trainable_rule
+from nec_jax.nec import init_weights
+from nec_jax.trainable import merge, path_name, split, trainable_rule
 from train import objective
 from train.calibrate import GAIN_LADDER, calibrate_bottleneck
 from train.config import Compress
@@ -44,7 +45,7 @@ def run_steps(
     tx = optimiser(options, options.density_lr)
     trainable, frozen = split(before, trainable_rule(options.trainable, config))
     state = init_state(trainable, tx, mesh)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, 0.75)
     step = make_step(goal, tx, options.steps, mesh)
     losses = []
     for i in range(STEPS):

@@ -48,12 +48,14 @@ def calibrate_bottleneck(
       deviation; 0 if none was), and the bits an element and mse of rounded symbols there.
     """
     mask_key, noise_key, fresh_key = jax.random.split(key, 3)
+    grid = config.grid(*images.shape[1:3])
     y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio)
     flat = y.reshape(-1, y.shape[-1])
     deviation = jnp.std(flat, axis=0)
     # A dead channel must not be magnified until its noise costs bits.
     deviation = jnp.maximum(deviation, 1e-3 * jnp.median(deviation) + 1e-6)
-    fresh = density.init_density(fresh_key, config.width)
+    fresh = density.init_density(fresh_key, config.embedding_width)
+    goal = _targets(config, weights, images)
 
     def with_gain(log_gain: jax.Array, steps: int) -> Weights:
         z = flat * jnp.exp(log_gain)
@@ -62,10 +64,10 @@ def calibrate_bottleneck(
         return {**weights, "bottleneck": {"log_gain": log_gain, "density": params}}
 
     def score(candidate: Weights) -> tuple[float, float]:
-        mse, bits = _rounded(config, candidate, images, y, kept, masked)
+        mse, bits = _rounded(config, candidate, grid, y, goal, kept, masked)
         return float(mse), float(bits)
 
-    log_gain, facts = jnp.zeros(config.width), {"gain": 0.0}
+    log_gain, facts = jnp.zeros(config.embedding_width), {"gain": 0.0}
     if choose_gain:
         lowest = np.inf
         for gain in GAIN_LADDER:
@@ -105,17 +107,19 @@ def fit_density(params: density.Params, z: jax.Array, key: jax.Array, steps: int
 
 
 _masked_latents = jax.jit(nec.masked_latents, static_argnames=("config", "mask_ratio"))
+_targets = jax.jit(nec.targets, static_argnames="config")
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames=("config", "grid"))
 def _rounded(
     config: ModelConfig,
     weights: Weights,
-    images: jax.Array,
+    grid: tuple[int, int],
     y: jax.Array,
-    kept: jax.Array,
+    goal: jax.Array,
+    kept: jax.Array | None,
     masked: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     y_hat, bits = nec.bottleneck(weights["bottleneck"], y, "hard")
-    mse = nec.masked_distortion(config, weights, images, y_hat, kept, masked)
+    mse = nec.distortion(config, weights, y_hat, goal, grid, kept, masked)
     return mse, jnp.mean(bits)

@@ -10,12 +10,14 @@ import numpy as np
 import nec_jax
 from nec_jax.api import check_images
 from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import Weights, init_weights, split, trainable_rule
+from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
+from nec_jax.trainable import split, trainable_rule
 from train import loop, objective
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
 from train.data import read_all
+from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
 from train.optim import optimiser
 from train.pretrain import open_training_source, read_validation, train_batches
 from train.step import data_mesh, init_state, make_step
@@ -30,23 +32,28 @@ def run(options: Compress) -> None:
         return
     if options.arch is not None:
         raise OptionsError("--arch goes with --describe: what is trained comes from --init")
+    if not options.init:
+        raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
     loop.print_devices()
-    base = _initial_model(options)
-    config = base.config
     source = open_training_source(options)
+    base = initial_model(options, source)
+    config = base.config
+    hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
     val_images = read_validation(options, config)
     check_images(config, val_images)  # before hours of training: bands, dtype, range
+
+    first = with_teacher(config, base.weights, rule)
 
     def start() -> Weights:
         images = read_all(source, config.image_size, limit=_CALIBRATION_BATCH).images
         weights, facts = calibrate_bottleneck(
             config,
-            base.weights,
+            first,
             images,
             jax.random.key(options.seed),
             lam=options.lam,
-            mask_ratio=options.mask_ratio,
+            mask_ratio=hidden,
             choose_gain=options.gain == "calibrated",
         )
         print("calibrated: " + loop.describe(facts), file=sys.stderr)
@@ -54,15 +61,16 @@ def run(options: Compress) -> None:
 
     weights = loop.fit(
         options,
-        objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio),
+        objective.rate_distortion(config, options.lam, options.rounding, hidden),
         start,
-        base.weights,
+        first,
         rule,
         train_batches(options, source, config),
         val_images,
         density_lr=options.density_lr,
     )
-    params = with_codec(dataclasses.replace(base, weights=weights, codec=None), options)
+    trained = dataclasses.replace(base, weights=without_teacher(weights))
+    params = with_codec(trained, options)
     path = options.workdir / "model.safetensors"
     nec_jax.save(params, path)
     print(f"wrote {path}", file=sys.stderr)
@@ -76,6 +84,8 @@ def with_codec(params: NecParams, options: Compress) -> NecParams:
         "lambda": options.lam,
         "rounding": options.rounding,
         "trainable": options.trainable,
+        "proxy": params.config.decoder_target,
+        "init": options.init,
         "steps": options.steps,
         "batch": options.batch,
         "data": source.name,
@@ -86,10 +96,10 @@ def with_codec(params: NecParams, options: Compress) -> NecParams:
 
 def describe(options: Compress) -> dict[str, float | int]:
     """Sizes of a run without running it: parameters, coded tokens, FLOPs of a compiled step."""
-    config = model_config(options.arch) if options.arch else _initial_model(options).config
+    config = _described_config(options)
     shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     rule = trainable_rule(options.trainable, config)
-    trainable, frozen = split(shapes, rule)
+    trainable, frozen = split(with_teacher(config, shapes, rule), rule)
     grid = config.grid(config.image_size, config.image_size)
     return {
         "params": _count(shapes),
@@ -103,7 +113,8 @@ def _flops(options: Compress, config: ModelConfig, trainable: Weights, frozen: W
     """What XLA counts for one compiled step of the whole batch; nothing is allocated."""
     mesh = data_mesh()
     tx = optimiser(options, options.density_lr)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, options.mask_ratio)
+    hidden = mask_ratio(options, config)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, hidden)
     side = config.image_size
     images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
     state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
@@ -115,10 +126,14 @@ def _flops(options: Compress, config: ModelConfig, trainable: Weights, frozen: W
     return float(cost["flops"]) * mesh.size  # XLA counts one device's part
 
 
-def _initial_model(options: Compress) -> NecParams:
-    if not options.init:
-        raise OptionsError("no model: pass --init (see `train.main pretrain` to make one)")
-    return nec_jax.load(options.init)
+def _described_config(options: Compress) -> ModelConfig:
+    if options.arch:
+        config = model_config(options.arch)
+    elif options.init:
+        config = nec_jax.load(options.init).config
+    else:
+        raise OptionsError("nothing to describe: pass --arch or --init")
+    return config_for(options, config)
 
 
 def _count(tree: Weights) -> int:

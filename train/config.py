@@ -35,8 +35,16 @@ class Training:
     """Steps of linear warm-up."""
     weight_decay: float = 0.05
     """AdamW weight decay, of matrices only."""
-    mask_ratio: float = 0.75
-    """Part of the patches hidden from the encoder."""
+    mask_ratio: float | None = None
+    """Part of the patches hidden from the encoder; if not given, 0.75, or 0 with features."""
+    init: str = ""
+    """Model to start from: a path, or a shipped model's name."""
+    proxy: Literal["pixels", "features"] | None = None
+    """What distortion compares: hidden pixels, or the embedding of the model that is started from. If not given, what the model's decoder predicts."""  # noqa: E501
+    bands: tuple[str, ...] = ()
+    """Bands of the images, in order, NAME or NAME=BAND of the model's; those without one start from the mean of the others."""  # noqa: E501
+    decoder_depth: int | None = None
+    """Blocks of a new decoder, if other than the architecture's (1 for features)."""
     val_images: int = 512
     """At most this many validation images, evenly spread."""
     val_every: int = 500
@@ -53,44 +61,54 @@ class Training:
         for name in (*whole, "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionsError(f"--{name.replace('_', '-')} must be 1 or more")
-        if not 0 <= self.mask_ratio < 1:
+        if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise OptionsError("--mask-ratio must be at least 0 and below 1")
+        if self.decoder_depth is not None and self.decoder_depth < 1:
+            raise OptionsError("--decoder-depth must be 1 or more")
         if not self.lr > 0 or self.warmup < 0 or self.weight_decay < 0:
             raise OptionsError("--lr must be positive, --warmup and --weight-decay not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Training):
-    """Pre-train a masked autoencoder on images (He 2022)."""
+    """Pre-train a masked autoencoder on images (He 2022), or the decoder of a model (--init)."""
 
-    arch: str = "vit-ti"
-    """Architecture: vit-ti, vit-s, vit-b, vit-l or vit-h."""
-    image_size: int = 128
-    """Side of the training images, pixels."""
+    trainable: str = "mae"
+    """Which parameters train: mae (all), decoder, or another set of `compress`."""
+    arch: str | None = None
+    """Architecture: vit-ti (if neither it nor --init is given), vit-s, vit-b, vit-l or vit-h."""
+    image_size: int | None = None
+    """Side of the training images, pixels; 128, or that of --init."""
     patch: int | None = None
     """Side of a patch, pixels, if other than the architecture's."""
     depth: int | None = None
     """Encoder blocks, if other than the architecture's."""
-    code_class_token: bool = True
-    """Whether the class token is coded later on."""
+    code_class_token: bool | None = None
+    """Whether the class token is coded later on; yes, or as --init has it."""
     lr: float = 1e-3
     """Peak learning rate; cosine to zero."""
     warmup: int = 100
     """Steps of linear warm-up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = ("arch", "image_size", "patch", "depth", "code_class_token")
+        given = [name for name in own if getattr(self, name) is not None]
+        if self.init and given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise OptionsError(f"{flags}: these come from --init")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compress(Training):
     """Adapt a pre-trained model to compression: `lambda * mse + bits_per_element`."""
 
-    init: str = ""
-    """Model to start from: a path, or a shipped model's name."""
     lam: Annotated[float, arg(name="lambda")] = 10.0
     """Weight of the distortion: a larger one costs more bytes and loses less. The paper's 1e7, 1e8, 1e9, 1e10 are about 1.02, 10.2, 102, 1017 here (its rate is a sum over a batch)."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
     """What the decoder sees in training; the rate always sees noise."""
     trainable: str = "paper+gain"
-    """Which parameters train: paper, paper+gain, density, all."""
+    """Which parameters train: paper, paper+gain, late (last block, decoder), density, all."""
     gain: Literal["calibrated", "identity"] = "calibrated"
     """The gain before rounding at the start: chosen on data for this lambda, or one (paper)."""
     density_lr: float = 1e-3
@@ -110,7 +128,7 @@ class Evaluate:
     models: tuple[str, ...] = ()
     """Compressed models: paths, one a lambda."""
     base: str = ""
-    """The uncompressed model of the baselines: what the models were adapted from."""
+    """The uncompressed model of the baselines: what the models were adapted from. Alone, only the baselines are measured."""  # noqa: E501
     data: str = ""
     """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, a Potsdam folder."""
     out: Path = Path("runs/evaluate")

@@ -24,8 +24,8 @@ from train.methods import Method, Study, load_compressed, methods
 
 def run(options: Evaluate) -> None:
     """Measure everything and write report.json, report.md and rate_distortion.png."""
-    if not options.models or not options.base or not options.data:
-        raise OptionsError("evaluate needs --models (compressed), --base (uncompressed) and --data")
+    if not options.base or not options.data:
+        raise OptionsError("evaluate needs --base (uncompressed), --data and most often --models")
     base = nec_jax.load(options.base)
     models = load_compressed(options.models)
     for setting, model in models.items():

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from nec_jax.nec import Weights, merge, split
+from nec_jax.nec import Weights
+from nec_jax.trainable import merge, split
 from train.checkpoint import Checkpoints
 from train.config import OptionsError, Training
 from train.objective import Objective, mean_metrics

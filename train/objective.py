@@ -50,7 +50,7 @@ def rate_distortion(
     validation both are those of rounded symbols.
     """
     elements = config.grid(config.image_size, config.image_size)
-    elements = (elements[0] * elements[1] + config.code_class_token) * config.width
+    elements = (elements[0] * elements[1] + config.code_class_token) * config.embedding_width
 
     def measure(
         weights: Weights,

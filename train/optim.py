@@ -3,7 +3,8 @@
 import jax
 import optax
 
-from nec_jax.nec import Weights, path_name
+from nec_jax.nec import Weights
+from nec_jax.trainable import path_name
 from train.config import Training
 
 

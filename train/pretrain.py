@@ -1,4 +1,4 @@
-"""`python -m train.main pretrain`: a masked autoencoder from images."""
+"""`python -m train.main pretrain`: a masked autoencoder from images, or a model's decoder."""
 
 import json
 import sys
@@ -7,58 +7,82 @@ import jax
 import numpy as np
 
 import nec_jax
+from nec_jax.api import check_images
 from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import Weights, init_weights, trainable_rule
+from nec_jax.nec import init_weights
+from nec_jax.params import NecParams
+from nec_jax.trainable import trainable_rule
 from train import loop, objective
 from train.config import OptionsError, Pretrain, Training
 from train.data import open_source, read_all, train_iterator
 from train.data.record import Source
+from train.initial import (
+    initial_model,
+    mask_ratio,
+    measure_bands,
+    with_teacher,
+    without_teacher,
+)
+
+_IMAGE_SIZE = 128  # if neither the user nor a model says
 
 
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
     loop.print_devices()
     source = open_training_source(options)
-    config = pretrain_config(options, source)
-
-    def start() -> Weights:
-        return init_weights(config, jax.random.key(options.seed))
-
+    base = initial_model(options, source) if options.init else _fresh_model(options, source)
+    config, rule = base.config, trainable_rule(options.trainable, base.config)
+    val_images = read_validation(options, config)
+    check_images(config, val_images)
+    weights = with_teacher(config, base.weights, rule)
     weights = loop.fit(
         options,
-        objective.mae(config, options.mask_ratio),
-        start,
-        jax.eval_shape(start),
-        trainable_rule("mae", config),
+        objective.mae(config, mask_ratio(options, config)),
+        lambda: weights,
+        weights,
+        rule,
         train_batches(options, source, config),
-        read_validation(options, config),
+        val_images,
     )
-    facts = {"pretrain": {"data": source.name, "images": len(source), "steps": options.steps}}
+    facts = json.loads(base.provenance)
+    run_facts = {"data": source.name, "images": len(source), "steps": options.steps}
+    if options.init:
+        run_facts |= {"init": options.init, "trainable": options.trainable}
+    facts["pretrain"] = run_facts
+    params = NecParams(without_teacher(weights), config, None, json.dumps(facts, sort_keys=True))
     path = options.workdir / "model.safetensors"
-    nec_jax.save(nec_jax.NecParams(weights, config, None, json.dumps(facts, sort_keys=True)), path)
+    nec_jax.save(params, path)
     print(f"wrote {path}", file=sys.stderr)
 
 
-def pretrain_config(options: Pretrain, source: Source) -> ModelConfig:
-    """The architecture with the bands, dtype and normalisation of the data."""
-    sample = read_all(source, options.image_size, limit=512).images
-    channels = sample.shape[-1]
+def _fresh_model(options: Pretrain, source: Source) -> NecParams:
+    """Random weights for the bands, dtype and normalisation of the data."""
+    if options.proxy == "features":
+        raise OptionsError("--proxy features needs a model whose features they are: pass --init")
+    contract = measure_bands(source, options.image_size or _IMAGE_SIZE)
+    channels = len(contract["mean"])
     named = {1: ("grey",), 3: ("red", "green", "blue")}
-    pixels = sample.reshape(-1, channels).astype(np.float64)
-    limits = np.iinfo(sample.dtype) if sample.dtype.kind in "iu" else np.finfo(sample.dtype)
-    overrides = {k: v for k in ("depth", "patch") if (v := getattr(options, k)) is not None}
-    deviation = np.maximum(pixels.std(0), 1e-6 * np.maximum(1.0, np.abs(pixels.mean(0))))
-    return model_config(
-        options.arch,
-        image_size=options.image_size,
-        code_class_token=options.code_class_token,
-        bands=named.get(channels, tuple(f"band_{i + 1}" for i in range(channels))),
-        dtype=sample.dtype.name,
-        value_range=(float(limits.min), float(limits.max)),
-        mean=tuple(float(f"{v:.6g}") for v in pixels.mean(0)),
-        std=tuple(float(f"{v:.6g}") for v in deviation),
-        **overrides,
+    bands = options.bands or named.get(channels, tuple(f"band_{i + 1}" for i in range(channels)))
+    if len(bands) != channels or any("=" in band for band in bands):
+        raise OptionsError(
+            f"--bands {' '.join(bands)}: without --init these are names of the {channels} bands of "
+            f"{source.name}"
+        )
+    overrides = {
+        "depth": options.depth,
+        "patch": options.patch,
+        "decoder_depth": options.decoder_depth,
+        "code_class_token": options.code_class_token,
+    }
+    config = model_config(
+        options.arch or "vit-ti",
+        image_size=options.image_size or _IMAGE_SIZE,
+        bands=bands,
+        **contract,
+        **{k: v for k, v in overrides.items() if v is not None},
     )
+    return NecParams(init_weights(config, jax.random.key(options.seed)), config)
 
 
 def open_training_source(options: Training) -> Source:

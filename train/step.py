@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from nec_jax.nec import Weights, merge
+from nec_jax.nec import Weights
+from nec_jax.trainable import merge
 from train.objective import Metrics, Objective
 
 

@@ -18,8 +18,8 @@ def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray
       InputError: another shape or width, none at all, NaN or infinity.
     """
     y = np.asarray(y_hat)
-    if y.ndim != 3 or y.shape[2] != model.width:
-        raise InputError(f"{name} has shape {y.shape}: pass [N, tokens, {model.width}]")
+    if y.ndim != 3 or y.shape[2] != model.embedding_width:
+        raise InputError(f"{name} has shape {y.shape}: pass [N, tokens, {model.embedding_width}]")
     if y.size == 0 or y.shape[1] <= int(model.code_class_token):
         raise InputError(f"{name} has shape {y.shape}: it holds no embedding")
     with np.errstate(over="ignore"):

@@ -16,9 +16,9 @@ def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> 
     """
     model = config.model
     x = DecoderStem(model).apply({"params": weights["stem"]}, y_hat, config.grid)
-    block = Block(model.decoder_heads, model.mlp_ratio)
+    block = Block(model.decoder_heads, model.mlp_ratio, epsilon=model.epsilon)
     x = block.apply({"params": weights["block_0"]}, x)
-    x = layer_norm("norm").apply({"params": weights["norm"]}, x)
+    x = layer_norm("norm", model.epsilon).apply({"params": weights["norm"]}, x)
     return jnp.asarray(x)[:, config.class_tokens :]
 
 
@@ -39,13 +39,13 @@ def logits(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
 def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
     """Random weights of a head; those of a decoder part are replaced by the model's in `fit`."""
     model = config.model
-    width = model.decoder_width if config.with_decoder else model.width
+    width = model.decoder_width if config.with_decoder else model.embedding_width
     tokens = jnp.zeros((1, config.grid[0] * config.grid[1], width))
     weights = {"head": config.head().init(key, tokens)["params"]}
     if not config.with_decoder:
-        scaling = {"mean": jnp.zeros(model.width), "std": jnp.ones(model.width)}
+        scaling = {"mean": jnp.zeros(model.embedding_width), "std": jnp.ones(model.embedding_width)}
         return weights | {"scaling": scaling}
-    y = jnp.zeros((1, config.tokens, model.width))
+    y = jnp.zeros((1, config.tokens, model.embedding_width))
     x = jnp.zeros((1, config.tokens, width))
     return weights | {
         "stem": DecoderStem(model).init(key, y, config.grid)["params"],

@@ -17,8 +17,9 @@ from nec_jax.heads.inference import batch_size
 from nec_jax.heads.network import decoder_features, init_weights, logits
 from nec_jax.heads.params import HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.ridge import fit_ridge
-from nec_jax.nec import Weights, path_name
+from nec_jax.nec import Weights
 from nec_jax.params import NecParams
+from nec_jax.trainable import path_name
 
 WEIGHT_DECAY = 0.05  # of matrices only
 WARMUP = 0.1  # part of the steps in which the rate grows to its peak
@@ -85,6 +86,8 @@ def fit(
     data = Data(y, checks.check_targets(classes, targets, len(y), masks, "targets"))
     height, width = checks.square_grid(model, y.shape[1]) if grid is None else grid
     mask_size = (data.targets.shape[1], data.targets.shape[2]) if masks else None
+    if with_decoder and model.decoder_target == "none":
+        raise InputError("this model has no decoder: fit the head with with_decoder=False")
     config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
     checks.check_tokens(config, y, "y_hat")
     held = None if val is None else _check_val(config, data, *val)

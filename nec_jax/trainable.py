@@ -1,0 +1,57 @@
+"""Which parameters train: rules on the paths of a weight tree."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from coder import InputError
+from nec_jax.config import ModelConfig
+
+Weights = Any  # see `nec_jax.nec`
+
+# The paper's trainable set, as patterns of paths; `log_gain` is ours and not in it.
+_PAPER = (
+    "encoder/(patch_embed|class_token|norm|block_{last})(/.*)?",
+    "decoder/(stem|block_0|norm|pred)(/.*)?",
+    "bottleneck/density/.*",
+)
+TRAINABLE = {
+    "paper": _PAPER,
+    "paper+gain": (*_PAPER, "bottleneck/log_gain"),
+    "late": ("encoder/(norm|block_{last})(/.*)?", "decoder/.*", "bottleneck/.*"),
+    "density": ("bottleneck/density/.*",),
+    "decoder": ("decoder/.*",),
+    "all": ("encoder/.*", "decoder/.*", "bottleneck/.*"),
+    "mae": ("encoder/.*", "decoder/.*"),
+}
+
+
+def path_name(path: Iterable[Any]) -> str:
+    """A key path of a weight tree as text: `encoder/block_0/mlp/fc1/kernel`."""
+    return "/".join(str(getattr(k, "key", k)) for k in path)
+
+
+def trainable_rule(preset: str, config: ModelConfig) -> Callable[[str], bool]:
+    """Which weights train: a predicate of a path, from the name of a preset of `TRAINABLE`."""
+    if preset not in TRAINABLE:
+        raise InputError(f"unknown trainable set {preset!r}: choose from {', '.join(TRAINABLE)}")
+    patterns = [p.format(last=config.depth - 1) for p in TRAINABLE[preset]]
+    return lambda name: any(re.fullmatch(p, name) for p in patterns)
+
+
+def split(weights: Weights, train: Callable[[str], bool]) -> tuple[Weights, Weights]:
+    """Split a weight tree in two of the same shape, with None where a leaf is in the other."""
+
+    def pick(want: bool) -> Weights:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if train(path_name(path)) is want else None, weights
+        )
+
+    return pick(True), pick(False)
+
+
+def merge(one: Weights, other: Weights) -> Weights:
+    """The inverse of `split`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=lambda x: x is None)

