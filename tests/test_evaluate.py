@@ -70,8 +70,8 @@ def test_an_inexact_round_trip_is_never_reported(
 ) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
     study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
-    embed = nec_jax.embed
-    monkeypatch.setattr(nec_jax, "embed", lambda p, x: embed(p, x) + np.float32(1e-6))
+    decode = nec_jax.decode
+    monkeypatch.setattr(nec_jax, "decode", lambda p, b: decode(p, b) + np.float32(1e-6))
     [(setting, params)] = methods.load_compressed(options.models).items()
     with pytest.raises(methods.RoundTripError, match=r"not exact for .*bmng"):
         methods.nec_method(study, setting, params)

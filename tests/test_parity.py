@@ -23,7 +23,7 @@ RELATIVE = 1e-5
 def import_case(name: str, **more: Any) -> tuple[NecParams, dict[str, np.ndarray]]:
     """The model of a case and what its original makes of its images."""
     told = json.loads((GOLDEN / name / "options.json").read_text())
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in told["options"].items()}
+    options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in told["options"].items()}
     params = convert_checkpoint(GOLDEN / name / told["source"], **(options | more))
     expected = safetensors.numpy.load_file(GOLDEN / name / "expected.safetensors")
     return params, expected
@@ -79,7 +79,9 @@ def test_density_symbols_and_tables_are_those_of_compressai(name: str) -> None:
     assert codec is not None
     np.testing.assert_array_equal(codec.quantise(latent), expected["symbols"])
     np.testing.assert_array_equal(codec.dequantise(codec.quantise(latent)), expected["y_hat"])
-    found = density.bin_prob(params.weights["bottleneck"]["density"], expected["y_hat"])
+    found = density.bin_prob(
+        params.weights["bottleneck"]["density"], jnp.asarray(expected["y_hat"])
+    )
     likelihoods = expected["likelihoods"]
     np.testing.assert_allclose(np.maximum(found, 1e-9), likelihoods, rtol=1e-5, atol=1e-6)
     # Their 16-bit tables, exactly: 256 of our units for one of theirs.

@@ -17,7 +17,7 @@ from nec_jax.nec import Weights
 from train.config import OptionsError
 
 # Symbols in one standard deviation of a channel, from fine to coarse.
-GAIN_LADDER = tuple(float(g) for g in 2.0 ** np.arange(5.0, -2.5, -0.5))
+GAIN_LADDER = tuple(float(g) for g in 2.0 ** np.arange(5.0, -3.5, -0.5))
 FIT_STEPS = 300  # for the densities that training starts from
 TRY_STEPS = 40  # for those that only compare gains
 _SAMPLES = 1024  # tokens, about, that densities are fitted to: 58 parameters a channel need no more

@@ -151,6 +151,8 @@ class Evaluate:
     """Bits of the uniformly quantised embeddings."""
     jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
     """JPEG 2000 compression ratios."""
+    heads: tuple[Literal["linear", "attention", "conv"], ...] = ()
+    """Only these heads; all that fit the task if none is named."""
     decoder_heads: bool = True
     """Whether heads are also trained behind the model's first decoder block (slow)."""
 

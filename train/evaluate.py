@@ -46,11 +46,14 @@ def evaluate(
 ) -> report.Report:
     """Score every method of a study, one after another."""
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
-    points = []
+    points, kinds = [], head_kinds(options)
+    if base.config.decoder_target == "none" and any(with_decoder for _, with_decoder in kinds):
+        kinds = [kind for kind in kinds if not kind[1]]
+        console.print(f"no heads behind a decoder: {options.base} has none")
     for method in methods(options, study, base, models):
         label = f"{method.name} {method.setting}"
         console.print(f"{label}: {method.bytes_per_image:.1f} bytes an image")
-        for head in head_kinds(options):
+        for head in kinds:
             scores = score_head(options, study, method, *head)
             points.append(report.point(method, options.task, *head, scores))
             console.print(f"  {report.head_name(*head):22s} {report.spread(scores)}")
@@ -90,8 +93,11 @@ def head_kinds(options: Evaluate) -> list[tuple[Kind, bool]]:
         "classification": [("linear", False), ("attention", False)],
         "segmentation": [("conv", False)],
     }
-    kinds = plain[options.task]
-    return [*kinds, (kinds[-1][0], True)] if options.decoder_heads else kinds
+    kinds = [k for k in plain[options.task] if not options.heads or k[0] in options.heads]
+    if not kinds:
+        raise OptionsError(f"--heads {' '.join(options.heads)}: none is for {options.task}")
+    last = kinds[-1][0]
+    return [*kinds, (last, True)] if options.decoder_heads and last != "linear" else kinds
 
 
 def score_head(
