@@ -161,6 +161,35 @@ def test_what_is_told_may_not_contradict_the_checkpoint(tmp_path: Path) -> None:
         convert_checkpoint(GOLDEN / "transformers-clip", activation="gelu")
 
 
+def test_what_config_json_omits_is_the_default_of_transformers(tmp_path: Path) -> None:
+    folder = folder_with("transformers-clip", tmp_path, hidden_act=None, layer_norm_eps=None)
+    config = convert_checkpoint(folder).config
+    assert (config.activation, config.epsilon) == ("quick-gelu", 1e-5)
+    omitted = {"hidden_act": None, "layer_norm_eps": None, "norm_pix_loss": None}
+    (tmp_path / "mae").mkdir()
+    config = convert_checkpoint(folder_with("transformers-mae", tmp_path / "mae", **omitted)).config
+    assert (config.activation, config.epsilon) == ("gelu", 1e-12)
+    assert config.decoder_target == "pixels"
+
+
+def test_a_layer_of_the_image_tower_is_not_taken_for_one_of_texts(tmp_path: Path) -> None:
+    def visual_alone(tensors):
+        for name in list(tensors):
+            value = tensors.pop(name)
+            if name.startswith("visual."):
+                tensors[name.removeprefix("visual.")] = value
+
+    params = convert("open-clip", tmp_path, visual_alone)
+    assert params.config.pre_norm
+
+    def with_scale(tensors):
+        visual_alone(tensors)
+        tensors["transformer.resblocks.0.ls_1.gamma"] = np.ones(24, np.float32)
+
+    with pytest.raises(FileError, match=r"unexpected transformer\.resblocks\.0\.ls_1\.gamma"):
+        convert("open-clip", tmp_path, with_scale)
+
+
 def test_folders_of_transformers(tmp_path: Path) -> None:
     weights = GOLDEN / "transformers-mae/model.safetensors"
     with pytest.raises(FileError, match=r"model type None.*Give the folder with config.json"):

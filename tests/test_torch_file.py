@@ -101,12 +101,44 @@ def test_only_names_of_tensors_are_resolved(tmp_path: Path, name: bytes) -> None
         (0, (2, 2), (-1, 1)),
         (0, (2, 2), (3, 1)),
         (0, (100000, 100000), (0, 0)),
+        (0, (-1,), (1,)),
+        (0, (2, 2), (1,)),
     ],
 )
 def test_tensors_stay_inside_their_storage(tmp_path, offset, shape, strides) -> None:
     path = torch_file(tmp_path / "x.pth", describe(offset, shape, strides), {"0": bytes(16)})
-    with pytest.raises(FileError, match="beyond its storage"):
+    with pytest.raises(FileError, match=r"damaged"):
         read_torch_file(path)
+
+
+def test_damaged_pickles_end_in_one_kind_of_error(tmp_path: Path) -> None:
+    with zipfile.ZipFile(MAE) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
+        whole = archive.read(name)
+    rng = np.random.default_rng(0)
+    errors = 0
+    for _ in range(300):
+        changed = bytearray(whole)
+        for at in rng.integers(0, len(whole), rng.integers(1, 4)):
+            changed[at] = rng.integers(256)
+        try:
+            read_torch_file(torch_file(tmp_path / "x.pth", bytes(changed)))
+        except FileError:
+            errors += 1
+    assert errors > 250
+
+
+def test_a_memo_of_gigabytes_is_refused(tmp_path: Path) -> None:
+    content = b"\x80\x02}r" + (1 << 31).to_bytes(4, "little") + b"."
+    with pytest.raises(FileError, match="more memory than it can need"):
+        read_torch_file(torch_file(tmp_path / "memo.pth", content))
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    start = b"\x80\x02" + b"(c__torch__.a\nB\n)R}X\x01\x00\x00\x00x" * 5000
+    content = start + b"I1\n" + b"sbt" * 5000 + b"."
+    with pytest.raises(FileError):
+        read_torch_file(torch_file(tmp_path / "deep.pth", content))
 
 
 def test_compressed_entries_are_refused(tmp_path: Path) -> None:

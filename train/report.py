@@ -109,6 +109,7 @@ def plot(report: Report, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogFormatterSciNotation
 
     points = report["points"]
     heads = list(dict.fromkeys((p["head"], p["with_decoder"]) for p in points))
@@ -119,6 +120,8 @@ def plot(report: Report, path: Path) -> None:
             chosen = sorted(
                 (p for p in chosen if p["method"] == method), key=lambda p: p["bytes_per_image"]
             )
+            if not chosen:
+                continue
             axis.errorbar(
                 [p["bytes_per_image"] for p in chosen],
                 [p["mean"] for p in chosen],
@@ -131,6 +134,10 @@ def plot(report: Report, path: Path) -> None:
                 capsize=3,
             )
         axis.set_xscale("log")
+        sizes = [p["bytes_per_image"] for p in points]
+        if max(sizes) < 10 * min(sizes):  # labels of minor ticks would run into each other
+            axis.set_xlim(min(sizes) / 2, 2 * max(sizes))
+            axis.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.1)))
         metric = next(p["metric"] for p in points if (p["head"], p["with_decoder"]) == head)
         axis.set_title(head_name(*head))
         axis.set_xlabel("bytes an image")

