@@ -174,10 +174,9 @@ def test_what_config_json_omits_is_the_default_of_transformers(tmp_path: Path) -
 
 def test_a_layer_of_the_image_tower_is_not_taken_for_one_of_texts(tmp_path: Path) -> None:
     def visual_alone(tensors):
-        for name in list(tensors):
-            value = tensors.pop(name)
-            if name.startswith("visual."):
-                tensors[name.removeprefix("visual.")] = value
+        tower = {k: v for k, v in tensors.items() if k.startswith("visual.")}
+        tensors.clear()
+        tensors.update({k.removeprefix("visual."): v for k, v in tower.items()})
 
     params = convert("open-clip", tmp_path, visual_alone)
     assert params.config.pre_norm

@@ -121,7 +121,7 @@ def test_compression_by_features(encoder_only: Path, tmp_path: Path, trainable: 
     assert set(params.weights) == {"encoder", "bottleneck", "decoder"}
     assert params.codec is not None
     options = Compress(data="blue-marble", chip=32, init=str(encoder_only), proxy="features")
-    fresh = initial_model(options, open_source("blue-marble", "train", chip=32))
+    fresh = initial_model(options, base, open_source("blue-marble", "train", chip=32))
     before, after = flatten_weights(fresh.weights), flatten_weights(params.weights)
     rule = trainable_rule(trainable, params.config)
     moved = {name for name in after if not np.array_equal(before[name], after[name])}

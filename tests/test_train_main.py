@@ -117,7 +117,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
         (["compress", "--arch", "vit-ti"], "--arch goes with --describe"),
         (["pretrain"], "pass --data"),
         (["pretrain", "--data", "/no/such/folder"], "/no/such/folder"),
-        (["evaluate", "--base", "x"], "evaluate needs --models"),
+        (["evaluate", "--base", "x"], "evaluate needs --base"),
         (["fly"], "unknown command 'fly'"),
         (["pretrain", "--config", "nothing"], "unknown config 'nothing'"),
         (["pretrain", "--config=nothing"], "unknown config 'nothing'"),

@@ -35,8 +35,9 @@ def run(options: Compress) -> None:
     if not options.init:
         raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
     loop.print_devices()
+    base = nec_jax.load(options.init)
     source = open_training_source(options)
-    base = initial_model(options, source)
+    base = initial_model(options, base, source)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)

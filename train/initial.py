@@ -22,9 +22,9 @@ _FEATURE_SAMPLE = 128  # and the scale of features
 FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
 
 
-def initial_model(options: Training, source: Source) -> NecParams:
+def initial_model(options: Training, base: NecParams, source: Source) -> NecParams:
     """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names."""
-    base = dataclasses.replace(nec_jax.load(options.init), codec=None)
+    base = dataclasses.replace(base, codec=None)
     if options.bands:
         contract = measure_bands(source, base.config.image_size)
         found = len(contract["mean"])

@@ -30,8 +30,9 @@ _IMAGE_SIZE = 128  # if neither the user nor a model says
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
     loop.print_devices()
+    base = nec_jax.load(options.init) if options.init else None
     source = open_training_source(options)
-    base = initial_model(options, source) if options.init else _fresh_model(options, source)
+    base = initial_model(options, base, source) if base else _fresh_model(options, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
     val_images = read_validation(options, config)
     check_images(config, val_images)
