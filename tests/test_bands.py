@@ -122,6 +122,7 @@ def test_sentinel_2_reflectances_go_in_as_they_are(
     main([
         "compress", *SMALL, "--data", str(reflectances), "--init", str(smoke_mae), "--steps", "2",
         "--bands", *bands, "--workdir", str(tmp_path), "--calibration-images", "16",
+        "--gain", "identity",
     ])  # fmt: skip
     params = nec_jax.load(tmp_path / "model.safetensors")
     config = params.config

@@ -293,6 +293,10 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert part in text, text
     assert nec_jax.load(out).config.arch == "vit-24x2"
+    first = out.read_bytes()
+    for _ in range(3):
+        main(["convert", str(GOLDEN / "timm-clip"), "--out", str(out), "--heads", "3"])
+        assert out.read_bytes() == first
 
 
 def test_the_command_refuses_with_a_message(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_compression_by_features(encoder_only: Path, tmp_path: Path, trainable: 
     main([
         "compress", *SMALL, "--init", str(encoder_only), "--proxy", "features", "--steps", "4",
         "--trainable", trainable, "--workdir", str(tmp_path), "--calibration-images", "32",
+        "--gain", "identity",
     ])  # fmt: skip
     params, base = (nec_jax.load(p) for p in (tmp_path / "model.safetensors", encoder_only))
     assert (params.config.decoder_target, params.config.decoder_depth) == ("features", 1)
@@ -153,7 +154,7 @@ def test_a_decoder_of_pixels_is_trained_before_an_encoder_is_adapted(
     assert all(jax.tree.leaves(same))
     main([
         "compress", *SMALL, "--init", str(path), "--steps", "3", "--calibration-images", "16",
-        "--workdir", str(tmp_path / "nec"),
+        "--gain", "identity", "--workdir", str(tmp_path / "nec"),
     ])  # fmt: skip
     assert nec_jax.load(tmp_path / "nec/model.safetensors").codec is not None
 

@@ -83,7 +83,9 @@ class Tensors:
 
     def leave_out(self, pattern: str) -> None:
         """Tensors that are known and not needed: they are named in the report."""
-        found = [n for n in self._tensors if n not in self._taken and re.fullmatch(pattern, n)]
+        # Sorted: safetensors gives tensors in another order each time, and the result has a digest.
+        left = sorted(self._tensors.keys() - self._taken)
+        found = [n for n in left if re.fullmatch(pattern, n)]
         self._taken |= set(found)
         self.left_out += found
 
