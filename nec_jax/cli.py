@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         """Attention heads of the decoder, where the checkpoint does not say."""
         activation: Literal["gelu", "gelu-tanh", "quick-gelu"] | None = None
         """Of the MLPs, where the checkpoint does not say."""
-        normalisation: Literal["imagenet", "inception", "clip"] | None = None
+        normalisation: Literal["imagenet", "inception", "fmow", "clip"] | None = None
         """Of its images, where its project has no single one."""
         mean: tuple[float, ...] = ()
         """One a band, in units of the input, with --std instead of --normalisation."""

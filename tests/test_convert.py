@@ -22,7 +22,8 @@ MAE = "facebook-mae-normalised"  # learned positions, norm_pix_loss
 
 def convert(case: str, folder: Path, change, **more: Any):
     """Convert a changed case, which has lost its arguments."""
-    options = {"pixels": "plain"} | options_of(case) | more
+    said = {"pixels": "plain"} | ({"normalisation": "imagenet"} if case == MAE else {})
+    options = said | options_of(case) | more
     return convert_checkpoint(rewritten(case, folder, change), **options)
 
 
@@ -152,6 +153,33 @@ def test_what_a_file_does_not_say_has_to_be_told(tmp_path: Path) -> None:
         convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options)
     with pytest.raises(InputError, match="--mean and --std together"):
         convert_checkpoint(timm, heads=3, mean=(1.0, 1.0, 1.0))
+
+
+def test_the_normalisation_is_that_of_the_script_which_trained_the_model(tmp_path: Path) -> None:
+    imagenet = convert_checkpoint(GOLDEN / MAE / "checkpoint.pth", **options_of(MAE)).config
+    np.testing.assert_allclose(imagenet.mean, [123.675, 116.28, 103.53])
+    options = options_of("satmae-rgb")
+    fmow = convert_checkpoint(GOLDEN / "satmae-rgb/checkpoint.pth", **options).config
+    np.testing.assert_allclose(fmow.mean, [106.641, 107.477, 101.778], rtol=1e-4)
+    # Without the script's arguments nothing tells, though Facebook's own files look like this.
+    with pytest.raises(FileError, match=r"normalised: pass --normalisation imagenet"):
+        convert("satmae-rgb", tmp_path, lambda t: None)
+    told = convert("satmae-rgb", tmp_path, lambda t: None, normalisation="fmow").config
+    assert told.mean == fmow.mean
+
+
+def test_the_normalisation_is_that_of_the_preprocessor(tmp_path: Path) -> None:
+    folder = folder_with("transformers-vit", tmp_path)
+    path = folder / "preprocessor_config.json"
+    for facts, mean, std in [
+        ({}, 127.5, 127.5),
+        ({"rescale_factor": 1 / 127.5}, 63.75, 63.75),
+        ({"do_rescale": False}, 0.5, 0.5),
+        ({"do_normalize": False}, 0.0, 255.0),
+    ]:
+        path.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3} | facts))
+        config = convert_checkpoint(folder).config
+        np.testing.assert_allclose((config.mean, config.std), [[mean] * 3, [std] * 3])
 
 
 def test_what_is_told_may_not_contradict_the_checkpoint(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def convert_checkpoint(
     heads: int | None = None,
     decoder_heads: int | None = None,
     activation: Literal["gelu", "gelu-tanh", "quick-gelu"] | None = None,
-    normalisation: Literal["imagenet", "inception", "clip"] | None = None,
+    normalisation: Literal["imagenet", "inception", "fmow", "clip"] | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     bands: tuple[str, ...] = (),

@@ -84,7 +84,8 @@ def _contract(imported: Imported, options: Options, channels: int) -> dict[str, 
     if found is None:
         raise FileError(
             "the checkpoint does not say how its images were normalised: pass --normalisation "
-            "imagenet (MAE, DINO, DeiT), inception (timm's augreg) or clip, or --mean and --std"
+            "imagenet (MAE, DINO, DeiT), inception (timm's augreg), fmow (SatMAE of RGB) or clip, "
+            "or --mean and --std"
         )
     if isinstance(found, tuple):
         return contract | {"mean": found[0], "std": found[1]}

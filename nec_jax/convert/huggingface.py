@@ -137,7 +137,10 @@ def normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[floa
     facts = checkpoint.preprocessor
     if "image_mean" not in facts or "image_std" not in facts:
         return None
-    mean, std = (tuple(255.0 * float(v) for v in facts[k]) for k in ("image_mean", "image_std"))
+    scale = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1.0
+    whole = facts.get("do_normalize", True)
+    mean = tuple(float(v) / scale if whole else 0.0 for v in facts["image_mean"])
+    std = tuple((float(v) if whole else 1.0) / scale for v in facts["image_std"])
     return mean, std
 
 

@@ -5,6 +5,8 @@ The architecture is the plain ViT of MAE with any number of bands. Prithvi's sec
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -66,8 +68,15 @@ def autoencoder(tensors: Tensors, checkpoint: Checkpoint, options: Options) -> I
         "decoder_target": opt.pixel_target(options, normalised),
     }
     if imported.normalisation is None and c["channels"] == 3:
-        imported.normalisation = "imagenet"
+        imported.normalisation = _normalisation(checkpoint.arguments)
     return imported
+
+
+def _normalisation(arguments: Mapping[str, Any]) -> str | None:
+    """What the training script of these arguments does; None where there are none to tell."""
+    # SatMAE's have a dataset_type; Facebook's and RVSA's scripts have ImageNet's values built in.
+    known = {None: "imagenet", "rgb": "fmow"}
+    return known.get(arguments.get("dataset_type")) if arguments else None
 
 
 def _unprefixed(checkpoint: Checkpoint) -> Checkpoint:

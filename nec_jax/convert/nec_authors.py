@@ -30,6 +30,7 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
     tensors = Tensors(checkpoint.tensors)
     imported = mae.autoencoder(tensors, checkpoint, options)
     imported.kind = "NEC (the paper's authors')"
+    imported.normalisation = "imagenet"
     channels = imported.config["width"]
     imported.bottleneck = {
         "log_gain": np.zeros(channels, np.float32),

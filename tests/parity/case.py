@@ -1,12 +1,18 @@
 """What the makers of parity fixtures share: random models, images, folders."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+# Of SatMAE's fMoW images of red, green and blue.
+FMOW = (
+    [0.4182007312774658, 0.4214799106121063, 0.3991275727748871],
+    [0.28774282336235046, 0.27541765570640564, 0.2764017581939697],
+)
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 SIZES = {
     "hidden_size": 24,
@@ -60,6 +66,19 @@ def normalised(pixels: torch.Tensor, mean, std, scale: float = 255.0) -> torch.T
     """Channels first, as the originals take them."""
     x = (pixels.float() / scale - torch.tensor(mean)) / torch.tensor(std)
     return x.permute(0, 3, 1, 2)
+
+
+def join_qkv(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """transformers' three projections of an attention layer as one, named as timm's is."""
+    out, parts = {}, {}
+    for name, value in state.items():
+        if match := re.fullmatch(r"(.*)attention\.([qkv])_proj\.(weight|bias)", name):
+            parts.setdefault((match[1], match[3]), {})[match[2]] = value
+        else:
+            out[name] = value
+    for (prefix, kind), qkv in parts.items():
+        out[f"{prefix}attn.qkv.{kind}"] = torch.cat([qkv[k] for k in "qkv"])
+    return out
 
 
 class Case:

@@ -6,16 +6,16 @@ Runs in an environment that has them (`make parity` makes it), not in the projec
 is a folder with a checkpoint as its project writes it, `options.json` for
 `nec_jax.convert_checkpoint`, and `expected.safetensors` with images and what the original makes of
 them. All parameters are random: biases, norms, positions, class tokens too. Names of projects that
-are in no package (Facebook's MAE, Prithvi, the NEC authors') are put on tensors of transformers'
-ViTMAE, which is the same function.
+are in no package (Facebook's MAE, SatMAE, Prithvi, the NEC authors', DINOv2 as released) are put on
+tensors of transformers' ViTMAE and DINOv2, which are the same functions.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from originals_mae import mae_cases, nec_cases, prithvi_case
-from originals_vit import clip_cases, dino_cases, timm_cases
+from originals_mae import mae_cases, nec_cases, prithvi_case, satmae_cases
+from originals_vit import clip_cases, dino_cases, released_dino_cases, timm_cases, vit_case
 from safetensors.torch import save_file
 
 
@@ -45,6 +45,9 @@ MAKERS = (
     dino_cases,
     timm_cases,
     resizing_case,
+    released_dino_cases,
+    vit_case,
+    satmae_cases,
 )
 
 
@@ -56,15 +59,7 @@ def main() -> None:
     g = torch.Generator().manual_seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     with torch.no_grad():
-        for make in (
-            mae_cases,
-            prithvi_case,
-            nec_cases,
-            clip_cases,
-            dino_cases,
-            timm_cases,
-            resizing_case,
-        ):
+        for make in MAKERS:
             make(arguments.out, g)
             print(f"{make.__name__} done", flush=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers as tf
-from case import IMAGENET, MAE, Case, images, normalised, randomise
+from case import FMOW, IMAGENET, MAE, Case, images, join_qkv, normalised, randomise
 from compressai.entropy_models import EntropyBottleneck
 from open_clip.pos_embed import get_2d_sincos_pos_embed
 
@@ -35,7 +35,7 @@ def mae_outputs(model, x: torch.Tensor, generator: torch.Generator) -> dict[str,
 
 def facebook_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """ViTMAE's tensors under the names of Facebook's MAE."""
-    out, parts = {}, {}
+    out = {}
     names = {
         "vit.embeddings.cls_token": "cls_token",
         "vit.embeddings.position_embeddings": "pos_embed",
@@ -56,13 +56,8 @@ def facebook_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         new = names.get(name, name)
         for pattern, to in rules:
             new = re.sub(pattern, to, new)
-        if match := re.fullmatch(r"(.*)attention\.([qkv])_proj\.(weight|bias)", new):
-            parts.setdefault((match[1], match[3]), {})[match[2]] = value
-        else:
-            out[new] = value
-    for (prefix, kind), qkv in parts.items():
-        out[f"{prefix}attn.qkv.{kind}"] = torch.cat([qkv[k] for k in "qkv"])
-    return out
+        out[new] = value
+    return join_qkv(out)
 
 
 def mae_cases(out: Path, g: torch.Generator) -> None:
@@ -122,6 +117,30 @@ def prithvi_case(out: Path, g: torch.Generator) -> None:
     options |= {"dtype": "int16", "pixels": "plain"}
     x = normalised(pixels, mean, std, 1.0)
     case.save("checkpoint.pt", options, {"images": pixels, **mae_outputs(model, x, g)})
+
+
+def satmae_cases(out: Path, g: torch.Generator) -> None:
+    """SatMAE's plain ViTs: Facebook's names, its own scripts' arguments, RGB and Sentinel-2."""
+    sentinel = [f"B{i:02d}" for i in range(1, 11)]
+    for name, dataset, bands in [("satmae-rgb", "rgb", []), ("satmae", "sentinel", sentinel)]:
+        channels = len(bands) or 3
+        model = randomise(tf.ViTMAEForPreTraining(tf.ViTMAEConfig(**MAE, num_channels=channels)), g)
+        arguments = Namespace(dataset_type=dataset, model_type=None, norm_pix_loss=False)
+        content = {"model": facebook_names(model.state_dict()), "args": arguments}
+        case = Case(out, name)
+        torch.save(content, case.folder / "checkpoint.pth")
+        options = {"heads": 3, "decoder_heads": 2}
+        if bands:
+            # From two deviations below the mean to two above, as SatMAE scales to 0..1.
+            mean = (torch.rand(channels, generator=g) * 1000).round().tolist()
+            std = (400 + torch.rand(channels, generator=g) * 4000).round().tolist()
+            options |= {"bands": bands, "mean": mean, "std": std, "dtype": "int16"}
+            pixels = images(g, 32, channels, 10000)
+            x = normalised(pixels, mean, std, 1.0)
+        else:
+            pixels = images(g, 32)
+            x = normalised(pixels, *FMOW)
+        case.save("checkpoint.pth", options, {"images": pixels, **mae_outputs(model, x, g)})
 
 
 def nec_cases(out: Path, g: torch.Generator) -> None:

@@ -1,12 +1,13 @@
-"""Encoders: CLIP of transformers and open_clip, transformers' DINOv2, timm's ViTs."""
+"""Encoders: CLIP of transformers and open_clip, transformers' ViT and DINOv2, timm's ViTs."""
 
+import re
 from pathlib import Path
 
 import open_clip
 import timm
 import torch
 import transformers as tf
-from case import CLIP, IMAGENET, SIZES, TIMM, Case, images, normalised, randomise
+from case import CLIP, IMAGENET, SIZES, TIMM, Case, images, join_qkv, normalised, randomise
 from safetensors.torch import save_file
 
 
@@ -77,9 +78,11 @@ class Tree(torch.nn.Module):
         return x
 
 
+DINO = {k: v for k, v in SIZES.items() if k != "intermediate_size"}
+DINO |= {"mlp_ratio": 2, "patch_size": 14, "image_size": 56}
+
+
 def dino_cases(out: Path, g: torch.Generator) -> None:
-    sizes = {**SIZES, "mlp_ratio": 2, "patch_size": 14, "image_size": 56}
-    del sizes["intermediate_size"]
     for name, config, kind, side in [
         ("transformers-dinov2", tf.Dinov2Config, tf.Dinov2Model, 56),
         ("transformers-dinov2-resized", tf.Dinov2Config, tf.Dinov2Model, 42),
@@ -92,7 +95,7 @@ def dino_cases(out: Path, g: torch.Generator) -> None:
     ]:
         registers = 0 if config is tf.Dinov2Config else 4
         extra = {"num_register_tokens": registers} if registers else {}
-        model = randomise(kind(config(**sizes, **extra)), g)
+        model = randomise(kind(config(**DINO, **extra)), g)
         pixels = images(g, side)
         states = model(normalised(pixels, *IMAGENET), output_hidden_states=True)
         tokens = states.last_hidden_state
@@ -104,6 +107,59 @@ def dino_cases(out: Path, g: torch.Generator) -> None:
         expected = {"images": pixels, "tokens": drop(tokens, registers)}
         expected["after_block_1"] = drop(first, registers)
         case.save(".", options, expected)
+
+
+def released_dino_cases(out: Path, g: torch.Generator) -> None:
+    """transformers' DINOv2 under the names of its authors, positions resized by their call."""
+    for registers in (0, 4):
+        name, kind = "Dinov2WithRegisters" if registers else "Dinov2", "dinov2-released"
+        extra = {"num_register_tokens": registers} if registers else {}
+        config = getattr(tf, f"{name}Config")(**DINO, **extra)
+        model = randomise(getattr(tf, f"{name}Model")(config), g)
+        case = Case(out, f"{kind}-registers" if registers else kind)
+        torch.save(released_names(model.state_dict()), case.folder / "checkpoint.pth")
+        pixels = images(g, 42)
+        where = model.embeddings.position_embeddings
+        first, grid = where[:, :1], where[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+        # Without registers: interpolate_offset 0.1; with them: antialiased, to a size.
+        how = {"size": (3, 3), "antialias": True} if registers else {"scale_factor": (3.1 / 4,) * 2}
+        resized = torch.nn.functional.interpolate(grid, mode="bicubic", **how)
+        where.data = torch.cat([first, resized.flatten(2).transpose(1, 2)], dim=1)
+        tokens = model(normalised(pixels, *IMAGENET)).last_hidden_state
+        options = {"heads": 3, "image_size": 42, "resize_positions": True}
+        case.save(
+            "checkpoint.pth", options, {"images": pixels, "tokens": drop(tokens, registers)}
+        )
+
+
+def released_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """transformers' DINOv2 tensors under the names of the released files."""
+    rules = [
+        (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+        (r"^embeddings\.position_embeddings$", "pos_embed"),
+        (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+        (r"^encoder\.layer\.", "blocks."),
+        (r"layer_scale([12])\.lambda1", r"ls\1.gamma"),
+        (r"attention\.o_proj", "attn.proj"),
+        (r"^layernorm", "norm"),
+    ]
+    out = {}
+    for name, value in state.items():
+        for pattern, to in rules:
+            name = re.sub(pattern, to, name)
+        out[name] = value
+    return join_qkv(out)
+
+
+def vit_case(out: Path, g: torch.Generator) -> None:
+    """transformers' ViT, with its normalisation of pixels from -1 to 1."""
+    pixels = images(g, 32)
+    model = randomise(tf.ViTModel(tf.ViTConfig(**SIZES, image_size=32, patch_size=8)), g)
+    case = Case(out, "transformers-vit")
+    model.save_pretrained(case.folder)
+    case.preprocessor([0.5] * 3, [0.5] * 3)
+    tokens = model(normalised(pixels, [0.5] * 3, [0.5] * 3)).last_hidden_state
+    case.save(".", {}, {"images": pixels, "tokens": tokens})
 
 
 def drop(tokens: torch.Tensor, registers: int) -> torch.Tensor:
