@@ -68,10 +68,14 @@ def normalised(pixels: torch.Tensor, mean, std, scale: float = 255.0) -> torch.T
     return x.permute(0, 3, 1, 2)
 
 
-def join_qkv(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """transformers' three projections of an attention layer as one, named as timm's is."""
+def renamed(
+    state: dict[str, torch.Tensor], rules: list[tuple[str, str]]
+) -> dict[str, torch.Tensor]:
+    """transformers' tensors under another project's names, an attention's projections joined."""
     out, parts = {}, {}
     for name, value in state.items():
+        for pattern, to in rules:
+            name = re.sub(pattern, to, name)
         if match := re.fullmatch(r"(.*)attention\.([qkv])_proj\.(weight|bias)", name):
             parts.setdefault((match[1], match[3]), {})[match[2]] = value
         else:

@@ -1,12 +1,11 @@
 """Masked autoencoders: transformers' ViTMAE, and its tensors under other projects' names."""
 
-import re
 from argparse import Namespace
 from pathlib import Path
 
 import torch
 import transformers as tf
-from case import FMOW, IMAGENET, MAE, Case, images, join_qkv, normalised, randomise
+from case import FMOW, IMAGENET, MAE, Case, images, normalised, randomise, renamed
 from compressai.entropy_models import EntropyBottleneck
 from open_clip.pos_embed import get_2d_sincos_pos_embed
 
@@ -33,31 +32,20 @@ def mae_outputs(model, x: torch.Tensor, generator: torch.Generator) -> dict[str,
     }
 
 
-def facebook_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """ViTMAE's tensors under the names of Facebook's MAE."""
-    out = {}
-    names = {
-        "vit.embeddings.cls_token": "cls_token",
-        "vit.embeddings.position_embeddings": "pos_embed",
-        "decoder.decoder_pos_embed": "decoder_pos_embed",
-        "decoder.mask_token": "mask_token",
-    }
-    rules = [
-        (r"vit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-        (r"vit\.layers\.", "blocks."),
-        (r"decoder\.decoder_layers\.", "decoder_blocks."),
-        (r"vit\.layernorm", "norm"),
-        (r"^decoder\.decoder_", "decoder_"),
-        (r"layernorm_before", "norm1"),
-        (r"layernorm_after", "norm2"),
-        (r"attention\.o_proj", "attn.proj"),
-    ]
-    for name, value in state.items():
-        new = names.get(name, name)
-        for pattern, to in rules:
-            new = re.sub(pattern, to, new)
-        out[new] = value
-    return join_qkv(out)
+# transformers' ViTMAE -> Facebook's MAE.
+FACEBOOK = [
+    (r"^vit\.embeddings\.cls_token", "cls_token"),
+    (r"^vit\.embeddings\.position_embeddings", "pos_embed"),
+    (r"^vit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"^vit\.layers\.", "blocks."),
+    (r"^vit\.layernorm", "norm"),
+    (r"^decoder\.mask_token", "mask_token"),
+    (r"^decoder\.decoder_layers\.", "decoder_blocks."),
+    (r"^decoder\.decoder_", "decoder_"),
+    (r"layernorm_before", "norm1"),
+    (r"layernorm_after", "norm2"),
+    (r"attention\.o_proj", "attn.proj"),
+]
 
 
 def mae_cases(out: Path, g: torch.Generator) -> None:
@@ -80,7 +68,7 @@ def mae_cases(out: Path, g: torch.Generator) -> None:
             ):
                 fixed = get_2d_sincos_pos_embed(value.shape[-1], 4, cls_token=True)
                 value.data = torch.from_numpy(fixed).float()[None]
-        state = facebook_names(model.state_dict())
+        state = renamed(model.state_dict(), FACEBOOK)
         arguments = Namespace(
             norm_pix_loss=norm_pix, model="mae_vit_base_patch16", output_dir=Path("out")
         )
@@ -108,7 +96,7 @@ def prithvi_case(out: Path, g: torch.Generator) -> None:
     pixels = images(g, 32, 6, 10000)
     model = randomise(tf.ViTMAEForPreTraining(tf.ViTMAEConfig(**MAE, num_channels=6)), g)
     state = {}
-    for name, value in facebook_names(model.state_dict()).items():
+    for name, value in renamed(model.state_dict(), FACEBOOK).items():
         prefix = "decoder." if name.startswith(("decoder", "mask_token")) else "encoder."
         state[prefix + name] = value.unsqueeze(2) if name == "patch_embed.proj.weight" else value
     case = Case(out, "prithvi")
@@ -126,7 +114,7 @@ def satmae_cases(out: Path, g: torch.Generator) -> None:
         channels = len(bands) or 3
         model = randomise(tf.ViTMAEForPreTraining(tf.ViTMAEConfig(**MAE, num_channels=channels)), g)
         arguments = Namespace(dataset_type=dataset, model_type=None, norm_pix_loss=False)
-        content = {"model": facebook_names(model.state_dict()), "args": arguments}
+        content = {"model": renamed(model.state_dict(), FACEBOOK), "args": arguments}
         case = Case(out, name)
         torch.save(content, case.folder / "checkpoint.pth")
         options = {"heads": 3, "decoder_heads": 2}
@@ -158,7 +146,7 @@ def nec_cases(out: Path, g: torch.Generator) -> None:
         latent = 8 * outputs["tokens"].permute(0, 2, 1).unsqueeze(-1)
         y_hat, likelihoods = bottleneck(latent, training=False)
         symbols = bottleneck.quantize(latent, "symbols", bottleneck._get_medians())
-        state = facebook_names(model.state_dict())
+        state = renamed(model.state_dict(), FACEBOOK)
         for key, value in bottleneck.state_dict().items():
             if old:
                 names = {"matrices.": "_matrix", "biases.": "_bias", "factors.": "_factor"}

@@ -1,13 +1,12 @@
 """Encoders: CLIP of transformers and open_clip, transformers' ViT and DINOv2, timm's ViTs."""
 
-import re
 from pathlib import Path
 
 import open_clip
 import timm
 import torch
 import transformers as tf
-from case import CLIP, IMAGENET, SIZES, TIMM, Case, images, join_qkv, normalised, randomise
+from case import CLIP, IMAGENET, SIZES, TIMM, Case, images, normalised, randomise, renamed
 from safetensors.torch import save_file
 
 
@@ -109,6 +108,18 @@ def dino_cases(out: Path, g: torch.Generator) -> None:
         case.save(".", options, expected)
 
 
+# transformers' DINOv2 -> the files that its authors released.
+RELEASED = [
+    (r"^embeddings\.position_embeddings", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"^embeddings\.", ""),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"layer_scale([12])\.lambda1", r"ls\1.gamma"),
+    (r"attention\.o_proj", "attn.proj"),
+    (r"^layernorm", "norm"),
+]
+
+
 def released_dino_cases(out: Path, g: torch.Generator) -> None:
     """transformers' DINOv2 under the names of its authors, positions resized by their call."""
     for registers in (0, 4):
@@ -117,7 +128,7 @@ def released_dino_cases(out: Path, g: torch.Generator) -> None:
         config = getattr(tf, f"{name}Config")(**DINO, **extra)
         model = randomise(getattr(tf, f"{name}Model")(config), g)
         case = Case(out, f"{kind}-registers" if registers else kind)
-        torch.save(released_names(model.state_dict()), case.folder / "checkpoint.pth")
+        torch.save(renamed(model.state_dict(), RELEASED), case.folder / "checkpoint.pth")
         pixels = images(g, 42)
         where = model.embeddings.position_embeddings
         first, grid = where[:, :1], where[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
@@ -127,28 +138,7 @@ def released_dino_cases(out: Path, g: torch.Generator) -> None:
         where.data = torch.cat([first, resized.flatten(2).transpose(1, 2)], dim=1)
         tokens = model(normalised(pixels, *IMAGENET)).last_hidden_state
         options = {"heads": 3, "image_size": 42, "resize_positions": True}
-        case.save(
-            "checkpoint.pth", options, {"images": pixels, "tokens": drop(tokens, registers)}
-        )
-
-
-def released_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """transformers' DINOv2 tensors under the names of the released files."""
-    rules = [
-        (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
-        (r"^embeddings\.position_embeddings$", "pos_embed"),
-        (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-        (r"^encoder\.layer\.", "blocks."),
-        (r"layer_scale([12])\.lambda1", r"ls\1.gamma"),
-        (r"attention\.o_proj", "attn.proj"),
-        (r"^layernorm", "norm"),
-    ]
-    out = {}
-    for name, value in state.items():
-        for pattern, to in rules:
-            name = re.sub(pattern, to, name)
-        out[name] = value
-    return join_qkv(out)
+        case.save("checkpoint.pth", options, {"images": pixels, "tokens": drop(tokens, registers)})
 
 
 def vit_case(out: Path, g: torch.Generator) -> None:
