@@ -67,8 +67,7 @@ def logits_cdf(params: Any, x: Any, xp: Any = jnp) -> Any:
 
 def bin_prob(params: Params, x: jax.Array) -> jax.Array:
     """Probability of the unit bin around x: c(x + 1/2) - c(x - 1/2), for x [..., C]."""
-    lower = logits_cdf(params, x - 0.5)
-    upper = logits_cdf(params, x + 0.5)
+    lower, upper = logits_cdf(params, jnp.stack([x - 0.5, x + 0.5]))
     # On the right tail both sigmoids round to one: subtract their complements there. Not
     # `-sign(lower + upper)`: its zero would make the bin around the median impossible.
     sign = jnp.where(lower + upper > 0, -1.0, 1.0)

@@ -1,12 +1,25 @@
 """Shared fixtures: a tiny model and two short runs, made once a session."""
 
+import os
 from pathlib import Path
 
+import jax
 import pytest
 from model_cases import CALIBRATION_IMAGES, pretrained, tiny_config
 from train_cases import run_compress, run_pretrain
 
 from nec_jax import NecParams, calibrate
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is compiled is kept: tests, their processes and the next run share programs."""
+    folder = str(config.cache.mkdir("jax"))
+    for name, value in {
+        "compilation_cache_dir": folder,
+        "persistent_cache_min_compile_time_secs": 0,
+    }.items():
+        jax.config.update(f"jax_{name}", value)
+        os.environ[f"JAX_{name.upper()}"] = str(value)
 
 
 @pytest.fixture(scope="session")

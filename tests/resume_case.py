@@ -26,6 +26,7 @@ def compress(model: str, folder: str) -> None:
         "compress", "--init", model, "--data", "blue-marble", "--chip", "32", "--workdir", folder,
         "--steps", "6", "--batch", "8", "--val-images", "16", "--calibration-images", "32",
         "--log-every", "1", "--val-every", "4", "--checkpoint-every", "2",
+        "--gain", "identity",
     ])  # fmt: skip
 
 
