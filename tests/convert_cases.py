@@ -12,9 +12,11 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from nec_jax import NecParams, convert_checkpoint
 from nec_jax.convert.source import open_checkpoint
 
 GOLDEN = Path(__file__).parent / "parity/golden"
+MAE = "facebook-mae-normalised"  # learned positions, norm_pix_loss
 Tensors = dict[str, NDArray]
 
 
@@ -30,13 +32,20 @@ def options_of(case: str) -> Any:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
 
 
-def rewritten(case: str, folder: Path, change: Callable[[Tensors], None]) -> Path:
+def rewritten(case: str, folder: Path, change: Callable[[Tensors], Any]) -> Path:
     """A case as one safetensors file, its tensors changed."""
     tensors = tensors_of(case)
     change(tensors)
     path = folder / "changed.safetensors"
     safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
     return path
+
+
+def convert(case: str, folder: Path, change: Callable[[Tensors], Any], **more: Any) -> NecParams:
+    """Convert a changed case, which has lost its arguments."""
+    said = {"pixels": "plain"} | ({"normalisation": "imagenet"} if case == MAE else {})
+    options = said | options_of(case) | more
+    return convert_checkpoint(rewritten(case, folder, change), **options)
 
 
 def folder_with(case: str, folder: Path, **config: Any) -> Path:

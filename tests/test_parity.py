@@ -20,13 +20,17 @@ CASES = sorted(path.parent.name for path in GOLDEN.glob("*/options.json"))
 RELATIVE = 1e-5
 
 
+def expected_of(name: str) -> dict[str, np.ndarray]:
+    """What a case's original makes of its images."""
+    return safetensors.numpy.load_file(GOLDEN / name / "expected.safetensors")
+
+
 def import_case(name: str, **more: Any) -> tuple[NecParams, dict[str, np.ndarray]]:
     """The model of a case and what its original makes of its images."""
     told = json.loads((GOLDEN / name / "options.json").read_text())
     options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in told["options"].items()}
     params = convert_checkpoint(GOLDEN / name / told["source"], **(options | more))
-    expected = safetensors.numpy.load_file(GOLDEN / name / "expected.safetensors")
-    return params, expected
+    return params, expected_of(name)
 
 
 def assert_close(found: Any, expected: np.ndarray) -> None:
@@ -59,7 +63,7 @@ def test_fixed_positions_are_recognised_and_learned_ones_kept() -> None:
 def test_the_decoder_and_the_masked_loss_are_the_original(name: str) -> None:
     params, expected = import_case(name)
     if "predicted" not in expected:
-        assert params.config.decoder_target == "none"
+        assert params.config.decoder_target == "none" or "resized" in name
         return
     config, weights = params.config, params.weights
     assert ("normalised" in name) == (config.decoder_target == "normalised-pixels")
@@ -70,6 +74,14 @@ def test_the_decoder_and_the_masked_loss_are_the_original(name: str) -> None:
     goal = nec.targets(config, weights, images)
     loss = nec.distortion(config, weights, y, goal, grid, kept, masked)
     np.testing.assert_allclose(loss, expected["loss"][0], rtol=RELATIVE)
+
+
+def test_the_decoder_of_a_resized_model_is_the_original() -> None:
+    params, expected = import_case("transformers-mae-resized")
+    tokens = jnp.asarray(expected["tokens"])
+    assert_close(
+        nec.reconstruct(params.config, params.weights, tokens, (6, 6)), expected["decoded"]
+    )
 
 
 @pytest.mark.parametrize("name", [c for c in CASES if c.startswith("nec")])
@@ -100,7 +112,7 @@ def test_a_nec_model_encodes_and_decodes_at_once(name: str) -> None:
     np.testing.assert_array_equal(decoded, nec_jax.embed(params, expected["images"]))
 
 
-@pytest.mark.parametrize("name", [c for c in CASES if c.startswith("transformers-dinov2")])
+@pytest.mark.parametrize("name", [c for c in CASES if "after_block_1" in expected_of(c)])
 def test_the_embedding_of_an_inner_block(name: str) -> None:
     params, expected = import_case(name, blocks=(1,))
     assert (params.config.depth, params.config.embedding_blocks) == (1, ())

@@ -1,6 +1,8 @@
 """PyTorch's files without PyTorch: tensors come out, code does not run, damage is loud."""
 
+import copy
 import pickle
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -128,10 +130,58 @@ def test_damaged_pickles_end_in_one_kind_of_error(tmp_path: Path) -> None:
     assert errors > 250
 
 
-def test_a_memo_of_gigabytes_is_refused(tmp_path: Path) -> None:
-    content = b"\x80\x02}r" + (1 << 31).to_bytes(4, "little") + b"."
-    with pytest.raises(FileError, match="more memory than it can need"):
-        read_torch_file(torch_file(tmp_path / "memo.pth", content))
+TWICE = b"q\x00h\x00\x86"  # the top of the stack becomes a pair of itself
+WORD = b"X\x01\x00\x00\x00"
+RECORD = b"c__torch__.a\nB\n)R"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}r" + (1 << 31).to_bytes(4, "little") + b".",
+        b"})" + 60 * TWICE + b"K\x01s.",
+        b"})" + 60 * TWICE + b"\x85K\x01s.",
+        b"}(" + WORD + b"xctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
+        b"FloatStorage\n)" + 60 * TWICE + b"tQI0\n(I1\nt(I1\ntNNtRu.",
+        b"c_codecs\nencode\n)" + 60 * TWICE + b"\x85R.",
+        RECORD
+        + b"q\x00"
+        + 60 * (RECORD + b"}" + WORD + b"ah\x00s" + WORD + b"bh\x00sbq\x00")
+        + b".",
+        RECORD + b"q\x00}" + WORD + b"ah\x00sb.",
+    ],
+    ids=["memo", "key", "key-in-tuple", "storage", "encode", "modules", "module-in-itself"],
+)
+def test_small_files_cannot_ask_for_much_time_or_memory(tmp_path: Path, content: bytes) -> None:
+    path = torch_file(tmp_path / "x.pth", b"\x80\x02" + content)
+    started = time.monotonic()
+    with pytest.raises(FileError):
+        read_torch_file(path)
+    assert time.monotonic() - started < 5
+
+
+def test_what_no_state_needs_is_refused(tmp_path: Path) -> None:
+    for content, message in [
+        (b"\x8f.", "EMPTY_SET"),
+        (b"K\x012.", "DUP"),
+        (b"(c__torch__.a\nB\no.", "OBJ"),
+        (b"\x82\x01.", "EXT1"),
+        (b"]}\x85e.", "no list|damaged"),
+        (b"c__torch__.a\nB\n(" + 40 * b"N" + b"tR.", "a call that no tensor needs"),
+    ]:
+        path = torch_file(tmp_path / "x.pth", b"\x80\x02" + content)
+        with pytest.raises(FileError, match=message):
+            read_torch_file(path)
+
+
+def test_the_typed_lists_of_torchscript(tmp_path: Path) -> None:
+    # An attribute that every scripted convolution has, beside a tensor.
+    content = describe(0, (2,), (1,))
+    tensor = content[content.index(b"ctorch._utils") : -2]
+    listed = WORD + b"lctorch.jit._pickle\nbuild_intlist\n](K\x01K\x02e\x85R"
+    module = b"\x80\x02c__torch__.a\nB\n)\x81}(" + listed + WORD + b"x" + tensor + b"ub."
+    path = torch_file(tmp_path / "x.pt", module, {"0": np.ones(2, np.float32).tobytes()})
+    np.testing.assert_array_equal(read_torch_file(path)[0]["x"], [1, 1])
 
 
 def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
@@ -145,6 +195,19 @@ def test_compressed_entries_are_refused(tmp_path: Path) -> None:
     content = describe(0, (2,), (1,))
     path = torch_file(tmp_path / "x.pth", content, {"0": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(FileError, match="compressed entries"):
+        read_torch_file(path)
+
+
+def test_entries_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+    path = torch_file(tmp_path / "x.pth", describe(0, (2,), (1,)), {"0": bytes(8)})
+    with zipfile.ZipFile(path, "a") as archive:
+        for i in range(100):  # a second entry in the directory for the same bytes
+            again = copy.copy(archive.getinfo("archive/data/0"))
+            again.filename = f"archive/data/{i + 1}"
+            again.file_size = again.compress_size = 4096
+            archive.filelist.append(again)
+        archive._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(FileError, match="entries are larger than the file"):
         read_torch_file(path)
 
 

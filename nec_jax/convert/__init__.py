@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from coder import FileError
+from coder import CodecError, FileError
 from nec_jax.convert import clip, huggingface, mae, nec_authors, timm
 from nec_jax.convert.build import build
 from nec_jax.convert.options import Imported, Options
@@ -99,8 +99,19 @@ def _open(source: str | os.PathLike[str]) -> Checkpoint:
 
 def _convert(checkpoint: Checkpoint, options: Options) -> Imported:
     for module in _SOURCES:
-        if module.recognises(checkpoint):
+        if not module.recognises(checkpoint):
+            continue
+        try:
             return module.convert(checkpoint, options)
+        except CodecError:
+            raise
+        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+            if not checkpoint.config and not checkpoint.preprocessor:
+                raise
+            raise FileError(
+                f"{checkpoint.name}: a value in its config.json or preprocessor_config.json cannot "
+                f"be used ({error})"
+            ) from error
     names = sorted(checkpoint.tensors)
     raise FileError(
         f"{checkpoint.name}: not a checkpoint that this knows (Facebook MAE and its kin, NEC, "

@@ -11,13 +11,14 @@ import numpy as np
 from coder import EmbeddingCodec, FileError, InputError, Tables
 from nec_jax import density
 from nec_jax.config import VARIANTS, ModelConfig
-from nec_jax.convert.options import NORMALISATIONS, Imported, Options
-from nec_jax.convert.positions import are_sincos, resize
+from nec_jax.convert.options import NORMALISATIONS, Imported, Options, Scale
+from nec_jax.convert.positions import are_sincos, frames, resize
 from nec_jax.convert.source import Checkpoint
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams, unflatten_weights
 from nec_jax.params import flatten_weights as flatten
 
+_RGB = ("red", "green", "blue")
 _RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": (-32768.0, 32767.0)}
 # For a decoder that does not exist yet.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
@@ -62,7 +63,7 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
 
 def _contract(imported: Imported, options: Options, channels: int) -> dict[str, Any]:
     """Bands, dtype, range and normalisation."""
-    bands = options.bands or (("red", "green", "blue") if channels == 3 else ())
+    bands = options.bands or imported.bands or (_RGB if channels == 3 else ())
     if len(bands) != channels:
         raise InputError(
             f"the checkpoint takes {channels} bands, {len(bands)} are named: pass --bands with "
@@ -71,31 +72,65 @@ def _contract(imported: Imported, options: Options, channels: int) -> dict[str, 
     if options.dtype not in _RANGES and options.dtype != "float32":
         raise InputError(f"--dtype {options.dtype}: choose {', '.join(_RANGES)} or float32")
     limit = float(np.finfo(np.float32).max)
-    contract = {
+    low, high = _RANGES.get(options.dtype, (-limit, limit))
+    mean, std = _normalisation(imported, options, tuple(bands))
+    if not all(low <= value <= high for value in mean):
+        raise InputError(
+            f"means {mean} lie outside of {options.dtype}, the images' dtype: pass --dtype"
+        )
+    return {
         "bands": tuple(bands),
         "dtype": options.dtype,
-        "value_range": _RANGES.get(options.dtype, (-limit, limit)),
+        "value_range": (low, high),
+        "mean": mean,
+        "std": std,
     }
+
+
+def _normalisation(
+    imported: Imported, options: Options, bands: tuple[str, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each band, in input units."""
     if bool(options.mean) != bool(options.std) or (options.mean and options.normalisation):
         raise InputError("pass --mean and --std together, or --normalisation alone")
     if options.mean:
-        return contract | {"mean": tuple(options.mean), "std": tuple(options.std)}
-    found = options.normalisation or imported.normalisation
+        return tuple(options.mean), tuple(options.std)
+    told, known = (
+        _scale(found, bands) for found in (options.normalisation, imported.normalisation)
+    )
+    if told and known and not np.allclose(told[:2], known[:2], rtol=1e-3):
+        raise InputError(
+            f"--normalisation {options.normalisation} is not the checkpoint's own, which has means "
+            f"of {', '.join(f'{v:.4g}' for v in known.mean)}: leave it out, or pass --mean and "
+            "--std if you mean it"
+        )
+    found = known or told
     if found is None:
         raise FileError(
             "the checkpoint does not say how its images were normalised: pass --normalisation "
             "imagenet (MAE, DINO, DeiT), inception (timm's augreg), fmow (SatMAE of RGB) or clip, "
             "or --mean and --std"
         )
-    if isinstance(found, tuple):
-        return contract | {"mean": found[0], "std": found[1]}
-    if channels != 3 or options.dtype != "uint8":
+    if found.dtype not in (None, options.dtype):
         raise InputError(
-            f"normalisation {found} is for uint8 red, green and blue: pass --mean and --std for "
-            f"{channels} bands of {options.dtype}, in their units"
+            f"the normalisation is for images of {found.dtype}, not {options.dtype}: pass --mean "
+            f"and --std in units of {options.dtype}"
         )
-    mean, std = (tuple(255.0 * v for v in values) for values in NORMALISATIONS[found])
-    return contract | {"mean": mean, "std": std}
+    return found.mean, found.std
+
+
+def _scale(found: str | Scale | None, bands: tuple[str, ...]) -> Scale | None:
+    """A normalisation by its values; a named one is that of red, green and blue, in any order."""
+    if found is None or isinstance(found, Scale):
+        return found
+    if sorted(bands) != sorted(_RGB):
+        raise InputError(
+            f"normalisation {found} is for red, green and blue, not {', '.join(bands)}: pass "
+            "--mean and --std"
+        )
+    places = [_RGB.index(band) for band in bands]
+    mean, std = (tuple(255.0 * values[i] for i in places) for values in NORMALISATIONS[found])
+    return Scale(mean, std, "uint8")
 
 
 def _choose_blocks(imported: Imported, fields: dict[str, Any], options: Options) -> None:
@@ -131,36 +166,37 @@ def _place_positions(
                 f"the encoder has {counts[0]} positions and the decoder {counts[1]}: the tensors "
                 "are of different models"
             )
+    if (count := frames(imported.positions)) > 1:
+        side = math.isqrt(len(imported.positions) // count)
+        raise FileError(
+            f"positions of {count} frames of {side} x {side} patches: only single images are "
+            "supported"
+        )
     own = math.isqrt(len(imported.positions)) * patch
-    size = options.image_size or checkpoint.image_size or own
+    if options.resize_positions and options.image_size is None:
+        raise InputError("--resize-positions: pass --image-size, the side to resize them to")
+    size = next(s for s in (options.image_size, checkpoint.image_size, own) if s is not None)
     if size < patch or size % patch:
         raise InputError(f"--image-size {size} is not a multiple of the patch {patch}")
+    if size not in (own, checkpoint.image_size) and not options.resize_positions:
+        raise InputError(
+            f"the checkpoint has positions for images of {own} x {own}, not {size} x {size}: pass "
+            "--resize-positions to resize them as its project does, or leave --image-size out"
+        )
     fields["image_size"], side = size, size // patch
-    resized = None
-
-    def placed(positions: np.ndarray) -> np.ndarray:
-        nonlocal resized
-        if size == own:
-            return positions
-        if not options.resize_positions and checkpoint.image_size != size:
-            raise InputError(
-                f"the checkpoint has learned positions for images of {own} x {own}, not {size} x "
-                f"{size}: pass --resize-positions to resize them as its project does, or leave "
-                "--image-size out"
-            )
-        resized = f"{own // patch} to {side}, {imported.resizing}"
-        return resize(positions, side, imported.resizing)
-
-    if not are_sincos(imported.positions):
+    how, how_decoder = imported.resizing, imported.decoder_resizing
+    if size != own or not are_sincos(imported.positions):
         fields["positions"] = "learned"
-        imported.encoder["positions"] = placed(imported.positions)
+        grid = imported.positions
+        imported.encoder["positions"] = grid if size == own else resize(grid, side, how)
     if imported.decoder is not None and imported.decoder_positions is not None:
         first, grid = imported.decoder_positions[:1], imported.decoder_positions[1:]
-        if first.any() or not are_sincos(grid):
+        if size != own or first.any() or not are_sincos(grid):
             fields["decoder_positions"] = "learned"
-            both = [first, placed(grid)] if options.class_token else [placed(grid)]
+            grid = grid if size == own else resize(grid, side, how_decoder)
+            both = [first, grid] if options.class_token else [grid]
             imported.decoder["stem"]["positions"] = np.concatenate(both)
-    return resized
+    return None if size == own else f"{own // patch} to {side}, {how}"
 
 
 def _bottleneck(config: ModelConfig, imported: Imported) -> Weights:

@@ -58,7 +58,7 @@ _TEXTS = (
     r"|input_resolution|context_length|vocab_size"
 )
 # What a config.json of transformers may omit.
-_DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12}
+_DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12, "num_hidden_layers": 12}
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -82,7 +82,7 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
     kernel, patch, channels = patch_kernel(tensors, f"{prefix}{names['patches']}.weight")
     width = kernel.shape[1]
     blocks = f"{prefix}{names['blocks']}"
-    depth = count_blocks(checkpoint.tensors, blocks)
+    depth = count_blocks(checkpoint.tensors, blocks, facts.get("num_hidden_layers"))
     hidden = tensors.shape(f"{under(f'{blocks}0.', block_names).fc1}.weight", 2)[0]
     count = tensors.shape(f"{prefix}{names['positions']}", 2)[0]
     grid_side(count - 1, f"{prefix}{names['positions']}")
@@ -110,7 +110,9 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
             "patch": patch,
             "width": width,
             "depth": depth,
-            "heads": opt.heads(options, width, facts.get("num_attention_heads")),
+            "heads": opt.heads(
+                options, facts.get("num_attention_heads", opt.HEADS.get((width, depth)))
+            ),
             "mlp_ratio": opt.mlp_ratio(hidden, width, "its MLP"),
             "channels": channels,
             "activation": huggingface.activation(options, found),
@@ -122,7 +124,8 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
         positions=positions[1:],
         resizing=resizing,
         left_out=tensors.left_out,
-        normalisation=huggingface.normalisation(checkpoint) or "clip",
+        # open_clip has trained some models with other values.
+        normalisation="clip" if original else huggingface.normalisation(checkpoint),
     )
 
 

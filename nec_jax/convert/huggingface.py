@@ -10,7 +10,7 @@ from typing import Any
 
 from coder import FileError
 from nec_jax.convert import options as opt
-from nec_jax.convert.options import Imported, Options
+from nec_jax.convert.options import Imported, Options, Scale
 from nec_jax.convert.positions import grid_side
 from nec_jax.convert.source import Checkpoint
 from nec_jax.convert.tensors import (
@@ -38,7 +38,15 @@ _KINDS = {
     "dinov2": "DINOv2 (transformers)",
     "dinov2_with_registers": "DINOv2 with registers (transformers)",
 }
-_DEFAULTS = {"hidden_act": "gelu", "num_attention_heads": 12, "norm_pix_loss": False}
+_DEFAULTS = {
+    "hidden_act": "gelu",
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "qkv_bias": True,
+    "decoder_num_hidden_layers": 8,
+    "decoder_num_attention_heads": 16,
+    "norm_pix_loss": False,
+}
 _EPSILON = {"vit_mae": 1e-12, "vit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -90,17 +98,18 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
     if registers:
         name = f"{prefix}embeddings.register_tokens"
         encoder["registers"] = tensors.take(name, 1, registers, width)[0]
-    depth = count_blocks(checkpoint.tensors, f"{prefix}encoder.layer.")
+    layers = f"{prefix}encoder.layer."
+    depth = count_blocks(checkpoint.tensors, layers, facts["num_hidden_layers"])
     for i in range(depth):
-        where = under(f"{prefix}encoder.layer.{i}.", names)
-        encoder[f"block_{i}"] = block(tensors, where, width, hidden)
+        where = under(f"{layers}{i}.", names)
+        encoder[f"block_{i}"] = block(tensors, where, width, hidden, facts["qkv_bias"])
     imported = Imported(
         kind=_KINDS[model_type],
         config={
             "patch": patch,
             "width": width,
             "depth": depth,
-            "heads": opt.heads(options, width, facts["num_attention_heads"]),
+            "heads": opt.heads(options, facts["num_attention_heads"]),
             "mlp_ratio": opt.mlp_ratio(hidden, width, first.fc1),
             "channels": channels,
             "activation": activation(options, facts),
@@ -110,11 +119,13 @@ def convert(checkpoint: Checkpoint, options: Options) -> Imported:
         },
         encoder=encoder,
         positions=positions[1:],
-        resizing="bicubic",
+        resizing="antialiased" if registers else "bicubic",
+        decoder_resizing="sequence",
         left_out=[],
         normalisation=normalisation(checkpoint),
     )
-    if "decoder.decoder_embed.weight" in tensors:
+    has_decoder = "ViTMAEForPreTraining" in (facts.get("architectures") or ())
+    if has_decoder or "decoder.decoder_embed.weight" in tensors:
         _add_decoder(imported, tensors, checkpoint, facts, options)
     tensors.leave_out(r".*embeddings\.mask_token|.*pooler\..*|classifier\..*")
     tensors.finish()
@@ -132,8 +143,8 @@ def activation(options: Options, facts: Mapping[str, Any]) -> str:
     return opt.choose("activation", "--activation", options.activation, found, remedy)
 
 
-def normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation of a preprocessor_config.json, in units of uint8 pixels."""
+def normalisation(checkpoint: Checkpoint) -> Scale | None:
+    """Mean and deviation of a preprocessor_config.json, for uint8 pixels."""
     facts = checkpoint.preprocessor
     if "image_mean" not in facts or "image_std" not in facts:
         return None
@@ -141,7 +152,7 @@ def normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[floa
     whole = facts.get("do_normalize", True)
     mean = tuple(float(v) / scale if whole else 0.0 for v in facts["image_mean"])
     std = tuple((float(v) if whole else 1.0) / scale for v in facts["image_std"])
-    return mean, std
+    return Scale(mean, std, "uint8")
 
 
 def _add_decoder(
@@ -161,7 +172,7 @@ def _add_decoder(
     if c["activation"] != "gelu":
         raise FileError(f"a decoder with {c['activation']}: only exact GELU is supported")
     count = tensors.shape("decoder.decoder_pos_embed", 3)[1]
-    depth = count_blocks(checkpoint.tensors, layers)
+    depth = count_blocks(checkpoint.tensors, layers, facts["decoder_num_hidden_layers"])
     imported.decoder_positions = tensors.take("decoder.decoder_pos_embed", 1, count, width)[0]
     pixels = c["patch"] ** 2 * c["channels"]
     imported.decoder = {
@@ -178,8 +189,6 @@ def _add_decoder(
     imported.config |= {
         "decoder_width": width,
         "decoder_depth": depth,
-        "decoder_heads": opt.decoder_heads(
-            options, width, facts.get("decoder_num_attention_heads", 16)
-        ),
+        "decoder_heads": opt.decoder_heads(options, width, facts["decoder_num_attention_heads"]),
         "decoder_target": opt.pixel_target(options, facts["norm_pix_loss"]),
     }

@@ -16,6 +16,7 @@ from nec_jax.convert.options import Imported, Options
 from nec_jax.convert.positions import grid_side
 from nec_jax.convert.source import Checkpoint
 from nec_jax.convert.tensors import Tensors, block, count_blocks, linear, norm, under
+from nec_jax.convert.timm_config import read_config
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -43,7 +44,8 @@ def autoencoder(tensors: Tensors, checkpoint: Checkpoint, options: Options) -> I
     hidden = tensors.shape("decoder_blocks.0.mlp.fc1.weight", 2)[0]
     if opt.mlp_ratio(hidden, width, "decoder_blocks.0.mlp.fc1") != c["mlp_ratio"]:
         raise opt.FileError("encoder and decoder have MLPs of different ratios: not supported")
-    depth = count_blocks(checkpoint.tensors, "decoder_blocks.")
+    told = read_config(checkpoint.config)
+    depth = count_blocks(checkpoint.tensors, "decoder_blocks.", told.decoder_depth)
     count = tensors.shape("decoder_pos_embed", 3)[1]
     grid_side(count - 1, "decoder_pos_embed")
     pixels = c["patch"] ** 2 * c["channels"]
@@ -59,12 +61,11 @@ def autoencoder(tensors: Tensors, checkpoint: Checkpoint, options: Options) -> I
     for i in range(depth):
         names = under(f"decoder_blocks.{i}.", timm.BLOCK)
         imported.decoder[f"block_{i}"] = block(tensors, names, width, hidden)
-    facts = checkpoint.config.get("pretrained_cfg") or {}
-    normalised = checkpoint.arguments.get("norm_pix_loss", facts.get("norm_pix_loss"))
+    normalised = checkpoint.arguments.get("norm_pix_loss", told.norm_pix_loss)
     imported.config |= {
         "decoder_width": width,
         "decoder_depth": depth,
-        "decoder_heads": opt.decoder_heads(options, width, facts.get("decoder_num_heads")),
+        "decoder_heads": opt.decoder_heads(options, width, told.decoder_heads),
         "decoder_target": opt.pixel_target(options, normalised),
     }
     if imported.normalisation is None and c["channels"] == 3:

@@ -79,9 +79,9 @@ def _tables(
         tensors.leave_out(r"bottleneck\.(_quantized_cdf|_cdf_length|_offset)")
         return None
     longest = tensors.shape(cdf_name, 2)[1]
-    cdf = tensors.take(cdf_name, channels, longest).astype(np.int64)
-    lengths = tensors.take(length_name, channels).astype(int)
-    offsets = tensors.take(offset_name, channels).astype(int)
+    cdf = tensors.take(cdf_name, channels, longest, kind="i").astype(np.int64)
+    lengths = tensors.take(length_name, channels, kind="i").astype(int)
+    offsets = tensors.take(offset_name, channels, kind="i").astype(int)
     rows = []
     for channel, (row, length, first) in enumerate(zip(cdf, lengths, offsets, strict=True)):
         whole = 3 <= length <= longest and row[0] == 0 and row[length - 1] == 1 << 16

@@ -1,7 +1,7 @@
 """What a user may say about a checkpoint, and what a converter makes of it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ NORMALISATIONS = {
     ),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-# Heads of the published widths: 64 channels each, but for ViT-H's 80.
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+# Heads of the published ViTs by (width, depth). Not of smaller ones: a ViT-S has 6 (timm, DINO) or
+# 12 (MoCo v3).
+HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _DECODER_HEADS = {512: 16}
 
 
@@ -45,6 +46,17 @@ class Options:
     class_token: bool = True
 
 
+class Scale(NamedTuple):
+    """Normalisation of the bands: mean and deviation, in units of images of `dtype`.
+
+    None is for a checkpoint that gives them in the units of its data, whatever their dtype.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str | None
+
+
 @dataclass
 class Imported:
     """A checkpoint in this project's names and shapes.
@@ -55,8 +67,9 @@ class Imported:
       encoder, decoder: weights; without "positions" and, in the decoder, None if there is none.
       positions: float32 [T, D] of the encoder's grid.
       decoder_positions: float32 [1 + T, D] (or [T, D] without class token).
-      resizing: how its project resizes positions.
-      normalisation: name in `NORMALISATIONS`, or (mean, std) in input units; None if unknown.
+      resizing, decoder_resizing: how its project resizes positions.
+      normalisation: name in `NORMALISATIONS`, or the values; None if unknown.
+      bands: names of the input bands; () if unknown.
       left_out: tensors of the checkpoint that the model does not need.
       bottleneck: the density of a NEC model.
       tables: a NEC model's own tables: (offsets, [(smallest symbol, probabilities, escape's)]).
@@ -68,7 +81,9 @@ class Imported:
     positions: NDArray[np.float32]
     resizing: Resizing
     left_out: list[str]
-    normalisation: str | tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalisation: str | Scale | None = None
+    bands: tuple[str, ...] = ()
+    decoder_resizing: Resizing = "bicubic"
     decoder: Weights | None = None
     decoder_positions: NDArray[np.float32] | None = None
     bottleneck: Weights | None = None
@@ -92,9 +107,8 @@ def choose(name: str, flag: str, given: Any, found: Any, remedy: str) -> Any:
     return value
 
 
-def heads(options: Options, width: int, found: int | None) -> int:
-    """Attention heads of the encoder: from the checkpoint, the user, or the published widths."""
-    found = _HEADS.get(width) if found is None and options.heads is None else found
+def heads(options: Options, found: int | None) -> int:
+    """Attention heads of the encoder: of the checkpoint, or its kind, or as the user says."""
     return choose("number of heads", "--heads", options.heads, found, "see its model card")
 
 
@@ -109,6 +123,8 @@ def decoder_heads(options: Options, width: int, found: int | None) -> int:
 
 def pixel_target(options: Options, normalised: bool | None) -> str:
     """`decoder_target` of a decoder of pixels; `normalised` as the checkpoint says, if it does."""
+    if normalised is not None and not isinstance(normalised, bool):
+        raise FileError(f"norm_pix_loss is {normalised!r}, neither true nor false")
     found = None if normalised is None else "normalised" if normalised else "plain"
     value = choose(
         "kind of pixels (norm_pix_loss)",

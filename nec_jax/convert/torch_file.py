@@ -1,15 +1,11 @@
 """Reads PyTorch files (zip archives of torch.save and TorchScript) without PyTorch.
 
-Pickle is a language that can call anything. This reader hands it a short list of names, each of
-which builds a tensor, a container or an inert record; whatever else a file asks for is refused, so
-that no code of the file runs.
+A file's pickle gets a short list of names, each of which builds a tensor, a container or an inert
+record; whatever else it asks for is refused, so that no code of the file runs.
 """
 
-import collections
-import io
 import math
-import pickle
-import pickletools
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError
+from nec_jax.convert.unpickle import Builder, Record, unpickle
 
 _STORAGES = {
     "FloatStorage": "<f4",
@@ -33,19 +30,11 @@ _STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
+_MOST_AXES = 8
+_LARGEST = 1 << 63
+_MOST_ATTRIBUTES = 1_000_000
+_LONGEST_NAME = 1000
 _STATE_KEYS = ("model", "state_dict", "model_state_dict")
-
-
-class Record:
-    """What an object of a class that is not ours becomes: its attributes, and nothing else."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.attributes: dict[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        # TorchScript writes (attributes, ...) now and then, ours are always dictionaries.
-        if isinstance(state, dict):
-            self.attributes = {k: v for k, v in state.items() if isinstance(k, str)}
 
 
 @dataclass(frozen=True)
@@ -118,36 +107,35 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
 
 def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
-    names = archive.namelist()
-    pickles = [n for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
+    pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(pickles) != 1:
         raise FileError(f"{path}: a zip archive, but not one that torch.save wrote")
     root = pickles[0].removesuffix("data.pkl")
-    ours = [i for i in archive.infolist() if i.filename.startswith((pickles[0], f"{root}data/"))]
-    if any(info.compress_type != zipfile.ZIP_STORED for info in ours):
+    order = f"{root}byteorder"
+    # TorchScript's code lies beside these, which nothing here reads.
+    read = [
+        i
+        for i in archive.infolist()
+        if i.filename in (pickles[0], order) or i.filename.startswith(f"{root}data/")
+    ]
+    if any(info.compress_type != zipfile.ZIP_STORED for info in read):
         raise FileError(f"{path}: compressed entries, which torch.save never writes: refused")
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+    if sum(info.file_size for info in read) > path.stat().st_size:
+        raise FileError(f"{path}: its entries are larger than the file: refused")
+    if any(i.filename == order for i in read) and archive.read(order) != b"little":
         raise FileError(f"{path}: written on a big-endian machine: save it on another")
-    content = archive.read(pickles[0])
-    _check_memo(content, path)
-    return _Unpickler(io.BytesIO(content), archive, root, path).load()
+    reader = _Reader(archive, root, path)
+    return unpickle(archive.read(pickles[0]), reader.find, reader.storage)
 
 
-def _check_memo(content: bytes, path: Path) -> None:
-    # The unpickler allocates its memo up to the largest index that it is told: gigabytes, if asked.
-    for opcode, argument, _ in pickletools.genops(content):
-        index = argument if isinstance(argument, int) else 0
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and index > len(content):
-            raise FileError(f"{path}: a pickle that asks for more memory than it can need: refused")
+class _Reader:
+    """What the names and storages of a pickle stand for."""
 
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str, path: Path):
-        super().__init__(file)
+    def __init__(self, archive: zipfile.ZipFile, root: str, path: Path):
         self._archive, self._root, self._path = archive, root, path
         self._storages: dict[str, bytes] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if module.startswith("__torch__"):  # a class that TorchScript compiled
@@ -159,32 +147,45 @@ class _Unpickler(pickle.Unpickler):
             "you trust the file, load it with PyTorch and save the state_dict alone"
         )
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def storage(self, pid: Any) -> _Storage:
         kind, dtype, key = pid[:3]
-        if kind != "storage" or dtype not in _STORAGES.values():
+        if kind != "storage" or dtype not in _STORAGES.values() or not isinstance(key, str):
             raise FileError(f"{self._path}: storage of an unknown type")
-        return _Storage(dtype, lambda: self._storage(str(key)))
+        return _Storage(dtype, lambda: self._read(key))
 
-    def _storage(self, key: str) -> bytes:
+    def _read(self, key: str) -> bytes:
         if key not in self._storages:
             self._storages[key] = self._archive.read(f"{self._root}data/{key}")
         return self._storages[key]
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
-    whole = [offset, *shape, *strides]
-    sound = all(isinstance(n, int) for n in whole) and min(shape, default=0) >= 0
-    if not isinstance(storage, _Storage) or not sound or len(shape) != len(strides):
+    sound = len(shape) == len(strides) <= _MOST_AXES and isinstance(storage, _Storage)
+    numbers = (offset, *shape, *strides) if sound else ()
+    sound = sound and all(isinstance(n, int) and abs(n) < _LARGEST for n in numbers)
+    if not sound or min(shape, default=0) < 0:
         raise FileError("a tensor that is not described by whole numbers: the file is damaged")
     return TensorRef(storage, offset, tuple(shape), tuple(strides))
 
 
-_BUILDERS: dict[tuple[str, str], Any] = {
+def _empty_dict(*arguments: Any) -> dict:
+    if arguments:
+        raise FileError("an ordered dictionary of an unknown form: damaged")
+    return {}
+
+
+_BUILDERS: dict[tuple[str, str], Builder] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _empty_dict,
     ("torch", "Size"): lambda *shape: shape,
+    # TorchScript's typed lists and dictionaries.
+    ("torch.jit._pickle", "build_intlist"): lambda items: items,
+    ("torch.jit._pickle", "build_doublelist"): lambda items: items,
+    ("torch.jit._pickle", "build_boollist"): lambda items: items,
+    ("torch.jit._pickle", "build_tensorlist"): lambda items: items,
+    ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
     ("argparse", "Namespace"): Record,
     # Numbers and paths of training scripts, which nothing here needs: they become inert.
     ("pathlib", "PosixPath"): Record,
@@ -193,30 +194,48 @@ _BUILDERS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "scalar"): Record,
     ("numpy._core.multiarray", "scalar"): Record,
     ("numpy", "dtype"): Record,
-    ("_codecs", "encode"): lambda text, *_: str(text).encode("latin1"),
+    ("_codecs", "encode"): Record,
 }
 
 
 def _state(content: Any, path: Path) -> dict[str, TensorRef]:
-    if isinstance(content, Record):
-        return _flatten(content)
-    if not isinstance(content, dict):
+    if not isinstance(content, Record | dict):
         raise FileError(f"{path}: holds a {type(content).__name__}, not a model's state")
-    nested = [key for key in _STATE_KEYS if isinstance(content.get(key), dict)]
-    if len(nested) > 1:
-        raise FileError(f"{path}: holds {' and '.join(nested)}: save the one that is meant")
-    state = content[nested[0]] if nested else content
-    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, TensorRef)}
+    if isinstance(content, Record):
+        tensors = _flatten(content)
+    else:
+        states = [key for key, value in content.items() if _is_state(key, value)]
+        if len(states) > 1:
+            raise FileError(
+                f"{path}: holds {' and '.join(states)}: save the one that is meant, as "
+                f"{{'model': ...}}"
+            )
+        state = content[states[0]] if states else content
+        tensors = {
+            k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, TensorRef)
+        }
     if not tensors:
         raise FileError(f"{path}: no tensors under any of {', '.join(_STATE_KEYS)} or on top")
     return tensors
 
 
-def _flatten(record: Record, prefix: str = "") -> dict[str, TensorRef]:
+def _is_state(key: Any, value: Any) -> bool:
+    # Averages over training are states as well: model_ema, state_dict_ema, ema.
+    known = isinstance(key, str) and (key in _STATE_KEYS or re.search(r"(^|_)ema(_|$)", key))
+    return bool(known) and isinstance(value, dict) and bool(value)
+
+
+def _flatten(record: Record) -> dict[str, TensorRef]:
+    """The tensors of a TorchScript module and of those in it, by their dotted names."""
     tensors: dict[str, TensorRef] = {}
-    for name, value in record.attributes.items():
-        if isinstance(value, TensorRef):
-            tensors[prefix + name] = value
-        elif isinstance(value, Record):
-            tensors |= _flatten(value, f"{prefix}{name}.")
+    modules, seen = [("", record)], 0
+    for prefix, module in modules:  # which grows
+        seen += 1 + len(module.attributes)
+        if seen > _MOST_ATTRIBUTES or len(prefix) > _LONGEST_NAME:
+            raise FileError("modules within modules without end: refused")
+        for name, value in module.attributes.items():
+            if isinstance(value, TensorRef):
+                tensors[f"{prefix}{name}"] = value
+            elif isinstance(value, Record):
+                modules.append((f"{prefix}{name}.", value))
     return tensors

@@ -14,8 +14,15 @@ import argparse
 from pathlib import Path
 
 import torch
-from originals_mae import mae_cases, nec_cases, prithvi_case, satmae_cases
-from originals_vit import clip_cases, dino_cases, released_dino_cases, timm_cases, vit_case
+from originals_mae import mae_cases, nec_cases, prithvi_case, resized_mae_case, satmae_cases
+from originals_vit import (
+    clip_cases,
+    dino_cases,
+    released_dino_cases,
+    resized_cases,
+    timm_cases,
+    vit_case,
+)
 from safetensors.torch import save_file
 
 
@@ -48,6 +55,8 @@ MAKERS = (
     released_dino_cases,
     vit_case,
     satmae_cases,
+    resized_cases,
+    resized_mae_case,
 )
 
 

@@ -107,6 +107,21 @@ def prithvi_case(out: Path, g: torch.Generator) -> None:
     case.save("checkpoint.pt", options, {"images": pixels, **mae_outputs(model, x, g)})
 
 
+def resized_mae_case(out: Path, g: torch.Generator) -> None:
+    """transformers' ViTMAE on larger images: its decoder's positions as one sequence."""
+    pixels = images(g, 48)
+    model = randomise(tf.ViTMAEForPreTraining(tf.ViTMAEConfig(**MAE | {"mask_ratio": 0.0})), g)
+    case = Case(out, "transformers-mae-resized")
+    model.save_pretrained(case.folder)
+    case.preprocessor(*IMAGENET)
+    x, in_order = normalised(pixels, *IMAGENET), torch.arange(36).float().expand(3, -1)
+    tokens = model.vit(x, noise=in_order, interpolate_pos_encoding=True).last_hidden_state
+    restore = torch.arange(36).expand(3, -1)
+    predicted = model.decoder(tokens, restore, interpolate_pos_encoding=True).logits
+    options = {"image_size": 48, "resize_positions": True}
+    case.save(".", options, {"images": pixels, "tokens": tokens, "decoded": predicted})
+
+
 def satmae_cases(out: Path, g: torch.Generator) -> None:
     """SatMAE's plain ViTs: Facebook's names, its own scripts' arguments, RGB and Sentinel-2."""
     sentinel = [f"B{i:02d}" for i in range(1, 11)]

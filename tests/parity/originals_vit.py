@@ -17,6 +17,9 @@ def clip_cases(out: Path, g: torch.Generator) -> None:
     model = randomise(tf.CLIPVisionModelWithProjection(config), g)
     case = Case(out, "transformers-clip")
     model.save_pretrained(case.folder)
+    # As CLIPProcessor of the fifth transformers writes it.
+    mean, std = CLIP
+    case.json("processor_config.json", {"image_processor": {"image_mean": mean, "image_std": std}})
     tower = model.vision_model
     tokens = tower.post_layernorm(tower(x).last_hidden_state)
     case.save(".", {}, {"images": pixels, "tokens": tokens})
@@ -43,7 +46,7 @@ def clip_cases(out: Path, g: torch.Generator) -> None:
     )
     case.save(
         "checkpoint.pt",
-        {"heads": 3, "activation": "quick-gelu"},
+        {"heads": 3, "activation": "quick-gelu", "normalisation": "clip"},
         {"images": pixels, "tokens": tokens},
     )
     # As OpenAI's files are: TorchScript, in float16, with three numbers beside the parameters.
@@ -139,6 +142,19 @@ def released_dino_cases(out: Path, g: torch.Generator) -> None:
         tokens = model(normalised(pixels, *IMAGENET)).last_hidden_state
         options = {"heads": 3, "image_size": 42, "resize_positions": True}
         case.save("checkpoint.pth", options, {"images": pixels, "tokens": drop(tokens, registers)})
+
+
+def resized_cases(out: Path, g: torch.Generator) -> None:
+    """What transformers makes of images of another size, where that is not plainly bicubic."""
+    config = tf.Dinov2WithRegistersConfig(**DINO, num_register_tokens=4)
+    model = randomise(tf.Dinov2WithRegistersModel(config), g)
+    pixels = images(g, 42)
+    case = Case(out, "transformers-dinov2-registers-resized")
+    model.save_pretrained(case.folder)
+    case.preprocessor(*IMAGENET)
+    tokens = model(normalised(pixels, *IMAGENET)).last_hidden_state
+    options = {"image_size": 42, "resize_positions": True}
+    case.save(".", options, {"images": pixels, "tokens": drop(tokens, 4)})
 
 
 def vit_case(out: Path, g: torch.Generator) -> None:
