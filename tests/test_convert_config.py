@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself (configuration, preprocessor, script), and what it leaves open."""
+"""What a checkpoint says of itself, and what has to be told: config.json, preprocessor, script."""
 
 import json
 from pathlib import Path

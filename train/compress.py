@@ -48,6 +48,7 @@ def run(options: Compress) -> None:
 
     def start() -> Weights:
         images = read_all(source, config.image_size, limit=_CALIBRATION_BATCH).images
+        print(f"calibrating on {len(images)} images", file=sys.stderr)
         weights, facts = calibrate_bottleneck(
             config,
             first,
@@ -70,6 +71,7 @@ def run(options: Compress) -> None:
         val_images,
         density_lr=options.density_lr,
     )
+    print("making the tables of the codec", file=sys.stderr)
     trained = dataclasses.replace(base, weights=without_teacher(weights))
     params = with_codec(trained, options)
     path = options.workdir / "model.safetensors"

@@ -38,7 +38,7 @@ class Training:
     mask_ratio: float | None = None
     """Part of the patches hidden from the encoder; if not given, 0.75, or 0 with features."""
     init: str = ""
-    """Model to start from: a path, or a shipped model's name."""
+    """Model to start from: the path of its file."""
     proxy: Literal["pixels", "features"] | None = None
     """What distortion compares: hidden pixels, or the embedding of the model that is started from. If not given, what the model's decoder predicts."""  # noqa: E501
     bands: tuple[str, ...] = ()

@@ -47,6 +47,8 @@ def evaluate(
     """Score every method of a study, one after another."""
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
     points, kinds = [], head_kinds(options)
+    metric = "top-1 in percent" if options.task == "classification" else "mIoU in percent"
+    console.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
     if base.config.decoder_target == "none" and any(with_decoder for _, with_decoder in kinds):
         kinds = [kind for kind in kinds if not kind[1]]
         console.print(f"no heads behind a decoder: {options.base} has none")

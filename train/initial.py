@@ -20,6 +20,7 @@ from train.data.record import Source
 _SAMPLE = 512  # images that the normalisation of bands is measured on
 _FEATURE_SAMPLE = 128  # and the scale of features
 FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
+PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 
 
 def initial_model(options: Training, base: NecParams, source: Source) -> NecParams:
@@ -34,7 +35,11 @@ def initial_model(options: Training, base: NecParams, source: Source) -> NecPara
             )
         base = with_bands(base, options.bands, **contract)
     config = config_for(options, base.config)
-    return base if config == base.config else with_fresh_decoder(base, config, options, source)
+    # The scale of a model's features is that of its bands.
+    rescaled = bool(options.bands) and config.decoder_target == "features"
+    if config == base.config and not rescaled:
+        return base
+    return with_fresh_decoder(base, config, options, source)
 
 
 def decoder_target(options: Training, config: ModelConfig) -> str:
@@ -66,6 +71,8 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
             )
         return config
     depth = FEATURE_DEPTH if target == "features" else config.decoder_depth
+    if target == "pixels" and config.decoder_target == "features":
+        depth = PIXEL_DEPTH
     return dataclasses.replace(
         config,
         decoder_target=target,

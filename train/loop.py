@@ -150,9 +150,9 @@ def print_devices() -> None:
     """Say first where this run computes."""
     devices = jax.devices()
     kinds = ", ".join(sorted({d.device_kind for d in devices}))
+    several = f", process {jax.process_index()} of {jax.process_count()}"
     Console(stderr=True).print(
-        f"{len(devices)} device(s): {kinds} ({devices[0].platform}), "
-        f"process {jax.process_index()} of {jax.process_count()}"
+        f"on {len(devices)} {kinds}" + (several if jax.process_count() > 1 else "")
     )
 
 

@@ -1,6 +1,7 @@
 """The command line of training and experiments: `python -m train.main COMMAND ...`."""
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 
@@ -35,6 +36,8 @@ def _split_config(word: str) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run one command; unknown options, and input that cannot be used, end with a message."""
     argv = sys.argv[1:] if argv is None else argv
+    if importlib.util.find_spec("tyro") is None:
+        sys.exit("error: training needs more packages: pip install 'nec-jax[train]'")
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return

@@ -113,6 +113,8 @@ def _convert(checkpoint: Checkpoint, options: Options) -> Imported:
                 f"be used ({error})"
             ) from error
     names = sorted(checkpoint.tensors)
+    if any(name.startswith("weights/") for name in names):
+        raise FileError(f"{checkpoint.name}: is a model of nec-jax already: nec_jax.load reads it")
     raise FileError(
         f"{checkpoint.name}: not a checkpoint that this knows (Facebook MAE and its kin, NEC, "
         "transformers' ViTMAE, ViT, DINOv2 and CLIP, OpenAI's CLIP, timm). Its tensors begin with "

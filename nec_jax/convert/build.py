@@ -33,6 +33,8 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
             f"--patch {options.patch}: the checkpoint's patches are {fields['patch']} pixels wide "
             "and cannot be another size: leave --patch out"
         )
+    if imported.decoder is None and (options.pixels or options.decoder_heads):
+        raise InputError("--pixels, --decoder-heads: the checkpoint has no decoder: leave them out")
     fields |= _contract(imported, options, channels)
     _choose_blocks(imported, fields, options)
     resized = _place_positions(checkpoint, imported, fields, options)
@@ -64,10 +66,10 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
 def _contract(imported: Imported, options: Options, channels: int) -> dict[str, Any]:
     """Bands, dtype, range and normalisation."""
     bands = options.bands or imported.bands or (_RGB if channels == 3 else ())
-    if len(bands) != channels:
+    if len(bands) != channels or len(set(bands)) != channels:
         raise InputError(
-            f"the checkpoint takes {channels} bands, {len(bands)} are named: pass --bands with "
-            f"{channels} names, in the checkpoint's order"
+            f"the checkpoint takes {channels} bands, {len(set(bands))} are named: pass "
+            f"--bands with {channels} names, in the checkpoint's order"
         )
     if options.dtype not in _RANGES and options.dtype != "float32":
         raise InputError(f"--dtype {options.dtype}: choose {', '.join(_RANGES)} or float32")
@@ -140,7 +142,8 @@ def _choose_blocks(imported: Imported, fields: dict[str, Any], options: Options)
         return
     rising = list(blocks) == sorted(set(blocks))
     if not rising or blocks[0] < 1 or blocks[-1] > depth:
-        raise InputError(f"--blocks {blocks}: give rising numbers from 1 to {depth}")
+        given = " ".join(map(str, blocks))
+        raise InputError(f"--blocks {given}: give rising numbers from 1 to {depth}")
     if imported.tables is not None:
         raise InputError("--blocks: the bottleneck of a NEC model belongs to its last block")
     for i in range(blocks[-1], depth):
@@ -177,7 +180,7 @@ def _place_positions(
         raise InputError("--resize-positions: pass --image-size, the side to resize them to")
     size = next(s for s in (options.image_size, checkpoint.image_size, own) if s is not None)
     if size < patch or size % patch:
-        raise InputError(f"--image-size {size} is not a multiple of the patch {patch}")
+        raise InputError(f"--image-size {size} is not a positive multiple of the patch {patch}")
     if size not in (own, checkpoint.image_size) and not options.resize_positions:
         raise InputError(
             f"the checkpoint has positions for images of {own} x {own}, not {size} x {size}: pass "

