@@ -46,7 +46,7 @@ test-torch: setup .venv-torch/installed
 # Imported models against the originals, live, with other random weights than the fixtures'.
 parity: setup $(PEERS)/installed
 	rm -rf runs/parity
-	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1
+	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1 --every-timm
 	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/test_parity.py
 
 # A million random mutations, then five minutes of coverage-guided fuzzing.

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 import nec_jax
+from coder import FileError, InputError
 from nec_jax import NecParams, convert_checkpoint, density, latents, nec
 from nec_jax.convert.positions import resize
 
@@ -121,6 +122,25 @@ def test_the_embedding_of_an_inner_block(name: str) -> None:
     assert both.config.embedding_width == 2 * both.config.width
     y = latents(both, expected["images"])
     assert_close(y, np.concatenate([expected["after_block_1"], expected["tokens"]], axis=-1))
+
+
+@pytest.mark.skipif(not (GOLDEN / "every-timm").is_dir(), reason="made by `make parity` alone")
+def test_what_is_not_refused_of_timm_is_the_original() -> None:
+    same, refused = 0, 0
+    for folder in sorted((GOLDEN / "every-timm").iterdir()):
+        try:
+            params, expected = import_case(f"every-timm/{folder.name}")
+        except (FileError, InputError):
+            refused += 1
+            continue
+        tokens, kept = expected["tokens"], params.config.class_token
+        extra = params.config.registers
+        found = latents(params, expected["images"])
+        assert_close(found, np.delete(tokens, range(kept, kept + extra), axis=1))
+        same += 1
+    print(f"of timm's architectures {same} are the same function, {refused} are refused")
+    assert same > 50
+    assert refused > 50
 
 
 @pytest.mark.parametrize("how", ["bicubic", "antialiased", "dinov2"])

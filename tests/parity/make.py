@@ -1,6 +1,6 @@
 """Makes the parity fixtures from the live originals: transformers, timm, open_clip, CompressAI.
 
-    python tests/parity/make.py OUT [--seed N]
+    python tests/parity/make.py OUT [--seed N] [--every-timm]
 
 Runs in an environment that has them (`make parity` makes it), not in the project's own. Each case
 is a folder with a checkpoint as its project writes it, `options.json` for
@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from every_timm import every_timm
 from originals_mae import mae_cases, nec_cases, prithvi_case, resized_mae_case, satmae_cases
 from originals_vit import (
     clip_cases,
@@ -64,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every-timm", action="store_true", help="all of timm's as well: minutes")
     arguments = parser.parse_args()
     g = torch.Generator().manual_seed(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -71,6 +73,8 @@ def main() -> None:
         for make in MAKERS:
             make(arguments.out, g)
             print(f"{make.__name__} done", flush=True)
+        if arguments.every_timm:
+            every_timm(arguments.out / "every-timm", g)
 
 
 if __name__ == "__main__":
