@@ -1,5 +1,6 @@
 """Foundation models without a decoder of pixels: features as the proxy, decoders made afresh."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -17,8 +18,8 @@ from nec_jax.mae import random_masking
 from nec_jax.params import flatten_weights
 from nec_jax.trainable import trainable_rule
 from train.config import Compress
-from train.data import open_source
-from train.initial import feature_scale, initial_model, with_teacher
+from train.data import open_source, read_all
+from train.initial import config_for, feature_scale, initial_model, with_teacher
 from train.main import main
 
 GRID = (4, 4)
@@ -138,6 +139,23 @@ def test_compression_by_features(encoder_only: Path, tmp_path: Path, trainable: 
     blobs = nec_jax.encode(params, images)
     np.testing.assert_array_equal(nec_jax.decode(params, blobs), nec_jax.embed(params, images))
     assert base.codec is None
+
+
+def test_the_units_of_features_are_those_of_the_bands(encoder_only: Path) -> None:
+    options = Compress(data="blue-marble", chip=32, init=str(encoder_only), proxy="features")
+    source = open_source("blue-marble", "train", chip=32)
+    first = initial_model(options, nec_jax.load(encoder_only), source)
+    assert initial_model(options, first, source) is not first  # without its codec
+    assert initial_model(options, first, source).weights is first.weights
+    other = dataclasses.replace(options, bands=("blue=red", "green", "red=blue"))
+    changed = initial_model(other, first, source)
+    images = read_all(source, 32, limit=128).images
+    expected = feature_scale(latents(changed, images))
+    for part in ("mean", "std"):
+        np.testing.assert_array_equal(changed.weights["decoder"]["target"][part], expected[part])
+    # A decoder of pixels in the place of one of features is no smaller than others are.
+    pixels = dataclasses.replace(options, proxy="pixels")
+    assert config_for(pixels, first.config).decoder_depth == 8
 
 
 def test_a_decoder_of_pixels_is_trained_before_an_encoder_is_adapted(
