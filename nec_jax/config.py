@@ -188,12 +188,12 @@ class ModelConfig:
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The token grid of an image of `height` x `width` pixels."""
+        learned = "learned" in (self.positions, self.decoder_positions)
         for side in (height, width):
-            if side < self.patch or side % self.patch:
+            if not learned and (side < self.patch or side % self.patch):
                 raise InputError(
                     f"image side {side} is not a multiple of the patch {self.patch}: pad or crop"
                 )
-        learned = "learned" in (self.positions, self.decoder_positions)
         if learned and (height, width) != (self.image_size, self.image_size):
             raise InputError(
                 f"images are {height} x {width}, the model has learned positions for "

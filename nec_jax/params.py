@@ -85,6 +85,8 @@ def load(name: str | os.PathLike[str]) -> NecParams:
       FileError: no such model, a damaged file, or one of another kind.
     """
     path = Path(name)
+    if path.suffix in (".pth", ".pt", ".bin"):
+        raise FileError(f"{path}: not a model of nec-jax: nec convert makes one of a checkpoint")
     if not path.is_file():
         path = _SHIPPED / f"{os.fspath(name)}.safetensors"
     if not path.is_file():

@@ -17,7 +17,7 @@ from nec_jax import NecParams, export_decoder_block, heads, latents, nec
 from nec_jax.mae import random_masking
 from nec_jax.params import flatten_weights
 from nec_jax.trainable import trainable_rule
-from train.config import Compress
+from train.config import Compress, Pretrain
 from train.data import open_source, read_all
 from train.initial import config_for, feature_scale, initial_model, with_teacher
 from train.main import main
@@ -154,7 +154,7 @@ def test_the_units_of_features_are_those_of_the_bands(encoder_only: Path) -> Non
     for part in ("mean", "std"):
         np.testing.assert_array_equal(changed.weights["decoder"]["target"][part], expected[part])
     # A decoder of pixels in the place of one of features is no smaller than others are.
-    pixels = dataclasses.replace(options, proxy="pixels")
+    pixels = Pretrain(data="blue-marble", init=str(encoder_only), proxy="pixels")
     assert config_for(pixels, first.config).decoder_depth == 8
 
 
@@ -164,6 +164,8 @@ def test_a_decoder_of_pixels_is_trained_before_an_encoder_is_adapted(
     common = ["--init", str(encoder_only), "--steps", "3"]
     with pytest.raises(SystemExit, match=r"no decoder.*--proxy features, or pre-train a decoder"):
         main(["compress", *SMALL, *common, "--workdir", str(tmp_path / "refused")])
+    with pytest.raises(SystemExit, match=r"a random one measures nothing: train one first"):
+        main(["compress", *SMALL, *common, "--proxy", "pixels", "--workdir", str(tmp_path / "no")])
     main([
         "pretrain", *SMALL, *common, "--proxy", "pixels", "--trainable", "decoder",
         "--decoder-depth", "1", "--workdir", str(tmp_path / "decoder"),

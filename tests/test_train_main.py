@@ -60,7 +60,7 @@ def test_a_run_that_is_cut_off_ends_like_one_that_was_not(smoke_mae: Path, tmp_p
 
 
 def test_a_work_folder_refuses_other_settings(smoke_mae: Path, smoke_nec: Path) -> None:
-    with pytest.raises(SystemExit, match=r"lam: 10.0 -> 20.0.*another --workdir"):
+    with pytest.raises(SystemExit, match=r"--lambda: 10.0 -> 20.0.*another --workdir"):
         run_compress(smoke_mae, smoke_nec, "--lambda", "20")
 
 
@@ -135,6 +135,8 @@ def test_what_cannot_be_run_ends_with_a_message(arguments: list[str], message: s
     [
         (["compress", "--lamda", "3"], "lamda"),
         (["pretrain", "--steps", "0"], "--steps must be 1 or more"),
+        (["compress", "--lambda", "-1"], "--lambda and --density-lr must be positive"),
+        (["compress", "--trainable", "decoder"], "--trainable decoder: choose from"),
         (["evaluate", "--split", "train"], "--split train would score"),
     ],
 )

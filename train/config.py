@@ -120,6 +120,16 @@ class Compress(Training):
     describe: bool = False
     """Print parameters, tokens and FLOPs as JSON, and stop."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.lam > 0 and self.density_lr > 0):
+            raise OptionsError("--lambda and --density-lr must be positive")
+        if self.calibration_images < 1:
+            raise OptionsError("--calibration-images must be 1 or more")
+        coded = ("paper", "paper+gain", "late", "density", "all")  # the rate depends on these
+        if self.trainable not in coded:
+            raise OptionsError(f"--trainable {self.trainable}: choose from {', '.join(coded)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:

@@ -1,6 +1,7 @@
 """What a run starts from: a model, other bands, a fresh decoder, a teacher."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import split
-from train.config import OptionsError, Training
+from train.config import Compress, OptionsError, Training
 from train.data import read_all
 from train.data.record import Source
 
@@ -27,6 +28,7 @@ def initial_model(options: Training, base: NecParams, source: Source) -> NecPara
     """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names."""
     base = dataclasses.replace(base, codec=None)
     if options.bands:
+        print("measuring the bands of the training images", file=sys.stderr)
         contract = measure_bands(source, base.config.image_size)
         found = len(contract["mean"])
         if found != len(options.bands):
@@ -63,6 +65,13 @@ def decoder_target(options: Training, config: ModelConfig) -> str:
 def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     """The configuration that a run trains: that of `--init`, with the decoder that it asks for."""
     target = decoder_target(options, config)
+    untrained = target == "pixels" and config.decoder_target in ("none", "features")
+    if untrained and isinstance(options, Compress):
+        raise OptionsError(
+            "the model has no decoder of pixels, and a random one measures nothing: train one "
+            "first (train.main pretrain --init MODEL --proxy pixels --trainable decoder), or pass "
+            "--proxy features"
+        )
     if target == config.decoder_target:
         if options.decoder_depth not in (None, config.decoder_depth):
             raise OptionsError(
@@ -87,6 +96,7 @@ def with_fresh_decoder(
     """The same encoder with a new decoder: random, or for features the identity."""
     fresh = init_weights(config, jax.random.key(options.seed))["decoder"]
     if config.decoder_target == "features":
+        print("measuring the model's features", file=sys.stderr)
         images = read_all(source, config.image_size, limit=_FEATURE_SAMPLE).images
         fresh["target"] = feature_scale(nec_jax.latents(base, images))
     weights = {**base.weights, "decoder": fresh}

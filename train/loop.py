@@ -156,6 +156,10 @@ def print_devices() -> None:
     )
 
 
+def _flag(name: str) -> str:
+    return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
+
+
 def refuse_changed_config(options: Training) -> None:
     """A work folder belongs to one configuration: going on with another mixes two runs."""
     options.workdir.mkdir(parents=True, exist_ok=True)
@@ -167,7 +171,7 @@ def refuse_changed_config(options: Training) -> None:
         if changed:
             raise OptionsError(
                 f"{options.workdir} was made with other settings ("
-                + ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
+                + ", ".join(f"{_flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
                 + "): choose another --workdir, or delete it to start again"
             )
     else:
