@@ -148,10 +148,10 @@ def normalisation(checkpoint: Checkpoint) -> Scale | None:
     facts = checkpoint.preprocessor
     if "image_mean" not in facts or "image_std" not in facts:
         return None
-    scale = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1.0
+    factor = 1 / facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1.0
     whole = facts.get("do_normalize", True)
-    mean = tuple(float(v) / scale if whole else 0.0 for v in facts["image_mean"])
-    std = tuple((float(v) if whole else 1.0) / scale for v in facts["image_std"])
+    mean = tuple(float(v) * factor if whole else 0.0 for v in facts["image_mean"])
+    std = tuple((float(v) if whole else 1.0) * factor for v in facts["image_std"])
     return Scale(mean, std, "uint8")
 
 
