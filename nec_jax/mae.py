@@ -7,6 +7,7 @@ import numpy as np
 
 from coder import InputError
 from nec_jax.config import ModelConfig
+from nec_jax.dense import Dense
 from nec_jax.vit import Block, layer_norm, sincos_positions
 
 
@@ -53,9 +54,7 @@ class DecoderStem(nn.Module):
     ) -> jax.Array:
         """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
         c = self.config
-        dense = nn.Dense(
-            c.decoder_width, name="embed", kernel_init=nn.initializers.xavier_uniform()
-        )
+        dense = Dense(c.decoder_width, name="embed")
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (c.decoder_width,))
         x = dense(tokens)
         start = 1 if c.code_class_token else 0
@@ -98,11 +97,11 @@ class Decoder(nn.Module):
                 filler = jnp.zeros(c.embedding_width)
                 grid_part = place(skip[:, start:], kept, grid[0] * grid[1], filler)
                 skip = jnp.concatenate([skip[:, :start], grid_part], axis=1)
-            return skip + nn.Dense(
-                c.embedding_width, name="pred", kernel_init=nn.initializers.zeros
-            )(x)
+            return skip + Dense(c.embedding_width, kernel_init=nn.initializers.zeros, name="pred")(
+                x
+            )
         x = x[:, start:]
-        return nn.Dense(c.patch_dim, name="pred", kernel_init=nn.initializers.xavier_uniform())(x)
+        return Dense(c.patch_dim, name="pred")(x)
 
 
 class FeatureScale(nn.Module):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nec_jax.config import ModelConfig
+from nec_jax.dense import Dense
 
 EPSILON = 1e-6  # of LayerNorms, as in MAE
 
@@ -44,9 +45,8 @@ def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Arr
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, gh * patch, gw * patch, -1)
 
 
-def _dense(features: int, name: str, bias: bool = True) -> nn.Dense:
-    init = nn.initializers.xavier_uniform()
-    return nn.Dense(features, use_bias=bias, name=name, kernel_init=init)
+def _dense(features: int, name: str, bias: bool = True) -> Dense:
+    return Dense(features, use_bias=bias, name=name)
 
 
 def layer_norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
@@ -64,9 +64,13 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
         b, n, d = x.shape
         qkv = _dense(3 * d, "qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        logits = jnp.einsum("bnhd,bmhd->bhnm", q * (d // self.heads) ** -0.5, k)
-        x = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(logits, axis=-1), v)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, D / heads]
+        logits = (q * (d // self.heads) ** -0.5) @ k.swapaxes(-1, -2)
+        # A softmax that is normalised after the product with v, where there is less to divide.
+        highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        weights = jnp.exp(logits - highest)
+        x = (weights @ v) / jnp.sum(weights, axis=-1, keepdims=True)
+        x = x.transpose(0, 2, 1, 3)
         return _dense(d, "proj")(x.reshape(b, n, d))
 
 

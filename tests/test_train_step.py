@@ -15,7 +15,7 @@ from model_cases import random_weights
 from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import init_weights
 from nec_jax.trainable import merge, path_name, split, trainable_rule
-from train import objective
+from train import compress, objective
 from train.calibrate import GAIN_LADDER, calibrate_bottleneck
 from train.config import Compress
 from train.optim import optimiser
@@ -67,6 +67,19 @@ def test_what_is_named_trains_and_all_else_stays_bit_identical(trainable: str) -
     assert all(changed is False for name, changed in pairs if not rule(name))
     still = [name for name, changed in pairs if rule(name) and not changed]
     assert not still, f"named as trainable, but did not move: {still}"
+
+
+def test_the_step_pays_for_what_trains_alone() -> None:
+    def flops(trainable: str) -> float:
+        config = model_config("vit-ti", image_size=64, patch=8, depth=6)
+        options = Compress(trainable=trainable, batch=2)
+        weights = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+        kept, frozen = split(weights, trainable_rule(trainable, config))
+        return compress.count_flops(options, config, kept, frozen)
+
+    whole = flops("all")
+    # Activations' gradients pass through all blocks, frozen weights' gradients are not computed.
+    assert flops("paper") < 0.75 * whole
 
 
 def test_frozen_weights_have_no_optimiser_state() -> None:

@@ -108,11 +108,13 @@ def describe(options: Compress) -> dict[str, float | int]:
         "params": _count(shapes),
         "trainable_params": _count(trainable),
         "tokens": grid[0] * grid[1] + config.code_class_token,
-        "flops_per_step": _flops(options, config, trainable, frozen),
+        "flops_per_step": count_flops(options, config, trainable, frozen),
     }
 
 
-def _flops(options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights) -> float:
+def count_flops(
+    options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights
+) -> float:
     """What XLA counts for one compiled step of the whole batch; nothing is allocated."""
     mesh = data_mesh()
     tx = optimiser(options, options.density_lr)

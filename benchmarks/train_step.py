@@ -1,0 +1,94 @@
+"""Images a second of one NEC training step against the same step in PyTorch.
+
+    make bench
+    python -m benchmarks.train_step --peer PYTHON [--json]
+
+PYTHON is an interpreter that has torch, transformers and compressai (`make bench` makes one): its
+ViTMAE with an EntropyBottleneck between encoder and decoder, the same sizes, the same parameters
+trained (the paper's set), all cores. The best of several steps; images of 224 pixels.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from coder.pool import available_cores
+from nec_jax.config import ModelConfig, model_config
+from nec_jax.nec import init_weights
+from nec_jax.trainable import split, trainable_rule
+from train import objective
+from train.config import Compress
+from train.optim import optimiser
+from train.step import data_mesh, init_state, make_step
+
+CASES = (("vit-ti", 8), ("vit-ti", 64), ("vit-b", 8), ("vit-b", 64))
+SECONDS = 60.0  # at most, a case and a side; two steps at least
+MASK_RATIO = 0.75
+
+
+def step_seconds(config: ModelConfig, batch: int) -> float:
+    """The fastest of some steps."""
+    options = Compress(trainable="paper", lr=1e-4)
+    weights = init_weights(config, jax.random.key(0))
+    trainable, frozen = split(weights, trainable_rule(options.trainable, config))
+    tx, mesh = optimiser(options, options.density_lr), data_mesh(1)
+    state = init_state(trainable, tx, mesh)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, MASK_RATIO)
+    step = make_step(goal, tx, options.steps, mesh)
+    shape = (batch, config.image_size, config.image_size, config.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    key = jax.random.key(1)
+    times: list[float] = []
+    state, metrics = step(state, frozen, images, key)  # compiles
+    metrics["loss"].block_until_ready()
+    while len(times) < 2 or sum(times) < SECONDS / 3:
+        start = time.perf_counter()
+        state, metrics = step(state, frozen, images, key)
+        metrics["loss"].block_until_ready()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peer_seconds(python: str, config: ModelConfig, batch: int) -> float:
+    """The peer's fastest step, from its own interpreter."""
+    names = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
+    case = {name: getattr(config, name) for name in (*names, "image_size", "patch")}
+    case |= {"batch": batch, "seconds": SECONDS / 3, "threads": available_cores()}
+    script = Path(__file__).with_name("peer_train_step.py")
+    command = [python, "-W", "ignore", str(script), json.dumps(case)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])["seconds"]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--peer", help="a Python interpreter that has torch and its packages")
+    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
+    arguments = parser.parse_args()
+    rows = []
+    for arch, batch in CASES:
+        config = model_config(arch, image_size=224, patch=16)
+        row: dict[str, float | str | int] = {"arch": arch, "batch": batch}
+        row["images_per_s"] = batch / step_seconds(config, batch)
+        if arguments.peer:
+            row["peer_images_per_s"] = batch / peer_seconds(arguments.peer, config, batch)
+        rows.append(row)
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    print(f"images/s of a training step, the paper's trainable set, {available_cores()} cores")
+    print(f"{'model':8s} {'batch':>5s} {'nec-jax':>9s} {'PyTorch':>9s} {'ratio':>6s}")
+    for row in rows:
+        ours, peer = row["images_per_s"], row.get("peer_images_per_s", float("nan"))
+        ratio = float(ours) / float(peer)
+        print(f"{row['arch']:8s} {row['batch']:5d} {ours:9.2f} {peer:9.2f} {ratio:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
