@@ -35,6 +35,14 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
         assert problem in str(caught.value)
 
 
+def test_however_many_are_missing_each_is_named(tmp_path: Path) -> None:
+    biases = [name for name in tensors_of(MAE) if name.endswith(".bias")]
+    assert len(biases) > 20
+    with pytest.raises(FileError) as caught:
+        convert(MAE, tmp_path, lambda t: [t.pop(name) for name in biases])
+    assert all(f"missing {name}" in str(caught.value) for name in biases)
+
+
 @pytest.mark.parametrize("case", ["timm", "transformers-clip", "nec-authors"])
 def test_one_tensor_more_or_less_is_refused_everywhere(case: str, tmp_path: Path) -> None:
     needed = sorted(tensors_of(case))

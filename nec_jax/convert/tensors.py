@@ -26,9 +26,6 @@ _VARIANTS = (
 )
 
 
-_MOST_NAMED = 20
-
-
 class Tensors:
     """Hands out tensors as float32 and keeps a record of what does not fit.
 
@@ -100,11 +97,9 @@ class Tensors:
         unexpected = sorted(self._tensors.keys() - self._taken)
         problems = self._problems + [f"unexpected {name}" for name in unexpected]
         if problems:
-            more = len(problems) - _MOST_NAMED
-            named = problems[:_MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
             raise FileError(
                 f"{len(problems)} tensors do not fit the architecture, so the model would be "
-                f"another one: {'; '.join(named)}"
+                f"another one: {'; '.join(problems)}"
             )
 
 
