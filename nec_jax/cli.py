@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         image_size: int | None = None
         """Side of the images to code, pixels, if other than the checkpoint's."""
         resize_positions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-        """Resize learned positions to --image-size, as the checkpoint's project does."""
+        """Resize positions to --image-size, as the checkpoint's project does."""
         patch: int | None = None
         """The patch that is expected; another one is refused."""
         heads: int | None = None

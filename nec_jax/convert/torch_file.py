@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError
-from nec_jax.convert.unpickle import Builder, Record, unpickle
+from nec_jax.convert.unpickle import LARGEST, Builder, Record, unpickle
 
 _STORAGES = {
     "FloatStorage": "<f4",
@@ -31,7 +31,6 @@ _STORAGES = {
     "BoolStorage": "?",
 }
 _MOST_AXES = 8
-_LARGEST = 1 << 63
 _MOST_ATTRIBUTES = 1_000_000
 _LONGEST_NAME = 1000
 _STATE_KEYS = ("model", "state_dict", "model_state_dict")
@@ -162,7 +161,7 @@ class _Reader:
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
     sound = len(shape) == len(strides) <= _MOST_AXES and isinstance(storage, _Storage)
     numbers = (offset, *shape, *strides) if sound else ()
-    sound = sound and all(isinstance(n, int) and abs(n) < _LARGEST for n in numbers)
+    sound = sound and all(isinstance(n, int) and abs(n) < LARGEST for n in numbers)
     if not sound or min(shape, default=0) < 0:
         raise FileError("a tensor that is not described by whole numbers: the file is damaged")
     return TensorRef(storage, offset, tuple(shape), tuple(strides))

@@ -26,7 +26,7 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 # Tensors, parameters and inert records are made of fewer, and keys of fewer parts.
 _MOST_ARGUMENTS = 32
 _MOST_PARTS = 8
-_LARGEST = 1 << 63
+LARGEST = 1 << 63  # whole numbers in sizes and keys are below
 
 
 class Record:
@@ -183,5 +183,5 @@ class _Machine:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, int):
-        return -_LARGEST <= value < _LARGEST
+        return -LARGEST <= value < LARGEST
     return value is None or isinstance(value, str | float | bytes)
