@@ -31,7 +31,7 @@ def small_config() -> ModelConfig:
     )  # fmt: skip
 
 
-def batch(config: ModelConfig, seed: int, size: int = 8) -> Any:
+def noise_images(config: ModelConfig, seed: int, size: int = 8) -> Any:
     shape = (size, config.image_size, config.image_size, config.channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -49,7 +49,7 @@ def run_steps(
     step = make_step(goal, tx, options.steps, mesh)
     losses = []
     for i in range(STEPS):
-        state, metrics = step(state, frozen, batch(config, i), jax.random.key(1))
+        state, metrics = step(state, frozen, {"image": noise_images(config, i)}, jax.random.key(1))
         losses.append(float(metrics["loss"]))
     return before, merge(state.trainable, frozen), losses
 
@@ -108,11 +108,11 @@ def test_the_loss_does_not_depend_on_the_batch_size(rounding: str) -> None:
     config = small_config()
     goal = objective.rate_distortion(config, 10.0, rounding, 0.0)  # type: ignore[arg-type]
     weights = random_weights(config)
-    images = batch(config, 0, 32)
+    images = noise_images(config, 0, 32)
     key, progress = jax.random.key(0), jnp.zeros(())
     loss = jax.jit(goal.loss)
-    one = loss(weights, images, key, progress)[0]
-    two = loss(weights, jnp.concatenate([images, images]), key, progress)[0]
+    one = loss(weights, {"image": images}, key, progress)[0]
+    two = loss(weights, {"image": jnp.concatenate([images, images])}, key, progress)[0]
     assert np.isclose(one, two, rtol=1e-2)
 
 
@@ -122,12 +122,12 @@ def test_validation_measures_rounded_symbols() -> None:
     weights = random_weights(config)
     weights["bottleneck"]["log_gain"] = jnp.full(config.width, -6.0)  # everything rounds to zero
     key = jax.random.key(0)
-    validate = jax.jit(goal.validate)
-    values = validate(weights, batch(config, 0), key)
+    validate, images = jax.jit(goal.validate), noise_images(config, 0)
+    values = validate(weights, {"image": images}, key)
     shifted = jax.tree.map(lambda x: x, weights)
     shifted["encoder"]["norm"]["scale"] = 1.01 * weights["encoder"]["norm"]["scale"]
     # Symbols that are all zero carry nothing: changing y a little changes no metric.
-    again = validate(shifted, batch(config, 0), key)
+    again = validate(shifted, {"image": images}, key)
     assert values["mse"] == again["mse"]
     assert values["bits_per_element"] == again["bits_per_element"]
 
@@ -138,7 +138,7 @@ def test_calibration_finds_finer_steps_for_a_larger_lambda() -> None:
     gains = []
     for lam in (0.1, 1000.0):
         fitted, facts = calibrate_bottleneck(
-            config, weights, batch(config, 0, 16), jax.random.key(0),
+            config, weights, noise_images(config, 0, 16), jax.random.key(0),
             lam=lam, mask_ratio=0.5, choose_gain=True,
         )  # fmt: skip
         assert facts["gain"] in GAIN_LADDER
@@ -154,7 +154,7 @@ def test_calibration_can_set_the_gain_to_one() -> None:
     config = small_config()
     weights = random_weights(config)
     fitted, _ = calibrate_bottleneck(
-        config, weights, batch(config, 0, 16), jax.random.key(0),
+        config, weights, noise_images(config, 0, 16), jax.random.key(0),
         lam=10.0, mask_ratio=0.5, choose_gain=False,
     )  # fmt: skip
     assert not np.any(fitted["bottleneck"]["log_gain"])

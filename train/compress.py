@@ -68,7 +68,7 @@ def run(options: Compress) -> None:
         first,
         rule,
         train_batches(options, source, config),
-        val_images,
+        {"image": val_images},
         density_lr=options.density_lr,
     )
     print("making the tables of the codec", file=sys.stderr)
@@ -124,7 +124,7 @@ def count_flops(
     images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
     state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
     key = jax.eval_shape(jax.random.key, 0)
-    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, images, key)
+    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, {"image": images}, key)
     cost = lowered.compile().cost_analysis()
     if cost is None:
         raise RuntimeError("this backend counts no FLOPs: describe on a CPU")

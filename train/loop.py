@@ -39,7 +39,7 @@ def fit(
     shapes: Weights,
     trainable: Callable[[str], bool],
     batches: Iterator[dict[str, np.ndarray]],
-    val_images: np.ndarray,
+    val_batch: dict[str, np.ndarray],
     *,
     density_lr: float = 0.0,
 ) -> Weights:
@@ -51,8 +51,9 @@ def fit(
       weights: makes the weights to start from; not called when a checkpoint is there.
       shapes: a tree with their shapes and dtypes.
       trainable: which paths train; all other leaves stay bit-identical.
-      batches: a resumable iterator (`get_state`, `set_state`) over {"image": [batch, ...]}.
-      val_images: [N, H, W, C].
+      batches: a resumable iterator (`get_state`, `set_state`) over batches of
+        the objective, host arrays [batch, ...].
+      val_batch: all that is validated on, [N, ...].
       density_lr: peak learning rate of the bottleneck.
 
     Raises:
@@ -94,10 +95,14 @@ def fit(
 
     def val(step: int) -> None:
         now = merge(state.trainable, frozen)
-        parts = np.array_split(val_images, max(1, math.ceil(len(val_images) / _VAL_BATCH)))
+        total = len(next(iter(val_batch.values())))
+        parts = np.array_split(np.arange(total), math.ceil(total / _VAL_BATCH))
         key = jax.random.key(0)  # the same masks every time
-        metrics = [validate(now, x, jax.random.fold_in(key, i)) for i, x in enumerate(parts)]
-        values = mean_metrics(metrics, [len(x) for x in parts])
+        metrics = [
+            validate(now, {k: v[part] for k, v in val_batch.items()}, jax.random.fold_in(key, i))
+            for i, part in enumerate(parts)
+        ]
+        values = mean_metrics(metrics, [len(part) for part in parts])
         check(step, values["loss"])
         log.write(step, "val", values)
         console.print(f"step {step:6d}  val    " + describe(values))
@@ -109,9 +114,11 @@ def fit(
     with closing(checkpoints), closing(log), _progress(console) as progress:
         task = progress.add_task("train", total=options.steps, completed=start or 0, note="")
         for step in range((start or 0) + 1, options.steps + 1):
-            local = next(batches)["image"]
-            images = jax.make_array_from_process_local_data(sharded(mesh), local)
-            state, metrics = step_fn(state, frozen, images, root)
+            batch = {
+                name: jax.make_array_from_process_local_data(sharded(mesh), local)
+                for name, local in next(batches).items()
+            }
+            state, metrics = step_fn(state, frozen, batch, root)
             pending.append(metrics)
             seen += options.batch
             if step % options.log_every == 0 or step == options.steps:

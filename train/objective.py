@@ -10,6 +10,7 @@ from nec_jax.config import ModelConfig
 from nec_jax.nec import Rounding, Weights, forward
 
 Metrics = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
 SOFT_ALPHA = (1.0, 16.0)  # sharpness of soft rounding, from the first step to the last
 
 
@@ -17,25 +18,27 @@ class Objective(NamedTuple):
     """A loss and its counterpart on validation images.
 
     Attributes:
-      loss: (weights, images [B, H, W, C], key, progress in [0, 1]) -> loss, metrics.
-      validate: (weights, images, key) -> metrics, each a mean over the images; `loss` is one.
+      loss: (weights, batch, key, progress in [0, 1]) -> loss, metrics.
+      validate: (weights, batch, key) -> metrics, each a mean over the images; `loss` is one.
+
+    A batch is {"image": [B, H, W, C]}, or what a cached prefix has in its place (train/prefix.py).
     """
 
-    loss: Callable[[Weights, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
-    validate: Callable[[Weights, jax.Array, jax.Array], Metrics]
+    loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+    validate: Callable[[Weights, Batch, jax.Array], Metrics]
 
 
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
     """The masked autoencoder's loss: mse of hidden patches."""
 
-    def measure(weights: Weights, images: jax.Array, key: jax.Array) -> Metrics:
-        losses = forward(config, weights, images, key, mask_ratio=mask_ratio, rounding=None)
+    def measure(weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
+        losses = forward(config, weights, batch["image"], key, mask_ratio=mask_ratio, rounding=None)
         return {"loss": losses.mse, "mse": losses.mse}
 
     def loss(
-        weights: Weights, images: jax.Array, key: jax.Array, progress: jax.Array
+        weights: Weights, batch: Batch, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        metrics = measure(weights, images, key)
+        metrics = measure(weights, batch, key)
         return metrics["loss"], metrics
 
     return Objective(loss, measure)
@@ -54,7 +57,7 @@ def rate_distortion(
 
     def measure(
         weights: Weights,
-        images: jax.Array,
+        batch: Batch,
         key: jax.Array,
         rounding: Rounding,
         alpha: jax.Array | float = 1.0,
@@ -62,7 +65,7 @@ def rate_distortion(
         losses = forward(
             config,
             weights,
-            images,
+            batch["image"],
             key,
             mask_ratio=mask_ratio,
             rounding=rounding,
@@ -77,15 +80,15 @@ def rate_distortion(
         }
 
     def loss(
-        weights: Weights, images: jax.Array, key: jax.Array, progress: jax.Array
+        weights: Weights, batch: Batch, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         low, high = SOFT_ALPHA
         alpha = low * (high / low) ** progress
-        metrics = measure(weights, images, key, rounding, alpha)
+        metrics = measure(weights, batch, key, rounding, alpha)
         return metrics["loss"], metrics
 
-    def validate(weights: Weights, images: jax.Array, key: jax.Array) -> Metrics:
-        return measure(weights, images, key, "hard")
+    def validate(weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
+        return measure(weights, batch, key, "hard")
 
     return Objective(loss, validate)
 

@@ -44,7 +44,7 @@ def run(options: Pretrain) -> None:
         weights,
         rule,
         train_batches(options, source, config),
-        val_images,
+        {"image": val_images},
     )
     facts = json.loads(base.provenance)
     run_facts = {"data": source.name, "images": len(source), "steps": options.steps}

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nec_jax.nec import Weights
 from nec_jax.trainable import merge
-from train.objective import Metrics, Objective
+from train.objective import Batch, Metrics, Objective
 
 
 class State(NamedTuple):
@@ -48,19 +48,17 @@ def init_state(trainable: Weights, tx: optax.GradientTransformation, mesh: Mesh)
 def make_step(
     objective: Objective, tx: optax.GradientTransformation, steps: int, mesh: Mesh
 ) -> jax.stages.Wrapped:
-    """Compile `(state, frozen, images, key) -> (state, metrics)`.
+    """Compile `(state, frozen, batch, key) -> (state, metrics)`.
 
-    `images` are sharded over the mesh, everything else is replicated. `key` is the root key: the
+    The batch is sharded over the mesh, everything else is replicated. `key` is the root key: the
     step folds its own number in. The gradient is taken for `state.trainable` alone.
     """
 
-    def step(
-        state: State, frozen: Weights, images: jax.Array, key: jax.Array
-    ) -> tuple[State, Metrics]:
+    def step(state: State, frozen: Weights, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         def loss(trainable: Weights) -> tuple[jax.Array, Metrics]:
             return objective.loss(
                 merge(trainable, frozen),
-                images,
+                batch,
                 jax.random.fold_in(key, state.step),
                 state.step / steps,
             )
