@@ -78,9 +78,16 @@ def calibrate(
     Returns:
       The same model with a codec.
     """
-    offsets, steps = bottleneck_scales(params.weights)
     batches = [images] if isinstance(images, (np.ndarray, jax.Array)) else images
-    parts = [quantise(latents(params, x), offsets, steps) for x in batches]
+    return calibrate_latents(params, (latents(params, x) for x in batches), provenance)
+
+
+def calibrate_latents(
+    params: NecParams, batches: Iterable[NDArray], provenance: dict | None = None
+) -> NecParams:
+    """Calibrate a model on the embeddings [N, (1 +) T, D] of whole images, batch by batch."""
+    offsets, steps = bottleneck_scales(params.weights)
+    parts = [quantise(y, offsets, steps) for y in batches]
     if not parts:
         raise InputError("no images to calibrate on: pass some hundreds of training images")
     symbols = np.concatenate(parts)

@@ -105,13 +105,25 @@ class Nec(nn.Module):
         if self.config.decoder_target != "none":
             self.decoder = Decoder(self.config)
 
-    def latents(self, images: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded."""
-        grid = self.config.grid(*images.shape[1:3])
-        patches = patchify(normalise(self.config, images), self.config.patch)
-        y = self.encoder(patches, grid, kept)
+    def latents(
+        self, images: jax.Array, kept: jax.Array | None = None, start: int = 0
+    ) -> jax.Array:
+        """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded.
+
+        With `start`, what `prefix` made of images is given in their place.
+        """
+        if start:
+            y = self.encoder(images.astype(jnp.float32), (0, 0), kept, start)
+        else:
+            patches = patchify(normalise(self.config, images), self.config.patch)
+            y = self.encoder(patches, self.config.grid(*images.shape[1:3]), kept)
         drop = self.config.class_token and not self.config.code_class_token
         return y[:, 1:] if drop else y
+
+    def prefix(self, images: jax.Array, stop: int) -> jax.Array:
+        """Images [B, H, W, C] -> all tokens after `stop` blocks, [B, n, width]."""
+        patches = patchify(normalise(self.config, images), self.config.patch)
+        return self.encoder(patches, self.config.grid(*images.shape[1:3]), stop=stop)
 
     def reconstruct(
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
@@ -150,42 +162,58 @@ def forward(
     mask_ratio: float,
     rounding: Rounding | None,
     alpha: jax.Array | float = 1.0,
+    start: int = 0,
 ) -> Losses:
     """Mask, encode, quantise, decode and compare.
 
     Args:
-      images: [B, H, W, C] in input units.
+      images: [B, H, W, C] in input units; or what `prefix` made of images of `image_size`.
       key: randomness of masks and noise.
       mask_ratio: part of the patches that is hidden.
       rounding, alpha: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
+      start: blocks that the input has passed (`prefix`); then nothing can be hidden any more, and
+        only features can be compared.
     """
     mask_key, noise_key = jax.random.split(key)
-    y, kept, masked = masked_latents(config, weights, images, mask_key, mask_ratio)
+    y, kept, masked = masked_latents(config, weights, images, mask_key, mask_ratio, start)
     bits = jnp.zeros(())
     if rounding is not None:
         y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_key, alpha)
-    grid = config.grid(*images.shape[1:3])
-    goal = targets(config, weights, images)
+    grid = grid_of(config, images, start)
+    goal = targets(config, weights, images, start)
     mse = distortion(config, weights, y, goal, grid, kept, masked)
     return Losses(mse, jnp.mean(bits))
 
 
 def masked_latents(
-    config: ModelConfig, weights: Weights, images: jax.Array, key: jax.Array, mask_ratio: float
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    key: jax.Array,
+    mask_ratio: float,
+    start: int = 0,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """The latents of randomly masked images, and `random_masking`'s `kept` and `masked`.
 
     At a ratio of 0 all tokens stay in their order, and `kept` is None.
     """
-    grid = config.grid(*images.shape[1:3])
+    grid = grid_of(config, images, start)
     if mask_ratio == 0:
         nothing = jnp.zeros((images.shape[0], grid[0] * grid[1]))
-        return latents(config, weights, images), None, nothing
+        return latents(config, weights, images, start=start), None, nothing
+    if start:
+        raise InputError("patches are hidden before the first block: the mask ratio must be 0")
     kept, masked = random_masking(key, images.shape[0], grid[0] * grid[1], mask_ratio)
     return latents(config, weights, images, kept), kept, masked
 
 
-def targets(config: ModelConfig, weights: Weights, images: jax.Array) -> jax.Array:
+def grid_of(config: ModelConfig, images: Any, start: int = 0) -> tuple[int, int]:
+    """The token grid of images [B, H, W, C]; with `start`, that of images of `image_size`."""
+    size = (config.image_size, config.image_size) if start else images.shape[1:3]
+    return config.grid(*size)
+
+
+def targets(config: ModelConfig, weights: Weights, images: jax.Array, start: int = 0) -> jax.Array:
     """What the decoder is to predict from images [B, H, W, C].
 
     Pixels: patches [B, T, patch_dim] (see `pixel_targets`). Features: the embedding [B, (1 +) T, D]
@@ -197,12 +225,14 @@ def targets(config: ModelConfig, weights: Weights, images: jax.Array) -> jax.Arr
             "train.main pretrain --init MODEL --trainable decoder), or pass --proxy features"
         )
     if config.decoder_target != "features":
+        if start:
+            raise InputError("pixels cannot be compared where only the tokens of blocks are given")
         patches = patchify(normalise(config, images), config.patch)
         return pixel_targets(config, patches)
     if "teacher" not in weights:
         raise InputError('features are compared with a teacher\'s: weights need "teacher"')
     teacher = {"encoder": merge(weights["teacher"], weights["encoder"])}
-    y = jax.lax.stop_gradient(latents(config, teacher, images))
+    y = jax.lax.stop_gradient(latents(config, teacher, images, start=start))
     scale = FeatureScale(config.embedding_width)
     return jnp.asarray(scale.apply({"params": weights["decoder"]["target"]}, y))
 
@@ -228,12 +258,23 @@ def distortion(
 
 
 def latents(
-    config: ModelConfig, weights: Weights, images: jax.Array, kept: jax.Array | None = None
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    kept: jax.Array | None = None,
+    start: int = 0,
 ) -> jax.Array:
     """`Nec.latents` on given weights."""
     part = {"encoder": weights["encoder"]}
-    y: Any = Nec(config).apply({"params": part}, images, kept, method=Nec.latents)
+    y: Any = Nec(config).apply({"params": part}, images, kept, start, method=Nec.latents)
     return y
+
+
+def prefix(config: ModelConfig, weights: Weights, images: jax.Array, stop: int) -> jax.Array:
+    """`Nec.prefix` on given weights."""
+    part = {"encoder": weights["encoder"]}
+    tokens: Any = Nec(config).apply({"params": part}, images, stop, method=Nec.prefix)
+    return tokens
 
 
 def reconstruct(

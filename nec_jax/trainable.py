@@ -41,6 +41,21 @@ def trainable_rule(preset: str, config: ModelConfig) -> Callable[[str], bool]:
     return lambda name: any(re.fullmatch(p, name) for p in patterns)
 
 
+def frozen_blocks(config: ModelConfig, weights: Weights, train: Callable[[str], bool]) -> int:
+    """How many of the encoder's first blocks, and all before them, stay as they are.
+
+    0 where something before the blocks trains. No block counts that comes after the first of
+    `embedding_blocks`: its output is not all that the rest needs.
+    """
+    lowest = min(config.embedding_blocks or (config.depth,))
+    for path, _ in jax.tree_util.tree_leaves_with_path({"encoder": weights["encoder"]}):
+        name = path_name(path)
+        if train(name) and not name.startswith("encoder/norm/"):
+            block = re.match(r"encoder/block_(\d+)/", name)
+            lowest = min(lowest, int(block[1]) if block else 0)
+    return lowest
+
+
 def split(weights: Weights, train: Callable[[str], bool]) -> tuple[Weights, Weights]:
     """Split a weight tree in two of the same shape, with None where a leaf is in the other."""
 

@@ -114,24 +114,42 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Patches -> tokens, class token first."""
+    """Patches -> tokens, class token first; or a part of the way (`start`, `stop`)."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(
-        self, patches: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
+        self,
+        x: jax.Array,
+        grid: tuple[int, int],
+        kept: jax.Array | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> jax.Array:
         """Encode all patches, or those that masking kept.
 
         Args:
-          patches: float32 [B, T, patch_dim], normalised; all of the grid.
+          x: float32 [B, T, patch_dim], normalised patches, all of the grid; or, if `start` is not
+            0, what `stop=start` returned.
           grid: height and width of the grid, T = height * width.
           kept: int32 [B, K], indices of the visible patches; None for all.
+          start: blocks that `x` has passed; no more than the first of `embedding_blocks`.
+          stop: blocks to pass before leaving early; None for all, and the final norm.
 
         Returns:
-          float32 [B, (1 +) K, embedding_width], after the final norm.
+          float32 [B, (1 +) K, embedding_width], after the final norm; with `stop`
+          [B, (1 +) registers + K, width].
         """
+        if not start:
+            x = self._tokens(x, grid, kept)
+        if stop is not None:
+            return self._blocks(x, start, stop)[-1]
+        return self._embedding(self._blocks(x, start, self.config.depth), start)
+
+    def _tokens(
+        self, patches: jax.Array, grid: tuple[int, int], kept: jax.Array | None
+    ) -> jax.Array:
         c = self.config
         if c.positions == "learned":
             side = c.image_size // c.patch
@@ -153,16 +171,22 @@ class Encoder(nn.Module):
                 token = self.param(name, nn.initializers.normal(0.02), shape)
                 token = jnp.broadcast_to(token, (x.shape[0], count, c.width))
                 x = jnp.concatenate([token, x], axis=1)
-        if c.pre_norm:
-            x = layer_norm("pre_norm", c.epsilon)(x)
-        taken, norm = [], layer_norm("norm", c.epsilon)
-        for i in range(c.depth):
-            x = Block(
+        return layer_norm("pre_norm", c.epsilon)(x) if c.pre_norm else x
+
+    def _blocks(self, x: jax.Array, start: int, stop: int) -> list[jax.Array]:
+        """The tokens after each number of blocks, from `start` to `stop`."""
+        c, passed = self.config, [x]
+        for i in range(start, stop):
+            block = Block(
                 c.heads, c.mlp_ratio, c.activation, c.epsilon, c.layer_scale, name=f"block_{i}"
-            )(x)
-            if i + 1 in c.embedding_blocks:
-                taken.append(norm(x))
-        y = jnp.concatenate(taken, axis=-1) if taken else norm(x)
+            )
+            passed.append(block(passed[-1]))
+        return passed
+
+    def _embedding(self, passed: list[jax.Array], start: int) -> jax.Array:
+        c, norm = self.config, layer_norm("norm", self.config.epsilon)
+        taken = [norm(passed[block - start]) for block in c.embedding_blocks or (c.depth,)]
+        y = jnp.concatenate(taken, axis=-1)
         if not c.registers:
             return y
         first = int(c.class_token)

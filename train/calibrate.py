@@ -33,6 +33,7 @@ def calibrate_bottleneck(
     lam: float,
     mask_ratio: float,
     choose_gain: bool,
+    start: int = 0,
 ) -> tuple[Weights, dict[str, float]]:
     """Fit the densities to masked training images, and choose the gain for `lam`.
 
@@ -41,21 +42,22 @@ def calibrate_bottleneck(
     gains one (the paper's form).
 
     Args:
-      images: [N, H, W, C], some tens of training images.
+      images: [N, H, W, C], some tens of training images; or what `nec.prefix` made of them.
+      start: blocks that they have passed.
 
     Returns:
       The weights with a new bottleneck, and facts: the chosen gain (symbols in one standard
       deviation; 0 if none was), and the bits an element and mse of rounded symbols there.
     """
     mask_key, noise_key, fresh_key = jax.random.split(key, 3)
-    grid = config.grid(*images.shape[1:3])
-    y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio)
+    grid = nec.grid_of(config, images, start)
+    y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio, start)
     flat = y.reshape(-1, y.shape[-1])
     deviation = jnp.std(flat, axis=0)
     # A dead channel must not be magnified until its noise costs bits.
     deviation = jnp.maximum(deviation, 1e-3 * jnp.median(deviation) + 1e-6)
     fresh = density.init_density(fresh_key, config.embedding_width)
-    goal = _targets(config, weights, images)
+    goal = _targets(config, weights, images, start)
 
     def with_gain(log_gain: jax.Array, steps: int) -> Weights:
         z = flat * jnp.exp(log_gain)
@@ -106,8 +108,8 @@ def fit_density(params: density.Params, z: jax.Array, key: jax.Array, steps: int
     return params
 
 
-_masked_latents = jax.jit(nec.masked_latents, static_argnames=("config", "mask_ratio"))
-_targets = jax.jit(nec.targets, static_argnames="config")
+_masked_latents = jax.jit(nec.masked_latents, static_argnames=("config", "mask_ratio", "start"))
+_targets = jax.jit(nec.targets, static_argnames=("config", "start"))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "grid"))

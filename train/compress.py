@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import nec_jax
-from nec_jax.api import check_images
+from nec_jax.calibration import calibrate_latents
 from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
@@ -16,10 +16,11 @@ from nec_jax.trainable import split, trainable_rule
 from train import loop, objective
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
-from train.data import read_all
 from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
+from train.inputs import Inputs, open_inputs
 from train.optim import optimiser
-from train.pretrain import open_training_source, read_validation, train_batches
+from train.prefix import finish
+from train.pretrain import open_training_source
 from train.step import data_mesh, init_state, make_step
 
 _CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
@@ -41,13 +42,11 @@ def run(options: Compress) -> None:
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
-    val_images = read_validation(options, config)
-    check_images(config, val_images)  # before hours of training: bands, dtype, range
-
+    inputs = open_inputs(options, base, source, rule)
     first = with_teacher(config, base.weights, rule)
 
     def start() -> Weights:
-        images = read_all(source, config.image_size, limit=_CALIBRATION_BATCH).images
+        images = inputs.sample(_CALIBRATION_BATCH)
         print(f"calibrating on {len(images)} images", file=sys.stderr)
         weights, facts = calibrate_bottleneck(
             config,
@@ -57,32 +56,32 @@ def run(options: Compress) -> None:
             lam=options.lam,
             mask_ratio=hidden,
             choose_gain=options.gain == "calibrated",
+            start=inputs.start,
         )
         print("calibrated: " + loop.describe(facts), file=sys.stderr)
         return weights
 
     weights = loop.fit(
         options,
-        objective.rate_distortion(config, options.lam, options.rounding, hidden),
+        objective.rate_distortion(config, options.lam, options.rounding, hidden, inputs.start),
         start,
         first,
         rule,
-        train_batches(options, source, config),
-        {"image": val_images},
+        inputs.batches,
+        inputs.val,
         density_lr=options.density_lr,
     )
     print("making the tables of the codec", file=sys.stderr)
     trained = dataclasses.replace(base, weights=without_teacher(weights))
-    params = with_codec(trained, options)
+    params = with_codec(trained, options, source.name, inputs)
     path = options.workdir / "model.safetensors"
     nec_jax.save(params, path)
     print(f"wrote {path}", file=sys.stderr)
 
 
-def with_codec(params: NecParams, options: Compress) -> NecParams:
+def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) -> NecParams:
     """Calibrate the tables on whole training images (fitted to size, not cropped at random)."""
-    source = open_training_source(options)
-    images = read_all(source, params.config.image_size, limit=options.calibration_images).images
+    images = inputs.sample(options.calibration_images)
     facts = {
         "lambda": options.lam,
         "rounding": options.rounding,
@@ -91,9 +90,12 @@ def with_codec(params: NecParams, options: Compress) -> NecParams:
         "init": options.init,
         "steps": options.steps,
         "batch": options.batch,
-        "data": source.name,
+        "data": data,
         "calibration_images": len(images),
     }
+    if inputs.start:
+        y = finish(params, images, inputs.start)
+        return calibrate_latents(params, [y], {"compress": facts})
     return nec_jax.calibrate(params, images, {"compress": facts})
 
 

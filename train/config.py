@@ -120,6 +120,12 @@ class Compress(Training):
     """Peak learning rate of the density and the gains."""
     calibration_images: int = 1024
     """Whole training images that the tables are calibrated on after training."""
+    cache: Path | None = None
+    """Folder for the activations of the frozen first blocks, which are then computed once an image (features, nothing hidden; --trainable late). Runs may share it."""  # noqa: E501
+    cache_gb: float = 20.0
+    """What that folder may take, 1e9 bytes each."""
+    views: int = 1
+    """With --cache: how many versions of each image, the first whole, the others cropped at random."""  # noqa: E501
     arch: str | None = None
     """With --describe: an architecture, instead of a model to start from."""
     describe: bool = False
@@ -129,8 +135,10 @@ class Compress(Training):
         super().__post_init__()
         if not (self.lam > 0 and self.density_lr > 0):
             raise OptionsError("--lambda and --density-lr must be positive")
-        if self.calibration_images < 1:
-            raise OptionsError("--calibration-images must be 1 or more")
+        if self.calibration_images < 1 or self.views < 1:
+            raise OptionsError("--calibration-images and --views must be 1 or more")
+        if self.views > 1 and self.cache is None:
+            raise OptionsError("--views goes with --cache: without it each crop is a new one")
         coded = ("paper", "paper+gain", "late", "density", "all")  # the rate depends on these
         if self.trainable not in coded:
             raise OptionsError(f"--trainable {self.trainable}: choose from {', '.join(coded)}")
@@ -146,6 +154,10 @@ class Evaluate:
     """The uncompressed model of the baselines: what the models were adapted from. Alone, only the baselines are measured."""  # noqa: E501
     data: str = ""
     """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, a Potsdam folder."""
+    cache: Path | None = None
+    """Folder of activations that the models were trained with (compress --cache), to read them instead of passing every image through the frozen blocks. float16: the bytes differ a little."""  # noqa: E501
+    cache_gb: float = 20.0
+    """What that folder may take, 1e9 bytes each."""
     out: Path = Path("runs/evaluate")
     """Folder for report.json, report.md and rate_distortion.png."""
     task: Literal["classification", "segmentation"] = "classification"

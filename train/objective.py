@@ -21,7 +21,7 @@ class Objective(NamedTuple):
       loss: (weights, batch, key, progress in [0, 1]) -> loss, metrics.
       validate: (weights, batch, key) -> metrics, each a mean over the images; `loss` is one.
 
-    A batch is {"image": [B, H, W, C]}, or what a cached prefix has in its place (train/prefix.py).
+    A batch is {"image": [B, H, W, C]}, or {"tokens": [B, n, width]} of blocks that were passed.
     """
 
     loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
@@ -45,12 +45,13 @@ def mae(config: ModelConfig, mask_ratio: float) -> Objective:
 
 
 def rate_distortion(
-    config: ModelConfig, lam: float, rounding: Rounding, mask_ratio: float
+    config: ModelConfig, lam: float, rounding: Rounding, mask_ratio: float, start: int = 0
 ) -> Objective:
     """`lam * mse + bits_per_element`: the paper's loss, made independent of the batch size.
 
     In training the rate is that of the noisy latent and the distortion follows `rounding`; on
-    validation both are those of rounded symbols.
+    validation both are those of rounded symbols. With `start`, batches hold the tokens after so
+    many blocks.
     """
     elements = config.grid(config.image_size, config.image_size)
     elements = (elements[0] * elements[1] + config.code_class_token) * config.embedding_width
@@ -65,11 +66,12 @@ def rate_distortion(
         losses = forward(
             config,
             weights,
-            batch["image"],
+            batch["tokens" if start else "image"],
             key,
             mask_ratio=mask_ratio,
             rounding=rounding,
             alpha=alpha,
+            start=start,
         )
         bits = losses.bits_per_element
         return {

@@ -1,0 +1,200 @@
+"""Activations of frozen blocks: computed once, kept on disk, and the same as without."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from model_cases import random_images, random_weights, tiny_config
+from PIL import Image
+from test_features import encoder_only  # noqa: F401
+from train_cases import SMALL
+
+import nec_jax
+from nec_jax import NecParams, latents, nec
+from nec_jax.trainable import frozen_blocks, trainable_rule
+from train import prefix
+from train.config import Compress, OptionsError
+from train.data import open_source, read_all
+from train.main import main
+from train.prefix import finish, open_prefix
+
+CONFIG = tiny_config(depth=3, pre_norm=True, registers=2)
+ROW = 2 * (1 + 2 + 16) * 48  # bytes
+
+
+@pytest.fixture(scope="module")
+def params() -> NecParams:
+    return NecParams(random_weights(CONFIG), CONFIG)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images of other sizes than the model's."""
+    for i, pixels in enumerate(random_images(0, 10, 80)):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "_SHARD_BYTES", 4 * ROW)
+
+
+def test_an_encoder_cut_in_two_is_the_same_encoder(params: NecParams) -> None:
+    images = random_images(0, 2)
+    whole = latents(params, images)
+    for cut in (1, 3):
+        tokens = jax.jit(nec.prefix, static_argnums=(0, 3))(CONFIG, params.weights, images, cut)
+        assert tokens.shape == (2, 1 + 2 + 16, 48)
+        after = finish(params, np.asarray(tokens, np.float16), cut)
+        np.testing.assert_allclose(after, whole, atol=2e-2)  # float16
+
+
+@pytest.mark.parametrize(
+    ("trainable", "blocks", "expected"),
+    [
+        ("late", (), 2),
+        ("late", (1, 3), 1),
+        ("density", (), 3),
+        ("decoder", (2, 3), 2),
+        ("paper", (), 0),
+        ("all", (), 0),
+    ],
+)
+def test_blocks_are_frozen_up_to_the_first_that_trains_or_is_embedded(
+    trainable: str, blocks: tuple[int, ...], expected: int
+) -> None:
+    config = tiny_config(depth=3, embedding_blocks=blocks)
+    shapes = jax.eval_shape(lambda key: nec.init_weights(config, key), jax.random.key(0))
+    assert frozen_blocks(config, shapes, trainable_rule(trainable, config)) == expected
+
+
+@pytest.mark.usefixtures("tiny_shards")
+def test_a_row_is_what_the_blocks_make_of_an_image(params: NecParams, folder: Path) -> None:
+    source = open_source(str(folder), "all")
+    cached = open_prefix(folder / "cache", 1, params, 2, source)
+    assert [len(shard) for shard in cached.views[0]] == [4, 4, 2]
+    images = read_all(source, 64).images
+    np.testing.assert_allclose(
+        finish(params, cached.whole(), 2), latents(params, images), atol=2e-2
+    )
+    some = read_all(source, 64, limit=3).images
+    np.testing.assert_allclose(finish(params, cached.whole(3), 2), latents(params, some), atol=2e-2)
+
+
+@pytest.mark.usefixtures("tiny_shards")
+def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
+    params: NecParams, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = open_source(str(folder), "all")
+    first = open_prefix(folder / "cache", 1, params, 2, source).whole()
+    made: list[list[int]] = []
+    compute = prefix._compute
+
+    def counted(*arguments: object) -> np.ndarray:
+        made.append(list(arguments[3]))  # type: ignore[arg-type]
+        return compute(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prefix, "_compute", counted)
+    open_prefix(folder / "cache", 1, params, 2, source)
+    assert not made
+    shard = next((folder / "cache").glob("prefix-*/00001-*.npy"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    last = next((folder / "cache").glob("prefix-*/00002-*.npy"))
+    last.unlink()  # a run that was cut off
+    again = open_prefix(folder / "cache", 1, params, 2, source).whole()
+    assert made == [[4, 5, 6, 7], [8, 9]]
+    assert "is damaged" in capsys.readouterr().err
+    assert np.array_equal(again, first)
+
+
+def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
+    params: NecParams, folder: Path
+) -> None:
+    source, home = open_source(str(folder), "all"), folder / "cache"
+
+    def keys() -> set[str]:
+        return {path.name for path in home.glob("prefix-*")}
+
+    open_prefix(home, 1, params, 2, source)
+    one = keys()
+    encoder = dict(params.weights["encoder"])
+    encoder["block_2"] = jax.tree.map(lambda x: x + 1, encoder["block_2"])
+    late = NecParams({**params.weights, "encoder": encoder}, CONFIG)
+    open_prefix(home, 1, late, 2, source)
+    assert keys() == one  # what comes later does not matter
+    encoder["block_1"] = jax.tree.map(lambda x: x + 1, encoder["block_1"])
+    open_prefix(home, 1, NecParams({**params.weights, "encoder": encoder}, CONFIG), 2, source)
+    assert len(keys()) == 2
+    open_prefix(home, 1, params, 1, source)
+    assert len(keys()) == 3
+    open_prefix(home, 1, params, 2, source, views=2)
+    assert len(keys()) == 4  # the whole images are shared
+    Image.fromarray(random_images(9, 1, 80)[0]).save(folder / "0.png")
+    open_prefix(home, 1, params, 2, open_source(str(folder), "all"))
+    assert len(keys()) == 5
+    about = json.loads((home / min(one) / "about.json").read_text())
+    assert about["crop"] == "whole"
+
+
+def test_the_size_is_bounded(params: NecParams, folder: Path) -> None:
+    source = open_source(str(folder), "all")
+    with pytest.raises(OptionsError, match="--cache-gb allows 1e-05"):
+        open_prefix(folder / "cache", 1e-5, params, 2, source)
+    assert not (folder / "cache").exists()
+    open_prefix(folder / "cache", 15 * ROW / 1e9, params, 2, source)
+    with pytest.raises(OptionsError, match="and others in"):
+        open_prefix(folder / "cache", 15 * ROW / 1e9, params, 1, source)
+
+
+@pytest.mark.usefixtures("tiny_shards")
+def test_an_epoch_has_each_view_of_each_readable_image_once(
+    params: NecParams, folder: Path
+) -> None:
+    (folder / "3.png").write_bytes(b"no image")
+    source = open_source(str(folder), "all")
+    cached = open_prefix(folder / "cache", 1, params, 1, source, views=2)
+    assert len(cached.whole()) == 9
+    batches = cached.batches(3, seed=1)
+    seen = [next(batches)["tokens"] for _ in range(6)]
+    rows = [cached.row(view, i) for view in range(2) for i in range(10) if i != 3]
+    assert {x.tobytes() for x in np.concatenate(seen)} == {x.tobytes() for x in rows}
+    again = cached.batches(3, seed=1)
+    next(again)
+    position = again.get_state()
+    resumed = cached.batches(3, seed=1)
+    resumed.set_state(position)
+    for expected in seen[1:]:
+        assert np.array_equal(next(resumed)["tokens"], expected)
+
+
+def test_compression_from_the_cache_starts_where_it_does_without(
+    encoder_only: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    late = ["compress", *SMALL, "--init", str(encoder_only), "--proxy", "features"]
+    late += ["--trainable", "late", "--steps", "4", "--calibration-images", "32"]
+    main([*late, "--workdir", str(tmp_path / "images")])
+    cache = ["--cache", str(tmp_path / "cache")]
+    main([*late, *cache, "--views", "2", "--workdir", str(tmp_path / "tokens")])
+    starts = []
+    for name in ("images", "tokens"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        starts.append(json.loads(lines[0]))
+    assert starts[0]["split"] == "val"
+    for metric in ("mse", "bits_per_element"):
+        assert starts[1][metric] == pytest.approx(starts[0][metric], rel=0.02)
+    assert nec_jax.load(tmp_path / "tokens/model.safetensors").codec is not None
+
+
+def test_a_cache_that_cannot_serve_is_refused(smoke_mae: Path, tmp_path: Path) -> None:
+    cache = ["--cache", str(tmp_path / "cache"), "--workdir", str(tmp_path / "run")]
+    run = ["compress", *SMALL, "--init", str(smoke_mae), *cache]
+    with pytest.raises(SystemExit, match="--cache needs inputs that are the same in every epoch"):
+        main([*run, "--trainable", "late"])
+    with pytest.raises(SystemExit, match="no first block stays as it is"):
+        main([*run, "--trainable", "paper", "--proxy", "features"])
+    with pytest.raises(OptionsError, match="--views goes with --cache"):
+        Compress(views=2)

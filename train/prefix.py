@@ -1,0 +1,282 @@
+"""What frozen blocks make of the images, computed once and kept on disk.
+
+Where the first blocks of an encoder stay as they are and its input is the same in every epoch,
+their output is too. It is stored as float16, a row an image, in shards named with their CRC-32:
+
+    CACHE/prefix-KEY/about.json            what the key is made of
+    CACHE/prefix-KEY/00007-1a2b3c4d.npy    float16 [rows, tokens, width]
+
+The key is a hash of what the rows follow from: the frozen weights, the configuration, the data and
+the crops. A shard is written under another name and renamed, so that a run that was
+cut off goes on with the next one; a damaged shard is made again.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from nec_jax import nec
+from nec_jax.api import check_images
+from nec_jax.config import ModelConfig
+from nec_jax.params import NecParams
+from nec_jax.trainable import path_name
+from train.config import OptionsError
+from train.data.record import CorruptImageError, Source
+from train.data.resize import fit_to, random_crop
+
+_SHARD_BYTES = 1 << 26
+_BATCH = 16  # images that pass the frozen blocks together
+_SAMPLED = 16  # images whose pixels are part of the key
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """Activations of a source's images after the first `blocks` blocks.
+
+    `views[0]` is of whole images (`fit_to`), the others of random crops, perhaps mirrored. Each is
+    shards float16 [rows, tokens, width], mapped from disk; all but the last have as many rows. The
+    row of an image that cannot be read is NaN.
+    """
+
+    blocks: int
+    images: int
+    views: tuple[tuple[NDArray[np.float16], ...], ...]
+
+    def row(self, view: int, image: int) -> NDArray[np.float16]:
+        """Tokens [n, width] of one view of one image."""
+        shards = self.views[view]
+        return shards[image // len(shards[0])][image % len(shards[0])]
+
+    def whole(self, limit: int | None = None) -> NDArray[np.float16]:
+        """View 0 [N, n, width], of at most `limit` images, evenly spread as by `read_all`."""
+        wanted = self.images if limit is None else min(limit, self.images)
+        rows = np.stack([self.row(0, i * self.images // wanted) for i in range(wanted)])
+        return rows[~np.isnan(rows[:, 0, 0])]
+
+    def batches(self, batch: int, seed: int) -> grain.DatasetIterator[dict[str, Any]]:
+        """Endless shuffled {"tokens": [batch, n, width]}, resumable like `train_iterator`."""
+
+        def read(number: int) -> dict[str, NDArray[np.float16]] | None:
+            tokens = self.row(*divmod(number, self.images))
+            return None if np.isnan(tokens[0, 0]) else {"tokens": np.array(tokens)}
+
+        count = len(self.views) * self.images
+        rows = grain.MapDataset.range(count).shuffle(seed=seed).repeat().map(read)
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2 * batch)
+        return iter(rows.to_iter_dataset(ahead).batch(batch))
+
+
+def open_prefix(
+    folder: Path,
+    limit_gb: float,
+    params: NecParams,
+    blocks: int,
+    source: Source,
+    *,
+    views: int = 1,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Prefix:
+    """Read the activations of a source from `folder`, and compute those that are not there.
+
+    Args:
+      folder: of any number of caches.
+      limit_gb: what all of them may take, 1e9 bytes each.
+      params: the model; its first `blocks` blocks are frozen.
+      views: of each image.
+      seed: of the crops of all views but the first.
+      limit: only so many images, evenly spread.
+
+    Raises:
+      OptionsError: the caches would take more than `limit_gb`; or activations beyond float16.
+    """
+    total = len(source)
+    images = total if limit is None else min(limit, total)
+    indices = [i * total // images for i in range(images)]
+    facts = {
+        "format": 1,
+        "weights": _digest_weights(params, blocks),
+        "config": _config_facts(params.config),
+        "blocks": blocks,
+        "data": {"name": source.name, "images": total, "sample": _digest_images(source)},
+        "of_them": images,
+    }
+    crops = [{"crop": "whole"}, *({"crop": view, "seed": seed} for view in range(1, views))]
+    keys = [json.dumps(facts | crop, indent=1, sort_keys=True) for crop in crops]
+    names = [f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
+    homes = [folder / name for name in names]
+    side = params.config.image_size // params.config.patch
+    tokens = side**2 + params.config.class_token + params.config.registers
+    size = 2 * tokens * params.config.width
+    _refuse_too_large(folder, homes, views * images * size, limit_gb)
+
+    def shards(view: int) -> Iterator[NDArray[np.float16]]:
+        homes[view].mkdir(parents=True, exist_ok=True)
+        (homes[view] / "about.json").write_text(keys[view] + "\n")
+        per_shard = max(1, _SHARD_BYTES // size)
+        chunks = [indices[i : i + per_shard] for i in range(0, images, per_shard)]
+        found = {number: _sound_shard(homes[view], number) for number in range(len(chunks))}
+        missing = [number for number, shard in found.items() if shard is None]
+        if missing:
+            print(
+                f"activations of {images} images after {blocks} blocks, view {view + 1} of {views}:"
+                f" {images * size / 1e9:.2f} GB in {homes[view]}, {len(missing)} of {len(chunks)} "
+                "shards to make",
+                file=sys.stderr,
+            )
+        # Processes that share the folder begin apart, and take what others have made meanwhile.
+        turn = len(missing) * jax.process_index() // jax.process_count()
+        for number in missing[turn:] + missing[:turn]:
+            shard = _sound_shard(homes[view], number)
+            if shard is None:
+                made = _compute(params, blocks, source, chunks[number], view, seed, tokens)
+                shard = _write_shard(homes[view], number, made)
+                print(f"  shard {number + 1} of {len(chunks)}", file=sys.stderr)
+            found[number] = shard
+        return (shard for shard in found.values() if shard is not None)
+
+    return Prefix(blocks, images, tuple(tuple(shards(view)) for view in range(views)))
+
+
+def _compute(
+    params: NecParams,
+    blocks: int,
+    source: Source,
+    indices: Sequence[int],
+    view: int,
+    seed: int,
+    tokens: int,
+) -> NDArray[np.float16]:
+    config, image_size = params.config, params.config.image_size
+    out = np.full((len(indices), tokens, config.width), np.nan, np.float16)
+    batch = np.zeros((_BATCH, image_size, image_size, config.channels), config.dtype)
+    for first in range(0, len(indices), _BATCH):
+        rows = []
+        for row in range(first, min(first + _BATCH, len(indices))):
+            try:
+                image = source[indices[row]]["image"]
+            except CorruptImageError as error:
+                print(f"left out: {error}", file=sys.stderr)
+                continue
+            random = np.random.default_rng([seed, view, indices[row]])
+            cut = random_crop(image, image_size, random) if view else fit_to(image, image_size)
+            check_images(config, cut[None])
+            batch[len(rows)] = cut
+            rows.append(row)
+        # At one batch size, so that the activations do not depend on how rows fall into batches.
+        made = np.asarray(_prefix(params.weights, config, batch, blocks))[: len(rows)]
+        if not np.abs(made).max(initial=0.0) <= np.finfo(np.float16).max:
+            raise OptionsError(
+                f"activations after {blocks} blocks are beyond float16: train without --cache"
+            )
+        out[rows] = made
+    return out
+
+
+@functools.partial(jax.jit, static_argnames=("config", "stop"))
+def _prefix(weights: nec.Weights, config: ModelConfig, images: jax.Array, stop: int) -> jax.Array:
+    with jax.default_matmul_precision(config.precision):
+        return nec.prefix(config, weights, images, stop)
+
+
+def finish(params: NecParams, tokens: NDArray[np.float16], blocks: int) -> NDArray[np.float32]:
+    """The embeddings [N, (1 +) T, D] of images whose tokens [N, n, width] passed `blocks` blocks.
+
+    Computed as `nec_jax.latents` does, from activations that were rounded to float16.
+    """
+    out = []
+    for first in range(0, len(tokens), _BATCH):
+        part = tokens[first : first + _BATCH]
+        padded = np.zeros((_BATCH, *part.shape[1:]), np.float16)
+        padded[: len(part)] = part
+        out.append(np.asarray(_finish(params.weights, params.config, padded, blocks))[: len(part)])
+    return np.concatenate(out)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "start"))
+def _finish(weights: nec.Weights, config: ModelConfig, tokens: jax.Array, start: int) -> jax.Array:
+    with jax.default_matmul_precision(config.precision):
+        return nec.latents(config, weights, tokens, start=start)
+
+
+def _write_shard(home: Path, number: int, rows: NDArray[np.float16]) -> NDArray[np.float16]:
+    partial = home / f"{number:05d}.{jax.process_index()}.tmp"
+    with partial.open("wb") as file:
+        np.save(file, rows)
+    crc = zlib.crc32(partial.read_bytes())
+    path = home / f"{number:05d}-{crc:08x}.npy"
+    partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _sound_shard(home: Path, number: int) -> NDArray[np.float16] | None:
+    for path in sorted(home.glob(f"{number:05d}-????????.npy")):
+        if f"{_crc(path):08x}" == path.stem[-8:]:
+            return np.load(path, mmap_mode="r")
+        print(f"{path} is damaged: it is made again", file=sys.stderr)
+        path.unlink()
+    return None
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            crc = zlib.crc32(part, crc)
+    return crc
+
+
+def _refuse_too_large(folder: Path, homes: list[Path], size: int, limit_gb: float) -> None:
+    others = [path for path in folder.glob("prefix-*/*.npy") if path.parent not in homes]
+    taken = sum(path.stat().st_size for path in others)
+    if taken + size > limit_gb * 1e9:
+        rest = f" and others in {folder} {taken / 1e9:.2f} GB" if taken else ""
+        raise OptionsError(
+            f"these activations take {size / 1e9:.2f} GB{rest}; --cache-gb allows {limit_gb:g}: "
+            "raise it, lower --views, or delete caches that are no longer needed"
+        )
+
+
+def _digest_weights(params: NecParams, blocks: int) -> str:
+    """Hash what acts on the tokens before block `blocks`."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params.weights["encoder"]):
+        name = path_name(path)
+        first, _, _ = name.partition("/")
+        if first == "norm" or (first.startswith("block_") and int(first[6:]) >= blocks):
+            continue
+        digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _config_facts(config: ModelConfig) -> dict[str, Any]:
+    """Return what the encoder's start depends on: nothing of decoder and coding."""
+    apart = ("coding_batch", "code_class_token", "embedding_blocks", "arch", "depth", "bands")
+    facts = dataclasses.asdict(config)
+    return {k: v for k, v in facts.items() if k not in apart and not k.startswith("decoder_")}
+
+
+def _digest_images(source: Source) -> str:
+    """Hash ids and pixels of a few images, evenly spread."""
+    digest = hashlib.sha256()
+    count = min(_SAMPLED, len(source))
+    for i in range(count):
+        try:
+            record = source[i * len(source) // count]
+        except CorruptImageError:
+            continue
+        digest.update(record["id"].encode())
+        digest.update(np.ascontiguousarray(record["image"]).tobytes())
+    return digest.hexdigest()
