@@ -33,12 +33,49 @@ def path_name(path: Iterable[Any]) -> str:
     return "/".join(str(getattr(k, "key", k)) for k in path)
 
 
-def trainable_rule(preset: str, config: ModelConfig) -> Callable[[str], bool]:
-    """Which weights train: a predicate of a path, from the name of a preset of `TRAINABLE`."""
-    if preset not in TRAINABLE:
-        raise InputError(f"unknown trainable set {preset!r}: choose from {', '.join(TRAINABLE)}")
-    patterns = [p.format(last=config.depth - 1) for p in TRAINABLE[preset]]
-    return lambda name: any(re.fullmatch(p, name) for p in patterns)
+def trainable_rule(name: str, config: ModelConfig) -> Callable[[str], bool]:
+    """Which weights train: a predicate of a path.
+
+    Args:
+      name: of a preset of `TRAINABLE`; or patterns of paths, regular expressions between commas,
+        in which {last} is the number of the last encoder block:
+        `encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*`.
+
+    Raises:
+      InputError: neither; or a pattern that is no path of this model.
+    """
+    if name in TRAINABLE:
+        return _matcher(TRAINABLE[name], config)
+    if "/" not in name:
+        raise InputError(
+            f"unknown trainable set {name!r}: choose from {', '.join(TRAINABLE)}, or give patterns "
+            "of paths between commas, such as 'encoder/block_{last}/.*,bottleneck/.*'"
+        )
+    patterns = [pattern.strip() for pattern in name.split(",")]
+    for pattern in patterns:
+        try:
+            matches = _matcher((pattern,), config)
+        except re.error as error:
+            raise InputError(f"trainable set: {pattern!r} is no pattern: {error}") from error
+        if not any(map(matches, _paths(config))):
+            raise InputError(
+                f"trainable set: no weight's path is {pattern!r}; there are "
+                "encoder/patch_embed/kernel, encoder/block_0/attn/qkv/kernel, ..."
+            )
+    return _matcher(patterns, config)
+
+
+def _matcher(patterns: Iterable[str], config: ModelConfig) -> Callable[[str], bool]:
+    last = str(config.depth - 1)
+    compiled = [re.compile(pattern.replace("{last}", last)) for pattern in patterns]
+    return lambda path: any(pattern.fullmatch(path) for pattern in compiled)
+
+
+def _paths(config: ModelConfig) -> list[str]:
+    from nec_jax.nec import init_weights  # which imports this file
+
+    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
 
 
 def frozen_blocks(config: ModelConfig, weights: Weights, train: Callable[[str], bool]) -> int:

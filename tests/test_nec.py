@@ -95,6 +95,25 @@ def test_the_other_trainable_sets():
         trainable_rule("half", model_config("vit-b"))
 
 
+def test_a_trainable_set_can_be_patterns_of_paths():
+    train = trainable_rule("encoder/block_{last}/.*, bottleneck/.*", model_config("vit-b"))
+    assert set(filter(train, VIT_B)) == {
+        n for n in VIT_B if n.startswith(("encoder/block_11/", "bottleneck/"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ("encoder/block_12/.*,bottleneck/.*", "no weight's path is 'encoder/block_12/.*'"),
+        ("encoder/(block", "is no pattern"),
+    ],
+)
+def test_patterns_that_name_nothing_are_refused(patterns, message):
+    with pytest.raises(ValueError, match=message):
+        trainable_rule(patterns, model_config("vit-b"))
+
+
 @pytest.mark.parametrize("preset", list(TRAINABLE))
 def test_merge_inverts_split(preset):
     config = tiny_config()

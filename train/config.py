@@ -113,7 +113,7 @@ class Compress(Training):
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
     """What the decoder sees in training; the rate always sees noise."""
     trainable: str = "paper+gain"
-    """Which parameters train: paper, paper+gain, late (last block, decoder), density, all."""
+    """Which parameters train: paper, paper+gain, late (last block, decoder), density, all; or patterns of paths between commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
     gain: Literal["calibrated", "identity"] = "calibrated"
     """The gain before rounding at the start: chosen on data for this lambda, or one (paper)."""
     density_lr: float = 1e-3
@@ -140,8 +140,11 @@ class Compress(Training):
         if self.views > 1 and self.cache is None:
             raise OptionsError("--views goes with --cache: without it each crop is a new one")
         coded = ("paper", "paper+gain", "late", "density", "all")  # the rate depends on these
-        if self.trainable not in coded:
-            raise OptionsError(f"--trainable {self.trainable}: choose from {', '.join(coded)}")
+        if self.trainable not in coded and "/" not in self.trainable:
+            raise OptionsError(
+                f"--trainable {self.trainable}: choose from {', '.join(coded)}, or give patterns "
+                "of paths between commas, such as 'encoder/block_{last}/.*,bottleneck/.*'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
