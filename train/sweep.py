@@ -93,7 +93,7 @@ def folder_name(chosen: dict[str, Any], point: Compress) -> str:
 
 
 class Studies:
-    """The labelled splits, read once for all models of one image size."""
+    """The labelled images, read once for each size of image."""
 
     def __init__(self, options: Evaluate):
         self.options = options
@@ -102,7 +102,7 @@ class Studies:
     def of(self, init: str) -> tuple[nec_jax.NecParams, Study]:
         """The model of `init`, uncompressed, and the images at its size."""
         base = nec_jax.load(init)
-        size = base.config.image_size
+        size = self.options.image_size or base.config.image_size
         if size not in self._by_size:
             self._by_size[size] = evaluate.open_study(self.options, base.config)
         return base, self._by_size[size]
