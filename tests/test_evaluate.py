@@ -1,5 +1,6 @@
 """The study: scores, real sizes, and the three files of a report."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_what_fits_chooses_and_scores_is_disjoint(
     study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
     names = [name for part in study.splits() for name in part.ids]
     assert len(names) == len(set(names))
+
+
+def test_images_can_be_of_another_size_than_the_models(smoke_mae: Path, smoke_nec: Path) -> None:
+    options = study_options(smoke_mae, smoke_nec, "segmentation", "val")
+    options = dataclasses.replace(options, image_size=64, limit=10)
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    [(setting, params)] = methods.load_compressed(options.models).items()
+    method = methods.nec_method(study, setting, params)
+    assert params.config.image_size == 32
+    assert method.values[2].shape[:2] == (10, 1 + 8 * 8)
 
 
 def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(

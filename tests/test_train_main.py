@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import rasterio
 from train_cases import run_compress
 
 import nec_jax
+from train.config import Compress, OptionsError
+from train.initial import initial_model
 from train.loop import MetricsLog
 from train.main import main
+from train.pretrain import in_steps, open_training_source
 
 
 def test_pretraining_writes_a_model_with_the_data_normalisation(smoke_mae: Path) -> None:
@@ -74,6 +78,39 @@ def test_a_loss_that_is_not_finite_stops_the_run(smoke_mae: Path, tmp_path: Path
         assert steps == ["1"]
 
 
+def test_another_architecture_than_the_config_is_for_is_refused(smoke_mae: Path) -> None:
+    arguments = ["--init", str(smoke_mae), "--data", "blue-marble"]
+    with pytest.raises(SystemExit, match=r"--arch vit-b: .* is a vit-ti"):
+        main(["compress", "--config", "paper-ucmerced", *arguments])
+
+
+def test_fewer_images_and_epochs() -> None:
+    options = Compress(data="blue-marble", chip=32, images=100, epochs=3, batch=8)
+    source, whole = (open_training_source(o) for o in (options, replace(options, images=None)))
+    assert len(source) == 100
+    assert in_steps(options, source).steps == 38  # 300 images, rounded up
+    ids = [record["id"] for record in map(source.__getitem__, range(100))]
+    assert len(set(ids)) == 100
+    # Evenly spread: the last comes from the last hundredth.
+    assert ids[0] == whole[0]["id"]
+    assert ids[99] == whole[99 * len(whole) // 100]["id"]
+    assert len(open_training_source(replace(options, images=10**6))) == len(whole)
+    with pytest.raises(IndexError):
+        source[100]
+
+
+def test_the_class_token_can_be_left_out(smoke_mae: Path) -> None:
+    base = nec_jax.load(smoke_mae)
+    source = open_training_source(Compress(data="blue-marble", chip=32))
+    without = initial_model(Compress(code_class_token=False), base, source)
+    assert not without.config.code_class_token
+    same = jax.tree.map(np.array_equal, without.weights, base.weights)
+    assert all(jax.tree.leaves(same))
+    learned = replace(base, config=replace(base.config, decoder_positions="learned"))
+    with pytest.raises(OptionsError, match="learned positions"):
+        initial_model(Compress(code_class_token=False), learned, source)
+
+
 def test_images_of_other_bands_are_refused_before_training(smoke_mae: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
@@ -114,7 +151,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
     [
         (["compress", "--data", "x"], "pass --init"),
         (["compress", "--init", "no-such", "--data", "x"], "no model 'no-such'"),
-        (["compress", "--arch", "vit-ti"], "--arch goes with --describe"),
+        (["compress", "--arch", "vit-ti"], "pass --init"),
         (["pretrain"], "pass --data"),
         (["pretrain", "--data", "/no/such/folder"], "/no/such/folder"),
         (["evaluate", "--base", "x"], "evaluate needs --base"),
@@ -135,6 +172,7 @@ def test_what_cannot_be_run_ends_with_a_message(arguments: list[str], message: s
     [
         (["compress", "--lamda", "3"], "lamda"),
         (["pretrain", "--steps", "0"], "--steps must be 1 or more"),
+        (["compress", "--images", "0"], "--images must be 1 or more"),
         (["compress", "--lambda", "-1"], "--lambda and --density-lr must be positive"),
         (["compress", "--trainable", "decoder"], "--trainable decoder: choose from"),
         (["evaluate", "--split", "train"], "--split train would score"),
@@ -157,7 +195,8 @@ def test_the_console_script_is_the_same_command() -> None:
 def test_help_names_every_command_and_config(capsys: pytest.CaptureFixture) -> None:
     main(["--help"])
     text = capsys.readouterr().out
-    assert all(word in text for word in ("pretrain", "compress", "evaluate", "aid-ti"))
+    commands = ("pretrain", "compress", "evaluate", "sweep", "report")
+    assert all(word in text for word in (*commands, "aid-ti", "paper-potsdam"))
     with pytest.raises(SystemExit):
         main(["compress", "--help"])
     assert "Weight of the distortion" in " ".join(capsys.readouterr().out.split())

@@ -20,7 +20,7 @@ from train.initial import config_for, initial_model, mask_ratio, with_teacher, w
 from train.inputs import Inputs, open_inputs
 from train.optim import optimiser
 from train.prefix import finish
-from train.pretrain import open_training_source
+from train.pretrain import in_steps, open_training_source
 from train.step import data_mesh, init_state, make_step
 
 _CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
@@ -31,13 +31,14 @@ def run(options: Compress) -> None:
     if options.describe:
         print(json.dumps(describe(options)))
         return
-    if options.arch is not None:
-        raise OptionsError("--arch goes with --describe: what is trained comes from --init")
     if not options.init:
         raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
     loop.print_devices()
     base = nec_jax.load(options.init)
+    if options.arch not in (None, base.config.arch):
+        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
     source = open_training_source(options)
+    options = in_steps(options, source)
     base = initial_model(options, base, source)
     config = base.config
     hidden = mask_ratio(options, config)

@@ -1,10 +1,10 @@
 """The configurations of training runs, as frozen dataclasses that are also command lines."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, Suppress, arg
 
 
 class OptionsError(ValueError):
@@ -28,10 +28,14 @@ class Training:
     """Split to train on; `all` for the whole data set."""
     val_split: str = "val"
     """Split to validate on."""
+    images: int | None = None
+    """At most this many training images, evenly spread; all if not given."""
     chip: int = 256
     """Side of the windows that large images are cut into, pixels."""
     steps: int = 1000
     """Optimiser steps."""
+    epochs: int | None = None
+    """Passes over the training images, instead of --steps."""
     batch: int = 64
     """Images a step, over all devices."""
     lr: float = 1.5e-4
@@ -50,6 +54,8 @@ class Training:
     """Bands of the images, in order, NAME or NAME=BAND of the model's; those without one start from the mean of the others."""  # noqa: E501
     decoder_depth: int | None = None
     """Blocks of a new decoder, if other than the architecture's (1 for features)."""
+    code_class_token: bool | None = None
+    """Whether the class token is coded; yes, or as --init has it."""
     val_images: int = 512
     """At most this many validation images, evenly spread."""
     val_every: int = 500
@@ -63,8 +69,8 @@ class Training:
 
     def __post_init__(self) -> None:
         whole = ("chip", "steps", "batch", "val_images", "val_every", "log_every")
-        for name in (*whole, "checkpoint_every"):
-            if getattr(self, name) < 1:
+        for name in (*whole, "checkpoint_every", "images", "epochs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise OptionsError(f"{flag(name)} must be 1 or more")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise OptionsError("--mask-ratio must be at least 0 and below 1")
@@ -88,8 +94,6 @@ class Pretrain(Training):
     """Side of a patch, pixels, if other than the architecture's."""
     depth: int | None = None
     """Encoder blocks, if other than the architecture's."""
-    code_class_token: bool | None = None
-    """Whether the class token is coded later on; yes, or as --init has it."""
     lr: float = 1e-3
     """Peak learning rate; cosine to zero."""
     warmup: int = 100
@@ -127,7 +131,7 @@ class Compress(Training):
     views: int = 1
     """With --cache: how many versions of each image, the first whole, the others cropped at random."""  # noqa: E501
     arch: str | None = None
-    """With --describe: an architecture, instead of a model to start from."""
+    """The architecture that --init must have; with --describe, it stands for a model."""
     describe: bool = False
     """Print parameters, tokens and FLOPs as JSON, and stop."""
 
@@ -169,6 +173,8 @@ class Evaluate:
     """Split that is scored. Choose on val; report test once."""
     chip: int = 256
     """Side of the windows that large images are cut into, pixels."""
+    image_size: int | None = None
+    """Side that images are brought to, pixels, if other than the models'."""
     limit: int | None = None
     """At most this many images a split, evenly spread."""
     seeds: int = 3
@@ -189,5 +195,65 @@ class Evaluate:
     def __post_init__(self) -> None:
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
             raise OptionsError("--seeds and --epochs must be 1 or more")
+        if self.image_size is not None and self.image_size < 1:
+            raise OptionsError("--image-size must be 1 or more")
         if self.split in ("train", "all"):
             raise OptionsError(f"--split {self.split} would score images that the heads learned on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Compress and evaluate every point of a study: `sweep NAME` or `sweep FILE.toml`."""
+
+    workdir: Path = Path("runs/sweep")
+    """Where results.csv and the points' runs go. The same command goes on where it stopped."""
+    compress: Compress = field(default_factory=Compress)
+    """What all points share in training."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """How every point is measured."""
+    axes: Suppress[dict[str, Any]] = field(default_factory=dict)
+    """Options of `compress` and the values that they take, in all combinations, ..."""
+    points: Suppress[list[dict[str, Any]]] = field(default_factory=list)
+    """... at each of these settings of other options."""
+
+    def __post_init__(self) -> None:
+        for table, names in (
+            ("compress", ("workdir", "describe")),
+            ("evaluate", ("models", "base", "out")),
+        ):
+            default = Compress() if table == "compress" else Evaluate()
+            for name in names:
+                if getattr(getattr(self, table), name) != getattr(default, name):
+                    raise OptionsError(f"{table}.{name}: a sweep sets it by itself, leave it out")
+        for name, values in self.axes.items():
+            if not (isinstance(values, list) and values):
+                raise OptionsError(f"axis {name}: give a list of values")
+        if not (isinstance(self.points, list) and all(isinstance(p, dict) for p in self.points)):
+            raise OptionsError("points: give tables, [[points]]")
+        for name in [*self.axes, *(name for point in self.points for name in point)]:
+            if name not in AXES:
+                raise OptionsError(f"{name} cannot be an axis: choose from {', '.join(AXES)}")
+        if twice := [name for name in self.axes if any(name in point for point in self.points)]:
+            raise OptionsError(f"{', '.join(twice)}: in [axes] or in [[points]], not in both")
+
+
+AXES = {
+    "lambda" if f.name == "lam" else f.name: f.name
+    for f in fields(Compress)
+    if f.name not in ("workdir", "arch", "describe")
+}
+"""What a study may vary: every option of `compress` but these three, and its field's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The tables and plots of a sweep: `report RESULTS.csv`."""
+
+    results: Positional[Path] = Path("results.csv")
+    """The table that `sweep` wrote."""
+    out: Path = Path("runs/report")
+    """Folder for report.md, rate_distortion.png and rate_distortion.pdf."""
+    x: str = "bytes_per_image"
+    """Column on the horizontal axis."""
+    by: tuple[str, ...] = ()
+    """Axes that have a line for each of their values; if none is named, all that vary but lambda and seed."""  # noqa: E501

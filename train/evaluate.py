@@ -6,6 +6,7 @@ scored once on the split that is reported.
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from train import report
 from train.config import Evaluate, OptionsError
 from train.data import IGNORE, Split, open_source, read_all
 from train.methods import Method, Study, load_compressed, methods
+
+CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
 
 def run(options: Evaluate) -> None:
@@ -45,20 +48,11 @@ def evaluate(
     options: Evaluate, study: Study, base: NecParams, models: dict[str, NecParams]
 ) -> report.Report:
     """Score every method of a study, one after another."""
-    console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
-    points, kinds = [], head_kinds(options)
     metric = report.AXES[report.METRICS[options.task]]
-    console.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
-    if base.config.decoder_target == "none" and any(with_decoder for _, with_decoder in kinds):
-        kinds = [kind for kind in kinds if not kind[1]]
-        console.print(f"no heads behind a decoder: {options.base} has none")
-    for method in methods(options, study, base, models):
-        label = f"{method.name} {method.setting}"
-        console.print(f"{label}: {method.bytes_per_image:.1f} bytes an image")
-        for head in kinds:
-            scores = score_head(options, study, method, *head)
-            points.append(report.point(method, options.task, *head, scores))
-            console.print(f"  {report.head_name(*head):22s} {report.spread(scores)}")
+    CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
+    kinds = head_kinds(options, base.config)
+    coded = methods(options, study, base, models)
+    points = [point for method in coded for point in measure(options, study, method, kinds)]
     return {
         "dataset": study.name,
         "model": options.base,
@@ -69,15 +63,30 @@ def evaluate(
     }
 
 
+def measure(
+    options: Evaluate, study: Study, method: Method, kinds: list[tuple[Kind, bool]]
+) -> list[dict[str, Any]]:
+    """Points of the report: one a head, fitted and scored on what `method` decoded."""
+    label = f"{method.name} {method.setting}"
+    CONSOLE.print(f"{label}: {method.bytes_per_image:.1f} bytes an image")
+    points = []
+    for head in kinds:
+        scores = score_head(options, study, method, *head)
+        points.append(report.point(method, options.task, *head, scores))
+        CONSOLE.print(f"  {report.head_name(*head):22s} {report.spread(scores)}")
+    return points
+
+
 def open_study(options: Evaluate, config: ModelConfig) -> Study:
-    """Read the splits at the model's image size."""
+    """Read the splits at `--image-size`, or the model's."""
+    size = options.image_size or config.image_size
 
     def read(split: str) -> tuple[Split, tuple[str, ...], str]:
         source = open_source(options.data, split, chip=options.chip)
         classes = source.classes if options.task == "classification" else source.mask_classes
         if not classes:
             raise OptionsError(f"{source.name} has no labels for {options.task}")
-        return read_all(source, config.image_size, limit=options.limit), classes, source.name
+        return read_all(source, size, limit=options.limit), classes, source.name
 
     fit, classes, name = read("train")
     score = read(options.split)[0]
@@ -89,8 +98,8 @@ def open_study(options: Evaluate, config: ModelConfig) -> Study:
     return Study(fit, choose, score, classes, name)
 
 
-def head_kinds(options: Evaluate) -> list[tuple[Kind, bool]]:
-    """(kind, with decoder) of the heads of a task."""
+def head_kinds(options: Evaluate, base: ModelConfig) -> list[tuple[Kind, bool]]:
+    """(kind, with decoder) of the heads of a task, the same for every method."""
     plain: dict[str, list[tuple[Kind, bool]]] = {
         "classification": [("linear", False), ("attention", False)],
         "segmentation": [("conv", False)],
@@ -99,7 +108,12 @@ def head_kinds(options: Evaluate) -> list[tuple[Kind, bool]]:
     if not kinds:
         raise OptionsError(f"--heads {' '.join(options.heads)}: none is for {options.task}")
     last = kinds[-1][0]
-    return [*kinds, (last, True)] if options.decoder_heads and last != "linear" else kinds
+    if not options.decoder_heads or last == "linear":
+        return kinds
+    if base.decoder_target == "none":
+        CONSOLE.print("no heads behind a decoder: the base has none")
+        return kinds
+    return [*kinds, (last, True)]
 
 
 def score_head(

@@ -26,7 +26,7 @@ PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 
 def initial_model(options: Training, base: NecParams, source: Source) -> NecParams:
     """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names."""
-    base = dataclasses.replace(base, codec=None)
+    base = dataclasses.replace(base, codec=None, config=coded_tokens(options, base.config))
     if options.bands:
         print("measuring the bands of the training images", file=sys.stderr)
         contract = measure_bands(source, base.config.image_size)
@@ -64,6 +64,7 @@ def decoder_target(options: Training, config: ModelConfig) -> str:
 
 def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     """The configuration that a run trains: that of `--init`, with the decoder that it asks for."""
+    config = coded_tokens(options, config)
     target = decoder_target(options, config)
     untrained = target == "pixels" and config.decoder_target in ("none", "features")
     if untrained and isinstance(options, Compress):
@@ -89,6 +90,15 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
         decoder_depth=options.decoder_depth or depth,
         decoder_positions="sincos",
     )
+
+
+def coded_tokens(options: Training, config: ModelConfig) -> ModelConfig:
+    """The same model, with the class token coded or not as `--code-class-token` says."""
+    if options.code_class_token in (None, config.code_class_token):
+        return config
+    if config.decoder_target != "none" and config.decoder_positions == "learned":
+        raise OptionsError("--code-class-token: the decoder has learned positions of its tokens")
+    return dataclasses.replace(config, code_class_token=options.code_class_token)
 
 
 def with_fresh_decoder(

@@ -2,10 +2,9 @@
 
 import importlib
 import importlib.util
-import pkgutil
 import sys
 
-COMMANDS = ("pretrain", "compress", "evaluate")
+COMMANDS = ("pretrain", "compress", "evaluate", "sweep", "report")
 """Each is a module of `train` with `run(options)`, and a dataclass of `train.config`."""
 
 
@@ -20,12 +19,12 @@ def usage() -> str:
         "  pretrain   train a masked autoencoder on images",
         "  compress   adapt it for a rate-distortion loss and freeze its codec",
         "  evaluate   measure bytes against the scores of task heads, with baselines",
+        "  sweep      compress and evaluate every point of a study: sweep NAME or FILE.toml",
+        "  report     tables and plots of a sweep: report RESULTS.csv",
         "",
         "configs (an experiment's options; others on the command line override them):",
+        *(f"  {name:22s} {configs.headline(name)}" for name in configs.names()),
     ]
-    for module in pkgutil.iter_modules(configs.__path__):
-        doc = importlib.import_module(f"train.configs.{module.name}").__doc__ or ""
-        lines.append(f"  {module.name.replace('_', '-'):22s} {doc.strip().splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -55,17 +54,18 @@ def main(argv: list[str] | None = None) -> None:
     kind = getattr(config, command.capitalize())
     default = kind()
     arguments = [part for word in arguments for part in _split_config(word)]
+    if command == "sweep" and arguments and not arguments[0].startswith("-"):
+        arguments.insert(0, "--config")
     if "--config" in arguments:
         at = arguments.index("--config")
-        name = " ".join(arguments[at + 1 : at + 2])
-        known = [m.name.replace("_", "-") for m in pkgutil.iter_modules(configs.__path__)]
-        if name not in known:
-            sys.exit(f"unknown config {name!r}: choose from {', '.join(known)}")
-        default = importlib.import_module(f"train.configs.{name.replace('-', '_')}").CONFIG
-        if not isinstance(default, kind):
-            sys.exit(f"config {name!r} is for {type(default).__name__.lower()}, not {command}")
+        try:
+            default = configs.load(" ".join(arguments[at + 1 : at + 2]), command)
+        except config.OptionsError as error:
+            sys.exit(f"error: {error}")
         del arguments[at : at + 2]
-    about = f"{kind.__doc__} `--config NAME` starts from an experiment (train.main --help)."
+    about = kind.__doc__ or ""
+    if command != "report":
+        about += " `--config NAME` starts from an experiment (train.main --help)."
     options = tyro.cli(
         kind, args=arguments, default=default, prog=f"train.main {command}", description=about
     )

@@ -1,7 +1,9 @@
 """`python -m train.main pretrain`: a masked autoencoder from images, or a model's decoder."""
 
+import dataclasses
 import json
 import sys
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from nec_jax.params import NecParams
 from nec_jax.trainable import trainable_rule
 from train import loop, objective
 from train.config import OptionsError, Pretrain, Training
-from train.data import open_source, read_all, train_iterator
+from train.data import Subset, open_source, read_all, train_iterator
 from train.data.record import Source
 from train.initial import (
     initial_model,
@@ -24,6 +26,7 @@ from train.initial import (
     without_teacher,
 )
 
+AnyTraining = TypeVar("AnyTraining", bound=Training)
 _IMAGE_SIZE = 128  # if neither the user nor a model says
 
 
@@ -32,6 +35,7 @@ def run(options: Pretrain) -> None:
     loop.print_devices()
     base = nec_jax.load(options.init) if options.init else None
     source = open_training_source(options)
+    options = in_steps(options, source)
     base = initial_model(options, base, source) if base else _fresh_model(options, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
     val_images = read_validation(options, config)
@@ -90,7 +94,15 @@ def open_training_source(options: Training) -> Source:
     """The images to train on."""
     if not options.data:
         raise OptionsError("no data: pass --data (a folder, tfds:NAME, or blue-marble)")
-    return open_source(options.data, options.split, chip=options.chip)
+    source = open_source(options.data, options.split, chip=options.chip)
+    return source if options.images is None else Subset(source, options.images)
+
+
+def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
+    """The same options, with `epochs` said in steps, rounded up."""
+    if options.epochs is None:
+        return options
+    return dataclasses.replace(options, steps=-(-options.epochs * len(source) // options.batch))
 
 
 def train_batches(options: Training, source: Source, config: ModelConfig):

@@ -1,19 +1,27 @@
-"""A study's report: report.json for programs, report.md and rate_distortion.png for people."""
+"""Reports for people: of one evaluation (with report.json for programs), and of a whole sweep."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train import config, results
+from train.config import OptionsError
+from train.figure import Curve, draw
+
 if TYPE_CHECKING:
     from train.methods import Method
 
 Report = dict[str, Any]
+Point = dict[str, Any]
+Head = tuple[str, bool]  # its kind, and whether the decoder's first block comes before it
 
 METRICS = {"classification": "top1", "segmentation": "miou"}
 AXES = {"top1": "top-1 accuracy (%)", "miou": "mean IoU (%)"}
+X_LABELS = {"bytes_per_image": "bytes an image"}
 # Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest.
 _STYLE = {
     "nec": ("NEC", "#D55E00", "o"),
@@ -23,11 +31,15 @@ _STYLE = {
     "jpeg2000": ("JPEG 2000", "#009E73", "D"),
     "raw-zstd": ("raw pixels + zstd", "#000000", "*"),
 }
+# Where there are several curves of NEC, these are theirs, and baselines are thin and dashed.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "os^Dvp*XP"
+_MEASURED = ("bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "mean", "std", "seeds")
 
 
 def point(
     method: "Method", task: str, head: str, with_decoder: bool, scores: Sequence[float]
-) -> dict[str, Any]:
+) -> Point:
     """One entry of `points` in report.json; scores in percent, one a seed."""
     return {
         "method": method.name,
@@ -57,6 +69,68 @@ def head_name(head: str, with_decoder: bool) -> str:
     return head + (" + decoder" if with_decoder else "")
 
 
+def run(options: config.Report) -> None:
+    """Write report.md and the figure of a sweep's results.csv."""
+    rows = results.read(options.results)
+    if not rows:
+        raise OptionsError(f"{options.results} has no rows yet: run the sweep first")
+    points = average(rows)
+    nec = [row for row in rows if row["method"] == results.NEC]
+    varied = [n for n in results.axes_of(rows) if n != "seed" and len({r[n] for r in nec}) > 1]
+    sized = options.x.endswith("bytes_per_image")
+    by = options.by or tuple(n for n in varied if n != options.x and not (sized and n == "lambda"))
+    for name in by:
+        if name not in results.axes_of(rows):
+            raise OptionsError(
+                f"--by {name}: the axes of this table are {', '.join(results.axes_of(rows))}"
+            )
+    title = options.results.resolve().parent.name
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
+    (options.out / "report.md").write_text(text)
+    paths = [options.out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
+    _draw(points, options.x, by, title, paths)
+    print(f"wrote {options.out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
+
+
+def average(rows: Sequence[results.Row]) -> list[Point]:
+    """Points of a table, over the seeds of training: what is measured becomes a mean of them.
+
+    With one seed of training, `mean` and `std` stay those over the seeds of the head; with more,
+    `std` is the deviation between trainings. `runs` says how many there are.
+    """
+    groups: dict[tuple, list[results.Row]] = {}
+    for row in rows:
+        same = tuple((k, v) for k, v in row.items() if k not in (*_MEASURED, "seed"))
+        groups.setdefault(same, []).append(row)
+    points = []
+    for same, group in groups.items():
+        numbers = {k: [float(r[k]) for r in group] for k in _MEASURED if group[0].get(k)}
+        point: Point = dict(same) | {k: float(np.mean(v)) for k, v in numbers.items()}
+        point["with_decoder"] = point["with_decoder"] == "True"
+        point["runs"] = len(group)
+        if len(group) > 1:
+            point["std"] = float(np.std(numbers["mean"], ddof=1))
+        points.append(point)
+    return points
+
+
+def sweep_markdown(points: Sequence[Point], title: str, axes: Sequence[str]) -> str:
+    """The points of a sweep as a table, with a column for each of these axes."""
+    runs = max(p["runs"] for p in points)
+    seeds = max(p["seeds"] for p in points)
+    of_heads = f"{seeds:g} trainings of the head"
+    over = f"{runs} trainings (baselines: {of_heads})" if runs > 1 else of_heads
+    lines = [
+        f"# {title}",
+        "",
+        _explained(points, over),
+        "",
+        *_table(points, axes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def write(report: Report, folder: Path) -> None:
     """Write report.json, report.md and rate_distortion.png."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,87 +141,130 @@ def write(report: Report, folder: Path) -> None:
 
 def markdown(report: Report) -> str:
     """The report as a table: a row a method and setting, a column a head."""
-    points = report["points"]
-    heads = list(dict.fromkeys((p["head"], p["with_decoder"]) for p in points))
-    metrics = ", ".join(dict.fromkeys(f"{AXES[p['metric']]} ({p['task']})" for p in points))
-    rows = list(dict.fromkeys((p["method"], p["setting"]) for p in points))
-    cells = {(p["method"], p["setting"], p["head"], p["with_decoder"]): p for p in points}
     exact = "exact" if report["roundtrip_exact"] else "NOT EXACT"
     lines = [
         f"# {report['dataset']}, {report['split']}: {report['images']} images",
         "",
-        f"Base model `{report['model']}`. Round trip of every image: {exact}. Scores are "
-        f"{metrics}, mean ± standard deviation over seeds. Bytes are real, with all framing; codec "
-        "bytes are what a decoder needs once.",
+        f"Base model `{report['model']}`. Round trip of every image: {exact}. "
+        + _explained(report["points"], "seeds"),
         "",
-        "| method | setting | bytes / image | estimated | codec bytes | "
-        + " | ".join(head_name(*h) for h in heads)
-        + " |",
-        "| --- | --- | ---: | ---: | ---: |" + " ---: |" * len(heads),
+        *_table(report["points"], []),
     ]
-    for method, setting in rows:
-        row = [cells.get((method, setting, *h)) for h in heads]
-        first = next(p for p in row if p is not None)
-        estimate = first.get("estimated_bytes_per_image")
-        scores = ["" if p is None else _score(p) for p in row]
-        lines.append(
-            f"| {method} | {setting} | {first['bytes_per_image']:,.1f} | "
-            f"{'' if estimate is None else f'{estimate:,.1f}'} | {first['codec_bytes']:,} | "
-            + " | ".join(scores)
-            + " |"
-        )
     return "\n".join(lines) + "\n"
 
 
-def _score(p: dict[str, Any]) -> str:
-    return f"{p['mean']:.1f}" + (f" ± {p['std']:.1f}" if p["seeds"] > 1 else "")
+def _explained(points: Sequence[Point], over: str) -> str:
+    metrics = ", ".join(dict.fromkeys(f"{AXES[p['metric']]} ({p['task']})" for p in points))
+    return (
+        f"Scores are {metrics}, mean ± standard deviation over {over}. Bytes are real, with all "
+        "framing; codec bytes are what a decoder needs once."
+    )
+
+
+def _head(point: Point) -> Head:
+    return point["head"], point["with_decoder"]
+
+
+def _heads(points: Sequence[Point]) -> list[Head]:
+    return list(dict.fromkeys(map(_head, points)))
+
+
+def _table(points: Sequence[Point], axes: Sequence[str]) -> list[str]:
+    """Lines of markdown: a row a method, setting and values of the axes, a column a head."""
+    heads, keys = _heads(points), ("method", "setting", *axes)
+    cells: dict[tuple, dict[Head, Point]] = {}
+    for p in points:
+        cells.setdefault(tuple(p[k] for k in keys), {})[_head(p)] = p
+    titles = [*keys, "bytes / image", "estimated", "codec bytes", *(head_name(*h) for h in heads)]
+    lines = [
+        "| " + " | ".join(titles) + " |",
+        "|" + " --- |" * len(keys) + " ---: |" * (3 + len(heads)),
+    ]
+    for key, row in cells.items():
+        first = next(iter(row.values()))
+        estimate = first.get("estimated_bytes_per_image")
+        sizes = [
+            f"{first['bytes_per_image']:,.1f}",
+            "" if estimate is None else f"{estimate:,.1f}",
+            f"{first['codec_bytes']:,.0f}",
+        ]
+        scores = [_score(row[h]) if h in row else "" for h in heads]
+        lines.append("| " + " | ".join([*key, *sizes, *scores]) + " |")
+    return lines
+
+
+def _score(p: Point) -> str:
+    several = p["seeds"] > 1 or p.get("runs", 1) > 1
+    return f"{p['mean']:.1f}" + (f" ± {p['std']:.1f}" if several else "")
 
 
 def plot(report: Report, path: Path) -> None:
     """Bytes an image (log) against score, a panel a head, a line a method, with error bars."""
-    import matplotlib
+    title = f"{report['dataset']}, {report['split']} split, {report['images']} images"
+    _draw(report["points"], "bytes_per_image", (), title, [path])
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogFormatterSciNotation
 
-    points = report["points"]
-    heads = list(dict.fromkeys((p["head"], p["with_decoder"]) for p in points))
-    figure, axes = plt.subplots(1, len(heads), figsize=(4.4 * len(heads), 4.6), squeeze=False)
-    for axis, head in zip(axes[0], heads, strict=True):
-        for method, (label, colour, marker) in _STYLE.items():
-            chosen = [p for p in points if (p["head"], p["with_decoder"]) == head]
-            chosen = sorted(
-                (p for p in chosen if p["method"] == method), key=lambda p: p["bytes_per_image"]
-            )
-            if not chosen:
-                continue
-            axis.errorbar(
-                [p["bytes_per_image"] for p in chosen],
-                [p["mean"] for p in chosen],
-                [p["std"] for p in chosen],
-                label=label,
-                color=colour,
-                marker=marker,
-                linewidth=2.2 if method == "nec" else 1.2,
-                markersize=7 if method in ("nec", "raw-zstd") else 5,
-                capsize=3,
-            )
-        axis.set_xscale("log")
-        sizes = [p["bytes_per_image"] for p in points]
-        if max(sizes) < 10 * min(sizes):  # labels of minor ticks would run into each other
-            axis.set_xlim(min(sizes) / 2, 2 * max(sizes))
-            axis.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.1)))
-        metric = next(p["metric"] for p in points if (p["head"], p["with_decoder"]) == head)
-        axis.set_title(head_name(*head))
-        axis.set_xlabel("bytes an image")
-        axis.set_ylabel(AXES[metric])
-        axis.grid(visible=True, which="major", alpha=0.3)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    columns = min(len(labels), 2 * len(heads))
-    rows = -(-len(labels) // columns)
-    figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False)
-    figure.suptitle(f"{report['dataset']}, {report['split']} split, {report['images']} images")
-    figure.tight_layout(rect=(0, 0.05 * rows + 0.01, 1, 1))
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def _draw(
+    points: Sequence[Point], x: str, by: Sequence[str], title: str, paths: Sequence[Path]
+) -> None:
+    """A panel a head; in each a curve for each of the values of `by`, and one a baseline."""
+    points = [p for p in points if p.get(x, "") != ""]  # baselines have no lambda, steps, ...
+    try:
+        places = [float(p[x]) for p in points]
+    except ValueError:
+        places = []
+    if not places:
+        raise OptionsError(f"--x {x}: the table has no such column of numbers")
+    names = {(m, _values(p, by)): None for m in _STYLE for p in points if p["method"] == m}
+    several = sum(method == results.NEC for method, _ in names) > 1
+    panels: dict[str, list[Curve]] = {}
+    metrics = []
+    for head in _heads(points):
+        here = [(at, p) for at, p in zip(places, points, strict=True) if _head(p) == head]
+        metrics.append(AXES[here[0][1]["metric"]])
+        curves = panels.setdefault(head_name(*head), [])
+        for i, (method, values) in enumerate(names):
+            chosen = [
+                (at, p) for at, p in here if (p["method"], _values(p, by)) == (method, values)
+            ]
+            if chosen:
+                line = sorted((at, p["mean"], p["std"]) for at, p in chosen)
+                label = values if method == results.NEC and values else _STYLE[method][0]
+                if method != results.NEC and values:
+                    label += f", {values}"
+                curves.append(Curve(label, line, _look(method, i if several else None)))
+    draw(panels, X_LABELS.get(x, x.replace("_", " ")), metrics, title, paths)
+
+
+def _look(method: str, number: int | None) -> dict[str, Any]:
+    """How a method is drawn; `number` tells curves of NEC apart, which then have the colours."""
+    _, colour, marker = _STYLE[method]
+    if number is None:
+        bold, large = method == results.NEC, method in (results.NEC, "raw-zstd")
+        width, size, line = 2.2 if bold else 1.2, 7 if large else 5, "-"
+    elif method == results.NEC:
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        width, size, line = 1.8, 6, "-"
+    else:
+        colour, width, size, line = "#888888", 1.0, 5, "--"
+    return {
+        "color": colour,
+        "marker": marker,
+        "linewidth": width,
+        "markersize": size,
+        "linestyle": line,
+    }
+
+
+def _values(point: Point, by: Sequence[str]) -> str:
+    """The values of axes in words; those that say nothing of a baseline are left out."""
+    given = [name for name in by if point["method"] == results.NEC or point[name] != ""]
+    return ", ".join(f"{name} {_short(point[name])}" for name in given)
+
+
+def _short(value: str) -> str:
+    """A path without what all paths of models have in common; a value of None in words."""
+    path = Path(value)
+    if path.suffix == ".safetensors":
+        return path.parent.name if path.stem == "model" else path.stem
+    return value or "default"

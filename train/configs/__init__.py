@@ -1,1 +1,86 @@
-"""Experiments: one file each, whose docstring holds the command and what to expect."""
+"""Experiments: one TOML file each. Its first lines say the command and what to expect.
+
+A table holds the options of a command, named as in `train.config` but `lambda`: [pretrain],
+[compress], [evaluate]. [axes] and [[points]] make a study of it: docs/studies.md.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from train import config
+from train.config import OptionsError
+
+_FOLDER = Path(__file__).parent
+_COMMANDS = ("pretrain", "compress", "evaluate")
+_STUDY = ("axes", "points")
+Options = TypeVar("Options")
+
+
+def names() -> list[str]:
+    """The experiments that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def headline(name: str) -> str:
+    """What an experiment is, in a line: the first of its file."""
+    with (_FOLDER / f"{name}.toml").open() as file:
+        return file.readline().strip("# \n")
+
+
+def load(name: str, command: str) -> Any:
+    """The options of `command` in an experiment: its name, or the path of its TOML file.
+
+    Raises:
+      OptionsError: there is none, it is no TOML, or it says nothing for this command.
+      SystemExit: options that the command does not have or take; a message is printed.
+    """
+    path = _FOLDER / f"{name}.toml" if name in names() else Path(name)
+    if path.suffix != ".toml" or not path.is_file():
+        raise OptionsError(
+            f"unknown config {name!r}: choose from {', '.join(names())}, or give a .toml file"
+        )
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionsError(f"{path} is no TOML: {error}") from error
+    for table in tables:
+        if table not in _COMMANDS + _STUDY:
+            near = difflib.get_close_matches(table, _COMMANDS + _STUDY, 1)
+            hint = f": {near[0]}?" if near else f": it takes {', '.join(_COMMANDS + _STUDY)}"
+            raise OptionsError(f"{path} has a table [{table}]{hint}")
+    if command == "sweep":
+        return config.Sweep(
+            workdir=Path("runs") / path.stem,
+            compress=parse(config.Compress(), tables.get("compress", {}), f"{path} [compress]"),
+            evaluate=parse(config.Evaluate(), tables.get("evaluate", {}), f"{path} [evaluate]"),
+            axes=tables.get("axes", {}),
+            points=tables.get("points", []),
+        )
+    if command not in tables:
+        what = ", ".join(name for name in _COMMANDS if name in tables) or "nothing"
+        raise OptionsError(f"config {name} is for {what}, not {command}")
+    default = getattr(config, command.capitalize())()
+    return parse(default, tables[command], f"{path} [{command}]")
+
+
+def parse(default: Options, table: dict[str, Any], where: str) -> Options:
+    """`default` with the options of a TOML table, under all the checks of the command line.
+
+    Raises:
+      SystemExit: what is wrong is printed, with `where`.
+    """
+    import tyro
+
+    words = []
+    for key, value in table.items():
+        words.append(f"--{key}")
+        words += [str(part) for part in (value if isinstance(value, list) else [value])]
+    return tyro.cli(
+        type(default),
+        args=words,
+        default=default,
+        prog=where,
+        config=(tyro.conf.FlagConversionOff,),  # booleans have values in TOML
+    )

@@ -4,6 +4,7 @@ from train.data.open import open_source
 from train.data.pipeline import Split, read_all, train_iterator
 from train.data.record import IGNORE, CorruptImageError, DataError, Record, Source
 from train.data.resize import fit_to
+from train.data.subset import Subset
 
 __all__ = [
     "IGNORE",
@@ -12,6 +13,7 @@ __all__ = [
     "Record",
     "Source",
     "Split",
+    "Subset",
     "fit_to",
     "open_source",
     "read_all",

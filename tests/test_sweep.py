@@ -1,0 +1,211 @@
+"""Studies: every point once, whatever happens, in one table that says what is done."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_case import STUDY
+
+from nec_jax import NecParams
+from train import compress, configs, evaluate, results, sweep
+from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
+from train.loop import NonFiniteLoss
+from train.main import main
+from train.methods import Study
+
+
+@pytest.fixture(scope="module")
+def swept(smoke_mae: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a sweep, `a`, and one that was cut off in its second point, `b`."""
+    # In a process on one core: on several, XLA's own results differ in the last place now and then.
+    folder = tmp_path_factory.mktemp("sweep")
+    program = Path(__file__).with_name("sweep_case.py")
+    command = [sys.executable, program, smoke_mae, folder]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return folder, done.stdout
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def again(folder: Path, model: Path, *more: str, study: str = STUDY) -> None:
+    path = folder.parent / f"{folder.name}-study.toml"
+    path.write_text(study)
+    main(["sweep", str(path), "--workdir", str(folder), "--compress.init", str(model), *more])
+
+
+def never(options: Compress) -> None:
+    raise AssertionError("a point that is done was trained again")
+
+
+def test_a_sweep_that_is_cut_off_ends_like_one_that_was_not(swept: tuple[Path, str]) -> None:
+    folder, said = swept
+    # A header and the first point were there; the second went on, and nothing else was trained.
+    assert said == "2 [100.0]\n"
+    assert (folder / "a" / "results.csv").read_bytes() == (
+        folder / "b" / "results.csv"
+    ).read_bytes()
+    assert [row["lambda"] for row in rows(folder / "a")] == ["1", "100", "", "", "", ""]
+    methods = ["nec", "nec", "uqe", "uqe-channel", "float16", "raw-zstd"]
+    assert [row["method"] for row in rows(folder / "a")] == methods
+    models = sorted(path.parent.name for path in folder.glob("a/points/*/model.safetensors"))
+    assert [name.split(",")[0] for name in models] == ["lambda-1", "lambda-100.0"]
+
+
+def test_the_table_alone_says_what_is_done_and_takes_new_axes(
+    swept: tuple[Path, str], smoke_mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "carried"
+    folder.mkdir()
+    shutil.copy(swept[0] / "a" / "results.csv", folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "run", never)
+        again(folder, smoke_mae)
+
+    # Another axis: the rows so far are those of the value that they had in common.
+    made = []
+
+    def measured(options: Evaluate, study: Study, base: NecParams, model: Path) -> sweep.Points:
+        made.append(model.parent.name.rsplit(",", 1)[0])
+        return [{"method": "nec", "head": "linear", "mean": 50.0}]
+
+    def trained(options: Compress) -> None:
+        (options.workdir / "checkpoints").mkdir(parents=True)
+
+    monkeypatch.setattr(compress, "run", trained)
+    monkeypatch.setattr(sweep, "measure_point", measured)
+    again(folder, smoke_mae, study=STUDY.replace("100.0]", "100.0]\nseed = [0, 1]"))
+
+    assert made == ["lambda-1,seed-1", "lambda-100.0,seed-1"]
+    got = [(r["lambda"], r["seed"]) for r in rows(folder) if r["method"] == "nec"]
+    assert got == [("1", "0"), ("100", "0"), ("1", "1"), ("100", "1")]
+    # And a seed that is no axis any more is still one of the table's.
+    made.clear()
+    again(folder, smoke_mae, "--compress.seed", "1")
+    assert made == []
+
+
+def test_changed_common_options_are_refused_by_name(
+    swept: tuple[Path, str], smoke_mae: Path
+) -> None:
+    with pytest.raises(
+        SystemExit, match=r"compress.steps: 4 -> 5, evaluate.limit: 40 -> 41\): cho"
+    ):
+        again(swept[0] / "a", smoke_mae, "--compress.steps", "5", "--evaluate.limit", "41")
+
+
+def test_a_point_that_fails_is_named_and_the_others_go_on(
+    smoke_mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(options: Compress) -> None:
+        if options.lam == 1:
+            raise NonFiniteLoss("no longer finite at step 3")
+        (options.workdir / "checkpoints").mkdir(parents=True)
+
+    monkeypatch.setattr(compress, "run", run)
+    monkeypatch.setattr(evaluate, "open_study", lambda *_: None)
+    point = {"method": "nec", "head": "linear", "mean": 50.0}
+    monkeypatch.setattr(sweep, "measure_point", lambda *_: [point])
+    for _ in range(2):  # and it is tried again
+        with pytest.raises(SystemExit, match=r"1 of 2 failed.*lambda-1,"):
+            again(tmp_path / "s", smoke_mae, "--evaluate.no-baselines")
+        assert [row["lambda"] for row in rows(tmp_path / "s")] == ["100"]
+
+
+def test_points_are_combined_with_axes() -> None:
+    options = Sweep(
+        axes={"lambda": [1, 10]},
+        points=[{"trainable": "late", "lr": 1e-4}, {"trainable": "density"}],
+    )
+    chosen = [(p.trainable, p.lr, p.lam) for p in sweep.plan(options).values()]
+    late, density = ("late", 1e-4), ("density", 1.5e-4)
+    assert chosen == [(*late, 1.0), (*late, 10.0), (*density, 1.0), (*density, 10.0)]
+
+
+def test_a_value_is_one_cell_however_it_is_written() -> None:
+    assert results.cell(10) == results.cell(10.0) == "10"
+    assert [results.cell(v) for v in (1.02, 1e-5, None, True, ("red", "nir"), "late")] == [
+        "1.02", "1e-05", "", "True", "red nir", "late",
+    ]  # fmt: skip
+
+
+def test_half_a_row_costs_its_point_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    points = [{"method": "nec", "head": head, "mean": 1.5} for head in ("linear", "attention")]
+    table = results.Results(path, ["seed"], {})
+    for lam in (1, 10):
+        table.add({"lambda": str(lam), "seed": "0"}, points)
+    whole = path.read_text()
+    assert results.read(path) == table.rows
+    path.write_text(whole[:-3])
+    assert results.read(path) == table.rows[:2]
+    again = results.Results(path, ["seed"], {})
+    assert again.has({"lambda": "1", "seed": "0"})
+    assert not again.has({"lambda": "10", "seed": "0"})
+    again.add({"lambda": "10", "seed": "0"}, points)
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_every_config_can_be_read(name: str) -> None:
+    found = []
+    for command in ("pretrain", "compress", "evaluate"):
+        try:
+            found.append(configs.load(name, command))
+        except OptionsError:
+            continue
+    assert found
+    assert configs.headline(name).endswith(".")
+
+
+@pytest.mark.parametrize("name", [n for n in configs.names() if n.startswith(("first", "paper"))])
+def test_every_study_can_be_planned(name: str) -> None:
+    assert sweep.plan(configs.load(name, "sweep"))
+
+
+def test_the_papers_two_studies_share_their_training() -> None:
+    ucmerced, potsdam = (configs.load(f"paper-{n}", "sweep") for n in ("ucmerced", "potsdam"))
+    assert ucmerced.compress == potsdam.compress
+    assert ucmerced.axes == potsdam.axes == {"lambda": [1.02, 10.2, 102, 1017]}
+    # Their rate is a sum over 256 images of 50 tokens of 768 channels, per pass.
+    summed = [lam * 256 * 50 * 768 for lam in ucmerced.axes["lambda"]]
+    assert summed == pytest.approx([1e7, 1e8, 1e9, 1e10], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ("[axis]\nlambda = [1]", r"has a table \[axis\]: axes\?"),
+        ("lambda = [", "is no TOML"),
+        ("[axes]\nworkdir = ['a']", "workdir cannot be an axis: choose from"),
+        ("[axes]\nlambda = 3", "axis lambda: give a list"),
+        ("[axes]\nlr = [1e-3]\n[[points]]\nlr = 1e-4", "not in both"),
+        ("[compress]\nsteps = 3", "no study"),
+        ("[compress]\nworkdir = 'x'", "compress.workdir: a sweep sets it"),
+        ("[axes]\nlambda = [1]", "no init: pass --compress.init"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(study: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(study)
+    with pytest.raises(SystemExit, match=message):
+        main(["sweep", str(path)])
+
+
+def test_a_wrong_value_is_refused_before_anything_runs(
+    smoke_mae: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        again(tmp_path / "s", smoke_mae, study=STUDY + "\n[[points]]\nrounding = 'up'\n")
+    assert "straight-through" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_every_option_is_an_axis_but_three() -> None:
+    fields = set(Compress.__dataclass_fields__)
+    assert fields - set(AXES.values()) == {"workdir", "arch", "describe"}

@@ -1,0 +1,62 @@
+"""Curves in panels: how every rate-distortion figure of this project is drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel.
+
+    Attributes:
+      label: in the legend, once for all panels.
+      points: (x, mean, deviation), in the order in which they are joined.
+      style: what matplotlib's `errorbar` takes: colour, marker, widths.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float, float]]
+    style: Mapping[str, object]
+
+
+def draw(
+    panels: Mapping[str, Sequence[Curve]],
+    x_label: str,
+    y_labels: Sequence[str],
+    title: str,
+    paths: Sequence[Path],
+) -> None:
+    """Draw a panel for each entry, x on a log axis where it is positive, and write image files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    xs = [x for curves in panels.values() for curve in curves for x, _, _ in curve.points]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.6), squeeze=False)
+    legend = {}
+    for axis, (name, curves), y_label in zip(axes[0], panels.items(), y_labels, strict=True):
+        for curve in curves:
+            x, mean, deviation = zip(*curve.points, strict=True)
+            legend[curve.label] = axis.errorbar(
+                x, mean, deviation, label=curve.label, capsize=3, **curve.style
+            )
+        if min(xs) > 0:
+            axis.set_xscale("log")
+            if max(xs) < 10 * min(xs):  # labels of minor ticks would run into each other
+                axis.set_xlim(min(xs) / 2, 2 * max(xs))
+                axis.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.1)))
+        axis.set_title(name)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.grid(visible=True, which="major", alpha=0.3)
+    columns = min(len(legend), 2 * len(panels))
+    rows = -(-len(legend) // columns)
+    figure.legend(legend.values(), legend.keys(), loc="lower center", ncols=columns, frameon=False)
+    figure.suptitle(title)
+    figure.tight_layout(rect=(0, 0.05 * rows + 0.01, 1, 1))
+    for path in paths:
+        figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,182 @@
+"""`python -m train.main sweep`: every point of a study trained, evaluated and put in a table.
+
+A point that results.csv holds is done; one that was cut off goes on from its work folder. What
+all points share is kept in sweep.json beside the table.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import nec_jax
+from coder import CodecError
+from train import compress, evaluate
+from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
+from train.configs import parse
+from train.loop import NonFiniteLoss
+from train.methods import Study, baseline_methods, load_compressed, nec_method
+from train.results import Results
+
+Points = list[dict[str, Any]]  # of a report
+
+
+def run(options: Sweep) -> None:
+    """Do what results.csv does not hold yet.
+
+    Raises:
+      OptionsError: no study; another one than the table's; or, at the end, points that failed.
+    """
+    refuse_incomplete(options)
+    points = plan(options)
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    table = open_table(options)
+    studies = Studies(options.evaluate)
+
+    jobs = {}
+    for name, point in points.items():
+        values = table.values(vars(point))
+        jobs[name] = (values, False, functools.partial(train_and_measure, studies, point))
+    if options.evaluate.baselines:
+        for init in dict.fromkeys(point.init for point in points.values()):
+            values = {"init": init} if "init" in table.axes else {}
+            jobs[f"baselines of {init}"] = (
+                values,
+                True,
+                functools.partial(baselines, studies, init),
+            )
+
+    say, failed = evaluate.CONSOLE.print, []
+    for number, (name, (values, baseline, work)) in enumerate(jobs.items(), 1):
+        label = f"[{number} of {len(jobs)}] {name}"
+        if table.has(values, baseline=baseline):
+            say(f"{label}: done")
+            continue
+        say(label)
+        try:
+            table.add(values, work())
+        except (NonFiniteLoss, OptionsError, CodecError) as error:
+            say(f"{label}: FAILED: {error}")
+            failed.append(name)
+    say(f"{options.workdir / 'results.csv'} has {len(table.rows)} rows")
+    if failed:
+        raise OptionsError(
+            f"{len(failed)} of {len(jobs)} failed (why is said above; the others are in the table, "
+            f"and these are tried again by the same command): {'; '.join(failed)}"
+        )
+
+
+def plan(options: Sweep) -> dict[str, Compress]:
+    """The options of every point, by the name of its folder."""
+    points = {}
+    for setting in options.points or [{}]:
+        for values in itertools.product(*options.axes.values()):
+            chosen = setting | dict(zip(options.axes, values, strict=True))
+            point = parse(options.compress, chosen, f"a point of the study, {chosen}:")
+            name = folder_name(chosen, point)
+            points[name] = dataclasses.replace(point, workdir=options.workdir / "points" / name)
+    return points
+
+
+def folder_name(chosen: dict[str, Any], point: Compress) -> str:
+    """Readable, and another one for any other option: `lambda-10,seed-0,1b2c3d4e`."""
+    words = [re.sub(r"[^\w.]+", "-", f"{name}-{value}") for name, value in chosen.items()]
+    content = json.dumps(dataclasses.asdict(point), default=str, sort_keys=True)
+    return ",".join([*words, hashlib.sha256(content.encode()).hexdigest()[:8]])[-120:].lstrip("-,")
+
+
+class Studies:
+    """The labelled images, read once for each size of image."""
+
+    def __init__(self, options: Evaluate):
+        self.options = options
+        self._by_size: dict[int, Study] = {}
+
+    def of(self, init: str) -> tuple[nec_jax.NecParams, Study]:
+        """The model of `init`, uncompressed, and the images at its size."""
+        base = nec_jax.load(init)
+        size = self.options.image_size or base.config.image_size
+        if size not in self._by_size:
+            self._by_size[size] = evaluate.open_study(self.options, base.config)
+        return base, self._by_size[size]
+
+
+def train_and_measure(studies: Studies, point: Compress) -> Points:
+    """Train a point, unless its model is there, and measure it."""
+    base, study = studies.of(point.init)  # before hours of training: are there labelled images?
+    model = point.workdir / "model.safetensors"
+    if not model.exists():
+        compress.run(point)
+        shutil.rmtree(point.workdir / "checkpoints")  # nothing goes on from them any more
+    return measure_point(studies.options, study, base, model)
+
+
+def measure_point(options: Evaluate, study: Study, base: nec_jax.NecParams, model: Path) -> Points:
+    """Real bytes of a compressed model, and the scores of every head."""
+    [(setting, params)] = load_compressed([str(model)]).items()
+    method = nec_method(study, setting, params)
+    return evaluate.measure(options, study, method, evaluate.head_kinds(options, base.config))
+
+
+def baselines(studies: Studies, init: str) -> Points:
+    """What the points that start from a model are compared with."""
+    base, study = studies.of(init)
+    options, kinds = studies.options, evaluate.head_kinds(studies.options, base.config)
+    coded = baseline_methods(options, study, base)
+    return [point for method in coded for point in evaluate.measure(options, study, method, kinds)]
+
+
+def varied(options: Sweep) -> list[str]:
+    """The axes of a study."""
+    return list(dict.fromkeys([*(n for point in options.points for n in point), *options.axes]))
+
+
+def refuse_incomplete(options: Sweep) -> None:
+    """Say what a study lacks before anything runs."""
+    if jax.process_count() > 1:
+        raise OptionsError("a sweep runs in one process: start only one")
+    axes = varied(options)
+    if not axes:
+        raise OptionsError("no study: give its name or its file, sweep FILE.toml")
+    for table, name in (("compress", "init"), ("compress", "data"), ("evaluate", "data")):
+        axis = table == "compress" and name in axes
+        if not axis and not getattr(getattr(options, table), name):
+            raise OptionsError(f"no {name}: pass --{table}.{name}, or set it in [{table}]")
+
+
+def open_table(options: Sweep) -> Results:
+    """results.csv, and the check that its points have in common what the study has.
+
+    Raises:
+      OptionsError: options that are no axes have changed; they are named.
+    """
+    path = options.workdir / "sweep.json"
+    shared = {"compress": vars(options.compress), "evaluate": vars(options.evaluate)}
+    now = json.loads(json.dumps(shared, default=str))
+    # Without the file the table speaks for itself, and of no more than its axes.
+    before = json.loads(path.read_text()) if path.exists() else now
+    table = Results(options.workdir / "results.csv", varied(options), before["compress"])
+    # Each row says its axes; baselines are rows of their own.
+    free = [f"compress.{AXES[name]}" for name in table.axes] + ["evaluate.baselines"]
+    changed = [
+        f"{part}.{name}: {before[part].get(name)!r} -> {value!r}"
+        for part, values in now.items()
+        for name, value in values.items()
+        if f"{part}.{name}" not in free and before[part].get(name, value) != value
+    ]
+    if table.rows and changed:
+        raise OptionsError(
+            f"{options.workdir} holds points of other settings ({', '.join(changed)}): choose "
+            "another --workdir, or make it an axis"
+        )
+    new = path.with_suffix(".tmp")
+    new.write_text(json.dumps(now, indent=1) + "\n")
+    new.replace(path)
+    return table
