@@ -48,7 +48,7 @@ def test_what_fits_chooses_and_scores_is_disjoint(
     smoke_mae: Path, smoke_nec: Path, split: str
 ) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", split)
-    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     names = [name for part in study.splits() for name in part.ids]
     assert len(names) == len(set(names))
 
@@ -56,7 +56,7 @@ def test_what_fits_chooses_and_scores_is_disjoint(
 def test_images_can_be_of_another_size_than_the_models(smoke_mae: Path, smoke_nec: Path) -> None:
     options = study_options(smoke_mae, smoke_nec, "segmentation", "val")
     options = dataclasses.replace(options, image_size=64, limit=10)
-    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     [(setting, params)] = methods.load_compressed(options.models).items()
     method = methods.nec_method(study, setting, params)
     assert params.config.image_size == 32
@@ -67,7 +67,7 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
     smoke_mae: Path, smoke_nec: Path
 ) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
-    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     [(setting, params)] = methods.load_compressed(options.models).items()
     method = methods.nec_method(study, setting, params)
     blobs = nec_jax.encode(params, study.score.images)
@@ -80,7 +80,7 @@ def test_an_inexact_round_trip_is_never_reported(
     smoke_mae: Path, smoke_nec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
-    study = evaluate.open_study(options, nec_jax.load(smoke_mae).config)
+    study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     decode = nec_jax.decode
     monkeypatch.setattr(nec_jax, "decode", lambda p, b: decode(p, b) + np.float32(1e-6))
     [(setting, params)] = methods.load_compressed(options.models).items()

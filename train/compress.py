@@ -17,7 +17,7 @@ from train import loop, objective
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
 from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
-from train.inputs import Inputs, open_inputs
+from train.inputs import Inputs, cached_embeddings, open_inputs
 from train.optim import optimiser
 from train.prefix import finish
 from train.pretrain import in_steps, open_training_source
@@ -39,11 +39,12 @@ def run(options: Compress) -> None:
         raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
     source = open_training_source(options)
     options = in_steps(options, source)
-    base = initial_model(options, base, source)
+    embed = cached_embeddings(options, source) if options.cache else None
+    base = initial_model(options, base, source, embed)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
-    inputs = open_inputs(options, base, source, rule)
+    inputs = open_inputs(options, base, source)
     first = with_teacher(config, base.weights, rule)
 
     def start() -> Weights:

@@ -88,7 +88,7 @@ def main() -> None:
     results = []
     for task in ("classification", "segmentation"):
         options = evaluate_options(task)
-        study = evaluate.open_study(options, base.config)
+        study = evaluate.open_study(options, base)
         results.append(evaluate.evaluate(options, study, base, models))
     result = results[0] | {"points": [p for r in results for p in r["points"]]}
     report.write(result, WORKDIR)

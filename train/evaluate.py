@@ -5,7 +5,10 @@ the same heads: fitted on train, chosen on val (a fifth of train when val itself
 scored once on the split that is reported.
 """
 
+import dataclasses
+import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,12 @@ from nec_jax import heads
 from nec_jax.config import ModelConfig
 from nec_jax.heads.params import Kind
 from nec_jax.params import NecParams
+from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import Evaluate, OptionsError
 from train.data import IGNORE, Split, open_source, read_all
 from train.methods import Method, Study, load_compressed, methods
+from train.prefix import open_prefix
 
 CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
@@ -38,7 +43,7 @@ def run(options: Evaluate) -> None:
                     f"the model of {setting} has another {name} than {options.base}: give the "
                     "--base that it was made from"
                 )
-    study = open_study(options, base.config)
+    study = open_study(options, base, shared_blocks([base, *models.values()]))
     result = evaluate(options, study, base, models)
     report.write(result, options.out)
     print(f"wrote {options.out}/report.json, report.md, rate_distortion.png", file=sys.stderr)
@@ -77,16 +82,36 @@ def measure(
     return points
 
 
-def open_study(options: Evaluate, config: ModelConfig) -> Study:
-    """Read the splits at `--image-size`, or the model's."""
-    size = options.image_size or config.image_size
+def shared_blocks(models: Sequence[NecParams]) -> int:
+    """How many first blocks no `train.main compress` of these models has changed."""
+    blocks = []
+    for params in models:
+        facts = json.loads(params.provenance).get("compress", {})
+        rule = trainable_rule(facts.get("trainable", "late"), params.config)
+        blocks.append(frozen_blocks(params.config, params.weights, rule))
+    return min(blocks)
+
+
+def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
+    """Read the splits at `--image-size`, or the model's; with `--cache`, `blocks` further on."""
+    size = options.image_size or base.config.image_size
+    if options.cache is not None and (not blocks or size != base.config.image_size):
+        raise OptionsError(
+            "--cache holds what frozen blocks make of images of the models' size: the models must "
+            "share their first blocks (--trainable late), and --image-size be left out"
+        )
 
     def read(split: str) -> tuple[Split, tuple[str, ...], str]:
         source = open_source(options.data, split, chip=options.chip)
         classes = source.classes if options.task == "classification" else source.mask_classes
         if not classes:
             raise OptionsError(f"{source.name} has no labels for {options.task}")
-        return read_all(source, size, limit=options.limit), classes, source.name
+        images = read_all(source, size, limit=options.limit)
+        if options.cache is not None:
+            cache = (options.cache, options.cache_gb, base, blocks)
+            tokens = open_prefix(*cache, source, limit=options.limit).whole()
+            images = dataclasses.replace(images, tokens=tokens)
+        return images, classes, source.name
 
     fit, classes, name = read("train")
     score = read(options.split)[0]
@@ -95,7 +120,7 @@ def open_study(options: Evaluate, config: ModelConfig) -> Study:
         fit, choose = fit.take(~fifth), fit.take(fifth)
     else:
         choose = read("val")[0]
-    return Study(fit, choose, score, classes, name)
+    return Study(fit, choose, score, classes, name, blocks)
 
 
 def head_kinds(options: Evaluate, base: ModelConfig) -> list[tuple[Kind, bool]]:

@@ -1,12 +1,15 @@
 """What a run starts from: a model, other bands, a fresh decoder, a teacher."""
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 import nec_jax
 from nec_jax.bands import with_bands
@@ -24,8 +27,18 @@ FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
 PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 
 
-def initial_model(options: Training, base: NecParams, source: Source) -> NecParams:
-    """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names."""
+Embed = Callable[[NecParams, int], NDArray[np.float32]]
+
+
+def initial_model(
+    options: Training, base: NecParams, source: Source, embed: Embed | None = None
+) -> NecParams:
+    """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names.
+
+    Args:
+      embed: (model, limit) -> embeddings of at most so many images of the source, if they can be
+        had in another way than from the images.
+    """
     base = dataclasses.replace(base, codec=None, config=coded_tokens(options, base.config))
     if options.bands:
         print("measuring the bands of the training images", file=sys.stderr)
@@ -41,7 +54,13 @@ def initial_model(options: Training, base: NecParams, source: Source) -> NecPara
     rescaled = bool(options.bands) and config.decoder_target == "features"
     if config == base.config and not rescaled:
         return base
-    return with_fresh_decoder(base, config, options, source)
+    if embed is None:
+        embed = functools.partial(_embed, source)
+    return with_fresh_decoder(base, config, options.seed, embed)
+
+
+def _embed(source: Source, params: NecParams, limit: int) -> NDArray[np.float32]:
+    return nec_jax.latents(params, read_all(source, params.config.image_size, limit=limit).images)
 
 
 def decoder_target(options: Training, config: ModelConfig) -> str:
@@ -101,15 +120,12 @@ def coded_tokens(options: Training, config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, code_class_token=options.code_class_token)
 
 
-def with_fresh_decoder(
-    base: NecParams, config: ModelConfig, options: Training, source: Source
-) -> NecParams:
+def with_fresh_decoder(base: NecParams, config: ModelConfig, seed: int, embed: Embed) -> NecParams:
     """The same encoder with a new decoder: random, or for features the identity."""
-    fresh = init_weights(config, jax.random.key(options.seed))["decoder"]
+    fresh = init_weights(config, jax.random.key(seed))["decoder"]
     if config.decoder_target == "features":
         print("measuring the model's features", file=sys.stderr)
-        images = read_all(source, config.image_size, limit=_FEATURE_SAMPLE).images
-        fresh["target"] = feature_scale(nec_jax.latents(base, images))
+        fresh["target"] = feature_scale(embed(base, _FEATURE_SAMPLE))
     weights = {**base.weights, "decoder": fresh}
     return dataclasses.replace(base, weights=weights, config=config)
 

@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nec_jax.api import check_images
 from nec_jax.params import NecParams
-from nec_jax.trainable import frozen_blocks
+from nec_jax.trainable import frozen_blocks, trainable_rule
 from train.config import Compress, OptionsError
 from train.data import open_source, read_all
 from train.data.record import Source
 from train.initial import mask_ratio
-from train.prefix import open_prefix
+from train.prefix import Prefix, finish, open_prefix
 from train.pretrain import read_validation, train_batches
 
 
@@ -32,9 +33,7 @@ class Inputs(NamedTuple):
     sample: Callable[[int], np.ndarray]
 
 
-def open_inputs(
-    options: Compress, base: NecParams, source: Source, trainable: Callable[[str], bool]
-) -> Inputs:
+def open_inputs(options: Compress, base: NecParams, source: Source) -> Inputs:
     """Images; with `--cache` the activations of all blocks that stay as they are."""
     config = base.config
     if options.cache is None:
@@ -51,15 +50,37 @@ def open_inputs(
             "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
             "compare: pass --proxy features, and no --mask-ratio"
         )
-    blocks = frozen_blocks(config, base.weights, trainable)
+    train = _open_cache(options, base, source, options.views)
+    val_source = open_source(options.data, options.val_split, chip=options.chip)
+    val = _open_cache(options, base, val_source, limit=options.val_images).whole()
+    batches = train.batches(options.batch, options.seed)
+    return Inputs(train.blocks, batches, {"tokens": val}, train.whole)
+
+
+def cached_embeddings(
+    options: Compress, source: Source
+) -> Callable[[NecParams, int], NDArray[np.float32]]:
+    """(model, limit) -> embeddings of at most so many whole images, from `--cache`."""
+
+    def embed(params: NecParams, limit: int) -> NDArray[np.float32]:
+        cache = _open_cache(options, params, source)
+        return finish(params, cache.whole(limit), cache.blocks)
+
+    return embed
+
+
+def _open_cache(
+    options: Compress, params: NecParams, source: Source, views: int = 1, limit: int | None = None
+) -> Prefix:
+    rule = trainable_rule(options.trainable, params.config)
+    blocks = frozen_blocks(params.config, params.weights, rule)
     if not blocks:
         raise OptionsError(
             f"--cache: with --trainable {options.trainable} no first block stays as it is: pass "
             "--trainable late, or leave --cache out"
         )
-    cache = (options.cache, options.cache_gb, base, blocks)
-    train = open_prefix(*cache, source, views=options.views, seed=options.seed)
-    val_source = open_source(options.data, options.val_split, chip=options.chip)
-    val = open_prefix(*cache, val_source, limit=options.val_images).whole()
-    batches = train.batches(options.batch, options.seed)
-    return Inputs(blocks, batches, {"tokens": val}, train.whole)
+    assert options.cache is not None
+    folder, gb = options.cache, options.cache_gb
+    return open_prefix(
+        folder, gb, params, blocks, source, views=views, seed=options.seed, limit=limit
+    )

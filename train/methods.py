@@ -14,6 +14,7 @@ from nec_jax.params import NecParams
 from train import baselines
 from train.config import Evaluate, OptionsError
 from train.data import Split
+from train.prefix import finish
 
 
 class RoundTripError(RuntimeError):
@@ -22,17 +23,27 @@ class RoundTripError(RuntimeError):
 
 @dataclass(frozen=True)
 class Study:
-    """The images that every method codes: fit heads, choose their settings, score them."""
+    """The images that every method codes: fit heads, choose their settings, score them.
+
+    With `blocks`, the splits hold what so many blocks, the same ones in every model, made of them.
+    """
 
     fit: Split
     choose: Split
     score: Split
     classes: tuple[str, ...]
     name: str
+    blocks: int = 0
 
     def splits(self) -> tuple[Split, Split, Split]:
         """The three, in that order."""
         return self.fit, self.choose, self.score
+
+    def latents(self, params: NecParams, split: Split) -> NDArray[np.float32]:
+        """The embeddings of a split's images."""
+        if split.tokens is None:
+            return nec_jax.latents(params, split.images)
+        return finish(params, split.tokens, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ def nec_method(study: Study, setting: str, model: NecParams) -> Method:
     grid = model.config.grid(*study.score.images.shape[1:3])
     values, blobs = [], []
     for split in study.splits():
-        y = nec_jax.latents(model, split.images)  # once, for it takes nearly all of the time
+        y = study.latents(model, split)  # once, for it takes nearly all of the time
         embedded = codec.dequantise(codec.quantise(y))
         blobs = [codec.encode(one, grid) for one in y]
         decoded = nec_jax.decode(model, blobs)
@@ -124,7 +135,7 @@ def nec_method(study: Study, setting: str, model: NecParams) -> Method:
 
 def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterator[Method]:
     """Quantised and uncompressed embeddings of the base, JPEG 2000, and lossless pixels."""
-    y = [nec_jax.latents(base, split.images) for split in study.splits()]
+    y = [study.latents(base, split) for split in study.splits()]
     config = base.config
 
     def of_latents(

@@ -18,6 +18,7 @@ import jax
 
 import nec_jax
 from coder import CodecError
+from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import compress, evaluate
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
 from train.configs import parse
@@ -45,12 +46,12 @@ def run(options: Sweep) -> None:
         values = table.values(vars(point))
         jobs[name] = (values, False, functools.partial(train_and_measure, studies, point))
     if options.evaluate.baselines:
-        for init in dict.fromkeys(point.init for point in points.values()):
+        for init, trainable in {p.init: p.trainable for p in points.values()}.items():
             values = {"init": init} if "init" in table.axes else {}
             jobs[f"baselines of {init}"] = (
                 values,
                 True,
-                functools.partial(baselines, studies, init),
+                functools.partial(baselines, studies, init, trainable),
             )
 
     say, failed = evaluate.CONSOLE.print, []
@@ -93,24 +94,29 @@ def folder_name(chosen: dict[str, Any], point: Compress) -> str:
 
 
 class Studies:
-    """The labelled images, read once for each size of image."""
+    """The labelled images, read once a size of image (with a cache: once a model)."""
 
     def __init__(self, options: Evaluate):
         self.options = options
-        self._by_size: dict[int, Study] = {}
+        self._read: dict[tuple[int | str, ...], Study] = {}
 
-    def of(self, init: str) -> tuple[nec_jax.NecParams, Study]:
+    def of(self, init: str, trainable: str) -> tuple[nec_jax.NecParams, Study]:
         """The model of `init`, uncompressed, and the images at its size."""
         base = nec_jax.load(init)
-        size = self.options.image_size or base.config.image_size
-        if size not in self._by_size:
-            self._by_size[size] = evaluate.open_study(self.options, base.config)
-        return base, self._by_size[size]
+        key, blocks = (self.options.image_size or base.config.image_size,), 0
+        if self.options.cache is not None:
+            rule = trainable_rule(trainable, base.config)
+            blocks = frozen_blocks(base.config, base.weights, rule)
+            key = (init, blocks)
+        if key not in self._read:
+            self._read[key] = evaluate.open_study(self.options, base, blocks)
+        return base, self._read[key]
 
 
 def train_and_measure(studies: Studies, point: Compress) -> Points:
     """Train a point, unless its model is there, and measure it."""
-    base, study = studies.of(point.init)  # before hours of training: are there labelled images?
+    # Before hours of training: are there labelled images?
+    base, study = studies.of(point.init, point.trainable)
     model = point.workdir / "model.safetensors"
     if not model.exists():
         compress.run(point)
@@ -125,9 +131,9 @@ def measure_point(options: Evaluate, study: Study, base: nec_jax.NecParams, mode
     return evaluate.measure(options, study, method, evaluate.head_kinds(options, base.config))
 
 
-def baselines(studies: Studies, init: str) -> Points:
+def baselines(studies: Studies, init: str, trainable: str) -> Points:
     """What the points that start from a model are compared with."""
-    base, study = studies.of(init)
+    base, study = studies.of(init, trainable)
     options, kinds = studies.options, evaluate.head_kinds(studies.options, base.config)
     coded = baseline_methods(options, study, base)
     return [point for method in coded for point in evaluate.measure(options, study, method, kinds)]

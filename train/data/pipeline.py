@@ -83,6 +83,7 @@ class Split:
     masks: np.ndarray | None  # uint8 [N, size, size], 255 = ignore
     ids: list[str]
     skipped: list[str]  # one message an image that could not be read; it names the file
+    tokens: np.ndarray | None = None  # float16 [N, n, width]: what frozen blocks made of the images
 
     def take(self, chosen: np.ndarray) -> "Split":
         """The images where `chosen`, bool [N], is true."""
@@ -92,6 +93,7 @@ class Split:
             None if self.masks is None else self.masks[chosen],
             [name for name, keep in zip(self.ids, chosen, strict=True) if keep],
             self.skipped,
+            None if self.tokens is None else self.tokens[chosen],
         )
 
 
