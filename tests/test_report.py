@@ -6,6 +6,7 @@ import pytest
 
 from train import report, results
 from train.config import OptionsError, Report
+from train.figure import Curve
 from train.main import main
 
 TABLE = """\
@@ -41,26 +42,33 @@ def test_points_are_means_over_the_seeds_of_training(table: Path) -> None:
 
 
 def curves(table: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> dict[str, list]:
-    drawn = {}
+    """What is drawn: the points of each curve, and under what label."""
+    drawn: dict[str, list[Curve]] = {}
     monkeypatch.setattr(report, "draw", lambda panels, *_: drawn.update(panels))
     report.run(Report(results=table, out=table.parent, **options))  # type: ignore[arg-type]
     [panel] = drawn.values()
-    return {curve.label: [(x, y) for x, y, _ in curve.points] for curve in panel}
+    found: dict[str, list] = {}
+    for curve in panel:
+        found.setdefault(curve.label, []).append([(x, y) for x, y, _ in curve.points])
+    return found
 
 
 def test_a_curve_for_each_value_of_an_axis(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {
-        "trainable paper": [(101.0, 81.0), (405.0, 90.5)],
-        "trainable density": [(110.0, 72.0), (500.0, 85.0)],
-        "UQE, as published": [(900.0, 79.0)],
+        "trainable paper": [[(101.0, 81.0), (405.0, 90.5)]],
+        "trainable density": [[(110.0, 72.0), (500.0, 85.0)]],
+        "UQE, as published": [[(900.0, 79.0)]],
     }
     assert curves(table, monkeypatch) == expected
     assert curves(table, monkeypatch, by=("trainable",)) == expected
     # Against lambda there is no place for what has none, and a curve needs no bytes.
     del expected["UQE, as published"]
     against = curves(table, monkeypatch, x="lambda")
-    assert against["trainable paper"] == [(1.0, 81.0), (10.0, 90.5)]
+    assert against["trainable paper"] == [[(1.0, 81.0), (10.0, 90.5)]]
     assert against.keys() == expected.keys()
+    # What varies and is not named keeps curves apart.
+    by_lambda = curves(table, monkeypatch, by=("lambda",))
+    assert by_lambda["lambda 1"] == [[(101.0, 81.0)], [(110.0, 72.0)]]
 
 
 def test_the_command_writes_a_table_and_figures(table: Path, tmp_path: Path) -> None:

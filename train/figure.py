@@ -52,7 +52,8 @@ def draw(
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
         axis.grid(visible=True, which="major", alpha=0.3)
-    columns = min(len(legend), 2 * len(panels))
+    inches = 0.55 + 0.08 * max(map(len, legend))  # of an entry, about
+    columns = max(1, min(len(legend), int(4.4 * len(panels) / inches)))
     rows = -(-len(legend) // columns)
     figure.legend(legend.values(), legend.keys(), loc="lower center", ncols=columns, frameon=False)
     figure.suptitle(title)

@@ -34,6 +34,7 @@ _STYLE = {
 # Where there are several curves of NEC, these are theirs, and baselines are thin and dashed.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dvp*XP"
+_GREYS = ("#777777", "#B0B0B0", "#333333")  # one a model that is compressed
 _MEASURED = ("bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "mean", "std", "seeds")
 
 
@@ -78,7 +79,9 @@ def run(options: config.Report) -> None:
     nec = [row for row in rows if row["method"] == results.NEC]
     varied = [n for n in results.axes_of(rows) if n != "seed" and len({r[n] for r in nec}) > 1]
     sized = options.x.endswith("bytes_per_image")
-    by = options.by or tuple(n for n in varied if n != options.x and not (sized and n == "lambda"))
+    lines = [n for n in varied if n != options.x and not (sized and n == "lambda")]
+    by = options.by or tuple(lines)
+    others = [name for name in lines if name not in by]
     for name in by:
         if name not in results.axes_of(rows):
             raise OptionsError(
@@ -89,7 +92,7 @@ def run(options: config.Report) -> None:
     text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
     (options.out / "report.md").write_text(text)
     paths = [options.out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
-    _draw(points, options.x, by, title, paths)
+    _draw(points, options.x, by, others, title, paths)
     print(f"wrote {options.out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
 
 
@@ -201,13 +204,21 @@ def _score(p: Point) -> str:
 def plot(report: Report, path: Path) -> None:
     """Bytes an image (log) against score, a panel a head, a line a method, with error bars."""
     title = f"{report['dataset']}, {report['split']} split, {report['images']} images"
-    _draw(report["points"], "bytes_per_image", (), title, [path])
+    _draw(report["points"], "bytes_per_image", (), (), title, [path])
 
 
 def _draw(
-    points: Sequence[Point], x: str, by: Sequence[str], title: str, paths: Sequence[Path]
+    points: Sequence[Point],
+    x: str,
+    by: Sequence[str],
+    others: Sequence[str],
+    title: str,
+    paths: Sequence[Path],
 ) -> None:
-    """A panel a head; in each a curve for each of the values of `by`, and one a baseline."""
+    """A panel a head; in each a curve for each of the values of `by`, and one a baseline.
+
+    Points that differ in `others` are not joined, but look alike.
+    """
     points = [p for p in points if p.get(x, "") != ""]  # baselines have no lambda, steps, ...
     try:
         places = [float(p[x]) for p in points]
@@ -215,45 +226,57 @@ def _draw(
         places = []
     if not places:
         raise OptionsError(f"--x {x}: the table has no such column of numbers")
-    names = {(m, _values(p, by)): None for m in _STYLE for p in points if p["method"] == m}
-    several = sum(method == results.NEC for method, _ in names) > 1
+    kinds = [(m, _values(p, by)) for m in _STYLE for p in points if p["method"] == m]
+    looks = _looks(list(dict.fromkeys(kinds)))
     panels: dict[str, list[Curve]] = {}
     metrics = []
     for head in _heads(points):
-        here = [(at, p) for at, p in zip(places, points, strict=True) if _head(p) == head]
-        metrics.append(AXES[here[0][1]["metric"]])
-        curves = panels.setdefault(head_name(*head), [])
-        for i, (method, values) in enumerate(names):
-            chosen = [
-                (at, p) for at, p in here if (p["method"], _values(p, by)) == (method, values)
-            ]
-            if chosen:
-                line = sorted((at, p["mean"], p["std"]) for at, p in chosen)
-                label = values if method == results.NEC and values else _STYLE[method][0]
-                if method != results.NEC and values:
-                    label += f", {values}"
-                curves.append(Curve(label, line, _look(method, i if several else None)))
+        lines: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
+        for place, p in zip(places, points, strict=True):
+            if _head(p) == head:
+                key = (p["method"], _values(p, by), _values(p, others))
+                lines.setdefault(key, []).append((place, p["mean"], p["std"]))
+        panels[head_name(*head)] = [
+            Curve(_label(*kind), sorted(line), look)
+            for kind, look in looks.items()
+            for key, line in lines.items()
+            if key[:2] == kind
+        ]
+        metrics.append(next(AXES[p["metric"]] for p in points if _head(p) == head))
     draw(panels, X_LABELS.get(x, x.replace("_", " ")), metrics, title, paths)
 
 
-def _look(method: str, number: int | None) -> dict[str, Any]:
-    """How a method is drawn; `number` tells curves of NEC apart, which then have the colours."""
-    _, colour, marker = _STYLE[method]
-    if number is None:
-        bold, large = method == results.NEC, method in (results.NEC, "raw-zstd")
-        width, size, line = 2.2 if bold else 1.2, 7 if large else 5, "-"
-    elif method == results.NEC:
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-        width, size, line = 1.8, 6, "-"
-    else:
-        colour, width, size, line = "#888888", 1.0, 5, "--"
-    return {
-        "color": colour,
-        "marker": marker,
-        "linewidth": width,
-        "markersize": size,
-        "linestyle": line,
-    }
+def _label(method: str, values: str) -> str:
+    if method == results.NEC and values:
+        return values
+    return ", ".join(filter(None, (_STYLE[method][0], values)))
+
+
+def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """How each (method, values) is drawn, as matplotlib says it."""
+    nec = [values for method, values in kinds if method == results.NEC]
+    models = list(dict.fromkeys(values for method, values in kinds if method != results.NEC))
+    looks = {}
+    for method, values in kinds:
+        _, colour, marker = _STYLE[method]
+        width, size, line = 1.2, 7 if method == "raw-zstd" else 5, "-"
+        if method == results.NEC:
+            width, size = 2.2, 7
+        if len(nec) > 1 and method == results.NEC:
+            i = nec.index(values)
+            colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+            width, size = 1.8, 6
+        elif len(nec) > 1:
+            i = models.index(values)
+            colour, width, line = _GREYS[i % len(_GREYS)], 1.0, "--"
+        looks[method, values] = {
+            "color": colour,
+            "marker": marker,
+            "linewidth": width,
+            "markersize": size,
+            "linestyle": line,
+        }
+    return looks
 
 
 def _values(point: Point, by: Sequence[str]) -> str:
