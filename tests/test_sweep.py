@@ -55,6 +55,7 @@ def test_a_sweep_that_is_cut_off_ends_like_one_that_was_not(swept: tuple[Path, s
     assert [row["method"] for row in rows(folder / "a")] == methods
     models = sorted(path.parent.name for path in folder.glob("a/points/*/model.safetensors"))
     assert [name.split(",")[0] for name in models] == ["lambda-1", "lambda-100.0"]
+    assert not list(folder.glob("?/points/*/checkpoints"))  # bounded: only models stay
 
 
 def test_the_table_alone_says_what_is_done_and_takes_new_axes(
@@ -74,10 +75,7 @@ def test_the_table_alone_says_what_is_done_and_takes_new_axes(
         made.append(model.parent.name.rsplit(",", 1)[0])
         return [{"method": "nec", "head": "linear", "mean": 50.0}]
 
-    def trained(options: Compress) -> None:
-        (options.workdir / "checkpoints").mkdir(parents=True)
-
-    monkeypatch.setattr(compress, "run", trained)
+    monkeypatch.setattr(compress, "run", lambda options: None)
     monkeypatch.setattr(sweep, "measure_point", measured)
     again(folder, smoke_mae, study=STUDY.replace("100.0]", "100.0]\nseed = [0, 1]"))
 
@@ -105,7 +103,6 @@ def test_a_point_that_fails_is_named_and_the_others_go_on(
     def run(options: Compress) -> None:
         if options.lam == 1:
             raise NonFiniteLoss("no longer finite at step 3")
-        (options.workdir / "checkpoints").mkdir(parents=True)
 
     monkeypatch.setattr(compress, "run", run)
     monkeypatch.setattr(evaluate, "open_study", lambda *_: None)

@@ -120,7 +120,7 @@ def train_and_measure(studies: Studies, point: Compress) -> Points:
     model = point.workdir / "model.safetensors"
     if not model.exists():
         compress.run(point)
-        shutil.rmtree(point.workdir / "checkpoints")  # nothing goes on from them any more
+    shutil.rmtree(point.workdir / "checkpoints", ignore_errors=True)  # nothing goes on from them
     return measure_point(studies.options, study, base, model)
 
 
