@@ -69,6 +69,7 @@ format: setup
 bench: setup $(PEERS)/installed
 	$(BIN)/python -m benchmarks.coder --peer $(PEERS)/bin/python
 	$(BIN)/python -m benchmarks.train_step --peer $(PEERS)/bin/python
+	$(BIN)/python -m benchmarks.encode --peer $(PEERS)/bin/python
 
 clean:
 	rm -rf .venv .venv-* dist

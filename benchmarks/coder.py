@@ -11,7 +11,6 @@ check. Batches go from floats to blobs and back, on one core and on all. The bes
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peer import run_peer
 from coder import EmbeddingCodec, Pool, Tables
 from coder.pool import available_cores
 
@@ -119,14 +119,7 @@ def peer_row(python: str, pmfs: list[np.ndarray], symbols: np.ndarray) -> dict[s
         path = Path(folder) / "problem.npz"
         sizes = np.array([len(p) for p in pmfs])
         np.savez(path, sizes=sizes, pmf=np.concatenate(pmfs), symbols=symbols)
-        script = Path(__file__).with_name("peer_compressai.py")
-        done = subprocess.run(
-            [python, "-W", "ignore::FutureWarning", str(script), str(path), str(REPEATS)],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+        return run_peer(python, "peer_compressai.py", path, REPEATS)
 
 
 def main() -> None:

@@ -10,13 +10,12 @@ trained (the paper's set), all cores. The best of several steps; images of 224 p
 
 import argparse
 import json
-import subprocess
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from benchmarks.peer import run_peer
 from coder.pool import available_cores
 from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import init_weights
@@ -59,10 +58,7 @@ def peer_seconds(python: str, config: ModelConfig, batch: int) -> float:
     names = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
     case = {name: getattr(config, name) for name in (*names, "image_size", "patch")}
     case |= {"batch": batch, "seconds": SECONDS, "threads": available_cores()}
-    script = Path(__file__).with_name("peer_train_step.py")
-    command = [python, "-W", "ignore", str(script), json.dumps(case)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])["seconds"]
+    return run_peer(python, "peer_train_step.py", json.dumps(case))["seconds"]
 
 
 def main() -> None:

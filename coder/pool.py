@@ -35,7 +35,7 @@ class Pool:
     """
 
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
-        self._codec = codec
+        self.codec = codec
         self._memory: SharedMemory | None = None
         self._workers = workers or available_cores()
         self._file = codec.to_bytes()
@@ -76,12 +76,12 @@ class Pool:
           InputError: no blobs, or of different grids.
         """
         blobs = list(blobs)
-        grids = {_named(self._codec.grid_of, i, blob) for i, blob in enumerate(blobs)}
+        grids = {_named(self.codec.grid_of, i, blob) for i, blob in enumerate(blobs)}
         if len(grids) != 1:
             raise InputError(f"blobs of {len(grids)} grids {sorted(grids)[:3]}: give those of one")
         height, width = grids.pop()
-        tokens = height * width + (self._codec.class_layout is not None)
-        shape = (len(blobs), tokens, self._codec.channels)
+        tokens = height * width + (self.codec.class_layout is not None)
+        shape = (len(blobs), tokens, self.codec.channels)
         shared = self._shared(shape, np.dtype(np.float32))
         y_hat = np.empty(shape, np.float32)
         with self._tasks() as submit:

@@ -2,12 +2,13 @@
 
 `encode` and `embed` call one compiled function for the latents, and the NumPy codec quantises and
 dequantises for both: `decode(encode(x)) == embed(x)`, bit for bit, on one machine. Images pass in
-batches padded to one static size, so that an image's bytes depend on nothing but the image.
+batches padded to one static size, so that an image's bytes depend on nothing but the image. One
+batch is coded while the device computes the next.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
-from coder import EmbeddingCodec, InputError
+from coder import EmbeddingCodec, InputError, Pool
 from nec_jax import nec
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
@@ -28,6 +29,7 @@ def encode(
     *,
     coding_batch: int | None = None,
     precision: str | None = None,
+    pool: Pool | None = None,
 ) -> list[bytes]:
     """Compress images to one blob each.
 
@@ -37,17 +39,24 @@ def encode(
       coding_batch, precision: instead of those stored in `params.config`. Both may move values
         across a rounding boundary: code a whole archive with the same, and record them
         (`with_coding` puts them into the model).
+      pool: `coder.Pool(params.codec)`, whose processes code each batch: for a GPU, which is quicker
+        than one core's coding. The bytes are the same.
 
     Returns:
       B byte strings.
 
     Raises:
-      InputError: images that the model does not take, or a call under `jax.jit`.
+      InputError: images that the model does not take, a call under `jax.jit`, or the pool of
+        another codec.
     """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
     codec = _codec(params)
-    y, grid = _coded_latents(params, images, "encode")
-    return [codec.encode(one, grid) for one in y]
+    if pool is not None and pool.codec != codec:
+        raise InputError("the pool codes for another codec: make it of this model's, params.codec")
+    batches, grid = _latent_batches(params, images, "encode")
+    if pool is not None:
+        return [blob for y in batches for blob in pool.encode(y, grid)]
+    return [codec.encode(one, grid) for y in batches for one in y]
 
 
 def decode(params: NecParams, blobs: Sequence[bytes]) -> NDArray[np.float32]:
@@ -82,8 +91,8 @@ def embed(
     """What `decode(params, encode(params, images))` returns, without the bytes."""
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
     codec = _codec(params)
-    y, _ = _coded_latents(params, images, "embed")
-    return codec.dequantise(codec.quantise(y))
+    batches, _ = _latent_batches(params, images, "embed")
+    return np.concatenate([codec.dequantise(codec.quantise(y)) for y in batches])
 
 
 def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
@@ -100,7 +109,7 @@ def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
 
 def latents(params: NecParams, images: ArrayLike) -> NDArray[np.float32]:
     """The embeddings before any rounding, float32 [B, (1 +) T, D], computed as `encode` does."""
-    return _coded_latents(params, images, "latents")[0]
+    return np.concatenate(list(_latent_batches(params, images, "latents")[0]))
 
 
 def with_coding(
@@ -129,25 +138,33 @@ def _codec(params: NecParams) -> EmbeddingCodec:
     return params.codec
 
 
-def _coded_latents(
+def _latent_batches(
     params: NecParams, images: ArrayLike, caller: str
-) -> tuple[NDArray[np.float32], tuple[int, int]]:
+) -> tuple[Iterator[NDArray[np.float32]], tuple[int, int]]:
+    """Checks the images; gives their latents batch by batch, and their token grid."""
     # The last: under a transformation, even what is computed from constants is traced.
     inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros(()))
     if any(isinstance(x, Tracer) for x in inputs):
         raise InputError(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"
         )
-    config = params.config
     x = np.asarray(images)
-    grid = check_images(config, x)
-    batches = []
-    for start in range(0, len(x), config.coding_batch):
-        batch = x[start : start + config.coding_batch]
-        padding = config.coding_batch - len(batch)
-        padded = np.pad(batch, [(0, padding), (0, 0), (0, 0), (0, 0)])
-        batches.append(np.asarray(_latents(params.weights, config, padded))[: len(batch)])
-    return np.concatenate(batches), grid
+    return _computed_ahead(params, x), check_images(params.config, x)
+
+
+def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float32]]:
+    size = params.config.coding_batch
+    before, count = None, 0
+    for start in range(0, len(x), size):
+        batch = x[start : start + size]
+        padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
+        # Returns at once. The device has this batch to compute while the caller codes the one
+        # before, and never more than these two are held.
+        y = _latents(params.weights, params.config, np.pad(batch, padding))
+        if before is not None:
+            yield np.asarray(before)
+        before, count = y, len(batch)
+    yield np.asarray(before)[:count]
 
 
 def check_images(config: ModelConfig, images: np.ndarray) -> tuple[int, int]:

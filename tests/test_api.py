@@ -106,6 +106,26 @@ def test_batches_are_padded_to_the_stored_coding_batch(model, monkeypatch):
         assert seen == [(2, "tensorfloat32")]
 
 
+def test_a_batch_is_coded_while_the_next_is_computed_and_no_further_ahead(model, monkeypatch):
+    seen = []
+    latents = api._latents
+    monkeypatch.setattr(api, "_latents", lambda *a: seen.append("model") or latents(*a))
+    monkeypatch.setattr(EmbeddingCodec, "encode", lambda *_: seen.append("coder") or b"")
+    nec_jax.encode(model, random_images(0, 7), coding_batch=2)
+    ahead = ["model", "coder", "coder"]
+    assert seen == ["model", *3 * ahead, "coder"]
+
+
+def test_a_pool_codes_the_same_bytes(model, coded):
+    images, blobs = coded
+    with coder.Pool(model.codec, workers=2) as pool:
+        assert nec_jax.encode(model, images, pool=pool) == blobs
+        assert nec_jax.encode(model, images[:3], pool=pool) == blobs[:3]
+        other = dataclasses.replace(model, codec=dataclasses.replace(model.codec, rate_index=1))
+        with pytest.raises(InputError, match="another codec: make it of this model's"):
+            nec_jax.encode(other, images, pool=pool)
+
+
 def test_an_overridden_coding_batch_is_recorded_in_the_model(model, tmp_path: Path):
     changed = nec_jax.with_coding(model, coding_batch=3, precision="bfloat16")
     nec_jax.save(changed, tmp_path / "m")
