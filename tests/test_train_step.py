@@ -18,6 +18,7 @@ from nec_jax.trainable import merge, path_name, split, trainable_rule
 from train import compress, objective
 from train.calibrate import GAIN_LADDER, calibrate_bottleneck
 from train.config import Compress
+from train.main import main
 from train.optim import optimiser
 from train.step import data_mesh, init_state, make_step
 
@@ -80,6 +81,19 @@ def test_the_step_pays_for_what_trains_alone() -> None:
     whole = flops("all")
     # Activations' gradients pass through all blocks, frozen weights' gradients are not computed.
     assert flops("paper") < 0.75 * whole
+
+
+def test_a_cached_prefix_costs_nothing(capsys: pytest.CaptureFixture) -> None:
+    def flops(*more: str) -> float:
+        options = ["--arch", "vit-ti", "--proxy", "features", "--trainable", "late", "--batch", "2"]
+        main(["compress", "--describe", *options, *more])
+        return json.loads(capsys.readouterr().out)["flops_per_step"]
+
+    # Eleven blocks forward, of 196 tokens and a class token.
+    tokens, width = 197, 192
+    block = 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
+    saved = flops() - flops("--cache", "runs/cache")
+    assert saved == pytest.approx(2 * 11 * block, rel=0.1)
 
 
 def test_frozen_weights_have_no_optimiser_state() -> None:

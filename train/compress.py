@@ -10,9 +10,9 @@ import numpy as np
 import nec_jax
 from nec_jax.calibration import calibrate_latents
 from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import Weights, init_weights
+from nec_jax.nec import Weights, init_weights, prefix
 from nec_jax.params import NecParams
-from nec_jax.trainable import split, trainable_rule
+from nec_jax.trainable import frozen_blocks, merge, split, trainable_rule
 from train import loop, objective
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
@@ -107,28 +107,38 @@ def describe(options: Compress) -> dict[str, float | int]:
     shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     rule = trainable_rule(options.trainable, config)
     trainable, frozen = split(with_teacher(config, shapes, rule), rule)
+    start = frozen_blocks(config, shapes, rule) if options.cache else 0
     grid = config.grid(config.image_size, config.image_size)
     return {
         "params": _count(shapes),
         "trainable_params": _count(trainable),
         "tokens": grid[0] * grid[1] + config.code_class_token,
-        "flops_per_step": count_flops(options, config, trainable, frozen),
+        "flops_per_step": count_flops(options, config, trainable, frozen, start),
     }
 
 
 def count_flops(
-    options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights
+    options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights, start: int = 0
 ) -> float:
-    """What XLA counts for one compiled step of the whole batch; nothing is allocated."""
+    """What XLA counts for one compiled step of the whole batch; nothing is allocated.
+
+    With `start`, the batch has passed so many blocks.
+    """
     mesh = data_mesh()
     tx = optimiser(options, options.density_lr)
     hidden = mask_ratio(options, config)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, hidden)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, hidden, start)
     side = config.image_size
     images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
+    batch = {"image": images}
+    if start:
+        passed = jax.eval_shape(
+            lambda weights, x: prefix(config, weights, x, start), merge(trainable, frozen), images
+        )
+        batch = {"tokens": jax.ShapeDtypeStruct(passed.shape, np.float16)}
     state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
     key = jax.eval_shape(jax.random.key, 0)
-    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, {"image": images}, key)
+    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, batch, key)
     cost = lowered.compile().cost_analysis()
     if cost is None:
         raise RuntimeError("this backend counts no FLOPs: describe on a CPU")
