@@ -1,6 +1,7 @@
 """Studies: every point once, whatever happens, in one table that says what is done."""
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,14 @@ def test_a_point_that_fails_is_named_and_the_others_go_on(
         with pytest.raises(SystemExit, match=r"1 of 2 failed.*lambda-1,"):
             again(tmp_path / "s", smoke_mae, "--evaluate.no-baselines")
         assert [row["lambda"] for row in rows(tmp_path / "s")] == ["100"]
+
+
+def test_a_folder_is_named_by_what_is_set() -> None:
+    chosen = {"lambda": 3, "init": "runs/a b/model.safetensors"}
+    name = sweep.folder_name(chosen, Compress(lam=3.0))
+    assert re.fullmatch(r"lambda-3,init-runs-a-b-model\.safetensors,[0-9a-f]{8}", name)
+    assert name == sweep.folder_name(chosen, Compress(lam=3.0, seed=0))
+    assert name != sweep.folder_name(chosen, Compress(lam=3.0, seed=1))
 
 
 def test_points_are_combined_with_axes() -> None:

@@ -89,7 +89,9 @@ def plan(options: Sweep) -> dict[str, Compress]:
 def folder_name(chosen: dict[str, Any], point: Compress) -> str:
     """Readable, and another one for any other option: `lambda-10,seed-0,1b2c3d4e`."""
     words = [re.sub(r"[^\w.]+", "-", f"{name}-{value}") for name, value in chosen.items()]
-    content = json.dumps(dataclasses.asdict(point), default=str, sort_keys=True)
+    # Of options at their defaults nothing is said, so that a new option renames no folder.
+    set_here = vars(point).items() - vars(Compress()).items()
+    content = json.dumps(dict(set_here), default=str, sort_keys=True)
     return ",".join([*words, hashlib.sha256(content.encode()).hexdigest()[:8]])[-120:].lstrip("-,")
 
 
