@@ -78,11 +78,11 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     safefile.write(path, _KIND, tensors, content)
 
 
-def load(name: str | os.PathLike[str]) -> NecParams:
-    """Read a model: a path, or the name of a model that ships with the package.
+def model_path(name: str | os.PathLike[str]) -> Path:
+    """The file of a model: a path, or the name of a model that ships with the package.
 
     Raises:
-      FileError: no such model, a damaged file, or one of another kind.
+      FileError: no such model, or a checkpoint of another project.
     """
     path = Path(name)
     if path.suffix in (".pth", ".pt", ".bin"):
@@ -95,6 +95,16 @@ def load(name: str | os.PathLike[str]) -> NecParams:
             f"no model {os.fspath(name)!r}: give the path of a model file"
             + (f", or one of {', '.join(shipped)}" if shipped else "")
         )
+    return path
+
+
+def load(name: str | os.PathLike[str]) -> NecParams:
+    """Read a model: a path, or the name of a model that ships with the package.
+
+    Raises:
+      FileError: no such model, a damaged file, or one of another kind.
+    """
+    path = model_path(name)
     tensors, content = safefile.read(path, _KIND)
     forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
     if content.keys() != forms.keys() or not all(

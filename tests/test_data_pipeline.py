@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ class Grey:
             raise CorruptImageError(f"cannot read image_{index}.png")
         image = np.full(self.shape, index, self.dtype)
         return {"id": f"image_{index}.png", "image": image, "label": index % 2}
+
+    def files(self) -> list[tuple[str, Path]]:
+        return [(f"image_{i}.png", Path(f"image_{i}.png")) for i in range(self.count)]
 
 
 def epoch(source: Grey, count: int, **kwargs) -> list[int]:

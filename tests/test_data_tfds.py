@@ -87,6 +87,9 @@ def test_records_of_a_tfds_data_set(folder: Path):
         np.testing.assert_array_equal(record.get("mask"), np.full((8, 9), expected))
     assert sorted(values) == list(range(30))
     split = read_all(source, 8)
+    names, files = zip(*source.files(), strict=True)
+    assert list(names) == split.ids
+    assert all(file.is_file() for file in files)
     assert split.masks is not None
     assert split.masks.shape == (30, 8, 8)
     batches = train_iterator(source, batch=4, size=8, seed=0)

@@ -23,21 +23,6 @@ def test_a_mosaic_of_all_tiles_is_the_earth() -> None:
     )
 
 
-def test_colours_follow_the_principal_components_and_no_offset() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(5, 16, 3)) * [9.0, 3.0, 1.0]
-    basis = np.linalg.qr(rng.normal(size=(8, 8)))[0][:3]
-    tokens = (scores @ basis).astype(np.float32)
-    colours = demo.principal_colours(tokens)
-    assert colours.shape == (5, 4, 4, 3)
-    assert colours.min() == 0
-    assert colours.max() == 1
-    for i in range(3):
-        found, meant = colours[..., i].ravel(), scores[..., i].ravel()
-        assert abs(np.corrcoef(found, meant)[0, 1]) > 0.95
-    np.testing.assert_allclose(demo.principal_colours(tokens + 7), colours, atol=1e-3)
-
-
 def test_paint_without_any_signal_is_the_mean_colour(model: NecParams) -> None:
     decoder = model.weights["decoder"]
     mute = decoder | {"pred": jax.tree.map(jnp.zeros_like, decoder["pred"])}

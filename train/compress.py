@@ -13,17 +13,20 @@ from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import Weights, init_weights, prefix
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, merge, split, trainable_rule
-from train import loop, objective
+from train import loop, objective, run_record
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
 from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
 from train.inputs import Inputs, cached_embeddings, open_inputs
 from train.optim import optimiser
+from train.pictures import evenly_spread, pictures_of
 from train.prefix import finish
-from train.pretrain import in_steps, open_training_source
+from train.pretrain import in_steps, open_training_source, open_val_source
 from train.step import data_mesh, init_state, make_step
+from train.summary import print_summary
 
 _CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
+_CODED = 64  # validation images that are coded for real in the end
 
 
 def run(options: Compress) -> None:
@@ -39,12 +42,16 @@ def run(options: Compress) -> None:
         raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
     source = open_training_source(options)
     options = in_steps(options, source)
+    val_source = open_val_source(options)
+    loop.refuse_changed_config(options)
+    if jax.process_index() == 0:
+        run_record.begin(options, {"train": source, "val": val_source})
     embed = cached_embeddings(options, source) if options.cache else None
     base = initial_model(options, base, source, embed)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
-    inputs = open_inputs(options, base, source)
+    inputs = open_inputs(options, base, source, val_source)
     first = with_teacher(config, base.weights, rule)
 
     def start() -> Weights:
@@ -72,13 +79,26 @@ def run(options: Compress) -> None:
         inputs.batches,
         inputs.val,
         density_lr=options.density_lr,
+        pictures=pictures_of(config, inputs.val, hidden, coded=True, start=inputs.start),
     )
     print("making the tables of the codec", file=sys.stderr)
     trained = dataclasses.replace(base, weights=without_teacher(weights))
     params = with_codec(trained, options, source.name, inputs)
     path = options.workdir / "model.safetensors"
     nec_jax.save(params, path)
-    print(f"wrote {path}", file=sys.stderr)
+    if jax.process_index() == 0:
+        blobs = code_some(params, inputs)
+        print_summary(run_record.finish(options.workdir), path, source, params, blobs)
+
+
+def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
+    """Blobs of some validation images, which took no part in making the codec."""
+    some = evenly_spread(inputs.val["tokens" if inputs.start else "image"], _CODED)
+    if not inputs.start:
+        return nec_jax.encode(params, some)
+    assert params.codec is not None
+    grid = params.config.grid(params.config.image_size, params.config.image_size)
+    return [params.codec.encode(y, grid) for y in finish(params, some, inputs.start)]
 
 
 def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) -> NecParams:

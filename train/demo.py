@@ -21,6 +21,7 @@ from train import baselines, compress, evaluate, pretrain, report
 from train.config import Compress, Evaluate, OptionsError, Pretrain
 from train.data.blue_marble import BlueMarble
 from train.methods import load_compressed
+from train.pictures import principal_colours
 
 WORKDIR = Path("runs/demo")
 CHIP, PATCH = 60, 10  # 60 divides the image: no tile is left over
@@ -160,17 +161,6 @@ def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
     for row, col, tile in zip(rows, cols, tiles, strict=True):
         canvas[row * h : (row + 1) * h, col * w : (col + 1) * w] = tile
     return canvas
-
-
-def principal_colours(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Grid tokens [N, T, D] -> their first three principal components as colours [N, s, s, 3]."""
-    n, t, d = tokens.shape
-    flat = tokens.reshape(-1, d) - tokens.mean((0, 1))
-    _, vectors = np.linalg.eigh(flat.T @ flat)
-    scores = flat @ vectors[:, :-4:-1]
-    low, high = np.percentile(scores, [2, 98], axis=0)
-    side = int(t**0.5)
-    return np.clip((scores - low) / (high - low), 0, 1).reshape(n, side, side, 3)
 
 
 def paint(params: NecParams, y_hat: NDArray[np.float32]) -> NDArray[np.uint8]:

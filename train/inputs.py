@@ -10,7 +10,7 @@ from nec_jax.api import check_images
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train.config import Compress, OptionsError
-from train.data import open_source, read_all
+from train.data import read_all
 from train.data.record import Source
 from train.initial import mask_ratio
 from train.prefix import Prefix, finish, open_prefix
@@ -33,11 +33,11 @@ class Inputs(NamedTuple):
     sample: Callable[[int], np.ndarray]
 
 
-def open_inputs(options: Compress, base: NecParams, source: Source) -> Inputs:
+def open_inputs(options: Compress, base: NecParams, source: Source, val_source: Source) -> Inputs:
     """Images; with `--cache` the activations of all blocks that stay as they are."""
     config = base.config
     if options.cache is None:
-        val_images = read_validation(options, config)
+        val_images = read_validation(options, config, val_source)
         check_images(config, val_images)  # before hours of training: bands, dtype, range
 
         def images(limit: int) -> np.ndarray:
@@ -51,7 +51,6 @@ def open_inputs(options: Compress, base: NecParams, source: Source) -> Inputs:
             "compare: pass --proxy features, and no --mask-ratio"
         )
     train = _open_cache(options, base, source, options.views)
-    val_source = open_source(options.data, options.val_split, chip=options.chip)
     val = _open_cache(options, base, val_source, limit=options.val_images).whole()
     batches = train.batches(options.batch, options.seed)
     return Inputs(train.blocks, batches, {"tokens": val}, train.whole)

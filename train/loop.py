@@ -23,6 +23,7 @@ from train.checkpoint import Checkpoints
 from train.config import OptionsError, Training, flag
 from train.objective import Objective, mean_metrics
 from train.optim import optimiser
+from train.pictures import Pictures
 from train.step import data_mesh, init_state, make_step, replicated, sharded
 
 _VAL_BATCH = 64
@@ -42,6 +43,7 @@ def fit(
     val_batch: dict[str, np.ndarray],
     *,
     density_lr: float = 0.0,
+    pictures: Pictures | None = None,
 ) -> Weights:
     """Train and return the final weights, on the host.
 
@@ -55,6 +57,7 @@ def fit(
         the objective, host arrays [batch, ...].
       val_batch: all that is validated on, [N, ...].
       density_lr: peak learning rate of the bottleneck.
+      pictures: drawn for TensorBoard at every validation.
 
     Raises:
       NonFiniteLoss: with the step and what to try; no checkpoint holds what is not finite.
@@ -105,6 +108,9 @@ def fit(
         values = mean_metrics(metrics, [len(part) for part in parts])
         check(step, values["loss"])
         log.write(step, "val", values)
+        if pictures and jax.process_index() == 0:
+            # On one device of this process: the others do not take part.
+            log.show(step, pictures(jax.tree.map(lambda leaf: leaf.addressable_data(0), now)))
         console.print(f"step {step:6d}  val    " + describe(values))
 
     if start is None:
@@ -201,6 +207,11 @@ class MetricsLog:
             file.write(json.dumps({"step": step, "split": split_name, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{split_name}/{name}", value, step)
+
+    def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """TensorBoard images, uint8 [H, W, 3]."""
+        for name, picture in pictures.items():
+            self._board.add_image(f"pictures/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush the events."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from typing import TypeVar
 
 import jax
@@ -14,7 +13,7 @@ from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import init_weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import trainable_rule
-from train import loop, objective
+from train import loop, objective, run_record
 from train.config import OptionsError, Pretrain, Training
 from train.data import Subset, open_source, read_all, train_iterator
 from train.data.record import Source
@@ -25,6 +24,8 @@ from train.initial import (
     with_teacher,
     without_teacher,
 )
+from train.pictures import pictures_of
+from train.summary import print_summary
 
 AnyTraining = TypeVar("AnyTraining", bound=Training)
 _IMAGE_SIZE = 128  # if neither the user nor a model says
@@ -36,19 +37,25 @@ def run(options: Pretrain) -> None:
     base = nec_jax.load(options.init) if options.init else None
     source = open_training_source(options)
     options = in_steps(options, source)
+    val_source = open_val_source(options)
+    loop.refuse_changed_config(options)
+    if jax.process_index() == 0:
+        run_record.begin(options, {"train": source, "val": val_source})
     base = initial_model(options, base, source) if base else _fresh_model(options, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
-    val_images = read_validation(options, config)
+    val_images = read_validation(options, config, val_source)
     check_images(config, val_images)
+    hidden = mask_ratio(options, config)
     weights = with_teacher(config, base.weights, rule)
     weights = loop.fit(
         options,
-        objective.mae(config, mask_ratio(options, config)),
+        objective.mae(config, hidden),
         lambda: weights,
         weights,
         rule,
         train_batches(options, source, config),
         {"image": val_images},
+        pictures=pictures_of(config, {"image": val_images}, hidden, coded=False),
     )
     facts = json.loads(base.provenance)
     run_facts = {"data": source.name, "images": len(source), "steps": options.steps}
@@ -58,7 +65,8 @@ def run(options: Pretrain) -> None:
     params = NecParams(without_teacher(weights), config, None, json.dumps(facts, sort_keys=True))
     path = options.workdir / "model.safetensors"
     nec_jax.save(params, path)
-    print(f"wrote {path}", file=sys.stderr)
+    if jax.process_index() == 0:
+        print_summary(run_record.finish(options.workdir), path, source, params)
 
 
 def _fresh_model(options: Pretrain, source: Source) -> NecParams:
@@ -110,7 +118,11 @@ def train_batches(options: Training, source: Source, config: ModelConfig):
     return train_iterator(source, batch=options.batch, size=config.image_size, seed=options.seed)
 
 
-def read_validation(options: Training, config: ModelConfig) -> np.ndarray:
-    """The validation images [N, S, S, C]."""
-    source = open_source(options.data, options.val_split, chip=options.chip)
+def open_val_source(options: Training) -> Source:
+    """The images to validate on."""
+    return open_source(options.data, options.val_split, chip=options.chip)
+
+
+def read_validation(options: Training, config: ModelConfig, source: Source) -> np.ndarray:
+    """The validation images [N, S, S, C] that are taken from their source."""
     return read_all(source, config.image_size, limit=options.val_images).images

@@ -6,6 +6,7 @@ bmng.jpg, 5400 x 2700 px, equirectangular, and a mask on a grid of 2.5 arc-minut
 
 import gzip
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from train.data.windows import corners_of
 PIXELS_PER_DEGREE = 15
 COAST_SHARE = 0.95  # a tile with less than this of its commonest class is labelled `coast`
 
+_IMAGE = "bmng.jpg"
 _MASK_CELLS_PER_DEGREE = 24  # 2.5 arc-minutes: the coarsest grid that is finer than the image
 _BLOCK_DEGREES = 15
 # Block b, counted from 180 W, belongs to _BLOCKS[b % 5]: 15, 5 and 4 of the 24 blocks.
@@ -52,7 +54,7 @@ class BlueMarble:
         """
         check_split(split, HASH_SPLITS, self.name)
         folder = _package_folder()
-        with Image.open(folder / "bmng.jpg") as image:
+        with Image.open(folder / _IMAGE) as image:
             self.image = np.asarray(image.convert("RGB"))
         height, width = self.image.shape[:2]
         self.mask = _read_mask(folder / "lsmask_2.5min_f.bin", height, width)
@@ -79,13 +81,22 @@ class BlueMarble:
         mixed = counts.max() < COAST_SHARE * mask.size
         pixel = 1 / PIXELS_PER_DEGREE
         return {
-            "id": f"bmng.jpg@{row},{col}",
+            "id": _id(row, col),
             "image": self.image[window],
             "mask": mask,
             "label": self.classes.index("coast") if mixed else int(counts.argmax()),
             "transform": (pixel, 0.0, -180 + col * pixel, 0.0, -pixel, 90 - row * pixel),
             "crs": "EPSG:4326",
         }
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id of each tile, and the one image that all are of."""
+        path = _package_folder() / _IMAGE
+        return ((_id(row, col), path) for row, col in self.windows)
+
+
+def _id(row: int, col: int) -> str:
+    return f"{_IMAGE}@{row},{col}"
 
 
 def _split_of(col: int) -> str:

@@ -1,6 +1,7 @@
 """A folder of images, or of one sub-folder of images a class."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,10 @@ class ImageList:
         if self.labels:
             record["label"] = self.labels[index]
         return record
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id and file of each image."""
+        return ((path, self.root / path) for path in self.paths)
 
 
 def open_folder(root: Path, split: str) -> ImageList:

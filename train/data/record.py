@@ -1,5 +1,7 @@
 """What a data source is: a random-access sequence of records, one an image."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol, Required, TypedDict
 
 import numpy as np
@@ -40,6 +42,10 @@ class Source(Protocol):
 
     def __getitem__(self, index: int, /) -> Record:
         """Raise CorruptImageError, naming the file, when record `index` cannot be read."""
+        ...
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id and file of each record, in order; reads no image."""
         ...
 
 

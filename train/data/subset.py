@@ -1,5 +1,8 @@
 """Fewer images of a source."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from train.data.record import Record, Source
 
 
@@ -31,4 +34,12 @@ class Subset:
     def __getitem__(self, index: int, /) -> Record:
         if not -self._count <= index < self._count:
             raise IndexError(f"record {index} of {self._count}")
-        return self._source[index % self._count * len(self._source) // self._count]
+        return self._source[self._place(index % self._count)]
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id and file of each record that is left."""
+        listed = list(self._source.files())
+        return (listed[self._place(index)] for index in range(self._count))
+
+    def _place(self, index: int) -> int:
+        return index * len(self._source) // self._count

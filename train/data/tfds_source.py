@@ -1,7 +1,10 @@
 """Data sets of TensorFlow Datasets, read without TensorFlow."""
 
+import bisect
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +93,15 @@ class TfdsSource:
         if self._mask is not None:
             record["mask"] = example[self._mask][..., 0]
         return record
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id of each example, and the shard that holds it."""
+        ends: dict[str, list[int]] = {}
+        for part, info in self._builder.info.splits.items():
+            ends[part] = list(itertools.accumulate(info.shard_lengths))
+        for part, position in self._keys:
+            shard = bisect.bisect_right(ends[part], position)
+            yield _id(part, position), Path(self._builder.info.splits[part].filepaths[shard])
 
 
 def _members(sizes: dict[str, int]) -> dict[str, list[tuple[str, int]]]:

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,12 @@ class WindowSource:
             record = self._read(pair, box)
         else:
             record = cut(self._decoded(pair, None), box)
-        record["id"] = f"{pair.image}@{row},{col}"
+        record["id"] = _window_id(pair, row, col)
         return record
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id and image file of each window."""
+        return ((_window_id(*window), self.root / window[0].image) for window in self.windows)
 
     def _read(self, pair: Pair, box: Box | None) -> Record:
         record = read_image(self.root / pair.image, pair.image, box)
@@ -111,6 +115,10 @@ class WindowSource:
                 self.root / pair.image, *size, self.chip,
             )  # fmt: skip
         return corners
+
+
+def _window_id(pair: Pair, row: int, col: int) -> str:
+    return f"{pair.image}@{row},{col}"
 
 
 def corners_of(height: int, width: int, chip: int) -> Iterator[tuple[int, int]]:

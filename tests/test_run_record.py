@@ -1,0 +1,116 @@
+"""run.json: what it holds, what a second start adds, and which data it takes for the same."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from train import run_record
+from train.config import Compress, OptionsError
+from train.data import open_source
+from train.data.record import Source
+from train.run_record import fingerprint, git_revision, sha256
+
+
+def folder_of_files(root: Path) -> Source:
+    """Three images, which nothing here decodes."""
+    root.mkdir()
+    for name in "abc":
+        (root / f"{name}.png").write_bytes(name.encode() * 100)
+    return open_source(str(root))
+
+
+def test_a_run_says_what_it_was_made_of(smoke_mae: Path, smoke_nec: Path) -> None:
+    record = json.loads((smoke_nec / "run.json").read_text())
+    assert record["command"] == "compress"
+    assert record["config"]["lam"] == 10.0
+    assert record["init"] == {"path": str(smoke_mae), "sha256": sha256(smoke_mae)}
+    assert record["model_sha256"] == sha256(smoke_nec / "model.safetensors")
+    for role in ("train", "val"):
+        source = open_source("blue-marble", role, chip=32)
+        assert record["data"][role] == fingerprint(source)
+    [start] = record["starts"]
+    assert start["packages"].keys() == set(run_record.PACKAGES)
+    assert start["start"] <= start["end"]
+
+
+def test_another_start_is_added_and_ends_the_one_before(tmp_path: Path) -> None:
+    source, options = folder_of_files(tmp_path / "data"), Compress(workdir=tmp_path)
+    run_record.begin(options, {"train": source})
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text())
+    assert record["starts"][0]["end"] is None
+    # As if it had begun at 1970-01-01 and been cut off 90 s later.
+    record["starts"][0]["start"] = "1970-01-01T00:00:00+00:00"
+    path.write_text(json.dumps(record))
+    (tmp_path / "metrics.jsonl").touch()
+    os.utime(tmp_path / "metrics.jsonl", (90, 90))
+    run_record.begin(options, {"train": source})
+    (tmp_path / "model.safetensors").touch()
+    record = run_record.finish(tmp_path)
+    first, second = record["starts"]
+    assert first["end"] == "1970-01-01T00:01:30+00:00"
+    assert second["end"] >= second["start"] > first["end"]
+    assert 90 <= record["wall_s"] < 150
+    assert json.loads(path.read_text()).items() >= record.items()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    source, options = folder_of_files(tmp_path / "data"), Compress(workdir=tmp_path)
+    run_record.begin(options, {"train": source})
+    (tmp_path / "data" / "b.png").write_bytes(b"more")
+    with pytest.raises(OptionsError, match="begun with another data than is there now"):
+        run_record.begin(options, {"train": source})
+
+
+def test_a_fingerprint_is_that_of_ids_sizes_and_content(tmp_path: Path) -> None:
+    source = folder_of_files(tmp_path / "data")
+    first = fingerprint(source)
+    assert first["images"] == 3
+    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "data")
+    moved = tmp_path / "elsewhere" / "data"
+    assert fingerprint(open_source(str(moved))) == first
+    seen = {first["sha256"]}
+    (moved / "b.png").write_bytes(b"B" * 100)
+    seen.add(fingerprint(open_source(str(moved)))["sha256"])
+    (moved / "b.png").write_bytes(b"B" * 101)
+    seen.add(fingerprint(open_source(str(moved)))["sha256"])
+    (moved / "b.png").rename(moved / "d.png")
+    gone = open_source(str(moved))
+    seen.add(fingerprint(gone)["sha256"])
+    (moved / "d.png").unlink()
+    seen.add(fingerprint(gone)["sha256"])  # listed, but no longer there
+    seen.add(fingerprint(open_source(str(moved)))["sha256"])
+    assert len(seen) == 6
+
+
+def test_the_tiles_of_blue_marble_are_listed_as_they_are_read() -> None:
+    source = open_source("blue-marble", "val", chip=300)
+    ids, files = zip(*source.files(), strict=True)
+    assert list(ids) == [source[i]["id"] for i in range(len(source))]
+    assert all(file.is_file() for file in set(files))
+
+
+def test_the_revision_is_that_of_the_packages_own_checkout(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    assert git_revision(tmp_path) is None
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "loop.py").write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    (tmp_path / "notes.txt").write_text("no part of the packages")
+    found = git_revision(tmp_path)
+    assert found is not None
+    assert len(found["revision"]) == 40
+    assert found["dirty"] is False
+    (tmp_path / "train" / "loop.py").write_text("x = 1\n")
+    assert git_revision(tmp_path) == {**found, "dirty": True}
+    # Installed into another project's checkout.
+    assert git_revision(tmp_path / "train") is None

@@ -1,0 +1,60 @@
+"""What a run prints at its end, and that the command it proposes can be given."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+import nec_jax
+from train.config import Compress, Evaluate
+from train.data import open_source
+from train.summary import duration, print_summary
+
+
+def summary(
+    folder: Path, blobs: list[bytes], capsys: pytest.CaptureFixture
+) -> tuple[str, list[str]]:
+    """What was printed, and the command that it ends with."""
+    path = folder / "model.safetensors"
+    record = json.loads((folder / "run.json").read_text())
+    source = open_source("blue-marble", "train", chip=32)
+    print_summary(record, path, source, nec_jax.load(path), blobs)
+    text = capsys.readouterr().err
+    return text, shlex.split(text.splitlines()[-1].removeprefix("next: "))
+
+
+def test_compression_ends_with_real_bytes_and_an_evaluation(
+    smoke_mae: Path, smoke_nec: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text, command = summary(smoke_nec, [b"1234", b"123456789"], capsys)
+    lines = [json.loads(line) for line in (smoke_nec / "metrics.jsonl").read_text().splitlines()]
+    first, *_, last = (line for line in lines if line["split"] == "val")
+    assert f"{first['loss']:.4g} -> {last['loss']:.4g}" in text
+    estimates = [f"{line['bits_per_image'] / 8:,.1f}" for line in (first, last)]
+    assert " -> ".join(estimates) in text
+    assert "6.5 (2 of val)" in text
+    assert command[:4] == ["python", "-m", "train.main", "evaluate"]
+    options = tyro.cli(Evaluate, args=command[4:])
+    model = smoke_nec / "model.safetensors"
+    assert (options.base, options.models) == (str(smoke_mae), (str(model),))
+    assert (options.data, options.chip) == ("blue-marble", 32)
+
+
+def test_pre_training_ends_with_a_compression(
+    smoke_mae: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text, command = summary(smoke_mae.parent, [], capsys)
+    assert "codec" not in text
+    assert command[:4] == ["python", "-m", "train.main", "compress"]
+    options = tyro.cli(Compress, args=command[4:])
+    assert options.init == str(smoke_mae)
+    assert options.workdir != smoke_mae.parent
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (65, "1 min 05 s"), (3723, "1 h 02 min 03 s")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

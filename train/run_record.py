@@ -1,0 +1,181 @@
+"""`run.json`: what a run was made of and when, so that its model can be traced and made again.
+
+Times stand here and nowhere in a model file: two runs of one configuration make one model.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nec_jax.params import model_path
+from train.config import OptionsError, Training
+from train.data.record import Source
+
+PACKAGES = (
+    "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
+    "grain",
+)  # fmt: skip
+_PROBED = 64  # images of a source whose files are read ...
+_PROBED_BYTES = 1 << 16  # ... up to here
+_STAT_BATCH = 4096  # files whose sizes one thread asks for at a time
+
+Record = dict[str, Any]
+
+
+def begin(options: Training, sources: dict[str, Source]) -> None:
+    """Write `run.json`, or add another start to the one that is there.
+
+    Args:
+      options: of a work folder that has been found to be theirs (`refuse_changed_config`).
+      sources: what is trained and validated on, by role.
+
+    Raises:
+      OptionsError: the data or the initial model are not those that the run was begun with.
+    """
+    made_of = {
+        "command": type(options).__name__.lower(),
+        "config": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        "data": {role: fingerprint(source) for role, source in sources.items()},
+        "init": {"path": options.init, "sha256": sha256(model_path(options.init))}
+        if options.init
+        else None,
+    }
+    path = options.workdir / "run.json"
+    record = made_of | {"starts": []}
+    if path.exists():
+        record = json.loads(path.read_text())
+        for part in ("data", "init"):
+            if record[part] != made_of[part]:
+                raise OptionsError(
+                    f"{options.workdir} was begun with another {part} than is there now, under the "
+                    f"same name ({record[part]} -> {made_of[part]}): bring it back, choose another "
+                    "--workdir, or delete this one to start again"
+                )
+        _close(record, _last_sign(options.workdir))
+    record["starts"].append({"start": _now(), "end": None} | environment())
+    _write(path, record)
+
+
+def finish(workdir: Path) -> Record:
+    """Note that the run has ended and written its model; returns what `run.json` holds."""
+    record = json.loads((workdir / "run.json").read_text())
+    _close(record, _now())
+    _write(workdir / "run.json", record | {"model_sha256": sha256(workdir / "model.safetensors")})
+    return record
+
+
+def _close(record: Record, end: str) -> None:
+    """Give the last start its end, unless it has one."""
+    last = record["starts"][-1]
+    if last["end"] is None:
+        last["end"] = max(end, last["start"])
+    spans = [
+        datetime.fromisoformat(start["end"]) - datetime.fromisoformat(start["start"])
+        for start in record["starts"]
+    ]
+    record["wall_s"] = sum(span.total_seconds() for span in spans)
+
+
+def _last_sign(workdir: Path) -> str:
+    """When a run that was cut off wrote its last line of metrics."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return ""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(path: Path, record: Record) -> None:
+    whole = path.with_suffix(".tmp")
+    whole.write_text(json.dumps(record, indent=1) + "\n")
+    whole.replace(path)
+
+
+def environment() -> Record:
+    """Software, machine and devices of this process."""
+    devices = jax.devices()
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "git": git_revision(Path(__file__).parent.parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": {
+            "kinds": sorted({device.device_kind for device in devices}),
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+    }
+
+
+def git_revision(root: Path) -> Record | None:
+    """The commit that the packages in `root` are of, and whether they differ from it.
+
+    None unless `root` is itself a checkout: an installed package may lie in another project's.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
+            return None
+        changed = git("status", "--porcelain", "--", "coder", "nec_jax", "train")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def fingerprint(source: Source) -> Record:
+    """Name, number of images, and a digest that tells whether they are the same images.
+
+    It is the SHA-256 of the id and the file size of every image in order, and of the first 64 KiB
+    of the files of 64 images spread evenly. So it sees another list, order or window, any file of
+    another size, and data that were all made anew; not a few files changed in place without
+    changing their size. A million files take about 20 s on a local disk, as listing them does.
+    """
+    listed = list(source.files())
+    files = list(dict.fromkeys(file for _, file in listed))
+    with ThreadPoolExecutor() as pool:  # on a network drive each answer takes its time
+        batches = (files[i : i + _STAT_BATCH] for i in range(0, len(files), _STAT_BATCH))
+        sizes = dict(zip(files, chain.from_iterable(pool.map(_sizes, batches)), strict=True))
+    digest = hashlib.sha256()
+    for name, file in listed:
+        digest.update(f"{name}\t{sizes[file]}\n".encode())
+    for i in range(min(_PROBED, len(listed))):
+        file = listed[i * len(listed) // min(_PROBED, len(listed))][1]
+        if sizes[file] is not None:
+            with file.open("rb") as opened:
+                digest.update(opened.read(_PROBED_BYTES))
+    return {"name": source.name, "images": len(source), "sha256": digest.hexdigest()}
+
+
+def _sizes(files: list[Path]) -> list[int | None]:
+    """Bytes of each file; None for one that is not there, which training will leave out."""
+
+    def size(file: Path) -> int | None:
+        try:
+            return file.stat().st_size
+        except OSError:
+            return None
+
+    return [size(file) for file in files]
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
