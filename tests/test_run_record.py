@@ -10,9 +10,9 @@ import pytest
 
 from train import run_record
 from train.config import Compress, OptionsError
-from train.data import open_source
+from train.data import fingerprint, open_source
 from train.data.record import Source
-from train.run_record import fingerprint, git_revision, sha256
+from train.run_record import git_revision, sha256
 
 
 def folder_of_files(root: Path) -> Source:

@@ -32,12 +32,12 @@ from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import path_name
 from train.config import OptionsError
+from train.data.fingerprint import fingerprint
 from train.data.record import CorruptImageError, Source
 from train.data.resize import fit_to, random_crop
 
 _SHARD_BYTES = 1 << 26
 _BATCH = 16  # images that pass the frozen blocks together
-_SAMPLED = 16  # images whose pixels are part of the key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def open_prefix(
         "weights": _digest_weights(params, blocks),
         "config": _config_facts(params.config),
         "blocks": blocks,
-        "data": {"name": source.name, "images": total, "sample": _digest_images(source)},
+        "data": fingerprint(source),
         "of_them": images,
     }
     crops = [{"crop": "whole"}, *({"crop": view, "seed": seed} for view in range(1, views))]
@@ -266,17 +266,3 @@ def _config_facts(config: ModelConfig) -> dict[str, Any]:
     apart = ("coding_batch", "code_class_token", "embedding_blocks", "arch", "depth", "bands")
     facts = dataclasses.asdict(config)
     return {k: v for k, v in facts.items() if k not in apart and not k.startswith("decoder_")}
-
-
-def _digest_images(source: Source) -> str:
-    """Hash ids and pixels of a few images, evenly spread."""
-    digest = hashlib.sha256()
-    count = min(_SAMPLED, len(source))
-    for i in range(count):
-        try:
-            record = source[i * len(source) // count]
-        except CorruptImageError:
-            continue
-        digest.update(record["id"].encode())
-        digest.update(np.ascontiguousarray(record["image"]).tobytes())
-    return digest.hexdigest()

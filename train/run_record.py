@@ -8,10 +8,8 @@ import hashlib
 import json
 import platform
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,13 @@ import jax
 
 from nec_jax.params import model_path
 from train.config import OptionsError, Training
+from train.data import fingerprint
 from train.data.record import Source
 
 PACKAGES = (
     "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
     "grain",
 )  # fmt: skip
-_PROBED = 64  # images of a source whose files are read ...
-_PROBED_BYTES = 1 << 16  # ... up to here
-_STAT_BATCH = 4096  # files whose sizes one thread asks for at a time
 
 Record = dict[str, Any]
 
@@ -137,42 +133,6 @@ def git_revision(root: Path) -> Record | None:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def fingerprint(source: Source) -> Record:
-    """Name, number of images, and a digest that tells whether they are the same images.
-
-    It is the SHA-256 of the id and the file size of every image in order, and of the first 64 KiB
-    of the files of 64 images spread evenly. So it sees another list, order or window, any file of
-    another size, and data that were all made anew; not a few files changed in place without
-    changing their size. A million files take about 20 s on a local disk, as listing them does.
-    """
-    listed = list(source.files())
-    files = list(dict.fromkeys(file for _, file in listed))
-    with ThreadPoolExecutor() as pool:  # on a network drive each answer takes its time
-        batches = (files[i : i + _STAT_BATCH] for i in range(0, len(files), _STAT_BATCH))
-        sizes = dict(zip(files, chain.from_iterable(pool.map(_sizes, batches)), strict=True))
-    digest = hashlib.sha256()
-    for name, file in listed:
-        digest.update(f"{name}\t{sizes[file]}\n".encode())
-    for i in range(min(_PROBED, len(listed))):
-        file = listed[i * len(listed) // min(_PROBED, len(listed))][1]
-        if sizes[file] is not None:
-            with file.open("rb") as opened:
-                digest.update(opened.read(_PROBED_BYTES))
-    return {"name": source.name, "images": len(source), "sha256": digest.hexdigest()}
-
-
-def _sizes(files: list[Path]) -> list[int | None]:
-    """Bytes of each file; None for one that is not there, which training will leave out."""
-
-    def size(file: Path) -> int | None:
-        try:
-            return file.stat().st_size
-        except OSError:
-            return None
-
-    return [size(file) for file in files]
 
 
 def sha256(path: Path) -> str:

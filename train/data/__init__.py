@@ -1,5 +1,6 @@
 """Images for training and scoring: `open_source`, then `train_iterator` or `read_all`."""
 
+from train.data.fingerprint import fingerprint
 from train.data.open import open_source
 from train.data.pipeline import Split, read_all, train_iterator
 from train.data.record import IGNORE, CorruptImageError, DataError, Record, Source
@@ -14,6 +15,7 @@ __all__ = [
     "Source",
     "Split",
     "Subset",
+    "fingerprint",
     "fit_to",
     "open_source",
     "read_all",
