@@ -9,7 +9,7 @@ import numpy as np
 
 import nec_jax
 from nec_jax.api import check_images
-from nec_jax.config import ModelConfig, model_config
+from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import split, trainable_rule
@@ -17,7 +17,14 @@ from train import loop, objective
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
 from train.data import read_all
-from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
+from train.initial import (
+    config_for,
+    fresh_config,
+    mask_ratio,
+    starting_model,
+    with_teacher,
+    without_teacher,
+)
 from train.optim import optimiser
 from train.pretrain import open_training_source, read_validation, train_batches
 from train.step import data_mesh, init_state, make_step
@@ -30,14 +37,11 @@ def run(options: Compress) -> None:
     if options.describe:
         print(json.dumps(describe(options)))
         return
-    if options.arch is not None:
-        raise OptionsError("--arch goes with --describe: what is trained comes from --init")
-    if not options.init:
+    if not (options.init or options.arch):
         raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
     loop.print_devices()
-    base = nec_jax.load(options.init)
     source = open_training_source(options)
-    base = initial_model(options, base, source)
+    base = starting_model(options, source)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
@@ -88,7 +92,7 @@ def with_codec(params: NecParams, options: Compress) -> NecParams:
         "rounding": options.rounding,
         "trainable": options.trainable,
         "proxy": params.config.decoder_target,
-        "init": options.init,
+        "init": options.init or "fresh weights",
         "steps": options.steps,
         "batch": options.batch,
         "data": source.name,
@@ -132,13 +136,11 @@ def count_flops(
 
 
 def _described_config(options: Compress) -> ModelConfig:
+    if options.init:
+        return config_for(options, nec_jax.load(options.init).config)
     if options.arch:
-        config = model_config(options.arch)
-    elif options.init:
-        config = nec_jax.load(options.init).config
-    else:
-        raise OptionsError("nothing to describe: pass --arch or --init")
-    return config_for(options, config)
+        return fresh_config(options)
+    raise OptionsError("nothing to describe: pass --arch or --init")
 
 
 def _count(tree: Weights) -> int:

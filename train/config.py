@@ -44,6 +44,16 @@ class Training:
     """Part of the patches hidden from the encoder; if not given, 0.75, or 0 with features."""
     init: str = ""
     """Model to start from: the path of its file."""
+    arch: str | None = None
+    """Architecture of a fresh model, without --init: vit-ti, vit-s, vit-b, vit-l or vit-h."""
+    image_size: int | None = None
+    """Side of the images, pixels; 128, or that of --init."""
+    patch: int | None = None
+    """Side of a patch, pixels, if other than the architecture's."""
+    depth: int | None = None
+    """Encoder blocks, if other than the architecture's."""
+    code_class_token: bool | None = None
+    """Whether the class token is coded; yes, or as --init has it."""
     proxy: Literal["pixels", "features"] | None = None
     """What distortion compares: hidden pixels, or the embedding of the model that is started from. If not given, what the model's decoder predicts."""  # noqa: E501
     bands: tuple[str, ...] = ()
@@ -72,6 +82,11 @@ class Training:
             raise OptionsError("--decoder-depth must be 1 or more")
         if not self.lr > 0 or self.warmup < 0 or self.weight_decay < 0:
             raise OptionsError("--lr must be positive, --warmup and --weight-decay not negative")
+        own = ("arch", "image_size", "patch", "depth", "code_class_token")
+        given = [name for name in own if getattr(self, name) is not None]
+        if self.init and given:
+            flags = ", ".join(flag(name) for name in given)
+            raise OptionsError(f"{flags}: these come from --init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,28 +95,10 @@ class Pretrain(Training):
 
     trainable: str = "mae"
     """Which parameters train: mae (all), decoder, or another set of `compress`."""
-    arch: str | None = None
-    """Architecture: vit-ti (if neither it nor --init is given), vit-s, vit-b, vit-l or vit-h."""
-    image_size: int | None = None
-    """Side of the training images, pixels; 128, or that of --init."""
-    patch: int | None = None
-    """Side of a patch, pixels, if other than the architecture's."""
-    depth: int | None = None
-    """Encoder blocks, if other than the architecture's."""
-    code_class_token: bool | None = None
-    """Whether the class token is coded later on; yes, or as --init has it."""
     lr: float = 1e-3
     """Peak learning rate; cosine to zero."""
     warmup: int = 100
     """Steps of linear warm-up."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        own = ("arch", "image_size", "patch", "depth", "code_class_token")
-        given = [name for name in own if getattr(self, name) is not None]
-        if self.init and given:
-            flags = ", ".join(flag(name) for name in given)
-            raise OptionsError(f"{flags}: these come from --init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +117,16 @@ class Compress(Training):
     """Peak learning rate of the density and the gains."""
     calibration_images: int = 1024
     """Whole training images that the tables are calibrated on after training."""
-    arch: str | None = None
-    """With --describe: an architecture, instead of a model to start from."""
     describe: bool = False
     """Print parameters, tokens and FLOPs as JSON, and stop."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.arch and self.trainable != "all" and not self.describe:
+            raise OptionsError(
+                f"--trainable {self.trainable} would keep random weights: pass --init (made by "
+                "train.main pretrain, or nec convert), or --trainable all with --arch"
+            )
         if not (self.lam > 0 and self.density_lr > 0):
             raise OptionsError("--lambda and --density-lr must be positive")
         if self.calibration_images < 1:
