@@ -49,7 +49,8 @@ def calibrate_bottleneck(
     """
     mask_key, noise_key, fresh_key = jax.random.split(key, 3)
     grid = config.grid(*images.shape[1:3])
-    y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio)
+    mask_keys = jax.random.split(mask_key, len(images))
+    y, kept, masked = _masked_latents(config, weights, images, mask_keys, mask_ratio)
     flat = y.reshape(-1, y.shape[-1])
     deviation = jnp.std(flat, axis=0)
     # A dead channel must not be magnified until its noise costs bits.

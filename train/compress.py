@@ -13,7 +13,7 @@ from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import split, trainable_rule
-from train import loop, objective
+from train import loop, objective, processes
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
 from train.data import read_all
@@ -39,7 +39,7 @@ def run(options: Compress) -> None:
         return
     if not (options.init or options.arch):
         raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
-    loop.print_devices()
+    processes.print_devices()
     source = open_training_source(options)
     base = starting_model(options, source)
     config = base.config
@@ -79,8 +79,9 @@ def run(options: Compress) -> None:
     trained = dataclasses.replace(base, weights=without_teacher(weights))
     params = with_codec(trained, options)
     path = options.workdir / "model.safetensors"
-    nec_jax.save(params, path)
-    print(f"wrote {path}", file=sys.stderr)
+    if processes.is_main_process():
+        nec_jax.save(params, path)
+        print(f"wrote {path}", file=sys.stderr)
 
 
 def with_codec(params: NecParams, options: Compress) -> NecParams:

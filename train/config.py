@@ -34,6 +34,8 @@ class Training:
     """Optimiser steps."""
     batch: int = 64
     """Images a step, over all devices."""
+    microbatch: int | None = None
+    """Images at a time, over all devices, if memory is short of a whole batch: gradients add up."""
     lr: float = 1.5e-4
     """Peak learning rate; cosine to zero."""
     warmup: int = 0
@@ -76,6 +78,8 @@ class Training:
         for name in (*whole, "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionsError(f"{flag(name)} must be 1 or more")
+        if self.microbatch is not None and (self.microbatch < 1 or self.batch % self.microbatch):
+            raise OptionsError(f"--microbatch {self.microbatch} must divide --batch {self.batch}")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise OptionsError("--mask-ratio must be at least 0 and below 1")
         if self.decoder_depth is not None and self.decoder_depth < 1:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
+import signal
 import sys
 
 COMMANDS = ("pretrain", "compress", "evaluate")
@@ -49,8 +50,11 @@ def main(argv: list[str] | None = None) -> None:
 
     from coder import CodecError
     from train import config, configs
+    from train.checkpoint import CheckpointError
     from train.data import DataError
     from train.loop import NonFiniteLoss
+    from train.processes import fail, join_processes
+    from train.stop import RESUMABLE, raise_stopped
 
     kind = getattr(config, command.capitalize())
     default = kind()
@@ -69,9 +73,16 @@ def main(argv: list[str] | None = None) -> None:
     options = tyro.cli(
         kind, args=arguments, default=default, prog=f"train.main {command}", description=about
     )
+    before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
+        join_processes()
         importlib.import_module(f"train.{command}").run(options)
+    except KeyboardInterrupt as stopped:
+        where = f" {stopped}" if str(stopped) else ""
+        print(f"stopped{where}: the same command goes on with it", file=sys.stderr)
+        sys.exit(RESUMABLE)
     except (
+        CheckpointError,
         CodecError,
         DataError,
         NonFiniteLoss,
@@ -79,7 +90,9 @@ def main(argv: list[str] | None = None) -> None:
         OSError,
         ModuleNotFoundError,
     ) as error:
-        sys.exit(f"error: {error}")
+        fail(f"error: {error}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 
 import nec_jax
@@ -10,7 +11,7 @@ from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import trainable_rule
-from train import loop, objective
+from train import loop, objective, processes
 from train.config import OptionsError, Pretrain, Training
 from train.data import open_source, read_all, train_iterator
 from train.data.record import Source
@@ -19,7 +20,7 @@ from train.initial import mask_ratio, starting_model, with_teacher, without_teac
 
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
-    loop.print_devices()
+    processes.print_devices()
     source = open_training_source(options)
     base = starting_model(options, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
@@ -42,8 +43,9 @@ def run(options: Pretrain) -> None:
     facts["pretrain"] = run_facts
     params = NecParams(without_teacher(weights), config, None, json.dumps(facts, sort_keys=True))
     path = options.workdir / "model.safetensors"
-    nec_jax.save(params, path)
-    print(f"wrote {path}", file=sys.stderr)
+    if processes.is_main_process():
+        nec_jax.save(params, path)
+        print(f"wrote {path}", file=sys.stderr)
 
 
 def open_training_source(options: Training) -> Source:
@@ -55,7 +57,17 @@ def open_training_source(options: Training) -> Source:
 
 def train_batches(options: Training, source: Source, config: ModelConfig):
     """The endless, shuffled, augmented batches."""
-    return train_iterator(source, batch=options.batch, size=config.image_size, seed=options.seed)
+    count = jax.process_count()
+    if options.batch % count:
+        raise OptionsError(f"--batch {options.batch} is not a multiple of {count} processes")
+    return train_iterator(
+        source,
+        batch=options.batch // count,
+        size=config.image_size,
+        seed=options.seed,
+        process_index=jax.process_index(),
+        process_count=count,
+    )
 
 
 def read_validation(options: Training, config: ModelConfig) -> np.ndarray:
