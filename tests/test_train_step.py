@@ -37,7 +37,7 @@ def noise_images(config: ModelConfig, seed: int, size: int = 8) -> Any:
 
 
 def run_steps(
-    options: Compress, config: ModelConfig, devices: int = 1
+    options: Compress, config: ModelConfig, devices: int = 1, microbatch: int | None = None
 ) -> tuple[dict, dict, list[float]]:
     """The weights before and after a few steps on noise images, and the losses."""
     mesh = data_mesh(devices)
@@ -46,7 +46,7 @@ def run_steps(
     trainable, frozen = split(before, trainable_rule(options.trainable, config))
     state = init_state(trainable, tx, mesh)
     goal = objective.rate_distortion(config, options.lam, options.rounding, 0.75)
-    step = make_step(goal, tx, options.steps, mesh)
+    step = make_step(goal, tx, options.steps, mesh, microbatch)
     losses = []
     for i in range(STEPS):
         state, metrics = step(state, frozen, {"image": noise_images(config, i)}, jax.random.key(1))
@@ -160,6 +160,17 @@ def test_calibration_can_set_the_gain_to_one() -> None:
     assert not np.any(fitted["bottleneck"]["log_gain"])
     before = weights["bottleneck"]["density"]["bias_0"]
     assert np.any(before != fitted["bottleneck"]["density"]["bias_0"])
+
+
+def test_microbatches_give_the_step_of_the_whole_batch() -> None:
+    config = small_config()
+    options = Compress(steps=STEPS, lr=1e-3)
+    _, whole, losses = run_steps(options, config)
+    _, parts, again = run_steps(options, config, microbatch=2)
+    assert np.allclose(losses, again, rtol=1e-5)
+    # Adam's first steps have the size of the learning rate, whatever that of the gradient.
+    near = jax.tree.map(lambda a, b: np.allclose(a, b, atol=STEPS * options.lr), whole, parts)
+    assert all(jax.tree.leaves(near))
 
 
 def test_a_mesh_of_devices_gives_the_losses_of_one() -> None:

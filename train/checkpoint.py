@@ -1,11 +1,14 @@
-"""Checkpoints of a run. The only file that imports orbax, whose v1 interface still changes.
+"""Checkpoints of a run. The only file that imports orbax's v1 interface, which still changes.
 
 Precedence at the start of a run: 1. the newest whole checkpoint in the work folder; 2. the model
 given by `--init`; 3. fresh weights.
 """
 
+import gc
+import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,11 +91,12 @@ class Checkpoints:
         )
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
-            try:
-                state, position = self._load(step, abstract)
-            except Exception as error:  # whatever orbax makes of damaged files
-                damaged[step] = _reason(error)
-                continue
+            with _quiet():
+                try:
+                    state, position = self._load(step, abstract)
+                except Exception as error:  # whatever orbax makes of damaged files
+                    damaged[step] = _reason(error)
+                    continue
             for bad, reason in damaged.items():
                 print(
                     f"the checkpoint of step {bad} is damaged ({reason}): going on from {step}",
@@ -134,6 +138,21 @@ def _digest(state: Any, position: Any) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     return digest(arrays, canonical_json(position)).hex()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Where orbax fails to load, it logs, and leaves tasks behind that do so when collected."""
+    hook = sys.unraisablehook
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        logging.disable(logging.NOTSET)
 
 
 def _reason(error: BaseException) -> str:

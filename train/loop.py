@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import make_array_from_process_local_data as from_local
 from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,7 +26,7 @@ from train.checkpoint import Checkpoints
 from train.config import OptionsError, Training, flag
 from train.objective import Objective, mean_metrics
 from train.optim import optimiser
-from train.processes import is_main_process
+from train.processes import is_main_process, wait_for_others
 from train.step import data_mesh, init_state, make_step, replicated, sharded
 from train.stop import Stopped, StopSignals
 
@@ -81,10 +83,12 @@ def fit(
     resumed = bool(checkpoints.steps)
     if not resumed:
         # Process 0's: calibration need not give the same floats everywhere.
-        first = multihost_utils.broadcast_one_to_all(weights())
+        first = weights()
+        wait_for_others("calibrated")
+        first = multihost_utils.broadcast_one_to_all(first)
         train_part, frozen = split(first, trainable)
         state = init_state(train_part, tx, mesh)
-        frozen = jax.device_put(frozen, replicated(mesh))
+        frozen = jax.tree.map(partial(from_local, replicated(mesh)), frozen)
     else:
         train_part, frozen = split(shapes, trainable)
         like = jax.eval_shape(lambda part: init_state(part, tx, mesh), train_part), frozen
@@ -92,8 +96,8 @@ def fit(
         batches.set_state(position["data"])  # type: ignore[attr-defined]
         pending = [{k: np.float32(v) for k, v in m.items()} for m in position["pending"]]
         console.print(f"resuming at step {start} of {options.steps}")
-    root = jax.device_put(jax.random.key(options.seed), replicated(mesh))
-    step_fn = make_step(objective, tx, options.steps, mesh, options.microbatch)
+    root = jax.jit(jax.random.key, out_shardings=replicated(mesh))(options.seed)
+    step_fn: Any = make_step(objective, tx, options.steps, mesh, options.microbatch)
     log = MetricsLog(options.workdir, start)
     validate = jax.jit(objective.validate)
 
@@ -131,10 +135,10 @@ def fit(
     with closing(log), StopSignals() as signals, _progress(console) as bar:
         task = bar.add_task("train", total=options.steps, completed=start, note="")
         for step in range(start + 1, options.steps + 1):
-            batch = {
-                name: jax.make_array_from_process_local_data(sharded(mesh), local)
-                for name, local in next(batches).items()
-            }
+            batch = jax.tree.map(partial(from_local, sharded(mesh)), next(batches))
+            if step == start + 1:
+                step_fn = step_fn.lower(state, frozen, batch, root).compile()
+                wait_for_others("compiled")
             state, metrics = step_fn(state, frozen, batch, root)
             pending.append(metrics)
             seen += options.batch

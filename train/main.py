@@ -5,6 +5,7 @@ import importlib.util
 import pkgutil
 import signal
 import sys
+import traceback
 
 COMMANDS = ("pretrain", "compress", "evaluate")
 """Each is a module of `train` with `run(options)`, and a dataclass of `train.config`."""
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     if command not in COMMANDS:
         sys.exit(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}\n\n{usage()}")
 
+    import jax
     import tyro  # after --help without a command, which must be quick
 
     from coder import CodecError
@@ -91,6 +93,10 @@ def main(argv: list[str] | None = None) -> None:
         ModuleNotFoundError,
     ) as error:
         fail(f"error: {error}")
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        fail(traceback.format_exc())
     finally:
         signal.signal(signal.SIGTERM, before)
 

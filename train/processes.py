@@ -5,6 +5,7 @@ import sys
 from typing import NoReturn
 
 import jax
+from orbax.checkpoint import multihost
 from rich.console import Console
 
 from train.config import OptionsError
@@ -37,6 +38,15 @@ def join_processes() -> None:
             f"cannot join the processes of {_ADDRESS}={address} ({error}): set {_COUNT} and {_ID} "
             f"too, or unset {_ADDRESS} for one process"
         ) from error
+
+
+def wait_for_others(what: str) -> None:
+    """Wait until every process has come to the point called `what`, an hour at most.
+
+    To be called before the first collectives: on CPUs, those wait for 30 seconds only (gloo), and
+    processes that compile and calibrate can be further apart.
+    """
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=3_600_000)
 
 
 def is_main_process() -> bool:

@@ -40,11 +40,13 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 def init_state(trainable: Weights, tx: optax.GradientTransformation, mesh: Mesh) -> State:
     """The state before the first step, on every device."""
-    # Copied, because the step donates its buffers and the caller may keep the weights.
-    trainable = jax.tree.map(jnp.copy, trainable)
-    return jax.device_put(
-        State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable)), replicated(mesh)
-    )
+
+    def start(trainable: Weights) -> State:
+        # Copied, because the step donates its buffers and the caller may keep the weights.
+        trainable = jax.tree.map(jnp.copy, trainable)
+        return State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable))
+
+    return jax.jit(start, out_shardings=replicated(mesh))(trainable)
 
 
 def make_step(

@@ -68,7 +68,7 @@ def train_iterator(
     images = grain.MapDataset.range(count).shuffle(seed=int(order_seed)).repeat().map(readable)
     # The crop is drawn by the place in the order of all images, whichever process it falls to.
     images = images.random_map(cropped, seed=int(crop_seed)) if augment else images.map(fitted)
-    batches = images.batch(batch)[process_index::process_count]
+    batches = images.batch(batch, drop_remainder=True)[process_index::process_count]
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     return iter(batches.to_iter_dataset(ahead))
 
