@@ -1,4 +1,4 @@
-"""Batches: deterministic, resumable, sharded; corrupt images left out; the size rule."""
+"""Batches: deterministic, resumable, sharded; corrupt images replaced; the size rule."""
 
 import json
 import logging
