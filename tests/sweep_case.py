@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from train import compress, loop
+from train import compress, log
 from train.main import main
 
-write = loop.MetricsLog.write
+write = log.MetricsLog.write
 STUDY = """
 [compress]
 data = "blue-marble"
@@ -51,17 +51,17 @@ if __name__ == "__main__":
     model, root = sys.argv[1], Path(sys.argv[2])
     sweep(model, root / "a")
 
-    def stop_in_the_second(self: loop.MetricsLog, step: int, name: str, values: dict) -> None:
+    def stop_in_the_second(self: log.MetricsLog, step: int, name: str, values: dict) -> None:
         """Stop at the third step of the second point."""
         if step == 3 and (root / "b" / "results.csv").exists():
             raise CutOff
         write(self, step, name, values)
 
-    setattr(loop.MetricsLog, "write", stop_in_the_second)  # noqa: B010
+    setattr(log.MetricsLog, "write", stop_in_the_second)  # noqa: B010
     try:
         sweep(model, root / "b")
     except CutOff:
-        setattr(loop.MetricsLog, "write", write)  # noqa: B010
+        setattr(log.MetricsLog, "write", write)  # noqa: B010
     else:
         sys.exit("the sweep was not cut off")
     first, runs = (root / "b" / "results.csv").read_text(), []

@@ -157,14 +157,17 @@ def test_an_epoch_has_each_view_of_each_readable_image_once(
     source = open_source(str(folder), "all")
     cached = open_prefix(folder / "cache", 1, params, 1, source, views=2)
     assert len(cached.whole()) == 9
-    batches = cached.batches(3, seed=1)
-    seen = [next(batches)["tokens"] for _ in range(6)]
+    batches = cached.batches(4, seed=1)
+    seen = [next(batches)["tokens"] for _ in range(5)]
     rows = [cached.row(view, i) for view in range(2) for i in range(10) if i != 3]
     assert {x.tobytes() for x in np.concatenate(seen)} == {x.tobytes() for x in rows}
-    again = cached.batches(3, seed=1)
+    again = cached.batches(4, seed=1)
     next(again)
     position = again.get_state()
-    resumed = cached.batches(3, seed=1)
+    # Two processes read halves of the batches of one, and go on where it was.
+    halves = [cached.batches(2, 1, index, 2) for index in range(2)]
+    assert np.array_equal(np.concatenate([next(half)["tokens"] for half in halves]), seen[0])
+    resumed = cached.batches(4, seed=1)
     resumed.set_state(position)
     for expected in seen[1:]:
         assert np.array_equal(next(resumed)["tokens"], expected)

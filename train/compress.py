@@ -9,14 +9,21 @@ import numpy as np
 
 import nec_jax
 from nec_jax.calibration import calibrate_latents
-from nec_jax.config import ModelConfig, model_config
+from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights, prefix
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, merge, split, trainable_rule
-from train import loop, objective, run_record
+from train import loop, objective, processes, run_record
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
-from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
+from train.initial import (
+    config_for,
+    fresh_config,
+    mask_ratio,
+    starting_model,
+    with_teacher,
+    without_teacher,
+)
 from train.inputs import Inputs, cached_embeddings, open_inputs
 from train.optim import optimiser
 from train.pictures import evenly_spread, pictures_of
@@ -34,25 +41,27 @@ def run(options: Compress) -> None:
     if options.describe:
         print(json.dumps(describe(options)))
         return
-    if not options.init:
-        raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
-    loop.print_devices()
-    base = nec_jax.load(options.init)
-    if options.arch not in (None, base.config.arch):
-        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
+    if not options.init and not (options.arch and options.trainable == "all"):
+        kept = (
+            f": --trainable {options.trainable} would keep random weights" if options.arch else ""
+        )
+        raise OptionsError(
+            f"no model{kept}: pass --init (made by `train.main pretrain`, or nec convert)"
+        )
+    processes.print_devices()
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
-    loop.refuse_changed_config(options)
-    if jax.process_index() == 0:
-        run_record.begin(options, {"train": source, "val": val_source})
+    run_record.refuse_changed_config(options)
     embed = cached_embeddings(options, source) if options.cache else None
-    base = initial_model(options, base, source, embed)
+    base = starting_model(options, source, embed)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
     inputs = open_inputs(options, base, source, val_source)
     first = with_teacher(config, base.weights, rule)
+    if processes.is_main_process():
+        run_record.begin(options, {"train": source, "val": val_source})
 
     def start() -> Weights:
         images = inputs.sample(_CALIBRATION_BATCH)
@@ -85,8 +94,8 @@ def run(options: Compress) -> None:
     trained = dataclasses.replace(base, weights=without_teacher(weights))
     params = with_codec(trained, options, source.name, inputs)
     path = options.workdir / "model.safetensors"
-    nec_jax.save(params, path)
-    if jax.process_index() == 0:
+    if processes.is_main_process():
+        nec_jax.save(params, path)
         blobs = code_some(params, inputs)
         print_summary(run_record.finish(options.workdir), path, source, params, blobs)
 
@@ -109,7 +118,7 @@ def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) 
         "rounding": options.rounding,
         "trainable": options.trainable,
         "proxy": params.config.decoder_target,
-        "init": options.init,
+        "init": options.init or "fresh weights",
         "steps": options.steps,
         "batch": options.batch,
         "data": data,
@@ -166,13 +175,11 @@ def count_flops(
 
 
 def _described_config(options: Compress) -> ModelConfig:
+    if options.init:
+        return config_for(options, nec_jax.load(options.init).config)
     if options.arch:
-        config = model_config(options.arch)
-    elif options.init:
-        config = nec_jax.load(options.init).config
-    else:
-        raise OptionsError("nothing to describe: pass --arch or --init")
-    return config_for(options, config)
+        return fresh_config(options)
+    raise OptionsError("nothing to describe: pass --arch or --init")
 
 
 def _count(tree: Weights) -> int:

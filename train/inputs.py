@@ -15,6 +15,7 @@ from train.data.record import Source
 from train.initial import mask_ratio
 from train.prefix import Prefix, finish, open_prefix
 from train.pretrain import read_validation, train_batches
+from train.processes import own_share
 
 
 class Inputs(NamedTuple):
@@ -52,7 +53,8 @@ def open_inputs(options: Compress, base: NecParams, source: Source, val_source: 
         )
     train = _open_cache(options, base, source, options.views)
     val = _open_cache(options, base, val_source, limit=options.val_images).whole()
-    batches = train.batches(options.batch, options.seed)
+    own, index, count = own_share(options.batch)
+    batches = train.batches(own, options.seed, index, count)
     return Inputs(train.blocks, batches, {"tokens": val}, train.whole)
 
 

@@ -33,7 +33,7 @@ from nec_jax.params import NecParams
 from nec_jax.trainable import path_name
 from train.config import OptionsError
 from train.data.fingerprint import fingerprint
-from train.data.record import CorruptImageError, Source
+from train.data.record import CorruptImageError, DataError, Source
 from train.data.resize import fit_to, random_crop
 
 _SHARD_BYTES = 1 << 26
@@ -64,17 +64,24 @@ class Prefix:
         rows = np.stack([self.row(0, i * self.images // wanted) for i in range(wanted)])
         return rows[~np.isnan(rows[:, 0, 0])]
 
-    def batches(self, batch: int, seed: int) -> grain.DatasetIterator[dict[str, Any]]:
-        """Endless shuffled {"tokens": [batch, n, width]}, resumable like `train_iterator`."""
+    def batches(
+        self, batch: int, seed: int, process_index: int = 0, process_count: int = 1
+    ) -> grain.DatasetIterator[dict[str, Any]]:
+        """Endless shuffled {"tokens": [batch, n, width]}; an epoch has every view of every image.
 
-        def read(number: int) -> dict[str, NDArray[np.float16]] | None:
-            tokens = self.row(*divmod(number, self.images))
-            return None if np.isnan(tokens[0, 0]) else {"tokens": np.array(tokens)}
-
+        Resumable, and shared among processes, as `train_iterator`; so is an unreadable image
+        replaced by the next one.
+        """
         count = len(self.views) * self.images
-        rows = grain.MapDataset.range(count).shuffle(seed=seed).repeat().map(read)
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2 * batch)
-        return iter(rows.to_iter_dataset(ahead).batch(batch))
+
+        def readable(number: int) -> dict[str, NDArray[np.float16]]:
+            rows = (self.row(*divmod((number + i) % count, self.images)) for i in range(count))
+            return {"tokens": np.array(next(row for row in rows if not np.isnan(row[0, 0])))}
+
+        rows = grain.MapDataset.range(count).shuffle(seed=seed).repeat().map(readable)
+        batches = rows.batch(batch, drop_remainder=True)[process_index::process_count]
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        return iter(batches.to_iter_dataset(ahead))
 
 
 def open_prefix(
@@ -100,6 +107,7 @@ def open_prefix(
 
     Raises:
       OptionsError: the caches would take more than `limit_gb`; or activations beyond float16.
+      DataError: no image can be read.
     """
     total = len(source)
     images = total if limit is None else min(limit, total)
@@ -146,7 +154,10 @@ def open_prefix(
             found[number] = shard
         return (shard for shard in found.values() if shard is not None)
 
-    return Prefix(blocks, images, tuple(tuple(shards(view)) for view in range(views)))
+    prefix = Prefix(blocks, images, tuple(tuple(shards(view)) for view in range(views)))
+    if not len(prefix.whole(1)) and not len(prefix.whole()):
+        raise DataError(f"none of the images of {source.name} can be read")
+    return prefix
 
 
 def _compute(

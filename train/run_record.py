@@ -16,23 +16,51 @@ from typing import Any
 import jax
 
 from nec_jax.params import model_path
-from train.config import OptionsError, Training
+from train.config import OptionsError, Training, flag
 from train.data import fingerprint
 from train.data.record import Source
+from train.log import write_whole
 
 PACKAGES = (
     "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
     "grain",
 )  # fmt: skip
 
+# What may change between two starts of a run: results stay the same, but for rounding.
+_SAME_RESULT = ("workdir", "checkpoint_every", "microbatch", "cache", "cache_gb")
+
 Record = dict[str, Any]
+
+
+def refuse_changed_config(options: Training) -> None:
+    """A work folder belongs to one configuration: going on with another mixes two runs.
+
+    Raises:
+      OptionsError: what differs.
+    """
+    path = options.workdir / "run.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text())["config"], _plain(options)
+    changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
+    changed = [k for k in changed if k not in _SAME_RESULT]
+    if changed:
+        raise OptionsError(
+            f"{options.workdir} was made with other settings ("
+            + ", ".join(f"{flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
+            + "): choose another --workdir, or delete it to start again"
+        )
+
+
+def _plain(options: Training) -> Record:
+    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
 
 
 def begin(options: Training, sources: dict[str, Source]) -> None:
     """Write `run.json`, or add another start to the one that is there.
 
     Args:
-      options: of a work folder that has been found to be theirs (`refuse_changed_config`).
+      options: of a work folder that `refuse_changed_config` lets go on.
       sources: what is trained and validated on, by role.
 
     Raises:
@@ -40,12 +68,13 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     """
     made_of = {
         "command": type(options).__name__.lower(),
-        "config": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        "config": _plain(options),
         "data": {role: fingerprint(source) for role, source in sources.items()},
         "init": {"path": options.init, "sha256": sha256(model_path(options.init))}
         if options.init
         else None,
     }
+    options.workdir.mkdir(parents=True, exist_ok=True)
     path = options.workdir / "run.json"
     record = made_of | {"starts": []}
     if path.exists():
@@ -59,14 +88,15 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
                 )
         _close(record, _last_sign(options.workdir))
     record["starts"].append({"start": _now(), "end": None} | environment())
-    _write(path, record)
+    write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def finish(workdir: Path) -> Record:
     """Note that the run has ended and written its model; returns what `run.json` holds."""
     record = json.loads((workdir / "run.json").read_text())
     _close(record, _now())
-    _write(workdir / "run.json", record | {"model_sha256": sha256(workdir / "model.safetensors")})
+    record |= {"model_sha256": sha256(workdir / "model.safetensors")}
+    write_whole(workdir / "run.json", json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -92,12 +122,6 @@ def _last_sign(workdir: Path) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _write(path: Path, record: Record) -> None:
-    whole = path.with_suffix(".tmp")
-    whole.write_text(json.dumps(record, indent=1) + "\n")
-    whole.replace(path)
 
 
 def environment() -> Record:

@@ -54,8 +54,9 @@ def _run(record: Record) -> list[tuple[str, str]]:
     config, data = record["config"], record["data"]
     seen, wall = config["steps"] * config["batch"], record["wall_s"]
     epochs, starts = seen / data["train"]["images"], len(record["starts"])
+    val = min(data["val"]["images"], config["val_images"])
     return [
-        ("images", f"{data['train']['images']:,} to train, {data['val']['images']:,} to validate"),
+        ("images", f"{data['train']['images']:,} to train, {val:,} to validate"),
         ("steps", f"{config['steps']:,} of {config['batch']}, {epochs:.3g} epochs"),
         ("wall time", duration(wall) + (f" in {starts} starts" if starts > 1 else "")),
         ("images/s, all in all", f"{seen / max(wall, 1):.3g}"),
