@@ -32,7 +32,7 @@ def save(folder: Path, *steps: int) -> None:
     checkpoints = Checkpoints(folder)
     for step in steps:
         checkpoints.save(step, state(step), position(step))
-    checkpoints.wait()
+    checkpoints.close()
 
 
 def restored(folder: Path) -> int:

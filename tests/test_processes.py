@@ -16,11 +16,11 @@ from train.main import main
 from train.stop import RESUMABLE
 
 STEPS = 30
-ARGUMENTS = [*SMALL, "--steps", str(STEPS), "--gain", "identity", "--calibration-images", "32"]
+EVERY = ["--steps", str(STEPS), "--val-every", "10", "--checkpoint-every", "10"]
 
 
 def command(model: Path, folder: Path) -> list[str]:
-    return ["compress", *ARGUMENTS, "--init", str(model), "--workdir", str(folder)]
+    return ["pretrain", *SMALL, *EVERY, "--init", str(model), "--workdir", str(folder)]
 
 
 def start(process: int, port: int, arguments: list[str]) -> subprocess.Popen:
@@ -69,5 +69,4 @@ def test_processes_train_like_one_stop_together_and_hand_over_to_one(
     main(command(smoke_mae, alone))
     for ours, other in zip(metrics(shared), metrics(alone), strict=True):
         assert (ours["step"], ours["split"]) == (other["step"], other["split"])
-        for name in ("loss", "mse", "bits_per_element"):
-            assert math.isclose(ours[name], other[name], rel_tol=1e-3)
+        assert math.isclose(ours["loss"], other["loss"], rel_tol=1e-4)

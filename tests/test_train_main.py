@@ -116,7 +116,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
     [
         (["compress", "--data", "x"], "pass --init"),
         (["compress", "--init", "no-such", "--data", "x"], "no model 'no-such'"),
-        (["compress", "--arch", "vit-ti"], "--trainable paper.gain would keep random weights"),
+        (["compress", "--arch", "vit-ti"], "--arch and --trainable all"),
         (["pretrain"], "pass --data"),
         (["pretrain", "--data", "/no/such/folder"], "/no/such/folder"),
         (["evaluate", "--base", "x"], "evaluate needs --base"),

@@ -55,7 +55,7 @@ class Checkpoints:
         Raises:
           CheckpointError: this one, or the one that was under way, cannot be written.
         """
-        self.wait()
+        self.close()
         if step in self.steps:
             return
         record = {"position": position, "sha256": _digest(state, position)}
@@ -65,7 +65,7 @@ class Checkpoints:
                 str(self._folder / str(step)), {"state": state}, custom_metadata=record
             )
 
-    def wait(self) -> None:
+    def close(self) -> None:
         """Wait until everything is on disk. Raises as `save`."""
         if self._saving is None:
             return

@@ -41,12 +41,10 @@ def run(options: Compress) -> None:
     if options.describe:
         print(json.dumps(describe(options)))
         return
-    if not options.init and not (options.arch and options.trainable == "all"):
-        kept = (
-            f": --trainable {options.trainable} would keep random weights" if options.arch else ""
-        )
+    if not options.init and (options.arch is None or options.trainable != "all"):
         raise OptionsError(
-            f"no model{kept}: pass --init (made by `train.main pretrain`, or nec convert)"
+            "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
+            "--trainable all, for fresh weights"
         )
     processes.print_devices()
     source = open_training_source(options)
@@ -175,10 +173,10 @@ def count_flops(
 
 
 def _described_config(options: Compress) -> ModelConfig:
+    if options.arch:
+        return config_for(options, fresh_config(options))
     if options.init:
         return config_for(options, nec_jax.load(options.init).config)
-    if options.arch:
-        return fresh_config(options)
     raise OptionsError("nothing to describe: pass --arch or --init")
 
 

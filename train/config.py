@@ -51,7 +51,7 @@ class Training:
     init: str = ""
     """Model to start from: the path of its file."""
     arch: str | None = None
-    """Architecture of a fresh model, without --init: vit-ti, vit-s, vit-b, vit-l or vit-h; with it, what it must be."""  # noqa: E501
+    """Architecture of a fresh model: vit-ti, vit-s, vit-b, vit-l, vit-h; or what --init must be."""
     image_size: int | None = None
     """Side of the images, pixels; 128, or that of --init."""
     patch: int | None = None

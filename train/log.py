@@ -32,7 +32,9 @@ class MetricsLog:
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= start] if start else []
         write_whole(self._path, "".join(kept))
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        # Without a bound on its queue, which would block once a full disk has ended its thread.
+        folder = str(workdir / "tensorboard")
+        self._board = SummaryWriter(folder, max_queue=0, purge_step=start + 1)
 
     def write(self, step: int, split_name: str, values: dict[str, float]) -> None:
         """One line, and one point a curve."""

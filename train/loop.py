@@ -132,7 +132,12 @@ def fit(
     if not resumed:
         val(0)
     clock, seen = time.perf_counter(), 0
-    with closing(log), StopSignals() as signals, _progress(console) as bar:
+    with (
+        closing(checkpoints),
+        closing(log),
+        StopSignals() as signals,
+        _progress(console) as bar,
+    ):
         task = bar.add_task("train", total=options.steps, completed=start, note="")
         for step in range(start + 1, options.steps + 1):
             batch = jax.tree.map(partial(from_local, sharded(mesh)), next(batches))
@@ -160,9 +165,7 @@ def fit(
                 save(step)
             if signals.asked(step) and step < options.steps:
                 save(step)
-                checkpoints.wait()
                 raise Stopped(f"after step {step} of {options.steps}")
-        checkpoints.wait()
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))
 
 

@@ -21,8 +21,8 @@ class Objective(NamedTuple):
       loss: (weights, batch, keys, progress in [0, 1]) -> loss, metrics.
       validate: (weights, batch, keys) -> metrics, each a mean over the images; `loss` is one.
 
-    A batch is {"image": [B, H, W, C]}, or {"tokens": [B, n, width]} of blocks that were passed;
-    keys are one an image, [B].
+    A batch is {"image": [B, H, W, C]}, or {"tokens": [B, n, width]} of blocks that were passed.
+    Keys are one an image, [B].
     """
 
     loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]

@@ -27,7 +27,7 @@ PACKAGES = (
 )  # fmt: skip
 
 # What may change between two starts of a run: results stay the same, but for rounding.
-_SAME_RESULT = ("workdir", "checkpoint_every", "microbatch", "cache", "cache_gb")
+_SAME_RESULT = ("workdir", "checkpoint_every", "microbatch", "cache_gb")
 
 Record = dict[str, Any]
 
