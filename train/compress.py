@@ -9,14 +9,21 @@ import numpy as np
 
 import nec_jax
 from nec_jax.calibration import calibrate_latents
-from nec_jax.config import ModelConfig, model_config
+from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights, prefix
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, merge, split, trainable_rule
 from train import loop, objective, run_record
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
-from train.initial import config_for, initial_model, mask_ratio, with_teacher, without_teacher
+from train.initial import (
+    config_for,
+    fresh_config,
+    mask_ratio,
+    starting_model,
+    with_teacher,
+    without_teacher,
+)
 from train.inputs import Inputs, cached_embeddings, open_inputs
 from train.optim import optimiser
 from train.pictures import evenly_spread, pictures_of
@@ -34,12 +41,12 @@ def run(options: Compress) -> None:
     if options.describe:
         print(json.dumps(describe(options)))
         return
-    if not options.init:
-        raise OptionsError("no model: pass --init (made by `train.main pretrain`, or nec convert)")
+    if not options.init and (options.arch is None or options.trainable != "all"):
+        raise OptionsError(
+            "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
+            "--trainable all, for fresh weights"
+        )
     loop.print_devices()
-    base = nec_jax.load(options.init)
-    if options.arch not in (None, base.config.arch):
-        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
@@ -47,7 +54,7 @@ def run(options: Compress) -> None:
     if jax.process_index() == 0:
         run_record.begin(options, {"train": source, "val": val_source})
     embed = cached_embeddings(options, source) if options.cache else None
-    base = initial_model(options, base, source, embed)
+    base = starting_model(options, source, embed)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
@@ -109,7 +116,7 @@ def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) 
         "rounding": options.rounding,
         "trainable": options.trainable,
         "proxy": params.config.decoder_target,
-        "init": options.init,
+        "init": options.init or "fresh weights",
         "steps": options.steps,
         "batch": options.batch,
         "data": data,
@@ -167,12 +174,10 @@ def count_flops(
 
 def _described_config(options: Compress) -> ModelConfig:
     if options.arch:
-        config = model_config(options.arch)
-    elif options.init:
-        config = nec_jax.load(options.init).config
-    else:
-        raise OptionsError("nothing to describe: pass --arch or --init")
-    return config_for(options, config)
+        return config_for(options, fresh_config(options))
+    if options.init:
+        return config_for(options, nec_jax.load(options.init).config)
+    raise OptionsError("nothing to describe: pass --arch or --init")
 
 
 def _count(tree: Weights) -> int:

@@ -48,6 +48,14 @@ class Training:
     """Part of the patches hidden from the encoder; if not given, 0.75, or 0 with features."""
     init: str = ""
     """Model to start from: the path of its file."""
+    arch: str | None = None
+    """Architecture (vit-ti, vit-s, vit-b, vit-l or vit-h) of a fresh model, or what --init must be."""
+    image_size: int | None = None
+    """Side of the images, pixels; 128, or that of --init."""
+    patch: int | None = None
+    """Side of a patch, pixels, if other than the architecture's."""
+    depth: int | None = None
+    """Encoder blocks, if other than the architecture's."""
     proxy: Literal["pixels", "features"] | None = None
     """What distortion compares: hidden pixels, or the embedding of the model that is started from. If not given, what the model's decoder predicts."""  # noqa: E501
     bands: tuple[str, ...] = ()
@@ -78,6 +86,11 @@ class Training:
             raise OptionsError("--decoder-depth must be 1 or more")
         if not self.lr > 0 or self.warmup < 0 or self.weight_decay < 0:
             raise OptionsError("--lr must be positive, --warmup and --weight-decay not negative")
+        own = ("image_size", "patch", "depth")
+        given = [name for name in own if getattr(self, name) is not None]
+        if self.init and given:
+            flags = ", ".join(flag(name) for name in given)
+            raise OptionsError(f"{flags}: these come from --init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,26 +99,10 @@ class Pretrain(Training):
 
     trainable: str = "mae"
     """Which parameters train: mae (all), decoder, or another set of `compress`."""
-    arch: str | None = None
-    """Architecture: vit-ti (if neither it nor --init is given), vit-s, vit-b, vit-l or vit-h."""
-    image_size: int | None = None
-    """Side of the training images, pixels; 128, or that of --init."""
-    patch: int | None = None
-    """Side of a patch, pixels, if other than the architecture's."""
-    depth: int | None = None
-    """Encoder blocks, if other than the architecture's."""
     lr: float = 1e-3
     """Peak learning rate; cosine to zero."""
     warmup: int = 100
     """Steps of linear warm-up."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        own = ("arch", "image_size", "patch", "depth", "code_class_token")
-        given = [name for name in own if getattr(self, name) is not None]
-        if self.init and given:
-            flags = ", ".join(flag(name) for name in given)
-            raise OptionsError(f"{flags}: these come from --init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +127,6 @@ class Compress(Training):
     """What that folder may take, 1e9 bytes each."""
     views: int = 1
     """With --cache: how many versions of each image, the first whole, the others cropped at random."""  # noqa: E501
-    arch: str | None = None
-    """The architecture that --init must have; with --describe, it stands for a model."""
     describe: bool = False
     """Print parameters, tokens and FLOPs as JSON, and stop."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import nec_jax
 from nec_jax.bands import with_bands
-from nec_jax.config import ModelConfig
+from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import split
@@ -23,6 +23,7 @@ from train.data.record import Source
 
 _SAMPLE = 512  # images that the normalisation of bands is measured on
 _FEATURE_SAMPLE = 128  # and the scale of features
+_IMAGE_SIZE = 128  # if neither the user nor a model says
 FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
 PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 
@@ -30,15 +31,57 @@ PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 Embed = Callable[[NecParams, int], NDArray[np.float32]]
 
 
-def initial_model(
-    options: Training, base: NecParams, source: Source, embed: Embed | None = None
-) -> NecParams:
-    """The model of `--init`, for `--bands`, with a decoder of what `--proxy` names.
+def starting_model(options: Training, source: Source, embed: Embed | None = None) -> NecParams:
+    """The model of `--init` as the options want it, or without one a fresh model.
 
     Args:
       embed: (model, limit) -> embeddings of at most so many images of the source, if they can be
         had in another way than from the images.
     """
+    if not options.init:
+        return fresh_model(options, source)
+    base = nec_jax.load(options.init)
+    if options.arch not in (None, base.config.arch):
+        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
+    return initial_model(options, base, source, embed)
+
+
+def fresh_model(options: Training, source: Source) -> NecParams:
+    """Random weights for the bands, dtype and normalisation of the data."""
+    if options.proxy == "features":
+        raise OptionsError("--proxy features needs a model whose features they are: pass --init")
+    contract = measure_bands(source, options.image_size or _IMAGE_SIZE)
+    channels = len(contract["mean"])
+    named = {1: ("grey",), 3: ("red", "green", "blue")}
+    bands = options.bands or named.get(channels, tuple(f"band_{i + 1}" for i in range(channels)))
+    if len(bands) != channels or any("=" in band for band in bands):
+        raise OptionsError(
+            f"--bands {' '.join(bands)}: without --init these are names of the {channels} bands of "
+            f"{source.name}"
+        )
+    config = fresh_config(
+        options, image_size=options.image_size or _IMAGE_SIZE, bands=bands, **contract
+    )
+    return NecParams(init_weights(config, jax.random.key(options.seed)), config)
+
+
+def fresh_config(options: Training, **contract: Any) -> ModelConfig:
+    """The architecture that the options describe, for inputs of a contract."""
+    overrides = {
+        "image_size": options.image_size,
+        "depth": options.depth,
+        "patch": options.patch,
+        "decoder_depth": options.decoder_depth,
+        "code_class_token": options.code_class_token,
+    }
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return model_config(options.arch or "vit-ti", **(given | contract))
+
+
+def initial_model(
+    options: Training, base: NecParams, source: Source, embed: Embed | None = None
+) -> NecParams:
+    """A model for `--bands`, with a decoder of what `--proxy` names; `embed` as in `starting_model`."""
     base = dataclasses.replace(base, codec=None, config=coded_tokens(options, base.config))
     if options.bands:
         print("measuring the bands of the training images", file=sys.stderr)

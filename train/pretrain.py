@@ -9,39 +9,30 @@ import numpy as np
 
 import nec_jax
 from nec_jax.api import check_images
-from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import init_weights
+from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import trainable_rule
 from train import loop, objective, run_record
 from train.config import OptionsError, Pretrain, Training
 from train.data import Subset, open_source, read_all, train_iterator
 from train.data.record import Source
-from train.initial import (
-    initial_model,
-    mask_ratio,
-    measure_bands,
-    with_teacher,
-    without_teacher,
-)
+from train.initial import mask_ratio, starting_model, with_teacher, without_teacher
 from train.pictures import pictures_of
 from train.summary import print_summary
 
 AnyTraining = TypeVar("AnyTraining", bound=Training)
-_IMAGE_SIZE = 128  # if neither the user nor a model says
 
 
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
     loop.print_devices()
-    base = nec_jax.load(options.init) if options.init else None
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
     loop.refuse_changed_config(options)
     if jax.process_index() == 0:
         run_record.begin(options, {"train": source, "val": val_source})
-    base = initial_model(options, base, source) if base else _fresh_model(options, source)
+    base = starting_model(options, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
     val_images = read_validation(options, config, val_source)
     check_images(config, val_images)
@@ -67,35 +58,6 @@ def run(options: Pretrain) -> None:
     nec_jax.save(params, path)
     if jax.process_index() == 0:
         print_summary(run_record.finish(options.workdir), path, source, params)
-
-
-def _fresh_model(options: Pretrain, source: Source) -> NecParams:
-    """Random weights for the bands, dtype and normalisation of the data."""
-    if options.proxy == "features":
-        raise OptionsError("--proxy features needs a model whose features they are: pass --init")
-    contract = measure_bands(source, options.image_size or _IMAGE_SIZE)
-    channels = len(contract["mean"])
-    named = {1: ("grey",), 3: ("red", "green", "blue")}
-    bands = options.bands or named.get(channels, tuple(f"band_{i + 1}" for i in range(channels)))
-    if len(bands) != channels or any("=" in band for band in bands):
-        raise OptionsError(
-            f"--bands {' '.join(bands)}: without --init these are names of the {channels} bands of "
-            f"{source.name}"
-        )
-    overrides = {
-        "depth": options.depth,
-        "patch": options.patch,
-        "decoder_depth": options.decoder_depth,
-        "code_class_token": options.code_class_token,
-    }
-    config = model_config(
-        options.arch or "vit-ti",
-        image_size=options.image_size or _IMAGE_SIZE,
-        bands=bands,
-        **contract,
-        **{k: v for k, v in overrides.items() if v is not None},
-    )
-    return NecParams(init_weights(config, jax.random.key(options.seed)), config)
 
 
 def open_training_source(options: Training) -> Source:
