@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-versions test-torch parity fuzz lint format bench clean
+.PHONY: setup demo test test-slow test-versions test-torch parity kill fuzz lint format bench clean
 
 setup: .venv/installed
 
@@ -50,6 +50,10 @@ parity: setup $(PEERS)/installed
 	rm -rf runs/parity
 	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1 --every-timm
 	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/test_parity.py
+
+# Kills a training run 20 times at random moments: it must end with the same bytes.
+kill: setup
+	$(BIN)/python tests/kill.py
 
 # A million random mutations, then five minutes of coverage-guided fuzzing.
 fuzz: setup

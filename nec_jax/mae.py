@@ -11,25 +11,24 @@ from nec_jax.dense import Dense
 from nec_jax.vit import Block, layer_norm, sincos_positions
 
 
-def random_masking(
-    key: jax.Array, batch: int, tokens: int, ratio: float
-) -> tuple[jax.Array, jax.Array]:
+def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Array, jax.Array]:
     """Choose the visible patches of each image, uniformly without replacement.
 
     Args:
-      key: randomness.
+      keys: randomness, one key an image: [B].
       ratio: part of the patches to hide, 0 <= ratio < 1; `int(tokens * (1 - ratio))` are kept.
 
     Returns:
-      kept: int32 [batch, K], indices of the visible patches, in random order as in MAE.
-      masked: float32 [batch, tokens], 1 where a patch is hidden.
+      kept: int32 [B, K], indices of the visible patches, in random order as in MAE.
+      masked: float32 [B, tokens], 1 where a patch is hidden.
     """
     count = int(tokens * (1 - ratio))
     if not 0 < count <= tokens:
         raise InputError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: keep one at least")
-    order = jnp.argsort(jax.random.uniform(key, (batch, tokens)), axis=1)
+    order = jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(keys), axis=1)
     kept = order[:, :count]
-    masked = jnp.ones((batch, tokens)).at[jnp.arange(batch)[:, None], kept].set(0.0)
+    images = jnp.arange(len(keys))[:, None]
+    masked = jnp.ones((len(keys), tokens)).at[images, kept].set(0.0)
     return kept, masked
 
 

@@ -5,6 +5,7 @@ class token included; the bottleneck multiplies each channel by a gain, z = g * 
 around the median m of the channel's density: q = round(z - m), z_hat = q + m, y_hat = z_hat / g.
 """
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -46,7 +47,7 @@ def bottleneck(
     weights: Weights,
     y: jax.Array,
     rounding: Rounding,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
     alpha: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Quantise y (or imitate it, in training) and measure its rate.
@@ -58,7 +59,7 @@ def bottleneck(
         `straight-through`: the rounded y with the gradient of y (Minnen and Singh 2020);
         `soft`: `soft_round` with sharpness `alpha`. The rate of these three is that of the noisy
         y. `hard`: the rounded y, with the rate of the rounded symbols, for validation.
-      key: randomness of the noise; not needed by `hard`.
+      keys: randomness of the noise, one key an image: [B]; not needed by `hard`.
 
     Returns:
       y_hat [B, n, D] and bits [B, n, D].
@@ -70,9 +71,10 @@ def bottleneck(
     rounded = jnp.round(z - median) + median
     if rounding == "hard":
         return rounded / gain, density.bin_bits(params, rounded)
-    if key is None:
-        raise InputError(f"rounding {rounding!r} draws noise: pass a key")
-    noisy = z + jax.random.uniform(key, z.shape, minval=-0.5, maxval=0.5)
+    if keys is None:
+        raise InputError(f"rounding {rounding!r} draws noise: pass keys")
+    noise = functools.partial(jax.random.uniform, shape=z.shape[1:], minval=-0.5, maxval=0.5)
+    noisy = z + jax.vmap(noise)(keys)
     seen = {
         "noise": lambda: noisy,
         "straight-through": lambda: z + jax.lax.stop_gradient(rounded - z),
@@ -157,7 +159,7 @@ def forward(
     config: ModelConfig,
     weights: Weights,
     images: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     mask_ratio: float,
     rounding: Rounding | None,
@@ -168,17 +170,18 @@ def forward(
 
     Args:
       images: [B, H, W, C] in input units; or what `prefix` made of images of `image_size`.
-      key: randomness of masks and noise.
+      keys: randomness of masks and noise, one key an image: [B]. An image's draws thus do not
+        depend on how many are computed at once.
       mask_ratio: part of the patches that is hidden.
       rounding, alpha: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
       start: blocks that the input has passed (`prefix`); then nothing can be hidden any more, and
         only features can be compared.
     """
-    mask_key, noise_key = jax.random.split(key)
-    y, kept, masked = masked_latents(config, weights, images, mask_key, mask_ratio, start)
+    mask_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    y, kept, masked = masked_latents(config, weights, images, mask_keys, mask_ratio, start)
     bits = jnp.zeros(())
     if rounding is not None:
-        y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_key, alpha)
+        y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_keys, alpha)
     grid = grid_of(config, images, start)
     goal = targets(config, weights, images, start)
     mse = distortion(config, weights, y, goal, grid, kept, masked)
@@ -189,7 +192,7 @@ def masked_latents(
     config: ModelConfig,
     weights: Weights,
     images: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     mask_ratio: float,
     start: int = 0,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
@@ -203,7 +206,7 @@ def masked_latents(
         return latents(config, weights, images, start=start), None, nothing
     if start:
         raise InputError("patches are hidden before the first block: the mask ratio must be 0")
-    kept, masked = random_masking(key, images.shape[0], grid[0] * grid[1], mask_ratio)
+    kept, masked = random_masking(keys, grid[0] * grid[1], mask_ratio)
     return latents(config, weights, images, kept), kept, masked
 
 

@@ -80,7 +80,7 @@ def test_the_target_is_the_teacher_whatever_the_model_becomes() -> None:
 
 def test_hidden_tokens_are_predicted_as_well() -> None:
     params, images = features_model()
-    kept, masked = random_masking(jax.random.key(0), 4, 16, 0.5)
+    kept, masked = random_masking(jax.random.split(jax.random.key(0), 4), 16, 0.5)
     y = nec.latents(params.config, params.weights, images, kept)
     predicted = nec.reconstruct(params.config, params.weights, y, GRID, kept)
     assert predicted.shape == (4, 17, 48)

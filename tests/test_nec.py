@@ -142,6 +142,7 @@ def test_soft_rounding_goes_from_identity_to_rounding():
 
 
 D = 6
+KEYS = jax.random.split(jax.random.key(0), 40)  # one an image of `small_bottleneck`
 bottleneck = jax.jit(nec.bottleneck, static_argnums=2)
 bin_bits = jax.jit(density.bin_bits)
 
@@ -172,30 +173,29 @@ def test_training_noise_is_uniform_in_half_a_step_and_its_rate_is_that_of_the_no
     weights, y = small_bottleneck()
     gain = np.exp(np.linspace(-1.0, 1.5, D))
     y = np.zeros_like(y)
-    y_hat, bits = bottleneck(weights, y, "noise", jax.random.key(0))
+    y_hat, bits = bottleneck(weights, y, "noise", KEYS)
     noise = np.asarray((y_hat - y) * gain)
     assert -0.5 <= noise.min() < -0.49
     assert 0.49 < noise.max() <= 0.5
     np.testing.assert_allclose(noise.std(axis=(0, 1)), 1 / math.sqrt(12), rtol=0.05)
     np.testing.assert_allclose(bits, bin_bits(weights["density"], y_hat * gain), **FLOAT32)
     for rounding in ("straight-through", "soft"):
-        other = bottleneck(weights, y, rounding, jax.random.key(0), 4.0)[1]
+        other = bottleneck(weights, y, rounding, KEYS, 4.0)[1]
         np.testing.assert_array_equal(other, bits)
-    other = bottleneck(weights, y, "noise", jax.random.key(1))[0]
+    other = bottleneck(weights, y, "noise", jax.random.split(jax.random.key(1), 40))[0]
     assert not np.array_equal(y_hat, other)
 
 
 def test_straight_through_looks_like_hard_and_differentiates_like_the_identity():
     weights, y = small_bottleneck()
-    seen = bottleneck(weights, y, "straight-through", jax.random.key(0), 4.0)[0]
+    seen = bottleneck(weights, y, "straight-through", KEYS, 4.0)[0]
     hard = bottleneck(weights, y, "hard")[0]
     np.testing.assert_allclose(seen, hard, **FLOAT32)
     direction = np.random.default_rng(5).normal(size=y.shape).astype(np.float32)
 
     def gradient(rounding):
-        key = jax.random.key(0)
         return jax.jit(
-            jax.grad(lambda y: (bottleneck(weights, y, rounding, key)[0] * direction).sum())
+            jax.grad(lambda y: (bottleneck(weights, y, rounding, KEYS)[0] * direction).sum())
         )(y)
 
     np.testing.assert_allclose(gradient("straight-through"), direction, **ONE_ULP)
@@ -206,7 +206,7 @@ def test_soft_bottleneck_is_soft_rounding_around_the_median():
     weights, y = small_bottleneck()
     gain, median = np.exp(weights["log_gain"]), density.quantile(weights["density"], 0.5)
     for alpha in (0.1, 4.0):
-        seen = bottleneck(weights, y, "soft", jax.random.key(0), alpha)[0]
+        seen = bottleneck(weights, y, "soft", KEYS, alpha)[0]
         expected = (soft_round(y * gain - median, alpha) + median) / gain
         np.testing.assert_allclose(seen, expected, **FLOAT32)
 
@@ -219,7 +219,7 @@ def test_the_rate_moves_latents_and_gains():
     def rate(moved):
         gain, y = moved
         held = weights | {"log_gain": gain}
-        return nec.bottleneck(held, y, "noise", jax.random.key(0))[1].mean()
+        return nec.bottleneck(held, y, "noise", KEYS)[1].mean()
 
     start = (weights["log_gain"], y)
     bits, grads = rate(start)
@@ -229,23 +229,24 @@ def test_the_rate_moves_latents_and_gains():
     assert rate(step)[0] < bits
 
 
-def test_a_bottleneck_that_needs_randomness_asks_for_a_key():
-    with pytest.raises(ValueError, match="'noise' draws noise: pass a key"):
+def test_a_bottleneck_that_needs_randomness_asks_for_keys():
+    with pytest.raises(ValueError, match="'noise' draws noise: pass keys"):
         bottleneck(*small_bottleneck(), "noise")
 
 
 def test_losses_are_those_of_its_parts(bare_model: NecParams):
     config, weights = bare_model.config, bare_model.weights
-    images, key = jnp.asarray(random_images(3, 2)), jax.random.key(0)
+    images = jnp.asarray(random_images(3, 2))
+    keys = jax.random.split(jax.random.key(0), 2)
     model = Nec(config)
 
     @jax.jit
-    def losses(key):
-        return forward(config, weights, images, key, mask_ratio=0.75, rounding="hard")
+    def losses(keys):
+        return forward(config, weights, images, keys, mask_ratio=0.75, rounding="hard")
 
     @jax.jit
-    def by_hand(key):
-        kept, masked = random_masking(jax.random.split(key)[0], 2, 16, 0.75)
+    def by_hand(keys):
+        kept, masked = random_masking(jax.vmap(jax.random.split)(keys)[:, 0], 16, 0.75)
         y = model.apply({"params": weights}, images, kept, method=Nec.latents)
         y_hat, bits = bottleneck(weights["bottleneck"], y, "hard")
         out: Any = model.apply(
@@ -254,7 +255,7 @@ def test_losses_are_those_of_its_parts(bare_model: NecParams):
         error = (out - patchify(normalise(config, images), 16)) ** 2
         return (error.mean(-1) * masked).sum() / masked.sum(), bits
 
-    got, (mse, bits) = losses(key), by_hand(key)
+    got, (mse, bits) = losses(keys), by_hand(keys)
     assert bits.shape == (2, 5, 48)
     np.testing.assert_allclose(got.mse, mse, **NETWORK)
     np.testing.assert_allclose(got.bits_per_element, bits.mean(), **NETWORK)

@@ -38,7 +38,7 @@ def noise_images(config: ModelConfig, seed: int, size: int = 8) -> Any:
 
 
 def run_steps(
-    options: Compress, config: ModelConfig, devices: int = 1
+    options: Compress, config: ModelConfig, devices: int = 1, microbatch: int | None = None
 ) -> tuple[dict, dict, list[float]]:
     """The weights before and after a few steps on noise images, and the losses."""
     mesh = data_mesh(devices)
@@ -47,7 +47,7 @@ def run_steps(
     trainable, frozen = split(before, trainable_rule(options.trainable, config))
     state = init_state(trainable, tx, mesh)
     goal = objective.rate_distortion(config, options.lam, options.rounding, 0.75)
-    step = make_step(goal, tx, options.steps, mesh)
+    step = make_step(goal, tx, options.steps, mesh, microbatch)
     losses = []
     for i in range(STEPS):
         state, metrics = step(state, frozen, {"image": noise_images(config, i)}, jax.random.key(1))
@@ -123,10 +123,10 @@ def test_the_loss_does_not_depend_on_the_batch_size(rounding: str) -> None:
     goal = objective.rate_distortion(config, 10.0, rounding, 0.0)  # type: ignore[arg-type]
     weights = random_weights(config)
     images = noise_images(config, 0, 32)
-    key, progress = jax.random.key(0), jnp.zeros(())
+    keys, progress = jax.random.split(jax.random.key(0), 64), jnp.zeros(())
     loss = jax.jit(goal.loss)
-    one = loss(weights, {"image": images}, key, progress)[0]
-    two = loss(weights, {"image": jnp.concatenate([images, images])}, key, progress)[0]
+    one = loss(weights, {"image": images}, keys[:32], progress)[0]
+    two = loss(weights, {"image": jnp.concatenate([images, images])}, keys, progress)[0]
     assert np.isclose(one, two, rtol=1e-2)
 
 
@@ -135,13 +135,13 @@ def test_validation_measures_rounded_symbols() -> None:
     goal = objective.rate_distortion(config, 10.0, "noise", 0.5)
     weights = random_weights(config)
     weights["bottleneck"]["log_gain"] = jnp.full(config.width, -6.0)  # everything rounds to zero
-    key = jax.random.key(0)
+    keys = jax.random.split(jax.random.key(0), 8)
     validate, images = jax.jit(goal.validate), noise_images(config, 0)
-    values = validate(weights, {"image": images}, key)
+    values = validate(weights, {"image": images}, keys)
     shifted = jax.tree.map(lambda x: x, weights)
     shifted["encoder"]["norm"]["scale"] = 1.01 * weights["encoder"]["norm"]["scale"]
     # Symbols that are all zero carry nothing: changing y a little changes no metric.
-    again = validate(shifted, {"image": images}, key)
+    again = validate(shifted, {"image": images}, keys)
     assert values["mse"] == again["mse"]
     assert values["bits_per_element"] == again["bits_per_element"]
 
@@ -174,6 +174,17 @@ def test_calibration_can_set_the_gain_to_one() -> None:
     assert not np.any(fitted["bottleneck"]["log_gain"])
     before = weights["bottleneck"]["density"]["bias_0"]
     assert np.any(before != fitted["bottleneck"]["density"]["bias_0"])
+
+
+def test_microbatches_give_the_step_of_the_whole_batch() -> None:
+    config = small_config()
+    options = Compress(steps=STEPS, lr=1e-3)
+    _, whole, losses = run_steps(options, config)
+    _, parts, again = run_steps(options, config, microbatch=2)
+    assert np.allclose(losses, again, rtol=1e-5)
+    # Adam's first steps have the size of the learning rate, whatever that of the gradient.
+    near = jax.tree.map(lambda a, b: np.allclose(a, b, atol=STEPS * options.lr), whole, parts)
+    assert all(jax.tree.leaves(near))
 
 
 def test_a_mesh_of_devices_gives_the_losses_of_one() -> None:

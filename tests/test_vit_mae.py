@@ -77,7 +77,7 @@ def test_patches_go_row_by_row_and_their_pixels_row_column_band():
     ("tokens", "ratio", "count"), [(196, 0.75, 49), (196, 0.0, 196), (5, 0.5, 2)]
 )
 def test_masking_keeps_the_given_part_of_every_image_without_repetition(tokens, ratio, count):
-    kept, masked = random_masking(jax.random.key(0), 7, tokens, ratio)
+    kept, masked = random_masking(jax.random.split(jax.random.key(0), 7), tokens, ratio)
     assert kept.shape == (7, count)
     assert masked.shape == (7, tokens)
     for visible, hidden in zip(np.asarray(kept), np.asarray(masked), strict=True):
@@ -87,7 +87,7 @@ def test_masking_keeps_the_given_part_of_every_image_without_repetition(tokens, 
 
 def test_masking_is_uniform_in_place_and_in_order():
     images, tokens, count = 4000, 8, 4
-    kept, _ = random_masking(jax.random.key(0), images, tokens, 0.5)
+    kept, _ = random_masking(jax.random.split(jax.random.key(0), images), tokens, 0.5)
     frequency = np.stack([np.bincount(column, minlength=tokens) for column in np.asarray(kept).T])
     expected = images / tokens
     assert frequency.shape == (count, tokens)
@@ -96,8 +96,10 @@ def test_masking_is_uniform_in_place_and_in_order():
 
 
 def test_masks_come_from_the_key_and_from_nothing_else():
-    one, again = (random_masking(jax.random.key(3), 4, 64, 0.75) for _ in range(2))
-    other = random_masking(jax.random.key(4), 4, 64, 0.75)
+    one, again = (
+        random_masking(jax.random.split(jax.random.key(3), 4), 64, 0.75) for _ in range(2)
+    )
+    other = random_masking(jax.random.split(jax.random.key(4), 4), 64, 0.75)
     np.testing.assert_array_equal(one[0], again[0])
     assert not np.array_equal(one[0], other[0])
     assert not np.array_equal(one[0][0], one[0][1])
@@ -106,7 +108,7 @@ def test_masks_come_from_the_key_and_from_nothing_else():
 @pytest.mark.parametrize("ratio", [1.0, -0.5, 0.99])
 def test_a_mask_ratio_that_keeps_nothing_or_too_much_is_refused(ratio):
     with pytest.raises(ValueError, match=f"mask ratio {ratio} keeps"):
-        random_masking(jax.random.key(0), 1, 16, ratio)
+        random_masking(jax.random.split(jax.random.key(0), 1), 16, ratio)
 
 
 def test_the_encoder_is_equivariant_to_the_order_of_the_kept_tokens():
@@ -123,7 +125,7 @@ def test_the_encoder_is_equivariant_to_the_order_of_the_kept_tokens():
 
 def test_hidden_patches_do_not_reach_the_encoder():
     patches, _, encode = encoder(tiny_config())
-    kept, masked = random_masking(jax.random.key(5), 3, 16, 0.75)
+    kept, masked = random_masking(jax.random.split(jax.random.key(5), 3), 16, 0.75)
     tokens = encode(patches, kept)
     assert tokens.shape == (3, 5, 48)
     np.testing.assert_array_equal(encode(patches + 100 * masked[..., None], kept), tokens)

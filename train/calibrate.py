@@ -51,7 +51,8 @@ def calibrate_bottleneck(
     """
     mask_key, noise_key, fresh_key = jax.random.split(key, 3)
     grid = nec.grid_of(config, images, start)
-    y, kept, masked = _masked_latents(config, weights, images, mask_key, mask_ratio, start)
+    mask_keys = jax.random.split(mask_key, len(images))
+    y, kept, masked = _masked_latents(config, weights, images, mask_keys, mask_ratio, start)
     flat = y.reshape(-1, y.shape[-1])
     deviation = jnp.std(flat, axis=0)
     # A dead channel must not be magnified until its noise costs bits.

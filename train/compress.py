@@ -13,7 +13,7 @@ from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights, prefix
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, merge, split, trainable_rule
-from train import loop, objective, run_record
+from train import loop, objective, processes, run_record
 from train.calibrate import calibrate_bottleneck
 from train.config import Compress, OptionsError
 from train.initial import (
@@ -46,12 +46,12 @@ def run(options: Compress) -> None:
             "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
             "--trainable all, for fresh weights"
         )
-    loop.print_devices()
+    processes.print_devices()
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
     loop.refuse_changed_config(options)
-    if jax.process_index() == 0:
+    if processes.is_main_process():
         run_record.begin(options, {"train": source, "val": val_source})
     embed = cached_embeddings(options, source) if options.cache else None
     base = starting_model(options, source, embed)
@@ -92,8 +92,8 @@ def run(options: Compress) -> None:
     trained = dataclasses.replace(base, weights=without_teacher(weights))
     params = with_codec(trained, options, source.name, inputs)
     path = options.workdir / "model.safetensors"
-    nec_jax.save(params, path)
-    if jax.process_index() == 0:
+    if processes.is_main_process():
+        nec_jax.save(params, path)
         blobs = code_some(params, inputs)
         print_summary(run_record.finish(options.workdir), path, source, params, blobs)
 

@@ -38,6 +38,8 @@ class Training:
     """Passes over the training images, instead of --steps."""
     batch: int = 64
     """Images a step, over all devices."""
+    microbatch: int | None = None
+    """Images at a time, over all devices, if memory is short of a whole batch: gradients add up."""
     lr: float = 1.5e-4
     """Peak learning rate; cosine to zero."""
     warmup: int = 0
@@ -49,7 +51,7 @@ class Training:
     init: str = ""
     """Model to start from: the path of its file."""
     arch: str | None = None
-    """Architecture (vit-ti, vit-s, vit-b, vit-l or vit-h) of a fresh model, or what --init must be."""
+    """Architecture of a fresh model: vit-ti, vit-s, vit-b, vit-l, vit-h; or what --init must be."""
     image_size: int | None = None
     """Side of the images, pixels; 128, or that of --init."""
     patch: int | None = None
@@ -80,6 +82,8 @@ class Training:
         for name in (*whole, "checkpoint_every", "images", "epochs"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise OptionsError(f"{flag(name)} must be 1 or more")
+        if self.microbatch is not None and (self.microbatch < 1 or self.batch % self.microbatch):
+            raise OptionsError(f"--microbatch {self.microbatch} must divide --batch {self.batch}")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise OptionsError("--mask-ratio must be at least 0 and below 1")
         if self.decoder_depth is not None and self.decoder_depth < 1:

@@ -62,7 +62,8 @@ def fresh_model(options: Training, source: Source) -> NecParams:
     config = fresh_config(
         options, image_size=options.image_size or _IMAGE_SIZE, bands=bands, **contract
     )
-    return NecParams(init_weights(config, jax.random.key(options.seed)), config)
+    weights = jax.jit(init_weights, static_argnums=0)(config, jax.random.key(options.seed))
+    return NecParams(weights, config)
 
 
 def fresh_config(options: Training, **contract: Any) -> ModelConfig:
@@ -81,7 +82,7 @@ def fresh_config(options: Training, **contract: Any) -> ModelConfig:
 def initial_model(
     options: Training, base: NecParams, source: Source, embed: Embed | None = None
 ) -> NecParams:
-    """A model for `--bands`, with a decoder of what `--proxy` names; `embed` as in `starting_model`."""
+    """A model for `--bands`, with a decoder of what `--proxy` names (`starting_model`)."""
     base = dataclasses.replace(base, codec=None, config=coded_tokens(options, base.config))
     if options.bands:
         print("measuring the bands of the training images", file=sys.stderr)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +51,8 @@ def open_inputs(options: Compress, base: NecParams, source: Source, val_source: 
             "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
             "compare: pass --proxy features, and no --mask-ratio"
         )
+    if jax.process_count() > 1:
+        raise OptionsError("--cache is for a run in one process: leave it out")
     train = _open_cache(options, base, source, options.views)
     val = _open_cache(options, base, val_source, limit=options.val_images).whole()
     batches = train.batches(options.batch, options.seed)

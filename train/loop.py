@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import make_array_from_process_local_data as from_local
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -24,9 +27,13 @@ from train.config import OptionsError, Training, flag
 from train.objective import Objective, mean_metrics
 from train.optim import optimiser
 from train.pictures import Pictures
+from train.processes import is_main_process, wait_for_others
 from train.step import data_mesh, init_state, make_step, replicated, sharded
+from train.stop import Stopped, StopSignals
 
 _VAL_BATCH = 64
+# What may change between two starts of a run: results stay the same, but for rounding.
+_SAME_RESULT = ("workdir", "checkpoint_every", "microbatch", "cache_gb")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -62,30 +69,39 @@ def fit(
     Raises:
       NonFiniteLoss: with the step and what to try; no checkpoint holds what is not finite.
       OptionsError: a batch that the devices cannot share, or a folder of another run.
+      CheckpointError: none can be written, or those that are there are damaged.
+      Stopped: by a signal, after a checkpoint.
     """
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
-    if jax.process_count() > 1:
-        raise OptionsError("training runs in one process (over all its devices): start only one")
+    console.quiet = not is_main_process()
     mesh = data_mesh()
-    if options.batch % mesh.size:
-        raise OptionsError(f"batch {options.batch} is not a multiple of the {mesh.size} devices")
+    at_once = options.microbatch or options.batch
+    if at_once % mesh.size:
+        name = "microbatch" if options.microbatch else "batch"
+        raise OptionsError(f"{flag(name)} {at_once} is not a multiple of the {mesh.size} devices")
     refuse_changed_config(options)
     checkpoints = Checkpoints(options.workdir / "checkpoints")
-    start = checkpoints.latest
     tx = optimiser(options, density_lr)
-    if start is None:
-        train_part, frozen = split(weights(), trainable)
+    start, pending = 0, []
+    resumed = bool(checkpoints.steps)
+    if not resumed:
+        # Process 0's: calibration need not give the same floats everywhere.
+        first = weights()
+        wait_for_others("calibrated")
+        first = multihost_utils.broadcast_one_to_all(first)
+        train_part, frozen = split(first, trainable)
         state = init_state(train_part, tx, mesh)
-        frozen = jax.device_put(frozen, replicated(mesh))
+        frozen = jax.tree.map(partial(from_local, replicated(mesh)), frozen)
     else:
         train_part, frozen = split(shapes, trainable)
         like = jax.eval_shape(lambda part: init_state(part, tx, mesh), train_part), frozen
-        (state, frozen), position = checkpoints.restore(like, replicated(mesh))
-        batches.set_state(position)  # type: ignore[attr-defined]
+        start, (state, frozen), position = checkpoints.restore(like, replicated(mesh))
+        batches.set_state(position["data"])  # type: ignore[attr-defined]
+        pending = [{k: np.float32(v) for k, v in m.items()} for m in position["pending"]]
         console.print(f"resuming at step {start} of {options.steps}")
-    root = jax.device_put(jax.random.key(options.seed), replicated(mesh))
-    step_fn = make_step(objective, tx, options.steps, mesh)
-    log = MetricsLog(options.workdir, start or 0)
+    root = jax.jit(jax.random.key, out_shardings=replicated(mesh))(options.seed)
+    step_fn: Any = make_step(objective, tx, options.steps, mesh, options.microbatch)
+    log = MetricsLog(options.workdir, start)
     validate = jax.jit(objective.validate)
 
     def check(step: int, loss: float) -> None:
@@ -100,40 +116,51 @@ def fit(
         now = merge(state.trainable, frozen)
         total = len(next(iter(val_batch.values())))
         parts = np.array_split(np.arange(total), math.ceil(total / _VAL_BATCH))
-        key = jax.random.key(0)  # the same masks every time
+        keys = jax.random.split(jax.random.key(0), total)  # the same masks every time
         metrics = [
-            validate(now, {k: v[part] for k, v in val_batch.items()}, jax.random.fold_in(key, i))
-            for i, part in enumerate(parts)
+            validate(now, {k: v[part] for k, v in val_batch.items()}, keys[part]) for part in parts
         ]
-        values = mean_metrics(metrics, [len(part) for part in parts])
+        values = mean_metrics(jax.device_get(metrics), [len(part) for part in parts])
         check(step, values["loss"])
         log.write(step, "val", values)
-        if pictures and jax.process_index() == 0:
+        if pictures and is_main_process():
             # On one device of this process: the others do not take part.
             log.show(step, pictures(jax.tree.map(lambda leaf: leaf.addressable_data(0), now)))
         console.print(f"step {step:6d}  val    " + describe(values))
 
-    if start is None:
+    def save(step: int) -> None:
+        check(step, float(metrics["loss"]))
+        # Metrics since the last line are a part of the next, which a resumed run writes.
+        held = [{k: float(v) for k, v in m.items()} for m in jax.device_get(pending)]
+        position = {"data": batches.get_state(), "pending": held}  # type: ignore[attr-defined]
+        checkpoints.save(step, (state, frozen), position)
+
+    if not resumed:
         val(0)
-    pending = []
     clock, seen = time.perf_counter(), 0
-    with closing(checkpoints), closing(log), _progress(console) as progress:
-        task = progress.add_task("train", total=options.steps, completed=start or 0, note="")
-        for step in range((start or 0) + 1, options.steps + 1):
-            batch = {
-                name: jax.make_array_from_process_local_data(sharded(mesh), local)
-                for name, local in next(batches).items()
-            }
+    with (
+        closing(checkpoints),
+        closing(log),
+        StopSignals() as signals,
+        _progress(console) as bar,
+    ):
+        task = bar.add_task("train", total=options.steps, completed=start, note="")
+        for step in range(start + 1, options.steps + 1):
+            batch = jax.tree.map(partial(from_local, sharded(mesh)), next(batches))
+            if step == start + 1:
+                step_fn = step_fn.lower(state, frozen, batch, root).compile()
+                wait_for_others("compiled")
             state, metrics = step_fn(state, frozen, batch, root)
             pending.append(metrics)
             seen += options.batch
             if step % options.log_every == 0 or step == options.steps:
-                values = mean_metrics(pending, [1] * len(pending))
+                values = mean_metrics(jax.device_get(pending), [1] * len(pending))
                 check(step, values["loss"])
                 rate = seen / (time.perf_counter() - clock)
-                log.write(step, "train", values | {"images_per_s": rate})
+                log.write(step, "train", values)
+                log.draw(step, "train", {"images_per_s": rate})
                 note = f"{rate:.0f} images/s  " + describe(values)
-                progress.update(task, completed=step, note=note)
+                bar.update(task, completed=step, note=note)
                 if not console.is_terminal and step % (5 * options.log_every) == 0:
                     console.print(f"step {step:6d}  train  {note}")
                 pending, clock, seen = [], time.perf_counter(), 0
@@ -141,9 +168,10 @@ def fit(
                 val(step)
                 clock, seen = time.perf_counter(), 0
             if step % options.checkpoint_every == 0 or step == options.steps:
-                check(step, float(metrics["loss"]))
-                position = batches.get_state()  # type: ignore[attr-defined]
-                checkpoints.save(step, (state, frozen), position)
+                save(step)
+            if signals.asked(step) and step < options.steps:
+                save(step)
+                raise Stopped(f"after step {step} of {options.steps}")
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))
 
 
@@ -159,16 +187,6 @@ def describe(values: dict[str, float]) -> str:
     return "  ".join(f"{names.get(k, k)} {v:.4g}" for k, v in values.items())
 
 
-def print_devices() -> None:
-    """Say first where this run computes."""
-    devices = jax.devices()
-    kinds = ", ".join(sorted({d.device_kind for d in devices}))
-    several = f", process {jax.process_index()} of {jax.process_count()}"
-    Console(stderr=True).print(
-        f"on {len(devices)} {kinds}" + (several if jax.process_count() > 1 else "")
-    )
-
-
 def refuse_changed_config(options: Training) -> None:
     """A work folder belongs to one configuration: going on with another mixes two runs."""
     options.workdir.mkdir(parents=True, exist_ok=True)
@@ -177,45 +195,67 @@ def refuse_changed_config(options: Training) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
+        changed = [k for k in changed if k not in _SAME_RESULT]
         if changed:
             raise OptionsError(
                 f"{options.workdir} was made with other settings ("
                 + ", ".join(f"{flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
                 + "): choose another --workdir, or delete it to start again"
             )
-    else:
-        whole = path.with_suffix(".tmp")
-        whole.write_text(json.dumps(now, indent=1) + "\n")
-        whole.replace(path)
+    elif is_main_process():
+        write_whole(path, json.dumps(now, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file at once or not at all."""
+    whole = path.with_suffix(".tmp")
+    whole.write_text(text)
+    whole.replace(path)
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events; lines beyond the resumed step are cut off."""
+    """`metrics.jsonl` and TensorBoard events; lines beyond the resumed step are cut off.
+
+    The file holds results alone, so that equal runs write equal bytes; timings are only drawn.
+    """
 
     def __init__(self, workdir: Path, start: int):
         self._path = workdir / "metrics.jsonl"
+        self._board = None
+        if not is_main_process():
+            return
         # A crash may have torn the last line: it lacks its end.
         lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= start] if start else []
-        self._path.write_text("".join(kept))
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        write_whole(self._path, "".join(kept))
+        # Without a bound on its queue, which would block once a full disk has ended its thread.
+        folder = str(workdir / "tensorboard")
+        self._board = SummaryWriter(folder, max_queue=0, purge_step=start + 1)
 
     def write(self, step: int, split_name: str, values: dict[str, float]) -> None:
         """One line, and one point a curve."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split_name, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{split_name}/{name}", value, step)
+        if is_main_process():
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, "split": split_name, **values}) + "\n")
+        self.draw(step, split_name, values)
+
+    def draw(self, step: int, split_name: str, values: dict[str, float]) -> None:
+        """One point a curve."""
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{split_name}/{name}", value, step)
 
     def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """TensorBoard images, uint8 [H, W, 3]."""
+        assert self._board is not None  # process 0 draws
         for name, picture in pictures.items():
             self._board.add_image(f"pictures/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush the events."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _progress(console: Console) -> Progress:

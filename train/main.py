@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.util
+import signal
 import sys
+import traceback
 
 COMMANDS = ("pretrain", "compress", "evaluate", "sweep", "report")
 """Each is a module of `train` with `run(options)`, and a dataclass of `train.config`."""
@@ -44,12 +46,16 @@ def main(argv: list[str] | None = None) -> None:
     if command not in COMMANDS:
         sys.exit(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}\n\n{usage()}")
 
+    import jax
     import tyro  # after --help without a command, which must be quick
 
     from coder import CodecError
     from train import config, configs
+    from train.checkpoint import CheckpointError
     from train.data import DataError
     from train.loop import NonFiniteLoss
+    from train.processes import fail, join_processes
+    from train.stop import RESUMABLE, raise_stopped
 
     kind = getattr(config, command.capitalize())
     default = kind()
@@ -69,9 +75,16 @@ def main(argv: list[str] | None = None) -> None:
     options = tyro.cli(
         kind, args=arguments, default=default, prog=f"train.main {command}", description=about
     )
+    before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
+        join_processes()
         importlib.import_module(f"train.{command}").run(options)
+    except KeyboardInterrupt as stopped:
+        where = f" {stopped}" if str(stopped) else ""
+        print(f"stopped{where}: the same command goes on with it", file=sys.stderr)
+        sys.exit(RESUMABLE)
     except (
+        CheckpointError,
         CodecError,
         DataError,
         NonFiniteLoss,
@@ -79,7 +92,13 @@ def main(argv: list[str] | None = None) -> None:
         OSError,
         ModuleNotFoundError,
     ) as error:
-        sys.exit(f"error: {error}")
+        fail(f"error: {error}")
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        fail(traceback.format_exc())
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ class Objective(NamedTuple):
     """A loss and its counterpart on validation images.
 
     Attributes:
-      loss: (weights, batch, key, progress in [0, 1]) -> loss, metrics.
-      validate: (weights, batch, key) -> metrics, each a mean over the images; `loss` is one.
+      loss: (weights, batch, keys, progress in [0, 1]) -> loss, metrics.
+      validate: (weights, batch, keys) -> metrics, each a mean over the images; `loss` is one.
 
     A batch is {"image": [B, H, W, C]}, or {"tokens": [B, n, width]} of blocks that were passed.
+    Keys are one an image, [B].
     """
 
     loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
@@ -31,14 +32,16 @@ class Objective(NamedTuple):
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
     """The masked autoencoder's loss: mse of hidden patches."""
 
-    def measure(weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
-        losses = forward(config, weights, batch["image"], key, mask_ratio=mask_ratio, rounding=None)
+    def measure(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
+        losses = forward(
+            config, weights, batch["image"], keys, mask_ratio=mask_ratio, rounding=None
+        )
         return {"loss": losses.mse, "mse": losses.mse}
 
     def loss(
-        weights: Weights, batch: Batch, key: jax.Array, progress: jax.Array
+        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        metrics = measure(weights, batch, key)
+        metrics = measure(weights, batch, keys)
         return metrics["loss"], metrics
 
     return Objective(loss, measure)
@@ -59,7 +62,7 @@ def rate_distortion(
     def measure(
         weights: Weights,
         batch: Batch,
-        key: jax.Array,
+        keys: jax.Array,
         rounding: Rounding,
         alpha: jax.Array | float = 1.0,
     ) -> Metrics:
@@ -67,7 +70,7 @@ def rate_distortion(
             config,
             weights,
             batch["tokens" if start else "image"],
-            key,
+            keys,
             mask_ratio=mask_ratio,
             rounding=rounding,
             alpha=alpha,
@@ -82,15 +85,15 @@ def rate_distortion(
         }
 
     def loss(
-        weights: Weights, batch: Batch, key: jax.Array, progress: jax.Array
+        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         low, high = SOFT_ALPHA
         alpha = low * (high / low) ** progress
-        metrics = measure(weights, batch, key, rounding, alpha)
+        metrics = measure(weights, batch, keys, rounding, alpha)
         return metrics["loss"], metrics
 
-    def validate(weights: Weights, batch: Batch, key: jax.Array) -> Metrics:
-        return measure(weights, batch, key, "hard")
+    def validate(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
+        return measure(weights, batch, keys, "hard")
 
     return Objective(loss, validate)
 

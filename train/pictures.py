@@ -88,8 +88,8 @@ def _look(
 
     A prediction of pixels is an image [N, H, W, C] in input units.
     """
-    key = jax.random.key(0)
-    y, kept, masked = nec.masked_latents(config, weights, inputs, key, mask_ratio, start)
+    keys = jax.random.split(jax.random.key(0), len(inputs))
+    y, kept, masked = nec.masked_latents(config, weights, inputs, keys, mask_ratio, start)
     extra = ()
     if coded:
         held = weights["bottleneck"]

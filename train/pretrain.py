@@ -12,7 +12,7 @@ from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import trainable_rule
-from train import loop, objective, run_record
+from train import loop, objective, processes, run_record
 from train.config import OptionsError, Pretrain, Training
 from train.data import Subset, open_source, read_all, train_iterator
 from train.data.record import Source
@@ -25,12 +25,12 @@ AnyTraining = TypeVar("AnyTraining", bound=Training)
 
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
-    loop.print_devices()
+    processes.print_devices()
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
     loop.refuse_changed_config(options)
-    if jax.process_index() == 0:
+    if processes.is_main_process():
         run_record.begin(options, {"train": source, "val": val_source})
     base = starting_model(options, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
@@ -55,8 +55,8 @@ def run(options: Pretrain) -> None:
     facts["pretrain"] = run_facts
     params = NecParams(without_teacher(weights), config, None, json.dumps(facts, sort_keys=True))
     path = options.workdir / "model.safetensors"
-    nec_jax.save(params, path)
-    if jax.process_index() == 0:
+    if processes.is_main_process():
+        nec_jax.save(params, path)
         print_summary(run_record.finish(options.workdir), path, source, params)
 
 
@@ -77,7 +77,17 @@ def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
 
 def train_batches(options: Training, source: Source, config: ModelConfig):
     """The endless, shuffled, augmented batches."""
-    return train_iterator(source, batch=options.batch, size=config.image_size, seed=options.seed)
+    count = jax.process_count()
+    if options.batch % count:
+        raise OptionsError(f"--batch {options.batch} is not a multiple of {count} processes")
+    return train_iterator(
+        source,
+        batch=options.batch // count,
+        size=config.image_size,
+        seed=options.seed,
+        process_index=jax.process_index(),
+        process_count=count,
+    )
 
 
 def open_val_source(options: Training) -> Source:

@@ -1,6 +1,8 @@
 """One training step: pure, jitted, donating its state, data-parallel over a mesh."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,32 +40,41 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 def init_state(trainable: Weights, tx: optax.GradientTransformation, mesh: Mesh) -> State:
     """The state before the first step, on every device."""
-    # Copied, because the step donates its buffers and the caller may keep the weights.
-    trainable = jax.tree.map(jnp.copy, trainable)
-    return jax.device_put(
-        State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable)), replicated(mesh)
-    )
+
+    def start(trainable: Weights) -> State:
+        # Copied, because the step donates its buffers and the caller may keep the weights.
+        trainable = jax.tree.map(jnp.copy, trainable)
+        return State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable))
+
+    return jax.jit(start, out_shardings=replicated(mesh))(trainable)
 
 
 def make_step(
-    objective: Objective, tx: optax.GradientTransformation, steps: int, mesh: Mesh
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+    microbatch: int | None = None,
 ) -> jax.stages.Wrapped:
     """Compile `(state, frozen, batch, key) -> (state, metrics)`.
 
     The batch is sharded over the mesh, everything else is replicated. `key` is the root key: the
-    step folds its own number in. The gradient is taken for `state.trainable` alone.
+    step folds its own number in, and gives each image a key by its place in the batch. The gradient
+    is taken for `state.trainable` alone; with `microbatch`, of so many images at a time, which must
+    divide the batch and be a multiple of the devices.
     """
 
     def step(state: State, frozen: Weights, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-        def loss(trainable: Weights) -> tuple[jax.Array, Metrics]:
-            return objective.loss(
-                merge(trainable, frozen),
-                batch,
-                jax.random.fold_in(key, state.step),
-                state.step / steps,
-            )
+        def loss(trainable: Weights, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+            return objective.loss(merge(trainable, frozen), batch, keys, state.step / steps)
 
-        grads, metrics = jax.grad(loss, has_aux=True)(state.trainable)
+        gradient = functools.partial(jax.grad(loss, has_aux=True), state.trainable)
+        count = len(next(iter(batch.values())))
+        inputs = batch, jax.random.split(jax.random.fold_in(key, state.step), count)
+        if microbatch is None:
+            grads, metrics = gradient(*inputs)
+        else:
+            grads, metrics = _mean(gradient, inputs, count // microbatch)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         return State(state.step + 1, trainable, opt_state), metrics
@@ -74,3 +85,20 @@ def make_step(
         in_shardings=(replicated(mesh), replicated(mesh), sharded(mesh), replicated(mesh)),
         out_shardings=replicated(mesh),
     )
+
+
+def _mean(compute: Callable[..., Any], inputs: tuple[Any, ...], parts: int) -> Any:
+    """The mean of `compute(*part)` over `parts` equal parts of the inputs, one after another."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        # A part is every parts-th image, so that each device has an equal share of it already.
+        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def add(total: Any, part: tuple[Any, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, compute(*part)), None
+
+    split = jax.tree.map(cut, inputs)
+    like = jax.eval_shape(compute, *jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda x: x / parts, total)

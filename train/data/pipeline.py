@@ -4,7 +4,6 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
 
 import grain
 import numpy as np
@@ -30,8 +29,10 @@ def train_iterator(
 
     The images are shuffled anew in each epoch, and everything follows from `seed`. Batches run
     across the end of an epoch. `get_state()` of the iterator is a small JSON-able dict, and
-    `set_state(state)` on a new iterator with the same arguments goes on with the next batch.
-    An image that cannot be read is logged once, by name, and left out.
+    `set_state(state)` on a new iterator with the same source, seed and number of images a batch
+    of all processes goes on with the next batch, be the processes as many as before or not.
+    An image that cannot be read is logged once, by name; the next one of the source takes its
+    place.
 
     Args:
         source: where the images come from.
@@ -40,27 +41,23 @@ def train_iterator(
         seed: of the order and the crops.
         augment: random crop (0.2 to 1 of the area) and mirror; otherwise `fit_to`.
         process_index: this process, of ...
-        process_count: ... so many, which read disjoint images, together all.
+        process_count: ... so many. Their batches, one after another, are the batch that one
+            process would read.
         threads: that decode ahead of the training step.
 
     Raises:
-        DataError: fewer images than processes, or (while iterating) every image is corrupt.
+        DataError: no images, or (while iterating) every image is corrupt.
     """
-    count = len(range(process_index, len(source), process_count))
+    count = len(source)
     if count == 0:
-        raise DataError(
-            f"{source.name} has {len(source)} images, too few for {process_count} processes"
-        )
-    # Processes get streams of their own: otherwise the n-th crop would be alike in all of them.
-    order_seed, crop_seed = np.random.SeedSequence([seed, process_index]).generate_state(2)
+        raise DataError(f"{source.name} has no images")
+    order_seed, crop_seed = np.random.SeedSequence([seed, 0]).generate_state(2)
     read = _Reader(source, count)
-    images = (
-        grain.MapDataset.range(process_index, len(source), process_count)
-        .shuffle(seed=int(order_seed))
-        .repeat()
-        .map(read)
-    )
-    images = cast("grain.MapDataset[Record]", images)  # grain itself steps over the None
+
+    def readable(index: int) -> Record:
+        # Not left out: what is in a batch would then depend on all that came before it.
+        records = (read((index + offset) % count) for offset in range(count))
+        return next(record for record in records if record is not None)
 
     def cropped(record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"image": random_crop(record["image"], size, rng)}
@@ -68,10 +65,12 @@ def train_iterator(
     def fitted(record: Record) -> dict[str, np.ndarray]:
         return {"image": fit_to(record["image"], size)}
 
+    images = grain.MapDataset.range(count).shuffle(seed=int(order_seed)).repeat().map(readable)
+    # The crop is drawn by the place in the order of all images, whichever process it falls to.
     images = images.random_map(cropped, seed=int(crop_seed)) if augment else images.map(fitted)
-    # A None is a missing element, which only an IterDataset can step over: batch comes last.
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
-    return iter(images.to_iter_dataset(ahead).batch(batch))
+    batches = images.batch(batch, drop_remainder=True)[process_index::process_count]
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    return iter(batches.to_iter_dataset(ahead))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""Checkpoints: bounded in number, intact or refused, and safe from a disk that is full."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from train.checkpoint import CheckpointError, Checkpoints
+from train.step import data_mesh, replicated
+
+SHAPES = {
+    "weights": jax.ShapeDtypeStruct((300, 100), np.float32),
+    "step": jax.ShapeDtypeStruct((), np.int32),
+}
+
+
+def state(step: int) -> Any:
+    noise = np.random.default_rng(step).normal(size=(300, 100)).astype(np.float32)
+    return {"weights": jax.device_put(noise), "step": jax.device_put(np.int32(step))}
+
+
+def position(step: int) -> dict[str, Any]:
+    return {"data": {"next_index": step}, "pending": [{"loss": 0.1 * step}]}
+
+
+def save(folder: Path, *steps: int) -> None:
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(step, state(step), position(step))
+    checkpoints.close()
+
+
+def restored(folder: Path) -> int:
+    """The step that is restored, once it is known to be the one that was saved."""
+    step, found, where = Checkpoints(folder).restore(SHAPES, replicated(data_mesh(1)))
+    assert where == position(step)
+    same = jax.tree.map(np.array_equal, found, state(step))
+    assert all(jax.tree.leaves(same))
+    return step
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow over `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 10)
+    assert Checkpoints(tmp_path).steps == [2, 10]
+    assert restored(tmp_path) == 10
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "state/_METADATA", "state/d/*"])
+def test_damage_anywhere_is_noticed(damage: Any, name: str, tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    [path] = (tmp_path / "2").glob(name)
+    damage(path)
+    assert restored(tmp_path) == 1
+    assert Checkpoints(tmp_path).steps == [1]  # so that step 2 can be saved again
+
+
+def test_a_run_is_not_started_again_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    for path in tmp_path.glob("*/state/d/*"):
+        flip(path)
+    with pytest.raises(CheckpointError, match=r"step 2: .* step 1: .* delete the work folder"):
+        restored(tmp_path)
+    assert Checkpoints(tmp_path).steps == [1, 2]
+
+
+def test_a_full_disk_ends_with_a_message_and_spares_the_checkpoint_before(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    with full_disk(2**16), pytest.raises(CheckpointError, match="make space"):
+        save(tmp_path, 2)
+    assert restored(tmp_path) == 1
+    save(tmp_path, 2)
+    assert restored(tmp_path) == 2
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["1", "2"]
