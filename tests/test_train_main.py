@@ -115,7 +115,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
     ("arguments", "message"),
     [
         (["compress", "--data", "x"], "pass --init"),
-        (["compress", "--init", "no-such", "--data", "x"], "no model 'no-such'"),
+        (["compress", "--init", "no-such", "--data", "blue-marble"], "no model 'no-such'"),
         (["compress", "--arch", "vit-ti"], "--arch and --trainable all"),
         (["pretrain"], "pass --data"),
         (["pretrain", "--data", "/no/such/folder"], "/no/such/folder"),

@@ -23,9 +23,9 @@ from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import Evaluate, OptionsError
-from train.data import IGNORE, Split, open_source, read_all
+from train.data import IGNORE, DataError, Split, open_source, read_all
 from train.methods import Method, Study, load_compressed, methods
-from train.prefix import open_prefix
+from train.prefix import open_prefix, start_of
 
 CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
@@ -43,7 +43,8 @@ def run(options: Evaluate) -> None:
                     f"the model of {setting} has another {name} than {options.base}: give the "
                     "--base that it was made from"
                 )
-    study = open_study(options, base, shared_blocks([base, *models.values()]))
+    blocks = shared_blocks([base, *models.values()]) if options.cache is not None else 0
+    study = open_study(options, base, blocks)
     result = evaluate(options, study, base, models)
     report.write(result, options.out)
     print(f"wrote {options.out}/report.json, report.md, rate_distortion.png", file=sys.stderr)
@@ -110,6 +111,11 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
         if options.cache is not None:
             cache = (options.cache, options.cache_gb, base, blocks)
             tokens = open_prefix(*cache, source, limit=options.limit).whole()
+            if len(tokens) != len(images.images):
+                raise DataError(
+                    f"{source.name}: {len(images.images)} images can be read, and {len(tokens)} "
+                    f"could be when the cache was made: delete it from {options.cache}"
+                )
             images = dataclasses.replace(images, tokens=tokens)
         return images, classes, source.name
 
@@ -120,7 +126,8 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
         fit, choose = fit.take(~fifth), fit.take(fifth)
     else:
         choose = read("val")[0]
-    return Study(fit, choose, score, classes, name, blocks)
+    start = start_of(base, blocks) if options.cache is not None else None
+    return Study(fit, choose, score, classes, name, blocks, start)
 
 
 def head_kinds(options: Evaluate, base: ModelConfig) -> list[tuple[Kind, bool]]:

@@ -163,7 +163,7 @@ def fit(
                 clock, seen = time.perf_counter(), 0
             if step % options.checkpoint_every == 0 or step == options.steps:
                 save(step)
-            if signals.asked(step) and step < options.steps:
+            if signals.asked(step):
                 save(step)
                 raise Stopped(f"after step {step} of {options.steps}")
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))

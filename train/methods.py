@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from nec_jax.params import NecParams
 from train import baselines
 from train.config import Evaluate, OptionsError
 from train.data import Split
-from train.prefix import finish
+from train.prefix import finish, start_of
 
 
 class RoundTripError(RuntimeError):
@@ -25,7 +26,8 @@ class RoundTripError(RuntimeError):
 class Study:
     """The images that every method codes: fit heads, choose their settings, score them.
 
-    With `blocks`, the splits hold what so many blocks, the same ones in every model, made of them.
+    With `blocks`, the splits hold what so many blocks made of them: those of models that start as
+    `start` says (`prefix.start_of`), and of no others.
     """
 
     fit: Split
@@ -34,6 +36,7 @@ class Study:
     classes: tuple[str, ...]
     name: str
     blocks: int = 0
+    start: dict[str, Any] | None = None
 
     def splits(self) -> tuple[Split, Split, Split]:
         """The three, in that order."""
@@ -43,6 +46,11 @@ class Study:
         """The embeddings of a split's images."""
         if split.tokens is None:
             return nec_jax.latents(params, split.images)
+        if start_of(params, self.blocks) != self.start:
+            raise OptionsError(
+                "a model's first blocks or normalisation are not those that the cache is of: give "
+                "the base that it was made from, or leave --cache out"
+            )
         return finish(params, split.tokens, self.blocks)
 
 

@@ -14,8 +14,10 @@ cut off goes on with the next one; a damaged shard is made again.
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -114,9 +116,7 @@ def open_prefix(
     indices = [i * total // images for i in range(images)]
     facts = {
         "format": 1,
-        "weights": _digest_weights(params, blocks),
-        "config": _config_facts(params.config),
-        "blocks": blocks,
+        **start_of(params, blocks),
         "data": fingerprint(source),
         "of_them": images,
     }
@@ -155,8 +155,15 @@ def open_prefix(
         return (shard for shard in found.values() if shard is not None)
 
     prefix = Prefix(blocks, images, tuple(tuple(shards(view)) for view in range(views)))
-    if not len(prefix.whole(1)) and not len(prefix.whole()):
+    missing = [i for i in range(images) if np.isnan(prefix.row(0, i)[0, 0])]
+    if len(missing) == images:
         raise DataError(f"none of the images of {source.name} can be read")
+    if missing:
+        print(
+            f"{len(missing)} images of {source.name} could not be read and are left out; if they "
+            f"can be now, delete {homes[0]}",
+            file=sys.stderr,
+        )
     return prefix
 
 
@@ -222,12 +229,13 @@ def _finish(weights: nec.Weights, config: ModelConfig, tokens: jax.Array, start:
 
 
 def _write_shard(home: Path, number: int, rows: NDArray[np.float16]) -> NDArray[np.float16]:
-    partial = home / f"{number:05d}.{jax.process_index()}.tmp"
-    with partial.open("wb") as file:
-        np.save(file, rows)
-    crc = zlib.crc32(partial.read_bytes())
-    path = home / f"{number:05d}-{crc:08x}.npy"
-    partial.replace(path)
+    content = io.BytesIO()
+    np.save(content, rows)
+    path = home / f"{number:05d}-{zlib.crc32(content.getbuffer()):08x}.npy"
+    # Under a name of its own: other runs may make the same shard at the same time.
+    with tempfile.NamedTemporaryFile(dir=home, suffix=".tmp", delete=False) as partial:
+        partial.write(content.getbuffer())
+    Path(partial.name).replace(path)
     return np.load(path, mmap_mode="r")
 
 
@@ -236,7 +244,7 @@ def _sound_shard(home: Path, number: int) -> NDArray[np.float16] | None:
         if f"{_crc(path):08x}" == path.stem[-8:]:
             return np.load(path, mmap_mode="r")
         print(f"{path} is damaged: it is made again", file=sys.stderr)
-        path.unlink()
+        path.unlink(missing_ok=True)
     return None
 
 
@@ -249,8 +257,8 @@ def _crc(path: Path) -> int:
 
 
 def _refuse_too_large(folder: Path, homes: list[Path], size: int, limit_gb: float) -> None:
-    others = [path for path in folder.glob("prefix-*/*.npy") if path.parent not in homes]
-    taken = sum(path.stat().st_size for path in others)
+    shards = list(folder.glob("prefix-*/*.npy"))
+    taken = sum(path.stat().st_size for path in shards if path.parent not in homes)
     if taken + size > limit_gb * 1e9:
         rest = f" and others in {folder} {taken / 1e9:.2f} GB" if taken else ""
         raise OptionsError(
@@ -259,8 +267,13 @@ def _refuse_too_large(folder: Path, homes: list[Path], size: int, limit_gb: floa
         )
 
 
+def start_of(params: NecParams, blocks: int) -> dict[str, Any]:
+    """What the tokens after `blocks` blocks depend on, apart from the image; equal if it is."""
+    weights, config = _digest_weights(params, blocks), _config_facts(params.config)
+    return {"weights": weights, "config": json.loads(json.dumps(config)), "blocks": blocks}
+
+
 def _digest_weights(params: NecParams, blocks: int) -> str:
-    """Hash what acts on the tokens before block `blocks`."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params.weights["encoder"]):
         name = path_name(path)

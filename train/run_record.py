@@ -39,7 +39,7 @@ def refuse_changed_config(options: Training) -> None:
       OptionsError: what differs.
     """
     path = options.workdir / "run.json"
-    if not path.exists():
+    if not path.exists() or not _has_trained(options.workdir):
         return
     before, now = json.loads(path.read_text())["config"], _plain(options)
     changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
@@ -50,6 +50,11 @@ def refuse_changed_config(options: Training) -> None:
             + ", ".join(f"{flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
             + "): choose another --workdir, or delete it to start again"
         )
+
+
+def _has_trained(workdir: Path) -> bool:
+    """Whether there is anything to lose: a checkpoint, or a model."""
+    return (workdir / "model.safetensors").exists() or any((workdir / "checkpoints").glob("*"))
 
 
 def _plain(options: Training) -> Record:
@@ -77,7 +82,7 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     options.workdir.mkdir(parents=True, exist_ok=True)
     path = options.workdir / "run.json"
     record = made_of | {"starts": []}
-    if path.exists():
+    if path.exists() and _has_trained(options.workdir):
         record = json.loads(path.read_text())
         for part in ("data", "init"):
             if record[part] != made_of[part]:

@@ -104,14 +104,17 @@ class Studies:
 
     def of(self, init: str, trainable: str) -> tuple[nec_jax.NecParams, Study]:
         """The model of `init`, uncompressed, and the images at its size."""
-        base = nec_jax.load(init)
-        key, blocks = (self.options.image_size or base.config.image_size,), 0
-        if self.options.cache is not None:
+        base, options = nec_jax.load(init), self.options
+        key, blocks = (options.image_size or base.config.image_size,), 0
+        if options.cache is not None:
             rule = trainable_rule(trainable, base.config)
             blocks = frozen_blocks(base.config, base.weights, rule)
-            key = (init, blocks)
+            if blocks:
+                key = (init, blocks)
+            else:
+                options = dataclasses.replace(options, cache=None)
         if key not in self._read:
-            self._read[key] = evaluate.open_study(self.options, base, blocks)
+            self._read[key] = evaluate.open_study(options, base, blocks)
         return base, self._read[key]
 
 

@@ -90,9 +90,9 @@ class BlueMarble:
         }
 
     def files(self) -> Iterable[tuple[str, Path]]:
-        """Id of each tile, and the one image that all are of."""
+        """Id of each tile, with its size, and the one image that all are of."""
         path = _package_folder() / _IMAGE
-        return ((_id(row, col), path) for row, col in self.windows)
+        return ((f"{_id(row, col)},{self.chip}", path) for row, col in self.windows)
 
 
 def _id(row: int, col: int) -> str:

@@ -89,8 +89,11 @@ class WindowSource:
         return record
 
     def files(self) -> Iterable[tuple[str, Path]]:
-        """Id and image file of each window."""
-        return ((_window_id(*window), self.root / window[0].image) for window in self.windows)
+        """Id, with the window's size, and image file of each window."""
+        return (
+            (f"{_window_id(*window)},{self.chip}", self.root / window[0].image)
+            for window in self.windows
+        )
 
     def _read(self, pair: Pair, box: Box | None) -> Record:
         record = read_image(self.root / pair.image, pair.image, box)
