@@ -4,22 +4,22 @@ Precedence at the start of a run: 1. the newest whole checkpoint in the work fol
 given by `--init`; 3. fresh weights.
 """
 
-import gc
-import logging
+import hashlib
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from coder.safefile import canonical_json, digest
+from train.log import write_whole
 from train.processes import is_main_process
+
+_SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 
 
 class CheckpointError(RuntimeError):
@@ -30,14 +30,15 @@ class Checkpoints:
     """Numbered checkpoints of (state, position) in one folder; the newest two are kept.
 
     The state is a tree of arrays, the position what JSON can hold: where in the data the run was.
-    A SHA-256 over both is kept with them, because orbax loads a flipped bit silently.
+    Each checkpoint lists the SHA-256 of its files, because orbax loads a flipped bit silently.
     """
 
     # Not orbax's own Checkpointer: it reads the metadata of all checkpoints before anything else,
     # so that one damaged file would stop every start of the run.
     def __init__(self, folder: Path):
         self._folder = folder.absolute()
-        self._saving: Any = None  # the response of the save that is under way
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future[None] | None = None
         if is_main_process() and folder.exists():
             for cut_off in folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(cut_off)
@@ -58,22 +59,20 @@ class Checkpoints:
         self.close()
         if step in self.steps:
             return
-        record = {"position": position, "sha256": _digest(state, position)}
+        path = self._folder / str(step)
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._saving = ocp.save_checkpointables_async(
-                str(self._folder / str(step)), {"state": state}, custom_metadata=record
+            response = ocp.save_checkpointables_async(
+                str(path), {"state": state}, custom_metadata={"position": position}
             )
+            self._saving = self._thread.submit(self._finish, response, path)
 
     def close(self) -> None:
         """Wait until everything is on disk. Raises as `save`."""
-        if self._saving is None:
-            return
-        saving, self._saving = self._saving, None
-        with self._writing():
-            saving.result()
-        for old in self.steps[:-2]:
-            self._delete(old)
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            with self._writing():
+                saving.result()
 
     def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[int, Any, dict]:
         """The newest checkpoint that is whole, in the shapes of `like`, on `sharding`.
@@ -91,12 +90,15 @@ class Checkpoints:
         )
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
-            with _quiet():
-                try:
-                    state, position = self._load(step, abstract)
-                except Exception as error:  # whatever orbax makes of damaged files
-                    damaged[step] = _reason(error)
-                    continue
+            path = self._folder / str(step)
+            try:
+                _check(path)
+                state = ocp.load_checkpointables(str(path), {"state": abstract})["state"]
+                record: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
+                position = record["position"]
+            except Exception as error:  # ours, or whatever orbax makes of files without sums
+                damaged[step] = str(error)
+                continue
             for bad, reason in damaged.items():
                 print(
                     f"the checkpoint of step {bad} is damaged ({reason}): going on from {step}",
@@ -110,14 +112,13 @@ class Checkpoints:
             "copy, or delete the work folder to start again"
         )
 
-    def _load(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        path = str(self._folder / str(step))
-        state = ocp.load_checkpointables(path, {"state": abstract})["state"]
-        record: Any = ocp.checkpointables_metadata(path).custom_metadata or {}
-        position = record.get("position")
-        if record.get("sha256") != _digest(state, position):
-            raise ValueError("its SHA-256 does not match")
-        return state, position
+    def _finish(self, response: Any, path: Path) -> None:
+        response.result()
+        if is_main_process():
+            sums = "".join(f"{_sha256(file)}  {file.relative_to(path)}\n" for file in _files(path))
+            write_whole(path / _SUMS, sums)
+        for old in self.steps[:-2]:
+            self._delete(old)
 
     def _delete(self, step: int) -> None:
         if is_main_process():
@@ -134,28 +135,22 @@ class Checkpoints:
             ) from error
 
 
-def _digest(state: Any, position: Any) -> str:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    return digest(arrays, canonical_json(position)).hex()
+def _check(path: Path) -> None:
+    sums = path / _SUMS
+    if not sums.exists():  # cut off right before it was written: everything else is there
+        return
+    for line in sums.read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(path / name) != expected:
+            raise ValueError(f"the SHA-256 of {name} does not match")
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Where orbax fails to load, it logs, and leaves tasks behind that do so when collected."""
-    hook = sys.unraisablehook
-    logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-            gc.collect()
-    finally:
-        sys.unraisablehook = hook
-        logging.disable(logging.NOTSET)
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _reason(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".split("[")[0].strip()[:200]
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

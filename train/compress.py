@@ -19,6 +19,7 @@ from train.config import Compress, OptionsError
 from train.initial import (
     config_for,
     fresh_config,
+    given_model,
     mask_ratio,
     starting_model,
     with_teacher,
@@ -47,12 +48,13 @@ def run(options: Compress) -> None:
             "--trainable all, for fresh weights"
         )
     processes.print_devices()
+    given = given_model(options)
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
     run_record.refuse_changed_config(options)
     embed = cached_embeddings(options, source) if options.cache else None
-    base = starting_model(options, source, embed)
+    base = starting_model(options, given, source, embed)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)

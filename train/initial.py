@@ -31,19 +31,28 @@ PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 Embed = Callable[[NecParams, int], NDArray[np.float32]]
 
 
-def starting_model(options: Training, source: Source, embed: Embed | None = None) -> NecParams:
-    """The model of `--init` as the options want it, or without one a fresh model.
+def given_model(options: Training) -> NecParams | None:
+    """The model of `--init`, if there is one."""
+    if not options.init:
+        return None
+    base = nec_jax.load(options.init)
+    if options.arch not in (None, base.config.arch):
+        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
+    return base
+
+
+def starting_model(
+    options: Training, given: NecParams | None, source: Source, embed: Embed | None = None
+) -> NecParams:
+    """The given model as the options want it, or without one a fresh model.
 
     Args:
       embed: (model, limit) -> embeddings of at most so many images of the source, if they can be
         had in another way than from the images.
     """
-    if not options.init:
+    if given is None:
         return fresh_model(options, source)
-    base = nec_jax.load(options.init)
-    if options.arch not in (None, base.config.arch):
-        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
-    return initial_model(options, base, source, embed)
+    return initial_model(options, given, source, embed)
 
 
 def fresh_model(options: Training, source: Source) -> NecParams:

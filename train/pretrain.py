@@ -15,7 +15,7 @@ from train import loop, objective, processes, run_record
 from train.config import OptionsError, Pretrain, Training
 from train.data import Subset, open_source, read_all, train_iterator
 from train.data.record import Source
-from train.initial import mask_ratio, starting_model, with_teacher, without_teacher
+from train.initial import given_model, mask_ratio, starting_model, with_teacher, without_teacher
 from train.pictures import pictures_of
 from train.summary import print_summary
 
@@ -25,11 +25,12 @@ AnyTraining = TypeVar("AnyTraining", bound=Training)
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
     processes.print_devices()
+    given = given_model(options)
     source = open_training_source(options)
     options = in_steps(options, source)
     val_source = open_val_source(options)
     run_record.refuse_changed_config(options)
-    base = starting_model(options, source)
+    base = starting_model(options, given, source)
     config, rule = base.config, trainable_rule(options.trainable, base.config)
     val_images = read_validation(options, config, val_source)
     check_images(config, val_images)
