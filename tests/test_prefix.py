@@ -1,5 +1,6 @@
 """Activations of frozen blocks: computed once, kept on disk, and the same as without."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from nec_jax import NecParams, latents, nec
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import prefix
 from train.config import Compress, OptionsError
-from train.data import open_source, read_all
+from train.data import Split, open_source, read_all
 from train.main import main
-from train.prefix import finish, open_prefix
+from train.methods import Study
+from train.prefix import finish, open_prefix, start_of
 
 CONFIG = tiny_config(depth=3, pre_norm=True, registers=2)
 ROW = 2 * (1 + 2 + 16) * 48  # bytes
@@ -137,6 +139,33 @@ def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
     assert len(keys()) == 5
     about = json.loads((home / min(one) / "about.json").read_text())
     assert about["crop"] == "whole"
+
+
+def test_windows_of_another_size_are_other_data(params: NecParams, tmp_path: Path) -> None:
+    # One window an image, at the same corner.
+    for i, pixels in enumerate(random_images(0, 2, 96)):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        Image.fromarray(pixels[..., 0] // 128).save(tmp_path / f"{i}-mask.png")
+    rows = "".join(f"{i}.png,{i}-mask.png,train\n" for i in range(2))
+    (tmp_path / "split.csv").write_text("image,mask,split\n" + rows)
+    small, large = (
+        open_prefix(
+            tmp_path / "cache", 1, params, 1, open_source(str(tmp_path), "train", chip=chip)
+        )
+        for chip in (64, 96)
+    )
+    assert len(small.whole()) == len(large.whole()) == 2
+    assert not np.array_equal(small.whole(), large.whole())
+
+
+def test_tokens_are_finished_by_models_that_start_alike_alone(params: NecParams) -> None:
+    tokens = np.zeros((2, 19, 48), np.float16)
+    split = Split(random_images(0, 2), None, None, ["0", "1"], [], tokens)
+    study = Study(split, split, split, (), "none", 2, start_of(params, 2))
+    assert study.latents(params, split).shape == (2, 17, 48)
+    moved = dataclasses.replace(CONFIG, mean=(1.0, 2.0, 3.0))
+    with pytest.raises(OptionsError, match="give the base that it was made from"):
+        study.latents(NecParams(params.weights, moved), split)
 
 
 def test_the_size_is_bounded(params: NecParams, folder: Path) -> None:
