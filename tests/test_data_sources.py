@@ -165,7 +165,7 @@ def test_windows_are_whole_disjoint_and_masked_alike(pairs: Path, caplog: pytest
     assert "small.png (7 x 30 px) is smaller than the chip of 8 px" in caplog.text
     ids = [source[i]["id"] for i in range(len(source))]
     assert ids == [f"big.png@{row},{col}" for row in (0, 8) for col in (0, 8, 16)]
-    assert list(source.files()) == [(name, pairs / "big.png") for name in ids]
+    assert list(source.files()) == [(f"{name},8", pairs / "big.png") for name in ids]
     whole = noise(20, 27, 3) % 5
     np.testing.assert_array_equal(source[5]["image"], whole[8:16, 16:24])
     for i in range(len(source)):

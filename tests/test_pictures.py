@@ -139,6 +139,7 @@ def events(path: Path) -> Iterator[Any]:
         at += 16 + size
 
 
+@pytest.mark.slow
 def test_a_model_does_not_depend_on_pictures(smoke_mae: Path, tmp_path: Path) -> None:
     # On one core: on several, XLA's own results differ in the last place now and then.
     program = (

@@ -90,7 +90,7 @@ def test_a_fingerprint_is_that_of_ids_sizes_and_content(tmp_path: Path) -> None:
 def test_the_tiles_of_blue_marble_are_listed_as_they_are_read() -> None:
     source = open_source("blue-marble", "val", chip=300)
     ids, files = zip(*source.files(), strict=True)
-    assert list(ids) == [source[i]["id"] for i in range(len(source))]
+    assert list(ids) == [f"{source[i]['id']},300" for i in range(len(source))]
     assert all(file.is_file() for file in set(files))
 
 
@@ -114,3 +114,17 @@ def test_the_revision_is_that_of_the_packages_own_checkout(tmp_path: Path) -> No
     assert git_revision(tmp_path) == {**found, "dirty": True}
     # Installed into another project's checkout.
     assert git_revision(tmp_path / "train") is None
+
+
+def test_where_nothing_was_trained_mended_options_begin_anew(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    wrong, right = (Compress(workdir=workdir, batch=batch) for batch in (7, 8))
+    run_record.begin(wrong, {})
+    run_record.refuse_changed_config(right)
+    run_record.begin(right, {})
+    record = json.loads((workdir / "run.json").read_text())
+    assert record["config"]["batch"] == 8
+    assert len(record["starts"]) == 1
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(OptionsError, match="--batch: 8 -> 7"):
+        run_record.refuse_changed_config(wrong)

@@ -44,6 +44,7 @@ def never(options: Compress) -> None:
     raise AssertionError("a point that is done was trained again")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_cut_off_ends_like_one_that_was_not(swept: tuple[Path, str]) -> None:
     folder, said = swept
     # A header and the first point were there; the second went on, and nothing else was trained.
@@ -59,6 +60,7 @@ def test_a_sweep_that_is_cut_off_ends_like_one_that_was_not(swept: tuple[Path, s
     assert not list(folder.glob("?/points/*/checkpoints"))  # bounded: only models stay
 
 
+@pytest.mark.slow
 def test_the_table_alone_says_what_is_done_and_takes_new_axes(
     swept: tuple[Path, str], smoke_mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,7 @@ def test_the_table_alone_says_what_is_done_and_takes_new_axes(
     assert made == []
 
 
+@pytest.mark.slow
 def test_changed_common_options_are_refused_by_name(
     swept: tuple[Path, str], smoke_mae: Path
 ) -> None:

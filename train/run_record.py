@@ -82,8 +82,10 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     options.workdir.mkdir(parents=True, exist_ok=True)
     path = options.workdir / "run.json"
     record = made_of | {"starts": []}
-    if path.exists() and _has_trained(options.workdir):
-        record = json.loads(path.read_text())
+    before = json.loads(path.read_text()) if path.exists() else None
+    # Where nothing was trained yet, mended options begin anew.
+    if before and (before["config"] == made_of["config"] or _has_trained(options.workdir)):
+        record = before
         for part in ("data", "init"):
             if record[part] != made_of[part]:
                 raise OptionsError(

@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def files(self) -> Iterable[tuple[str, Path]]:
-        """Id and file of each record, in order; reads no image."""
+        """Id (of a window, and its size) and file of each record, in order; reads no image."""
         ...
 
 
