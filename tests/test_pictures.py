@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from model_cases import random_images, random_weights, tiny_config
 from PIL import Image
 from tensorboardX.proto import event_pb2
