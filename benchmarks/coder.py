@@ -9,7 +9,6 @@ called as CompressAI calls it (`bare`: its C++ alone). Ours includes framing, ch
 check. Batches go from floats to blobs and back, on one core and on all. The best of several runs.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peer import run_peer
+from benchmarks.peer import parse, run_peer
 from coder import EmbeddingCodec, Pool, Tables
 from coder.pool import available_cores
 
@@ -124,10 +123,7 @@ def peer_row(python: str, pmfs: list[np.ndarray], symbols: np.ndarray) -> dict[s
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--peer", help="a Python interpreter that has compressai")
-    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__)
     rows = [measure(bits, arguments.peer) for bits in RATES]
     if arguments.json:
         print(json.dumps(rows))

@@ -8,7 +8,6 @@ ViTMAE, nothing masked, then `EntropyBottleneck.compress`. Both sides have the s
 steps and pmfs, so that their blobs hold the same symbols. All cores, the best of several runs.
 """
 
-import argparse
 import dataclasses
 import json
 import tempfile
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 
 import nec_jax
-from benchmarks.peer import run_peer
+from benchmarks.peer import parse, run_peer
 from coder import EmbeddingCodec, Tables
 from coder.pool import available_cores
 from nec_jax import NecParams, convert_checkpoint
@@ -131,10 +130,7 @@ def measure(arch: str, python: str | None, folder: Path) -> list[dict[str, float
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--peer", help="a Python interpreter that has torch and its packages")
-    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__)
     rows = []
     for arch in ARCHITECTURES:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,17 @@
 """The other side of a benchmark, in an interpreter of its own."""
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
+
+
+def parse(doc: str | None) -> argparse.Namespace:
+    """The options of a benchmark, `peer` and `json`; its first line says what it measures."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--peer", help="a Python interpreter that has the peer's packages")
+    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
+    return parser.parse_args()
 
 
 def run_peer(python: str, script: str, *arguments: object) -> dict[str, float]:

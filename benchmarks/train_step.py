@@ -8,14 +8,13 @@ ViTMAE with an EntropyBottleneck between encoder and decoder, the same sizes, th
 trained (the paper's set), all cores. The best of several steps; images of 224 pixels.
 """
 
-import argparse
 import json
 import time
 
 import jax
 import numpy as np
 
-from benchmarks.peer import run_peer
+from benchmarks.peer import parse, run_peer
 from coder.pool import available_cores
 from nec_jax.config import ModelConfig, model_config
 from nec_jax.nec import init_weights
@@ -63,10 +62,7 @@ def peer_seconds(python: str, config: ModelConfig, batch: int) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--peer", help="a Python interpreter that has torch and its packages")
-    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__)
     rows = []
     for arch, batch in CASES:
         config = model_config(arch, image_size=224, patch=16)

@@ -12,7 +12,8 @@ from train import run_record
 from train.config import Compress, OptionsError
 from train.data import fingerprint, open_source
 from train.data.record import Source
-from train.run_record import git_revision, sha256
+from train.files import sha256
+from train.run_record import git_revision
 
 
 def folder_of_files(root: Path) -> Source:

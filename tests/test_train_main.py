@@ -14,8 +14,8 @@ from train_cases import run_compress
 import nec_jax
 from train.config import Compress, OptionsError
 from train.initial import initial_model
+from train.inputs import in_steps, open_training_source
 from train.main import main
-from train.pretrain import in_steps, open_training_source
 
 
 def test_pretraining_writes_a_model_with_the_data_normalisation(smoke_mae: Path) -> None:

@@ -4,7 +4,6 @@ Precedence at the start of a run: 1. the newest whole checkpoint in the work fol
 given by `--init`; 3. fresh weights.
 """
 
-import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from train.log import write_whole
+from train.files import sha256, write_whole
 from train.processes import is_main_process
 
 _SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
@@ -115,7 +114,7 @@ class Checkpoints:
     def _finish(self, response: Any, path: Path) -> None:
         response.result()
         if is_main_process():
-            sums = "".join(f"{_sha256(file)}  {file.relative_to(path)}\n" for file in _files(path))
+            sums = "".join(f"{sha256(file)}  {file.relative_to(path)}\n" for file in _files(path))
             write_whole(path / _SUMS, sums)
         for old in self.steps[:-2]:
             self._delete(old)
@@ -143,14 +142,9 @@ def _check(path: Path) -> None:
         expected, name = line.split("  ", 1)
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing")
-        if _sha256(path / name) != expected:
+        if sha256(path / name) != expected:
             raise ValueError(f"the SHA-256 of {name} does not match")
 
 
 def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,11 +25,17 @@ from train.initial import (
     with_teacher,
     without_teacher,
 )
-from train.inputs import Inputs, cached_embeddings, open_inputs
+from train.inputs import (
+    Cache,
+    Inputs,
+    in_steps,
+    open_inputs,
+    open_training_source,
+    open_val_source,
+)
 from train.optim import optimiser
 from train.pictures import evenly_spread, pictures_of
 from train.prefix import finish
-from train.pretrain import in_steps, open_training_source, open_val_source
 from train.step import data_mesh, init_state, make_step
 from train.summary import print_summary
 
@@ -53,12 +59,12 @@ def run(options: Compress) -> None:
     options = in_steps(options, source)
     val_source = open_val_source(options)
     run_record.refuse_changed_config(options)
-    embed = cached_embeddings(options, source) if options.cache else None
-    base = starting_model(options, given, source, embed)
+    cache = Cache(options, source) if options.cache else None
+    base = starting_model(options, given, source, cache.embed if cache else None)
     config = base.config
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
-    inputs = open_inputs(options, base, source, val_source)
+    inputs = open_inputs(options, base, source, val_source, cache)
     first = with_teacher(config, base.weights, rule)
     if processes.is_main_process():
         run_record.begin(options, {"train": source, "val": val_source})
@@ -103,8 +109,6 @@ def run(options: Compress) -> None:
 def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
     """Blobs of some validation images, which took no part in making the codec."""
     some = evenly_spread(inputs.val["tokens" if inputs.start else "image"], _CODED)
-    if not inputs.start:
-        return nec_jax.encode(params, some)
     assert params.codec is not None
     grid = params.config.grid(params.config.image_size, params.config.image_size)
     return [params.codec.encode(y, grid) for y in finish(params, some, inputs.start)]
@@ -124,10 +128,8 @@ def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) 
         "data": data,
         "calibration_images": len(images),
     }
-    if inputs.start:
-        y = finish(params, images, inputs.start)
-        return calibrate_latents(params, [y], {"compress": facts})
-    return nec_jax.calibrate(params, images, {"compress": facts})
+    y = finish(params, images, inputs.start)
+    return calibrate_latents(params, [y], {"compress": facts})
 
 
 def describe(options: Compress) -> dict[str, float | int]:

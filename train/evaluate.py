@@ -23,7 +23,7 @@ from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import Evaluate, OptionsError
-from train.data import IGNORE, DataError, Split, open_source, read_all
+from train.data import IGNORE, DataError, Split, at_most, open_source, read_all
 from train.methods import Method, Study, load_compressed, methods
 from train.prefix import open_prefix, start_of
 
@@ -110,7 +110,7 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
         images = read_all(source, size, limit=options.limit)
         if options.cache is not None:
             cache = (options.cache, options.cache_gb, base, blocks)
-            tokens = open_prefix(*cache, source, limit=options.limit).whole()
+            tokens = open_prefix(*cache, at_most(source, options.limit)).whole()
             if len(tokens) != len(images.images):
                 raise DataError(
                     f"{source.name}: {len(images.images)} images can be read, and {len(tokens)} "

@@ -27,7 +27,6 @@ _IMAGE_SIZE = 128  # if neither the user nor a model says
 FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
 PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
 
-
 Embed = Callable[[NecParams, int], NDArray[np.float32]]
 
 

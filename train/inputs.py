@@ -1,25 +1,65 @@
-"""What a compression run reads: images, or the activations of its frozen blocks."""
+"""What a training run reads: images, or the activations of frozen blocks in their place."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nec_jax.api import check_images
+from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
-from train.config import Compress, OptionsError
-from train.data import read_all
+from train.config import Compress, OptionsError, Training
+from train.data import at_most, open_source, read_all, train_iterator
 from train.data.record import Source
 from train.initial import mask_ratio
 from train.prefix import Prefix, finish, open_prefix
-from train.pretrain import read_validation, train_batches
 from train.processes import own_share
+
+AnyTraining = TypeVar("AnyTraining", bound=Training)
+
+
+def open_training_source(options: Training) -> Source:
+    """The images to train on."""
+    if not options.data:
+        raise OptionsError("no data: pass --data (a folder, tfds:NAME, or blue-marble)")
+    return at_most(open_source(options.data, options.split, chip=options.chip), options.images)
+
+
+def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
+    """The same options, with `epochs` said in steps, rounded up."""
+    if options.epochs is None:
+        return options
+    return dataclasses.replace(options, steps=-(-options.epochs * len(source) // options.batch))
+
+
+def train_batches(options: Training, source: Source, config: ModelConfig):
+    """The endless, shuffled, augmented batches."""
+    own, index, count = own_share(options.batch)
+    return train_iterator(
+        source,
+        batch=own,
+        size=config.image_size,
+        seed=options.seed,
+        process_index=index,
+        process_count=count,
+    )
+
+
+def open_val_source(options: Training) -> Source:
+    """The images to validate on."""
+    return open_source(options.data, options.val_split, chip=options.chip)
+
+
+def read_validation(options: Training, config: ModelConfig, source: Source) -> np.ndarray:
+    """The validation images [N, S, S, C] that are taken from their source."""
+    return read_all(source, config.image_size, limit=options.val_images).images
 
 
 class Inputs(NamedTuple):
-    """Inputs of one run.
+    """Inputs of a compression run.
 
     Attributes:
       start: blocks that the inputs have passed; 0 for images.
@@ -34,10 +74,46 @@ class Inputs(NamedTuple):
     sample: Callable[[int], np.ndarray]
 
 
-def open_inputs(options: Compress, base: NecParams, source: Source, val_source: Source) -> Inputs:
-    """Images; with `--cache` the activations of all blocks that stay as they are."""
+class Cache:
+    """Activations of a run's images, in `--cache`; the training images' are opened once."""
+
+    def __init__(self, options: Compress, source: Source):
+        self._options = options
+        self._source = source
+        self._train: Prefix | None = None
+
+    def train(self, params: NecParams) -> Prefix:
+        """Those of the training images; every call is of a model with the same encoder."""
+        if self._train is None:
+            self._train = self.open(params, self._source, self._options.views)
+        return self._train
+
+    def embed(self, params: NecParams, limit: int) -> NDArray[np.float32]:
+        """The embeddings of at most so many whole training images."""
+        train = self.train(params)
+        return finish(params, train.whole(limit), train.blocks)
+
+    def open(self, params: NecParams, source: Source, views: int = 1) -> Prefix:
+        """Those of any images."""
+        options = self._options
+        rule = trainable_rule(options.trainable, params.config)
+        blocks = frozen_blocks(params.config, params.weights, rule)
+        if not blocks:
+            raise OptionsError(
+                f"--cache: with --trainable {options.trainable} no first block stays as it is: "
+                "pass --trainable late, or leave --cache out"
+            )
+        assert options.cache is not None
+        where = (options.cache, options.cache_gb)
+        return open_prefix(*where, params, blocks, source, views=views, seed=options.seed)
+
+
+def open_inputs(
+    options: Compress, base: NecParams, source: Source, val_source: Source, cache: Cache | None
+) -> Inputs:
+    """Images; with a cache the activations of all blocks that stay as they are."""
     config = base.config
-    if options.cache is None:
+    if cache is None:
         val_images = read_validation(options, config, val_source)
         check_images(config, val_images)  # before hours of training: bands, dtype, range
 
@@ -51,37 +127,8 @@ def open_inputs(options: Compress, base: NecParams, source: Source, val_source: 
             "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
             "compare: pass --proxy features, and no --mask-ratio"
         )
-    train = _open_cache(options, base, source, options.views)
-    val = _open_cache(options, base, val_source, limit=options.val_images).whole()
+    train = cache.train(base)
+    val = cache.open(base, at_most(val_source, options.val_images)).whole()
     own, index, count = own_share(options.batch)
     batches = train.batches(own, options.seed, index, count)
     return Inputs(train.blocks, batches, {"tokens": val}, train.whole)
-
-
-def cached_embeddings(
-    options: Compress, source: Source
-) -> Callable[[NecParams, int], NDArray[np.float32]]:
-    """(model, limit) -> embeddings of at most so many whole images, from `--cache`."""
-
-    def embed(params: NecParams, limit: int) -> NDArray[np.float32]:
-        cache = _open_cache(options, params, source)
-        return finish(params, cache.whole(limit), cache.blocks)
-
-    return embed
-
-
-def _open_cache(
-    options: Compress, params: NecParams, source: Source, views: int = 1, limit: int | None = None
-) -> Prefix:
-    rule = trainable_rule(options.trainable, params.config)
-    blocks = frozen_blocks(params.config, params.weights, rule)
-    if not blocks:
-        raise OptionsError(
-            f"--cache: with --trainable {options.trainable} no first block stays as it is: pass "
-            "--trainable late, or leave --cache out"
-        )
-    assert options.cache is not None
-    folder, gb = options.cache, options.cache_gb
-    return open_prefix(
-        folder, gb, params, blocks, source, views=views, seed=options.seed, limit=limit
-    )

@@ -6,14 +6,8 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from train.files import write_whole
 from train.processes import is_main_process
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file at once or not at all."""
-    whole = path.with_suffix(".tmp")
-    whole.write_text(text)
-    whole.replace(path)
 
 
 class MetricsLog:

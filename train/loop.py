@@ -63,7 +63,7 @@ def fit(
 
     Raises:
       NonFiniteLoss: with the step and what to try; no checkpoint holds what is not finite.
-      OptionsError: a batch that the devices cannot share, or a folder of another run.
+      OptionsError: a batch that the devices cannot share.
       CheckpointError: none can be written, or those that are there are damaged.
       Stopped: by a signal, after a checkpoint.
     """

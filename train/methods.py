@@ -44,14 +44,13 @@ class Study:
 
     def latents(self, params: NecParams, split: Split) -> NDArray[np.float32]:
         """The embeddings of a split's images."""
-        if split.tokens is None:
-            return nec_jax.latents(params, split.images)
-        if start_of(params, self.blocks) != self.start:
+        if split.tokens is not None and start_of(params, self.blocks) != self.start:
             raise OptionsError(
                 "a model's first blocks or normalisation are not those that the cache is of: give "
                 "the base that it was made from, or leave --cache out"
             )
-        return finish(params, split.tokens, self.blocks)
+        inputs = split.images if split.tokens is None else split.tokens
+        return finish(params, inputs, self.blocks)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from nec_jax import density, nec
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
 from nec_jax.vit import patchify, unpatchify
+from train.data import spread
 
 Pictures = Callable[[Weights], dict[str, NDArray[np.uint8]]]
 """Whole weights on one device -> pictures by name, uint8 [H, W, 3]."""
@@ -49,7 +50,7 @@ def pictures_of(
     """
     sample = evenly_spread(inputs["tokens" if start else "image"], _SAMPLE)
     count = min(len(sample), max(2, min(8, _WIDTH // config.image_size)))
-    shown = np.arange(count) * len(sample) // count
+    shown = spread(len(sample), count)
     images = None if start else sample[shown]
 
     def draw(weights: Weights) -> dict[str, NDArray[np.uint8]]:
@@ -71,8 +72,7 @@ def pictures_of(
 
 def evenly_spread(rows: NDArray, count: int) -> NDArray:
     """At most `count` of the rows."""
-    count = min(count, len(rows))
-    return rows[np.arange(count) * len(rows) // count]
+    return rows[spread(len(rows), count)]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mask_ratio", "coded", "start"))

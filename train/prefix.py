@@ -7,8 +7,8 @@ their output is too. It is stored as float16, a row an image, in shards named wi
     CACHE/prefix-KEY/00007-1a2b3c4d.npy    float16 [rows, tokens, width]
 
 The key is a hash of what the rows follow from: the frozen weights, the configuration, the data and
-the crops. A shard is written under another name and renamed, so that a run that was
-cut off goes on with the next one; a damaged shard is made again.
+the crops. A shard is written under another name and renamed, so that a run that was cut off goes on
+with the next one; a damaged shard is made again.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+import nec_jax
 from nec_jax import nec
 from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import path_name
 from train.config import OptionsError
-from train.data.fingerprint import fingerprint
+from train.data import fingerprint, spread
 from train.data.record import CorruptImageError, DataError, Source
 from train.data.resize import fit_to, random_crop
 
@@ -62,8 +63,7 @@ class Prefix:
 
     def whole(self, limit: int | None = None) -> NDArray[np.float16]:
         """View 0 [N, n, width], of at most `limit` images, evenly spread as by `read_all`."""
-        wanted = self.images if limit is None else min(limit, self.images)
-        rows = np.stack([self.row(0, i * self.images // wanted) for i in range(wanted)])
+        rows = np.stack([self.row(0, image) for image in spread(self.images, limit)])
         return rows[~np.isnan(rows[:, 0, 0])]
 
     def batches(
@@ -95,7 +95,6 @@ def open_prefix(
     *,
     views: int = 1,
     seed: int = 0,
-    limit: int | None = None,
 ) -> Prefix:
     """Read the activations of a source from `folder`, and compute those that are not there.
 
@@ -105,21 +104,13 @@ def open_prefix(
       params: the model; its first `blocks` blocks are frozen.
       views: of each image.
       seed: of the crops of all views but the first.
-      limit: only so many images, evenly spread.
 
     Raises:
       OptionsError: the caches would take more than `limit_gb`; or activations beyond float16.
       DataError: no image can be read.
     """
-    total = len(source)
-    images = total if limit is None else min(limit, total)
-    indices = [i * total // images for i in range(images)]
-    facts = {
-        "format": 1,
-        **start_of(params, blocks),
-        "data": fingerprint(source),
-        "of_them": images,
-    }
+    images = len(source)
+    facts = {"format": 1, **start_of(params, blocks), "data": fingerprint(source)}
     crops = [{"crop": "whole"}, *({"crop": view, "seed": seed} for view in range(1, views))]
     keys = [json.dumps(facts | crop, indent=1, sort_keys=True) for crop in crops]
     names = [f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
@@ -133,7 +124,7 @@ def open_prefix(
         homes[view].mkdir(parents=True, exist_ok=True)
         (homes[view] / "about.json").write_text(keys[view] + "\n")
         per_shard = max(1, _SHARD_BYTES // size)
-        chunks = [indices[i : i + per_shard] for i in range(0, images, per_shard)]
+        chunks = [range(images)[i : i + per_shard] for i in range(0, images, per_shard)]
         found = {number: _sound_shard(homes[view], number) for number in range(len(chunks))}
         missing = [number for number, shard in found.items() if shard is None]
         if missing:
@@ -208,14 +199,16 @@ def _prefix(weights: nec.Weights, config: ModelConfig, images: jax.Array, stop: 
         return nec.prefix(config, weights, images, stop)
 
 
-def finish(params: NecParams, tokens: NDArray[np.float16], blocks: int) -> NDArray[np.float32]:
-    """The embeddings [N, (1 +) T, D] of images whose tokens [N, n, width] passed `blocks` blocks.
+def finish(params: NecParams, inputs: NDArray[Any], blocks: int) -> NDArray[np.float32]:
+    """The embeddings [N, (1 +) T, D] of images; or of tokens [N, n, width] after `blocks` blocks.
 
-    Computed as `nec_jax.latents` does, from activations that were rounded to float16.
+    The latter are computed as `nec_jax.latents` does, from activations rounded to float16.
     """
+    if not blocks:
+        return nec_jax.latents(params, inputs)
     out = []
-    for first in range(0, len(tokens), _BATCH):
-        part = tokens[first : first + _BATCH]
+    for first in range(0, len(inputs), _BATCH):
+        part = inputs[first : first + _BATCH]
         padded = np.zeros((_BATCH, *part.shape[1:]), np.float16)
         padded[: len(part)] = part
         out.append(np.asarray(_finish(params.weights, params.config, padded, blocks))[: len(part)])

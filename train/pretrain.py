@@ -1,25 +1,23 @@
 """`python -m train.main pretrain`: a masked autoencoder from images, or a model's decoder."""
 
-import dataclasses
 import json
-from typing import TypeVar
-
-import numpy as np
 
 import nec_jax
 from nec_jax.api import check_images
-from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import trainable_rule
 from train import loop, objective, processes, run_record
-from train.config import OptionsError, Pretrain, Training
-from train.data import Subset, open_source, read_all, train_iterator
-from train.data.record import Source
+from train.config import Pretrain
 from train.initial import given_model, mask_ratio, starting_model, with_teacher, without_teacher
+from train.inputs import (
+    in_steps,
+    open_training_source,
+    open_val_source,
+    read_validation,
+    train_batches,
+)
 from train.pictures import pictures_of
 from train.summary import print_summary
-
-AnyTraining = TypeVar("AnyTraining", bound=Training)
 
 
 def run(options: Pretrain) -> None:
@@ -58,41 +56,3 @@ def run(options: Pretrain) -> None:
     if processes.is_main_process():
         nec_jax.save(params, path)
         print_summary(run_record.finish(options.workdir), path, source, params)
-
-
-def open_training_source(options: Training) -> Source:
-    """The images to train on."""
-    if not options.data:
-        raise OptionsError("no data: pass --data (a folder, tfds:NAME, or blue-marble)")
-    source = open_source(options.data, options.split, chip=options.chip)
-    return source if options.images is None else Subset(source, options.images)
-
-
-def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
-    """The same options, with `epochs` said in steps, rounded up."""
-    if options.epochs is None:
-        return options
-    return dataclasses.replace(options, steps=-(-options.epochs * len(source) // options.batch))
-
-
-def train_batches(options: Training, source: Source, config: ModelConfig):
-    """The endless, shuffled, augmented batches."""
-    own, index, count = processes.own_share(options.batch)
-    return train_iterator(
-        source,
-        batch=own,
-        size=config.image_size,
-        seed=options.seed,
-        process_index=index,
-        process_count=count,
-    )
-
-
-def open_val_source(options: Training) -> Source:
-    """The images to validate on."""
-    return open_source(options.data, options.val_split, chip=options.chip)
-
-
-def read_validation(options: Training, config: ModelConfig, source: Source) -> np.ndarray:
-    """The validation images [N, S, S, C] that are taken from their source."""
-    return read_all(source, config.image_size, limit=options.val_images).images

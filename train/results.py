@@ -6,13 +6,13 @@ known by its values of the axes, so that the table alone says what is done.
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.config import AXES, OptionsError
+from train.files import write_whole
 
 Row = dict[str, str]
 NEC = "nec"  # the method of points; rows of other methods are baselines of a model (`init`)
@@ -113,9 +113,4 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    new = path.with_suffix(".tmp")
-    with new.open("w", newline="") as file:
-        file.write(text.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_whole(path, text.getvalue())

@@ -4,7 +4,6 @@ Times stand here and nowhere in a model file: two runs of one configuration make
 """
 
 import dataclasses
-import hashlib
 import json
 import platform
 import subprocess
@@ -19,7 +18,7 @@ from nec_jax.params import model_path
 from train.config import OptionsError, Training, flag
 from train.data import fingerprint
 from train.data.record import Source
-from train.log import write_whole
+from train.files import sha256, write_whole
 
 PACKAGES = (
     "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
@@ -164,9 +163,3 @@ def git_revision(root: Path) -> Record | None:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

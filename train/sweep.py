@@ -22,6 +22,7 @@ from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import compress, evaluate
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
 from train.configs import parse
+from train.files import write_whole
 from train.loop import NonFiniteLoss
 from train.methods import Study, baseline_methods, load_compressed, nec_method
 from train.results import Results
@@ -46,12 +47,12 @@ def run(options: Sweep) -> None:
         values = table.values(vars(point))
         jobs[name] = (values, False, functools.partial(train_and_measure, studies, point))
     if options.evaluate.baselines:
-        for init, trainable in {p.init: p.trainable for p in points.values()}.items():
+        for init, point in {p.init: p for p in points.values()}.items():
             values = {"init": init} if "init" in table.axes else {}
             jobs[f"baselines of {init}"] = (
                 values,
                 True,
-                functools.partial(baselines, studies, init, trainable),
+                functools.partial(baselines, studies, point),
             )
 
     say, failed = evaluate.CONSOLE.print, []
@@ -102,15 +103,15 @@ class Studies:
         self.options = options
         self._read: dict[tuple[int | str, ...], Study] = {}
 
-    def of(self, init: str, trainable: str) -> tuple[nec_jax.NecParams, Study]:
-        """The model of `init`, uncompressed, and the images at its size."""
-        base, options = nec_jax.load(init), self.options
+    def of(self, point: Compress) -> tuple[nec_jax.NecParams, Study]:
+        """The model that a point starts from, uncompressed, and the images at its size."""
+        base, options = nec_jax.load(point.init), self.options
         key, blocks = (options.image_size or base.config.image_size,), 0
         if options.cache is not None:
-            rule = trainable_rule(trainable, base.config)
+            rule = trainable_rule(point.trainable, base.config)
             blocks = frozen_blocks(base.config, base.weights, rule)
             if blocks:
-                key = (init, blocks)
+                key = (point.init, blocks)
             else:
                 options = dataclasses.replace(options, cache=None)
         if key not in self._read:
@@ -120,8 +121,7 @@ class Studies:
 
 def train_and_measure(studies: Studies, point: Compress) -> Points:
     """Train a point, unless its model is there, and measure it."""
-    # Before hours of training: are there labelled images?
-    base, study = studies.of(point.init, point.trainable)
+    base, study = studies.of(point)  # before hours of training: are there labelled images?
     model = point.workdir / "model.safetensors"
     if not model.exists():
         compress.run(point)
@@ -136,9 +136,9 @@ def measure_point(options: Evaluate, study: Study, base: nec_jax.NecParams, mode
     return evaluate.measure(options, study, method, evaluate.head_kinds(options, base.config))
 
 
-def baselines(studies: Studies, init: str, trainable: str) -> Points:
-    """What the points that start from a model are compared with."""
-    base, study = studies.of(init, trainable)
+def baselines(studies: Studies, point: Compress) -> Points:
+    """What the points that start from the model of this one are compared with."""
+    base, study = studies.of(point)
     options, kinds = studies.options, evaluate.head_kinds(studies.options, base.config)
     coded = baseline_methods(options, study, base)
     return [point for method in coded for point in evaluate.measure(options, study, method, kinds)]
@@ -187,7 +187,5 @@ def open_table(options: Sweep) -> Results:
             f"{options.workdir} holds points of other settings ({', '.join(changed)}): choose "
             "another --workdir, or make it an axis"
         )
-    new = path.with_suffix(".tmp")
-    new.write_text(json.dumps(now, indent=1) + "\n")
-    new.replace(path)
+    write_whole(path, json.dumps(now, indent=1) + "\n")
     return table

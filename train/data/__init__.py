@@ -5,7 +5,7 @@ from train.data.open import open_source
 from train.data.pipeline import Split, read_all, train_iterator
 from train.data.record import IGNORE, CorruptImageError, DataError, Record, Source
 from train.data.resize import fit_to
-from train.data.subset import Subset
+from train.data.subset import at_most, spread
 
 __all__ = [
     "IGNORE",
@@ -14,10 +14,11 @@ __all__ = [
     "Record",
     "Source",
     "Split",
-    "Subset",
+    "at_most",
     "fingerprint",
     "fit_to",
     "open_source",
     "read_all",
+    "spread",
     "train_iterator",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.data.record import Source
+from train.data.subset import spread
 
 _PROBED = 64  # images of a source whose files are read ...
 _PROBED_BYTES = 1 << 16  # ... up to here
@@ -29,8 +30,8 @@ def fingerprint(source: Source) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, file in listed:
         digest.update(f"{name}\t{sizes[file]}\n".encode())
-    for i in range(min(_PROBED, len(listed))):
-        file = listed[i * len(listed) // min(_PROBED, len(listed))][1]
+    for i in spread(len(listed), _PROBED):
+        file = listed[i][1]
         if sizes[file] is not None:
             with file.open("rb") as opened:
                 digest.update(opened.read(_PROBED_BYTES))

@@ -10,6 +10,7 @@ import numpy as np
 
 from train.data.record import CorruptImageError, DataError, Record, Source
 from train.data.resize import fit_to, random_crop
+from train.data.subset import spread
 
 log = logging.getLogger("train.data")
 
@@ -125,7 +126,7 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
         return record
 
     with ThreadPoolExecutor(threads) as pool:
-        maybe = pool.map(fitted, (i * total // wanted for i in range(wanted)))
+        maybe = pool.map(fitted, spread(total, limit))
         records = [record for record in maybe if record is not None]
     first = records[0]["image"]
     for record in records:

@@ -6,12 +6,23 @@ from pathlib import Path
 from train.data.record import Record, Source
 
 
+def spread(total: int, limit: int | None) -> list[int]:
+    """At most `limit` of the numbers below `total`, evenly spread, the same ones each time."""
+    count = total if limit is None else min(limit, total)
+    return [i * total // count for i in range(count)]
+
+
+def at_most(source: Source, limit: int | None) -> Source:
+    """A source, or `limit` of its records if it has more."""
+    return source if limit is None else Subset(source, limit)
+
+
 class Subset:
     """At most `count` records of `source`, spread evenly over it, the same ones each time."""
 
     def __init__(self, source: Source, count: int):
         self._source = source
-        self._count = min(count, len(source))
+        self._places = spread(len(source), count)
 
     @property
     def name(self) -> str:
@@ -29,17 +40,14 @@ class Subset:
         return self._source.mask_classes
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     def __getitem__(self, index: int, /) -> Record:
-        if not -self._count <= index < self._count:
-            raise IndexError(f"record {index} of {self._count}")
-        return self._source[self._place(index % self._count)]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return self._source[self._places[index]]
 
     def files(self) -> Iterable[tuple[str, Path]]:
         """Id and file of each record that is left."""
         listed = list(self._source.files())
-        return (listed[self._place(index)] for index in range(self._count))
-
-    def _place(self, index: int) -> int:
-        return index * len(self._source) // self._count
+        return (listed[place] for place in self._places)
