@@ -18,6 +18,7 @@ from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import prefix
 from train.config import Compress, OptionsError
 from train.data import Split, open_source, read_all
+from train.inputs import Cache
 from train.main import main
 from train.methods import Study
 from train.prefix import finish, open_prefix, start_of
@@ -166,6 +167,15 @@ def test_tokens_are_finished_by_models_that_start_alike_alone(params: NecParams)
     moved = dataclasses.replace(CONFIG, mean=(1.0, 2.0, 3.0))
     with pytest.raises(OptionsError, match="give the base that it was made from"):
         study.latents(NecParams(params.weights, moved), split)
+
+
+def test_patterns_may_name_the_decoder_that_the_run_makes(tmp_path: Path) -> None:
+    Image.fromarray(random_images(0, 1)[0]).save(tmp_path / "0.png")
+    bare = tiny_config(depth=3, decoder_target="none")
+    trainable = "encoder/(norm|block_{last})/.*,decoder/.*,bottleneck/.*"
+    options = Compress(trainable=trainable, proxy="features", cache=tmp_path / "cache")
+    cache = Cache(options, open_source(str(tmp_path), "all"))
+    assert cache.train(NecParams(random_weights(bare), bare)).blocks == 2
 
 
 def test_the_size_is_bounded(params: NecParams, folder: Path) -> None:

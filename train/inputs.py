@@ -14,7 +14,7 @@ from nec_jax.trainable import frozen_blocks, trainable_rule
 from train.config import Compress, OptionsError, Training
 from train.data import at_most, open_source, read_all, train_iterator
 from train.data.record import Source
-from train.initial import mask_ratio
+from train.initial import config_for, mask_ratio
 from train.prefix import Prefix, finish, open_prefix
 from train.processes import own_share
 
@@ -96,7 +96,7 @@ class Cache:
     def open(self, params: NecParams, source: Source, views: int = 1) -> Prefix:
         """Those of any images."""
         options = self._options
-        rule = trainable_rule(options.trainable, params.config)
+        rule = trainable_rule(options.trainable, config_for(options, params.config))
         blocks = frozen_blocks(params.config, params.weights, rule)
         if not blocks:
             raise OptionsError(

@@ -23,6 +23,7 @@ from train import compress, evaluate
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
 from train.configs import parse
 from train.files import write_whole
+from train.initial import config_for
 from train.loop import NonFiniteLoss
 from train.methods import Study, baseline_methods, load_compressed, nec_method
 from train.results import Results
@@ -108,7 +109,7 @@ class Studies:
         base, options = nec_jax.load(point.init), self.options
         key, blocks = (options.image_size or base.config.image_size,), 0
         if options.cache is not None:
-            rule = trainable_rule(point.trainable, base.config)
+            rule = trainable_rule(point.trainable, config_for(point, base.config))
             blocks = frozen_blocks(base.config, base.weights, rule)
             if blocks:
                 key = (point.init, blocks)
