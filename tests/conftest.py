@@ -5,9 +5,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from convert_cases import GOLDEN, options_of
 from model_cases import CALIBRATION_IMAGES, pretrained, tiny_config
 from train_cases import run_compress, run_pretrain
 
+import nec_jax
 from nec_jax import NecParams, calibrate
 
 
@@ -53,3 +55,12 @@ def smoke_nec(smoke_mae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("nec")
     run_compress(smoke_mae, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An imported encoder without decoder: 32 px in patches of 8."""
+    path = tmp_path_factory.mktemp("import") / "timm.safetensors"
+    source = GOLDEN / "timm-registers/model.safetensors"
+    nec_jax.save(nec_jax.convert_checkpoint(source, **options_of("timm-registers")), path)
+    return path

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convert_cases import GOLDEN, options_of
 from model_cases import FLOAT32, NETWORK, random_images, random_weights, tiny_config
 from train_cases import SMALL
 
@@ -23,15 +22,6 @@ from train.initial import config_for, feature_scale, initial_model, with_teacher
 from train.main import main
 
 GRID = (4, 4)
-
-
-@pytest.fixture(scope="module")
-def encoder_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An imported encoder without decoder: 32 px in patches of 8."""
-    path = tmp_path_factory.mktemp("import") / "timm.safetensors"
-    source = GOLDEN / "timm-registers/model.safetensors"
-    nec_jax.save(nec_jax.convert_checkpoint(source, **options_of("timm-registers")), path)
-    return path
 
 
 def features_model(seed: int = 0) -> tuple[NecParams, jax.Array]:

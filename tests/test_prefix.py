@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from model_cases import random_images, random_weights, tiny_config
 from PIL import Image
-from test_features import encoder_only  # noqa: F401
 from train_cases import SMALL
 
 import nec_jax
@@ -213,8 +212,7 @@ def test_an_epoch_has_each_view_of_each_readable_image_once(
 
 
 def test_compression_from_the_cache_starts_where_it_does_without(
-    encoder_only: Path,  # noqa: F811
-    tmp_path: Path,
+    encoder_only: Path, tmp_path: Path
 ) -> None:
     late = ["compress", *SMALL, "--init", str(encoder_only), "--proxy", "features"]
     late += ["--trainable", "late", "--steps", "4", "--calibration-images", "32"]
