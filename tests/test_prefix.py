@@ -183,8 +183,10 @@ def test_the_size_is_bounded(params: NecParams, folder: Path) -> None:
         open_prefix(folder / "cache", 1e-5, params, 2, source)
     assert not (folder / "cache").exists()
     open_prefix(folder / "cache", 15 * ROW / 1e9, params, 2, source)
-    with pytest.raises(OptionsError, match="and others in"):
+    with pytest.raises(OptionsError, match=r"besides 0\.00 GB that are in"):
         open_prefix(folder / "cache", 15 * ROW / 1e9, params, 1, source)
+    # What is there is read, whatever the bound.
+    assert open_prefix(folder / "cache", 1e-5, params, 2, source).images == 10
 
 
 @pytest.mark.usefixtures("tiny_shards")

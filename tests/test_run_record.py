@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,42 @@ def test_the_revision_is_that_of_the_packages_own_checkout(tmp_path: Path) -> No
     assert git_revision(tmp_path) == {**found, "dirty": True}
     # Installed into another project's checkout.
     assert git_revision(tmp_path / "train") is None
+
+
+def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    before = Compress(workdir=workdir, cache=tmp_path / "a")
+    run_record.begin(before, {})
+    (workdir / "model.safetensors").touch()
+    same = Compress(
+        workdir=workdir, cache=tmp_path / "b", cache_gb=40, checkpoint_every=7, microbatch=8
+    )
+    run_record.refuse_changed_config(same)
+    with pytest.raises(OptionsError, match=r"\(--cache: True -> False\)"):
+        run_record.refuse_changed_config(Compress(workdir=workdir))
+
+
+def test_a_work_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    options = Compress(workdir=tmp_path / "run")
+    # Another process, which is killed: nothing but its end gives the folder back.
+    holder = (
+        "import sys; from pathlib import Path; from train.files import held\n"
+        "with held(Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder, options.workdir]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "has it\n"
+        with (
+            pytest.raises(OptionsError, match="another run is at work in"),
+            run_record.recorded(options, {}),
+        ):
+            pass
+        assert not (options.workdir / "run.json").exists()
+        other.kill()
+    with run_record.recorded(options, {}):
+        assert (options.workdir / "run.json").exists()
 
 
 def test_where_nothing_was_trained_mended_options_begin_anew(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Studies: every point once, whatever happens, in one table that says what is done."""
 
 import csv
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 from sweep_case import STUDY
 
-from nec_jax import NecParams
+from nec_jax import NecParams, load
 from train import compress, configs, evaluate, results, sweep
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
+from train.data import open_source
 from train.loop import NonFiniteLoss
 from train.main import main
 from train.methods import Study
@@ -99,6 +101,9 @@ def test_changed_common_options_are_refused_by_name(
         SystemExit, match=r"compress.steps: 4 -> 5, evaluate.limit: 40 -> 41\): cho"
     ):
         again(swept[0] / "a", smoke_mae, "--compress.steps", "5", "--evaluate.limit", "41")
+    # Not those that change no result.
+    free = ["--compress.checkpoint-every", "9", "--compress.microbatch", "4"]
+    again(swept[0] / "a", smoke_mae, *free, "--compress.cache-gb", "40")
 
 
 def test_a_point_that_fails_is_named_and_the_others_go_on(
@@ -118,12 +123,43 @@ def test_a_point_that_fails_is_named_and_the_others_go_on(
         assert [row["lambda"] for row in rows(tmp_path / "s")] == ["100"]
 
 
+def test_a_folder_with_no_images_costs_its_point_and_no_other(
+    smoke_mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(options: Compress) -> None:
+        if options.data != "blue-marble":
+            open_source(options.data)
+
+    monkeypatch.setattr(compress, "run", run)
+    monkeypatch.setattr(evaluate, "open_study", lambda *_: None)
+    point = {"method": "nec", "head": "linear", "mean": 50.0}
+    monkeypatch.setattr(sweep, "measure_point", lambda *_: [point])
+    study = STUDY.replace("lambda = [1, 100.0]", 'data = ["no-such-folder", "blue-marble"]')
+    with pytest.raises(SystemExit, match=r"1 of 2 failed.*data-no-such-folder,"):
+        again(tmp_path / "s", smoke_mae, "--evaluate.no-baselines", study=study)
+    assert [row["data"] for row in rows(tmp_path / "s")] == ["blue-marble"]
+
+
+def test_points_that_a_shared_cache_cannot_serve_go_without_it(smoke_mae: Path) -> None:
+    base = load(str(smoke_mae))
+    served = Compress(cache=Path("c"), views=2, trainable="late", proxy="features")
+    assert sweep.without_useless_cache(served, base) is served
+    for change in ({"trainable": "paper"}, {"proxy": "pixels"}, {"mask_ratio": 0.5}):
+        point = dataclasses.replace(served, **change)
+        without = sweep.without_useless_cache(point, base)
+        assert without == dataclasses.replace(point, cache=None, views=1)
+    uncached = Compress(trainable="paper")
+    assert sweep.without_useless_cache(uncached, base) is uncached
+
+
 def test_a_folder_is_named_by_what_is_set() -> None:
     chosen = {"lambda": 3, "init": "runs/a b/model.safetensors"}
     name = sweep.folder_name(chosen, Compress(lam=3.0))
     assert re.fullmatch(r"lambda-3,init-runs-a-b-model\.safetensors,[0-9a-f]{8}", name)
     assert name == sweep.folder_name(chosen, Compress(lam=3.0, seed=0))
     assert name != sweep.folder_name(chosen, Compress(lam=3.0, seed=1))
+    # A point that was cut off is found again whatever changes no result.
+    assert name == sweep.folder_name(chosen, Compress(lam=3.0, checkpoint_every=9, cache_gb=40))
 
 
 def test_points_are_combined_with_axes() -> None:
@@ -215,6 +251,7 @@ def test_a_wrong_value_is_refused_before_anything_runs(
     assert not (tmp_path / "s").exists()
 
 
-def test_every_option_is_an_axis_but_three() -> None:
+def test_every_option_is_an_axis_but_those_of_fresh_models() -> None:
     fields = set(Compress.__dataclass_fields__)
-    assert fields - set(AXES.values()) == {"workdir", "arch", "describe"}
+    fresh = {"arch", "image_size", "patch", "depth"}
+    assert fields - set(AXES.values()) == {"workdir", "describe"} | fresh

@@ -153,7 +153,7 @@ def test_calibration_finds_finer_steps_for_a_larger_lambda() -> None:
     for lam in (0.1, 1000.0):
         fitted, facts = calibrate_bottleneck(
             config, weights, noise_images(config, 0, 16), jax.random.key(0),
-            lam=lam, mask_ratio=0.5, choose_gain=True,
+            lam=lam, mask_ratio=0.5, gain="calibrated",
         )  # fmt: skip
         assert facts["gain"] in GAIN_LADDER
         gains.append(facts["gain"])
@@ -169,7 +169,7 @@ def test_calibration_can_set_the_gain_to_one() -> None:
     weights = random_weights(config)
     fitted, _ = calibrate_bottleneck(
         config, weights, noise_images(config, 0, 16), jax.random.key(0),
-        lam=10.0, mask_ratio=0.5, choose_gain=False,
+        lam=10.0, mask_ratio=0.5, gain="identity",
     )  # fmt: skip
     assert not np.any(fitted["bottleneck"]["log_gain"])
     before = weights["bottleneck"]["density"]["bias_0"]

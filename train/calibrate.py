@@ -5,6 +5,7 @@ thousands of steps to close that; a gain of one is the right step size for one l
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +33,18 @@ def calibrate_bottleneck(
     *,
     lam: float,
     mask_ratio: float,
-    choose_gain: bool,
+    gain: Literal["calibrated", "identity"] | float,
     start: int = 0,
 ) -> tuple[Weights, dict[str, float]]:
     """Fit the densities to masked training images, and choose the gain for `lam`.
 
-    The gain of channel d is g / std(y_d), with the one g of `GAIN_LADDER` for which
-    `lam * mse + bits_per_element` of rounded symbols is smallest; `choose_gain=False` makes all
-    gains one (the paper's form).
+    The gain of channel d is g / std(y_d), with one g for all channels; or one (the paper's form).
 
     Args:
       images: [N, H, W, C], some tens of training images; or what `nec.prefix` made of them.
+      gain: this g, symbols in one standard deviation; "calibrated": that of `GAIN_LADDER` for
+        which `lam * mse + bits_per_element` of rounded symbols is smallest; "identity": all gains
+        are one.
       start: blocks that they have passed.
 
     Returns:
@@ -70,19 +72,21 @@ def calibrate_bottleneck(
         mse, bits = _rounded(config, candidate, grid, y, goal, kept, masked)
         return float(mse), float(bits)
 
-    log_gain, facts = jnp.zeros(config.embedding_width), {"gain": 0.0}
-    if choose_gain:
-        lowest = np.inf
-        for gain in GAIN_LADDER:
-            mse, bits = score(with_gain(jnp.log(gain / deviation), TRY_STEPS))
+    if gain == "calibrated":
+        lowest, gain = np.inf, 0.0
+        for g in GAIN_LADDER:
+            mse, bits = score(with_gain(jnp.log(g / deviation), TRY_STEPS))
             if lam * mse + bits < lowest:
-                lowest, facts["gain"] = lam * mse + bits, gain
+                lowest, gain = lam * mse + bits, g
         if not np.isfinite(lowest):
             raise OptionsError("the model's loss on the data is not finite: is --init sound?")
-        log_gain = jnp.log(facts["gain"] / deviation)
+    if gain == "identity":
+        gain, log_gain = 0.0, jnp.zeros(config.embedding_width)
+    else:
+        log_gain = jnp.log(gain / deviation)
     chosen = with_gain(log_gain, FIT_STEPS)
     mse, bits = score(chosen)
-    return chosen, {**facts, "bits_per_element": bits, "mse": mse}
+    return chosen, {"gain": gain, "bits_per_element": bits, "mse": mse}
 
 
 def _spread(z: jax.Array) -> jax.Array:

@@ -66,8 +66,6 @@ def run(options: Compress) -> None:
     rule = trainable_rule(options.trainable, config)
     inputs = open_inputs(options, base, source, val_source, cache)
     first = with_teacher(config, base.weights, rule)
-    if processes.is_main_process():
-        run_record.begin(options, {"train": source, "val": val_source})
 
     def start() -> Weights:
         images = inputs.sample(_CALIBRATION_BATCH)
@@ -79,31 +77,32 @@ def run(options: Compress) -> None:
             jax.random.key(options.seed),
             lam=options.lam,
             mask_ratio=hidden,
-            choose_gain=options.gain == "calibrated",
+            gain=options.gain,
             start=inputs.start,
         )
         print("calibrated: " + loop.describe(facts), file=sys.stderr)
         return weights
 
-    weights = loop.fit(
-        options,
-        objective.rate_distortion(config, options.lam, options.rounding, hidden, inputs.start),
-        start,
-        first,
-        rule,
-        inputs.batches,
-        inputs.val,
-        density_lr=options.density_lr,
-        pictures=pictures_of(config, inputs.val, hidden, coded=True, start=inputs.start),
-    )
-    print("making the tables of the codec", file=sys.stderr)
-    trained = dataclasses.replace(base, weights=without_teacher(weights))
-    params = with_codec(trained, options, source.name, inputs)
-    path = options.workdir / "model.safetensors"
-    if processes.is_main_process():
-        nec_jax.save(params, path)
-        blobs = code_some(params, inputs)
-        print_summary(run_record.finish(options.workdir), path, source, params, blobs)
+    with run_record.recorded(options, {"train": source, "val": val_source}) as finish_record:
+        weights = loop.fit(
+            options,
+            objective.rate_distortion(config, options.lam, options.rounding, hidden, inputs.start),
+            start,
+            first,
+            rule,
+            inputs.batches,
+            inputs.val,
+            density_lr=options.density_lr,
+            pictures=pictures_of(config, inputs.val, hidden, coded=True, start=inputs.start),
+        )
+        print("making the tables of the codec", file=sys.stderr)
+        trained = dataclasses.replace(base, weights=without_teacher(weights))
+        params = with_codec(trained, options, source.name, inputs)
+        path = options.workdir / "model.safetensors"
+        if processes.is_main_process():
+            nec_jax.save(params, path)
+            blobs = code_some(params, inputs)
+            print_summary(finish_record(), path, source, params, blobs)
 
 
 def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:

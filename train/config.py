@@ -1,6 +1,7 @@
 """The configurations of training runs, as frozen dataclasses that are also command lines."""
 
-from dataclasses import dataclass, field, fields
+import json
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,23 @@ class OptionsError(ValueError):
 def flag(name: str) -> str:
     """How the command line spells a field."""
     return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Options as JSON has them, by field."""
+    return json.loads(json.dumps(asdict(options), default=str))
+
+
+def deciding(options: dict[str, Any]) -> dict[str, Any]:
+    """What results follow from, of options as `plain` has them.
+
+    Left out is what may change between two starts of a run, rounding apart: where things lie, how
+    often they are saved, how many images are taken at a time. Of a cache it counts whether there
+    is one.
+    """
+    free = ("workdir", "out", "checkpoint_every", "microbatch", "cache_gb")
+    kept = {name: value for name, value in options.items() if name not in free}
+    return kept | ({"cache": options["cache"] is not None} if "cache" in options else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +137,8 @@ class Compress(Training):
     """What the decoder sees in training; the rate always sees noise."""
     trainable: str = "paper+gain"
     """Which parameters train: paper, paper+gain, late (last block, decoder), density, all; or patterns of paths between commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
-    gain: Literal["calibrated", "identity"] = "calibrated"
-    """The gain before rounding at the start: chosen on data for this lambda, or one (paper)."""
+    gain: Literal["calibrated", "identity"] | float = "calibrated"
+    """The gain before rounding at the start: chosen on data for this lambda; so many symbols in a channel's standard deviation; or one (paper)."""  # noqa: E501
     density_lr: float = 1e-3
     """Peak learning rate of the density and the gains."""
     calibration_images: int = 1024
@@ -138,6 +156,8 @@ class Compress(Training):
         super().__post_init__()
         if not (self.lam > 0 and self.density_lr > 0):
             raise OptionsError("--lambda and --density-lr must be positive")
+        if not isinstance(self.gain, str) and not self.gain > 0:
+            raise OptionsError(f"--gain {self.gain:g} must be positive")
         if self.calibration_images < 1 or self.views < 1:
             raise OptionsError("--calibration-images and --views must be 1 or more")
         if self.views > 1 and self.cache is None:
@@ -239,9 +259,9 @@ class Sweep:
 AXES = {
     "lambda" if f.name == "lam" else f.name: f.name
     for f in fields(Compress)
-    if f.name not in ("workdir", "arch", "describe")
+    if f.name not in ("workdir", "arch", "image_size", "patch", "depth", "describe")
 }
-"""What a study may vary: every option of `compress` but these three, and its field's name."""
+"""What a study may vary, and its field's name: `compress`'s options, but those of fresh models."""
 
 
 @dataclass(frozen=True, kw_only=True)

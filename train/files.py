@@ -1,8 +1,14 @@
-"""Text files that are written whole, and digests of files."""
+"""Text files that are written whole, digests of files, and folders that one run has for itself."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from train.config import OptionsError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -19,3 +25,26 @@ def sha256(path: Path) -> str:
     """The digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder, and have it for this run alone: the operating system's lock of `.lock` in it.
+
+    The lock ends with the process, whatever ends it.
+
+    Raises:
+      OptionsError: another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OptionsError(
+            f"another run is at work in {folder}: wait for its end, or choose another --workdir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -74,6 +74,21 @@ class Inputs(NamedTuple):
     sample: Callable[[int], np.ndarray]
 
 
+def unchanged_blocks(options: Compress, params: NecParams) -> int:
+    """How many of a model's first blocks stay as they are in a run, and all before them."""
+    rule = trainable_rule(options.trainable, config_for(options, params.config))
+    return frozen_blocks(params.config, params.weights, rule)
+
+
+def same_in_every_epoch(options: Compress, config: ModelConfig) -> bool:
+    """Whether nothing but tokens is compared and nothing is hidden, as a cache needs it.
+
+    Args:
+      config: of the model that trains.
+    """
+    return config.decoder_target == "features" and not mask_ratio(options, config)
+
+
 class Cache:
     """Activations of a run's images, in `--cache`; the training images' are opened once."""
 
@@ -96,8 +111,7 @@ class Cache:
     def open(self, params: NecParams, source: Source, views: int = 1) -> Prefix:
         """Those of any images."""
         options = self._options
-        rule = trainable_rule(options.trainable, config_for(options, params.config))
-        blocks = frozen_blocks(params.config, params.weights, rule)
+        blocks = unchanged_blocks(options, params)
         if not blocks:
             raise OptionsError(
                 f"--cache: with --trainable {options.trainable} no first block stays as it is: "
@@ -122,7 +136,7 @@ def open_inputs(
 
         return Inputs(0, train_batches(options, source, config), {"image": val_images}, images)
 
-    if config.decoder_target != "features" or mask_ratio(options, config):
+    if not same_in_every_epoch(options, config):
         raise OptionsError(
             "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
             "compare: pass --proxy features, and no --mask-ratio"

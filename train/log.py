@@ -1,6 +1,7 @@
 """What a run writes while it goes: metrics as lines and as curves."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ class MetricsLog:
         lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= start] if start else []
+        if whole and not start:
+            print(
+                f"{workdir} has metrics but no checkpoint: the run starts again from its first "
+                "step",
+                file=sys.stderr,
+            )
         write_whole(self._path, "".join(kept))
         # Without a bound on its queue, which would block once a full disk has ended its thread.
         folder = str(workdir / "tensorboard")

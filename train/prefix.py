@@ -118,16 +118,23 @@ def open_prefix(
     side = params.config.image_size // params.config.patch
     tokens = side**2 + params.config.class_token + params.config.registers
     size = 2 * tokens * params.config.width
-    _refuse_too_large(folder, homes, views * images * size, limit_gb)
+    per_shard = max(1, _SHARD_BYTES // size)
+    chunks = [range(images)[i : i + per_shard] for i in range(0, images, per_shard)]
+    there = [[_sound_shard(home, number) for number in range(len(chunks))] for home in homes]
+    to_make = sum(
+        len(chunk) * size
+        for shards in there
+        for chunk, shard in zip(chunks, shards, strict=True)
+        if shard is None
+    )
+    _refuse_too_large(folder, to_make, limit_gb)
 
     def shards(view: int) -> Iterator[NDArray[np.float16]]:
-        homes[view].mkdir(parents=True, exist_ok=True)
-        (homes[view] / "about.json").write_text(keys[view] + "\n")
-        per_shard = max(1, _SHARD_BYTES // size)
-        chunks = [range(images)[i : i + per_shard] for i in range(0, images, per_shard)]
-        found = {number: _sound_shard(homes[view], number) for number in range(len(chunks))}
+        found = dict(enumerate(there[view]))
         missing = [number for number, shard in found.items() if shard is None]
         if missing:
+            homes[view].mkdir(parents=True, exist_ok=True)
+            (homes[view] / "about.json").write_text(keys[view] + "\n")
             print(
                 f"activations of {images} images after {blocks} blocks, view {view + 1} of {views}:"
                 f" {images * size / 1e9:.2f} GB in {homes[view]}, {len(missing)} of {len(chunks)} "
@@ -249,14 +256,13 @@ def _crc(path: Path) -> int:
     return crc
 
 
-def _refuse_too_large(folder: Path, homes: list[Path], size: int, limit_gb: float) -> None:
-    shards = list(folder.glob("prefix-*/*.npy"))
-    taken = sum(path.stat().st_size for path in shards if path.parent not in homes)
-    if taken + size > limit_gb * 1e9:
-        rest = f" and others in {folder} {taken / 1e9:.2f} GB" if taken else ""
+def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
+    taken = sum(path.stat().st_size for path in folder.glob("prefix-*/*.npy"))
+    if to_make and taken + to_make > limit_gb * 1e9:
+        rest = f", besides {taken / 1e9:.2f} GB that are in {folder}" if taken else ""
         raise OptionsError(
-            f"these activations take {size / 1e9:.2f} GB{rest}; --cache-gb allows {limit_gb:g}: "
-            "raise it, lower --views, or delete caches that are no longer needed"
+            f"these activations take {to_make / 1e9:.2f} GB{rest}; --cache-gb allows "
+            f"{limit_gb:g}: raise it, lower --views, or delete caches that are no longer needed"
         )
 
 

@@ -34,25 +34,24 @@ def run(options: Pretrain) -> None:
     check_images(config, val_images)
     hidden = mask_ratio(options, config)
     weights = with_teacher(config, base.weights, rule)
-    if processes.is_main_process():
-        run_record.begin(options, {"train": source, "val": val_source})
-    weights = loop.fit(
-        options,
-        objective.mae(config, hidden),
-        lambda: weights,
-        weights,
-        rule,
-        train_batches(options, source, config),
-        {"image": val_images},
-        pictures=pictures_of(config, {"image": val_images}, hidden, coded=False),
-    )
-    facts = json.loads(base.provenance)
-    run_facts = {"data": source.name, "images": len(source), "steps": options.steps}
-    if options.init:
-        run_facts |= {"init": options.init, "trainable": options.trainable}
-    facts["pretrain"] = run_facts
-    params = NecParams(without_teacher(weights), config, None, json.dumps(facts, sort_keys=True))
-    path = options.workdir / "model.safetensors"
-    if processes.is_main_process():
-        nec_jax.save(params, path)
-        print_summary(run_record.finish(options.workdir), path, source, params)
+    with run_record.recorded(options, {"train": source, "val": val_source}) as finish_record:
+        trained = loop.fit(
+            options,
+            objective.mae(config, hidden),
+            lambda: weights,
+            weights,
+            rule,
+            train_batches(options, source, config),
+            {"image": val_images},
+            pictures=pictures_of(config, {"image": val_images}, hidden, coded=False),
+        )
+        facts = json.loads(base.provenance)
+        facts["pretrain"] = {"data": source.name, "images": len(source), "steps": options.steps}
+        if options.init:
+            facts["pretrain"] |= {"init": options.init, "trainable": options.trainable}
+        provenance = json.dumps(facts, sort_keys=True)
+        params = NecParams(without_teacher(trained), config, None, provenance)
+        path = options.workdir / "model.safetensors"
+        if processes.is_main_process():
+            nec_jax.save(params, path)
+            print_summary(finish_record(), path, source, params)

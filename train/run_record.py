@@ -3,10 +3,12 @@
 Times stand here and nowhere in a model file: two runs of one configuration make one model.
 """
 
-import dataclasses
+import functools
 import json
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,18 +17,16 @@ from typing import Any
 import jax
 
 from nec_jax.params import model_path
-from train.config import OptionsError, Training, flag
+from train.config import OptionsError, Training, deciding, flag, plain
 from train.data import fingerprint
 from train.data.record import Source
-from train.files import sha256, write_whole
+from train.files import held, sha256, write_whole
+from train.processes import is_main_process
 
 PACKAGES = (
     "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
     "grain",
 )  # fmt: skip
-
-# What may change between two starts of a run: results stay the same, but for rounding.
-_SAME_RESULT = ("workdir", "checkpoint_every", "microbatch", "cache_gb")
 
 Record = dict[str, Any]
 
@@ -40,9 +40,8 @@ def refuse_changed_config(options: Training) -> None:
     path = options.workdir / "run.json"
     if not path.exists() or not _has_trained(options.workdir):
         return
-    before, now = json.loads(path.read_text())["config"], _plain(options)
+    before, now = deciding(json.loads(path.read_text())["config"]), deciding(plain(options))
     changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
-    changed = [k for k in changed if k not in _SAME_RESULT]
     if changed:
         raise OptionsError(
             f"{options.workdir} was made with other settings ("
@@ -56,8 +55,22 @@ def _has_trained(workdir: Path) -> bool:
     return (workdir / "model.safetensors").exists() or any((workdir / "checkpoints").glob("*"))
 
 
-def _plain(options: Training) -> Record:
-    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
+@contextmanager
+def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable[[], Record]]:
+    """Have the work folder for this run alone, with `run.json` begun; gives what finishes it.
+
+    Process 0 does it for all. Arguments and errors are those of `begin`.
+
+    Raises:
+      OptionsError: another run is at work in the folder.
+    """
+    finish_record = functools.partial(finish, options.workdir)
+    if not is_main_process():
+        yield finish_record
+        return
+    with held(options.workdir):
+        begin(options, sources)
+        yield finish_record
 
 
 def begin(options: Training, sources: dict[str, Source]) -> None:
@@ -72,7 +85,7 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     """
     made_of = {
         "command": type(options).__name__.lower(),
-        "config": _plain(options),
+        "config": plain(options),
         "data": {role: fingerprint(source) for role, source in sources.items()},
         "init": {"path": options.init, "sha256": sha256(model_path(options.init))}
         if options.init

@@ -18,29 +18,38 @@ import jax
 
 import nec_jax
 from coder import CodecError
-from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import compress, evaluate
-from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
+from train.checkpoint import CheckpointError
+from train.config import AXES, Compress, Evaluate, OptionsError, Sweep, deciding, plain
 from train.configs import parse
-from train.files import write_whole
+from train.data import DataError
+from train.files import held, write_whole
 from train.initial import config_for
+from train.inputs import same_in_every_epoch, unchanged_blocks
 from train.loop import NonFiniteLoss
 from train.methods import Study, baseline_methods, load_compressed, nec_method
 from train.results import Results
 
 Points = list[dict[str, Any]]  # of a report
+# Errors that end one point, and not the study.
+_OF_A_POINT = (NonFiniteLoss, OptionsError, CodecError, DataError, CheckpointError, OSError)
 
 
 def run(options: Sweep) -> None:
     """Do what results.csv does not hold yet.
 
     Raises:
-      OptionsError: no study; another one than the table's; or, at the end, points that failed.
+      OptionsError: no study; another one than the table's; another sweep is at work in the
+        folder; or, at the end, points that failed.
     """
     refuse_incomplete(options)
     points = plan(options)
-    options.workdir.mkdir(parents=True, exist_ok=True)
-    table = open_table(options)
+    with held(options.workdir):
+        fill(options, points, open_table(options))
+
+
+def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
+    """Train and measure the points, and the baselines of their models, that the table lacks."""
     studies = Studies(options.evaluate)
 
     jobs = {}
@@ -48,7 +57,8 @@ def run(options: Sweep) -> None:
         values = table.values(vars(point))
         jobs[name] = (values, False, functools.partial(train_and_measure, studies, point))
     if options.evaluate.baselines:
-        for init, point in {p.init: p for p in points.values()}.items():
+        # With the first of each model's points, which stays the same when the study grows.
+        for init, point in {p.init: p for p in reversed(points.values())}.items():
             values = {"init": init} if "init" in table.axes else {}
             jobs[f"baselines of {init}"] = (
                 values,
@@ -65,7 +75,7 @@ def run(options: Sweep) -> None:
         say(label)
         try:
             table.add(values, work())
-        except (NonFiniteLoss, OptionsError, CodecError) as error:
+        except _OF_A_POINT as error:
             say(f"{label}: FAILED: {error}")
             failed.append(name)
     say(f"{options.workdir / 'results.csv'} has {len(table.rows)} rows")
@@ -92,8 +102,9 @@ def folder_name(chosen: dict[str, Any], point: Compress) -> str:
     """Readable, and another one for any other option: `lambda-10,seed-0,1b2c3d4e`."""
     words = [re.sub(r"[^\w.]+", "-", f"{name}-{value}") for name, value in chosen.items()]
     # Of options at their defaults nothing is said, so that a new option renames no folder.
-    set_here = vars(point).items() - vars(Compress()).items()
-    content = json.dumps(dict(set_here), default=str, sort_keys=True)
+    default = deciding(plain(Compress()))
+    set_here = {k: v for k, v in deciding(plain(point)).items() if v != default[k]}
+    content = json.dumps(set_here, sort_keys=True)
     return ",".join([*words, hashlib.sha256(content.encode()).hexdigest()[:8]])[-120:].lstrip("-,")
 
 
@@ -109,8 +120,7 @@ class Studies:
         base, options = nec_jax.load(point.init), self.options
         key, blocks = (options.image_size or base.config.image_size,), 0
         if options.cache is not None:
-            rule = trainable_rule(point.trainable, config_for(point, base.config))
-            blocks = frozen_blocks(base.config, base.weights, rule)
+            blocks = unchanged_blocks(point, base)
             if blocks:
                 key = (point.init, blocks)
             else:
@@ -125,9 +135,20 @@ def train_and_measure(studies: Studies, point: Compress) -> Points:
     base, study = studies.of(point)  # before hours of training: are there labelled images?
     model = point.workdir / "model.safetensors"
     if not model.exists():
-        compress.run(point)
+        compress.run(without_useless_cache(point, base))
     shutil.rmtree(point.workdir / "checkpoints", ignore_errors=True)  # nothing goes on from them
     return measure_point(studies.options, study, base, model)
+
+
+def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
+    """A point of a study that shares a cache, which need not serve every point."""
+    if point.cache is None:
+        return point
+    trains_from_tokens = same_in_every_epoch(point, config_for(point, base.config))
+    if trains_from_tokens and unchanged_blocks(point, base):
+        return point
+    evaluate.CONSOLE.print("no activations that the cache could hold: trains from the images")
+    return dataclasses.replace(point, cache=None, views=1)
 
 
 def measure_point(options: Evaluate, study: Study, base: nec_jax.NecParams, model: Path) -> Points:
@@ -170,18 +191,18 @@ def open_table(options: Sweep) -> Results:
       OptionsError: options that are no axes have changed; they are named.
     """
     path = options.workdir / "sweep.json"
-    shared = {"compress": vars(options.compress), "evaluate": vars(options.evaluate)}
-    now = json.loads(json.dumps(shared, default=str))
+    now = {"compress": plain(options.compress), "evaluate": plain(options.evaluate)}
     # Without the file the table speaks for itself, and of no more than its axes.
     before = json.loads(path.read_text()) if path.exists() else now
     table = Results(options.workdir / "results.csv", varied(options), before["compress"])
     # Each row says its axes; baselines are rows of their own.
     free = [f"compress.{AXES[name]}" for name in table.axes] + ["evaluate.baselines"]
+    was = {part: deciding(values) for part, values in before.items()}
     changed = [
-        f"{part}.{name}: {before[part].get(name)!r} -> {value!r}"
+        f"{part}.{name}: {was[part].get(name)!r} -> {value!r}"
         for part, values in now.items()
-        for name, value in values.items()
-        if f"{part}.{name}" not in free and before[part].get(name, value) != value
+        for name, value in deciding(values).items()
+        if f"{part}.{name}" not in free and was[part].get(name, value) != value
     ]
     if table.rows and changed:
         raise OptionsError(
