@@ -51,7 +51,7 @@ parity: setup $(PEERS)/installed
 	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1 --every-timm
 	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/test_parity.py
 
-# Kills a training run 20 times at random moments: it must end with the same bytes.
+# Kills two training runs 20 times each at random moments: they must end with the same bytes.
 kill: setup
 	$(BIN)/python tests/kill.py
 

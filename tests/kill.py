@@ -1,10 +1,11 @@
-"""Kills a run at random moments, starts it again, and compares what is left in the end.
+"""Kills runs at random moments, starts them again, and compares what is left in the end.
 
     python tests/kill.py [--kills 20] [--seed N]
 
 `compress --config smoke` runs twice untouched; then it is killed by SIGKILL, in start-up, between
 steps, while a checkpoint or the model is written, and started again until it ends. Model and
-metrics must be the same bytes each time. Prints a line a kill; ten minutes on two cores.
+metrics must be the same bytes each time. The same with a run from that model's features by way of
+a cache, which is made anew each time. Prints a line a kill; a quarter of an hour on two cores.
 """
 
 import argparse
@@ -17,18 +18,40 @@ import tempfile
 import time
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "train.main", "compress", "--config", "smoke", "--workdir"]
+COMPRESS = [sys.executable, "-m", "train.main", "compress"]
+SMOKE = ["--config", "smoke"]
+CACHED = [
+    *("--proxy", "features", "--trainable", "decoder/.*,bottleneck/.*", "--gain", "identity"),
+    *("--data", "blue-marble", "--chip", "32", "--steps", "24", "--batch", "16", "--lr", "1e-3"),
+    *("--val-images", "64", "--val-every", "12", "--log-every", "4", "--checkpoint-every", "5"),
+    *("--calibration-images", "64"),
+]
 RESULTS = ("model.safetensors", "metrics.jsonl")
 
 
-def start(folder: Path, cache: Path) -> subprocess.Popen:
-    # Programs are compiled once: most of the time is then that of the run itself.
-    kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    with (folder.parent / f"{folder.name}.log").open("a") as log:
-        return subprocess.Popen([*COMMAND, str(folder)], env=os.environ | kept, stderr=log)
+class Case:
+    """One run, wherever its folder is.
+
+    Attributes:
+      options: of `compress`.
+      cached: whether it has a cache, beside its folder.
+      programs: folder of compiled programs.
+    """
+
+    def __init__(self, options: list[str], cached: bool, programs: Path):
+        self._options, self._cached, self._programs = options, cached, programs
+
+    def start(self, folder: Path) -> subprocess.Popen:
+        """Begin it, or go on with it."""
+        # Programs are compiled once: most of the time is then that of the run itself.
+        kept = {
+            "JAX_COMPILATION_CACHE_DIR": str(self._programs),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        cache = ["--cache", f"{folder}-cache"] if self._cached else []
+        command = [*COMPRESS, *self._options, *cache, "--workdir", str(folder)]
+        with Path(f"{folder}.log").open("a") as log:
+            return subprocess.Popen(command, env=os.environ | kept, stderr=log)
 
 
 def finish(run: subprocess.Popen) -> None:
@@ -45,9 +68,9 @@ def results(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RESULTS}
 
 
-def kill_once(folder: Path, cache: Path) -> bool:
+def kill_once(case: Case, folder: Path) -> bool:
     """Start the run and kill it some lines of metrics later; False if it came to its end first."""
-    run = start(folder, cache)
+    run = case.start(folder)
     wanted = lines(folder) + random.randrange(4)
     while run.poll() is None and lines(folder) < wanted:
         time.sleep(0.01)
@@ -62,30 +85,39 @@ def kill_once(folder: Path, cache: Path) -> bool:
     return True
 
 
+def kill_often(case: Case, root: Path, wanted: int) -> None:
+    """Kill a case so often, in as many runs as that takes, beside two that nobody cuts off."""
+    root.mkdir()
+    for name in ("whole", "again"):
+        finish(case.start(root / name))
+    expected = results(root / "whole")
+    if results(root / "again") != expected:
+        sys.exit("two runs that nobody cut off differ")
+    kills, runs = 0, 0
+    while kills < wanted:
+        runs += 1
+        folder = root / f"cut-{runs}"
+        while kills < wanted and kill_once(case, folder):
+            kills += 1
+        finish(case.start(folder))
+        if results(folder) != expected:
+            sys.exit(f"run {runs}, cut off and started again, differs from one that was not")
+        print(f"run {runs} ended like one that was not cut off", flush=True)
+    print(f"{root.name}: {kills} kills, {runs} runs: all ended with the same bytes", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="of each of the two runs")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     random.seed(options.seed)
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as root:
-        cache, kills, runs = Path(root, "cache"), 0, 0
-        for name in ("whole", "again"):
-            finish(start(Path(root, name), cache))
-        expected = results(Path(root, "whole"))
-        if results(Path(root, "again")) != expected:
-            sys.exit("two runs that nobody cut off differ")
-        while kills < options.kills:
-            runs += 1
-            folder = Path(root, f"cut-{runs}")
-            while kills < options.kills and kill_once(folder, cache):
-                kills += 1
-            finish(start(folder, cache))
-            if results(folder) != expected:
-                sys.exit(f"run {runs}, cut off and started again, differs from one that was not")
-            print(f"run {runs} ended like one that was not cut off", flush=True)
-    print(f"{kills} kills, {runs} runs: all ended with the same bytes")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        kill_often(Case(SMOKE, False, root / "programs"), root / "smoke", options.kills)
+        init = ["--init", str(root / "smoke" / "whole" / "model.safetensors")]
+        kill_often(Case([*CACHED, *init], True, root / "programs"), root / "cached", options.kills)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from train_cases import SMALL
 
+from train.checkpoint import CheckpointError, Checkpoints
 from train.main import main
 from train.stop import RESUMABLE, StopSignals
 
@@ -72,6 +74,29 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     compress(smoke_mae, tmp_path)
     assert "calibrated" not in capsys.readouterr().err  # only where nothing is there
     assert results(tmp_path) == results(whole)
+
+
+def test_a_run_that_cannot_save_stops_all_the_same(
+    smoke_mae: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    save = Checkpoints.save
+
+    def full_at_three(self: Checkpoints, step: int, *more: Any) -> None:
+        if step == 3:
+            raise CheckpointError("make space")
+        save(self, step, *more)
+
+    asked = StopSignals.asked
+    monkeypatch.setattr(Checkpoints, "save", full_at_three)
+    monkeypatch.setattr(StopSignals, "asked", lambda self, step: step == 3 or asked(self, step))
+    with pytest.raises(SystemExit) as stopped:
+        compress(smoke_mae, tmp_path)
+    assert stopped.value.code == RESUMABLE
+    assert "make space" in capsys.readouterr().err
+    assert checkpoints(tmp_path) == ["2"]
 
 
 def test_a_crash_loses_the_steps_since_the_checkpoint_and_nothing_else(

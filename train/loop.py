@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nec_jax.nec import Weights
 from nec_jax.trainable import merge, split
-from train.checkpoint import Checkpoints
+from train.checkpoint import CheckpointError, Checkpoints
 from train.config import OptionsError, Training, flag
 from train.log import MetricsLog
 from train.objective import Objective, mean_metrics
@@ -164,7 +164,10 @@ def fit(
             if step % options.checkpoint_every == 0 or step == options.steps:
                 save(step)
             if signals.asked(step):
-                save(step)
+                try:
+                    save(step)
+                except CheckpointError as error:  # an earlier one is there: stop all the same
+                    print(error, file=sys.stderr)
                 raise Stopped(f"after step {step} of {options.steps}")
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))
 
