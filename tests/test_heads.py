@@ -16,6 +16,7 @@ from nec_jax.heads import layers, network, ridge, training
 
 VARIANTS = [
     ("linear", False),
+    ("linear", True),
     ("attention", False),
     ("attention", True),
     ("conv", False),
@@ -55,7 +56,7 @@ def test_pixel_shuffle_places_channels_side_by_side():
     np.testing.assert_array_equal(out[0, 1, :, 1], [5, 7, 13, 15])
 
 
-@pytest.mark.parametrize(("kind", "with_decoder"), VARIANTS[:3])
+@pytest.mark.parametrize(("kind", "with_decoder"), VARIANTS[:4])
 def test_labels_are_learned_and_shuffled_labels_are_not(bare_model: NecParams, kind, with_decoder):
     (y, t), val, (y_test, t_test) = labelled(0, 240), labelled(1, 60), labelled(2, 150)
     options = {"kind": kind, "classes": CLASSES, "with_decoder": with_decoder, "epochs": 8}
@@ -136,10 +137,32 @@ def test_a_head_with_decoder_starts_from_the_model_and_trains_it(bare_model: Nec
     jax.tree.map(np.testing.assert_array_equal, before, decoder)
 
 
+def test_a_linear_head_with_decoder_is_a_regression_on_what_leaves_it(bare_model: NecParams):
+    (y, t), (y_new, _) = labelled(0, 60), labelled(1, 20)
+    head = heads.fit(bare_model, y, t, kind="linear", classes=CLASSES, with_decoder=True)
+    for name in ("stem", "block_0"):
+        jax.tree.map(
+            np.testing.assert_array_equal, head.weights[name], bare_model.weights["decoder"][name]
+        )
+    plain = {"scale": jnp.ones(32), "bias": jnp.zeros(32)}
+    features, new = (
+        np.asarray(network.decoder_features(head.config, head.weights | {"norm": plain}, some))
+        for some in (jnp.asarray(y), jnp.asarray(y_new))
+    )
+    pooled = features.mean(1, dtype=np.float64)
+    mean, std = pooled.mean(0), pooled.std(0)
+    kernel, bias, _ = ridge.fit_ridge(
+        ((pooled - mean) / std, t.astype(np.int32)), None, len(CLASSES)
+    )
+    expected = (new.mean(1) - mean) / std @ kernel + bias
+    found = np.asarray(network.logits(head.config, head.weights, jnp.asarray(y_new)))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
 def test_what_leaves_the_decoder_block_is_standardised_at_first(bare_model: NecParams):
     y = labelled(0, 100)[0]
     config = quick(bare_model, "attention", with_decoder=True).config
-    start = training.start(config, bare_model, y, seed=0)
+    start = network.starting_weights(config, bare_model, y, seed=0)
     features = np.asarray(network.decoder_features(config, start, jnp.asarray(y)))
     assert features.shape == (100, 16, 32)
     np.testing.assert_allclose(features.mean((0, 1)), 0, atol=1e-4)
@@ -148,10 +171,10 @@ def test_what_leaves_the_decoder_block_is_standardised_at_first(bare_model: NecP
 
 def test_standardisation_survives_dead_channels():
     x = np.random.default_rng(0).normal(size=(50, 4, 8)) * [1, 1, 1, 1, 1e-3, 0, 0, 0] + 3
-    scaling = training.standardisation(x.astype(np.float32))
+    scaling = network.standardisation(x.astype(np.float32))
     np.testing.assert_allclose(scaling["std"][:4], x.std((0, 1))[:4], rtol=1e-4)
     np.testing.assert_allclose(scaling["std"][4:], 0.1 * np.median(x.std((0, 1))[:5]), rtol=1e-2)
-    np.testing.assert_array_equal(training.standardisation(np.ones((4, 2)))["std"], [1, 1])
+    np.testing.assert_array_equal(network.standardisation(np.ones((4, 2)))["std"], [1, 1])
 
 
 def test_without_class_token(grid_only_model: NecParams):

@@ -35,7 +35,6 @@ ONE_HOLE[3, 2, 1] = np.inf
         ({"kind": "conv"}, r"pass masks \[N, H, W\]"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 255)}, "every pixel of targets is 255"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 3)}, "and 255 is ignored"),
-        ({"kind": "linear", "with_decoder": True}, "with_decoder needs attention or conv"),
         ({"classes": ("one",), "targets": np.zeros(8, int)}, "names of two or more"),
         ({"grid": (2, 4)}, r"17 tokens, the head takes 9 \(a grid of 2 x 4 and a class token\)"),
         ({"grid": (16, 0)}, "not a height and a width"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sweep_case import STUDY
 
-from nec_jax import NecParams, load
+from nec_jax import load
 from train import compress, configs, evaluate, results, sweep
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
 from train.data import open_source
@@ -76,7 +76,7 @@ def test_the_table_alone_says_what_is_done_and_takes_new_axes(
     # Another axis: the rows so far are those of the value that they had in common.
     made = []
 
-    def measured(options: Evaluate, study: Study, base: NecParams, model: Path) -> sweep.Points:
+    def measured(options: Evaluate, study: Study, model: Path) -> sweep.Points:
         made.append(model.parent.name.rsplit(",", 1)[0])
         return [{"method": "nec", "head": "linear", "mean": 50.0}]
 

@@ -170,6 +170,13 @@ class Compress(Training):
             )
 
 
+HEADS: dict[str, tuple[Literal["linear", "attention", "conv"], ...]] = {
+    "classification": ("linear", "attention"),
+    "segmentation": ("conv",),
+}
+"""The kinds of heads for a task."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Rate-distortion study: real bytes against the scores of heads on what was decoded."""
@@ -209,13 +216,15 @@ class Evaluate:
     heads: tuple[Literal["linear", "attention", "conv"], ...] = ()
     """Only these heads; all that fit the task if none is named."""
     decoder_heads: bool = True
-    """Whether heads are also trained behind the model's first decoder block (slow)."""
+    """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
             raise OptionsError("--seeds and --epochs must be 1 or more")
         if self.image_size is not None and self.image_size < 1:
             raise OptionsError("--image-size must be 1 or more")
+        if self.heads and not set(self.heads) & set(HEADS[self.task]):
+            raise OptionsError(f"--heads {' '.join(self.heads)}: none is for {self.task}")
         if self.split in ("train", "all"):
             raise OptionsError(f"--split {self.split} would score images that the heads learned on")
 

@@ -22,7 +22,7 @@ from nec_jax.heads.params import Kind
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
-from train.config import Evaluate, OptionsError
+from train.config import HEADS, Evaluate, OptionsError
 from train.data import IGNORE, DataError, Split, at_most, open_source, read_all
 from train.methods import Method, Study, load_compressed, methods
 from train.prefix import open_prefix, start_of
@@ -56,9 +56,8 @@ def evaluate(
     """Score every method of a study, one after another."""
     metric = report.AXES[report.METRICS[options.task]]
     CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
-    kinds = head_kinds(options, base.config)
     coded = methods(options, study, base, models)
-    points = [point for method in coded for point in measure(options, study, method, kinds)]
+    points = [point for method in coded for point in measure(options, study, method)]
     return {
         "dataset": study.name,
         "model": options.base,
@@ -69,14 +68,12 @@ def evaluate(
     }
 
 
-def measure(
-    options: Evaluate, study: Study, method: Method, kinds: list[tuple[Kind, bool]]
-) -> list[dict[str, Any]]:
+def measure(options: Evaluate, study: Study, method: Method) -> list[dict[str, Any]]:
     """Points of the report: one a head, fitted and scored on what `method` decoded."""
     label = f"{method.name} {method.setting}"
     CONSOLE.print(f"{label}: {method.bytes_per_image:.1f} bytes an image")
     points = []
-    for head in kinds:
+    for head in head_kinds(options, method.model.config):
         scores = score_head(options, study, method, *head)
         points.append(report.point(method, options.task, *head, scores))
         CONSOLE.print(f"  {report.head_name(*head):22s} {report.spread(scores)}")
@@ -130,22 +127,15 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
     return Study(fit, choose, score, classes, name, blocks, start)
 
 
-def head_kinds(options: Evaluate, base: ModelConfig) -> list[tuple[Kind, bool]]:
-    """(kind, with decoder) of the heads of a task, the same for every method."""
-    plain: dict[str, list[tuple[Kind, bool]]] = {
-        "classification": [("linear", False), ("attention", False)],
-        "segmentation": [("conv", False)],
-    }
-    kinds = [k for k in plain[options.task] if not options.heads or k[0] in options.heads]
-    if not kinds:
-        raise OptionsError(f"--heads {' '.join(options.heads)}: none is for {options.task}")
-    last = kinds[-1][0]
-    if not options.decoder_heads or last == "linear":
-        return kinds
-    if base.decoder_target == "none":
-        CONSOLE.print("no heads behind a decoder: the base has none")
-        return kinds
-    return [*kinds, (last, True)]
+def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]:
+    """(kind, with decoder) of the heads of a model's embeddings; a decoder before the last kind."""
+    kinds: list[Kind] = [
+        kind for kind in HEADS[options.task] if not options.heads or kind in options.heads
+    ]
+    plain: list[tuple[Kind, bool]] = [(kind, False) for kind in kinds]
+    if not options.decoder_heads or model.decoder_target == "none":
+        return plain
+    return [*plain, (kinds[-1], True)]
 
 
 def score_head(

@@ -137,7 +137,7 @@ def train_and_measure(studies: Studies, point: Compress) -> Points:
     if not model.exists():
         compress.run(without_useless_cache(point, base))
     shutil.rmtree(point.workdir / "checkpoints", ignore_errors=True)  # nothing goes on from them
-    return measure_point(studies.options, study, base, model)
+    return measure_point(studies.options, study, model)
 
 
 def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
@@ -151,19 +151,18 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
     return dataclasses.replace(point, cache=None, views=1)
 
 
-def measure_point(options: Evaluate, study: Study, base: nec_jax.NecParams, model: Path) -> Points:
+def measure_point(options: Evaluate, study: Study, model: Path) -> Points:
     """Real bytes of a compressed model, and the scores of every head."""
     [(setting, params)] = load_compressed([str(model)]).items()
     method = nec_method(study, setting, params)
-    return evaluate.measure(options, study, method, evaluate.head_kinds(options, base.config))
+    return evaluate.measure(options, study, method)
 
 
 def baselines(studies: Studies, point: Compress) -> Points:
     """What the points that start from the model of this one are compared with."""
     base, study = studies.of(point)
-    options, kinds = studies.options, evaluate.head_kinds(studies.options, base.config)
-    coded = baseline_methods(options, study, base)
-    return [point for method in coded for point in evaluate.measure(options, study, method, kinds)]
+    coded = baseline_methods(studies.options, study, base)
+    return [p for method in coded for p in evaluate.measure(studies.options, study, method)]
 
 
 def varied(options: Sweep) -> list[str]:

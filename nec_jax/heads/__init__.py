@@ -11,8 +11,8 @@ predicted = heads.classify(head, y_hat_of_new_images)
 | "attention" | classification | attention pooling with one latent query, then a linear layer   |
 | "conv"      | segmentation   | convolutions on the token grid, two x2 stages, logits resized  |
 
-The last two take `with_decoder=True`: the embedding then passes the first block of the model's
-MAE decoder, trained with the head.
+With `with_decoder=True` the embedding passes the first block of the model's decoder before the
+head. The last two train that block too, "linear" leaves it as it is.
 """
 
 from nec_jax.heads.files import load, save

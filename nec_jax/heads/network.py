@@ -1,12 +1,19 @@
 """The whole head as functions of its weights: decoded embeddings -> logits, and its start."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 
 from nec_jax.heads.params import HeadConfig
 from nec_jax.mae import DecoderStem
 from nec_jax.nec import Weights
+from nec_jax.params import NecParams
 from nec_jax.vit import Block, layer_norm
+
+_SAMPLE = 256  # embeddings that the statistics after the decoder block are taken from
 
 
 def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
@@ -52,3 +59,56 @@ def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
         "block_0": Block(model.decoder_heads, model.mlp_ratio).init(key, x)["params"],
         "norm": layer_norm("norm").init(key, x)["params"],
     }
+
+
+def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
+    """Mean and std [D] of features [..., D], float32.
+
+    At low rates most channels are all but constant: a std is at least a tenth of the median of
+    those above zero, so that what rounding left of a channel is not blown up without bound.
+    """
+    axes = tuple(range(features.ndim - 1))
+    mean = features.mean(axes, dtype=np.float64)
+    std = features.std(axes, dtype=np.float64)
+    alive = std[std > 1e-6 * (np.abs(mean) + 1e-6)]
+    floor = 0.1 * np.median(alive) if alive.size else 1.0
+    std = np.maximum(std, floor)
+    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _initial(config: HeadConfig, key: jax.Array) -> Weights:
+    return init_weights(config, key)
+
+
+def starting_weights(
+    config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int
+) -> Weights:
+    """Weights before the first step: random, the model\'s, and statistics of embeddings y."""
+    weights = _initial(config, jax.random.key(seed))
+    if not config.with_decoder:
+        return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
+    weights = with_decoder(config, params, weights)
+    # The norm starts as the standardisation of its own outputs: what all tokens share is gone
+    # from the first step on, as it is without decoder.
+    some = y[:: max(1, len(y) // _SAMPLE)][:_SAMPLE]
+    scaling = standardisation(np.asarray(jitted_features(config, weights, some)))
+    return weights | {"norm": as_norm(scaling)}
+
+
+def with_decoder(config: HeadConfig, params: NecParams, weights: Weights) -> Weights:
+    """Stem and first block are the model's, the norm after them does no more than normalise."""
+    decoder, width = params.weights["decoder"], config.model.decoder_width
+    plain = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+    return weights | {"stem": decoder["stem"], "block_0": decoder["block_0"], "norm": plain}
+
+
+def as_norm(scaling: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A standardisation as the scale and bias of a LayerNorm."""
+    return {"scale": 1 / scaling["std"], "bias": -scaling["mean"] / scaling["std"]}
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def jitted_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
+    """`decoder_features`, compiled."""
+    return decoder_features(config, weights, y_hat)

@@ -48,8 +48,6 @@ class HeadConfig:
         check_kind(self.kind)
         if not isinstance(self.with_decoder, bool):
             raise InputError(f"with_decoder is {self.with_decoder!r}: give True or False")
-        if self.kind == "linear" and self.with_decoder:
-            raise InputError("a linear head is closed form: with_decoder needs attention or conv")
         names = self.classes if isinstance(self.classes, tuple) else ()
         if len(names) < 2 or not all(isinstance(name, str) for name in names):
             raise InputError(f"classes are {self.classes!r}: give the names of two or more")

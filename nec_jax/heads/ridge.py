@@ -1,12 +1,44 @@
 """The linear head: ridge regression to one-hot labels, in closed form and float64."""
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+
+from nec_jax.heads.inference import batch_size
+from nec_jax.heads.network import as_norm, jitted_features, standardisation, with_decoder
+from nec_jax.heads.params import HeadConfig, HeadParams
+from nec_jax.params import NecParams
 
 # From next to nothing to 100 times the data's own weight, two steps a decade.
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
-Labelled = tuple[NDArray[np.floating], NDArray[np.int32]]
+Labelled = tuple[NDArray[np.floating], NDArray[np.int32]]  # features [N, D]
+Embedded = tuple[NDArray[np.float32], NDArray[np.int32]]  # embeddings [N, n, D]
+
+
+def fit_linear(
+    config: HeadConfig, params: NecParams, data: Embedded, val: Embedded | None
+) -> HeadParams:
+    """Ridge regression on the mean token, standardised; that is done before the mean in a head."""
+    decoder = with_decoder(config, params, {}) if config.with_decoder else {}
+
+    def pooled(part: Embedded) -> NDArray[np.float64]:
+        if not decoder:
+            return part[0][:, config.class_tokens :].mean(1, dtype=np.float64)
+        size = batch_size(config)
+        batches = [part[0][i : i + size] for i in range(0, len(part[0]), size)]
+        tokens = [np.asarray(jitted_features(config, decoder, batch)) for batch in batches]
+        return np.concatenate([some.mean(1, dtype=np.float64) for some in tokens])
+
+    own = pooled(data)
+    scaling = standardisation(own)
+    mean, std = (np.asarray(scaling[k], np.float64) for k in ("mean", "std"))
+    held = None if val is None else ((pooled(val) - mean) / std, val[1])
+    train = ((own - mean) / std, data[1])
+    kernel, bias, _ = fit_ridge(train, held, len(config.classes))
+    layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    before = decoder | {"norm": as_norm(scaling)} if decoder else {"scaling": scaling}
+    return HeadParams(before | {"head": {"classifier": layer}}, config)
 
 
 def fit_ridge(

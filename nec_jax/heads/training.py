@@ -14,16 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from coder import InputError
 from nec_jax.heads import checks
 from nec_jax.heads.inference import batch_size
-from nec_jax.heads.network import decoder_features, init_weights, logits
+from nec_jax.heads.network import logits, starting_weights
 from nec_jax.heads.params import HeadConfig, HeadParams, Kind, check_kind
-from nec_jax.heads.ridge import fit_ridge
+from nec_jax.heads.ridge import fit_linear
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import path_name
 
 WEIGHT_DECAY = 0.05  # of matrices only
 WARMUP = 0.1  # part of the steps in which the rate grows to its peak
-_SAMPLE = 256  # embeddings that the statistics after the decoder block are taken from
 
 
 class Schedule(NamedTuple):
@@ -64,7 +63,8 @@ def fit(
       targets: class indices: [N], or [N, H, W] for "conv", where 255 is ignored.
       kind: "linear", "attention" or "conv"; see the package.
       classes: their names, in the order of the indices.
-      with_decoder: pass the model's decoder stem and first block before the head, and train them.
+      with_decoder: pass the model's decoder stem and first block before the head, and train them
+        (before "linear" they stay as they are).
       grid: height and width of the token grid; None for a square.
       val: embeddings and targets on which the best epoch (or strength, of "linear") is chosen,
         by accuracy over labels or pixels, then by cross-entropy; never the scored split. None:
@@ -92,9 +92,9 @@ def fit(
     checks.check_tokens(config, y, "y_hat")
     held = None if val is None else _check_val(config, data, *val)
     if kind == "linear":
-        return _fit_linear(config, data, held)
+        return fit_linear(config, params, data, held)
     schedule = _schedule(config, epochs, batch, lr)
-    weights = start(config, params, y, seed)
+    weights = starting_weights(config, params, y, seed)
     return HeadParams(_train(config, weights, data, held, schedule, seed), config)
 
 
@@ -123,60 +123,6 @@ def _schedule(
     if schedule.epochs < 1 or schedule.batch < 1 or not 0 < schedule.lr < np.inf:
         raise InputError(f"{schedule}: epochs and batch are at least 1, and lr is above 0")
     return schedule
-
-
-def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
-    """Mean and std [D] of features [..., D], float32.
-
-    At low rates most channels are all but constant: a std is at least a tenth of the median of
-    those above zero, so that what rounding left of a channel is not blown up without bound.
-    """
-    axes = tuple(range(features.ndim - 1))
-    mean = features.mean(axes, dtype=np.float64)
-    std = features.std(axes, dtype=np.float64)
-    alive = std[std > 1e-6 * (np.abs(mean) + 1e-6)]
-    floor = 0.1 * np.median(alive) if alive.size else 1.0
-    std = np.maximum(std, floor)
-    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
-
-
-def _fit_linear(config: HeadConfig, data: Data, val: Data | None) -> HeadParams:
-    def pooled(part: Data) -> NDArray[np.float64]:
-        return part.y_hat[:, config.class_tokens :].mean(1, dtype=np.float64)
-
-    scaling = standardisation(pooled(data))
-    mean, std = (np.asarray(scaling[k], np.float64) for k in ("mean", "std"))
-    parts = [None if d is None else ((pooled(d) - mean) / std, d.targets) for d in (data, val)]
-    assert parts[0] is not None
-    kernel, bias, _ = fit_ridge(parts[0], parts[1], len(config.classes))
-    layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
-    return HeadParams({"scaling": scaling, "head": {"classifier": layer}}, config)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _initial(config: HeadConfig, key: jax.Array) -> Weights:
-    return init_weights(config, key)
-
-
-def start(config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int) -> Weights:
-    """Weights before the first step: random, the model\'s, and statistics of embeddings y."""
-    weights = _initial(config, jax.random.key(seed))
-    if not config.with_decoder:
-        return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
-    decoder = params.weights["decoder"]
-    weights |= {name: decoder[name] for name in ("stem", "block_0")}
-    # The norm starts as the standardisation of its own outputs: what all tokens share is gone
-    # from the first step on, as it is without decoder.
-    some = y[:: max(1, len(y) // _SAMPLE)][:_SAMPLE]
-    scaling = standardisation(np.asarray(_decoder_features(config, weights, some)))
-    return weights | {
-        "norm": {"scale": 1 / scaling["std"], "bias": -scaling["mean"] / scaling["std"]}
-    }
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
-    return decoder_features(config, weights, y_hat)
 
 
 def _train(
