@@ -5,21 +5,20 @@
 
 PYTHON is an interpreter that has torch, transformers and compressai (`make bench` makes one): its
 ViTMAE, nothing masked, then `EntropyBottleneck.compress`. Both sides have the same weights, images,
-steps and pmfs, so that their blobs hold the same symbols. All cores, the best of several runs.
+steps and pmfs, so that their blobs hold the same symbols. All cores; the sides take turns, and the
+best run of each counts.
 """
 
 import dataclasses
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
 import nec_jax
-from benchmarks.peer import parse, run_peer
+from benchmarks.peer import ROUNDS, best_seconds, parse, run_peer
 from coder import EmbeddingCodec, Tables
 from coder.pool import available_cores
 from nec_jax import NecParams, convert_checkpoint
@@ -28,8 +27,8 @@ from nec_jax.nec import init_weights
 
 ARCHITECTURES = ("vit-ti", "vit-b")
 RATES = (0.1, 0.5)  # bits an element
-IMAGES = 64
-SECONDS = 20.0  # of runs, a case and a side; two runs at least
+IMAGES = 16
+SECONDS = 10.0  # of runs, a case, side and round; two runs at least
 ESCAPE = 1e-6
 
 
@@ -74,20 +73,8 @@ def fit_codec(y: np.ndarray, bits: float) -> tuple[EmbeddingCodec, list[tuple[in
     return EmbeddingCodec(offsets, steps, tables, layout, class_layout=layout), rows
 
 
-def best_seconds(run: Callable[[], object]) -> float:
-    """The fastest of some runs."""
-    times: list[float] = []
-    while len(times) < 2 or sum(times) < SECONDS:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def peer_row(
-    python: str, folder: Path, images: np.ndarray, codec: EmbeddingCodec, pmfs: list
-) -> dict[str, float]:
-    """The peer's time and bytes for the same images."""
+def write_problem(folder: Path, images: np.ndarray, codec: EmbeddingCodec, pmfs: list) -> None:
+    """What the peer reads."""
     np.savez(
         folder / "problem.npz",
         images=images,
@@ -98,8 +85,13 @@ def peer_row(
         pmf=np.concatenate([p for _, p in pmfs]),
         escape=ESCAPE,
     )
-    found = run_peer(python, "peer_encode.py", folder, SECONDS, available_cores())
-    return {f"peer_{name}": value for name, value in found.items()}
+
+
+def best(row: dict[str, float | str], found: dict[str, float]) -> None:
+    """Put figures in a row, unless those of an earlier round are better."""
+    speed = next(name for name in found if name.endswith("images_per_s"))
+    if found[speed] > float(row.get(speed, 0.0)):
+        row |= found
 
 
 def measure(arch: str, python: str | None, folder: Path) -> list[dict[str, float | str]]:
@@ -121,9 +113,13 @@ def measure(arch: str, python: str | None, folder: Path) -> list[dict[str, float
         blobs = nec_jax.encode(coded, images)
         row: dict[str, float | str] = {"arch": arch, "bits_per_element": bits}
         row["bytes"] = float(np.mean([len(blob) for blob in blobs]))
-        row["images_per_s"] = IMAGES / best_seconds(lambda p=coded: nec_jax.encode(p, images))
-        if python:
-            row |= peer_row(python, folder, images, codec, pmfs)
+        write_problem(folder, images, codec, pmfs)
+        for _ in range(ROUNDS):
+            seconds = best_seconds(lambda p=coded: nec_jax.encode(p, images), SECONDS)
+            best(row, {"images_per_s": IMAGES / seconds})
+            if python:
+                found = run_peer(python, "peer_encode.py", folder, SECONDS, available_cores())
+                best(row, {f"peer_{name}": value for name, value in found.items()})
         rows.append(row)
     return rows
 
