@@ -1,6 +1,7 @@
 """Heads at work: decoded embeddings -> probabilities or classes."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,12 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
     Raises:
       InputError: embeddings of another shape, or with NaN or infinity.
     """
-    return _in_batches(head, y_hat, probabilities=True)
+    return _infer(head, y_hat, probabilities=True)
 
 
 def classify(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
     """The most probable class: int32 [N], or [N, H, W] of a "conv" head. Raises as `predict`."""
-    return _in_batches(head, y_hat, probabilities=False)
+    return _infer(head, y_hat, probabilities=False)
 
 
 def batch_size(config: HeadConfig) -> int:
@@ -39,16 +40,26 @@ def batch_size(config: HeadConfig) -> int:
     return 16 if config.kind == "conv" else 128
 
 
-def _in_batches(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
+def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
     y = check_embeddings(head.config.model, y_hat, "y_hat")
     check_tokens(head.config, y, "y_hat")
-    size, parts = batch_size(head.config), []
+    return in_batches(
+        lambda part: _apply(head.weights, head.config, part, probabilities),
+        y,
+        batch_size(head.config),
+    )
+
+
+def in_batches(
+    function: Callable[[NDArray[np.float32]], ArrayLike], y: NDArray[np.float32], size: int
+) -> NDArray:
+    """What a function of embeddings [size, n, D] makes of y [N, n, D], row by row."""
+    parts = []
     for start in range(0, len(y), size):
         part = y[start : start + size]
         # Always one shape: one compilation, and nothing depends on how many others there are.
         padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0)])
-        out = _apply(head.weights, head.config, padded, probabilities)
-        parts.append(np.asarray(out)[: len(part)])
+        parts.append(np.asarray(function(padded))[: len(part)])
     return np.concatenate(parts)
 
 

@@ -84,7 +84,7 @@ def _initial(config: HeadConfig, key: jax.Array) -> Weights:
 def starting_weights(
     config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int
 ) -> Weights:
-    """Weights before the first step: random, the model\'s, and statistics of embeddings y."""
+    """Weights before the first step: random, the model's, and statistics of embeddings y."""
     weights = _initial(config, jax.random.key(seed))
     if not config.with_decoder:
         return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
@@ -110,5 +110,6 @@ def as_norm(scaling: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def jitted_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
-    """`decoder_features`, compiled."""
-    return decoder_features(config, weights, y_hat)
+    """`decoder_features`, compiled, with the products of `heads.predict`."""
+    with jax.default_matmul_precision("float32"):
+        return decoder_features(config, weights, y_hat)

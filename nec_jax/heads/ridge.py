@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from nec_jax.heads.inference import batch_size
+from nec_jax.heads.inference import batch_size, in_batches
 from nec_jax.heads.network import as_norm, jitted_features, standardisation, with_decoder
 from nec_jax.heads.params import HeadConfig, HeadParams
 from nec_jax.params import NecParams
@@ -25,10 +25,11 @@ def fit_linear(
     def pooled(part: Embedded) -> NDArray[np.float64]:
         if not decoder:
             return part[0][:, config.class_tokens :].mean(1, dtype=np.float64)
-        size = batch_size(config)
-        batches = [part[0][i : i + size] for i in range(0, len(part[0]), size)]
-        tokens = [np.asarray(jitted_features(config, decoder, batch)) for batch in batches]
-        return np.concatenate([some.mean(1, dtype=np.float64) for some in tokens])
+
+        def mean_token(y: NDArray[np.float32]) -> NDArray[np.float64]:
+            return np.asarray(jitted_features(config, decoder, y)).mean(1, dtype=np.float64)
+
+        return in_batches(mean_token, part[0], batch_size(config))
 
     own = pooled(data)
     scaling = standardisation(own)
