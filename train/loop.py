@@ -161,13 +161,15 @@ def fit(
             if step % options.val_every == 0 or step == options.steps:
                 val(step)
                 clock, seen = time.perf_counter(), 0
-            if step % options.checkpoint_every == 0 or step == options.steps:
-                save(step)
-            if signals.asked(step):
+            stop = signals.asked(step)
+            if stop or step % options.checkpoint_every == 0 or step == options.steps:
                 try:
                     save(step)
-                except CheckpointError as error:  # an earlier one is there: stop all the same
-                    print(error, file=sys.stderr)
+                except CheckpointError as error:
+                    if not stop:
+                        raise
+                    print(error, file=sys.stderr)  # and stop all the same
+            if stop:
                 raise Stopped(f"after step {step} of {options.steps}")
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))
 

@@ -69,6 +69,7 @@ def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable
         yield finish_record
         return
     with held(options.workdir):
+        refuse_changed_config(options)  # again: another run may have been here meanwhile
         begin(options, sources)
         yield finish_record
 
