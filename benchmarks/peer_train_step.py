@@ -7,11 +7,11 @@ mask token, first block, norm and prediction of the decoder; the density.
 
 import json
 import sys
-import time
 
 import torch
 import transformers as tf
 from compressai.entropy_models import EntropyBottleneck
+from peer import best_seconds  # beside this file, which runs as a script
 
 
 def build(case: dict) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -73,12 +73,7 @@ def main() -> None:
         loss.item()
 
     step()
-    times = []
-    while len(times) < 2 or sum(times) < case["seconds"]:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": min(times)}))
+    print(json.dumps({"seconds": best_seconds(step, case["seconds"])}))
 
 
 if __name__ == "__main__":
