@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 COMPRESS = [sys.executable, "-m", "train.main", "compress"]
@@ -29,6 +30,7 @@ CACHED = [
 RESULTS = ("model.safetensors", "metrics.jsonl")
 
 
+@dataclass(frozen=True)
 class Case:
     """One run, wherever its folder is.
 
@@ -38,18 +40,19 @@ class Case:
       programs: folder of compiled programs.
     """
 
-    def __init__(self, options: list[str], cached: bool, programs: Path):
-        self._options, self._cached, self._programs = options, cached, programs
+    options: list[str]
+    cached: bool
+    programs: Path
 
     def start(self, folder: Path) -> subprocess.Popen:
         """Begin it, or go on with it."""
         # Programs are compiled once: most of the time is then that of the run itself.
         kept = {
-            "JAX_COMPILATION_CACHE_DIR": str(self._programs),
+            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        cache = ["--cache", f"{folder}-cache"] if self._cached else []
-        command = [*COMPRESS, *self._options, *cache, "--workdir", str(folder)]
+        cache = ["--cache", f"{folder}-cache"] if self.cached else []
+        command = [*COMPRESS, *self.options, *cache, "--workdir", str(folder)]
         with Path(f"{folder}.log").open("a") as log:
             return subprocess.Popen(command, env=os.environ | kept, stderr=log)
 

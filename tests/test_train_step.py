@@ -164,6 +164,20 @@ def test_calibration_finds_finer_steps_for_a_larger_lambda() -> None:
     assert gains[1] > gains[0]
 
 
+def test_calibration_takes_the_gain_that_it_is_given() -> None:
+    config = small_config()
+    weights, images = random_weights(config), noise_images(config, 0, 16)
+
+    def log_gain(gain: float) -> np.ndarray:
+        fitted, facts = calibrate_bottleneck(
+            config, weights, images, jax.random.key(0), lam=10.0, mask_ratio=0.5, gain=gain
+        )
+        assert facts["gain"] == gain
+        return np.asarray(fitted["bottleneck"]["log_gain"])
+
+    np.testing.assert_allclose(log_gain(1.5) - log_gain(0.5), np.log(3), rtol=1e-5)
+
+
 def test_calibration_can_set_the_gain_to_one() -> None:
     config = small_config()
     weights = random_weights(config)

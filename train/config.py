@@ -170,7 +170,8 @@ class Compress(Training):
             )
 
 
-HEADS: dict[str, tuple[Literal["linear", "attention", "conv"], ...]] = {
+HeadKind = Literal["linear", "attention", "conv"]
+HEADS: dict[str, tuple[HeadKind, ...]] = {
     "classification": ("linear", "attention"),
     "segmentation": ("conv",),
 }
@@ -213,7 +214,7 @@ class Evaluate:
     """Bits of the uniformly quantised embeddings."""
     jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
     """JPEG 2000 compression ratios."""
-    heads: tuple[Literal["linear", "attention", "conv"], ...] = ()
+    heads: tuple[HeadKind, ...] = ()
     """Only these heads; all that fit the task if none is named."""
     decoder_heads: bool = True
     """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
