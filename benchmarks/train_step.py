@@ -30,8 +30,8 @@ SECONDS = 8.0  # of steps, a case, side and round; two steps at least
 MASK_RATIO = 0.75
 
 
-def compiled_step(config: ModelConfig, batch: int) -> Callable[[], None]:
-    """A step that is ready to be taken."""
+def compiled_step(config: ModelConfig, batch: int, steps: int = 1) -> Callable[[], None]:
+    """So many steps that are ready to be taken, one after another."""
     options = Compress(trainable="paper", lr=1e-4)
     weights = init_weights(config, jax.random.key(0))
     trainable, frozen = split(weights, trainable_rule(options.trainable, config))
@@ -40,13 +40,14 @@ def compiled_step(config: ModelConfig, batch: int) -> Callable[[], None]:
     goal = objective.rate_distortion(config, options.lam, options.rounding, MASK_RATIO)
     step = make_step(goal, tx, options.steps, mesh)
     shape = (batch, config.image_size, config.image_size, config.channels)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     key = jax.random.key(1)
 
     def take() -> None:
         nonlocal state
-        state, metrics = step(state, frozen, {"image": images}, key)
-        metrics["loss"].block_until_ready()
+        for _ in range(steps):
+            state, _ = step(state, frozen, {"image": images}, key)
+        jax.block_until_ready(state)
 
     take()  # compiles
     return take

@@ -125,8 +125,7 @@ def with_coding(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _latents(weights: Weights, config: ModelConfig, images: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision(config.precision):
-        return nec.latents(config, weights, images)
+    return nec.latents(config, weights, images)
 
 
 def _codec(params: NecParams) -> EmbeddingCodec:

@@ -92,7 +92,9 @@ class ModelConfig:
       size_rule: how data loaders bring an image to `image_size`.
       coding_batch: images are encoded in batches padded to exactly this many, so that an
         image's bytes do not depend on its neighbours.
-      precision: matrix product precision when coding (a `jax.default_matmul_precision`).
+      precision: of encoder and decoder, in training and in coding: of matrix products ("float32",
+        "tensorfloat32"), or of what goes into them and comes out ("bfloat16"). Parameters, norms,
+        softmax, the sums of blocks and the density are float32 at any.
     """
 
     arch: str

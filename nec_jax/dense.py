@@ -1,21 +1,29 @@
 """The dense layer, with a gradient that XLA's CPU compiler turns into plain matrix products."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+FLOAT32 = "float32"
 
 
-@jax.custom_vjp
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, kernel: jax.Array, precision: str = FLOAT32) -> jax.Array:
     """x [..., I] times kernel [I, O]: `x @ kernel`."""
-    return x @ kernel
+    return jnp.matmul(x, kernel, precision=precision)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return x @ kernel, (x, kernel)
+def _forward(
+    x: jax.Array, kernel: jax.Array, precision: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(x, kernel, precision), (x, kernel)
 
 
 def _backward(
-    residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+    precision: str, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # Left to itself, XLA fuses what makes the operands into them and computes it again for every
@@ -23,23 +31,29 @@ def _backward(
     # (a frozen kernel's gradient) is still dropped.
     grad = jax.lax.optimization_barrier(grad.reshape(-1, grad.shape[-1]))
     flat = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]))
-    return (grad @ kernel.T).reshape(x.shape), flat.T @ grad
+    matmul = functools.partial(jnp.matmul, precision=precision)
+    return matmul(grad, kernel.T).reshape(x.shape), matmul(flat.T, grad)
 
 
 product.defvjp(_forward, _backward)
 
 
 class Dense(nn.Module):
-    """`flax.linen.Dense` on float32, with `product`."""
+    """`flax.linen.Dense` with `product`; parameters are float32.
+
+    At a precision of "bfloat16" operands and result are bfloat16, otherwise float32.
+    """
 
     features: int
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    precision: str = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = product(x, kernel)
+        dtype = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
+        y: Any = product(x.astype(dtype), kernel.astype(dtype), self.precision)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype)
         return y

@@ -53,7 +53,7 @@ class DecoderStem(nn.Module):
     ) -> jax.Array:
         """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
         c = self.config
-        dense = Dense(c.decoder_width, name="embed")
+        dense = Dense(c.decoder_width, precision=c.precision, name="embed")
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (c.decoder_width,))
         x = dense(tokens)
         start = 1 if c.code_class_token else 0
@@ -85,7 +85,13 @@ class Decoder(nn.Module):
         c = self.config
         x = DecoderStem(c, name="stem")(tokens, grid, kept)
         for i in range(c.decoder_depth):
-            block = Block(c.decoder_heads, c.mlp_ratio, epsilon=c.epsilon, name=f"block_{i}")
+            block = Block(
+                c.decoder_heads,
+                c.mlp_ratio,
+                epsilon=c.epsilon,
+                precision=c.precision,
+                name=f"block_{i}",
+            )
             x = block(x)
         x = layer_norm("norm", c.epsilon)(x)
         start = 1 if c.code_class_token else 0
@@ -96,11 +102,11 @@ class Decoder(nn.Module):
                 filler = jnp.zeros(c.embedding_width)
                 grid_part = place(skip[:, start:], kept, grid[0] * grid[1], filler)
                 skip = jnp.concatenate([skip[:, :start], grid_part], axis=1)
-            return skip + Dense(c.embedding_width, kernel_init=nn.initializers.zeros, name="pred")(
-                x
-            )
-        x = x[:, start:]
-        return Dense(c.patch_dim, name="pred")(x)
+            zeros = nn.initializers.zeros
+            pred = Dense(c.embedding_width, kernel_init=zeros, precision=c.precision, name="pred")
+            return skip + pred(x)
+        pred = Dense(c.patch_dim, precision=c.precision, name="pred")
+        return pred(x[:, start:]).astype(jnp.float32)
 
 
 class FeatureScale(nn.Module):

@@ -4,13 +4,15 @@ One encoder for MAE, CLIP (Radford 2021), DINOv2 (Oquab 2023) and their kin: wha
 (`ModelConfig`), not code.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nec_jax.config import ModelConfig
-from nec_jax.dense import Dense
+from nec_jax.dense import FLOAT32, Dense
 
 EPSILON = 1e-6  # of LayerNorms, as in MAE
 
@@ -45,10 +47,6 @@ def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Arr
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, gh * patch, gw * patch, -1)
 
 
-def _dense(features: int, name: str, bias: bool = True) -> Dense:
-    return Dense(features, use_bias=bias, name=name)
-
-
 def layer_norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
     """A LayerNorm, by default with the epsilon of MAE."""
     # Not E[x^2] - E[x]^2: in float32 that loses what tokens with outlier channels need.
@@ -59,19 +57,46 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
     heads: int
+    precision: str = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
         b, n, d = x.shape
-        qkv = _dense(3 * d, "qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, D / heads]
-        logits = (q * (d // self.heads) ** -0.5) @ k.swapaxes(-1, -2)
-        # A softmax that is normalised after the product with v, where there is less to divide.
-        highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-        weights = jnp.exp(logits - highest)
-        x = (weights @ v) / jnp.sum(weights, axis=-1, keepdims=True)
-        x = x.transpose(0, 2, 1, 3)
-        return _dense(d, "proj")(x.reshape(b, n, d))
+        qkv = Dense(3 * d, precision=self.precision, name="qkv")(x)
+        x = attend(qkv.reshape(b, n, 3, self.heads, d // self.heads), self.precision)
+        return Dense(d, precision=self.precision, name="proj")(x.reshape(b, n, d))
+
+
+def attend(qkv: jax.Array, precision: str) -> jax.Array:
+    """Scaled dot-product attention: [B, N, 3, heads, D] -> [B, N, heads, D].
+
+    The softmax is float32 at any precision.
+    """
+    if precision == "bfloat16":
+        return _attend_fused(qkv)
+    matmul = functools.partial(jnp.matmul, precision=precision)
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, D]
+    logits = matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2))
+    # A softmax that is normalised after the product with v, where there is less to divide.
+    highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - highest)
+    x = matmul(weights, v) / jnp.sum(weights, axis=-1, keepdims=True)
+    return x.transpose(0, 2, 1, 3)
+
+
+def _attend_fused(qkv: jax.Array) -> jax.Array:
+    """`attend` by cuDNN's flash attention, where there is a GPU that has it."""
+    if jax.default_backend() != "gpu" or qkv.shape[-1] % 8:
+        return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
+    b, n = qkv.shape[:2]
+    even = jnp.pad(qkv, [(0, 0), (0, n % 2), (0, 0), (0, 0), (0, 0)])  # as its gradient needs it
+    lengths = jnp.full(b, n, jnp.int32) if n % 2 else None
+    return jax.nn.dot_product_attention(
+        *jnp.moveaxis(even, 2, 0),
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )[:, :n]
 
 
 class Mlp(nn.Module):
@@ -79,25 +104,30 @@ class Mlp(nn.Module):
 
     hidden: int
     activation: str = "gelu"
+    precision: str = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
-        h = _dense(self.hidden, "fc1")(x)
+        h = Dense(self.hidden, precision=self.precision, name="fc1")(x)
         if self.activation == "quick-gelu":
             h = h * nn.sigmoid(1.702 * h)
         else:
             h = nn.gelu(h, approximate=self.activation == "gelu-tanh")
-        return _dense(x.shape[-1], "fc2")(h)
+        return Dense(x.shape[-1], precision=self.precision, name="fc2")(h)
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: [B, N, D] -> [B, N, D]."""
+    """A pre-norm transformer block: float32 [B, N, D] -> [B, N, D].
+
+    The sums and the norms are float32 at any precision.
+    """
 
     heads: int
     mlp_ratio: int = 4
     activation: str = "gelu"
     epsilon: float = EPSILON
     layer_scale: bool = False
+    precision: str = FLOAT32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
@@ -107,9 +137,9 @@ class Block(nn.Module):
             return part * self.param(name, nn.initializers.ones, (x.shape[-1],))
 
         h = layer_norm("norm1", self.epsilon)(x)
-        x = x + scaled(Attention(self.heads, name="attn")(h), "scale1")
+        x = x + scaled(Attention(self.heads, self.precision, name="attn")(h), "scale1")
         h = layer_norm("norm2", self.epsilon)(x)
-        mlp = Mlp(self.mlp_ratio * x.shape[-1], self.activation, name="mlp")
+        mlp = Mlp(self.mlp_ratio * x.shape[-1], self.activation, self.precision, name="mlp")
         return x + scaled(mlp(h), "scale2")
 
 
@@ -162,7 +192,8 @@ class Encoder(nn.Module):
         else:
             patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
             positions = positions[kept]
-        x = _dense(c.width, "patch_embed", c.patch_bias)(patches) + positions
+        embed = Dense(c.width, c.patch_bias, precision=c.precision, name="patch_embed")
+        x = embed(patches) + positions
         # The class token has no position of its own: where a checkpoint has one, it is added in.
         extra = [("class_token", int(c.class_token)), ("registers", c.registers)]
         for name, count in reversed(extra):
@@ -178,7 +209,13 @@ class Encoder(nn.Module):
         c, passed = self.config, [x]
         for i in range(start, stop):
             block = Block(
-                c.heads, c.mlp_ratio, c.activation, c.epsilon, c.layer_scale, name=f"block_{i}"
+                c.heads,
+                c.mlp_ratio,
+                c.activation,
+                c.epsilon,
+                c.layer_scale,
+                c.precision,
+                name=f"block_{i}",
             )
             passed.append(block(passed[-1]))
         return passed

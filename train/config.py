@@ -84,6 +84,8 @@ class Training:
     """Blocks of a new decoder, if other than the architecture's (1 for features)."""
     code_class_token: bool | None = None
     """Whether the class token is coded; yes, or as --init has it."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] | None = None
+    """Of matrix products, in training and in coding; float32, or that of --init. bfloat16 is for a GPU or TPU."""  # noqa: E501
     val_images: int = 512
     """At most this many validation images, evenly spread."""
     val_every: int = 500

@@ -82,6 +82,7 @@ def fresh_config(options: Training, **contract: Any) -> ModelConfig:
         "patch": options.patch,
         "decoder_depth": options.decoder_depth,
         "code_class_token": options.code_class_token,
+        "precision": options.precision,
     }
     given = {name: value for name, value in overrides.items() if value is not None}
     return model_config(options.arch or "vit-ti", **(given | contract))
@@ -91,7 +92,7 @@ def initial_model(
     options: Training, base: NecParams, source: Source, embed: Embed | None = None
 ) -> NecParams:
     """A model for `--bands`, with a decoder of what `--proxy` names; `embed` as above."""
-    base = dataclasses.replace(base, codec=None, config=coded_tokens(options, base.config))
+    base = dataclasses.replace(base, codec=None, config=as_asked(options, base.config))
     if options.bands:
         print("measuring the bands of the training images", file=sys.stderr)
         contract = measure_bands(source, base.config.image_size)
@@ -135,7 +136,7 @@ def decoder_target(options: Training, config: ModelConfig) -> str:
 
 def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     """The configuration that a run trains: that of `--init`, with the decoder that it asks for."""
-    config = coded_tokens(options, config)
+    config = as_asked(options, config)
     target = decoder_target(options, config)
     untrained = target == "pixels" and config.decoder_target in ("none", "features")
     if untrained and isinstance(options, Compress):
@@ -163,8 +164,10 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     )
 
 
-def coded_tokens(options: Training, config: ModelConfig) -> ModelConfig:
-    """The same model, with the class token coded or not as `--code-class-token` says."""
+def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
+    """The same model at `--precision`, with the class token coded or not (`--code-class-token`)."""
+    if options.precision is not None:
+        config = dataclasses.replace(config, precision=options.precision)
     if options.code_class_token in (None, config.code_class_token):
         return config
     if config.decoder_target != "none" and config.decoder_positions == "learned":

@@ -202,8 +202,7 @@ def _compute(
 
 @functools.partial(jax.jit, static_argnames=("config", "stop"))
 def _prefix(weights: nec.Weights, config: ModelConfig, images: jax.Array, stop: int) -> jax.Array:
-    with jax.default_matmul_precision(config.precision):
-        return nec.prefix(config, weights, images, stop)
+    return nec.prefix(config, weights, images, stop)
 
 
 def finish(params: NecParams, inputs: NDArray[Any], blocks: int) -> NDArray[np.float32]:
@@ -224,8 +223,7 @@ def finish(params: NecParams, inputs: NDArray[Any], blocks: int) -> NDArray[np.f
 
 @functools.partial(jax.jit, static_argnames=("config", "start"))
 def _finish(weights: nec.Weights, config: ModelConfig, tokens: jax.Array, start: int) -> jax.Array:
-    with jax.default_matmul_precision(config.precision):
-        return nec.latents(config, weights, tokens, start=start)
+    return nec.latents(config, weights, tokens, start=start)
 
 
 def _write_shard(home: Path, number: int, rows: NDArray[np.float16]) -> NDArray[np.float16]:

@@ -1,5 +1,6 @@
 """The whole head as functions of its weights: decoded embeddings -> logits, and its start."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from nec_jax.dense import FLOAT32
 from nec_jax.heads.params import HeadConfig
 from nec_jax.mae import DecoderStem
 from nec_jax.nec import Weights
@@ -19,9 +21,10 @@ _SAMPLE = 256  # embeddings that the statistics after the decoder block are take
 def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
     """[B, n, D] -> grid tokens [B, T, decoder_width] after decoder stem, first block and norm.
 
-    As in the decoder itself: the class token takes part, y_hat comes as it is.
+    As in the decoder itself: the class token takes part, y_hat comes as it is. In float32 at any
+    precision of the model, as heads are.
     """
-    model = config.model
+    model = dataclasses.replace(config.model, precision=FLOAT32)
     x = DecoderStem(model).apply({"params": weights["stem"]}, y_hat, config.grid)
     block = Block(model.decoder_heads, model.mlp_ratio, epsilon=model.epsilon)
     x = block.apply({"params": weights["block_0"]}, x)

@@ -1,0 +1,196 @@
+"""Training and encoding on a GPU: images a second, and the part of the chip's products in use.
+
+    python -m benchmarks.accelerator [--json]
+
+Utilisation is model FLOPs over those of the chip in bfloat16 (Chowdhery 2022, PaLM, appendix B):
+the products of matrices that the method needs, none that is computed twice; element-wise work is
+not counted. Images of 224 pixels, random weights; training is the paper's (mask ratio 0.75, the
+paper's trainable set), encoding goes from uint8 arrays to blobs.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nec_jax
+from benchmarks.encode import fit_codec, images_of
+from benchmarks.peer import best_seconds, parse
+from benchmarks.train_step import MASK_RATIO, compiled_step
+from coder import Pool
+from coder.pool import available_cores
+from nec_jax import NecParams, nec
+from nec_jax.config import ModelConfig, model_config
+from nec_jax.mae import DecoderStem
+from nec_jax.nec import init_weights
+from nec_jax.trainable import path_name, trainable_rule
+from nec_jax.vit import Encoder
+
+# Dense bfloat16 products a second, from the maker's data sheet.
+DATA_SHEET = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12}
+BATCH = 256
+STEPS = 5  # between two looks at the clock
+SECONDS = 2.0  # of runs, a row
+IMAGES = 2048  # that are encoded end to end
+RATES = (0.1, 0.5)  # bits an element
+TRAINING = (
+    ("vit-b", "bfloat16", ""),
+    ("vit-l", "bfloat16", ""),
+    ("vit-b", "tensorfloat32", ""),
+    ("vit-b", "bfloat16", "sums in bfloat16"),
+    ("vit-b", "bfloat16", "attention by XLA"),
+    ("vit-b", "bfloat16", "dense layers without barriers"),
+)
+ENCODING = (
+    ("vit-b", "bfloat16", ""),
+    ("vit-l", "bfloat16", ""),
+    ("vit-b", "bfloat16", "sums in bfloat16"),
+    ("vit-b", "tensorfloat32", ""),
+)
+
+Row = dict[str, Any]
+
+
+def model_flops(config: ModelConfig, training: bool) -> float:
+    """Of the products for one image: a forward pass, or a step of the paper's training."""
+    shapes = jax.eval_shape(lambda: init_weights(config, jax.random.key(0)))
+    rule = trainable_rule("paper", config) if training else lambda _: False
+    tokens = int(np.prod(config.grid(config.image_size, config.image_size)))
+    seen = {"encoder": 1 + int(tokens * (1 - MASK_RATIO)) if training else 1 + tokens}
+    seen["decoder"] = 1 + tokens
+    total = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = path_name(path)
+        if not name.endswith("kernel") or (name.startswith("decoder") and not training):
+            continue
+        rows = seen[name.partition("/")[0]] - name.startswith(("encoder/patch", "decoder/pred"))
+        gradients = training * (not name.startswith("encoder/patch")) + rule(name)
+        total += 2 * rows * np.prod(leaf.shape) * (1 + gradients)
+        if name.endswith("qkv/kernel"):  # and attention: q k^T and weights v
+            total += 2 * 2 * rows**2 * leaf.shape[0] * (1 + 2 * training)
+    return float(total)
+
+
+def measured_peak() -> float:
+    """Products of large bfloat16 matrices a second, in FLOPs."""
+    side = 8192
+    a, b = jax.random.normal(jax.random.key(0), (2, side, side), jnp.bfloat16)
+    product = jax.jit(jnp.matmul)
+
+    def run() -> None:
+        jax.block_until_ready([product(a, b) for _ in range(20)])
+
+    run()
+    return 20 * 2 * side**3 / best_seconds(run, SECONDS)
+
+
+def variant(name: str) -> ExitStack:
+    """The model with a part replaced, while the context lasts."""
+    stack = ExitStack()
+    if name == "attention by XLA":
+        attention = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+        by_xla = lambda qkv, _: attention(*jnp.moveaxis(qkv, 2, 0))  # noqa: E731
+        stack.enter_context(patch("nec_jax.vit.attend", by_xla))
+    elif name == "sums in bfloat16":
+        tokens, stem = Encoder._tokens, DecoderStem.__call__
+        half = lambda whole: lambda *a, **k: whole(*a, **k).astype(jnp.bfloat16)  # noqa: E731
+        stack.enter_context(patch.object(Encoder, "_tokens", half(tokens)))
+        stack.enter_context(patch.object(DecoderStem, "__call__", half(stem)))
+    elif name:
+        plain = lambda x, kernel, precision: jnp.matmul(x, kernel, precision=precision)  # noqa: E731
+        stack.enter_context(patch("nec_jax.dense.product", plain))
+    return stack
+
+
+def train(arch: str, precision: str, changed: str) -> Row:
+    """One row of training."""
+    config = model_config(arch, precision=precision)
+    start = time.perf_counter()
+    with variant(changed):
+        step = compiled_step(config, BATCH, STEPS)
+    compiled = time.perf_counter() - start
+    rate = BATCH * STEPS / best_seconds(step, SECONDS)
+    flops = rate * model_flops(config, training=True)
+    row: Row = {"work": "train", "arch": arch, "precision": precision, "changed": changed}
+    return row | {"images_per_s": rate, "flops_per_s": flops, "start_s": compiled}
+
+
+def encode(arch: str, precision: str, changed: str) -> Iterator[Row]:
+    """The model alone; then, if unchanged, to blobs, by one process and all cores at each rate."""
+    config = model_config(arch, precision=precision, decoder_target="none", coding_batch=BATCH)
+    weights = init_weights(config, jax.random.key(0))
+    params = NecParams(weights, config)
+    sixteen = images_of(config)
+    images = np.concatenate([np.roll(sixteen, 5 * i, axis=2) for i in range(IMAGES // 16)])
+    latents = jax.jit(lambda weights, x: nec.latents(config, weights, x))
+    batch = jax.device_put(images[:BATCH])
+
+    def run() -> None:
+        jax.block_until_ready([latents(weights, batch) for _ in range(STEPS)])
+
+    with variant(changed):
+        run()
+    row: Row = {"work": "encode", "arch": arch, "precision": precision}
+    row["changed"] = changed or "model alone"
+    rate = BATCH * STEPS / best_seconds(run, SECONDS)
+    flops = model_flops(config, training=False)
+    yield row | {"images_per_s": rate, "flops_per_s": rate * flops}
+    if changed:
+        return
+    y = nec_jax.latents(params, images[:64])
+    for bits in RATES:
+        codec, _ = fit_codec(y, bits)
+        coded = dataclasses.replace(params, codec=codec)
+        row |= {"bytes": float(np.mean([len(codec.encode(one, (14, 14))) for one in y]))}
+        few = images[: BATCH * 2]
+        once: Callable[[], object] = lambda p=coded, few=few: nec_jax.encode(p, few)  # noqa: E731
+        rate = len(few) / best_seconds(once, 0.0)
+        yield row | {"changed": "1 process", "images_per_s": rate, "flops_per_s": rate * flops}
+        with Pool(codec) as pool:
+            pool.encode(y, (14, 14))  # starts the processes
+            pooled: Callable[[], object] = lambda p=coded, q=pool: nec_jax.encode(  # noqa: E731
+                p, images, pool=q
+            )
+            rate = len(images) / best_seconds(pooled, SECONDS)
+        name = f"{available_cores()} processes"
+        yield row | {"changed": name, "images_per_s": rate, "flops_per_s": rate * flops}
+
+
+def main() -> None:
+    """Print a line a measurement, as soon as it is made."""
+    arguments = parse(__doc__)
+    kind = jax.devices()[0].device_kind
+    found = measured_peak()
+    peak = DATA_SHEET.get(kind, found)
+    if not arguments.json:
+        print(f"{kind}: bfloat16 products at {found / 1e12:.4g} TFLOP/s, of {peak / 1e12:.4g}")
+        names = ("work", "model", "precision", "", "bytes", "images/s", "in use")
+        print("{:8s}{:8s}{:15s}{:30s}{:>8s}{:>10s}{:>8s}".format(*names))
+    rows = itertools.chain(
+        (train(*case) for case in TRAINING),
+        itertools.chain.from_iterable(encode(*case) for case in ENCODING),
+    )
+    for row in rows:
+        if arguments.json:
+            print(json.dumps(row | {"device": kind, "peak_flops": peak}), flush=True)
+            continue
+        size = f"{row['bytes']:.0f}" if "bytes" in row else ""
+        used = row["flops_per_s"] / peak
+        print(
+            f"{row['work']:8s}{row['arch']:8s}{row['precision']:15s}{row['changed']:30s}"
+            f"{size:>8s}{row['images_per_s']:10.0f}{used:8.1%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
