@@ -93,21 +93,39 @@ def measured_peak() -> float:
     return 20 * 2 * side**3 / best_seconds(run, SECONDS)
 
 
+def attend_by_xla(qkv: jax.Array, _: str) -> jax.Array:
+    """`nec_jax.vit.attend` without flash attention."""
+    return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
+
+
+def plain_product(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
+    """`nec_jax.dense.product` with JAX's own gradient."""
+    return jnp.matmul(x, kernel, precision=precision)
+
+
+def halved(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A method whose result, and so the sums of the blocks behind it, is bfloat16."""
+
+    def call(*arguments: Any, **more: Any) -> jax.Array:
+        return method(*arguments, **more).astype(jnp.bfloat16)
+
+    return call
+
+
 def variant(name: str) -> ExitStack:
     """The model with a part replaced, while the context lasts."""
+    patches = {
+        "": [],
+        "attention by XLA": [patch("nec_jax.vit.attend", attend_by_xla)],
+        "dense layers without barriers": [patch("nec_jax.dense.product", plain_product)],
+        "sums in bfloat16": [
+            patch.object(Encoder, "_tokens", halved(Encoder._tokens)),
+            patch.object(DecoderStem, "__call__", halved(DecoderStem.__call__)),
+        ],
+    }
     stack = ExitStack()
-    if name == "attention by XLA":
-        attention = functools.partial(jax.nn.dot_product_attention, implementation="xla")
-        by_xla = lambda qkv, _: attention(*jnp.moveaxis(qkv, 2, 0))  # noqa: E731
-        stack.enter_context(patch("nec_jax.vit.attend", by_xla))
-    elif name == "sums in bfloat16":
-        tokens, stem = Encoder._tokens, DecoderStem.__call__
-        half = lambda whole: lambda *a, **k: whole(*a, **k).astype(jnp.bfloat16)  # noqa: E731
-        stack.enter_context(patch.object(Encoder, "_tokens", half(tokens)))
-        stack.enter_context(patch.object(DecoderStem, "__call__", half(stem)))
-    elif name:
-        plain = lambda x, kernel, precision: jnp.matmul(x, kernel, precision=precision)  # noqa: E731
-        stack.enter_context(patch("nec_jax.dense.product", plain))
+    for one in patches[name]:
+        stack.enter_context(one)
     return stack
 
 
@@ -152,15 +170,12 @@ def encode(arch: str, precision: str, changed: str) -> Iterator[Row]:
         coded = dataclasses.replace(params, codec=codec)
         row |= {"bytes": float(np.mean([len(codec.encode(one, (14, 14))) for one in y]))}
         few = images[: BATCH * 2]
-        once: Callable[[], object] = lambda p=coded, few=few: nec_jax.encode(p, few)  # noqa: E731
-        rate = len(few) / best_seconds(once, 0.0)
+        rate = len(few) / best_seconds(functools.partial(nec_jax.encode, coded, few), 0.0)
         yield row | {"changed": "1 process", "images_per_s": rate, "flops_per_s": rate * flops}
         with Pool(codec) as pool:
             pool.encode(y, (14, 14))  # starts the processes
-            pooled: Callable[[], object] = lambda p=coded, q=pool: nec_jax.encode(  # noqa: E731
-                p, images, pool=q
-            )
-            rate = len(images) / best_seconds(pooled, SECONDS)
+            encode_all = functools.partial(nec_jax.encode, coded, images, pool=pool)
+            rate = len(images) / best_seconds(encode_all, SECONDS)
         name = f"{available_cores()} processes"
         yield row | {"changed": name, "images_per_s": rate, "flops_per_s": rate * flops}
 
