@@ -12,6 +12,7 @@ import pytest
 from sweep_case import STUDY
 
 from nec_jax import load
+from nec_jax.api import with_coding
 from train import compress, configs, evaluate, results, sweep
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
 from train.data import open_source
@@ -151,6 +152,20 @@ def test_points_that_a_shared_cache_cannot_serve_go_without_it(smoke_mae: Path) 
         assert without == dataclasses.replace(point, cache=None, views=1)
     uncached = Compress(trainable="paper")
     assert sweep.without_useless_cache(uncached, base) is uncached
+
+
+def test_a_point_of_another_precision_is_measured_from_a_cache_at_that(
+    smoke_mae: Path, tmp_path: Path
+) -> None:
+    studies = sweep.Studies(Evaluate(data="blue-marble", chip=32, limit=8, cache=tmp_path))
+    kept = "decoder/.*,bottleneck/.*"
+    point = Compress(init=str(smoke_mae), cache=tmp_path, trainable=kept, proxy="features")
+    _, usual = studies.of(point)
+    _, study = studies.of(dataclasses.replace(point, precision="tensorfloat32"))
+    trained = with_coding(load(str(smoke_mae)), precision="tensorfloat32")
+    assert study.latents(trained, study.score).shape[0] == 8
+    with pytest.raises(OptionsError, match="precision"):
+        usual.latents(trained, usual.score)
 
 
 def test_a_folder_is_named_by_what_is_set() -> None:

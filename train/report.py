@@ -120,10 +120,13 @@ def average(rows: Sequence[results.Row]) -> list[Point]:
 
 def sweep_markdown(points: Sequence[Point], title: str, axes: Sequence[str]) -> str:
     """The points of a sweep as a table, with a column for each of these axes."""
-    runs = max(p["runs"] for p in points)
+    counts = {p["runs"] for p in points if p["method"] == results.NEC} or {1}
     seeds = max(p["seeds"] for p in points)
-    of_heads = f"{seeds:g} trainings of the head"
-    over = f"{runs} trainings (baselines: {of_heads})" if runs > 1 else of_heads
+    of_heads = "one training of the head" if seeds == 1 else f"{seeds:g} trainings of the head"
+    over = of_heads
+    if max(counts) > 1:
+        up_to = "up to " if len(counts) > 1 else ""
+        over = f"{up_to}{max(counts)} trainings (baselines: {of_heads})"
     lines = [
         f"# {title}",
         "",

@@ -18,6 +18,7 @@ import jax
 
 import nec_jax
 from coder import CodecError
+from nec_jax.api import with_coding
 from train import compress, evaluate
 from train.checkpoint import CheckpointError
 from train.config import AXES, Compress, Evaluate, OptionsError, Sweep, deciding, plain
@@ -117,12 +118,13 @@ class Studies:
 
     def of(self, point: Compress) -> tuple[nec_jax.NecParams, Study]:
         """The model that a point starts from, uncompressed, and the images at its size."""
-        base, options = nec_jax.load(point.init), self.options
+        base = with_coding(nec_jax.load(point.init), precision=point.precision)
+        options = self.options
         key, blocks = (options.image_size or base.config.image_size,), 0
         if options.cache is not None:
             blocks = unchanged_blocks(point, base)
             if blocks:
-                key = (point.init, blocks)
+                key = (point.init, blocks, base.config.precision)
             else:
                 options = dataclasses.replace(options, cache=None)
         if key not in self._read:
