@@ -148,6 +148,8 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) - mean) / std
 
 
+# As one program: what Flax would run, and compile, operation by operation is the whole model.
+@functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))

@@ -115,6 +115,7 @@ def reflectances(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sentinel_2_reflectances_go_in_as_they_are(
     smoke_mae: Path, reflectances: Path, tmp_path: Path
 ) -> None:

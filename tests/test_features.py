@@ -148,6 +148,7 @@ def test_the_units_of_features_are_those_of_the_bands(encoder_only: Path) -> Non
     assert config_for(pixels, first.config).decoder_depth == 8
 
 
+@pytest.mark.slow
 def test_a_decoder_of_pixels_is_trained_before_an_encoder_is_adapted(
     encoder_only: Path, tmp_path: Path
 ) -> None:

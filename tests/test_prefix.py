@@ -213,6 +213,7 @@ def test_an_epoch_has_each_view_of_each_readable_image_once(
         assert np.array_equal(next(resumed)["tokens"], expected)
 
 
+@pytest.mark.slow
 def test_compression_from_the_cache_starts_where_it_does_without(
     encoder_only: Path, tmp_path: Path
 ) -> None:
