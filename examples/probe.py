@@ -5,7 +5,7 @@
 ARCHIVE is what examples/archive.py writes, with labels. Every fifth image is held out.
 """
 
-import sys
+import argparse
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-group: Any = zarr.open_group(sys.argv[1], mode="r")
+parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+parser.add_argument("archive", metavar="ARCHIVE.zarr")
+group: Any = zarr.open_group(parser.parse_args().archive, mode="r")
 labels = group["label"][:]
 x = group["embedding"][:].mean(axis=(1, 2))  # [images, channels]
 if "class_token" in group:

@@ -29,6 +29,7 @@ data = "blue-marble"
 chip = 32
 limit = 40
 heads = ["linear"]
+decoder_heads = false
 uqe_bits = [3]
 jpeg2000 = []
 """

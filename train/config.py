@@ -282,8 +282,8 @@ class Report:
 
     results: Positional[Path] = Path("results.csv")
     """The table that `sweep` wrote."""
-    out: Path = Path("runs/report")
-    """Folder for report.md, rate_distortion.png and rate_distortion.pdf."""
+    out: Path | None = None
+    """Folder for report.md, rate_distortion.png and .pdf; the table's if not given."""
     x: str = "bytes_per_image"
     """Column on the horizontal axis."""
     by: tuple[str, ...] = ()

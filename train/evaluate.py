@@ -32,8 +32,10 @@ CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
 def run(options: Evaluate) -> None:
     """Measure everything and write report.json, report.md and rate_distortion.png."""
-    if not options.base or not options.data:
-        raise OptionsError("evaluate needs --base (uncompressed), --data and most often --models")
+    if not options.base:
+        raise OptionsError("no base: pass --base, the uncompressed model of --models")
+    if not options.data:
+        raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
     base = nec_jax.load(options.base)
     models = load_compressed(options.models)
     for setting, model in models.items():

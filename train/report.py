@@ -72,6 +72,8 @@ def head_name(head: str, with_decoder: bool) -> str:
 
 def run(options: config.Report) -> None:
     """Write report.md and the figure of a sweep's results.csv."""
+    if not options.results.is_file():
+        raise OptionsError(f"no table {options.results}: give the results.csv of a sweep")
     rows = results.read(options.results)
     if not rows:
         raise OptionsError(f"{options.results} has no rows yet: run the sweep first")
@@ -87,13 +89,15 @@ def run(options: config.Report) -> None:
             raise OptionsError(
                 f"--by {name}: the axes of this table are {', '.join(results.axes_of(rows))}"
             )
-    title = options.results.resolve().parent.name
-    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.results.resolve()
+    title = path.parent.name if path.stem == "results" else path.stem
+    out = options.out or path.parent
+    out.mkdir(parents=True, exist_ok=True)
     text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
-    (options.out / "report.md").write_text(text)
-    paths = [options.out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
+    (out / "report.md").write_text(text)
+    paths = [out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
     _draw(points, options.x, by, others, title, paths)
-    print(f"wrote {options.out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
+    print(f"wrote {out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
 
 
 def average(rows: Sequence[results.Row]) -> list[Point]:

@@ -37,10 +37,12 @@ def load(name: str, command: str) -> Any:
       SystemExit: options that the command does not have or take; a message is printed.
     """
     path = _FOLDER / f"{name}.toml" if name in names() else Path(name)
-    if path.suffix != ".toml" or not path.is_file():
+    if path.suffix != ".toml":
         raise OptionsError(
             f"unknown config {name!r}: choose from {', '.join(names())}, or give a .toml file"
         )
+    if not path.is_file():
+        raise OptionsError(f"no file {name}: of the package there are {', '.join(names())}")
     try:
         tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -51,6 +53,11 @@ def load(name: str, command: str) -> Any:
             hint = f": {near[0]}?" if near else f": it takes {', '.join(_COMMANDS + _STUDY)}"
             raise OptionsError(f"{path} has a table [{table}]{hint}")
     if command == "sweep":
+        if not any(table in tables for table in _STUDY):
+            raise OptionsError(
+                f"{name} is no study, for it has neither [axes] nor [[points]]: train it with "
+                f"compress --config {name}, or write a study (docs/studies.md)"
+            )
         return config.Sweep(
             workdir=Path("runs") / path.stem,
             compress=parse(config.Compress(), tables.get("compress", {}), f"{path} [compress]"),
