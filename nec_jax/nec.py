@@ -148,7 +148,7 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) - mean) / std
 
 
-# As one program: what Flax would run, and compile, operation by operation is the whole model.
+# One program: eagerly, Flax would run and compile the whole model, operation by operation.
 @functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""

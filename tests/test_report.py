@@ -81,6 +81,18 @@ def test_the_command_writes_a_table_and_figures(table: Path, tmp_path: Path) -> 
     assert (tmp_path / "out" / "rate_distortion.pdf").read_bytes()[:4] == b"%PDF"
 
 
+def test_a_report_lies_beside_its_table_and_says_how_many_trainings_there_are(
+    table: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "yardstick.csv"
+    other.write_text(table.read_text())  # one of its points has one seed alone
+    main(["report", str(other)])
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# yardstick\n")
+    assert "over up to 2 trainings (baselines: " in text
+    assert (tmp_path / "rate_distortion.png").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import nec_jax
 from nec_jax import heads
+from nec_jax.api import with_coding
 from nec_jax.config import ModelConfig
 from nec_jax.heads.params import Kind
 from nec_jax.params import NecParams
@@ -38,6 +39,14 @@ def run(options: Evaluate) -> None:
         raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
     base = nec_jax.load(options.base)
     models = load_compressed(options.models)
+    precisions = {model.config.precision for model in models.values()}
+    if len(precisions) == 1:  # the baselines' too
+        base = with_coding(base, precision=precisions.pop())
+    elif options.cache is not None and precisions:
+        raise OptionsError(
+            f"--cache is of one precision, the models have {', '.join(sorted(precisions))}: "
+            "evaluate those of each alone, or leave --cache out"
+        )
     for setting, model in models.items():
         for name in ("image_size", "patch", "bands", "dtype"):
             if getattr(model.config, name) != getattr(base.config, name):

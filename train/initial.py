@@ -70,7 +70,7 @@ def fresh_model(options: Training, source: Source) -> NecParams:
     config = fresh_config(
         options, image_size=options.image_size or _IMAGE_SIZE, bands=bands, **contract
     )
-    weights = jax.jit(init_weights, static_argnums=0)(config, jax.random.key(options.seed))
+    weights = init_weights(config, jax.random.key(options.seed))
     return NecParams(weights, config)
 
 

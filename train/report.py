@@ -91,7 +91,7 @@ def run(options: config.Report) -> None:
             )
     path = options.results.resolve()
     title = path.parent.name if path.stem == "results" else path.stem
-    out = options.out or path.parent
+    out = options.out or options.results.parent
     out.mkdir(parents=True, exist_ok=True)
     text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
     (out / "report.md").write_text(text)

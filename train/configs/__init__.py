@@ -54,9 +54,10 @@ def load(name: str, command: str) -> Any:
             raise OptionsError(f"{path} has a table [{table}]{hint}")
     if command == "sweep":
         if not any(table in tables for table in _STUDY):
+            own = next((table for table in _COMMANDS if table in tables), "compress")
             raise OptionsError(
-                f"{name} is no study, for it has neither [axes] nor [[points]]: train it with "
-                f"compress --config {name}, or write a study (docs/studies.md)"
+                f"{name} is no study, for it has neither [axes] nor [[points]]: it is for {own} "
+                f"--config {name}, or write a study (docs/studies.md)"
             )
         return config.Sweep(
             workdir=Path("runs") / path.stem,
