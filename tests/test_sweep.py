@@ -247,7 +247,7 @@ def test_the_papers_two_studies_share_their_training() -> None:
         ("[axes]\nlambda = 3", "axis lambda: give a list"),
         ("[axes]\nlr = [1e-3]\n[[points]]\nlr = 1e-4", "not in both"),
         ("[compress]\nsteps = 3", "no study"),
-        ("[compress]\nworkdir = 'x'", "compress.workdir: a sweep sets it"),
+        ("[compress]\nworkdir = 'x'\n[axes]\nlambda = [1]", "compress.workdir: a sweep sets it"),
         ("[axes]\nlambda = [1]", "no init: pass --compress.init"),
     ],
 )
