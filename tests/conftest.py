@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import hypothesis
+import hypothesis_profile  # noqa: F401
 import jax
 import pytest
 from convert_cases import GOLDEN, options_of
@@ -23,11 +23,6 @@ def pytest_configure(config: pytest.Config) -> None:
     }.items():
         jax.config.update(f"jax_{name}", value)
         os.environ[f"JAX_{name.upper()}"] = str(value)
-
-
-# Tests state laws, not times: a busy machine breaks none of them.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

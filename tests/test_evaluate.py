@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nec_jax
+from nec_jax.api import with_coding
 from train import evaluate, methods, report
 from train.config import Evaluate
 from train.data import IGNORE
@@ -116,3 +117,12 @@ def test_the_command_reports_every_method(
 def test_a_table_shows_mean_and_spread() -> None:
     assert report.spread([50.0, 54.0]) == "52.0 +- 2.8"
     assert report.spread([50.0]) == "50.0"
+
+
+def test_a_cache_is_of_one_precision(smoke_mae: Path, smoke_nec: Path, tmp_path: Path) -> None:
+    model = smoke_nec / "model.safetensors"
+    other = tmp_path / "other.safetensors"
+    nec_jax.save(with_coding(nec_jax.load(model), precision="tensorfloat32"), other)
+    command = ["evaluate", "--base", str(smoke_mae), "--data", "blue-marble"]
+    with pytest.raises(SystemExit, match="the models have float32, tensorfloat32"):
+        main([*command, "--models", str(model), str(other), "--cache", str(tmp_path / "cache")])
