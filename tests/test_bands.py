@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from model_cases import FLOAT32, random_images, random_weights, tiny_config
-from train_cases import SMALL
+from train_cases import SMALL, TINY
 
 import nec_jax
 from coder import InputError
@@ -154,7 +154,7 @@ def test_bands_that_do_not_fit_the_data_are_refused(
 
 def test_without_a_model_bands_are_names(reflectances: Path, tmp_path: Path) -> None:
     common = ["pretrain", *SMALL, "--data", str(reflectances), "--workdir", str(tmp_path)]
-    size = ["--image-size", "32", "--patch", "8", "--depth", "1", "--steps", "1"]
+    size = [*TINY, "--steps", "1"]
     with pytest.raises(SystemExit, match="without --init these are names of the 5 bands"):
         main([*common, *size, "--bands", "B02=blue", "B03", "B04", "B08", "B11"])
     main([*common, *size, "--bands", "B02", "B03", "B04", "B08", "B11"])

@@ -177,7 +177,7 @@ def test_a_decoder_of_pixels_is_trained_before_an_encoder_is_adapted(
     ("arguments", "message"),
     [
         (["pretrain", "--proxy", "features"], "needs a model whose features they are"),
-        (["pretrain", "--init", "smoke", "--decoder-depth", "3"], "this model has one of 4 blocks"),
+        (["pretrain", "--init", "smoke", "--decoder-depth", "3"], "this model has one of 1 blocks"),
     ],
 )
 def test_proxies_that_cannot_be_are_refused(

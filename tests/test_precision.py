@@ -20,10 +20,11 @@ from train.initial import config_for
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 IMAGES = jnp.asarray(random_images(3, 2))
+ONE_BLOCK = {"depth": 1, "decoder_depth": 1}
 
 
 def losses(weights: Any, precision: str) -> Losses:
-    config = tiny_config(precision=precision)
+    config = tiny_config(precision=precision, **ONE_BLOCK)
     return forward(config, weights, IMAGES, KEYS, mask_ratio=0.75, rounding="noise")
 
 
@@ -48,7 +49,7 @@ def operations(jaxpr: Any) -> Iterator[tuple[str, list[Any], Any]]:
 
 
 def test_in_bfloat16_products_are_and_norms_softmax_and_density_are_not() -> None:
-    weights = random_weights(tiny_config())
+    weights = random_weights(tiny_config(**ONE_BLOCK))
     traced = jax.make_jaxpr(lambda w: losses(w, "bfloat16"))(weights)
     seen: dict[str, set] = {}
     for name, types, _ in operations(traced.jaxpr):
@@ -60,7 +61,7 @@ def test_in_bfloat16_products_are_and_norms_softmax_and_density_are_not() -> Non
 
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32"])
 def test_products_of_both_passes_are_asked_for_at_the_precision(precision: str) -> None:
-    weights = random_weights(tiny_config())
+    weights = random_weights(tiny_config(**ONE_BLOCK))
     traced = jax.make_jaxpr(lambda w: gradient(w, precision))(weights)
     found = [p["precision"] for name, _, p in operations(traced.jaxpr) if name == "dot_general"]
     kind = {"float32": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Precision.HIGH}
@@ -68,7 +69,7 @@ def test_products_of_both_passes_are_asked_for_at_the_precision(precision: str) 
 
 
 def test_bfloat16_changes_little_and_weights_and_results_stay_float32() -> None:
-    weights = random_weights(tiny_config())
+    weights = random_weights(tiny_config(**ONE_BLOCK))
     compiled = jax.jit(gradient, static_argnums=1)
     (exact_grad, exact), (rough_grad, rough) = (
         compiled(weights, precision) for precision in ("float32", "bfloat16")

@@ -27,8 +27,8 @@ STEPS = 3
 
 def small_config() -> ModelConfig:
     return model_config(
-        "vit-ti", image_size=32, patch=8, width=24, depth=2, heads=2,
-        decoder_width=16, decoder_depth=2, decoder_heads=2,
+        "vit-ti", image_size=32, patch=8, width=24, depth=1, heads=2,
+        decoder_width=16, decoder_depth=1, decoder_heads=2,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def test_validation_measures_rounded_symbols() -> None:
 
 def test_calibration_finds_finer_steps_for_a_larger_lambda() -> None:
     config = small_config()
-    weights = init_weights(config, jax.random.key(0))
+    weights = random_weights(config)
     gains = []
     for lam in (0.1, 1000.0):
         fitted, facts = calibrate_bottleneck(

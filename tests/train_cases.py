@@ -9,12 +9,12 @@ SMALL = [
     "--data", "blue-marble", "--chip", "32", "--val-images", "16", "--batch", "8",
     "--log-every", "1", "--val-every", "4", "--checkpoint-every", "2",
 ]  # fmt: skip
+TINY = ["--image-size", "32", "--patch", "8", "--depth", "1", "--decoder-depth", "1"]
 
 
 def run_pretrain(folder: Path) -> Path:
     """A masked autoencoder after four steps: the path of its model."""
-    arguments = ["--image-size", "32", "--patch", "8", "--depth", "1", "--steps", "4"]
-    main(["pretrain", *SMALL, *arguments, "--workdir", str(folder)])
+    main(["pretrain", *SMALL, *TINY, "--steps", "4", "--workdir", str(folder)])
     return folder / "model.safetensors"
 
 

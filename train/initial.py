@@ -177,12 +177,17 @@ def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
 
 def with_fresh_decoder(base: NecParams, config: ModelConfig, seed: int, embed: Embed) -> NecParams:
     """The same encoder with a new decoder: random, or for features the identity."""
-    fresh = init_weights(config, jax.random.key(seed))["decoder"]
+    fresh = _fresh_decoder(config, jax.random.key(seed))
     if config.decoder_target == "features":
         print("measuring the model's features", file=sys.stderr)
         fresh["target"] = feature_scale(embed(base, _FEATURE_SAMPLE))
     weights = {**base.weights, "decoder": fresh}
     return dataclasses.replace(base, weights=weights, config=config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _fresh_decoder(config: ModelConfig, key: jax.Array) -> Weights:
+    return init_weights(config, key)["decoder"]
 
 
 def feature_scale(y: np.ndarray) -> Weights:

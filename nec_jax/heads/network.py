@@ -47,7 +47,7 @@ def logits(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
 
 
 def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
-    """Random weights of a head; those of a decoder part are replaced by the model's in `fit`."""
+    """Random weights of a head and of what comes before it, of which `fit` keeps the head's."""
     model = config.model
     width = model.decoder_width if config.with_decoder else model.embedding_width
     tokens = jnp.zeros((1, config.grid[0] * config.grid[1], width))
@@ -80,15 +80,15 @@ def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _initial(config: HeadConfig, key: jax.Array) -> Weights:
-    return init_weights(config, key)
+def _fresh_head(config: HeadConfig, key: jax.Array) -> Weights:
+    return init_weights(config, key)["head"]
 
 
 def starting_weights(
     config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int
 ) -> Weights:
     """Weights before the first step: random, the model's, and statistics of embeddings y."""
-    weights = _initial(config, jax.random.key(seed))
+    weights = {"head": _fresh_head(config, jax.random.key(seed))}
     if not config.with_decoder:
         return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
     weights = with_decoder(config, params, weights)
