@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peer import parse, run_peer
-from coder import EmbeddingCodec, Pool, Tables
+from coder import Pool, ScalarCodec, Tables
 from coder.pool import available_cores
 
 CHANNELS, TOKENS = 768, 197
@@ -69,7 +69,7 @@ def measure(bits: float, peer: str | None) -> dict[str, float]:
     """One row of the table."""
     pmfs, symbols = problem(bits, np.random.default_rng(0))
     layout = np.arange(CHANNELS, dtype=np.int32)
-    codec = EmbeddingCodec(
+    codec = ScalarCodec(
         offsets=np.zeros(CHANNELS, np.float32),
         steps=np.ones(CHANNELS, np.float32),
         tables=Tables.from_pmfs([(-(len(p) // 2), p, 1e-9) for p in pmfs]),
@@ -89,7 +89,7 @@ def measure(bits: float, peer: str | None) -> dict[str, float]:
     return row | (peer_row(peer, pmfs, symbols) if peer else {})
 
 
-def batch_row(codec: EmbeddingCodec, symbols: np.ndarray) -> dict[str, float]:
+def batch_row(codec: ScalarCodec, symbols: np.ndarray) -> dict[str, float]:
     """Milliseconds an embedding of a batch, on one core and on all of them."""
     y = np.repeat(codec.dequantise(symbols)[None], BATCH, axis=0)
     grid = (1, TOKENS)

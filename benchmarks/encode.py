@@ -19,7 +19,7 @@ import numpy as np
 
 import nec_jax
 from benchmarks.peer import ROUNDS, best_seconds, parse, run_peer
-from coder import EmbeddingCodec, Tables
+from coder import ScalarCodec, Tables
 from coder.pool import available_cores
 from nec_jax import NecParams, convert_checkpoint
 from nec_jax.config import ModelConfig, model_config
@@ -47,7 +47,7 @@ def pmf(symbols: np.ndarray) -> tuple[int, np.ndarray]:
     return low, counts / counts.sum()
 
 
-def fit_codec(y: np.ndarray, bits: float) -> tuple[EmbeddingCodec, list[tuple[int, np.ndarray]]]:
+def fit_codec(y: np.ndarray, bits: float) -> tuple[ScalarCodec, list[tuple[int, np.ndarray]]]:
     """A codec of embeddings [N, n, D] at `bits` an element, and the pmfs of its tables.
 
     Channels have unequal spreads, as in `benchmarks.coder`.
@@ -70,10 +70,10 @@ def fit_codec(y: np.ndarray, bits: float) -> tuple[EmbeddingCodec, list[tuple[in
     layout = np.arange(channels, dtype=np.int32)
     tables = Tables.from_pmfs([(first, p * (1 - ESCAPE), ESCAPE) for first, p in rows])
     steps = (high * unit).astype(np.float32)
-    return EmbeddingCodec(offsets, steps, tables, layout, class_layout=layout), rows
+    return ScalarCodec(offsets, steps, tables, layout, class_layout=layout), rows
 
 
-def write_problem(folder: Path, images: np.ndarray, codec: EmbeddingCodec, pmfs: list) -> None:
+def write_problem(folder: Path, images: np.ndarray, codec: ScalarCodec, pmfs: list) -> None:
     """What the peer reads."""
     np.savez(
         folder / "problem.npz",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import EmbeddingCodec, Tables
+from coder import ScalarCodec, Tables
 from nec_jax import NecParams, density
 from nec_jax.calibration import density_pmfs
 from train.data import open_source, read_all
@@ -24,11 +24,11 @@ Pmf = tuple[int, NDArray[np.float64]]
 """The smallest symbol, and the probabilities of it and those that follow."""
 
 
-def as_trained(own: EmbeddingCodec, pmfs: Sequence[Pmf]) -> EmbeddingCodec:
+def as_trained(own: ScalarCodec, pmfs: Sequence[Pmf]) -> ScalarCodec:
     """The codec with the learned densities as tables, for the class token too."""
     tables = Tables.from_pmfs([(low, pmf, max(0.0, 1 - pmf.sum())) for low, pmf in pmfs])
     channels = np.arange(own.channels, dtype=np.int32)
-    return EmbeddingCodec(
+    return ScalarCodec(
         own.offsets, own.steps, tables, channels, None if own.class_layout is None else channels
     )
 
@@ -61,7 +61,7 @@ def table_loss(tables: Tables, pmfs: Sequence[Pmf]) -> float:
 def measure(params: NecParams, images: NDArray) -> dict[str, float]:
     """One row: bytes an image, and ratios."""
     own = params.codec
-    assert own is not None
+    assert isinstance(own, ScalarCodec)
     pmfs = density_pmfs(params.weights["bottleneck"]["density"])
     learned = as_trained(own, pmfs)
     blobs = nec_jax.encode(params, images)

@@ -16,10 +16,15 @@ from coder.errors import (
     InputError,
     TruncatedBlob,
     UnsupportedVersion,
+    UnusualEmbedding,
     WrongCodec,
 )
+from coder.fitting import fit
 from coder.pool import Pool
+from coder.rate_ladder import RateLadder
+from coder.scalar_codec import ScalarCodec
 from coder.tables import Tables
+from coder.transform_codec import TransformCodec
 
 __all__ = [
     "BlobError",
@@ -29,8 +34,13 @@ __all__ = [
     "FileError",
     "InputError",
     "Pool",
+    "RateLadder",
+    "ScalarCodec",
     "Tables",
+    "TransformCodec",
     "TruncatedBlob",
     "UnsupportedVersion",
+    "UnusualEmbedding",
     "WrongCodec",
+    "fit",
 ]

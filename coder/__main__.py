@@ -3,9 +3,12 @@
     python -m coder info FILE
     python -m coder verify FILE
     python -m coder decode FILE --out OUT
+    python -m coder fit EMBEDDINGS --out CODEC
+    python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--rate N]
 
 FILE is a blob, a codec file, or an archive (a Zarr store). A blob needs `--codec CODEC` to be
-verified or decoded; an archive holds its own.
+verified or decoded; an archive holds its own. EMBEDDINGS are a .npy file, a Zarr array or a column
+of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or vectors [N, D]; ARRAY is a Zarr array.
 """
 
 import argparse
@@ -23,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1 if something is wrong with FILE."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command in ("fit", "encode"):
+            from coder import fit_commands
+
+            return fit_commands.run(options)
         kind = _kind(options.file)
         if kind == "archive":
             # Not needed for blobs, and slow to import.
@@ -55,6 +62,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--codec", type=Path, help="codec file of a blob")
         if name == "decode":
             command.add_argument("--out", type=Path, required=True)
+    texts = {
+        "fit": "fit a codec of many rates to EMBEDDINGS, and write its file",
+        "encode": "write EMBEDDINGS as a Zarr array, by a codec that is fitted if none is given",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("file", type=Path, metavar="EMBEDDINGS")
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--column", help="column of a Parquet file")
+        command.add_argument(
+            "--max-tokens", type=int, default=1 << 16, help="the most tokens of a grid or chunk"
+        )
+        if name == "encode":
+            command.add_argument("--codec", type=Path, help="codec file, as fit writes it")
+            command.add_argument("--rate", type=int, help="0, the smallest, to the codec's largest")
     return parser
 
 
@@ -79,24 +101,30 @@ def _info_blob(options: argparse.Namespace) -> int:
     if options.codec:
         codec = EmbeddingCodec.load(options.codec)
         q, _ = codec.decode_symbols(data)
-        print(f"{q.shape[0]} x {q.shape[1]} symbols, {8 * len(data) / q.size:.4f} bits an element")
+        print(f"{q.shape[0]} x {q.shape[1]} symbols, ", end="")
+        print(f"{8 * len(data) / (len(q) * codec.channels):.4f} bits an element")
     return 0
 
 
 def _info_codec(options: argparse.Namespace) -> int:
     codec = EmbeddingCodec.load(options.file)
-    tables = codec.tables
     print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
     print(f"fingerprint {codec.fingerprint.hex()}")
-    print(f"{codec.channels} channels, rate {codec.rate_index}, at most {codec.max_tokens} tokens")
-    print(f"class token {'not ' * (codec.class_layout is None)}coded")
+    print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
+    if codec.rates > 1:
+        print(f"rates 0 to {codec.rates - 1}, {codec.rate_index} if not told")
+    else:
+        print(f"rate {codec.rate_index}")
+    print(f"class token {'not ' * (not codec.class_token)}coded")
+    tables = codec.tables
     print(f"{len(tables)} tables of {tables.sizes.min()} to {tables.sizes.max()} entries")
     return 0
 
 
 def _verify_blob(options: argparse.Namespace) -> int:
-    q, grid = _codec(options).decode_symbols(options.file.read_bytes())
-    print(f"good: {grid[0]} x {grid[1]} tokens, {q.shape[1]} channels")
+    codec = _codec(options)
+    _, grid = codec.decode_symbols(options.file.read_bytes())
+    print(f"good: {grid[0]} x {grid[1]} tokens, {codec.channels} channels")
     return 0
 
 

@@ -78,10 +78,7 @@ class SymbolCoder:
         Raises:
           CorruptBlob: the words are not what `encode` makes of blocks of these shapes.
         """
-        try:
-            ans = AnsCoder(words)
-        except ValueError as error:
-            raise CorruptBlob(f"damaged payload: {error}") from error
+        ans = open_words(words)
         places = walk(
             Reader(ans), [(rows.rows, t) for rows, t in zip(self._sparse, tokens, strict=True)]
         )
@@ -129,6 +126,14 @@ class SymbolCoder:
             len(rows.rows) * sparse.leaves(t) for rows, t in zip(self._sparse, tokens, strict=True)
         ]
         return np.cumsum([0, *pieces]).tolist()
+
+
+def open_words(words: NDArray[np.uint32]):
+    """A coder that reads words. Raises CorruptBlob if no encoder wrote them."""
+    try:
+        return AnsCoder(words)
+    except ValueError as error:
+        raise CorruptBlob(f"damaged payload: {error}") from error
 
 
 class _DenseRows:

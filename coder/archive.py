@@ -13,30 +13,17 @@ index takes 16 for each image that it has room for: 28 an image, and one for cla
 shards are full (`even_shard`).
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from coder.codec import EmbeddingCodec
+from coder.codec import OneRateCodec
 from coder.errors import InputError
-from coder.tables import Tables
 from coder.zarr_codec import NecCodec
 
 SHARD = 256
-
-
-def split_codec(codec: EmbeddingCodec) -> tuple[EmbeddingCodec, EmbeddingCodec | None]:
-    """A codec for the grid alone, and one for class tokens alone (a grid of tokens of many images).
-
-    Each has only the tables it needs; the second is None if `codec` codes no class token.
-    """
-    if codec.class_layout is None:
-        return codec, None
-    return _only(codec, codec.grid_layout), _only(codec, codec.class_layout)
 
 
 def even_shard(count: int, most: int = SHARD) -> int:
@@ -52,7 +39,7 @@ def even_shard(count: int, most: int = SHARD) -> int:
 
 def create(
     store: Any,
-    codec: EmbeddingCodec,
+    codec: OneRateCodec,
     count: int,
     grid: tuple[int, int],
     *,
@@ -63,7 +50,7 @@ def create(
 
     Args:
       store: what zarr opens; there must be nothing in it.
-      codec: may code a class token or not.
+      codec: of one rate; may code a class token or not.
       count: images.
       grid: tokens (height, width) of every image.
       shard: images a shard, the least that a writer should write; None is `even_shard(count)`.
@@ -76,7 +63,7 @@ def create(
     """
     even = even_shard(count, SHARD if shard is None else shard)
     shard = shard or even
-    for_grid, for_class = split_codec(codec)
+    for_grid, for_class = codec.split()
     height, width = grid
     # Before anything is made: the store of an archive has to be empty.
     if height * width > codec.max_tokens:
@@ -124,18 +111,3 @@ def written_shards(array: zarr.Array) -> set[int]:
         return {i for i, name in names.items() if await (array.store_path / name).exists()}
 
     return sync(present())
-
-
-def _only(codec: EmbeddingCodec, layout: np.ndarray) -> EmbeddingCodec:
-    used, inverse = np.unique(layout, return_inverse=True)
-    tables = codec.tables
-    return dataclasses.replace(
-        codec,
-        tables=Tables(
-            tables.minimum[used],
-            tables.sizes[used],
-            np.concatenate([tables.weights_of(int(k)) for k in used]),
-        ),
-        grid_layout=inverse.astype(np.int32),
-        class_layout=None,
-    )

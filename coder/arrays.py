@@ -32,3 +32,8 @@ def immutable(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray:
         raise CodecError(f"{name} holds NaN, infinity or values beyond {target}")
     # An array over `bytes` cannot be made writable again, one with a cleared flag can.
     return np.frombuffer(copy.tobytes(), target)
+
+
+def frozen(values: NDArray) -> NDArray:
+    """A C-ordered copy of any array that cannot be written."""
+    return np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape)

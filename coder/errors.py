@@ -31,3 +31,7 @@ class FileError(CodecError):
 
 class InputError(CodecError):
     """The embeddings, symbols or grid handed to the encoder cannot be coded."""
+
+
+class UnusualEmbedding(UserWarning):
+    """An embedding is unlike those that its codec was fitted on: a warning, once a caller."""

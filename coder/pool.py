@@ -80,7 +80,7 @@ class Pool:
         if len(grids) != 1:
             raise InputError(f"blobs of {len(grids)} grids {sorted(grids)[:3]}: give those of one")
         height, width = grids.pop()
-        tokens = height * width + (self.codec.class_layout is not None)
+        tokens = height * width + self.codec.class_token
         shape = (len(blobs), tokens, self.codec.channels)
         shared = self._shared(shape, np.dtype(np.float32))
         y_hat = np.empty(shape, np.float32)

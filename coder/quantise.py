@@ -16,10 +16,8 @@ def quantise(
     Raises:
       InputError: not numbers, NaN, infinity, or symbols beyond int32.
     """
-    if y.dtype.kind not in "fiu" and y.dtype.name != "bfloat16":
-        raise InputError(f"embeddings are {y.dtype}: give floats")
+    values = as_floats(y)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = y.astype(np.float32, copy=False)
         scaled = np.subtract(values, offsets)
         scaled /= steps
         np.rint(scaled, out=scaled)
@@ -40,6 +38,14 @@ def dequantise(
     values *= steps
     values += offsets
     return values
+
+
+def as_floats(y: NDArray) -> NDArray[np.float32]:
+    """Numbers as float32. Raises InputError if they are none."""
+    if y.dtype.kind not in "fiu" and y.dtype.name != "bfloat16":
+        raise InputError(f"embeddings are {y.dtype}: give floats")
+    with np.errstate(over="ignore"):
+        return y.astype(np.float32, copy=False)
 
 
 def as_symbols(q: ArrayLike) -> NDArray[np.int32]:

@@ -188,6 +188,11 @@ class Tables:
         """The weights [sizes[k]] of table k, escape last."""
         return self.weights[self.starts[k] : self.starts[k] + self.sizes[k]]
 
+    def only(self, which: NDArray[np.integer]) -> "Tables":
+        """Some of the tables, in this order."""
+        weights = [self.weights_of(int(k)) for k in which]
+        return Tables(self.minimum[which], self.sizes[which], np.concatenate(weights))
+
     def pmf(self, k: int) -> NDArray[np.float64]:
         """The probabilities [sizes[k]] that table k really codes with, escape last."""
         return self.weights_of(k) / float(1 << PRECISION)

@@ -9,6 +9,9 @@ array = zarr.create_array(
 
 The last dimension is the channels, the one before it the width of a chunk's grid, and all before
 that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
+Rows and columns at a chunk's end that are all fill value (there are chunks beyond an array's edge)
+are not coded and read as the fill value.
+
 The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
 this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
 """
@@ -26,8 +29,8 @@ from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
-from coder.codec import EmbeddingCodec
-from coder.errors import CodecError, CorruptBlob, FileError, InputError
+from coder.codec import EmbeddingCodec, OneRateCodec
+from coder.errors import CodecError, CorruptBlob, FileError
 
 _NAME = "nec"
 _LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to
@@ -39,26 +42,25 @@ class NecCodec(ArrayBytesCodec):
 
     Raises:
       CodecError: a codec with a class token, or an array that it cannot code: another dtype than
-        float32, other channels, too many tokens a chunk, a fill value that cannot be coded.
+        float32, other channels, too many tokens a chunk, a fill value that is not finite.
     """
 
-    codec: EmbeddingCodec
+    codec: OneRateCodec
     is_fixed_size = False
 
     def __post_init__(self) -> None:
-        if self.codec.class_layout is not None:
+        if not isinstance(self.codec, OneRateCodec):
+            raise CodecError("an array has one rate: cut it out of the codec, codec.at(rate)")
+        if self.codec.class_token:
             raise CodecError(
                 "the codec codes a class token, which no grid of a Zarr array has: split it with "
-                "coder.archive.split_codec"
+                "codec.split()"
             )
-        tables, layout = self.codec.tables, self.codec.grid_layout
-        low = tables.minimum[layout]
-        for q in (low, low + tables.sizes[layout] - 2):
-            if (self.codec.quantise(self.codec.dequantise(q)) != q).any():
-                raise CodecError(
-                    "writing what was read would change it: the codec's steps are too small beside "
-                    "its offsets for float32"
-                )
+        if not self.codec.is_rewritable():
+            raise CodecError(
+                "writing what was read would change it: the codec's steps are too small beside its "
+                "offsets for float32"
+            )
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> "NecCodec":
@@ -77,7 +79,10 @@ class NecCodec(ArrayBytesCodec):
             raise FileError(f"the codec in the array's metadata is damaged: {error}") from error
         if not unfold.eof or unfold.unused_data:
             raise FileError("the codec in the array's metadata is damaged: it does not end")
-        return cls(EmbeddingCodec.from_bytes(file))
+        codec = EmbeddingCodec.from_bytes(file)
+        if not isinstance(codec, OneRateCodec):
+            raise FileError("the codec in the array's metadata has several rates")
+        return cls(codec)
 
     def to_dict(self) -> dict[str, JSON]:
         """The codec's file, deflated and in base 64, as JSON."""
@@ -90,25 +95,29 @@ class NecCodec(ArrayBytesCodec):
         if dtype != np.float32:
             raise CodecError(f"an array of {dtype}: the nec codec stores float32")
         self._grid(array_spec.shape)
-        try:
-            self.codec.quantise(np.full(self.codec.channels, array_spec.fill_value, np.float32))
-        except InputError as error:
+        if not np.isfinite(np.float32(array_spec.fill_value)):
             raise CodecError(
-                f"fill value {array_spec.fill_value}: it pads chunks at the array's edge, where "
-                "only finite values near the codec's offsets can be coded: use 0"
-            ) from error
+                f"fill value {array_spec.fill_value}: where a chunk is filled in parts it is coded "
+                "as any value, so it must be finite: use 0"
+            )
         return self
 
     def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: Any) -> None:
         """Refuses chunks that cannot be coded.
 
         zarr 3.1 does not ask this of chunks inside shards: too many tokens in those are refused
-        when the first is written.
+        when the first is written, and their sides are not looked at.
         """
         # By its attribute: the class of a regular grid has another name in zarr 3.2 and later.
         chunk = getattr(chunk_grid, "chunk_shape", None)
         if chunk is None:
             return
+        inner = zip(shape[1:-2], chunk[1:-2], strict=True)
+        if self.codec.spatial and chunk[0] > 1 and any(side % part for side, part in inner):
+            raise CodecError(
+                f"chunks of {tuple(chunk)} end beyond an array of {shape} between others: what is "
+                "there would spoil its neighbours; take parts of the sides, or the first side 1"
+            )
         height, width = self._grid(tuple(chunk))
         if height * width > self.codec.max_tokens:
             raise CodecError(
@@ -116,17 +125,23 @@ class NecCodec(ArrayBytesCodec):
             )
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        y = chunk_data.as_numpy_array().reshape(-1, chunk_spec.shape[-1])
-        blob = self.codec.encode(y, self._grid(chunk_spec.shape))
+        y = chunk_data.as_numpy_array().reshape(*self._grid(chunk_spec.shape), self.codec.channels)
+        there = (y != np.float32(chunk_spec.fill_value)).any(-1)
+        # To the last row and column with a token that is there; one token of a chunk without any.
+        height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
+        part = y[:height, :width].reshape(-1, self.codec.channels)
+        blob = self.codec.encode(part, (height, width))
         return chunk_spec.prototype.buffer.from_bytes(blob)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         blob = chunk_data.to_bytes()
-        grid = self.codec.grid_of(blob)
-        if grid != self._grid(chunk_spec.shape):
-            raise CorruptBlob(f"a chunk of {chunk_spec.shape} holds a blob of {grid} tokens")
-        y_hat = self.codec.decode(blob).reshape(chunk_spec.shape)
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(y_hat)
+        height, width = self._grid(chunk_spec.shape)
+        h, w = self.codec.grid_of(blob)
+        if h > height or w > width:
+            raise CorruptBlob(f"a chunk of {chunk_spec.shape} holds a blob of {h} x {w} tokens")
+        y = np.full((height, width, self.codec.channels), chunk_spec.fill_value, np.float32)
+        y[:h, :w] = self.codec.decode(blob).reshape(h, w, -1)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(y.reshape(chunk_spec.shape))
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """No size is known beforehand."""
@@ -141,7 +156,7 @@ class NecCodec(ArrayBytesCodec):
         return math.prod(shape[:-2]), shape[-2]
 
 
-def nec_codec(array: Any) -> EmbeddingCodec | None:
+def nec_codec(array: Any) -> OneRateCodec | None:
     """The codec that a Zarr array's chunks are coded with, or None if that is not `nec`."""
     codecs = list(array.metadata.codecs)
     while codecs:

@@ -16,7 +16,8 @@ import numpy as np
 import zarr
 
 import nec_jax
-from coder import EmbeddingCodec, archive, safefile
+from coder import archive, safefile
+from coder.codec import OneRateCodec
 from nec_jax import NecParams
 from nec_jax.params import flatten_weights
 from train.data import Source, fit_to, open_source
@@ -35,7 +36,7 @@ def main() -> None:
     if params.codec is None:
         raise SystemExit(f"{options.model} has no codec: train it with `train.main compress`")
     source = open_source(options.images, options.split)
-    group = open_or_create(options, params, params.codec, source)
+    group = open_or_create(options, params, params.codec.at(), source)
     embedding = group["embedding"]
     shard = embedding.shards[0]
     shards = range(-(-len(source) // shard))
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def open_or_create(
-    options: argparse.Namespace, params: NecParams, codec: EmbeddingCodec, source: Source
+    options: argparse.Namespace, params: NecParams, codec: OneRateCodec, source: Source
 ) -> Any:
     """The archive, which must be of this model and these images if it exists."""
     config = params.config

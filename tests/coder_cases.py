@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import EmbeddingCodec, Tables
+from coder import ScalarCodec, Tables
 from coder.tables import pmf_from_counts
 
 Y = np.array([[0.2, 3.0, -40.0], [1.4, 0.5, 2.0], [-9.0, 0.6, 900.0]], np.float32)
@@ -15,7 +15,7 @@ def laplace_embeddings(seed: int, images: int, tokens: int, scale: NDArray) -> N
     return (rng.laplace(size=(images, tokens, scale.size)) * scale).astype(np.float32)
 
 
-def fitted_codec(y: NDArray, *, class_token: bool, step: float = 1.0, **settings) -> EmbeddingCodec:
+def fitted_codec(y: NDArray, *, class_token: bool, step: float = 1.0, **settings) -> ScalarCodec:
     """A codec calibrated on embeddings [images, tokens, D], class token first if it is coded."""
     channels = y.shape[-1]
     offsets = np.linspace(-0.03, 0.04, channels, dtype=np.float32)
@@ -25,7 +25,7 @@ def fitted_codec(y: NDArray, *, class_token: bool, step: float = 1.0, **settings
     pmfs = [pmf_from_counts(grid[..., d], -2, prior) for d in range(channels)]
     if class_token:
         pmfs += [pmf_from_counts(q[:, 0, d], -2, prior) for d in range(channels)]
-    return EmbeddingCodec(
+    return ScalarCodec(
         offsets,
         np.full(channels, step, np.float32),
         Tables.from_pmfs(pmfs),
@@ -35,7 +35,7 @@ def fitted_codec(y: NDArray, *, class_token: bool, step: float = 1.0, **settings
     )
 
 
-def small_codec(class_token: bool = True, **settings) -> EmbeddingCodec:
+def small_codec(class_token: bool = True, **settings) -> ScalarCodec:
     """Three channels, tables of different sizes; probabilities that floats hold exactly."""
     tables = Tables.from_pmfs(
         [
@@ -44,7 +44,7 @@ def small_codec(class_token: bool = True, **settings) -> EmbeddingCodec:
             (-3, np.full(7, 0.125), 0.125),
         ]
     )
-    return EmbeddingCodec(
+    return ScalarCodec(
         np.array([0.0, 0.5, -1.0]),
         np.array([1.0, 0.25, 2.0]),
         tables,

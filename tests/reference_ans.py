@@ -98,11 +98,9 @@ def reads(blocks):
     counts, extra, segments, escapes, event_reads, dense_reads = [], [], [], [], [], []
     sparse = [[(t, s) for t, s in block if t.sparse] for block in blocks]
     for rows in sparse:
-        tokens = len(rows[0][1]) if rows else 0
-        full = tokens - tokens % 64
-        starts = [(r, s, 64) for r in range(len(rows)) for s in range(0, full, 64)]
-        if tokens > full:
-            starts += [(r, full, tokens - full) for r in range(len(rows))]
+        lengths = [len(symbols) for _, symbols in rows]
+        starts = [(r, s, 64) for r, n in enumerate(lengths) for s in range(0, n - n % 64, 64)]
+        starts += [(r, n - n % 64, n % 64) for r, n in enumerate(lengths) if n % 64]
         for r, start, length in starts:
             table, symbols = rows[r]
             flags = [table.index(s)[0] != table.mode for s in symbols[start : start + length]]

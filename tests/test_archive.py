@@ -45,7 +45,7 @@ def test_one_embedding_is_read_by_itself():
     Counting.read = 0
     np.testing.assert_array_equal(array[11], EMBEDDING_HAT[11])
     index = 16 * SHARD + 4
-    codec, _ = archive.split_codec(CODEC)
+    codec, _ = CODEC.split()
     assert Counting.read == index + len(codec.encode(Y[11, 1:], GRID))
 
 
@@ -56,7 +56,7 @@ def test_index_and_framing_are_at_most_32_bytes_an_image(count, tmp_path):
     group = created(tmp_path / "a", codec, count, (4, 4))
     group["embedding"][:] = y[:, 1:].reshape(count, 4, 4, 8)
     group["class_token"][:] = y[:, 0]
-    for_grid, for_class = archive.split_codec(codec)
+    for_grid, for_class = codec.split()
     assert for_class is not None
     blobs = [for_grid.encode(v, (4, 4)) for v in y[:, 1:]]
     # Class tokens without the padding of the last shard, which is counted as overhead.
@@ -142,7 +142,7 @@ def test_processes_write_different_shards_at_once(tmp_path):
 
 def test_split_codecs_have_the_tables_they_need():
     for codec in (CODEC, small_codec()):
-        grid, classes = archive.split_codec(codec)
+        grid, classes = codec.split()
         assert classes is not None
         assert classes.codec_bytes < codec.codec_bytes
         q = np.array([[0, 3, -2], [1, 0, 5]], np.int32)
@@ -152,7 +152,7 @@ def test_split_codecs_have_the_tables_they_need():
             codec.estimate_bits(np.concatenate([q[:1], q])) - classes.estimate_bits(q[:1])
         )
     alone = small_codec(class_token=False)
-    assert archive.split_codec(alone) == (alone, None)
+    assert alone.split() == (alone, None)
 
 
 def test_an_archive_may_have_any_number_of_images():

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import coder
 from coder import (
     BlobError,
     CorruptBlob,
-    EmbeddingCodec,
     InputError,
     Tables,
     UnsupportedVersion,
@@ -116,7 +116,7 @@ def test_blobs_cost_little_more_than_the_float_densities(bits_per_element):
         extra += float((p[i] * np.log2(p[i] / tables.pmf(d)[:-1])).sum())
     assert extra <= 1e-3 * entropy(pmf).sum()
     # The blobs: framing, checksum, derived tables and the coder's own state included.
-    codec = EmbeddingCodec(
+    codec = coder.ScalarCodec(
         np.zeros(channels, np.float32),
         np.ones(channels, np.float32),
         tables,

@@ -89,7 +89,7 @@ def test_every_part_changes_the_fingerprint():
 def test_a_codec_cannot_be_changed_under_its_fingerprint():
     offsets = np.zeros(1, np.float32)
     tables = coder.Tables.from_pmfs([(0, [0.5], 0.5)])
-    codec = EmbeddingCodec(offsets, np.ones(1, np.float32), tables, np.zeros(1, int))
+    codec = coder.ScalarCodec(offsets, np.ones(1, np.float32), tables, np.zeros(1, int))
     offsets[0] = 5
     assert codec.offsets[0] == 0
     with pytest.raises(ValueError, match="WRITEABLE"):
@@ -131,7 +131,7 @@ def test_settings_that_make_no_sense_are_refused(changes):
         "grid_layout": [0, 0],
     }
     with pytest.raises(CodecError):
-        EmbeddingCodec(**(given_settings | changes))
+        coder.ScalarCodec(**(given_settings | changes))
 
 
 def test_a_consumer_needs_no_jax():

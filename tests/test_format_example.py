@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from reference_ans import Table, integer_ans, reads
 
-from coder import EmbeddingCodec, Tables
+from coder import ScalarCodec, Tables
 
 PAGE = Path(__file__).parent.parent / "docs" / "format.md"
 BLOCK = re.compile(r"(?<=format_example.py -->\n```\n).*?(?=```\n<!-- end)", re.S)
 SYMBOLS = np.array([[0, 5], [-1, 5], [3, 6], [1, 5]], np.int32)
 
 
-def codec() -> EmbeddingCodec:
+def codec() -> ScalarCodec:
     tables = Tables.from_pmfs([(-1, [0.25, 0.5, 0.125], 0.125), (4, [2**-7, 1 - 2**-6], 2**-7)])
-    return EmbeddingCodec(np.array([0.5, -1]), np.array([0.25, 2]), tables, np.array([0, 1]))
+    return ScalarCodec(np.array([0.5, -1]), np.array([0.25, 2]), tables, np.array([0, 1]))
 
 
 def example() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_golden import SHA256, TRANSFORMED
 
 from coder import EmbeddingCodec
 
@@ -23,7 +24,7 @@ def decode(codec, blob, out, *more):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["sizes", "escapes", "dead", "woken", "one-token", "4096-tokens"])
+@pytest.mark.parametrize("name", SHA256)
 def test_symbols_and_floats_are_the_same(name, tmp_path):
     files = GOLDEN / f"{name}.codec.safetensors", GOLDEN / f"{name}.blob"
     done = decode(*files, tmp_path / "q.npy")
@@ -33,7 +34,11 @@ def test_symbols_and_floats_are_the_same(name, tmp_path):
     )
     assert decode(*files, tmp_path / "y.npy", "--floats").returncode == 0
     y_hat = EmbeddingCodec.load(files[0]).decode(files[1].read_bytes())
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y_hat)
+    if name in TRANSFORMED:  # sums in another order
+        scale = np.abs(y_hat).max()
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y_hat, atol=1e-5 * scale)
+    else:
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y_hat)
 
 
 def test_damage_is_named(tmp_path):

@@ -1,7 +1,8 @@
 """Wrote the golden files, once for each format version: `python tests/golden/make.py`.
 
-A case is `NAME.codec.safetensors`, `NAME.blob` and `NAME.symbols.npy` (int32 [n, D]). Files that
-are there are never written again: a codec or blob that has to change means a new format version.
+A case is `NAME.codec.safetensors`, `NAME.blob` and `NAME.symbols.npy` (int32 [n, D or K]). Files
+that are there are never written again: a codec or blob that has to change means a new format
+version.
 """
 
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from coder import EmbeddingCodec, Tables
+from coder import EmbeddingCodec, RateLadder, ScalarCodec, Tables
+from coder.layout import NOT_CODED
 from coder.tables import quantise_pmf
+from coder.transform import Transform
 
 HERE = Path(__file__).parent
 INT32 = np.iinfo(np.int32)
@@ -29,7 +32,7 @@ def codec(tables: list[tuple[int, np.ndarray]], grid: list[int], class_token=Non
     """A codec of (minimum, pmf with the escape last), its layouts, and settings."""
     weights = [quantise_pmf(pmf) for _, pmf in tables]
     low = [low for low, _ in tables]
-    return EmbeddingCodec(
+    return ScalarCodec(
         np.linspace(-1, 1, len(grid), dtype=np.float32),
         np.full(len(grid), 0.5, np.float32),
         Tables(
@@ -52,23 +55,59 @@ def peaked(size: int, event: float) -> np.ndarray:
     return pmf
 
 
-def draw(coded: EmbeddingCodec, tokens: int, seed: int, busy: int = 0) -> np.ndarray:
+def draw(coded: ScalarCodec, tokens: int, seed: int, busy: int = 0) -> np.ndarray:
     """Symbols [n, D], each from its own table; `busy` of 64 are drawn from all its entries."""
     layouts = [coded.grid_layout] * tokens
     if coded.class_layout is not None:
         layouts.insert(0, coded.class_layout)
-    numbers = pseudo_random(2 * len(layouts) * coded.channels, seed) >> 7
-    q = np.empty((len(layouts), coded.channels), np.int32)
-    for i, layout in enumerate(layouts):
-        for d, k in enumerate(layout.tolist()):
-            number, other = (int(v) for v in numbers[2 * (i * coded.channels + d) :][:2])
-            weights = coded.tables.weights_of(k)
-            if other % 64 < busy:
-                index = number % weights.size
-            else:
-                index = int(np.searchsorted(np.cumsum(weights, dtype=np.int64), number, "right"))
-            q[i, d] = coded.tables.minimum[k] + index
+    return draw_from(coded.tables, np.stack(layouts), seed, busy)
+
+
+def draw_from(tables: Tables, which: np.ndarray, seed: int, busy: int = 0) -> np.ndarray:
+    """Symbols, each from the table that `which` [n, D] names; 0 where that is 255."""
+    numbers = (pseudo_random(2 * which.size, seed) >> 7).reshape(*which.shape, 2).tolist()
+    q = np.zeros(which.shape, np.int32)
+    for (i, d), k in np.ndenumerate(which):
+        if k == NOT_CODED:
+            continue
+        number, other = numbers[i][d]
+        weights = tables.weights_of(int(k))
+        if other % 64 < busy:
+            index = number % weights.size
+        else:
+            index = int(np.searchsorted(np.cumsum(weights, dtype=np.int64), number, "right"))
+        q[i, d] = tables.minimum[k] + index
     return q
+
+
+def ladder(*, class_token: bool, spatial: bool) -> RateLadder:
+    """Two rates of a Hadamard transform of eight channels, with tables of all kinds."""
+    basis = np.array([[1]], np.int8)
+    for _ in range(3):
+        basis = np.block([[basis, basis], [basis, -basis]])
+    line = np.arange(8, dtype=np.float32)
+    transform = Transform(
+        line - 3,
+        (1 + line / 4).astype(np.float32),
+        basis,
+        np.full(8, 8**-0.5, np.float32),
+        5 - line if class_token else None,
+        (2 - line / 8).astype(np.float32) if class_token else None,
+        spatial=spatial,
+    )
+    events = [2.0**-n for n in (1, 2, 5, 6, 9, 16)]
+    weights = [quantise_pmf(peaked(2 * n + 6, event)) for n, event in enumerate(events)]
+    tables = Tables(
+        np.array([-(w.size // 2) for w in weights], np.int32),
+        np.array([w.size for w in weights], np.int32),
+        np.concatenate(weights),
+    )
+    columns = 8 + class_token
+    chosen = (pseudo_random(16 * columns, 7) >> 10).reshape(2, 8, columns) % 8
+    chosen[0, 2] = 7  # a component that the smaller rate leaves out
+    layout = np.where(chosen < len(events), chosen, NOT_CODED).astype(np.uint8)
+    shifts = np.array([0.0, 0.05, 0.1, -0.1, 0.2, 0.3])
+    return RateLadder(transform, np.array([1.5, 0.75]), layout, tables, shifts, 4096)
 
 
 def cases():
@@ -110,6 +149,24 @@ def cases():
     q[1000:1300, 2] = draw(coded, 300, 5, busy=40)[:, 2]
     yield "4096-tokens", coded, q, (64, 64)
 
+    for name, grid, spatial, rate in (
+        ("transform", (17, 6), True, None),
+        ("ladder", (3, 3), True, 0),
+        ("channels-alone", (70, 1), False, 1),
+    ):
+        whole = ladder(class_token=name != "channels-alone", spatial=spatial)
+        one = whole.at(rate or 0)
+        which = one.layout.T[one.transform.columns(grid)]
+        coded = one if rate is None else whole
+        yield name, coded, draw_from(one.tables, which, 6, busy=2), grid
+
+
+def encoded(coded: EmbeddingCodec, symbols: np.ndarray, grid: tuple[int, int]) -> bytes:
+    """The blob; of a ladder, that of the rate that has as many components."""
+    rates = [coded.at(rate) for rate in range(coded.rates)] if coded.rates > 1 else [coded.at()]
+    one = next(one for one in rates if one.symbols_a_token == symbols.shape[1])
+    return one.encode_symbols(symbols, grid)
+
 
 def main() -> None:
     """Write what is missing."""
@@ -119,7 +176,7 @@ def main() -> None:
             sys.stdout.write(f"{name}: there already, left alone\n")
             continue
         coded.save(paths[0])
-        blob = coded.encode_symbols(symbols, grid)
+        blob = encoded(coded, symbols, grid)
         paths[1].write_bytes(blob)
         np.save(paths[2], symbols.astype("<i4"))
         sys.stdout.write(f"{name}: {len(blob)} bytes\n")

@@ -4,6 +4,7 @@
 
 import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
+import { cut, floats, tablesOf } from './transform.mjs'
 
 const ONE = 1n << 24n
 const fail = (what) => { throw new Error(what) }
@@ -19,34 +20,45 @@ const choose = (n, k) => {
 }
 
 // Section 6 and 7: the codec's file, its digest and its fingerprint.
-function readCodec(path) {
+const TYPES = {
+  F32: ['float32', Float32Array], I32: ['int32', Int32Array], U32: ['uint32', Uint32Array],
+  I8: ['int8', Int8Array], U8: ['uint8', Uint8Array],
+}
+const sorted = (v) => (v && typeof v === 'object' && !Array.isArray(v))
+  ? Object.fromEntries(Object.keys(v).sort().map((key) => [key, sorted(v[key])])) : v
+function digest(tensors, text) {
+  const names = Object.keys(tensors).sort()
+  const shapes = Object.fromEntries(names.map((name) => [name, [tensors[name].type, tensors[name].shape]]))
+  const sha = createHash('sha256').update(JSON.stringify([text, shapes]))
+  for (const name of names) {
+    const { data } = tensors[name]
+    sha.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  }
+  return sha.digest('hex')
+}
+function readFile(path) {
   const file = readFileSync(path)
   const length = Number(file.readBigUInt64LE(0))
   const header = JSON.parse(file.toString('utf8', 8, 8 + length))
-  const record = JSON.parse(header.__metadata__.nec)
+  const { sha256, ...record } = JSON.parse(header.__metadata__.nec)
   delete header.__metadata__
-  const types = { F32: ['float32', Float32Array], I32: ['int32', Int32Array], U32: ['uint32', Uint32Array] }
-  const names = Object.keys(header).sort()
-  const codec = { content: record.content }
-  const shapes = {}, bytes = []
-  for (const name of names) {
-    const [type, array] = types[header[name].dtype]
-    const data = file.subarray(...header[name].data_offsets.map((offset) => 8 + length + offset))
-    shapes[name] = [type, header[name].shape]
-    bytes.push(data)
-    codec[name] = new array(new Uint8Array(data).buffer)
+  const tensors = {}
+  for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(header)) {
+    const [type, array] = TYPES[dtype]
+    const bytes = file.subarray(...offsets.map((offset) => 8 + length + offset))
+    tensors[name] = { type, shape, data: new array(new Uint8Array(bytes).buffer) }
   }
-  const sorted = (v) => (v && typeof v === 'object' && !Array.isArray(v))
-    ? Object.fromEntries(Object.keys(v).sort().map((key) => [key, sorted(v[key])])) : v
-  const digest = (text) => {
-    const sha = createHash('sha256').update(JSON.stringify([text, shapes]))
-    bytes.forEach((data) => sha.update(data))
-    return sha.digest('hex')
+  if (digest(tensors, JSON.stringify(sorted(record))) !== sha256) fail('the codec file is damaged')
+  return { tensors, content: record.content }
+}
+function openCodec({ tensors, content }) {
+  if (!['identity', 'klt', 'klt-dct'].includes(content.transform)) fail('unknown transform')
+  const codec = { content, shapes: {}, fingerprint: digest(tensors, JSON.stringify(sorted(content))) }
+  for (const [name, { data, shape }] of Object.entries(tensors)) {
+    codec[name] = data
+    codec.shapes[name] = shape
   }
-  const { sha256, ...rest } = record
-  if (digest(JSON.stringify(sorted(rest))) !== sha256) fail('the codec file is damaged')
-  codec.fingerprint = digest(JSON.stringify(sorted(record.content)))
-  if (record.content.transform !== 'identity') fail('unknown transform')
+  codec.hasClassToken = 'class_layout' in codec || 'class_mean' in codec
   let start = 0
   codec.tables = Array.from(codec.sizes, (size, k) => {
     const weights = Array.from(codec.weights.subarray(start, start += size), BigInt)
@@ -58,7 +70,7 @@ function readCodec(path) {
 }
 
 // Section 1: the frame.
-function readBlob(blob, codec) {
+function readBlob(blob, file) {
   const crc = (bytes) => {
     let c = 0xffffffff
     for (const byte of bytes) {
@@ -86,14 +98,17 @@ function readBlob(blob, codec) {
   const [rate, height, width] = [number(), number(), number()]
   const payload = body.subarray(at)
   if (payload.length && !payload[payload.length - 1]) fail('the payload ends in zero')
+  const ladder = file.content.transform.endsWith('-ladder')
+  if (ladder && rate >= file.tensors.steps.shape[0]) fail('another rate')
+  const codec = openCodec(ladder ? cut(file.tensors, file.content, rate) : file)
   if (body.toString('hex', 1, 5) !== codec.fingerprint.slice(0, 8)) fail('written with another codec')
   if (rate !== codec.content.rate_index) fail('another rate')
-  if ((body[0] & 1) !== ('class_layout' in codec ? 1 : 0)) fail('the class token does not fit the codec')
+  if ((body[0] & 1) !== Number(codec.hasClassToken)) fail('the class token does not fit the codec')
   if (!height || !width || height * width > codec.content.max_tokens) fail('a grid beyond the bounds')
   const padded = Buffer.concat([payload, Buffer.alloc((4 - payload.length % 4) % 4)])
   const words = []
   for (let i = 0; i < padded.length; i += 4) words.push(BigInt(padded.readUInt32LE(i)))
-  return { words, height, width }
+  return { codec, words, height, width }
 }
 
 // Section 2: the entropy coder.
@@ -145,22 +160,34 @@ const once = (make, ...key) => {
   return memo.get(name)
 }
 
+// The rows of every block, and where each of their symbols is in q.
+function rowsOf(codec, height, width) {
+  const row = (table, places) => ({ table: codec.tables[table], places, symbols: new Int32Array(places.length), events: [] })
+  if (codec.content.transform === 'identity') {
+    const channels = codec.offsets.length
+    const column = (first, tokens, d) => Array.from({ length: tokens }, (_, t) => (first + t) * channels + d)
+    const block = (layout, first, tokens) => Array.from(layout, (table, d) => row(table, column(first, tokens, d)))
+    const grid = block(codec.grid_layout, Number(codec.hasClassToken), height * width)
+    return codec.hasClassToken ? [block(codec.class_layout, 0, 1), grid] : [grid]
+  }
+  const places = codec.tables.map(() => [])
+  tablesOf(codec, height, width).forEach((table, at) => places[table]?.push(at))
+  return [places.map((at, table) => row(table, at)).filter(({ symbols }) => symbols.length)]
+}
+
 // Section 4: the reading order.
-function decode(codec, blob) {
-  const { words, height, width } = readBlob(blob, codec)
+function decode(file, blob) {
+  const { codec, words, height, width } = readBlob(blob, file)
   const ans = coder(words)
-  const blocks = [[codec.grid_layout, height * width]]
-  if (codec.class_layout) blocks.unshift([codec.class_layout, 1])
-  const rows = blocks.map(([layout, tokens]) => Array.from(layout, (k) =>
-    ({ table: codec.tables[k], symbols: new Int32Array(tokens), events: [] })))
+  const rows = rowsOf(codec, height, width)
   let list = []
-  blocks.forEach(([, tokens], b) => {
-    const sparse = rows[b].filter((row) => row.table.sparse)
-    const full = tokens - tokens % 64
+  for (const block of rows) {
+    const sparse = block.filter((row) => row.table.sparse)
     const segment = (row, at, length) => list.push({ row, at, length, count: ans.read(once(countTable, row.table.event, length)) })
-    for (const row of sparse) for (let at = 0; at < full; at += 64) segment(row, at, 64)
-    if (tokens > full) for (const row of sparse) segment(row, full, tokens - full)
-  })
+    const rest = ({ symbols }) => symbols.length % 64
+    for (const row of sparse) for (let at = 0; at < row.symbols.length - rest(row); at += 64) segment(row, at, 64)
+    for (const row of sparse) if (rest(row)) segment(row, row.symbols.length - rest(row), rest(row))
+  }
   for (const s of list) if (s.count === 15) s.count += s.length < 15 ? fail('a count above its length') : ans.uniform(s.length - 14)
   if (list.some((s) => s.count > s.length)) fail('a count above its length')
   list = list.filter((s) => s.count)
@@ -213,7 +240,11 @@ function decode(codec, blob) {
     if (symbol !== (symbol | 0)) fail('a symbol outside int32')
     symbols[token] = symbol
   })
-  return { grid: [height, width], blocks: rows }
+  const all = rows.flat()
+  const tokens = height * width + Number(codec.hasClassToken)
+  const q = new Int32Array(tokens * (codec.offsets ? codec.offsets.length : codec.shapes.basis[0]))
+  for (const { places, symbols } of all) places.forEach((at, i) => { q[at] = symbols[i] })
+  return { codec, height, width, tokens, q }
 }
 
 function save(path, type, array, tokens) {
@@ -225,17 +256,15 @@ function save(path, type, array, tokens) {
 }
 
 try {
-  const [codecPath, blobPath, out, floats] = process.argv.slice(2)
-  const codec = readCodec(codecPath)
-  const { grid, blocks } = decode(codec, readFileSync(blobPath))
-  const tokens = blocks.flatMap((rows) => Array.from(rows[0].symbols, (_, t) => rows.map((row) => row.symbols[t])))
-  const q = Int32Array.from(tokens.flat())
-  const channels = codec.offsets.length
+  const [codecPath, blobPath, out, wanted] = process.argv.slice(2)
+  const { codec, height, width, tokens, q } = decode(readFile(codecPath), readFileSync(blobPath))
+  const channels = (codec.offsets ?? codec.mean).length
   // Section 5: each operation rounds to float32.
-  const y = () => Float32Array.from(q, (v, i) =>
+  const scalar = () => Float32Array.from(q, (v, i) =>
     Math.fround(Math.fround(Math.fround(v) * codec.steps[i % channels]) + codec.offsets[i % channels]))
-  floats ? save(out, '<f4', y(), tokens.length) : save(out, '<i4', q, tokens.length)
-  console.log(`grid ${grid.join(' x ')}, ${tokens.length} tokens, ${channels} channels`)
+  const y = () => (codec.offsets ? scalar() : floats(codec, q, height, width))
+  wanted ? save(out, '<f4', y(), tokens) : save(out, '<i4', q, tokens)
+  console.log(`grid ${height} x ${width}, ${tokens} tokens, ${channels} channels`)
 } catch (error) {
   console.error(`Error: ${error.message}`)
   process.exitCode = 1

@@ -1,0 +1,81 @@
+"""Layouts of coefficients: which table codes which; what files store of codecs with one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.errors import CodecError, FileError
+from coder.tables import Tables
+from coder.transform import Transform
+
+NOT_CODED = 255
+"""In a layout: these coefficients are zero, always."""
+TENSORS = ("layout", "minimum", "sizes", "weights", "shifts")
+TRANSFORMS = ("klt", "klt-dct")
+"""Their names in a file: of channels alone, and of places too."""
+
+
+def renumbered(layout: NDArray[np.uint8], used: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A layout of tables `used`, by their places in that."""
+    numbers = np.full(NOT_CODED + 1, NOT_CODED, np.uint8)
+    numbers[used] = np.arange(used.size)
+    return numbers[layout]
+
+
+def check_layout(
+    layout: NDArray[np.uint8], transform: Transform, tables: Tables, shifts: NDArray[np.float32]
+) -> None:
+    """Raises CodecError unless a layout [..., K, columns] fits the others."""
+    if layout.dtype != np.uint8 or layout.shape[-2:] != (transform.components, transform.width):
+        raise CodecError(
+            f"a layout is uint8 [.., {transform.components}, {transform.width}], not "
+            f"{layout.dtype} {list(layout.shape)}"
+        )
+    if len(tables) > NOT_CODED:
+        raise CodecError(f"{len(tables)} tables: at most {NOT_CODED}")
+    named = layout[layout != NOT_CODED]
+    if named.size and named.max() >= len(tables):
+        raise CodecError(f"the layout names a table outside 0 .. {len(tables) - 1}")
+    if shifts.size != len(tables) or not np.abs(shifts).max() <= 0.4:
+        raise CodecError("each table needs a shift from -0.4 to 0.4")
+
+
+def table_tensors(
+    layout: NDArray[np.uint8], tables: Tables, shifts: NDArray[np.float32]
+) -> dict[str, NDArray]:
+    """What a file stores of these, by the names of `TENSORS`."""
+    values = (layout, tables.minimum, tables.sizes, tables.weights, shifts)
+    return dict(zip(TENSORS, values, strict=True))
+
+
+def open_parts(
+    tensors: Mapping[str, NDArray], content: Mapping[str, Any], steps: str
+) -> tuple[Transform, NDArray[np.uint8], Tables, NDArray[np.float32], int, int]:
+    """Transform, layout, tables, shifts, max_tokens and rate_index of a file's parts.
+
+    Args:
+      steps: the tensor that must be there as well.
+
+    Raises:
+      FileError, CodecError: parts are missing, unknown, or wrong.
+    """
+    if set(content) != {"max_tokens", "rate_index", "transform"}:
+        raise FileError(f"a codec's content is not {sorted(content)}: update nec-jax")
+    own = {*TENSORS, steps}
+    spatial = content["transform"].startswith(TRANSFORMS[True])
+    transform = Transform.from_tensors(
+        {k: v for k, v in tensors.items() if k not in own}, spatial=spatial
+    )
+    if not own <= set(tensors):
+        raise FileError(f"a codec has tensors {sorted(own)}, not {sorted(tensors)}")
+    tables = Tables(tensors["minimum"], tensors["sizes"], tensors["weights"])
+    return (
+        transform,
+        tensors["layout"],
+        tables,
+        tensors["shifts"],
+        content["max_tokens"],
+        content["rate_index"],
+    )

@@ -1,0 +1,203 @@
+"""The transform of a grid of tokens: its channels decorrelated, then its places.
+
+    c = DCT((y - mean) / scale @ analysis)        y_hat = mean + scale * (IDCT(c) @ basis)
+
+`basis` [K, D] has nearly orthonormal rows (principal components, stored in bytes); `analysis` is
+its pseudo-inverse, so that what was reconstructed is found again. The DCT is the orthonormal DCT-II
+over the blocks of `coder.bands`. A class token passes the channels' part alone, with a mean and a
+scale of its own.
+
+Everything is computed an embedding at a time in float32: on one machine, with one number of BLAS
+threads, the same bits alone and in any batch; otherwise equal to 1e-5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.arrays import frozen, immutable
+from coder.bands import BANDS, bands_of_grid, parts
+from coder.errors import CodecError, FileError
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Embeddings of D channels <-> coefficients of K components.
+
+    Attributes:
+      mean: float32 [D], of the tokens of the grid.
+      scale: float32 [D], > 0: what counts as one unit of error in each channel.
+      basis: int8 [K, D].
+      norms: float32 [K], > 0: what a unit of `basis` stands for.
+      class_mean, class_scale: float32 [D], of the class token; None when it is not coded.
+      spatial: whether the places of a grid are transformed too; not where tokens are strangers.
+
+    Raises:
+      CodecError: shapes that do not fit together; no positive, finite numbers; rows of the basis
+        that depend on one another.
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    basis: NDArray[np.int8]
+    norms: NDArray[np.float32]
+    class_mean: NDArray[np.float32] | None = None
+    class_scale: NDArray[np.float32] | None = None
+    spatial: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.class_mean is None) != (self.class_scale is None):
+            raise CodecError("a class token needs a mean and a scale of its own: one is missing")
+        names = ["mean", "scale", "norms", *self._of_class_token()]
+        for name in names:
+            object.__setattr__(self, name, immutable(name, getattr(self, name), "<f4"))
+        if self.basis.dtype != np.int8 or self.basis.ndim != 2:
+            raise CodecError("a basis is int8 [components, channels]")
+        components, channels = self.basis.shape
+        if not 1 <= components <= channels:
+            raise CodecError(f"{components} components of {channels} channels")
+        for name in names:
+            expected = components if name == "norms" else channels
+            if (size := getattr(self, name).size) != expected:
+                raise CodecError(f"{name} has {size} values, the basis needs {expected}")
+            if not np.isfinite(getattr(self, name)).all():
+                raise CodecError(f"{name} is not finite")
+        means, scales = [self.mean], [self.scale]
+        if self.class_mean is not None and self.class_scale is not None:
+            means, scales = [*means, self.class_mean], [*scales, self.class_scale]
+        if min(part.min() for part in (*scales, self.norms)) < np.finfo(np.float32).tiny:
+            raise CodecError("scales and norms must be positive, normal float32")
+        with np.errstate(over="ignore"):
+            largest = float(self.norms.max()) * float(np.max(scales)) * components
+        # So that nothing that is decoded is infinite: int32 symbols, of int8 rows.
+        if not largest < 2.0**60 or np.abs(means).max() > 2.0**100:
+            raise CodecError("scales, norms or means are too large for float32")
+        object.__setattr__(self, "basis", frozen(self.basis))
+
+    def to_tensors(self) -> dict[str, NDArray]:
+        """What a file stores of it."""
+        names = ["mean", "scale", "basis", "norms", *self._of_class_token()]
+        return {name: getattr(self, name) for name in names}
+
+    def _of_class_token(self) -> list[str]:
+        return [] if self.class_mean is None else ["class_mean", "class_scale"]
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray], spatial: bool) -> "Transform":
+        """The inverse. Raises FileError or CodecError."""
+        needed = {"mean", "scale", "basis", "norms"}
+        if set(tensors) - {"class_mean", "class_scale"} != needed:
+            raise FileError(f"a transform has tensors {sorted(needed)}, not {sorted(tensors)}")
+        return cls(**tensors, spatial=spatial)
+
+    def columns(self, grid: tuple[int, int]) -> NDArray[np.uint8]:
+        """The column of a layout for each token [n] of a grid: its band, or the class token's."""
+        bands = bands_of_grid(*grid).ravel() if self.spatial else np.zeros(grid[0] * grid[1], "u1")
+        if self.class_mean is None:
+            return bands
+        return np.concatenate([[np.uint8(BANDS)], bands])
+
+    @property
+    def width(self) -> int:
+        """Columns of a layout: one a band, and one for a class token."""
+        return BANDS + (self.class_mean is not None)
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.mean.size
+
+    @property
+    def components(self) -> int:
+        """K."""
+        return self.norms.size
+
+    def with_components(self, which: NDArray[np.integer]) -> "Transform":
+        """The transform with some of its components alone."""
+        return replace(self, basis=self.basis[which], norms=self.norms[which])
+
+    def forward(self, y: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Embedding float32 [n, D] -> coefficients [n, K]; those of a block lie at its places."""
+        first = len(y) - grid[0] * grid[1]
+        c = np.empty((len(y), self.components), np.float32)
+        if first:
+            assert self.class_mean is not None
+            assert self.class_scale is not None
+            np.matmul(
+                (y[:first] - self.class_mean) / self.class_scale, self.analysis, out=c[:first]
+            )
+        tokens = (y[first:] - self.mean) / self.scale
+        np.matmul(tokens, self.analysis, out=c[first:])
+        if self.spatial:
+            c[first:] = over_blocks(c[first:], grid, inverse=False)
+        return c
+
+    def inverse(self, c: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Coefficients float32 [n, K] -> embedding [n, D]."""
+        first = len(c) - grid[0] * grid[1]
+        y = np.empty((len(c), self.channels), np.float32)
+        if first:
+            assert self.class_mean is not None
+            np.matmul(c[:first], self._class_synthesis, out=y[:first])
+            y[:first] += self.class_mean
+        tokens = over_blocks(c[first:], grid, inverse=True) if self.spatial else c[first:]
+        np.matmul(tokens, self.synthesis, out=y[first:])
+        y[first:] += self.mean
+        return y
+
+    @cached_property
+    def synthesis(self) -> NDArray[np.float32]:
+        """[K, D]: components to channels, in their units."""
+        return self.basis * self.norms[:, None] * self.scale
+
+    @cached_property
+    def _class_synthesis(self) -> NDArray[np.float32]:
+        assert self.class_scale is not None
+        return self.basis * self.norms[:, None] * self.class_scale
+
+    @cached_property
+    def analysis(self) -> NDArray[np.float32]:
+        """[D, K]: the pseudo-inverse of the basis, for channels in units of `scale`."""
+        rows = self.basis * self.norms[:, None].astype(np.float64)
+        products = rows @ rows.T
+        # Rows that depend on one another would blow up what is rounded.
+        if np.linalg.eigvalsh(products)[0] < 0.1 * np.diag(products).max():
+            raise CodecError("rows of the basis are far from orthonormal")
+        inverse = np.linalg.solve(products, rows)
+        return np.ascontiguousarray(inverse.T, np.float32)
+
+
+def over_blocks(
+    values: NDArray[np.float32], grid: tuple[int, int], *, inverse: bool
+) -> NDArray[np.float32]:
+    """The DCT-II of each block of a grid, or its inverse: float32 [h * w, K] -> the same shape."""
+    height, width = grid
+    if height == width == 1:
+        return values
+    source = values.reshape(height, width, -1)
+    result = np.empty_like(source)
+    top = 0
+    for h in parts(height):
+        left = 0
+        for w in parts(width):
+            place = np.s_[top : top + h, left : left + w]
+            rows, columns = cosines(h), cosines(w)
+            if inverse:
+                rows, columns = rows.T, columns.T
+            block = rows @ source[place].reshape(h, -1)
+            result[place] = columns @ block.reshape(h, w, -1)
+            left += w
+        top += h
+    return result.reshape(values.shape)
+
+
+@lru_cache(64)
+def cosines(side: int) -> NDArray[np.float32]:
+    """The orthonormal DCT-II of `side` values, as a matrix [side, side]: frequencies first."""
+    k, place = np.ogrid[:side, :side]
+    matrix = np.cos(np.pi * k * (2 * place + 1) / (2 * side)) * np.sqrt(2 / side)
+    matrix[0] = np.sqrt(1 / side)
+    return matrix.astype(np.float32)
