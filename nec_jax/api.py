@@ -16,8 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
-from coder import EmbeddingCodec, InputError, Pool
-from nec_jax import nec
+from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
+from nec_jax import nec, transform
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
@@ -27,6 +27,7 @@ def encode(
     params: NecParams,
     images: ArrayLike,
     *,
+    rate: int | None = None,
     coding_batch: int | None = None,
     precision: str | None = None,
     pool: Pool | None = None,
@@ -36,11 +37,12 @@ def encode(
     Args:
       params: a model with a codec.
       images: [B, H, W, C] in the dtype and range of `params.config`.
+      rate: one of those of the model's codec, 0 the smallest; None for its own choice.
       coding_batch, precision: instead of those stored in `params.config`. Both may move values
         across a rounding boundary: code a whole archive with the same, and record them
         (`with_coding` puts them into the model).
-      pool: `coder.Pool(params.codec)`, whose processes code each batch: for a GPU, which is quicker
-        than one core's coding. The bytes are the same.
+      pool: `coder.Pool(params.codec.at(rate))`, whose processes code each batch: for a GPU, which
+        is quicker than one core's coding. The bytes are the same.
 
     Returns:
       B byte strings.
@@ -50,9 +52,11 @@ def encode(
         another codec.
     """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params)
+    codec = _codec(params).at(rate)
     if pool is not None and pool.codec != codec:
-        raise InputError("the pool codes for another codec: make it of this model's, params.codec")
+        raise InputError(
+            "the pool codes for another codec: make it of this model's, params.codec.at(rate)"
+        )
     batches, grid = _latent_batches(params, images, "encode")
     if pool is not None:
         return [blob for y in batches for blob in pool.encode(y, grid)]
@@ -72,27 +76,27 @@ def decode(params: NecParams, blobs: Sequence[bytes]) -> NDArray[np.float32]:
     wrong = [type(blob).__name__ for blob in blobs if not isinstance(blob, (bytes, bytearray))]
     if wrong:
         raise InputError(f"blobs are byte strings, as encode returns them, not {wrong[0]}")
-    decoded = [codec.decode_symbols(blob) for blob in blobs]
-    if not decoded:
+    grids = {codec.grid_of(blob) for blob in blobs}
+    if not grids:
         raise InputError("no blobs to decode")
-    grids = {grid for _, grid in decoded}
     if len(grids) > 1:
         raise InputError(f"blobs of different token grids {sorted(grids)}: decode each size apart")
-    return codec.dequantise(np.stack([symbols for symbols, _ in decoded]))
+    return np.stack([codec.decode(blob) for blob in blobs])
 
 
 def embed(
     params: NecParams,
     images: ArrayLike,
     *,
+    rate: int | None = None,
     coding_batch: int | None = None,
     precision: str | None = None,
 ) -> NDArray[np.float32]:
-    """What `decode(params, encode(params, images))` returns, without the bytes."""
+    """What `decode(params, encode(params, images, rate=rate))` returns, without the bytes."""
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params)
-    batches, _ = _latent_batches(params, images, "embed")
-    return np.concatenate([codec.dequantise(codec.quantise(y)) for y in batches])
+    codec = _codec(params).at(rate)
+    batches, grid = _latent_batches(params, images, "embed")
+    return np.concatenate([codec.dequantise(codec.quantise(y, grid), grid) for y in batches])
 
 
 def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
@@ -101,8 +105,11 @@ def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     Equal to `embed` up to ties: an enclosing program may be compiled to other floats, which move
     a few values across a rounding boundary.
     """
-    codec = _codec(params)
+    codec = _codec(params).at()
     y = _latents(params.weights, params.config, images)
+    if isinstance(codec, TransformCodec):
+        return transform.rounded(codec, y, params.config.grid(*images.shape[1:3]))
+    assert isinstance(codec, ScalarCodec)
     offsets, steps = jnp.asarray(codec.offsets), jnp.asarray(codec.steps)
     return jnp.round((y - offsets) / steps) * steps + offsets
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import EmbeddingCodec, InputError, Tables
+from coder import InputError, ScalarCodec, Tables
 from coder.quantise import quantise
 from coder.tables import pmf_from_counts
 from nec_jax import density
@@ -99,7 +99,7 @@ def calibrate_latents(
         for d in range(params.config.embedding_width)
     ]
     channels = np.arange(params.config.embedding_width, dtype=np.int32)
-    codec = EmbeddingCodec(
+    codec = ScalarCodec(
         offsets=offsets,
         steps=steps,
         tables=Tables.from_pmfs(rows),

@@ -120,7 +120,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     codec = None
     if content["codec"] is not None:
         codec = EmbeddingCodec.from_parts(_under("codec/", tensors), content["codec"])
-        if (codec.channels, codec.class_layout is not None) != (
+        if (codec.channels, codec.class_token) != (
             config.embedding_width,
             config.code_class_token,
         ):

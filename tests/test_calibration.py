@@ -10,15 +10,15 @@ import pytest
 from model_cases import CALIBRATION_IMAGES, FLOAT32, TIES, random_images
 
 import nec_jax
-from coder import EmbeddingCodec, InputError
+from coder import InputError, ScalarCodec
 from nec_jax import NecParams, density, nec
 from nec_jax.calibration import TAIL_MASS, bottleneck_scales, density_pmfs
 
 WIDTH = 48
 
 
-def codec_of(params: NecParams) -> EmbeddingCodec:
-    assert params.codec is not None
+def codec_of(params: NecParams) -> ScalarCodec:
+    assert isinstance(params.codec, ScalarCodec)
     return params.codec
 
 
@@ -28,7 +28,7 @@ def symbols(model: NecParams) -> np.ndarray:
     return codec_of(model).quantise(nec_jax.latents(model, CALIBRATION_IMAGES))
 
 
-def ideal_bits(codec: EmbeddingCodec, table: int, symbols: np.ndarray) -> float:
+def ideal_bits(codec: ScalarCodec, table: int, symbols: np.ndarray) -> float:
     """What these symbols, all of them in the table, cost under it."""
     places = symbols - codec.tables.minimum[table]
     weights = codec.tables.weights_of(table)

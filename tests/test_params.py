@@ -14,7 +14,7 @@ from model_cases import random_images, random_weights, tiny_config
 from orbax.checkpoint import v1 as ocp
 
 import nec_jax
-from coder import FileError, safefile
+from coder import FileError, ScalarCodec, safefile
 from nec_jax import NecParams
 from nec_jax.nec import Weights
 from nec_jax.params import flatten_weights, unflatten_weights
@@ -52,7 +52,7 @@ def test_a_jitted_function_of_a_model_compiles_once(model_path: Path):
     assert first.config == one.config
     assert first.provenance == one.provenance
     # And once more for a model whose codec or configuration is another.
-    assert one.codec is not None
+    assert isinstance(one.codec, ScalarCodec)
     shifted(dataclasses.replace(one, codec=dataclasses.replace(one.codec, rate_index=1)))
     shifted(nec_jax.with_coding(one, coding_batch=3))
     assert len(traced) == 3
@@ -213,7 +213,7 @@ def test_content_of_another_form_is_a_file_error(model_path: Path, tmp_path: Pat
 
 
 def test_a_codec_of_another_architecture_is_refused(model: NecParams, tmp_path: Path):
-    assert model.codec is not None
+    assert isinstance(model.codec, ScalarCodec)
     for codec in (small_codec(), dataclasses.replace(model.codec, class_layout=None)):
         nec_jax.save(dataclasses.replace(model, codec=codec), tmp_path / "m")
         with pytest.raises(FileError, match="codec is not one of its architecture"):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from coder import EmbeddingCodec, FileError, InputError, Tables
+from coder import EmbeddingCodec, FileError, InputError, ScalarCodec, Tables
 from nec_jax import density
 from nec_jax.config import VARIANTS, ModelConfig
 from nec_jax.convert.options import NORMALISATIONS, Imported, Options, Scale
@@ -217,7 +217,7 @@ def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec:
     assert imported.tables is not None
     medians, rows = imported.tables
     channels = np.arange(config.width, dtype=np.int32)
-    return EmbeddingCodec(
+    return ScalarCodec(
         offsets=medians,
         steps=np.ones(config.width, np.float32),
         tables=Tables.from_pmfs(rows),
