@@ -4,6 +4,8 @@ import imagecodecs
 import numpy as np
 import pytest
 from model_cases import random_images
+from transform_cases import GRID, ladder
+from transform_cases import embeddings as smooth
 
 from coder import InputError
 from train import baselines
@@ -214,3 +216,11 @@ Y, IMAGES = embeddings(0, 2), random_images(0, 2)
 def test_what_cannot_be_coded_is_refused_with_a_remedy(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_fitted_transform_counts_real_blobs_and_its_codec():
+    codec, y = ladder(True).at(6), smooth(True)
+    coded = baselines.transform(y, codec, GRID)
+    np.testing.assert_array_equal(coded.values, codec.dequantise(codec.quantise(y, GRID), GRID))
+    np.testing.assert_array_equal(coded.bytes_per_image, [len(codec.encode(v, GRID)) for v in y])
+    assert coded.codec_bytes == len(codec.to_bytes())

@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import InputError
+from coder import InputError, TransformCodec
 
 _ZSTD_LEVEL = 3
 _FLOAT32_PAIR = 8  # bytes of a minimum and a maximum
@@ -56,7 +56,7 @@ def uqe(y: NDArray[np.float32], bits: int, batch: int = 32) -> Coded:
     Raises:
       InputError: another shape, NaN or infinity, other bits, no batch.
     """
-    y = _embeddings(y)
+    y = embeddings(y)
     if batch < 1:
         raise InputError(f"batch is {batch}: give 1 image or more")
     parts = []
@@ -74,7 +74,7 @@ def uqe_channel(y: NDArray[np.float32], bits: int, calibration: NDArray[np.float
     Ranges are minima and maxima over `calibration` (training embeddings [M, n, D]); what lies
     outside is clipped. They are paid for once, in `codec_bytes`. Raises as `uqe`.
     """
-    y, calibration = _embeddings(y), _embeddings(calibration)
+    y, calibration = embeddings(y), embeddings(calibration)
     if calibration.shape[2] != y.shape[2]:
         raise InputError(f"calibration has {calibration.shape[2]} channels, y {y.shape[2]}")
     low, high = calibration.min((0, 1)), calibration.max((0, 1))
@@ -82,25 +82,33 @@ def uqe_channel(y: NDArray[np.float32], bits: int, calibration: NDArray[np.float
     return Coded(coded.values, coded.bytes_per_image, _FLOAT32_PAIR * y.shape[2])
 
 
+def transform(y: NDArray[np.float32], codec: TransformCodec, grid: tuple[int, int]) -> Coded:
+    """Embeddings [N, n, D] by a codec that `coder.fit` made: nothing trained. Raises as `uqe`."""
+    y = embeddings(y)
+    blobs = [codec.encode(one, grid) for one in y]
+    sizes = np.array([len(blob) for blob in blobs])
+    return Coded(np.stack([codec.decode(blob) for blob in blobs]), sizes, codec.codec_bytes)
+
+
 def float16(y: NDArray[np.float32]) -> Coded:
     """Embeddings [N, n, D] as float16, then Blosc. Raises InputError above 65504 also."""
-    y = _embeddings(y)
+    y = embeddings(y)
     if np.abs(y).max() > np.finfo(np.float16).max:
         raise InputError("an embedding exceeds float16's 65504: use float32")
-    coded = _lossless(y.astype(np.float16))
+    coded = lossless(y.astype(np.float16))
     return Coded(coded.values.astype(np.float32), coded.bytes_per_image)
 
 
 def float32(y: NDArray[np.float32]) -> Coded:
     """Embeddings [N, n, D] as they are, then Blosc."""
-    return _lossless(_embeddings(y))
+    return lossless(embeddings(y))
 
 
 def raw_zstd(images: NDArray) -> Coded:
     """Images [N, H, W, C] of any pixel type, without loss: Blosc (RDC in the paper)."""
     if images.ndim != 4 or images.size == 0:
         raise InputError(f"images have shape {images.shape}: pass [N, H, W, C]")
-    return _lossless(images)
+    return lossless(images)
 
 
 def jpeg2000(images: NDArray, ratio: float) -> Coded:
@@ -179,7 +187,8 @@ def without_comments(stream: bytes) -> bytes:
     return b"".join([*kept, stream[at:]])
 
 
-def _embeddings(y: NDArray) -> NDArray[np.float32]:
+def embeddings(y: NDArray) -> NDArray[np.float32]:
+    """The same in float32; InputError unless they are finite, [N, n, D]."""
     y = np.asarray(y, np.float32)
     if y.ndim != 3 or y.size == 0 or not np.isfinite(y).all():
         raise InputError(f"embeddings have shape {y.shape}: pass finite ones, [N, n, D]")
@@ -194,12 +203,12 @@ def _uniform(y: NDArray[np.float32], bits: int, low: NDArray, high: NDArray) -> 
     # A channel that never changes has one level, whatever its step.
     step = np.where(high > low, (high.astype(np.float64) - low) / top, 1.0)
     symbols = np.clip(np.rint((y - low.astype(np.float64)) / step), 0, top).astype(np.uint8)
-    coded = _lossless(symbols)
+    coded = lossless(symbols)
     values = (coded.values * step + low).astype(np.float32)
     return Coded(values, coded.bytes_per_image)
 
 
-def _lossless(arrays: NDArray) -> Coded:
+def lossless(arrays: NDArray) -> Coded:
     """Each array [i] of [N, ...] through Blosc and back."""
     streams = [_blosc(a) for a in arrays]
     decoded = [

@@ -170,7 +170,7 @@ def count_flops(
     key = jax.eval_shape(jax.random.key, 0)
     lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, batch, key)
     # Operations are counted before machine code is made of them: that need not be good.
-    cost = lowered.compile({"xla_backend_optimization_level": 0}).cost_analysis()
+    cost = lowered.compile({"xla_backend_optimization_level": "0"}).cost_analysis()
     if cost is None:
         raise RuntimeError("this backend counts no FLOPs: describe on a CPU")
     return float(cost["flops"]) * mesh.size  # XLA counts one device's part

@@ -214,6 +214,14 @@ class Evaluate:
     """Whether to measure the baselines too."""
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
     """Bits of the uniformly quantised embeddings."""
+    transform_rates: tuple[int, ...] = ()
+    """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
+    pca: tuple[int, ...] = ()
+    """Principal components that are kept of each token, a byte each; with and without zstd."""
+    pq: tuple[int, ...] = ()
+    """Bytes of each token by product quantisation (faiss); with and without zstd."""
+    binary: bool = False
+    """Whether to measure a bit a channel; with and without zstd."""
     jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
     """JPEG 2000 compression ratios."""
     heads: tuple[HeadKind, ...] = ()

@@ -1,6 +1,7 @@
 """The methods of a study, each coding the same images for real: NEC, and its baselines."""
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import coder
 import nec_jax
 from nec_jax.params import NecParams
-from train import baselines
+from train import baselines, practice
 from train.config import Evaluate, OptionsError
 from train.data import Split
 from train.prefix import finish, start_of
@@ -118,14 +120,15 @@ def nec_method(study: Study, setting: str, model: NecParams) -> Method:
     Raises:
       RoundTripError: any image whose decoded bytes differ from its embedding.
     """
-    codec, lam = model.codec, trained_lambda(model)
-    assert codec is not None
+    lam = trained_lambda(model)
+    assert model.codec is not None
     assert lam is not None
+    codec = model.codec.at()
     grid = model.config.grid(*study.score.images.shape[1:3])
     values, blobs = [], []
     for split in study.splits():
         y = study.latents(model, split)  # once, for it takes nearly all of the time
-        embedded = codec.dequantise(codec.quantise(y))
+        embedded = codec.dequantise(codec.quantise(y, grid), grid)
         blobs = [codec.encode(one, grid) for one in y]
         decoded = nec_jax.decode(model, blobs)
         if decoded.tobytes() != embedded.tobytes():
@@ -134,7 +137,7 @@ def nec_method(study: Study, setting: str, model: NecParams) -> Method:
             ]
             raise RoundTripError(f"decoding is not exact for {', '.join(wrong[:5])}")
         values.append(decoded)
-    estimates = [codec.estimate_bits(codec.decode_symbols(blob)[0]) / 8 for blob in blobs]
+    estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
     sizes = [len(blob) for blob in blobs]
     facts = {"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))}
     return _method("nec", setting, model, values, sizes, codec.codec_bytes, facts)
@@ -159,6 +162,16 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
         yield of_latents(
             "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
         )
+    if options.transform_rates:
+        grid = config.grid(*study.score.images.shape[1:3])
+        ladder = fit_transform(y[0], grid)
+        # All of them first: a rate that there is not is refused before the others are measured.
+        for one in [ladder.at(rate) for rate in options.transform_rates]:
+            name = f"rate {one.rate_index}"
+            yield of_latents("transform", name, lambda v, c=one: baselines.transform(v, c, grid))
+    for name, setting, code in practices(options, y[0]):
+        for zstd, more in ((False, ""), (True, "-zstd")):
+            yield of_latents(name + more, setting, functools.partial(code, zstd=zstd))
     yield of_latents("float16", "float16", baselines.float16)
     if config.channels in (1, 3) and config.dtype in ("uint8", "uint16"):
         for ratio in options.jpeg2000:
@@ -173,6 +186,26 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
         )
     raw = baselines.raw_zstd(study.score.images)
     yield _method("raw-zstd", config.dtype, base, y, raw.bytes_per_image)
+
+
+def practices(
+    options: Evaluate, train: NDArray[np.float32]
+) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
+    """Name, setting and coder (embeddings, zstd=) of what is asked for of `train.practice`."""
+    for count in options.pca:
+        code = functools.partial(practice.pca_int8, components=count, calibration=train)
+        yield "pca-int8", f"{count} components", code
+    for parts in options.pq:
+        code = functools.partial(practice.product_quantised, parts=parts, calibration=train)
+        yield "pq", f"{parts} bytes a token", code
+    if options.binary:
+        yield "binary", "1 bit", functools.partial(practice.binary, calibration=train)
+
+
+def fit_transform(y: NDArray[np.float32], grid: tuple[int, int]) -> coder.RateLadder:
+    """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
+    first = y.shape[1] - grid[0] * grid[1]
+    return coder.fit(y[:, first:].reshape(len(y), *grid, -1), y[:, 0] if first else None)
 
 
 def _method(

@@ -1,0 +1,100 @@
+"""How embeddings are made small in practice today: fewer channels, fewer bits, codebooks.
+
+Each is fitted on training embeddings, which a decoder pays for once (`codec_bytes`). Tokens are
+coded one by one, so that an image costs as many bytes whatever is in it; `zstd` puts Blosc behind
+that, as behind the other baselines.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder import InputError
+from train.baselines import Coded, embeddings, lossless
+
+_SAMPLE = 1 << 16  # tokens that codebooks are trained on
+_CENTROIDS = 256
+
+
+def pca_int8(
+    y: NDArray[np.float32], components: int, calibration: NDArray[np.float32], *, zstd: bool
+) -> Coded:
+    """The first principal components of each token, a byte each.
+
+    A byte's step is the largest magnitude of its component in `calibration`, over 127; what is
+    larger is clipped.
+
+    Args:
+      y: [N, n, D] embeddings.
+      components: 1 to D.
+      calibration: [M, m, D], training embeddings.
+      zstd: whether Blosc follows.
+
+    Raises:
+      InputError: other shapes, NaN or infinity, other components.
+    """
+    y, tokens = embeddings(y), embeddings(calibration).reshape(-1, calibration.shape[-1])
+    channels = y.shape[2]
+    if not 1 <= components <= channels or tokens.shape[1] != channels:
+        raise InputError(
+            f"{components} components of {channels} channels, calibration has {tokens.shape[1]}"
+        )
+    mean = tokens.mean(0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(np.cov(tokens - mean.astype(np.float32), rowvar=False, bias=True))
+    basis = vectors[:, ::-1][:, :components].astype(np.float32)
+    mean = mean.astype(np.float32)
+    step = np.maximum(np.abs((tokens - mean) @ basis).max(0), 1e-30) / 127
+    symbols = np.clip(np.rint((y - mean) @ basis / step), -127, 127).astype(np.int8)
+    values = (symbols * step) @ basis.T + mean
+    return _coded(symbols, values, 4 * (basis.size + mean.size + step.size), zstd)
+
+
+def product_quantised(
+    y: NDArray[np.float32], parts: int, calibration: NDArray[np.float32], *, zstd: bool
+) -> Coded:
+    """Product quantisation (Jegou 2011) by faiss: a byte for each of `parts` of the channels.
+
+    Raises:
+      InputError: as `pca_int8`; channels that cannot be cut in so many parts.
+      ModuleNotFoundError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "product quantisation needs faiss: pip install nec-jax[faiss]"
+        ) from error
+    y, tokens = embeddings(y), embeddings(calibration).reshape(-1, calibration.shape[-1])
+    channels = y.shape[2]
+    if parts < 1 or channels % parts or tokens.shape[1] != channels:
+        raise InputError(f"{parts} parts of {channels} channels, calibration has {tokens.shape[1]}")
+    quantiser: Any = faiss.ProductQuantizer(channels, parts, 8)
+    chosen = np.arange(min(_SAMPLE, len(tokens))) * len(tokens) // min(_SAMPLE, len(tokens))
+    quantiser.train(np.ascontiguousarray(tokens[chosen]))
+    symbols = quantiser.compute_codes(np.ascontiguousarray(y.reshape(-1, channels)))
+    values = quantiser.decode(symbols).reshape(y.shape)
+    symbols = symbols.reshape(*y.shape[:2], parts)
+    return _coded(symbols, values, 4 * _CENTROIDS * channels, zstd)
+
+
+def binary(y: NDArray[np.float32], calibration: NDArray[np.float32], *, zstd: bool) -> Coded:
+    """A bit a channel: on which side of its mean. Decoded to the mean of that side.
+
+    Raises InputError as `pca_int8`.
+    """
+    y, tokens = embeddings(y), embeddings(calibration).reshape(-1, calibration.shape[-1])
+    mean = tokens.mean(0, dtype=np.float64).astype(np.float32)
+    above = tokens > mean
+    high = np.where(above, tokens, 0).sum(0, dtype=np.float64) / np.maximum(above.sum(0), 1)
+    low = np.where(above, 0, tokens).sum(0, dtype=np.float64) / np.maximum((~above).sum(0), 1)
+    symbols = np.packbits(y > mean, axis=-1)
+    bits = np.unpackbits(symbols, axis=-1, count=y.shape[2]).astype(bool)
+    values = np.where(bits, high, low).astype(np.float32)
+    return _coded(symbols, values, 4 * (mean.size + high.size + low.size), zstd)
+
+
+def _coded(symbols: NDArray, values: NDArray, codec_bytes: int, zstd: bool) -> Coded:
+    """One image's symbols [i] of [N, ...] as they are, or behind Blosc."""
+    sizes = lossless(symbols).bytes_per_image if zstd else np.full(len(symbols), symbols[0].nbytes)
+    return Coded(values.astype(np.float32), sizes, codec_bytes)
