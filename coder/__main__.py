@@ -13,6 +13,7 @@ of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or vectors [N, D]; ARRAY
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from coder.errors import CodecError, InputError
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1 if something is wrong with FILE."""
     options = _parser().parse_args(arguments)
+    # In words, without the line of code that they come from.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         if options.command in ("fit", "encode"):
             from coder import fit_commands
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             return getattr(archive_commands, options.command)(options)
         return _COMMANDS[options.command, kind](options)
-    except CodecError as error:
+    except (CodecError, ModuleNotFoundError) as error:
         print(f"{options.file}: {error}", file=sys.stderr)
     except OSError as error:
         print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)

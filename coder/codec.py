@@ -223,7 +223,7 @@ class OneRateCodec(EmbeddingCodec):
         Raises:
           InputError: as `quantise` and `encode_symbols`.
         """
-        self._check_grid(np.shape(y), grid, self.channels)
+        grid = self._check_grid(np.shape(y), grid, self.channels)
         return self.encode_symbols(self.quantise(y, grid), grid)
 
     def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:

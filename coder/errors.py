@@ -34,4 +34,4 @@ class InputError(CodecError):
 
 
 class UnusualEmbedding(UserWarning):
-    """An embedding is unlike those that its codec was fitted on: a warning, once a caller."""
+    """A warning: an embedding needs far more bits than those that its codec was fitted on."""

@@ -125,7 +125,8 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
     try:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Parquet files need pyarrow: pip install pyarrow") from error
+        message = "Parquet files need pyarrow: pip install nec-jax[parquet]"
+        raise ModuleNotFoundError(message) from error
     if column is None:
         names = parquet.read_schema(path).names
         raise InputError(f"which column? --column, one of {', '.join(names)}")

@@ -100,6 +100,8 @@ class _Sample:
         if not hasattr(embeddings, "shape"):
             embeddings = np.asarray(embeddings)
         shape = embeddings.shape
+        if most < 1:
+            raise InputError(f"most is {most}: look at one grid at least")
         if len(shape) not in (2, 3, 4) or 0 in shape:
             raise InputError(
                 f"embeddings of shape {tuple(shape)}: give grids [N, H, W, D], a raster [H, W, D], "

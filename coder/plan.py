@@ -9,8 +9,8 @@ from coder.layout import NOT_CODED
 from coder.rows import RowCoder
 from coder.tables import Tables
 
-# Times the usual bits, or so many a coefficient beyond them; and bits of frames and of chance.
-_UNUSUAL = 3.0, 0.6, 256
+# Beyond the usual bits: the lesser of twice them and one a coefficient; 256 for frame and chance.
+_TIMES, _BITS, _CHANCE = 2.0, 1.0, 256
 
 
 class Plan(NamedTuple):
@@ -20,7 +20,7 @@ class Plan(NamedTuple):
       order: int32 [S], those that are coded: table by table, in their order.
       table: uint8 [S], the table of each.
       coder: codes them, one row a table.
-      most_bits: what embeddings like those that the tables are for hardly ever need.
+      most_bits: of a blob; embeddings like those that the tables are for seldom need more.
     """
 
     order: NDArray[np.int32]
@@ -37,8 +37,7 @@ def make_plan(table: NDArray[np.uint8], tables: Tables) -> Plan:
     order = order[: counts.sum()]
     coder = RowCoder(tables, used.astype(np.int32), counts[used])
     usual = float(sum(counts[k] * _entropy(tables.pmf(k)) for k in used.tolist()))
-    times, more, least = _UNUSUAL
-    most = usual + min((times - 1) * usual, more * order.size) + least
+    most = usual + min(_TIMES * usual, _BITS * order.size) + _CHANCE
     return Plan(order, table[order], coder, most)
 
 

@@ -112,6 +112,8 @@ class RateLadder(EmbeddingCodec):
           most_bytes: or at the largest rate whose blob has at most so many bytes.
           most_mse: or at the smallest rate whose mean squared error is at most this.
 
+        Warns as `TransformCodec.encode`.
+
         Raises:
           InputError: as `EmbeddingCodec.encode`; more than one of the three; a target that no rate
             reaches.
@@ -119,8 +121,12 @@ class RateLadder(EmbeddingCodec):
         if sum(target is not None for target in (rate, most_bytes, most_mse)) > 1:
             raise InputError("give one of rate, most_bytes and most_mse")
         if most_bytes is None and most_mse is None:
-            return self.at(rate).encode(y, grid)
-        return self._search(np.asarray(y), grid, most_bytes, most_mse)
+            codec = self.at(rate)
+            blob = codec.encode_quietly(y, grid)
+        else:
+            codec, blob = self._search(np.asarray(y), grid, most_bytes, most_mse)
+        codec.warn_if_unusual(blob, stacklevel=3)
+        return blob
 
     def decode(self, blob: bytes) -> NDArray[np.float32]:
         """A blob of any of the rates -> its embedding float32 [n, D]."""
@@ -172,18 +178,18 @@ class RateLadder(EmbeddingCodec):
 
     def _search(
         self, y: NDArray, grid: tuple[int, int], most_bytes: int | None, most_mse: float | None
-    ) -> bytes:
+    ) -> tuple[TransformCodec, bytes]:
         # One by one: for a single embedding neither bytes nor errors need be in order.
         if most_bytes is not None:
             for rate in reversed(range(self.rates)):
-                blob = self.at(rate).encode(y, grid)
+                blob = self.at(rate).encode_quietly(y, grid)
                 if len(blob) <= most_bytes:
-                    return blob
+                    return self.at(rate), blob
             raise InputError(f"at no rate does it take {most_bytes} bytes or fewer")
         assert most_mse is not None
         for rate in range(self.rates):
-            blob = self.at(rate).encode(y, grid)
+            blob = self.at(rate).encode_quietly(y, grid)
             error = self.at(rate).decode(blob) - y.astype(np.float32)
             if np.mean(np.square(error, dtype=np.float64)) <= most_mse:
-                return blob
+                return self.at(rate), blob
         raise InputError(f"at no rate is its mean squared error {most_mse} or less")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coder import blob as framing
 from coder.arrays import frozen, immutable
 from coder.bands import BANDS
 from coder.codec import OneRateCodec, check_limits
@@ -101,20 +102,28 @@ class TransformCodec(OneRateCodec):
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
 
-        Warns of an `UnusualEmbedding`: one that costs far more bits than its tables are made for.
+        Warns of an `UnusualEmbedding`, one that needs far more bits than its tables are made for.
 
         Raises:
           InputError: as `quantise` and `encode_symbols`.
         """
-        blob = super().encode(y, grid)
-        if 8 * len(blob) > self._plan(grid).most_bits:
+        blob = self.encode_quietly(y, grid)
+        self.warn_if_unusual(blob, stacklevel=3)
+        return blob
+
+    def encode_quietly(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+        """`encode` without its warning."""
+        return super().encode(y, grid)
+
+    def warn_if_unusual(self, blob: bytes, stacklevel: int = 2) -> None:
+        """The warning of `encode`, for a blob that it made."""
+        if 8 * len(blob) > self._plan(framing.unpack(blob)[0].grid).most_bits:
             warnings.warn(
                 "an embedding needs far more bits than those that its codec was fitted on: is it "
                 "of the same model, in the same units? If so, fit a codec on embeddings like it",
                 UnusualEmbedding,
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
-        return blob
 
     def quantise(self, y: ArrayLike, grid: tuple[int, int]) -> NDArray[np.int32]:
         """Embeddings float [..., n, D] -> symbols int32 [..., n, K], one embedding at a time.
@@ -123,10 +132,12 @@ class TransformCodec(OneRateCodec):
           InputError: another shape, no floats, NaN, infinity, or beyond int32.
         """
         values = np.asarray(y)
-        self._check_grid(values.shape[-2:], grid, self.channels)
-        values = as_floats(values).reshape(-1, *values.shape[-2:])
-        q = np.stack([self._quantise(one, grid) for one in values])
-        return q.reshape(*np.shape(y)[:-1], self.symbols_a_token)
+        grid = self._check_grid(values.shape[-2:], grid, self.channels)
+        many = as_floats(values).reshape(-1, *values.shape[-2:])
+        q = np.empty((*many.shape[:2], self.symbols_a_token), np.int32)
+        for i, one in enumerate(many):
+            q[i] = self._quantise(one, grid)
+        return q.reshape(*values.shape[:-1], self.symbols_a_token)
 
     def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
         """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D], one at a time."""

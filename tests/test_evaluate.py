@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import coder
 import nec_jax
 from nec_jax.api import with_coding
 from train import evaluate, methods, report
-from train.config import Evaluate
+from train.config import Evaluate, OptionsError
 from train.data import IGNORE
 from train.main import main
 
@@ -75,6 +76,42 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
     assert method.bytes_per_image == np.mean([len(blob) for blob in blobs])
     estimate = method.facts["estimated_bytes_per_image"]
     assert estimate < method.bytes_per_image <= 1.01 * estimate + 16
+
+
+def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: Path) -> None:
+    options = study_options(smoke_mae, smoke_nec, "classification", "val")
+    asked = {"transform_rates": (0, 3), "pca": (4,), "pq": (2,), "binary": True}
+    options = dataclasses.replace(options, jpeg2000=(), uqe_bits=(), **asked)
+    base = nec_jax.load(smoke_mae)
+    study = evaluate.open_study(options, base)
+    found = {f"{m.name} {m.setting}": m for m in methods.baseline_methods(options, study, base)}
+    names = ["pca-int8 4 components", "pq 2 bytes a token", "binary 1 bit"]
+    zipped = [name.replace(" ", "-zstd ", 1) for name in names]
+    assert {"transform rate 0", "transform rate 3", *names, *zipped} < set(found)
+    assert found["pca-int8 4 components"].bytes_per_image == 17 * 4
+    assert found["pq 2 bytes a token"].bytes_per_image == 17 * 2
+    for name in found:
+        shapes = [part.shape for part in found[name].values]
+        assert shapes == [part.shape for part in found["float16 float16"].values], name
+    with pytest.raises(coder.InputError, match="rate 99: this codec has rates 0 to"):
+        list(
+            methods.baseline_methods(
+                dataclasses.replace(options, transform_rates=(0, 99)), study, base
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"pca": (0,)}, "1 or"),
+        ({"pq": (0,)}, "1 or"),
+        ({"transform_rates": (-1,)}, "0 or"),
+    ],
+)
+def test_baselines_that_cannot_be_are_refused_at_once(asked: dict, message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        Evaluate(**asked)
 
 
 def test_an_inexact_round_trip_is_never_reported(

@@ -1,5 +1,6 @@
 """The decoder in JavaScript, written from docs/format.md, agrees with the golden files."""
 
+import dataclasses
 import shutil
 import subprocess
 import zlib
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from test_golden import SHA256, TRANSFORMED
 
-from coder import EmbeddingCodec
+from coder import EmbeddingCodec, RateLadder
+from coder.layout import NOT_CODED
 
 GOLDEN = Path(__file__).parent / "golden"
 DECODER = Path(__file__).parent / "interop" / "decode.mjs"
@@ -39,6 +41,21 @@ def test_symbols_and_floats_are_the_same(name, tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y_hat, atol=1e-5 * scale)
     else:
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y_hat)
+
+
+def test_a_rate_of_a_ladder_that_codes_nothing(tmp_path):
+    whole = EmbeddingCodec.load(GOLDEN / "ladder.codec.safetensors")
+    assert isinstance(whole, RateLadder)
+    layout = whole.layout.copy()
+    layout[0] = NOT_CODED
+    codec = dataclasses.replace(whole, layout=layout)
+    codec.save(tmp_path / "codec")
+    tokens = 4 + codec.class_token
+    blob = codec.encode(np.zeros((tokens, codec.channels), np.float32), (2, 2), rate=0)
+    (tmp_path / "blob").write_bytes(blob)
+    done = decode(tmp_path / "codec", tmp_path / "blob", tmp_path / "q.npy")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "q.npy"), np.zeros((tokens, 1)))
 
 
 def test_damage_is_named(tmp_path):

@@ -60,6 +60,27 @@ def test_zstd_changes_sizes_alone():
     assert (packed.bytes_per_image < plain.bytes_per_image).all()
 
 
+def test_a_channel_that_never_changes_keeps_its_value():
+    y = Y.copy()
+    y[..., 0] = 5
+    coded = practice.binary(y, y, zstd=False)
+    np.testing.assert_array_equal(coded.values[..., 0], 5)
+
+
+def test_embeddings_that_do_not_fit_are_refused():
+    for code in (
+        lambda y, t: practice.pca_int8(y, 2, t, zstd=False),
+        lambda y, t: practice.product_quantised(y, 1, t, zstd=False),
+        lambda y, t: practice.binary(y, t, zstd=False),
+    ):
+        with pytest.raises(InputError, match="5 channels, those to calibrate on have 12"):
+            code(Y[..., :5], TRAIN)
+    with pytest.raises(InputError, match="36 tokens to train on: 256 are needed"):
+        practice.product_quantised(Y, 1, TRAIN[:1], zstd=False)
+    with pytest.raises(InputError, match="give a divisor"):
+        practice.product_quantised(Y, 5, TRAIN, zstd=False)
+
+
 @pytest.mark.parametrize("components", [0, CHANNELS + 1])
 def test_other_numbers_of_components_are_refused(components):
     with pytest.raises(InputError, match="components"):

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,14 +168,34 @@ def test_embeddings_unlike_those_of_the_fit_are_warned_of(with_class_token):
     for rate in range(codec.rates):
         for y in embeddings(with_class_token):
             codec.encode(y, GRID, rate=rate)  # warnings are errors here
-        if rate < 8:  # hardly anything is coded
+        if rate < 8:  # hardly anything is coded: the frame outweighs it
             continue
         far = embeddings(with_class_token)[0].copy()
         far[first:] = mean + 3 * scale * rng.normal(size=far[first:].shape)
-        with pytest.warns(UnusualEmbedding, match="far more bits"):
-            blob = codec.encode(far, GRID, rate=rate)
-        # It is coded as finely as others all the same.
-        np.testing.assert_array_equal(codec.decode(blob), codec.at(rate).decode(blob))
+        with pytest.warns(UnusualEmbedding, match="far more bits") as caught:
+            codec.encode(far, GRID, rate=rate)
+        assert caught[0].filename == __file__  # where `encode` was called
+        # What needs few bits is not warned of, however unlike it is.
+        codec.encode((far - mean) / 1000 + mean, GRID, rate=rate)
+
+
+def test_of_rates_that_are_tried_only_the_chosen_one_warns():
+    codec, rng = ladder(False), np.random.default_rng(0)
+    noise = rng.normal(size=(GRID[0] * GRID[1], CHANNELS))
+    far = np.float32(codec.transform.mean + 3 * codec.transform.scale * noise)
+    codec.encode(far, GRID, most_bytes=40)
+    finest = codec.at(codec.rates - 1)
+    error = finest.dequantise(finest.quantise(far, GRID), GRID) - far
+    with pytest.warns(UnusualEmbedding) as caught:
+        codec.encode(far, GRID, most_mse=float((error**2).mean(dtype=np.float64)))
+    assert len(caught) == 1
+
+
+def test_a_grid_is_any_pair_and_a_batch_may_be_empty():
+    codec, y = ladder(False).at(5), embeddings(False)
+    pair: Any = list(GRID)
+    assert codec.encode(y[0], pair) == codec.encode(y[0], GRID)
+    assert codec.quantise(y[:0], GRID).shape == (0, *y.shape[1:2], codec.symbols_a_token)
 
 
 def test_embeddings_that_cannot_be_coded_are_refused():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -230,6 +231,10 @@ class Evaluate:
     """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
+        if min((*self.transform_rates, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
+            raise OptionsError("--transform-rates must be 0 or more, --pca and --pq 1 or more")
+        if self.pq and find_spec("faiss") is None:
+            raise OptionsError("--pq needs faiss: pip install nec-jax[faiss]")
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
             raise OptionsError("--seeds and --epochs must be 1 or more")
         if self.image_size is not None and self.image_size < 1:

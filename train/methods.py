@@ -147,6 +147,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
     """Quantised and uncompressed embeddings of the base, JPEG 2000, and lossless pixels."""
     y = [study.latents(base, split) for split in study.splits()]
     config = base.config
+    ends = np.cumsum([len(part) for part in y])[:-1]
 
     def of_latents(
         name: str, setting: str, code: Callable[[NDArray[np.float32]], baselines.Coded]
@@ -171,7 +172,10 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             yield of_latents("transform", name, lambda v, c=one: baselines.transform(v, c, grid))
     for name, setting, code in practices(options, y[0]):
         for zstd, more in ((False, ""), (True, "-zstd")):
-            yield of_latents(name + more, setting, functools.partial(code, zstd=zstd))
+            # All splits at once: what is fitted is the same for all.
+            coded = code(np.concatenate(y), zstd=zstd)
+            values, sizes = np.split(coded.values, ends), coded.bytes_per_image[ends[-1] :]
+            yield _method(name + more, setting, base, values, sizes, coded.codec_bytes)
     yield of_latents("float16", "float16", baselines.float16)
     if config.channels in (1, 3) and config.dtype in ("uint8", "uint16"):
         for ratio in options.jpeg2000:

@@ -34,14 +34,12 @@ def pca_int8(
     Raises:
       InputError: other shapes, NaN or infinity, other components.
     """
-    y, tokens = embeddings(y), embeddings(calibration).reshape(-1, calibration.shape[-1])
-    channels = y.shape[2]
-    if not 1 <= components <= channels or tokens.shape[1] != channels:
-        raise InputError(
-            f"{components} components of {channels} channels, calibration has {tokens.shape[1]}"
-        )
+    y, tokens = _checked(y, calibration)
+    if not 1 <= components <= y.shape[2]:
+        raise InputError(f"{components} components of {y.shape[2]} channels")
     mean = tokens.mean(0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(np.cov(tokens - mean.astype(np.float32), rowvar=False, bias=True))
+    centred = tokens - mean.astype(np.float32)
+    _, vectors = np.linalg.eigh(np.atleast_2d(np.cov(centred, rowvar=False, bias=True)))
     basis = vectors[:, ::-1][:, :components].astype(np.float32)
     mean = mean.astype(np.float32)
     step = np.maximum(np.abs((tokens - mean) @ basis).max(0), 1e-30) / 127
@@ -55,8 +53,13 @@ def product_quantised(
 ) -> Coded:
     """Product quantisation (Jegou 2011) by faiss: a byte for each of `parts` of the channels.
 
+    Args:
+      y, calibration, zstd: as of `pca_int8`.
+      parts: a divisor of D.
+
     Raises:
-      InputError: as `pca_int8`; channels that cannot be cut in so many parts.
+      InputError: as `pca_int8`; channels that cannot be cut in so many parts; fewer than 256 tokens
+        to train on.
       ModuleNotFoundError: faiss is not installed.
     """
     try:
@@ -65,10 +68,12 @@ def product_quantised(
         raise ModuleNotFoundError(
             "product quantisation needs faiss: pip install nec-jax[faiss]"
         ) from error
-    y, tokens = embeddings(y), embeddings(calibration).reshape(-1, calibration.shape[-1])
+    y, tokens = _checked(y, calibration)
     channels = y.shape[2]
-    if parts < 1 or channels % parts or tokens.shape[1] != channels:
-        raise InputError(f"{parts} parts of {channels} channels, calibration has {tokens.shape[1]}")
+    if parts < 1 or channels % parts:
+        raise InputError(f"{parts} parts of {channels} channels: give a divisor of them")
+    if len(tokens) < _CENTROIDS:
+        raise InputError(f"{len(tokens)} tokens to train on: {_CENTROIDS} are needed")
     quantiser: Any = faiss.ProductQuantizer(channels, parts, 8)
     chosen = np.arange(min(_SAMPLE, len(tokens))) * len(tokens) // min(_SAMPLE, len(tokens))
     quantiser.train(np.ascontiguousarray(tokens[chosen]))
@@ -81,17 +86,30 @@ def product_quantised(
 def binary(y: NDArray[np.float32], calibration: NDArray[np.float32], *, zstd: bool) -> Coded:
     """A bit a channel: on which side of its mean. Decoded to the mean of that side.
 
-    Raises InputError as `pca_int8`.
+    Args are those of `pca_int8`, and so are errors.
     """
-    y, tokens = embeddings(y), embeddings(calibration).reshape(-1, calibration.shape[-1])
+    y, tokens = _checked(y, calibration)
     mean = tokens.mean(0, dtype=np.float64).astype(np.float32)
     above = tokens > mean
-    high = np.where(above, tokens, 0).sum(0, dtype=np.float64) / np.maximum(above.sum(0), 1)
-    low = np.where(above, 0, tokens).sum(0, dtype=np.float64) / np.maximum((~above).sum(0), 1)
+    # Of a side that no token is on, the mean of all.
+    high, low = (
+        mean + np.where(side, tokens - mean, 0).sum(0) / side.sum(0).clip(1)
+        for side in (above, ~above)
+    )
     symbols = np.packbits(y > mean, axis=-1)
     bits = np.unpackbits(symbols, axis=-1, count=y.shape[2]).astype(bool)
     values = np.where(bits, high, low).astype(np.float32)
     return _coded(symbols, values, 4 * (mean.size + high.size + low.size), zstd)
+
+
+def _checked(y: NDArray, calibration: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings [N, n, D], and the tokens [T, D] of those to calibrate on."""
+    y, calibration = embeddings(y), embeddings(calibration)
+    if y.shape[2] != calibration.shape[2]:
+        raise InputError(
+            f"{y.shape[2]} channels, those to calibrate on have {calibration.shape[2]}"
+        )
+    return y, calibration.reshape(-1, y.shape[2])
 
 
 def _coded(symbols: NDArray, values: NDArray, codec_bytes: int, zstd: bool) -> Coded:

@@ -11,9 +11,11 @@ export function cut(tensors, content, rate) {
   const [, components, columns] = layout.shape
   const channels = basis.shape[1]
   const own = layout.data.subarray(rate * components * columns, (rate + 1) * components * columns)
-  const rows = range(components).filter((k) => own.subarray(k * columns, (k + 1) * columns).some((t) => t !== NONE))
+  const coded = range(components).filter((k) => own.subarray(k * columns, (k + 1) * columns).some((t) => t !== NONE))
+  const rows = coded.length ? coded : [0] // a codec has one component and one table at least
   const cells = rows.flatMap((k) => [...own.subarray(k * columns, (k + 1) * columns)])
-  const used = [...new Set(cells)].filter((t) => t !== NONE).sort((a, b) => a - b)
+  const found = [...new Set(cells)].filter((t) => t !== NONE).sort((a, b) => a - b)
+  const used = found.length ? found : [0]
   const starts = [0]
   sizes.data.forEach((size) => starts.push(starts.at(-1) + size))
   const pick = (tensor, values, shape) => ({ type: tensor.type, data: tensor.data.constructor.from(values), shape })
