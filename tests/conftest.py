@@ -1,12 +1,14 @@
 """Shared fixtures: a tiny model and two short runs, made once a session."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis_profile  # noqa: F401
 import jax
 import pytest
 from convert_cases import GOLDEN, options_of
+from filelock import FileLock
 from model_cases import CALIBRATION_IMAGES, pretrained, tiny_config
 from train_cases import run_compress, run_pretrain
 
@@ -44,18 +46,28 @@ def model(bare_model: NecParams) -> NecParams:
     return calibrate(bare_model, CALIBRATION_IMAGES, {"images": 64})
 
 
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder with a run's model, which the first process of the tests makes for all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(root / f"{name}.lock"):
+        if not (root / name / "model.safetensors").exists():
+            make(root / name)
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def smoke_mae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of a short pre-training run."""
-    return run_pretrain(tmp_path_factory.mktemp("mae"))
+    return made_once(tmp_path_factory, "mae", run_pretrain) / "model.safetensors"
 
 
 @pytest.fixture(scope="session")
 def smoke_nec(smoke_mae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of a short compression run."""
-    folder = tmp_path_factory.mktemp("nec")
-    run_compress(smoke_mae, folder)
-    return folder
+    return made_once(tmp_path_factory, "nec", lambda folder: run_compress(smoke_mae, folder))
 
 
 @pytest.fixture(scope="session")

@@ -152,6 +152,7 @@ def test_bands_that_do_not_fit_the_data_are_refused(
         main(["compress", *common, "--bands", *bands])
 
 
+@pytest.mark.slow
 def test_without_a_model_bands_are_names(reflectances: Path, tmp_path: Path) -> None:
     common = ["pretrain", *SMALL, "--data", str(reflectances), "--workdir", str(tmp_path)]
     size = [*TINY, "--steps", "1"]

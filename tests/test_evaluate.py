@@ -126,7 +126,10 @@ def test_an_inexact_round_trip_is_never_reported(
         methods.nec_method(study, setting, params)
 
 
-@pytest.mark.parametrize(("task", "heads"), [("classification", 3), ("segmentation", 2)])
+@pytest.mark.parametrize(
+    ("task", "heads"),
+    [("classification", 3), pytest.param("segmentation", 2, marks=pytest.mark.slow)],
+)
 def test_the_command_reports_every_method(
     smoke_mae: Path, smoke_nec: Path, tmp_path: Path, task: str, heads: int
 ) -> None:

@@ -70,6 +70,7 @@ def test_labels_are_learned_and_shuffled_labels_are_not(bare_model: NecParams, k
     assert abs(np.mean(heads.classify(head, y_test) == t_test) - 1 / 3) < 0.15
 
 
+@pytest.mark.slow
 def test_masks_are_learned_from_the_pixels_that_count(bare_model: NecParams):
     (y, m), (y_test, m_test) = masked(0, 96), masked(1, 20)
     m[::2, :16] = 255

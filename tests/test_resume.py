@@ -56,7 +56,9 @@ def at_step(
     monkeypatch.setattr(StopSignals, "asked", act_and_ask)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
     number: signal.Signals,
     smoke_mae: Path,

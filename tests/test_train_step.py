@@ -55,7 +55,9 @@ def run_steps(
     return before, merge(state.trainable, frozen), losses
 
 
-@pytest.mark.parametrize("trainable", ["paper+gain", "density"])
+@pytest.mark.parametrize(
+    "trainable", ["paper+gain", pytest.param("density", marks=pytest.mark.slow)]
+)
 def test_what_is_named_trains_and_all_else_stays_bit_identical(trainable: str) -> None:
     config = small_config()
     options = Compress(steps=STEPS, trainable=trainable, lr=1e-3)
@@ -116,7 +118,9 @@ def test_only_matrices_decay() -> None:
     assert not np.any(updates["encoder"]["fc"]["bias"])
 
 
-@pytest.mark.parametrize("rounding", ["noise", "straight-through", "soft"])
+@pytest.mark.parametrize(
+    "rounding", ["noise", "soft", pytest.param("straight-through", marks=pytest.mark.slow)]
+)
 def test_the_loss_does_not_depend_on_the_batch_size(rounding: str) -> None:
     # The rate is a mean: the same images twice over give the loss of one copy (up to noise).
     config = small_config()
@@ -192,12 +196,14 @@ def test_calibration_can_set_the_gain_to_one() -> None:
 
 def test_microbatches_give_the_step_of_the_whole_batch() -> None:
     config = small_config()
-    options = Compress(steps=STEPS, lr=1e-3)
+    options = Compress(steps=STEPS, trainable="density", density_lr=1e-3)
     _, whole, losses = run_steps(options, config)
     _, parts, again = run_steps(options, config, microbatch=2)
     assert np.allclose(losses, again, rtol=1e-5)
     # Adam's first steps have the size of the learning rate, whatever that of the gradient.
-    near = jax.tree.map(lambda a, b: np.allclose(a, b, atol=STEPS * options.lr), whole, parts)
+    near = jax.tree.map(
+        lambda a, b: np.allclose(a, b, atol=STEPS * options.density_lr), whole, parts
+    )
     assert all(jax.tree.leaves(near))
 
 
@@ -207,10 +213,11 @@ def test_a_mesh_of_devices_gives_the_losses_of_one() -> None:
         "import json, jax; jax.config.update('jax_num_cpu_devices', 8)\n"
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_train_step import Compress, STEPS, run_steps, small_config\n"
-        "print(json.dumps(run_steps(Compress(steps=STEPS), small_config(), 8)[2]))"
+        "options = Compress(steps=STEPS, trainable='density')\n"
+        "print(json.dumps(run_steps(options, small_config(), 8)[2]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    _, _, alone = run_steps(Compress(steps=STEPS), small_config())
+    _, _, alone = run_steps(Compress(steps=STEPS, trainable="density"), small_config())
     assert np.allclose(json.loads(done.stdout), alone, rtol=1e-4)

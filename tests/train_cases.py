@@ -21,5 +21,5 @@ def run_pretrain(folder: Path) -> Path:
 def run_compress(init: Path, folder: Path, *more: str) -> nec_jax.NecParams:
     """NEC after six steps from the model `init`."""
     arguments = ["--init", str(init), "--workdir", str(folder), "--calibration-images", "32"]
-    main(["compress", *SMALL, *arguments, "--steps", "6", *more])
+    main(["compress", *SMALL, *arguments, "--steps", "6", "--gain", "1", *more])
     return nec_jax.load(folder / "model.safetensors")
