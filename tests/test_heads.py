@@ -93,7 +93,10 @@ def test_cross_entropy_is_over_the_targets_that_count():
     np.testing.assert_array_equal(gradient[2], [0, 0])
 
 
-@pytest.mark.parametrize(("kind", "with_decoder"), VARIANTS)
+@pytest.mark.parametrize(
+    ("kind", "with_decoder"),
+    [pytest.param(*v, marks=pytest.mark.slow if v == ("conv", True) else ()) for v in VARIANTS],
+)
 def test_a_prediction_depends_on_nothing_but_the_embedding(
     bare_model: NecParams, kind, with_decoder
 ):

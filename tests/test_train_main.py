@@ -40,6 +40,7 @@ def test_compress_writes_a_codec_metrics_and_events(smoke_nec: Path) -> None:
     assert list((smoke_nec / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(smoke_mae: Path, tmp_path: Path) -> None:
     # Neither lines of metrics nor validations are due when the checkpoints are.
     often = ["--log-every", "100", "--val-every", "100", "--checkpoint-every", "1"]
