@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import InputError, ScalarCodec, Tables
+from coder import EmbeddingCodec, InputError, RateLadder, ScalarCodec, Tables, fit
 from coder.quantise import quantise
 from coder.tables import pmf_from_counts
 from nec_jax import density
@@ -99,13 +99,41 @@ def calibrate_latents(
         for d in range(params.config.embedding_width)
     ]
     channels = np.arange(params.config.embedding_width, dtype=np.int32)
-    codec = ScalarCodec(
+    codec: EmbeddingCodec = ScalarCodec(
         offsets=offsets,
         steps=steps,
         tables=Tables.from_pmfs(rows),
         grid_layout=channels,
         class_layout=channels + params.config.embedding_width if start else None,
     )
+    return _with_codec(params, codec, provenance)
+
+
+def fit_latents(
+    params: NecParams, y: NDArray[np.float32], step: float, provenance: dict | None = None
+) -> NecParams:
+    """Give a model a codec of many rates, `coder.fit`, of its embeddings of whole images.
+
+    Args:
+      params: a trained model; its codec, if any, is replaced.
+      y: [N, (1 +) T, D], of images of the model's size.
+      step: that of the rate which is coded unless another is asked for, or the nearest that there
+        is; in standard deviations of a channel.
+      provenance: as of `calibrate`.
+    """
+    side = params.config.image_size
+    ladder = fit_transform(y, params.config.grid(side, side))
+    nearest = int(np.abs(np.log(ladder.steps / step)).argmin())
+    return _with_codec(params, dataclasses.replace(ladder, rate_index=nearest), provenance)
+
+
+def fit_transform(y: NDArray[np.float32], grid: tuple[int, int]) -> RateLadder:
+    """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
+    first = y.shape[1] - grid[0] * grid[1]
+    return fit(y[:, first:].reshape(len(y), *grid, -1), y[:, 0] if first else None)
+
+
+def _with_codec(params: NecParams, codec: EmbeddingCodec, provenance: dict | None) -> NecParams:
     facts = json.loads(params.provenance) | (provenance or {})
     return dataclasses.replace(
         params,

@@ -6,20 +6,19 @@ around the median m of the channel's density: q = round(z - m), z_hat = q + m, y
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from coder import InputError
-from nec_jax import density
+from nec_jax.bottleneck import Bottleneck, Rounding, bottleneck
 from nec_jax.config import ModelConfig
 from nec_jax.mae import Decoder, FeatureScale, masked_mse, pixel_targets, random_masking
 from nec_jax.trainable import merge
 from nec_jax.vit import Encoder, patchify
 
-Rounding = Literal["noise", "straight-through", "soft", "hard"]
 # Nested dictionaries of arrays, {"encoder": ..., "bottleneck": ..., "decoder": ...}. There is no
 # decoder where `decoder_target` is "none". In training on features there is "teacher" as well: the
 # encoder's first values of what trains (`merge` with the encoder makes it whole).
@@ -31,69 +30,6 @@ class Losses(NamedTuple):
 
     mse: jax.Array  # of hidden patches, or of features: see `distortion`
     bits_per_element: jax.Array  # under the density, an element = one channel of one token
-
-
-def soft_round(x: jax.Array, alpha: jax.Array | float) -> jax.Array:
-    """A smooth approximation of rounding; exact for alpha -> infinity, identity for alpha -> 0.
-
-    Agustsson and Theis 2020 (arXiv 2006.09952), equation 14.
-    """
-    alpha = jnp.maximum(alpha, 1e-2)
-    middle = jnp.floor(x) + 0.5
-    return middle + jnp.tanh(alpha * (x - middle)) / (2 * jnp.tanh(alpha / 2))
-
-
-def bottleneck(
-    weights: Weights,
-    y: jax.Array,
-    rounding: Rounding,
-    keys: jax.Array | None = None,
-    alpha: jax.Array | float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-    """Quantise y (or imitate it, in training) and measure its rate.
-
-    Args:
-      weights: the sub-tree `bottleneck` of a model's weights.
-      y: float32 [B, n, D].
-      rounding: what the decoder sees. `noise`: y plus uniform noise, as in the paper;
-        `straight-through`: the rounded y with the gradient of y (Minnen and Singh 2020);
-        `soft`: `soft_round` with sharpness `alpha`. The rate of these three is that of the noisy
-        y. `hard`: the rounded y, with the rate of the rounded symbols, for validation.
-      keys: randomness of the noise, one key an image: [B]; not needed by `hard`.
-
-    Returns:
-      y_hat [B, n, D] and bits [B, n, D].
-    """
-    gain = jnp.exp(weights["log_gain"])
-    params = weights["density"]
-    z = y * gain
-    median = density.quantile(params, 0.5)
-    rounded = jnp.round(z - median) + median
-    if rounding == "hard":
-        return rounded / gain, density.bin_bits(params, rounded)
-    if keys is None:
-        raise InputError(f"rounding {rounding!r} draws noise: pass keys")
-    noise = functools.partial(jax.random.uniform, shape=z.shape[1:], minval=-0.5, maxval=0.5)
-    noisy = z + jax.vmap(noise)(keys)
-    seen = {
-        "noise": lambda: noisy,
-        "straight-through": lambda: z + jax.lax.stop_gradient(rounded - z),
-        "soft": lambda: soft_round(z - median, alpha) + median,
-    }[rounding]()
-    return seen / gain, density.bin_bits(params, noisy)
-
-
-class Bottleneck(nn.Module):
-    """Holds the density and the logarithm of the gains."""
-
-    channels: int
-
-    @nn.compact
-    def __call__(self) -> Weights:  # noqa: D102
-        return {
-            "log_gain": self.param("log_gain", nn.initializers.zeros, (self.channels,)),
-            "density": density.FactorisedDensity(self.channels, name="density")(),
-        }
 
 
 class Nec(nn.Module):
@@ -180,14 +116,27 @@ def forward(
         only features can be compared.
     """
     mask_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    y, kept, masked = masked_latents(config, weights, images, mask_keys, mask_ratio, start)
+    grid = grid_of(config, images, start)
+    # A masked input has no grid to transform: tokens are hidden after the bottleneck then.
+    whole = rounding is not None and "transform" in weights["bottleneck"]
+    ratio = 0.0 if whole else mask_ratio
+    y, kept, masked = masked_latents(config, weights, images, mask_keys, ratio, start)
     bits = jnp.zeros(())
     if rounding is not None:
-        y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_keys, alpha)
-    grid = grid_of(config, images, start)
+        y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_keys, alpha, grid)
+    if whole and mask_ratio:
+        kept, masked = random_masking(mask_keys, grid[0] * grid[1], mask_ratio)
+        y = visible(y, kept, grid)
     goal = targets(config, weights, images, start)
     mse = distortion(config, weights, y, goal, grid, kept, masked)
     return Losses(mse, jnp.mean(bits))
+
+
+def visible(y: jax.Array, kept: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Tokens [B, (1 +) T, D] of a whole grid -> the class token, and those that are kept [B, K]."""
+    tokens = grid[0] * grid[1]
+    first, places = y[:, :-tokens], y[:, -tokens:]
+    return jnp.concatenate([first, jnp.take_along_axis(places, kept[..., None], axis=1)], axis=1)
 
 
 def masked_latents(

@@ -27,6 +27,8 @@ TRAINABLE = {
     "mae": ("encoder/.*", "decoder/.*"),
 }
 
+_FIXED = "bottleneck/transform/"  # never trains
+
 
 def path_name(path: Iterable[Any]) -> str:
     """A key path of a weight tree as text: `encoder/block_0/mlp/fc1/kernel`."""
@@ -68,7 +70,9 @@ def trainable_rule(name: str, config: ModelConfig) -> Callable[[str], bool]:
 def _matcher(patterns: Iterable[str], config: ModelConfig) -> Callable[[str], bool]:
     last = str(config.depth - 1)
     compiled = [re.compile(pattern.replace("{last}", last)) for pattern in patterns]
-    return lambda path: any(pattern.fullmatch(path) for pattern in compiled)
+    return lambda path: (
+        not path.startswith(_FIXED) and any(pattern.fullmatch(path) for pattern in compiled)
+    )
 
 
 def _paths(config: ModelConfig) -> list[str]:

@@ -11,7 +11,8 @@ from model_cases import CALIBRATION_IMAGES, FLOAT32, TIES, random_images
 
 import nec_jax
 from coder import InputError, ScalarCodec
-from nec_jax import NecParams, density, nec
+from nec_jax import NecParams, density
+from nec_jax.bottleneck import bottleneck
 from nec_jax.calibration import TAIL_MASS, bottleneck_scales, density_pmfs
 
 WIDTH = 48
@@ -61,7 +62,7 @@ def test_codec_and_traced_bottleneck_round_alike_up_to_ties(model):
     y = nec_jax.latents(model, random_images(5, 8))
     codec = codec_of(model)
     ours = codec.dequantise(codec.quantise(y))
-    hard, _ = jax.jit(nec.bottleneck, static_argnums=2)(
+    hard, _ = jax.jit(bottleneck, static_argnums=2)(
         model.weights["bottleneck"], jnp.asarray(y), "hard"
     )
     apart = np.abs(ours - np.asarray(hard)) / codec.steps

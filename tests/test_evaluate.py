@@ -60,7 +60,7 @@ def test_images_can_be_of_another_size_than_the_models(smoke_mae: Path, smoke_ne
     options = dataclasses.replace(options, image_size=64, limit=10)
     study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     [(setting, params)] = methods.load_compressed(options.models).items()
-    method = methods.nec_method(study, setting, params)
+    [method] = methods.nec_methods(options, study, setting, params)
     assert params.config.image_size == 32
     assert method.values[2].shape[:2] == (10, 1 + 8 * 8)
 
@@ -71,7 +71,7 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
     study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     [(setting, params)] = methods.load_compressed(options.models).items()
-    method = methods.nec_method(study, setting, params)
+    [method] = methods.nec_methods(options, study, setting, params)
     blobs = nec_jax.encode(params, study.score.images)
     assert method.bytes_per_image == np.mean([len(blob) for blob in blobs])
     estimate = method.facts["estimated_bytes_per_image"]
@@ -123,7 +123,7 @@ def test_an_inexact_round_trip_is_never_reported(
     monkeypatch.setattr(nec_jax, "decode", lambda p, b: decode(p, b) + np.float32(1e-6))
     [(setting, params)] = methods.load_compressed(options.models).items()
     with pytest.raises(methods.RoundTripError, match=r"not exact for .*bmng"):
-        methods.nec_method(study, setting, params)
+        list(methods.nec_methods(options, study, setting, params))
 
 
 @pytest.mark.parametrize(

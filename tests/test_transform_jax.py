@@ -1,17 +1,23 @@
-"""The transform in JAX is that of the coder."""
+"""The transform in JAX is that of the coder, and training goes through it."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_cases import CALIBRATION_IMAGES, random_images
+from model_cases import CALIBRATION_IMAGES, pretrained, random_images, tiny_config
 from transform_cases import GRID, embeddings, ladder, smooth_embeddings
 
 import coder
 import nec_jax
-from nec_jax import transform
+from nec_jax import nec, transform
+from nec_jax.bottleneck import bottleneck
+from nec_jax.calibration import fit_transform
+from nec_jax.mae import random_masking
+from train.calibrate import calibrate_transform
+from train.initial import feature_scale
 
 TIES = 1e-3  # of all coefficients may round differently
 
@@ -19,10 +25,11 @@ TIES = 1e-3  # of all coefficients may round differently
 @pytest.mark.parametrize("with_class_token", [False, True])
 def test_coefficients_and_embeddings_are_those_of_the_coder(with_class_token: bool) -> None:
     own, y = ladder(with_class_token).transform, embeddings(with_class_token)
-    c = jax.jit(lambda y: transform.forward(own, y, GRID))(y)
+    held = transform.arrays(own)
+    c = jax.jit(lambda y: transform.forward(held, y, GRID))(y)
     expected = np.stack([own.forward(one, GRID) for one in y])
     np.testing.assert_allclose(c, expected, atol=1e-4 * np.abs(expected).max())
-    back = transform.inverse(own, c, GRID)
+    back = transform.inverse(held, c, GRID)
     np.testing.assert_allclose(back, y, atol=1e-4 * np.abs(y).max())
 
 
@@ -30,9 +37,10 @@ def test_coefficients_and_embeddings_are_those_of_the_coder(with_class_token: bo
 def test_other_grids(grid: tuple[int, int]) -> None:
     own, y = ladder().transform, smooth_embeddings(3, 1, grid).reshape(-1, 12)
     expected = own.forward(y, grid)
-    c = transform.forward(own, jnp.asarray(y), grid)
+    held = transform.arrays(own)
+    c = transform.forward(held, jnp.asarray(y), grid)
     np.testing.assert_allclose(c, expected, atol=1e-4 * np.abs(expected).max())
-    np.testing.assert_allclose(transform.inverse(own, c, grid), y, atol=1e-4 * np.abs(y).max())
+    np.testing.assert_allclose(transform.inverse(held, c, grid), y, atol=1e-4 * np.abs(y).max())
 
 
 @pytest.mark.parametrize("rate", [2, 7, 12])
@@ -66,3 +74,95 @@ def test_a_model_with_a_ladder(bare_model: nec_jax.NecParams, tmp_path) -> None:
     assert close.mean() > 0.95  # a tie moves a whole block
     with pytest.raises(coder.InputError, match="has rates 0 to"):
         nec_jax.encode(params, images, rate=99)
+
+
+def test_bits_are_those_of_unit_bins_of_a_laplacian() -> None:
+    scale = jnp.asarray([0.02, 0.3, 1.0, 40.0])[:, None]
+    whole = np.arange(-4000, 4001)
+    total = np.sum(np.exp2(-np.asarray(transform.laplacian_bits(jnp.asarray(whole), scale), np.float64)), 1)
+    np.testing.assert_allclose(total, 1, atol=1e-4)
+    x = np.random.default_rng(0).laplace(size=200_000)
+    for edge in (0.3, 2.2):
+        inside = np.mean((x > edge - 0.5) & (x < edge + 0.5))
+        bits = float(transform.laplacian_bits(jnp.float32(edge), jnp.float32(1)))
+        assert bits == pytest.approx(-np.log2(inside), abs=0.03)
+
+
+compiled = jax.jit(bottleneck, static_argnums=(2, 5))
+
+
+def coded(rounding: Any, y: Any, keys: Any = None, step: float = 0.4) -> tuple[Any, Any]:
+    held = transform.initial(ladder(True).transform, step, embeddings(True), GRID)
+    return compiled(held, jnp.asarray(y), rounding, keys, 4.0, GRID)
+
+
+def test_hard_rounding_costs_about_what_the_codec_does_at_its_step() -> None:
+    codec, y = ladder(True).at(9), embeddings(True)
+    y_hat, bits = coded("hard", y, step=codec.step)
+    real = sum(codec.estimate_bits(codec.quantise(one, GRID), GRID) for one in y)
+    assert float(bits.sum()) == pytest.approx(real, rel=0.15)
+    error = [
+        float((((found - y) / codec.transform.scale) ** 2)[:, 1:].mean())
+        for found in (np.asarray(y_hat), np.stack([codec.decode(codec.encode(o, GRID)) for o in y]))
+    ]
+    assert error[0] == pytest.approx(error[1], rel=0.15)
+
+
+def test_training_sees_what_validation_sees_and_gradients_of_all_that_trains() -> None:
+    y, keys = jnp.asarray(embeddings(True)[:4]), jax.random.split(jax.random.key(0), 4)
+    hard = coded("hard", y)[0]
+    np.testing.assert_allclose(coded("straight-through", y, keys)[0], hard, atol=1e-3)
+    seen = jnp.abs(coded("soft", y, keys)[0] - y).mean()
+    assert 0 < seen < jnp.abs(hard - y).mean()
+    with pytest.raises(coder.InputError, match="draws noise"):
+        coded("noise", y)
+    held = transform.initial(ladder(True).transform, 0.4, embeddings(True), GRID)
+
+    def rate(density: Any, y: Any) -> jax.Array:
+        return compiled(held | {"density": density}, y, "noise", keys, 1.0, GRID)[1].mean()
+
+    of_scale, of_y = jax.jit(jax.grad(rate, argnums=(0, 1)))(held["density"], y)
+    assert jnp.isfinite(of_scale["log_scale"]).all()
+    assert (of_scale["log_scale"] != 0).any()
+    # Smaller embeddings cost less.
+    mean = jnp.asarray(held["transform"]["mean"])
+    assert jnp.sum(of_y[:, 1:] * (y[:, 1:] - mean)) > 0
+
+
+def test_a_step_is_found_for_each_lambda() -> None:
+    config = tiny_config(depth=1, decoder_target="features", decoder_depth=1)
+    params = pretrained(tiny_config(depth=1), CALIBRATION_IMAGES)
+    decoder = nec.init_weights(config, jax.random.key(0))["decoder"]
+    y = nec_jax.latents(params, CALIBRATION_IMAGES)
+    decoder["target"] = feature_scale(y)
+    weights = {**params.weights, "decoder": decoder}
+    weights["teacher"] = weights["encoder"]
+    whole, key = fit_transform(y, (4, 4)), jax.random.key(0)
+    gains = [
+        calibrate_transform(
+            config, weights, CALIBRATION_IMAGES, key, whole,
+            lam=lam, mask_ratio=0.0, gain="calibrated",
+        )[1]["gain"]
+        for lam in (0.1, 1.0, 30.0)
+    ]  # fmt: skip
+    assert gains == sorted(gains)
+    assert gains[-1] > 4 * gains[0]
+
+
+def test_hidden_tokens_are_hidden_behind_the_transform() -> None:
+    config = tiny_config(depth=1, decoder_depth=1)
+    params = pretrained(config, CALIBRATION_IMAGES)
+    y = nec_jax.latents(params, CALIBRATION_IMAGES)
+    held = transform.initial(fit_transform(y, (4, 4)).transform, 0.01, y, (4, 4))
+    weights = {**params.weights, "bottleneck": held}
+    images, keys = jnp.asarray(CALIBRATION_IMAGES[:2]), jax.random.split(jax.random.key(3), 2)
+    forward = jax.jit(nec.forward, static_argnums=0, static_argnames=("mask_ratio", "rounding"))
+    losses = forward(config, weights, images, keys, mask_ratio=0.75, rounding="hard")
+    # At a fine step what is decoded of visible tokens is what the encoder makes of whole images.
+    kept, masked = random_masking(jax.vmap(jax.random.split, out_axes=1)(keys)[0], 16, 0.75)
+    seen = nec.visible(jnp.asarray(y[:2]), kept, (4, 4))
+    assert seen.shape == (2, 1 + 4, config.width)
+    np.testing.assert_array_equal(seen[1, 2], y[1, 1 + int(kept[1, 1])])
+    goal = nec.targets(config, weights, images)
+    expected = nec.distortion(config, weights, seen, goal, (4, 4), kept, masked)
+    assert float(losses.mse) == pytest.approx(float(expected), rel=1e-2)

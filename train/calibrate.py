@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nec_jax import density, nec
+from coder import RateLadder
+from nec_jax import density, nec, transform
+from nec_jax.bottleneck import bottleneck
 from nec_jax.config import ModelConfig
+from nec_jax.mae import random_masking
 from nec_jax.nec import Weights
 from train.config import OptionsError
 
@@ -89,6 +92,50 @@ def calibrate_bottleneck(
     return chosen, {"gain": gain, "bits_per_element": bits, "mse": mse}
 
 
+def calibrate_transform(
+    config: ModelConfig,
+    weights: Weights,
+    images: np.ndarray,
+    key: jax.Array,
+    codec: RateLadder,
+    *,
+    lam: float,
+    mask_ratio: float,
+    gain: Literal["calibrated", "identity"] | float,
+    start: int = 0,
+) -> tuple[Weights, dict[str, float]]:
+    """A bottleneck of the transform of `codec`, and its step for `lam`.
+
+    Args:
+      images, gain, start: as of `calibrate_bottleneck`; a gain is one over the step, and none is
+        the identity.
+
+    Returns:
+      As `calibrate_bottleneck`.
+    """
+    grid = nec.grid_of(config, images, start)
+    y, _, masked = _masked_latents(config, weights, images, None, 0.0, start)
+    kept = None
+    if mask_ratio:
+        keys = jax.random.split(key, len(images))
+        kept, masked = random_masking(keys, grid[0] * grid[1], mask_ratio)
+    goal = _targets(config, weights, images, start)
+    own = np.asarray(y)
+
+    def measured(step: float) -> tuple[float, Weights, dict[str, float]]:
+        held = transform.initial(codec.transform, step, own, grid)
+        candidate = {**weights, "bottleneck": held}
+        mse, bits = map(float, _rounded(config, candidate, grid, y, goal, kept, masked))
+        facts = {"gain": 1 / step, "bits_per_element": bits, "mse": mse}
+        return lam * mse + bits, candidate, facts
+
+    steps = [1 / gain] if isinstance(gain, float) else [float(step) for step in codec.steps]
+    lowest, chosen, facts = min((measured(step) for step in steps), key=lambda found: found[0])
+    if not np.isfinite(lowest):
+        raise OptionsError("the model's loss on the data is not finite: is --init sound?")
+    return chosen, facts
+
+
 def _spread(z: jax.Array) -> jax.Array:
     # Uniform noise widens the distribution that is coded: a dead channel still has it.
     return jnp.sqrt(jnp.var(z, axis=0) + 1 / 12)
@@ -127,6 +174,8 @@ def _rounded(
     kept: jax.Array | None,
     masked: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    y_hat, bits = nec.bottleneck(weights["bottleneck"], y, "hard")
+    y_hat, bits = bottleneck(weights["bottleneck"], y, "hard", grid=grid)
+    if kept is not None and "transform" in weights["bottleneck"]:
+        y_hat = nec.visible(y_hat, kept, grid)
     mse = nec.distortion(config, weights, y_hat, goal, grid, kept, masked)
     return mse, jnp.mean(bits)

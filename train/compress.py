@@ -1,6 +1,7 @@
 """`python -m train.main compress`: adapt a model for rate and distortion, and freeze its codec."""
 
 import dataclasses
+import functools
 import json
 import sys
 
@@ -8,13 +9,15 @@ import jax
 import numpy as np
 
 import nec_jax
-from nec_jax.calibration import calibrate_latents
+from coder import RateLadder
+from nec_jax import transform
+from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights, prefix
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, merge, split, trainable_rule
 from train import loop, objective, processes, run_record
-from train.calibrate import calibrate_bottleneck
+from train.calibrate import calibrate_bottleneck, calibrate_transform
 from train.config import Compress, OptionsError
 from train.initial import (
     config_for,
@@ -65,12 +68,16 @@ def run(options: Compress) -> None:
     hidden = mask_ratio(options, config)
     rule = trainable_rule(options.trainable, config)
     inputs = open_inputs(options, base, source, val_source, cache)
-    first = with_teacher(config, base.weights, rule)
+    first = with_teacher(config, trained_weights(options, config, base.weights), rule)
 
     def start() -> Weights:
         images = inputs.sample(_CALIBRATION_BATCH)
         print(f"calibrating on {len(images)} images", file=sys.stderr)
-        weights, facts = calibrate_bottleneck(
+        calibrated = calibrate_bottleneck
+        if options.codec == "transform":
+            ladder = fit_ladder(base, options, inputs)
+            calibrated = functools.partial(calibrate_transform, codec=ladder)
+        weights, facts = calibrated(
             config,
             first,
             images,
@@ -93,11 +100,16 @@ def run(options: Compress) -> None:
             inputs.batches,
             inputs.val,
             density_lr=options.density_lr,
-            pictures=pictures_of(config, inputs.val, hidden, coded=True, start=inputs.start),
+            pictures=pictures_of(
+                config,
+                inputs.val,
+                hidden,
+                coded=options.codec == "per-channel",
+                start=inputs.start,
+            ),
         )
         print("making the tables of the codec", file=sys.stderr)
-        trained = dataclasses.replace(base, weights=without_teacher(weights))
-        params = with_codec(trained, options, source.name, inputs)
+        params = with_codec(base, without_teacher(weights), options, source.name, inputs)
         path = options.workdir / "model.safetensors"
         if processes.is_main_process():
             nec_jax.save(params, path)
@@ -113,11 +125,27 @@ def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
     return [params.codec.encode(y, grid) for y in finish(params, some, inputs.start)]
 
 
-def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) -> NecParams:
-    """Calibrate the tables on whole training images (fitted to size, not cropped at random)."""
+def trained_weights(options: Compress, config: ModelConfig, weights: Weights) -> Weights:
+    """Weights of the shapes that train: through a transform the bottleneck is another."""
+    if options.codec == "per-channel":
+        return weights
+    held = transform.blank(config.embedding_width, class_token=config.code_class_token)
+    return {**weights, "bottleneck": held}
+
+
+def with_codec(
+    base: NecParams, weights: Weights, options: Compress, data: str, inputs: Inputs
+) -> NecParams:
+    """The trained model, its tables counted on whole training images (fitted to size, not cropped
+    at random)."""
     images = inputs.sample(options.calibration_images)
+    held = weights["bottleneck"]
+    if options.codec == "transform":  # the model has that of its form, which nothing reads
+        weights = {**weights, "bottleneck": base.weights["bottleneck"]}
+    params = dataclasses.replace(base, weights=weights)
     facts = {
         "lambda": options.lam,
+        "codec": options.codec,
         "rounding": options.rounding,
         "trainable": options.trainable,
         "proxy": params.config.decoder_target,
@@ -128,13 +156,23 @@ def with_codec(params: NecParams, options: Compress, data: str, inputs: Inputs) 
         "calibration_images": len(images),
     }
     y = finish(params, images, inputs.start)
+    if options.codec == "transform":
+        return fit_latents(params, y, float(held["transform"]["step"]), {"compress": facts})
     return calibrate_latents(params, [y], {"compress": facts})
+
+
+def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> RateLadder:
+    """The transform that training goes through: of the embeddings that it starts from."""
+    y = finish(base, inputs.sample(options.calibration_images), inputs.start)
+    side = base.config.image_size
+    return fit_transform(y, base.config.grid(side, side))
 
 
 def describe(options: Compress) -> dict[str, float | int]:
     """Sizes of a run without running it: parameters, coded tokens, FLOPs of a compiled step."""
     config = _described_config(options)
     shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    shapes = trained_weights(options, config, shapes)
     rule = trainable_rule(options.trainable, config)
     trainable, frozen = split(with_teacher(config, shapes, rule), rule)
     start = frozen_blocks(config, shapes, rule) if options.cache else 0

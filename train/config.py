@@ -136,6 +136,8 @@ class Compress(Training):
 
     lam: Annotated[float, arg(name="lambda")] = 10.0
     """Weight of the distortion: a larger one costs more bytes and loses less. The paper's 1e7, 1e8, 1e9, 1e10 are about 1.02, 10.2, 102, 1017 here (its rate is a sum over a batch)."""  # noqa: E501
+    codec: Literal["per-channel", "transform"] = "per-channel"
+    """What is coded: each channel of each token on its own, or the coefficients of a transform of the token grid, at many rates."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
     """What the decoder sees in training; the rate always sees noise."""
     trainable: str = "paper+gain"
@@ -159,6 +161,8 @@ class Compress(Training):
         super().__post_init__()
         if not (self.lam > 0 and self.density_lr > 0):
             raise OptionsError("--lambda and --density-lr must be positive")
+        if self.codec == "transform" and self.gain == "identity":
+            raise OptionsError("--gain identity is not for --codec transform: leave it out")
         if not isinstance(self.gain, str) and not self.gain > 0:
             raise OptionsError(f"--gain {self.gain:g} must be positive")
         if self.calibration_images < 1 or self.views < 1:
@@ -215,6 +219,8 @@ class Evaluate:
     """Whether to measure the baselines too."""
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
     """Bits of the uniformly quantised embeddings."""
+    rates: tuple[int, ...] = ()
+    """Rates of models that were trained through a transform, 0 the smallest; if none is named, the one of their training."""  # noqa: E501
     transform_rates: tuple[int, ...] = ()
     """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
     pca: tuple[int, ...] = ()

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import coder
 import nec_jax
+from coder import RateLadder
+from coder.codec import OneRateCodec
+from nec_jax.calibration import fit_transform
 from nec_jax.params import NecParams
 from train import baselines, practice
 from train.config import Evaluate, OptionsError
@@ -106,28 +108,51 @@ def methods(
 ) -> Iterator[Method]:
     """NEC at every model's lambda, then the baselines, each coded for real."""
     for setting, model in models.items():
-        yield nec_method(study, setting, model)
+        yield from nec_methods(options, study, setting, model)
     if options.baselines:
         yield from baseline_methods(options, study, base)
 
 
-def nec_method(study: Study, setting: str, model: NecParams) -> Method:
-    """Encode, decode and compare every image of every split.
+def nec_methods(
+    options: Evaluate, study: Study, setting: str, model: NecParams
+) -> Iterator[Method]:
+    """Encode, decode and compare every image of every split; at several rates, if it has them.
 
     Args:
       model: as `load_compressed` returns it.
 
     Raises:
       RoundTripError: any image whose decoded bytes differ from its embedding.
+      OptionsError: a rate that the model has not.
     """
+    codec = model.codec
+    assert codec is not None
+    y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
+    if not isinstance(codec, RateLadder):
+        yield nec_method(study, "nec", setting, model, codec.at(), y)
+        return
+    for rate in options.rates or (codec.rate_index,):
+        if rate >= codec.rates:
+            raise OptionsError(f"--rates {rate}: {setting} has rates 0 to {codec.rates - 1}")
+        yield nec_method(
+            study, "nec-transform", f"{setting}, rate {rate}", model, codec.at(rate), y
+        )
+
+
+def nec_method(
+    study: Study,
+    name: str,
+    setting: str,
+    model: NecParams,
+    codec: OneRateCodec,
+    latents: list[NDArray[np.float32]],
+) -> Method:
+    """One rate of a model, of the latents of each split; raises as `nec_methods`."""
     lam = trained_lambda(model)
-    assert model.codec is not None
     assert lam is not None
-    codec = model.codec.at()
     grid = model.config.grid(*study.score.images.shape[1:3])
     values, blobs = [], []
-    for split in study.splits():
-        y = study.latents(model, split)  # once, for it takes nearly all of the time
+    for split, y in zip(study.splits(), latents, strict=True):
         embedded = codec.dequantise(codec.quantise(y, grid), grid)
         blobs = [codec.encode(one, grid) for one in y]
         decoded = nec_jax.decode(model, blobs)
@@ -140,7 +165,7 @@ def nec_method(study: Study, setting: str, model: NecParams) -> Method:
     estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
     sizes = [len(blob) for blob in blobs]
     facts = {"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))}
-    return _method("nec", setting, model, values, sizes, codec.codec_bytes, facts)
+    return _method(name, setting, model, values, sizes, codec.codec_bytes, facts)
 
 
 def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterator[Method]:
@@ -204,12 +229,6 @@ def practices(
         yield "pq", f"{parts} bytes a token", code
     if options.binary:
         yield "binary", "1 bit", functools.partial(practice.binary, calibration=train)
-
-
-def fit_transform(y: NDArray[np.float32], grid: tuple[int, int]) -> coder.RateLadder:
-    """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
-    first = y.shape[1] - grid[0] * grid[1]
-    return coder.fit(y[:, first:].reshape(len(y), *grid, -1), y[:, 0] if first else None)
 
 
 def _method(

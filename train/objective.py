@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from nec_jax.config import ModelConfig
-from nec_jax.nec import Rounding, Weights, forward
+from nec_jax.nec import Weights, forward
+from nec_jax.rounding import Rounding
 
 Metrics = dict[str, jax.Array]
 Batch = dict[str, jax.Array]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nec_jax import density, nec
+from nec_jax.bottleneck import bottleneck
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
 from nec_jax.vit import patchify, unpatchify
@@ -93,7 +94,7 @@ def _look(
     extra = ()
     if coded:
         held = weights["bottleneck"]
-        y_hat, bits = nec.bottleneck(held, y, "hard")
+        y_hat, bits = bottleneck(held, y, "hard")
         z = y * jnp.exp(held["log_gain"])
         medians = density.quantile(held["density"], 0.5)
         extra = jnp.round(z - medians), bits, medians

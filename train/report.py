@@ -25,6 +25,7 @@ X_LABELS = {"bytes_per_image": "bytes an image"}
 # Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest.
 _STYLE = {
     "nec": ("NEC", "#D55E00", "o"),
+    "nec-transform": ("NEC, through the transform", "#882255", "D"),
     "uqe": ("UQE, as published", "#999999", "v"),
     "uqe-channel": ("UQE, per channel", "#0072B2", "^"),
     "transform": ("transform, untrained", "#CC79A7", "X"),
@@ -85,7 +86,7 @@ def run(options: config.Report) -> None:
     if not rows:
         raise OptionsError(f"{options.results} has no rows yet: run the sweep first")
     points = average(rows)
-    nec = [row for row in rows if row["method"] == results.NEC]
+    nec = [row for row in rows if row["method"] in results.NEC]
     varied = [n for n in results.axes_of(rows) if n != "seed" and len({r[n] for r in nec}) > 1]
     sized = options.x.endswith("bytes_per_image")
     lines = [n for n in varied if n != options.x and not (sized and n == "lambda")]
@@ -131,7 +132,7 @@ def average(rows: Sequence[results.Row]) -> list[Point]:
 
 def sweep_markdown(points: Sequence[Point], title: str, axes: Sequence[str]) -> str:
     """The points of a sweep as a table, with a column for each of these axes."""
-    counts = {p["runs"] for p in points if p["method"] == results.NEC} or {1}
+    counts = {p["runs"] for p in points if p["method"] in results.NEC} or {1}
     seeds = max(p["seeds"] for p in points)
     of_heads = "one training of the head" if seeds == 1 else f"{seeds:g} trainings of the head"
     over = of_heads
@@ -261,22 +262,22 @@ def _draw(
 
 
 def _label(method: str, values: str) -> str:
-    if method == results.NEC and values:
+    if method in results.NEC and values:
         return values
     return ", ".join(filter(None, (_STYLE[method][0], values)))
 
 
 def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
     """How each (method, values) is drawn, as matplotlib says it."""
-    nec = [values for method, values in kinds if method == results.NEC]
-    models = list(dict.fromkeys(values for method, values in kinds if method != results.NEC))
+    nec = [values for method, values in kinds if method in results.NEC]
+    models = list(dict.fromkeys(values for method, values in kinds if method not in results.NEC))
     looks = {}
     for method, values in kinds:
         _, colour, marker = _STYLE[method]
         width, size, line = 1.2, 7 if method == "raw-zstd" else 5, "-"
-        if method == results.NEC:
+        if method in results.NEC:
             width, size = 2.2, 7
-        if len(nec) > 1 and method == results.NEC:
+        if len(nec) > 1 and method in results.NEC:
             i = nec.index(values)
             colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
             width, size = 1.8, 6
@@ -295,7 +296,7 @@ def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, 
 
 def _values(point: Point, by: Sequence[str]) -> str:
     """The values of axes in words; those that say nothing of a baseline are left out."""
-    given = [name for name in by if point["method"] == results.NEC or point[name] != ""]
+    given = [name for name in by if point["method"] in results.NEC or point[name] != ""]
     return ", ".join(f"{name} {_short(point[name])}" for name in given)
 
 

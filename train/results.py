@@ -15,7 +15,7 @@ from train.config import AXES, OptionsError
 from train.files import write_whole
 
 Row = dict[str, str]
-NEC = "nec"  # the method of points; rows of other methods are baselines of a model (`init`)
+NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model (`init`)
 
 
 class Results:
@@ -40,7 +40,7 @@ class Results:
         for row in self.rows:
             for name in self.axes:
                 if name not in before:
-                    known = row["method"] == NEC or name == "init"
+                    known = row["method"] in NEC or name == "init"
                     row[name] = cell(shared.get(AXES[name])) if known else ""
 
     def values(self, options: Mapping[str, Any]) -> Row:
@@ -50,7 +50,7 @@ class Results:
     def has(self, values: Row, *, baseline: bool = False) -> bool:
         """Whether there are rows of the point (or of baselines) with these values."""
         return any(
-            (row["method"] != NEC) == baseline and values.items() <= row.items()
+            (row["method"] not in NEC) == baseline and values.items() <= row.items()
             for row in self.rows
         )
 
@@ -102,7 +102,7 @@ def read(path: Path) -> list[Row]:
 def point_of(row: Row) -> tuple[str, ...]:
     """What is alike in all rows of a point, or of the baselines of a model."""
     values = (row[name] for name in row if name in AXES)
-    return (NEC, *values) if row["method"] == NEC else ("", row.get("init", ""))
+    return ("nec", *values) if row["method"] in NEC else ("", row.get("init", ""))
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

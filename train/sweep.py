@@ -28,7 +28,7 @@ from train.files import held, write_whole
 from train.initial import config_for
 from train.inputs import same_in_every_epoch, unchanged_blocks
 from train.loop import NonFiniteLoss
-from train.methods import Study, baseline_methods, load_compressed, nec_method
+from train.methods import Study, baseline_methods, load_compressed, nec_methods
 from train.results import Results
 
 Points = list[dict[str, Any]]  # of a report
@@ -156,8 +156,8 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
 def measure_point(options: Evaluate, study: Study, model: Path) -> Points:
     """Real bytes of a compressed model, and the scores of every head."""
     [(setting, params)] = load_compressed([str(model)]).items()
-    method = nec_method(study, setting, params)
-    return evaluate.measure(options, study, method)
+    coded = nec_methods(options, study, setting, params)
+    return [p for method in coded for p in evaluate.measure(options, study, method)]
 
 
 def baselines(studies: Studies, point: Compress) -> Points:
