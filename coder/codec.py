@@ -130,10 +130,17 @@ class EmbeddingCodec(ABC):
         kind = kinds.get(name) if isinstance(name, str) else None
         if kind is None:
             raise FileError(f"unknown transform {content.get('transform')!r}: update nec-jax")
+        if set(content) != {"max_tokens", "rate_index", "transform"}:
+            raise FileError(f"a codec's content is not {sorted(content)}: update nec-jax")
         try:
             return kind.from_parts(tensors, content)
         except CodecError as error:
             raise FileError(f"not a usable codec: {error}") from error
+
+    def _content(self, transform: str) -> dict[str, Any]:
+        """The JSON content of `to_parts`."""
+        limits = {"max_tokens": self.max_tokens, "rate_index": self.rate_index}
+        return limits | {"transform": transform}
 
     def to_bytes(self) -> bytes:
         """The codec's file in memory; equal codecs have equal bytes."""

@@ -24,12 +24,10 @@ class Chosen(NamedTuple):
 
     Attributes:
       layout: uint8 [K, columns].
-      bits: of all that was counted.
       saved: squared error that coding saves, in the units of the coefficients.
     """
 
     layout: NDArray[np.uint8]
-    bits: float
     saved: float
 
 
@@ -47,7 +45,6 @@ def choose(
     own, which = flat[coded], best[coded]
     return Chosen(
         layout.reshape(counts.shape[:-1]),
-        float((own * bits[which]).sum()),
         float((own * saved[which]).sum()) * step**2,
     )
 

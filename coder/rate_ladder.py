@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import blob as framing
 from coder.arrays import frozen, immutable
-from coder.codec import EmbeddingCodec, check_limits
+from coder.codec import check_limits
 from coder.errors import CodecError, InputError, WrongCodec
-from coder.layout import TRANSFORMS, check_layout, open_parts, table_tensors
+from coder.layout import CoefficientCodec, check_layout, open_parts
 from coder.tables import Tables
 from coder.transform import Transform
 from coder.transform_codec import TransformCodec, check_step, cut
@@ -23,7 +23,7 @@ LADDER = "-ladder"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RateLadder(EmbeddingCodec):
+class RateLadder(CoefficientCodec):
     """One transform and one set of tables, at many rates: rate 0 is the smallest.
 
     A blob is that of the codec of its rate, `at(rate)`, which can be cut out and decodes it alone.
@@ -64,16 +64,6 @@ class RateLadder(EmbeddingCodec):
         for step in self.steps:
             check_step(float(step))
         object.__setattr__(self, "_at", lru_cache(_KEPT)(self._cut))
-
-    @property
-    def channels(self) -> int:
-        """D."""
-        return self.transform.channels
-
-    @property
-    def class_token(self) -> bool:
-        """Whether a class token is coded before the grid."""
-        return self.transform.class_mean is not None
 
     @property
     def rates(self) -> int:
@@ -125,7 +115,7 @@ class RateLadder(EmbeddingCodec):
             blob = codec.encode_quietly(y, grid)
         else:
             codec, blob = self._search(np.asarray(y), grid, most_bytes, most_mse)
-        codec.warn_if_unusual(blob, stacklevel=3)
+        codec.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
     def decode(self, blob: bytes) -> NDArray[np.float32]:
@@ -142,13 +132,7 @@ class RateLadder(EmbeddingCodec):
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        tensors = self.transform.to_tensors() | table_tensors(self.layout, self.tables, self.shifts)
-        content = {
-            "max_tokens": self.max_tokens,
-            "rate_index": self.rate_index,
-            "transform": TRANSFORMS[self.transform.spatial] + LADDER,
-        }
-        return tensors | {"steps": self.steps}, content
+        return self._parts({"steps": self.steps}, LADDER)
 
     @classmethod
     def from_parts(cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> "RateLadder":

@@ -9,20 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder import blob as framing
 from coder.arrays import frozen, immutable
 from coder.bands import BANDS
 from coder.codec import OneRateCodec, check_limits
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
 from coder.family import MARGIN, cells_of
-from coder.layout import (
-    NOT_CODED,
-    TRANSFORMS,
-    check_layout,
-    open_parts,
-    renumbered,
-    table_tensors,
-)
+from coder.layout import NOT_CODED, CoefficientCodec, check_layout, open_parts, renumbered
 from coder.plan import Plan, make_plan
 from coder.quantise import as_floats, as_symbols
 from coder.tables import Tables
@@ -32,7 +24,7 @@ _PLANS, _LARGE = 16, 1 << 20  # how many are kept, and the coefficients from whi
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TransformCodec(OneRateCodec):
+class TransformCodec(CoefficientCodec, OneRateCodec):
     """Codes the coefficients of a `Transform`, K for every token, each under a table of its kind.
 
     The symbol q of a coefficient whose table is t stands for `sign(q) * (|q| - shifts[t]) * step`.
@@ -74,16 +66,6 @@ class TransformCodec(OneRateCodec):
             object.__setattr__(self, name, lru_cache(count)(self._make_plan))
 
     @property
-    def channels(self) -> int:
-        """D."""
-        return self.transform.channels
-
-    @property
-    def class_token(self) -> bool:
-        """Whether a class token is coded before the grid."""
-        return self.transform.class_mean is not None
-
-    @property
     def spatial(self) -> bool:
         """Whether the places of a grid are transformed."""
         return self.transform.spatial
@@ -108,16 +90,17 @@ class TransformCodec(OneRateCodec):
           InputError: as `quantise` and `encode_symbols`.
         """
         blob = self.encode_quietly(y, grid)
-        self.warn_if_unusual(blob, stacklevel=3)
+        self.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
     def encode_quietly(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
         """`encode` without its warning."""
         return super().encode(y, grid)
 
-    def warn_if_unusual(self, blob: bytes, stacklevel: int = 2) -> None:
-        """The warning of `encode`, for a blob that it made."""
-        if 8 * len(blob) > self._plan(framing.unpack(blob)[0].grid).most_bits:
+    def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
+        """The warning of `encode`, for a blob that it made of this grid."""
+        height, width = grid
+        if 8 * len(blob) > self._plan((height, width)).most_bits:
             warnings.warn(
                 "an embedding needs far more bits than those that its codec was fitted on: is it "
                 "of the same model, in the same units? If so, fit a codec on embeddings like it",
@@ -167,13 +150,7 @@ class TransformCodec(OneRateCodec):
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        tensors = self.transform.to_tensors() | table_tensors(self.layout, self.tables, self.shifts)
-        content = {
-            "max_tokens": self.max_tokens,
-            "rate_index": self.rate_index,
-            "transform": TRANSFORMS[self.transform.spatial],
-        }
-        return tensors | {"step": np.array([self.step], "<f4")}, content
+        return self._parts({"step": np.array([self.step], "<f4")})
 
     @classmethod
     def from_parts(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coder import InputError
 from train.baselines import Coded, embeddings, lossless
+from train.data import spread
 
 _SAMPLE = 1 << 16  # tokens that codebooks are trained on
 _CENTROIDS = 256
@@ -75,8 +76,7 @@ def product_quantised(
     if len(tokens) < _CENTROIDS:
         raise InputError(f"{len(tokens)} tokens to train on: {_CENTROIDS} are needed")
     quantiser: Any = faiss.ProductQuantizer(channels, parts, 8)
-    chosen = np.arange(min(_SAMPLE, len(tokens))) * len(tokens) // min(_SAMPLE, len(tokens))
-    quantiser.train(np.ascontiguousarray(tokens[chosen]))
+    quantiser.train(np.ascontiguousarray(tokens[spread(len(tokens), _SAMPLE)]))
     symbols = quantiser.compute_codes(np.ascontiguousarray(y.reshape(-1, channels)))
     values = quantiser.decode(symbols).reshape(y.shape)
     symbols = symbols.reshape(*y.shape[:2], parts)
