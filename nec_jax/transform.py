@@ -72,47 +72,90 @@ def bottleneck(
     """`nec_jax.bottleneck.bottleneck` on the coefficients of a transform, in steps.
 
     Their density is a Laplacian for each component and band, of a scale that is learned. What is
-    rounded has a dead zone. Noise of a whole step would swamp the many coefficients that rounding
-    sets to zero: the rate is that of softly rounded ones with noise (Agustsson and Theis 2020).
+    rounded has a dead zone. The rate of `straight-through` is that of the rounded coefficients; of
+    `noise` and `soft`, for which noise of a whole step would swamp the many coefficients that
+    rounding sets to zero, that of softly rounded ones with noise (Agustsson and Theis 2020).
 
     Args:
-      weights: {"density": {"log_scale": [K, columns]}, "transform": `arrays` and "step"}.
+      weights: {"density": {"log_scale": [K, columns]}, "transform": `arrays`, "step" (that of
+        validation) and "drawn" (smallest and largest of which each image in training draws one)}.
     """
     held = weights["transform"]
-    z = forward(held, y, grid) / held["step"]
     scale = jnp.exp(weights["density"]["log_scale"])[:, columns(held, grid)].T
-    m = jnp.floor(jnp.abs(z) + (1 - ZONE))
-    coded = jnp.sign(z) * jnp.where(m > 0, m - SHIFT, 0.0)
     if rounding == "hard":
-        seen, bits = coded, laplacian_bits(m, scale)
+        z = forward(held, y, grid) / held["step"]
+        seen, bits = _rounded(z, scale)
+        return inverse(held, seen * held["step"], grid), bits
+    if keys is None:
+        raise InputError(f"rounding {rounding!r} draws noise: pass keys")
+    step_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    low, high = jnp.log(held["drawn"])
+    step = jnp.exp(
+        jax.vmap(lambda key: jax.random.uniform(key, (1, 1), y.dtype, low, high))(step_keys)
+    )
+    z, scale = forward(held, y, grid) / step, scale * held["step"] / step
+    if rounding == "straight-through":
+        seen, bits = _straight_through(z, scale)
     else:
-        if keys is None:
-            raise InputError(f"rounding {rounding!r} draws noise: pass keys")
         noise = functools.partial(jax.random.uniform, shape=z.shape[1:], minval=-0.5, maxval=0.5)
-        u = jax.vmap(noise)(keys)
-        seen = {
-            "noise": lambda: z + u,
-            "straight-through": lambda: jnp.where(m > 0, z + jax.lax.stop_gradient(coded - z), 0.0),
-            "soft": lambda: soft_round(z, alpha),
-        }[rounding]()
-        import os
+        u = jax.vmap(noise)(noise_keys)
+        seen = z + u if rounding == "noise" else soft_round(z, alpha)
+        bits = laplacian_bits(soft_round(z, RATE_ALPHA) + u, scale)
+    return inverse(held, seen * step, grid), bits
 
-        kind = os.environ.get("RATE", "soft")
-        if kind == "soft":
-            bits = laplacian_bits(soft_round(z, RATE_ALPHA) + u, scale)
-        elif kind == "hard":
-            ste = z + jax.lax.stop_gradient(jnp.sign(z) * m - z)
-            bits = laplacian_bits(jnp.where(m > 0, ste, 0.0), scale)
-        elif kind == "soft12":
-            bits = laplacian_bits(soft_round(z, 12.0), scale)
-    return inverse(held, seen * held["step"], grid), bits
+
+def _rounded(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What is decoded of coefficients in steps, and their bits."""
+    m = _magnitudes(z)
+    return jnp.sign(z) * jnp.where(m > 0, m - SHIFT, 0.0), laplacian_bits(m, scale)
+
+
+def _magnitudes(z: jax.Array) -> jax.Array:
+    return jnp.floor(jnp.abs(z) + (1 - ZONE))
+
+
+@jax.custom_vjp
+def _straight_through(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`_rounded` of z and scale [B, n, K], with the gradient of a choice between integers.
+
+    A magnitude costs the bits that it has above the next smaller one. One that is zero moves only
+    if the distortion that it would save pays for the bits of a one: else gradients of all the
+    coefficients that are rightly zero would make them grow.
+    """
+    return _rounded(z, scale)
+
+
+def _choose(z: jax.Array, scale: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
+    return _rounded(z, scale), (z, scale)
+
+
+def _gradients(
+    held: tuple[jax.Array, jax.Array], of: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (z, scale), (of_seen, of_bits) = held, of
+    m = _magnitudes(z)
+    here, backward = jax.vjp(functools.partial(laplacian_bits, m), scale)
+    price = of_bits * jnp.abs(here - laplacian_bits(jnp.where(m > 0, m - 1, 1.0), scale))
+    of_zero = jnp.sign(of_seen) * jnp.maximum(jnp.abs(of_seen) - price, 0.0)
+    return jnp.where(m > 0, of_seen + jnp.sign(z) * price, of_zero), *backward(of_bits)
+
+
+_straight_through.defvjp(_choose, _gradients)
 
 
 def initial(
-    transform: Transform, step: float, y: NDArray[np.float32], grid: tuple[int, int]
+    transform: Transform,
+    step: float,
+    y: NDArray[np.float32],
+    grid: tuple[int, int],
+    drawn: tuple[float, float] | None = None,
 ) -> Weights:
-    """The weights of `bottleneck` for embeddings like y [N, n, D]: Laplacians of their spread."""
+    """The weights of `bottleneck` for embeddings like y [N, n, D]: Laplacians of their spread.
+
+    Training takes `step`, or draws steps between those of `drawn`, uniformly by their logarithm.
+    """
     held = arrays(transform) | {"step": jnp.float32(step)}
+    held["drawn"] = jnp.asarray(drawn or (step, step), jnp.float32)
     which = columns(held, grid)
     spread = np.mean([np.abs(transform.forward(one, grid)) for one in y], axis=0) / step  # [n, K]
     scale = np.full((transform.width, transform.components), 1.0, np.float32)
@@ -128,7 +171,8 @@ def blank(channels: int, *, class_token: bool) -> Weights:
     held = {name: jnp.zeros(channels) for name in vectors}
     held |= {name: jnp.zeros((channels, channels)) for name in ("analysis", "basis")}
     density = {"log_scale": jnp.zeros((channels, BANDS + class_token))}
-    return {"density": density, "transform": held | {"step": jnp.float32(1)}}
+    held |= {"step": jnp.float32(1), "drawn": jnp.ones(2)}
+    return {"density": density, "transform": held}
 
 
 def columns(held: Weights, grid: tuple[int, int]) -> NDArray[np.int64]:

@@ -10,8 +10,9 @@ import pytest
 import coder
 import nec_jax
 from nec_jax.api import with_coding
-from train import evaluate, methods, report
-from train.config import Evaluate, OptionsError
+from train import evaluate, methods, report, scores
+from train.config import OptionsError
+from train.config_study import Evaluate
 from train.data import IGNORE
 from train.main import main
 
@@ -22,15 +23,31 @@ KEYS = {
 
 
 def test_top1_counts_what_is_right() -> None:
-    assert evaluate.top1(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), 3) == 0.75
+    counts = scores.top1(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), 3)
+    assert one_training(*counts).percent() == [75.0]
 
 
 def test_mean_iou_leaves_ignored_pixels_and_absent_classes_out() -> None:
-    target = np.array([[0, 0, 1, IGNORE]])
-    predicted = np.array([[0, 1, 1, 1]])
+    target = np.array([[[0, 0, 1, IGNORE]]])
+    predicted = np.array([[[0, 1, 1, 1]]])
     # Class 0: 1 of 2; class 1: 1 of 2; class 2 occurs in neither.
-    assert evaluate.mean_iou(predicted, target, 3) == 0.5
-    assert evaluate.mean_iou(target[:, :3], target[:, :3], 3) == 1.0
+    assert one_training(*scores.mean_iou(predicted, target, 3)).percent() == [50.0]
+    whole = scores.mean_iou(target[..., :3], target[..., :3], 3)
+    assert one_training(*whole).percent() == [100.0]
+
+
+def test_a_score_of_images_taken_twice_is_that_of_so_many_images() -> None:
+    generator = np.random.default_rng(0)
+    target = generator.integers(0, 4, (5, 6, 6))
+    predicted = np.where(generator.random(target.shape) < 0.6, target, 0)
+    times = np.array([2, 0, 1, 3, 1])
+    again = np.repeat(predicted, times, axis=0), np.repeat(target, times, axis=0)
+    once = one_training(*scores.mean_iou(predicted, target, 4)).percent(times)
+    assert once == one_training(*scores.mean_iou(*again, 4)).percent()
+
+
+def one_training(hits: np.ndarray, totals: np.ndarray) -> scores.Scores:
+    return scores.Scores(hits[None], totals[None])
 
 
 def study_options(smoke_mae: Path, smoke_nec: Path, task: str, split: str) -> Evaluate:
@@ -60,7 +77,7 @@ def test_images_can_be_of_another_size_than_the_models(smoke_mae: Path, smoke_ne
     options = dataclasses.replace(options, image_size=64, limit=10)
     study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     [(setting, params)] = methods.load_compressed(options.models).items()
-    [method] = methods.nec_methods(options, study, setting, params)
+    [method] = methods.nec_methods(options, study, setting, params, nec_jax.load(smoke_mae))
     assert params.config.image_size == 32
     assert method.values[2].shape[:2] == (10, 1 + 8 * 8)
 
@@ -71,7 +88,7 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
     study = evaluate.open_study(options, nec_jax.load(smoke_mae))
     [(setting, params)] = methods.load_compressed(options.models).items()
-    [method] = methods.nec_methods(options, study, setting, params)
+    [method] = methods.nec_methods(options, study, setting, params, nec_jax.load(smoke_mae))
     blobs = nec_jax.encode(params, study.score.images)
     assert method.bytes_per_image == np.mean([len(blob) for blob in blobs])
     estimate = method.facts["estimated_bytes_per_image"]
@@ -123,7 +140,7 @@ def test_an_inexact_round_trip_is_never_reported(
     monkeypatch.setattr(nec_jax, "decode", lambda p, b: decode(p, b) + np.float32(1e-6))
     [(setting, params)] = methods.load_compressed(options.models).items()
     with pytest.raises(methods.RoundTripError, match=r"not exact for .*bmng"):
-        list(methods.nec_methods(options, study, setting, params))
+        list(methods.nec_methods(options, study, setting, params, nec_jax.load(smoke_mae)))
 
 
 @pytest.mark.parametrize(
@@ -145,12 +162,19 @@ def test_the_command_reports_every_method(
     names = ["nec", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"]
     assert [p["method"] for p in written["points"]] == [m for m in names for _ in range(heads)]
     for point in written["points"]:
-        extra = {"lambda", "estimated_bytes_per_image"} if point["method"] == "nec" else set()
+        # The model decodes pixels: nothing says how far its embedding may be from the base's.
+        nec = point["method"] == "nec"
+        extra = {"lambda", "estimated_bytes_per_image"} if nec else {"mse"}
         assert set(point) == KEYS | extra
         assert 0 <= point["mean"] <= 100
         assert point["seeds"] == (1 if point["head"] == "linear" else 2)
     text = (tmp_path / "report.md").read_text()
     assert text.count("\n| nec |") == 1
+    with np.load(tmp_path / "images.npz") as each:
+        for i, point in enumerate(written["points"]):
+            assert each[f"{i}.bytes"].mean() == pytest.approx(point["bytes_per_image"], abs=0.005)
+            scored = scores.Scores(each[f"{i}.hits"], each[f"{i}.totals"])
+            assert scored.percent().mean() == pytest.approx(point["mean"], abs=0.0005)
     assert (tmp_path / "rate_distortion.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from train import curves as curve_drawing
 from train import report, results
-from train.config import OptionsError, Report
+from train.config import OptionsError
+from train.config_study import Report
 from train.figure import Curve
 from train.main import main
 
@@ -44,7 +46,7 @@ def test_points_are_means_over_the_seeds_of_training(table: Path) -> None:
 def curves(table: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> dict[str, list]:
     """What is drawn: the points of each curve, and under what label."""
     drawn: dict[str, list[Curve]] = {}
-    monkeypatch.setattr(report, "draw", lambda panels, *_: drawn.update(panels))
+    monkeypatch.setattr(curve_drawing, "draw", lambda panels, *_: drawn.update(panels))
     report.run(Report(results=table, out=table.parent, **options))  # type: ignore[arg-type]
     [panel] = drawn.values()
     found: dict[str, list] = {}

@@ -8,7 +8,8 @@ import pytest
 import tyro
 
 import nec_jax
-from train.config import Compress, Evaluate
+from train.config import Compress
+from train.config_study import Evaluate
 from train.data import open_source
 from train.summary import duration, print_summary
 

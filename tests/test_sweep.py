@@ -14,7 +14,8 @@ from sweep_case import STUDY
 from nec_jax import load
 from nec_jax.api import with_coding
 from train import compress, configs, evaluate, results, sweep
-from train.config import AXES, Compress, Evaluate, OptionsError, Sweep
+from train.config import Compress, OptionsError
+from train.config_study import AXES, Evaluate, Sweep
 from train.data import open_source
 from train.loop import NonFiniteLoss
 from train.main import main

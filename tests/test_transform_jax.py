@@ -79,7 +79,9 @@ def test_a_model_with_a_ladder(bare_model: nec_jax.NecParams, tmp_path) -> None:
 def test_bits_are_those_of_unit_bins_of_a_laplacian() -> None:
     scale = jnp.asarray([0.02, 0.3, 1.0, 40.0])[:, None]
     whole = np.arange(-4000, 4001)
-    total = np.sum(np.exp2(-np.asarray(transform.laplacian_bits(jnp.asarray(whole), scale), np.float64)), 1)
+    total = np.sum(
+        np.exp2(-np.asarray(transform.laplacian_bits(jnp.asarray(whole), scale), np.float64)), 1
+    )
     np.testing.assert_allclose(total, 1, atol=1e-4)
     x = np.random.default_rng(0).laplace(size=200_000)
     for edge in (0.3, 2.2):
@@ -166,3 +168,32 @@ def test_hidden_tokens_are_hidden_behind_the_transform() -> None:
     goal = nec.targets(config, weights, images)
     expected = nec.distortion(config, weights, seen, goal, (4, 4), kept, masked)
     assert float(losses.mse) == pytest.approx(float(expected), rel=1e-2)
+
+
+def test_the_gradient_of_a_choice_between_integers() -> None:
+    scale = jnp.full((1, 1, 4), 0.5)
+    z = jnp.asarray([[[0.1, -0.3, 1.4, -2.2]]])
+    bits = np.asarray(transform.laplacian_bits(jnp.arange(4.0), jnp.float32(0.5)))
+
+    def gradient(of_seen: float, of_bits: float) -> np.ndarray:
+        _, backward = jax.vjp(transform._straight_through, z, scale)
+        like = jnp.ones_like(z)
+        return np.asarray(backward((of_seen * like, of_bits * like))[0]).ravel()
+
+    # Without a price the straight-through gradient; without distortion, that of the bits alone.
+    np.testing.assert_allclose(gradient(2.0, 0.0), 2.0)
+    first, second = bits[1] - bits[0], bits[2] - bits[1]
+    np.testing.assert_allclose(gradient(0.0, 1.0), [0, 0, first, -second], rtol=1e-5)
+    # A zero stays one until what it saves pays for the bits of a one.
+    np.testing.assert_allclose(gradient(0.9 * first, 1.0)[:2], 0)
+    np.testing.assert_allclose(gradient(-first - 0.5, 1.0)[:2], -0.5, rtol=1e-4)
+
+
+def test_training_draws_a_step_for_each_image() -> None:
+    y, keys = jnp.asarray(embeddings(True)[:4]), jax.random.split(jax.random.key(0), 4)
+    held = transform.initial(ladder(True).transform, 0.4, embeddings(True), GRID, (0.05, 3.2))
+    seen, bits = compiled(held, y, "straight-through", keys, 1.0, GRID)
+    steps = np.asarray(jnp.abs(seen - y).mean((1, 2)))
+    assert len(set(steps.round(6).tolist())) == 4
+    order = np.argsort(steps)
+    assert (np.diff(np.asarray(bits.sum((1, 2)))[order]) < 0).all()

@@ -5,7 +5,6 @@ thousands of steps to close that; a gain of one is the right step size for one l
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from nec_jax.bottleneck import bottleneck
 from nec_jax.config import ModelConfig
 from nec_jax.mae import random_masking
 from nec_jax.nec import Weights
-from train.config import OptionsError
+from train.config import Gain, OptionsError
 
 # Symbols in one standard deviation of a channel, from fine to coarse.
 GAIN_LADDER = tuple(float(g) for g in 2.0 ** np.arange(5.0, -3.5, -0.5))
@@ -36,7 +35,7 @@ def calibrate_bottleneck(
     *,
     lam: float,
     mask_ratio: float,
-    gain: Literal["calibrated", "identity"] | float,
+    gain: Gain,
     start: int = 0,
 ) -> tuple[Weights, dict[str, float]]:
     """Fit the densities to masked training images, and choose the gain for `lam`.
@@ -47,7 +46,7 @@ def calibrate_bottleneck(
       images: [N, H, W, C], some tens of training images; or what `nec.prefix` made of them.
       gain: this g, symbols in one standard deviation; "calibrated": that of `GAIN_LADDER` for
         which `lam * mse + bits_per_element` of rounded symbols is smallest; "identity": all gains
-        are one.
+        are one. (Not "any".)
       start: blocks that they have passed.
 
     Returns:
@@ -83,7 +82,7 @@ def calibrate_bottleneck(
                 lowest, gain = lam * mse + bits, g
         if not np.isfinite(lowest):
             raise OptionsError("the model's loss on the data is not finite: is --init sound?")
-    if gain == "identity":
+    if isinstance(gain, str):
         gain, log_gain = 0.0, jnp.zeros(config.embedding_width)
     else:
         log_gain = jnp.log(gain / deviation)
@@ -101,14 +100,15 @@ def calibrate_transform(
     *,
     lam: float,
     mask_ratio: float,
-    gain: Literal["calibrated", "identity"] | float,
+    gain: Gain,
     start: int = 0,
 ) -> tuple[Weights, dict[str, float]]:
     """A bottleneck of the transform of `codec`, and its step for `lam`.
 
     Args:
-      images, gain, start: as of `calibrate_bottleneck`; a gain is one over the step, and none is
-        the identity.
+      images, start: as of `calibrate_bottleneck`.
+      gain: one over the step; "calibrated": of the codec's steps that with the smallest loss;
+        "any": the same, and training draws from the whole range of the codec's.
 
     Returns:
       As `calibrate_bottleneck`.
@@ -121,9 +121,10 @@ def calibrate_transform(
         kept, masked = random_masking(keys, grid[0] * grid[1], mask_ratio)
     goal = _targets(config, weights, images, start)
     own = np.asarray(y)
+    drawn = (float(codec.steps[-1]), float(codec.steps[0])) if gain == "any" else None
 
     def measured(step: float) -> tuple[float, Weights, dict[str, float]]:
-        held = transform.initial(codec.transform, step, own, grid)
+        held = transform.initial(codec.transform, step, own, grid, drawn)
         candidate = {**weights, "bottleneck": held}
         mse, bits = map(float, _rounded(config, candidate, grid, y, goal, kept, masked))
         facts = {"gain": 1 / step, "bits_per_element": bits, "mse": mse}

@@ -18,7 +18,8 @@ from nec_jax import heads, nec
 from nec_jax.params import NecParams
 from nec_jax.vit import unpatchify
 from train import baselines, compress, evaluate, pretrain, report
-from train.config import Compress, Evaluate, OptionsError, Pretrain
+from train.config import Compress, OptionsError, Pretrain
+from train.config_study import Evaluate
 from train.data.blue_marble import BlueMarble
 from train.methods import load_compressed
 from train.pictures import principal_colours

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,12 @@ from nec_jax.heads.params import Kind
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
-from train.config import HEADS, Evaluate, OptionsError
-from train.data import IGNORE, DataError, Split, at_most, open_source, read_all
+from train.config import OptionsError
+from train.config_study import HEADS, Evaluate
+from train.data import DataError, Split, at_most, open_source, read_all
 from train.methods import Method, Study, load_compressed, methods
 from train.prefix import open_prefix, start_of
+from train.scores import METRICS, Scores
 
 CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
@@ -68,26 +69,24 @@ def evaluate(
     metric = report.AXES[report.METRICS[options.task]]
     CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
     coded = methods(options, study, base, models)
-    points = [point for method in coded for point in measure(options, study, method)]
     return {
         "dataset": study.name,
         "model": options.base,
         "images": len(study.score.images),
         "split": options.split,
         "roundtrip_exact": True,  # `nec_method` raises otherwise
-        "points": points,
+        "points": [point for method in coded for point in measure(options, study, method)],
     }
 
 
-def measure(options: Evaluate, study: Study, method: Method) -> list[dict[str, Any]]:
+def measure(options: Evaluate, study: Study, method: Method) -> list[report.Point]:
     """Points of the report: one a head, fitted and scored on what `method` decoded."""
-    label = f"{method.name} {method.setting}"
-    CONSOLE.print(f"{label}: {method.bytes_per_image:.1f} bytes an image")
+    CONSOLE.print(f"{method.name} {method.setting}: {method.bytes_per_image:.1f} bytes an image")
     points = []
     for head in head_kinds(options, method.model.config):
         scores = score_head(options, study, method, *head)
         points.append(report.point(method, options.task, *head, scores))
-        CONSOLE.print(f"  {report.head_name(*head):22s} {report.spread(scores)}")
+        CONSOLE.print(f"  {report.head_name(*head):22s} {report.spread(scores.percent())}")
     return points
 
 
@@ -151,10 +150,10 @@ def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]
 
 def score_head(
     options: Evaluate, study: Study, method: Method, kind: Kind, with_decoder: bool
-) -> list[float]:
-    """Scores in percent, one a seed (a linear probe is exact: one)."""
+) -> Scores:
+    """What a head gets right, in a training for each seed (a linear probe is exact: one)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
-    scores = []
+    counts = []
     for seed in range(1 if kind == "linear" else options.seeds):
         head = heads.fit(
             method.model,
@@ -168,25 +167,9 @@ def score_head(
             seed=seed,
         )
         predicted = heads.classify(head, method.values[2])
-        metric = top1 if options.task == "classification" else mean_iou
-        scores.append(100 * metric(predicted, score, len(study.classes)))
-    return scores
-
-
-def top1(predicted: NDArray, target: NDArray, classes: int) -> float:
-    """Part of the images whose class is right."""
-    del classes
-    return float(np.mean(predicted == target))
-
-
-def mean_iou(predicted: NDArray, target: NDArray, classes: int) -> float:
-    """Intersection over union, mean over the classes that occur; ignored pixels left out."""
-    valid = target != IGNORE
-    pairs = classes * target[valid].astype(np.int64) + predicted[valid]
-    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    hits = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    return float(np.mean(hits[union > 0] / union[union > 0]))
+        counts.append(METRICS[options.task](predicted, score, len(study.classes)))
+    hits, totals = map(np.stack, zip(*counts, strict=True))
+    return Scores(hits, totals)
 
 
 def _targets(options: Evaluate, split: Split) -> NDArray:

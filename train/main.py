@@ -6,8 +6,9 @@ import signal
 import sys
 import traceback
 
-COMMANDS = ("pretrain", "compress", "evaluate", "sweep", "report")
-"""Each is a module of `train` with `run(options)`, and a dataclass of `train.config`."""
+COMMANDS = ("pretrain", "compress", "evaluate", "sweep", "report", "compare")
+"""Each is a module of `train` with `run(options)`, and a dataclass of `train.config` or
+`train.config_study`."""
 
 
 def usage() -> str:
@@ -23,6 +24,7 @@ def usage() -> str:
         "  evaluate   measure bytes against the scores of task heads, with baselines",
         "  sweep      compress and evaluate every point of a study: sweep NAME or FILE.toml",
         "  report     tables and plots of a sweep: report RESULTS.csv",
+        "  compare    bytes at equal score, with intervals: compare FOLDER ...",
         "",
         "configs (an experiment's options; others on the command line override them):",
         *(f"  {name:22s} {configs.headline(name)}" for name in configs.names()),
@@ -50,14 +52,14 @@ def main(argv: list[str] | None = None) -> None:
     import tyro  # after --help without a command, which must be quick
 
     from coder import CodecError
-    from train import config, configs
+    from train import config, config_study, configs
     from train.checkpoint import CheckpointError
     from train.data import DataError
     from train.loop import NonFiniteLoss
     from train.processes import fail, join_processes
     from train.stop import RESUMABLE, raise_stopped
 
-    kind = getattr(config, command.capitalize())
+    kind = (vars(config) | vars(config_study))[command.capitalize()]
     default = kind()
     arguments = [part for word in arguments for part in _split_config(word)]
     if command == "sweep" and arguments and not arguments[0].startswith("-"):
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"error: {error}")
         del arguments[at : at + 2]
     about = kind.__doc__ or ""
-    if command != "report":
+    if command not in ("report", "compare"):
         about += " `--config NAME` starts from an experiment (train.main --help)."
     options = tyro.cli(
         kind, args=arguments, default=default, prog=f"train.main {command}", description=about

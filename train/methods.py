@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
 from coder import RateLadder
 from coder.codec import OneRateCodec
+from nec_jax import nec
 from nec_jax.calibration import fit_transform
+from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from train import baselines, practice
-from train.config import Evaluate, OptionsError
+from train.config import OptionsError
+from train.config_study import Evaluate
 from train.data import Split
 from train.prefix import finish, start_of
 
@@ -42,6 +47,10 @@ class Study:
     blocks: int = 0
     start: dict[str, Any] | None = None
 
+    def grid(self, params: NecParams) -> tuple[int, int]:
+        """Of a model's tokens of these images."""
+        return params.config.grid(*self.score.images.shape[1:3])
+
     def splits(self) -> tuple[Split, Split, Split]:
         """The three, in that order."""
         return self.fit, self.choose, self.score
@@ -65,7 +74,10 @@ class Method:
       name, setting: as in the report.
       model: whose decoder a head with decoder starts from.
       values: decoded embeddings of the three splits, float32 [N, n, D] each.
-      bytes_per_image: mean real size over the scored split.
+      sizes: int64 [N], real bytes of each image of the scored split.
+      errors: float64 [N], squared error of each image, mean over all channels of its tokens, in
+        variances of the channels of the uncompressed embedding; None where there is no such thing.
+        Of a model that has a decoder of features: of what that predicts.
       codec_bytes: what a decoder needs once.
       facts: further columns of the report.
     """
@@ -74,9 +86,15 @@ class Method:
     setting: str
     model: NecParams
     values: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-    bytes_per_image: float
-    codec_bytes: int
+    sizes: NDArray[np.int64]
+    errors: NDArray[np.float64] | None = None
+    codec_bytes: int = 0
     facts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def bytes_per_image(self) -> float:
+        """Mean real size over the scored split."""
+        return float(np.mean(self.sizes))
 
 
 def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
@@ -108,18 +126,19 @@ def methods(
 ) -> Iterator[Method]:
     """NEC at every model's lambda, then the baselines, each coded for real."""
     for setting, model in models.items():
-        yield from nec_methods(options, study, setting, model)
+        yield from nec_methods(options, study, setting, model, base)
     if options.baselines:
         yield from baseline_methods(options, study, base)
 
 
 def nec_methods(
-    options: Evaluate, study: Study, setting: str, model: NecParams
+    options: Evaluate, study: Study, setting: str, model: NecParams, base: NecParams
 ) -> Iterator[Method]:
     """Encode, decode and compare every image of every split; at several rates, if it has them.
 
     Args:
       model: as `load_compressed` returns it.
+      base: what it was made from.
 
     Raises:
       RoundTripError: any image whose decoded bytes differ from its embedding.
@@ -129,13 +148,13 @@ def nec_methods(
     assert codec is not None
     y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
     if not isinstance(codec, RateLadder):
-        yield nec_method(study, "nec", setting, model, codec.at(), y)
+        yield nec_method(study, "nec", setting, model, base, codec.at(), y)
         return
     for rate in options.rates or (codec.rate_index,):
         if rate >= codec.rates:
             raise OptionsError(f"--rates {rate}: {setting} has rates 0 to {codec.rates - 1}")
         yield nec_method(
-            study, "nec-transform", f"{setting}, rate {rate}", model, codec.at(rate), y
+            study, "nec-transform", f"{setting}, rate {rate}", model, base, codec.at(rate), y
         )
 
 
@@ -144,13 +163,14 @@ def nec_method(
     name: str,
     setting: str,
     model: NecParams,
+    base: NecParams,
     codec: OneRateCodec,
     latents: list[NDArray[np.float32]],
 ) -> Method:
     """One rate of a model, of the latents of each split; raises as `nec_methods`."""
     lam = trained_lambda(model)
     assert lam is not None
-    grid = model.config.grid(*study.score.images.shape[1:3])
+    grid = study.grid(model)
     values, blobs = [], []
     for split, y in zip(study.splits(), latents, strict=True):
         embedded = codec.dequantise(codec.quantise(y, grid), grid)
@@ -163,24 +183,70 @@ def nec_method(
             raise RoundTripError(f"decoding is not exact for {', '.join(wrong[:5])}")
         values.append(decoded)
     estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
-    sizes = [len(blob) for blob in blobs]
-    facts = {"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))}
-    return _method(name, setting, model, values, sizes, codec.codec_bytes, facts)
+    fit, choose, score = values
+    return Method(
+        name=name,
+        setting=setting,
+        model=model,
+        values=(fit, choose, score),
+        sizes=np.array([len(blob) for blob in blobs]),
+        errors=feature_errors(study, model, base, score),
+        codec_bytes=codec.codec_bytes,
+        facts={"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))},
+    )
+
+
+def feature_errors(
+    study: Study, model: NecParams, base: NecParams, decoded: NDArray[np.float32]
+) -> NDArray[np.float64] | None:
+    """`Method.errors` of what a model's decoder makes of the scored split, if it is of features."""
+    if model.config.decoder_target != "features":
+        return None
+    goals = study.latents(base, study.score)
+    return np.array(
+        [
+            float(_feature_error(model.config, model.weights, y_hat, goal, study.grid(model)))
+            for y_hat, goal in zip(decoded, goals, strict=True)
+        ]
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "grid"))
+def _feature_error(
+    config: ModelConfig,
+    weights: nec.Weights,
+    y_hat: jax.Array,
+    goal: jax.Array,
+    grid: tuple[int, int],
+) -> jax.Array:
+    predicted = nec.reconstruct(config, weights, y_hat[None], grid)
+    return jnp.mean((predicted - nec.standardised(config, weights, goal[None])) ** 2)
 
 
 def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterator[Method]:
     """Quantised and uncompressed embeddings of the base, JPEG 2000, and lossless pixels."""
     y = [study.latents(base, split) for split in study.splits()]
+    variance = np.maximum(y[0].var((0, 1), dtype=np.float64), 1e-12)
     config = base.config
     ends = np.cumsum([len(part) for part in y])[:-1]
+
+    def method(
+        name: str,
+        setting: str,
+        values: Sequence[NDArray[np.float32]],
+        sizes: NDArray[np.int64],
+        codec_bytes: int = 0,
+    ) -> Method:
+        fit, choose, score = values
+        errors = (((score - y[2]) ** 2).mean(1, dtype=np.float64) / variance).mean(1)
+        return Method(name, setting, base, (fit, choose, score), sizes, errors, codec_bytes)
 
     def of_latents(
         name: str, setting: str, code: Callable[[NDArray[np.float32]], baselines.Coded]
     ) -> Method:
         coded = [code(part) for part in y]
-        last = coded[-1]
-        values = [c.values for c in coded]
-        return _method(name, setting, base, values, last.bytes_per_image, last.codec_bytes)
+        values, last = [c.values for c in coded], coded[-1]
+        return method(name, setting, values, last.bytes_per_image, last.codec_bytes)
 
     for bits in options.uqe_bits:
         yield of_latents("uqe", f"{bits} bit", lambda v, b=bits: baselines.uqe(v, b))
@@ -189,7 +255,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
         )
     if options.transform_rates:
-        grid = config.grid(*study.score.images.shape[1:3])
+        grid = study.grid(base)
         ladder = fit_transform(y[0], grid)
         # All of them first: a rate that there is not is refused before the others are measured.
         for one in [ladder.at(rate) for rate in options.transform_rates]:
@@ -200,13 +266,13 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             # All splits at once: what is fitted is the same for all.
             coded = code(np.concatenate(y), zstd=zstd)
             values, sizes = np.split(coded.values, ends), coded.bytes_per_image[ends[-1] :]
-            yield _method(name + more, setting, base, values, sizes, coded.codec_bytes)
+            yield method(name + more, setting, values, sizes, coded.codec_bytes)
     yield of_latents("float16", "float16", baselines.float16)
     if config.channels in (1, 3) and config.dtype in ("uint8", "uint16"):
         for ratio in options.jpeg2000:
             coded = [baselines.jpeg2000(split.images, ratio) for split in study.splits()]
             values = [nec_jax.latents(base, c.values) for c in coded]
-            yield _method("jpeg2000", f"1:{ratio:g}", base, values, coded[-1].bytes_per_image)
+            yield method("jpeg2000", f"1:{ratio:g}", values, coded[-1].bytes_per_image)
     else:
         print(
             f"no JPEG 2000: it takes 1 or 3 bands of uint8 or uint16, not {config.channels} of "
@@ -214,7 +280,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             file=sys.stderr,
         )
     raw = baselines.raw_zstd(study.score.images)
-    yield _method("raw-zstd", config.dtype, base, y, raw.bytes_per_image)
+    yield method("raw-zstd", config.dtype, y, raw.bytes_per_image)
 
 
 def practices(
@@ -229,18 +295,3 @@ def practices(
         yield "pq", f"{parts} bytes a token", code
     if options.binary:
         yield "binary", "1 bit", functools.partial(practice.binary, calibration=train)
-
-
-def _method(
-    name: str,
-    setting: str,
-    model: NecParams,
-    values: list[NDArray[np.float32]],
-    sizes: Sequence[int] | NDArray[np.int64],
-    codec_bytes: int = 0,
-    facts: dict[str, float] | None = None,
-) -> Method:
-    fit, choose, score = values
-    return Method(
-        name, setting, model, (fit, choose, score), float(np.mean(sizes)), codec_bytes, facts or {}
-    )

@@ -7,49 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from train import config, results
+from train import curves, results
 from train.config import OptionsError
-from train.figure import Curve, draw
+from train.config_study import Report as ReportOptions
+from train.curves import AXES, Point, head_name, head_of, heads_of
 
 if TYPE_CHECKING:
     from train.methods import Method
+    from train.scores import Scores
 
 Report = dict[str, Any]
-Point = dict[str, Any]
-Head = tuple[str, bool]  # its kind, and whether the decoder's first block comes before it
 
 METRICS = {"classification": "top1", "segmentation": "miou"}
-AXES = {"top1": "top-1 accuracy (%)", "miou": "mean IoU (%)"}
-X_LABELS = {"bytes_per_image": "bytes an image"}
-# Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest.
-_STYLE = {
-    "nec": ("NEC", "#D55E00", "o"),
-    "nec-transform": ("NEC, through the transform", "#882255", "D"),
-    "uqe": ("UQE, as published", "#999999", "v"),
-    "uqe-channel": ("UQE, per channel", "#0072B2", "^"),
-    "transform": ("transform, untrained", "#CC79A7", "X"),
-    "pca-int8": ("PCA + int8", "#E69F00", "<"),
-    "pca-int8-zstd": ("PCA + int8 + zstd", "#E69F00", ">"),
-    "pq": ("product quantisation", "#8C564B", "p"),
-    "pq-zstd": ("product quantisation + zstd", "#8C564B", "P"),
-    "binary": ("binary", "#17BECF", "h"),
-    "binary-zstd": ("binary + zstd", "#17BECF", "H"),
-    "float16": ("float16 + zstd", "#56B4E9", "s"),
-    "jpeg2000": ("JPEG 2000", "#009E73", "D"),
-    "raw-zstd": ("raw pixels + zstd", "#000000", "*"),
-}
-# Where there are several curves of NEC, these are theirs, and baselines are thin and dashed.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "os^Dvp*XP"
-_GREYS = ("#777777", "#B0B0B0", "#333333")  # one a model that is compressed
-_MEASURED = ("bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "mean", "std", "seeds")
+_MEASURED = (
+    "bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "mean", "std", "seeds", "mse",
+)  # fmt: skip
+IMAGES = "images"
+"""Where a point holds what it is the mean of, image by image, until it is written."""
 
 
-def point(
-    method: "Method", task: str, head: str, with_decoder: bool, scores: Sequence[float]
-) -> Point:
-    """One entry of `points` in report.json; scores in percent, one a seed."""
+def point(method: "Method", task: str, head: str, with_decoder: bool, scores: "Scores") -> Point:
+    """One entry of `points` in report.json; and what it is the mean of, as "images"."""
+    percent = scores.percent()
+    each: dict[str, NDArray] = {"bytes": method.sizes, "hits": scores.hits, "totals": scores.totals}
+    if method.errors is not None:
+        each["errors"] = method.errors
+    known = {} if method.errors is None else {"mse": float(np.mean(method.errors))}
     return {
         "method": method.name,
         "setting": method.setting,
@@ -59,26 +44,22 @@ def point(
         "bytes_per_image": round(method.bytes_per_image, 2),
         "codec_bytes": method.codec_bytes,
         "metric": METRICS[task],
-        "mean": round(float(np.mean(scores)), 3),
-        "std": round(float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0, 3),
-        "seeds": len(scores),
-        **{name: round(value, 4) for name, value in method.facts.items()},
+        "mean": round(float(np.mean(percent)), 3),
+        "std": round(float(np.std(percent, ddof=1)) if len(percent) > 1 else 0.0, 3),
+        "seeds": len(percent),
+        **{name: round(value, 4) for name, value in (known | method.facts).items()},
+        IMAGES: each,
     }
 
 
-def spread(scores: Sequence[float]) -> str:
+def spread(scores: Sequence[float] | NDArray) -> str:
     """Mean and standard deviation of scores, as text."""
     if len(scores) == 1:
         return f"{scores[0]:.1f}"
     return f"{np.mean(scores):.1f} +- {np.std(scores, ddof=1):.1f}"
 
 
-def head_name(head: str, with_decoder: bool) -> str:
-    """`attention + decoder`."""
-    return head + (" + decoder" if with_decoder else "")
-
-
-def run(options: config.Report) -> None:
+def run(options: ReportOptions) -> None:
     """Write report.md and the figure of a sweep's results.csv."""
     if not options.results.is_file():
         raise OptionsError(f"no table {options.results}: give the results.csv of a sweep")
@@ -104,7 +85,7 @@ def run(options: config.Report) -> None:
     text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
     (out / "report.md").write_text(text)
     paths = [out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
-    _draw(points, options.x, by, others, title, paths)
+    curves.draw_points(points, options.x, by, others, title, paths)
     print(f"wrote {out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
 
 
@@ -120,8 +101,8 @@ def average(rows: Sequence[results.Row]) -> list[Point]:
         groups.setdefault(same, []).append(row)
     points = []
     for same, group in groups.items():
-        numbers = {k: [float(r[k]) for r in group] for k in _MEASURED if group[0].get(k)}
-        point: Point = dict(same) | {k: float(np.mean(v)) for k, v in numbers.items()}
+        numbers = {k: [float(r[k]) for r in group if r.get(k)] for k in _MEASURED}
+        point: Point = dict(same) | {k: float(np.mean(v)) for k, v in numbers.items() if v}
         point["with_decoder"] = point["with_decoder"] == "True"
         point["runs"] = len(group)
         if len(group) > 1:
@@ -150,11 +131,24 @@ def sweep_markdown(points: Sequence[Point], title: str, axes: Sequence[str]) -> 
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write report.json, report.md and rate_distortion.png."""
+    """Write report.json, images.npz, report.md and rate_distortion.png."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_images(report["points"], folder / "images.npz")
+    report = report | {"points": [without_images(p) for p in report["points"]]}
     (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     (folder / "report.md").write_text(markdown(report))
     plot(report, folder / "rate_distortion.png")
+
+
+def write_images(points: Sequence[Point], path: Path) -> None:
+    """Write what points are the means of: arrays of the names `0.bytes`, `0.hits`, ..."""
+    each = {f"{i}.{k}": v for i, p in enumerate(points) for k, v in p[IMAGES].items()}
+    np.savez_compressed(path, **each)
+
+
+def without_images(point: Point) -> Point:
+    """A point as reports and tables have it."""
+    return {name: value for name, value in point.items() if name != IMAGES}
 
 
 def markdown(report: Report) -> str:
@@ -179,33 +173,27 @@ def _explained(points: Sequence[Point], over: str) -> str:
     )
 
 
-def _head(point: Point) -> Head:
-    return point["head"], point["with_decoder"]
-
-
-def _heads(points: Sequence[Point]) -> list[Head]:
-    return list(dict.fromkeys(map(_head, points)))
-
-
 def _table(points: Sequence[Point], axes: Sequence[str]) -> list[str]:
     """Lines of markdown: a row a method, setting and values of the axes, a column a head."""
-    heads, keys = _heads(points), ("method", "setting", *axes)
-    cells: dict[tuple, dict[Head, Point]] = {}
+    heads, keys = heads_of(points), ("method", "setting", *axes)
+    cells: dict[tuple, dict[curves.Head, Point]] = {}
     for p in points:
-        cells.setdefault(tuple(p[k] for k in keys), {})[_head(p)] = p
-    titles = [*keys, "bytes / image", "estimated", "codec bytes", *(head_name(*h) for h in heads)]
+        cells.setdefault(tuple(p[k] for k in keys), {})[head_of(p)] = p
+    errors = ["mse"] if any("mse" in p for p in points) else []
+    titles = [*keys, "bytes / image", "estimated", "codec bytes", *errors]
     lines = [
-        "| " + " | ".join(titles) + " |",
-        "|" + " --- |" * len(keys) + " ---: |" * (3 + len(heads)),
+        "| " + " | ".join([*titles, *(head_name(*h) for h in heads)]) + " |",
+        "|" + " --- |" * len(keys) + " ---: |" * (len(titles) - len(keys) + len(heads)),
     ]
     for key, row in cells.items():
         first = next(iter(row.values()))
-        estimate = first.get("estimated_bytes_per_image")
+        estimate, mse = first.get("estimated_bytes_per_image"), first.get("mse")
         sizes = [
             f"{first['bytes_per_image']:,.1f}",
             "" if estimate is None else f"{estimate:,.1f}",
             f"{first['codec_bytes']:,.0f}",
         ]
+        sizes += ["" if mse is None else f"{mse:.3f}"] * len(errors)
         scores = [_score(row[h]) if h in row else "" for h in heads]
         lines.append("| " + " | ".join([*key, *sizes, *scores]) + " |")
     return lines
@@ -219,90 +207,4 @@ def _score(p: Point) -> str:
 def plot(report: Report, path: Path) -> None:
     """Bytes an image (log) against score, a panel a head, a line a method, with error bars."""
     title = f"{report['dataset']}, {report['split']} split, {report['images']} images"
-    _draw(report["points"], "bytes_per_image", (), (), title, [path])
-
-
-def _draw(
-    points: Sequence[Point],
-    x: str,
-    by: Sequence[str],
-    others: Sequence[str],
-    title: str,
-    paths: Sequence[Path],
-) -> None:
-    """A panel a head; in each a curve for each of the values of `by`, and one a baseline.
-
-    Points that differ in `others` are not joined, but look alike.
-    """
-    points = [p for p in points if p.get(x, "") != ""]  # baselines have no lambda, steps, ...
-    try:
-        places = [float(p[x]) for p in points]
-    except ValueError:
-        places = []
-    if not places:
-        raise OptionsError(f"--x {x}: the table has no such column of numbers")
-    kinds = [(m, _values(p, by)) for m in _STYLE for p in points if p["method"] == m]
-    looks = _looks(list(dict.fromkeys(kinds)))
-    panels: dict[str, list[Curve]] = {}
-    metrics = []
-    for head in _heads(points):
-        lines: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
-        for place, p in zip(places, points, strict=True):
-            if _head(p) == head:
-                key = (p["method"], _values(p, by), _values(p, others))
-                lines.setdefault(key, []).append((place, p["mean"], p["std"]))
-        panels[head_name(*head)] = [
-            Curve(_label(*kind), sorted(line), look)
-            for kind, look in looks.items()
-            for key, line in lines.items()
-            if key[:2] == kind
-        ]
-        metrics.append(next(AXES[p["metric"]] for p in points if _head(p) == head))
-    draw(panels, X_LABELS.get(x, x.replace("_", " ")), metrics, title, paths)
-
-
-def _label(method: str, values: str) -> str:
-    if method in results.NEC and values:
-        return values
-    return ", ".join(filter(None, (_STYLE[method][0], values)))
-
-
-def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """How each (method, values) is drawn, as matplotlib says it."""
-    nec = [values for method, values in kinds if method in results.NEC]
-    models = list(dict.fromkeys(values for method, values in kinds if method not in results.NEC))
-    looks = {}
-    for method, values in kinds:
-        _, colour, marker = _STYLE[method]
-        width, size, line = 1.2, 7 if method == "raw-zstd" else 5, "-"
-        if method in results.NEC:
-            width, size = 2.2, 7
-        if len(nec) > 1 and method in results.NEC:
-            i = nec.index(values)
-            colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
-            width, size = 1.8, 6
-        elif len(nec) > 1:
-            i = models.index(values)
-            colour, width, line = _GREYS[i % len(_GREYS)], 1.0, "--"
-        looks[method, values] = {
-            "color": colour,
-            "marker": marker,
-            "linewidth": width,
-            "markersize": size,
-            "linestyle": line,
-        }
-    return looks
-
-
-def _values(point: Point, by: Sequence[str]) -> str:
-    """The values of axes in words; those that say nothing of a baseline are left out."""
-    given = [name for name in by if point["method"] in results.NEC or point[name] != ""]
-    return ", ".join(f"{name} {_short(point[name])}" for name in given)
-
-
-def _short(value: str) -> str:
-    """A path without what all paths of models have in common; a value of None in words."""
-    path = Path(value)
-    if path.suffix == ".safetensors":
-        return path.parent.name if path.stem == "model" else path.stem
-    return value or "default"
+    curves.draw_points(report["points"], "bytes_per_image", (), (), title, [path])

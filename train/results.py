@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import AXES, OptionsError
+from train.config import OptionsError
+from train.config_study import AXES
 from train.files import write_whole
 
 Row = dict[str, str]

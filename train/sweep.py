@@ -19,9 +19,10 @@ import jax
 import nec_jax
 from coder import CodecError
 from nec_jax.api import with_coding
-from train import compress, evaluate
+from train import compress, evaluate, report
 from train.checkpoint import CheckpointError
-from train.config import AXES, Compress, Evaluate, OptionsError, Sweep, deciding, plain
+from train.config import Compress, OptionsError, deciding, plain
+from train.config_study import AXES, Evaluate, Sweep
 from train.configs import parse
 from train.data import DataError
 from train.files import held, write_whole
@@ -139,7 +140,7 @@ def train_and_measure(studies: Studies, point: Compress) -> Points:
     if not model.exists():
         compress.run(without_useless_cache(point, base))
     shutil.rmtree(point.workdir / "checkpoints", ignore_errors=True)  # nothing goes on from them
-    return measure_point(studies.options, study, model)
+    return measure_point(studies.options, study, model, base)
 
 
 def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
@@ -153,18 +154,21 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
     return dataclasses.replace(point, cache=None, views=1)
 
 
-def measure_point(options: Evaluate, study: Study, model: Path) -> Points:
-    """Real bytes of a compressed model, and the scores of every head."""
+def measure_point(options: Evaluate, study: Study, model: Path, base: nec_jax.NecParams) -> Points:
+    """Real bytes of a compressed model, and the scores of every head; image by image beside it."""
     [(setting, params)] = load_compressed([str(model)]).items()
-    coded = nec_methods(options, study, setting, params)
-    return [p for method in coded for p in evaluate.measure(options, study, method)]
+    coded = nec_methods(options, study, setting, params, base)
+    points = [point for method in coded for point in evaluate.measure(options, study, method)]
+    report.write_images(points, model.parent / "images.npz")
+    return [report.without_images(point) for point in points]
 
 
 def baselines(studies: Studies, point: Compress) -> Points:
     """What the points that start from the model of this one are compared with."""
     base, study = studies.of(point)
     coded = baseline_methods(studies.options, study, base)
-    return [p for method in coded for p in evaluate.measure(studies.options, study, method)]
+    measured = [p for method in coded for p in evaluate.measure(studies.options, study, method)]
+    return [report.without_images(point) for point in measured]
 
 
 def varied(options: Sweep) -> list[str]:

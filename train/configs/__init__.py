@@ -1,7 +1,8 @@
 """Experiments: one TOML file each. Its first lines say the command and what to expect.
 
-A table holds the options of a command, named as in `train.config` but `lambda`: [pretrain],
-[compress], [evaluate]. [axes] and [[points]] make a study of it: docs/studies.md.
+A table holds the options of a command, named as in `train.config` and `train.config_study` but
+`lambda`: [pretrain], [compress], [evaluate]. [axes] and [[points]] make a study of it:
+docs/studies.md.
 """
 
 import difflib
@@ -9,8 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train import config
-from train.config import OptionsError
+from train.config import Compress, OptionsError, Pretrain
+from train.config_study import Evaluate, Sweep
 
 _FOLDER = Path(__file__).parent
 _COMMANDS = ("pretrain", "compress", "evaluate")
@@ -59,17 +60,17 @@ def load(name: str, command: str) -> Any:
                 f"{name} is no study, for it has neither [axes] nor [[points]]: it is for {own} "
                 f"--config {name}, or write a study (docs/studies.md)"
             )
-        return config.Sweep(
+        return Sweep(
             workdir=Path("runs") / path.stem,
-            compress=parse(config.Compress(), tables.get("compress", {}), f"{path} [compress]"),
-            evaluate=parse(config.Evaluate(), tables.get("evaluate", {}), f"{path} [evaluate]"),
+            compress=parse(Compress(), tables.get("compress", {}), f"{path} [compress]"),
+            evaluate=parse(Evaluate(), tables.get("evaluate", {}), f"{path} [evaluate]"),
             axes=tables.get("axes", {}),
             points=tables.get("points", []),
         )
     if command not in tables:
         what = ", ".join(name for name in _COMMANDS if name in tables) or "nothing"
         raise OptionsError(f"config {name} is for {what}, not {command}")
-    default = getattr(config, command.capitalize())()
+    default = {"pretrain": Pretrain, "compress": Compress, "evaluate": Evaluate}[command]()
     return parse(default, tables[command], f"{path} [{command}]")
 
 

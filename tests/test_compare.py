@@ -1,0 +1,133 @@
+"""Bjontegaard's deltas: laws, and what the command prints."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import compare, report
+from train.config import OptionsError
+from train.config_study import Compare
+from train.main import main
+from train.scores import Scores
+
+IMAGES = 60
+
+
+def curve(method: str, bytes_: list[int], part: float = 1.0) -> list[dict]:
+    """Points of a method: of more bytes, more images are right, and the error is smaller."""
+    generator = np.random.default_rng(1)
+    ease = generator.random(IMAGES)
+    points = []
+    for size in bytes_:
+        right = (ease < size / 1000).astype(np.int64)[None, :, None]
+        sizes = size * part * (0.5 + ease)
+        errors = (1 + ease) / size
+        point = {
+            "method": method, "setting": f"{size}", "task": "classification", "head": "linear",
+            "with_decoder": False, "bytes_per_image": float(sizes.mean()), "codec_bytes": 6000,
+            "metric": "top1", "mean": float(100 * right.mean()), "std": 0.0, "seeds": 1,
+            "mse": float(errors.mean()),
+            "images": {
+                "bytes": sizes, "hits": right, "totals": np.ones_like(right), "errors": errors
+            },
+        }  # fmt: skip
+        points.append(point)
+    return points
+
+
+def written(folder: Path, points: list[dict]) -> Path:
+    facts = {"dataset": "d", "model": "m", "images": IMAGES, "split": "val"}
+    report.write({**facts, "roundtrip_exact": True, "points": points}, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    sizes = [100, 200, 400, 800]
+    return written(tmp_path / "report", curve("nec", sizes) + curve("transform", sizes, part=0.5))
+
+
+def test_half_the_bytes_are_minus_fifty_percent_in_every_resample(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main(["compare", str(folder), "--resamples", "50", "--edge", "300"])
+    out = capsys.readouterr().out
+    # 0.5 times the bytes of every image: nothing varies, in what is below the edge and above.
+    cells = " | ".join(["-50 % (-50 to -50)"] * 3)
+    assert out.count(f"| transform, untrained | {cells} |") == 2  # by score, and by error
+    assert "| bytes (mse) of NEC |" in out
+
+
+def test_deltas_are_antisymmetric_and_none_of_a_curve_with_itself() -> None:
+    times = np.ones(IMAGES, np.int64)
+    one, other = (
+        compare._rated(Compare(), [(p, p["images"]) for p in curve("nec", sizes)])[0].front(times)
+        for sizes in ([100, 300, 900], [200, 500, 700])
+    )
+    everything = (-np.inf, np.inf)
+    assert compare._delta(one, one, *everything) == 0
+    there, back = compare._delta(one, other, *everything), compare._delta(other, one, *everything)
+    assert there == pytest.approx(-back)
+    assert abs(there) > 0.01
+
+
+def test_points_that_a_cheaper_one_equals_do_not_count() -> None:
+    hits = [np.array([[[k]]]) for k in (50, 40, 60, 60)]
+    rated = compare.Rated(
+        np.array([[10.0], [20.0], [30.0], [40.0]]), [Scores(h, np.array([[[100]]])) for h in hits]
+    )
+    rates, values = rated.front(np.ones(1, np.int64))
+    assert np.exp(rates) == pytest.approx([10, 30])
+    assert values == pytest.approx([50, 60])
+
+
+def test_intervals_widen_with_what_varies_between_images(folder: Path) -> None:
+    options = Compare(reports=(folder,), resamples=200)
+    curves = compare.read_curves(options)
+    rated = curves["transform", False][0]
+    noisy = compare.Rated(
+        rated.sizes * np.random.default_rng(2).lognormal(0, 1, IMAGES), rated.scores
+    )
+    lines = compare.tables(
+        options, "score", "NEC", curves["nec", False][0], {("uqe", False): noisy}
+    )
+    low, high = lines[2].split("(")[1].split(")")[0].split(" to ")
+    assert float(high) - float(low) > 10
+
+
+def test_the_codec_is_spread_over_an_archive(folder: Path) -> None:
+    alone = compare.read_curves(Compare(reports=(folder,)))["nec", False][0]
+    spread = compare.read_curves(Compare(reports=(folder,), archive=100))["nec", False][0]
+    assert np.allclose(spread.sizes - alone.sizes, 60)
+
+
+def test_tables_have_deltas_without_intervals(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    points = json.loads((folder / "report.json").read_text())["points"]
+    columns = [*points[0], "lambda"]
+    lines = [",".join(columns)]
+    lines += [",".join(str(p.get(c, "")) for c in columns) for p in points]
+    (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+    main(["compare", str(tmp_path / "results.csv")])
+    assert capsys.readouterr().out.count("| transform, untrained | -50 % | -50 % | - |") == 2
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="give folders that"):
+        compare.run(Compare())
+    with pytest.raises(OptionsError, match=r"no report.json and images.npz: `evaluate` writes"):
+        compare.run(Compare(reports=(tmp_path,)))
+    with pytest.raises(OptionsError, match=r"no curve of UQE, as published: there are NEC, trans"):
+        compare.run(Compare(reports=(folder,), against="uqe"))
+    with pytest.raises(OptionsError, match="--head conv: choose from linear"):
+        compare.run(Compare(reports=(folder,), head="conv"))
+    fewer = curve("uqe", [100, 900])
+    for point in fewer:
+        held = point["images"]
+        point["images"] = {k: v[:9] if k in ("bytes", "errors") else v for k, v in held.items()}
+    other = written(tmp_path / "other", fewer)
+    with pytest.raises(OptionsError, match="UQE, as published is of 9 images, not of 60"):
+        compare.run(Compare(reports=(folder, other)))

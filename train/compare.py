@@ -1,0 +1,205 @@
+"""`python -m train.main compare`: bytes at equal score, with intervals of a paired bootstrap.
+
+Bjontegaard's delta (ITU-T VCEG-M33, 2001) is the mean difference of the logarithms of two rates
+over the scores that both curves reach. Of a curve only those points count that no cheaper point
+equals; between them the logarithm of the rate is interpolated, piecewise cubic and monotone. An
+error is compared by its logarithm, as in the PSNR of the original.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+
+from train import results
+from train.config import OptionsError
+from train.config_study import Compare
+from train.curves import Point, head_name, label
+from train.report import average
+from train.scores import Scores
+
+_SAMPLES = 200  # of the scores that two curves share
+_MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
+_NONE = "-"
+Key = tuple[str, bool]  # the method, and whether its scores are behind the decoder's first block
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Bytes and score, or error, of each point of a curve; of N images, or of their means (N = 1).
+
+    Attributes:
+      sizes: float64 [P, N].
+      scores: of P heads; or errors [P, N].
+    """
+
+    sizes: NDArray[np.float64]
+    scores: Sequence[Scores] | NDArray[np.float64]
+
+    def front(self, times: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log bytes and scores of the points that no cheaper one equals, both increasing.
+
+        `times` [N]: of each image so many.
+        """
+        rates = np.log(self.sizes @ times / times.sum())
+        if isinstance(self.scores, np.ndarray):
+            values = -10 * np.log10(self.scores @ times / times.sum())
+        else:
+            values = np.array([one.percent(times).mean() for one in self.scores])
+        order = np.lexsort((-values, rates))
+        rates, values = rates[order], values[order]
+        best = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+        return rates[values > best], values[values > best]
+
+
+def run(options: Compare) -> None:
+    """Print the tables."""
+    if not options.reports:
+        raise OptionsError("no reports: give folders that `train.main evaluate` wrote")
+    curves = read_curves(options)
+    against = (options.against, options.against_decoder)
+    if against not in curves:
+        known = ", ".join(_name(key) for key in curves)
+        raise OptionsError(f"no curve of {_name(against)}: there are {known}")
+    for number, what in enumerate(("score", "mse")):
+        ours = {key: one for key, pair in curves.items() if (one := pair[number]) is not None}
+        reference = ours.pop(against, None)
+        if reference is not None and ours:
+            print("\n".join(tables(options, what, _name(against), reference, ours)) + "\n")
+
+
+def tables(
+    options: Compare, what: str, name: str, reference: Rated, others: dict[Key, Rated]
+) -> list[str]:
+    """Two tables in markdown: deltas over ranges of bytes, and bytes at the reference's scores."""
+    images = reference.sizes.shape[1]
+    generator = np.random.default_rng(0)
+    samples = generator.multinomial(images, np.full(images, 1 / images), options.resamples)
+    draws = [np.ones(images, np.int64), *(samples if images > 1 else [])]
+    edge = np.log(options.edge)
+    ranges = {"all": (-np.inf, np.inf)}
+    ranges |= {f"below {options.edge:g}": (-np.inf, edge), f"from {options.edge:g}": (edge, np.inf)}
+    head = [f"bytes at equal {what}, against {name}", *ranges]
+    rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(ranges)]
+    rates, values = reference.front(draws[0])
+    shown = [f"{np.exp(r):,.0f} ({_shown(what, v)})" for r, v in zip(rates, values, strict=True)]
+    points = [
+        f"| bytes ({what}) of {name} | {' | '.join(shown)} |",
+        "| --- |" + " ---: |" * len(rates),
+    ]
+    apart = []
+    for key, other in others.items():
+        if other.sizes.shape[1] != images:
+            raise OptionsError(f"{_name(key)} is of {other.sizes.shape[1]} images, not of {images}")
+        pairs = [(reference.front(times), other.front(times)) for times in draws]
+        cells = [_interval([_delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
+        at = np.array([_rates_at(theirs, values) for _, theirs in pairs]) - rates
+        shown = [_interval(column) for column in at.T]
+        if set(cells + shown) == {_NONE}:
+            apart.append(_name(key))
+            continue
+        rows.append(f"| {_name(key)} | {' | '.join(cells)} |")
+        points.append(f"| {_name(key)} | {' | '.join(shown)} |")
+    if apart:
+        points += ["", f"Without a {what} in common, or of one point alone: {', '.join(apart)}."]
+    return [*rows, "", *points]
+
+
+def _delta(
+    reference: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray], low: float, high: float
+) -> float:
+    """Mean log ratio of bytes over the scores that both have and the reference has in a range."""
+    (rates, values), (_, others) = reference, other
+    if len(values) < 2 or len(others) < 2:
+        return np.nan
+    ends = np.interp(np.clip([low, high], rates[0], rates[-1]), rates, values)
+    first, last = max(ends[0], others[0]), min(ends[1], others[-1])
+    if not first < last:
+        return np.nan
+    at = np.linspace(first, last, _SAMPLES)
+    return float(np.mean(_rates_at(other, at) - _rates_at(reference, at)))
+
+
+def _rates_at(front: tuple[NDArray, NDArray], at: NDArray) -> NDArray[np.float64]:
+    """Log bytes of a curve at scores; NaN beyond it."""
+    rates, values = front
+    if len(values) < 2:
+        return np.where(at == values[0], rates[0], np.nan)
+    return PchipInterpolator(values, rates, extrapolate=False)(at)
+
+
+def _interval(logs: Sequence[float] | NDArray) -> str:
+    """The first in percent, and the interval that 95 % of the others lie in."""
+    if not np.isfinite(logs[0]):
+        return _NONE
+    percent = 100 * np.expm1(np.asarray(logs))
+    drawn = percent[1:][np.isfinite(percent[1:])]
+    if len(drawn) < max(1, (1 - _MISSING) * (len(percent) - 1)):
+        return f"{percent[0]:+.0f} %"
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{percent[0]:+.0f} % ({low:+.0f} to {high:+.0f})"
+
+
+def _shown(what: str, value: float) -> str:
+    return f"{value:.1f}" if what == "score" else f"{10 ** (-value / 10):.3f}"
+
+
+def _name(key: Key) -> str:
+    return head_name(label(key[0]), key[1])
+
+
+def read_curves(options: Compare) -> dict[Key, tuple[Rated, Rated | None]]:
+    """The curves of all reports, by score and by error; those with one point alone as well."""
+    found: dict[Key, list[tuple[Point, dict[str, NDArray]]]] = {}
+    heads = set()
+    for path in options.reports:
+        for point, images in read_points(path):
+            heads.add(point["head"])
+            if point["head"] == (options.head or point["head"]):
+                found.setdefault((point["method"], point["with_decoder"]), []).append(
+                    (point, images)
+                )
+    if options.head not in heads | {""} or (not options.head and len(heads) > 1):
+        raise OptionsError(f"--head {options.head}: choose from {', '.join(sorted(heads))}")
+    return {key: _rated(options, points) for key, points in found.items()}
+
+
+def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
+    """Points of a folder of `evaluate`, or a table, and what each is the mean of."""
+    if path.suffix == ".csv" and path.is_file():
+        points = average(results.read(path))
+        return [(point, {"bytes": np.array([point["bytes_per_image"]])}) for point in points]
+    if not (path / "report.json").is_file() or not (path / "images.npz").is_file():
+        raise OptionsError(f"{path} has no report.json and images.npz: `evaluate` writes both")
+    points = json.loads((path / "report.json").read_text())["points"]
+    with np.load(path / "images.npz") as held:
+        each = dict(held)
+    names = ("bytes", "hits", "totals", "errors")
+    return [
+        (point, {name: each[f"{i}.{name}"] for name in names if f"{i}.{name}" in each})
+        for i, point in enumerate(points)
+    ]
+
+
+def _rated(
+    options: Compare, points: Sequence[tuple[Point, dict[str, NDArray]]]
+) -> tuple[Rated, Rated | None]:
+    once = [p["codec_bytes"] / options.archive if options.archive else 0.0 for p, _ in points]
+    counts = {len(images["bytes"]) for _, images in points}
+    if len(counts) > 1:
+        raise OptionsError(f"points of one curve are of {sorted(counts)} images: give one report")
+    sizes = np.stack([images["bytes"] for _, images in points]) + np.array(once)[:, None]
+    if "hits" in points[0][1]:
+        scores = [Scores(images["hits"], images["totals"]) for _, images in points]
+        errors = [images.get("errors") for _, images in points]
+    else:  # a mean, as one image's
+        means = [np.array([[[round(1e6 * p["mean"])]]]) for p, _ in points]
+        scores = [Scores(mean, np.full_like(mean, 10**8)) for mean in means]
+        errors = [np.array([float(p["mse"])]) if p.get("mse") else None for p, _ in points]
+    known = [one for one in errors if one is not None]
+    of_errors = len(known) == len(points) and all(np.all(one > 0) for one in known)
+    return Rated(sizes, scores), Rated(sizes, np.stack(known)) if of_errors else None

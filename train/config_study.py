@@ -1,0 +1,165 @@
+"""The options of studies: what is measured, in what combinations, and shown how."""
+
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional, Suppress
+
+from train.config import Compress, OptionsError
+
+HeadKind = Literal["linear", "attention", "conv"]
+HEADS: dict[str, tuple[HeadKind, ...]] = {
+    "classification": ("linear", "attention"),
+    "segmentation": ("conv",),
+}
+"""The kinds of heads for a task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Rate-distortion study: real bytes against the scores of heads on what was decoded."""
+
+    models: tuple[str, ...] = ()
+    """Compressed models: paths, one a lambda."""
+    base: str = ""
+    """The uncompressed model of the baselines: what the models were adapted from. Alone, only the baselines are measured."""  # noqa: E501
+    data: str = ""
+    """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, a Potsdam folder."""
+    cache: Path | None = None
+    """Folder of activations that the models were trained with (compress --cache), to read them instead of passing every image through the frozen blocks. float16: the bytes differ a little."""  # noqa: E501
+    cache_gb: float = 20.0
+    """What that folder may take, 1e9 bytes each."""
+    out: Path = Path("runs/evaluate")
+    """Folder for report.json, report.md and rate_distortion.png."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """What the heads predict."""
+    split: str = "val"
+    """Split that is scored. Choose on val; report test once."""
+    chip: int = 256
+    """Side of the windows that large images are cut into, pixels."""
+    image_size: int | None = None
+    """Side that images are brought to, pixels, if other than the models'."""
+    limit: int | None = None
+    """At most this many images a split, evenly spread."""
+    seeds: int = 3
+    """Heads are trained this many times."""
+    epochs: int | None = None
+    """Passes of a head over the training split, if other than its default."""
+    baselines: bool = True
+    """Whether to measure the baselines too."""
+    uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
+    """Bits of the uniformly quantised embeddings."""
+    rates: tuple[int, ...] = ()
+    """Rates of models that were trained through a transform, 0 the smallest; if none is named, the one of their training."""  # noqa: E501
+    transform_rates: tuple[int, ...] = ()
+    """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
+    pca: tuple[int, ...] = ()
+    """Principal components that are kept of each token, a byte each; with and without zstd."""
+    pq: tuple[int, ...] = ()
+    """Bytes of each token by product quantisation (faiss); with and without zstd."""
+    binary: bool = False
+    """Whether to measure a bit a channel; with and without zstd."""
+    jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
+    """JPEG 2000 compression ratios."""
+    heads: tuple[HeadKind, ...] = ()
+    """Only these heads; all that fit the task if none is named."""
+    decoder_heads: bool = True
+    """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
+
+    def __post_init__(self) -> None:
+        if min((*self.transform_rates, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
+            raise OptionsError("--transform-rates must be 0 or more, --pca and --pq 1 or more")
+        if self.pq and find_spec("faiss") is None:
+            raise OptionsError("--pq needs faiss: pip install nec-jax[faiss]")
+        if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
+            raise OptionsError("--seeds and --epochs must be 1 or more")
+        if self.image_size is not None and self.image_size < 1:
+            raise OptionsError("--image-size must be 1 or more")
+        if self.heads and not set(self.heads) & set(HEADS[self.task]):
+            raise OptionsError(f"--heads {' '.join(self.heads)}: none is for {self.task}")
+        if self.split in ("train", "all"):
+            raise OptionsError(f"--split {self.split} would score images that the heads learned on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Compress and evaluate every point of a study: `sweep NAME` or `sweep FILE.toml`."""
+
+    workdir: Path = Path("runs/sweep")
+    """Where results.csv and the points' runs go. The same command goes on where it stopped."""
+    compress: Compress = field(default_factory=Compress)
+    """What all points share in training."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """How every point is measured."""
+    axes: Suppress[dict[str, Any]] = field(default_factory=dict)
+    """Options of `compress` and the values that they take, in all combinations, ..."""
+    points: Suppress[list[dict[str, Any]]] = field(default_factory=list)
+    """... at each of these settings of other options."""
+
+    def __post_init__(self) -> None:
+        for table, names in (
+            ("compress", ("workdir", "describe")),
+            ("evaluate", ("models", "base", "out")),
+        ):
+            default = Compress() if table == "compress" else Evaluate()
+            for name in names:
+                if getattr(getattr(self, table), name) != getattr(default, name):
+                    raise OptionsError(f"{table}.{name}: a sweep sets it by itself, leave it out")
+        for name, values in self.axes.items():
+            if not (isinstance(values, list) and values):
+                raise OptionsError(f"axis {name}: give a list of values")
+        if not (isinstance(self.points, list) and all(isinstance(p, dict) for p in self.points)):
+            raise OptionsError("points: give tables, [[points]]")
+        for name in [*self.axes, *(name for point in self.points for name in point)]:
+            if name not in AXES:
+                raise OptionsError(f"{name} cannot be an axis: choose from {', '.join(AXES)}")
+        if twice := [name for name in self.axes if any(name in point for point in self.points)]:
+            raise OptionsError(f"{', '.join(twice)}: in [axes] or in [[points]], not in both")
+
+
+AXES = {
+    "lambda" if f.name == "lam" else f.name: f.name
+    for f in fields(Compress)
+    if f.name not in ("workdir", "arch", "image_size", "patch", "depth", "describe")
+}
+"""What a study may vary, and its field's name: `compress`'s options, but those of fresh models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The tables and plots of a sweep: `report RESULTS.csv`."""
+
+    results: Positional[Path] = Path("results.csv")
+    """The table that `sweep` wrote."""
+    out: Path | None = None
+    """Folder for report.md, rate_distortion.png and .pdf; the table's if not given."""
+    x: str = "bytes_per_image"
+    """Column on the horizontal axis."""
+    by: tuple[str, ...] = ()
+    """Axes that have a line for each of their values; if none is named, all that vary but lambda and seed."""  # noqa: E501
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Bytes at equal score: Bjontegaard's rate deltas, with intervals of a paired bootstrap."""
+
+    reports: Positional[tuple[Path, ...]] = ()
+    """Folders that `evaluate` wrote, of the same images; or tables of sweeps, for no intervals."""
+    against: str = "nec"
+    """The method that the others are compared with."""
+    against_decoder: bool = False
+    """Whether its scores are those behind its decoder's first block."""
+    head: str = ""
+    """The head that is scored, if there are several."""
+    resamples: int = 1000
+    """Of the bootstrap."""
+    archive: int | None = None
+    """Images of an archive over which the bytes of codecs are spread; not counted if not given."""
+    edge: float = 2048
+    """Bytes an image at which the range is divided, beside the delta over the whole of it."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or (self.archive is not None and self.archive < 1):
+            raise OptionsError("--resamples and --archive must be 1 or more")

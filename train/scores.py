@@ -1,0 +1,62 @@
+"""Scores of heads as ratios of counts, image by image, so that images can be resampled."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data import IGNORE
+
+Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What trainings of a head got right on N images.
+
+    Attributes:
+      hits, totals: int64 [S, N, C], a training, an image and a class each. A score is the mean over
+        the classes that occur of the sum of hits over the sum of totals.
+    """
+
+    hits: NDArray[np.int64]
+    totals: NDArray[np.int64]
+
+    def percent(self, times: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """The score of each training, [S]; with `times` [N], of each image so many times."""
+        weights = np.ones(self.hits.shape[1], np.int64) if times is None else times
+        hits, totals = (np.einsum("snc,n->sc", part, weights) for part in (self.hits, self.totals))
+        occurs = totals > 0
+        ratios = np.divide(hits, totals, out=np.zeros(hits.shape), where=occurs)
+        return 100 * ratios.sum(1) / occurs.sum(1)
+
+
+def top1(predicted: NDArray, target: NDArray, classes: int) -> Counts:
+    """Counts [N, 1] of top-1 accuracy: images whose class is right, of one each."""
+    del classes
+    hits = (predicted == target).astype(np.int64)[:, None]
+    return hits, np.ones_like(hits)
+
+
+def mean_iou(predicted: NDArray, target: NDArray, classes: int) -> Counts:
+    """Counts [N, C] of the mean intersection over union: pixels of both, and of either.
+
+    Ignored pixels are left out. Predicted and target are [N, H, W].
+    """
+    pairs = classes * target.astype(np.int64) + predicted
+    confusion = np.stack(
+        [
+            np.bincount(p[t != IGNORE], minlength=classes**2).reshape(classes, classes)
+            for p, t in zip(pairs, target, strict=True)
+        ]
+    )
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    return hits, confusion.sum(1) + confusion.sum(2) - hits
+
+
+METRICS: dict[str, Callable[[NDArray, NDArray, int], Counts]] = {
+    "classification": top1,
+    "segmentation": mean_iou,
+}
+"""The counts of a task's metric."""
