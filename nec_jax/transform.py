@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from coder import InputError, TransformCodec
 from coder.bands import BANDS, bands_of_grid, parts
+from coder.family import KAPPA, MARGIN
 from coder.transform import Transform, cosines
 from nec_jax.rounding import Rounding, soft_round
 
-ZONE, SHIFT = 0.6, 0.05
-"""In training: where magnitude 1 begins, and what is taken from magnitudes, of a step."""
+ROUNDING, SHIFT = 0.4, 0.05
+"""In training: what is added to magnitudes before they are rounded down, and what is taken from
+them to decode them, of a step."""
 RATE_ALPHA = 3.0
 """Sharpness of the soft rounding whose rate is measured."""
 Weights = Any  # see `nec_jax.nec`
@@ -106,12 +108,32 @@ def bottleneck(
 
 def _rounded(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What is decoded of coefficients in steps, and their bits."""
-    m = _magnitudes(z)
-    return jnp.sign(z) * jnp.where(m > 0, m - SHIFT, 0.0), laplacian_bits(m, scale)
+    zone = zone_of(scale)
+    m = _magnitudes(z, zone)
+    return jnp.sign(z) * jnp.where(m > 0, m - SHIFT, 0.0), coded_bits(m, zone, scale)
 
 
-def _magnitudes(z: jax.Array) -> jax.Array:
-    return jnp.floor(jnp.abs(z) + (1 - ZONE))
+def _magnitudes(z: jax.Array, zone: jax.Array) -> jax.Array:
+    size = jnp.abs(z)
+    return jnp.where(size < zone, 0.0, jnp.maximum(jnp.floor(size + ROUNDING), 1.0))
+
+
+def zone_of(scale: jax.Array) -> jax.Array:
+    """Where magnitude 1 begins, in steps, by the trade of `coder.family.cells`."""
+    start = jnp.full_like(scale, (1 - SHIFT) / 2)
+    price = coded_bits(1.0, start, scale) - coded_bits(0.0, start, scale)
+    first = start + KAPPA * price / (2 * (1 - SHIFT))
+    return jax.lax.stop_gradient(jnp.clip(first, MARGIN, 1 - SHIFT - MARGIN))
+
+
+def coded_bits(m: jax.Array | float, zone: jax.Array, scale: jax.Array) -> jax.Array:
+    """Bits of magnitudes with their signs, of a Laplacian with a dead zone.
+
+    A magnitude of 1 is that of a unit from `zone` on. The density falls as exp(-|x| / scale).
+    """
+    none = jnp.log(jnp.maximum(1 - jnp.exp(-zone / scale), 1e-9))
+    some = jnp.log(0.5) - (zone + m - 1) / scale + jnp.log1p(-jnp.exp(-1 / scale))
+    return -jnp.where(m > 0, jnp.maximum(some, _SMALLEST), none) / jnp.log(2.0)
 
 
 @jax.custom_vjp
@@ -133,9 +155,10 @@ def _gradients(
     held: tuple[jax.Array, jax.Array], of: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (z, scale), (of_seen, of_bits) = held, of
-    m = _magnitudes(z)
-    here, backward = jax.vjp(functools.partial(laplacian_bits, m), scale)
-    price = of_bits * jnp.abs(here - laplacian_bits(jnp.where(m > 0, m - 1, 1.0), scale))
+    zone = zone_of(scale)
+    m = _magnitudes(z, zone)
+    here, backward = jax.vjp(functools.partial(coded_bits, m, zone), scale)
+    price = of_bits * jnp.abs(here - coded_bits(jnp.where(m > 0, m - 1, 1.0), zone, scale))
     of_zero = jnp.sign(of_seen) * jnp.maximum(jnp.abs(of_seen) - price, 0.0)
     return jnp.where(m > 0, of_seen + jnp.sign(z) * price, of_zero), *backward(of_bits)
 

@@ -90,6 +90,20 @@ def test_bits_are_those_of_unit_bins_of_a_laplacian() -> None:
         assert bits == pytest.approx(-np.log2(inside), abs=0.03)
 
 
+def test_magnitudes_cost_what_their_cells_hold_of_a_laplacian() -> None:
+    scale = jnp.asarray([0.05, 0.3, 1.0, 40.0])[:, None]
+    zone = transform.zone_of(scale)
+    bits = np.asarray(transform.coded_bits(jnp.arange(2000.0), zone, scale), np.float64)
+    mass = np.exp2(-bits)
+    np.testing.assert_allclose(mass[:, 0] + 2 * mass[:, 1:].sum(1), 1, atol=1e-4)
+    x = np.abs(np.random.default_rng(0).laplace(size=400_000)) * 0.3
+    assert np.mean(x < float(zone[1, 0])) == pytest.approx(mass[1, 0], abs=2e-3)
+    # What is rare is coded more seldom than by rounding to the nearest.
+    assert (np.diff(np.asarray(zone)[:, 0]) < 0).all()
+    assert 0.45 < float(zone[3, 0]) < 0.5
+    assert float(zone[0, 0]) == pytest.approx(0.9)
+
+
 compiled = jax.jit(bottleneck, static_argnums=(2, 5))
 
 
@@ -173,7 +187,8 @@ def test_hidden_tokens_are_hidden_behind_the_transform() -> None:
 def test_the_gradient_of_a_choice_between_integers() -> None:
     scale = jnp.full((1, 1, 4), 0.5)
     z = jnp.asarray([[[0.1, -0.3, 1.4, -2.2]]])
-    bits = np.asarray(transform.laplacian_bits(jnp.arange(4.0), jnp.float32(0.5)))
+    zone = transform.zone_of(jnp.float32(0.5))
+    bits = np.asarray(transform.coded_bits(jnp.arange(4.0), zone, jnp.float32(0.5)))
 
     def gradient(of_seen: float, of_bits: float) -> np.ndarray:
         _, backward = jax.vjp(transform._straight_through, z, scale)

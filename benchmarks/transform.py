@@ -1,0 +1,132 @@
+"""The codec of coefficients against the codec of channels, on one core, at equal bytes.
+
+    python -m benchmarks.transform EMBEDDINGS [--class-token] [--json]
+
+EMBEDDINGS is a .npy file float [N, H, W, D] of real embeddings (or [N, 1 + H * H, D], class token
+first). Both codecs are fitted on the first half; `per channel` quantises every channel with a
+step of its deviation's times a number, which is searched for so that the second half needs as many
+bytes as at a rate of the transform. Milliseconds an embedding, from floats to a blob and back, the
+best of several turns that both take.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import coder
+from benchmarks.peer import ROUNDS, best_seconds
+from coder import ScalarCodec, Tables
+from coder.codec import OneRateCodec
+from coder.quantise import quantise
+from coder.tables import pmf_from_counts
+
+RATES = (4, 6, 8, 10, 12)
+SEARCH_STEPS = 18
+TIMED = 32  # embeddings
+SECONDS = 1.0
+Grid = tuple[int, int]
+
+
+def per_channel(y: NDArray[np.float32], step: float) -> ScalarCodec:
+    """A codec of embeddings like y [N, n, D]: one table a channel, all tokens alike."""
+    mean, steps = y.mean((0, 1)), y.std((0, 1)) * np.float32(step)
+    symbols = quantise(y, mean, steps)
+    rows = [
+        pmf_from_counts(symbols[..., d], int(symbols[..., d].min()), counted(symbols[..., d]))
+        for d in range(y.shape[2])
+    ]
+    layout = np.arange(y.shape[2], dtype=np.int32)
+    return ScalarCodec(offsets=mean, steps=steps, tables=Tables.from_pmfs(rows), grid_layout=layout)
+
+
+def counted(symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+    """How often each symbol from the smallest to the largest occurs."""
+    counts = np.bincount((symbols - symbols.min()).ravel())
+    return counts / counts.sum()
+
+
+def mean_bytes(codec: OneRateCodec, y: NDArray[np.float32], grid: Grid) -> float:
+    """Of the blobs of embeddings [N, n, D]."""
+    return float(np.mean([len(codec.encode(one, grid)) for one in y]))
+
+
+def of_equal_bytes(
+    fit: NDArray[np.float32], y: NDArray[np.float32], grid: Grid, target: float
+) -> ScalarCodec:
+    """The codec of channels that needs `target` bytes, or as nearly so many as it can."""
+    low, high = 1 / 64, 64.0
+    for _ in range(SEARCH_STEPS):
+        middle = math.sqrt(low * high)
+        larger = mean_bytes(per_channel(fit, middle), y, grid) > target
+        low, high = (middle, high) if larger else (low, middle)
+    return per_channel(fit, high)
+
+
+def measure(
+    codec: OneRateCodec, other: OneRateCodec, y: NDArray[np.float32], grids: tuple[Grid, Grid]
+) -> dict[str, float]:
+    """Bytes, and milliseconds an embedding, of both codecs."""
+    row: dict[str, float] = {}
+    for name, one, grid in zip(("transform", "per_channel"), (codec, other), grids, strict=True):
+        blobs = [one.encode(x, grid) for x in y]
+        row[f"{name}_bytes"] = float(np.mean([len(blob) for blob in blobs]))
+        for kind in ("encode", "decode"):
+            row[f"{name}_{kind}_ms"] = math.inf
+    for _ in range(ROUNDS):
+        for name, one, grid in zip(
+            ("transform", "per_channel"), (codec, other), grids, strict=True
+        ):
+            blobs = [one.encode(x, grid) for x in y]
+            for kind, run in (
+                ("encode", lambda c=one, g=grid: [c.encode(x, g) for x in y]),
+                ("decode", lambda c=one, b=blobs: [c.decode(blob) for blob in b]),
+            ):
+                took = 1e3 * best_seconds(run, SECONDS) / len(y)
+                row[f"{name}_{kind}_ms"] = min(row[f"{name}_{kind}_ms"], took)
+    return row
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("embeddings", type=Path, help=".npy file of embeddings")
+    parser.add_argument("--class-token", action="store_true", help="the first token is none's")
+    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
+    arguments = parser.parse_args()
+    values = np.load(arguments.embeddings, mmap_mode="r")
+    half = len(values) // 2
+    fit, y = np.asarray(values[:half], np.float32), np.asarray(values[half:], np.float32)
+    if arguments.class_token:
+        side = math.isqrt(fit.shape[1] - 1)
+        ladder = coder.fit(fit[:, 1:].reshape(half, side, side, -1), fit[:, 0])
+        grid = (side, side)
+    else:
+        ladder, grid = coder.fit(fit), fit.shape[1:3]
+        fit, y = (part.reshape(len(part), -1, part.shape[-1]) for part in (fit, y))
+    some, whole = y[:: max(1, len(y) // TIMED)][:TIMED], (1, y.shape[1])
+    rows = []
+    for rate in RATES:
+        codec = ladder.at(rate)
+        other = of_equal_bytes(fit, some, whole, mean_bytes(codec, some, grid))
+        rows.append({"rate": float(rate)} | measure(codec, other, some, (grid, whole)))
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    print(f"{y.shape[1]} tokens of {y.shape[2]} channels; ms an embedding, one core")
+    print("| rate | bytes | per channel | encode | per channel | decode | per channel |")
+    print("| ---: " * 7 + "|")
+    for row in rows:
+        cells = [f"{row['rate']:.0f}", f"{row['transform_bytes']:,.0f}"]
+        cells.append(f"{row['per_channel_bytes']:,.0f}")
+        for kind in ("encode", "decode"):
+            ours, theirs = row[f"transform_{kind}_ms"], row[f"per_channel_{kind}_ms"]
+            cells += [f"{ours:.2f} ({ours / theirs:.2f}x)", f"{theirs:.2f}"]
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
