@@ -35,6 +35,6 @@ def masked(seed: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8
 
 def quick(params: NecParams, kind: heads.Kind, seed: int = 0, **options) -> heads.HeadParams:
     """A head trained for a moment."""
-    y, targets = masked(0, 16) if kind == "conv" else labelled(0, 32)
+    y, targets = masked(0, 16) if kind in ("conv", "token-linear") else labelled(0, 32)
     defaults = {"classes": CLASSES, "epochs": 1, "batch": 8, "seed": seed}
     return heads.fit(params, y, targets, kind=kind, **defaults | options)

@@ -19,6 +19,8 @@ VARIANTS = [
     ("linear", True),
     ("attention", False),
     ("attention", True),
+    ("token-linear", False),
+    ("token-linear", True),
     ("conv", False),
     ("conv", True),
 ]
@@ -70,18 +72,33 @@ def test_labels_are_learned_and_shuffled_labels_are_not(bare_model: NecParams, k
     assert abs(np.mean(heads.classify(head, y_test) == t_test) - 1 / 3) < 0.15
 
 
-@pytest.mark.slow
-def test_masks_are_learned_from_the_pixels_that_count(bare_model: NecParams):
+@pytest.mark.parametrize(
+    ("kind", "with_decoder"),
+    [
+        ("token-linear", False),
+        ("token-linear", True),
+        pytest.param("conv", False, marks=pytest.mark.slow),
+    ],
+)
+def test_masks_are_learned_from_the_pixels_that_count(bare_model: NecParams, kind, with_decoder):
     (y, m), (y_test, m_test) = masked(0, 96), masked(1, 20)
     m[::2, :16] = 255
-    options = {"classes": CLASSES, "epochs": 10, "batch": 8, "lr": 3e-3}
-    head = heads.fit(bare_model, y, m, kind="conv", **options)
+    options = {"classes": CLASSES, "epochs": 10, "batch": 8, "lr": 3e-3, "val": masked(2, 12)}
+    head = heads.fit(bare_model, y, m, kind=kind, with_decoder=with_decoder, **options)
     predicted = heads.classify(head, y_test)
     assert predicted.shape == m_test.shape
     assert np.mean(predicted == m_test) > 0.8
     probabilities = heads.predict(head, y_test[:2])
     assert probabilities.shape == (2, MASK_SIDE, MASK_SIDE, 3)
     np.testing.assert_array_equal(probabilities.argmax(-1), predicted[:2])
+
+
+def test_a_token_has_the_commonest_class_of_its_pixels():
+    mask = np.array([[0, 0, 1, 1], [0, 2, -1, 2], [-1, -1, 2, 1], [-1, -1, 1, 1]], np.int32)
+    np.testing.assert_array_equal(ridge.token_labels(mask[None], (2, 2), 3), [[[0, 1], [-1, 1]]])
+    # Sides that the grid does not divide: whole pixels still, each in one token.
+    uneven = np.repeat(np.arange(3, dtype=np.int32), [3, 2, 3])[None, None].repeat(5, 1)
+    np.testing.assert_array_equal(ridge.token_labels(uneven, (2, 3), 3), [[[0, 1, 2]] * 2])
 
 
 def test_cross_entropy_is_over_the_targets_that_count():

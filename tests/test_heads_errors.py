@@ -31,7 +31,7 @@ ONE_HOLE[3, 2, 1] = np.inf
         ({"targets": np.array([0, 1, 2, 3, 0, 0, 0, 0])}, "ranges from 0 to 3: 3 classes have"),
         ({"targets": np.array([0, 1, 2, -1, 0, 0, 0, 0])}, "ranges from -1 to 2"),
         ({"targets": np.full(8, 255)}, "ranges from 255"),
-        ({"kind": "tree"}, "unknown head 'tree': choose linear, attention, conv"),
+        ({"kind": "tree"}, "unknown head 'tree': choose linear, attention, token-linear, conv"),
         ({"kind": "conv"}, r"pass masks \[N, H, W\]"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 255)}, "every pixel of targets is 255"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 3)}, "and 255 is ignored"),
@@ -70,7 +70,7 @@ def test_embeddings_of_another_grid_are_refused(bare_model: NecParams):
 def test_a_config_knows_which_settings_go_together():
     config = heads.HeadConfig("conv", CLASSES, (4, 4), False, (8, 8), tiny_config())
     assert heads.HeadConfig.from_meta(config.to_meta()) == config
-    with pytest.raises(InputError, match="mask_size goes with conv heads"):
+    with pytest.raises(InputError, match="mask_size goes with heads that predict masks"):
         dataclasses.replace(config, kind="attention")
     with pytest.raises(InputError, match="masks hold 255 at most"):
         dataclasses.replace(config, classes=tuple(map(str, range(256))))

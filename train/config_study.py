@@ -9,10 +9,10 @@ from tyro.conf import Positional, Suppress
 
 from train.config import Compress, OptionsError
 
-HeadKind = Literal["linear", "attention", "conv"]
+HeadKind = Literal["linear", "attention", "token-linear", "conv"]
 HEADS: dict[str, tuple[HeadKind, ...]] = {
     "classification": ("linear", "attention"),
-    "segmentation": ("conv",),
+    "segmentation": ("token-linear", "conv"),
 }
 """The kinds of heads for a task."""
 

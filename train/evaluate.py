@@ -154,7 +154,7 @@ def score_head(
     """What a head gets right, in a training for each seed (a linear probe is exact: one)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
     counts = []
-    for seed in range(1 if kind == "linear" else options.seeds):
+    for seed in range(1 if kind.endswith("linear") else options.seeds):
         head = heads.fit(
             method.model,
             method.values[0],

@@ -5,14 +5,15 @@ head = heads.fit(params, y_hat, labels, kind="attention", classes=("forest", "wa
 predicted = heads.classify(head, y_hat_of_new_images)
 ```
 
-| kind        | task           | what it is                                                     |
-| ----------- | -------------- | -------------------------------------------------------------- |
-| "linear"    | classification | ridge regression on the mean token, in closed form             |
-| "attention" | classification | attention pooling with one latent query, then a linear layer   |
-| "conv"      | segmentation   | convolutions on the token grid, two x2 stages, logits resized  |
+| kind           | task           | what it is                                                    |
+| -------------- | -------------- | ------------------------------------------------------------- |
+| "linear"       | classification | ridge regression on the mean token, in closed form            |
+| "attention"    | classification | attention pooling with one latent query, then a linear layer  |
+| "token-linear" | segmentation   | ridge regression on each token, in closed form, resized       |
+| "conv"         | segmentation   | convolutions on the token grid, two x2 stages, logits resized |
 
 With `with_decoder=True` the embedding passes the first block of the model's decoder before the
-head. The last two train that block too, "linear" leaves it as it is.
+head. "attention" and "conv" train that block too, the linear ones leave it as it is.
 """
 
 from nec_jax.heads.files import load, save

@@ -15,9 +15,9 @@ from nec_jax.nec import Weights
 
 
 def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
-    """Probabilities of the classes: float32 [N, K], or [N, H, W, K] of a "conv" head.
+    """Probabilities of the classes: float32 [N, K], or [N, H, W, K] of a head for masks.
 
-    Those of a "linear" head are the softmax of its regression scores: they rank the classes, but
+    Those of linear heads are the softmax of its regression scores: they rank the classes, but
     are not calibrated. For masks, `classify` needs a K-th of the memory.
 
     Args:
@@ -31,13 +31,13 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
 
 
 def classify(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
-    """The most probable class: int32 [N], or [N, H, W] of a "conv" head. Raises as `predict`."""
+    """The most probable class: int32 [N], or [N, H, W] of a head for masks. Raises as `predict`."""
     return _infer(head, y_hat, probabilities=False)
 
 
 def batch_size(config: HeadConfig) -> int:
     """Embeddings to a batch: a mask's logits are large, a label's next to nothing."""
-    return 16 if config.kind == "conv" else 128
+    return 16 if config.mask_size is not None else 128
 
 
 def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:

@@ -89,7 +89,7 @@ class ConvSegmenter(nn.Module):
 
 
 class Head(nn.Module):
-    """Tokens of the grid -> logits: [B, T, D] -> [B, K], or [B, 4h, 4w, K] for "conv"."""
+    """Tokens of the grid -> logits: [B, T, D] -> [B, K]; of masks [B, h, w, K], or 4h and 4w."""
 
     kind: str
     classes: int
@@ -104,6 +104,8 @@ class Head(nn.Module):
             return ConvSegmenter(self.classes, name="segmenter")(grid)
         if self.kind == "attention":
             pooled = AttentionPool(self.heads, self.mlp_ratio, name="pool")(tokens)
+        elif self.kind == "token-linear":
+            pooled = tokens.reshape(len(tokens), *self.grid, -1)
         else:
             pooled = tokens.mean(axis=1)
         return nn.Dense(self.classes, name="classifier", kernel_init=_INIT)(pooled)

@@ -11,7 +11,9 @@ from nec_jax.config import ModelConfig
 from nec_jax.heads.layers import Head
 from nec_jax.nec import Weights
 
-Kind = Literal["linear", "attention", "conv"]
+Kind = Literal["linear", "attention", "token-linear", "conv"]
+MASKS = ("token-linear", "conv")
+"""The kinds that predict masks."""
 IGNORE = 255  # the value of mask pixels that are neither trained on nor scored
 
 
@@ -26,7 +28,7 @@ class HeadConfig:
     """The static half of a head; travels in its file.
 
     Attributes:
-      kind: "linear", "attention" (both classification) or "conv" (segmentation).
+      kind: "linear", "attention" (classification), "token-linear" or "conv" (segmentation).
       classes: names of the classes, in the order of their indices.
       grid: height and width of the token grid.
       with_decoder: whether the model's decoder stem and first block come before the head.
@@ -53,8 +55,8 @@ class HeadConfig:
             raise InputError(f"classes are {self.classes!r}: give the names of two or more")
         if self.mask_size is not None and len(self.classes) > IGNORE:
             raise InputError(f"{len(self.classes)} classes: masks hold {IGNORE} at most")
-        if (self.mask_size is not None) != (self.kind == "conv"):
-            raise InputError("mask_size goes with conv heads, and only with them")
+        if (self.mask_size is not None) != (self.kind in MASKS):
+            raise InputError("mask_size goes with heads that predict masks, and only with them")
         for size in (self.grid, self.mask_size or (1, 1)):
             whole = [isinstance(n, int) and n > 0 for n in size]
             if len(whole) != 2 or not all(whole):

@@ -1,4 +1,4 @@
-"""The linear head: ridge regression to one-hot labels, in closed form and float64."""
+"""The linear heads: ridge regression to one-hot labels, in closed form and float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,33 +13,68 @@ from nec_jax.params import NecParams
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
 Labelled = tuple[NDArray[np.floating], NDArray[np.int32]]  # features [N, D]
-Embedded = tuple[NDArray[np.float32], NDArray[np.int32]]  # embeddings [N, n, D]
+Embedded = tuple[NDArray[np.float32], NDArray[np.int32]]  # embeddings [N, n, D], labels or masks
 
 
 def fit_linear(
     config: HeadConfig, params: NecParams, data: Embedded, val: Embedded | None
 ) -> HeadParams:
-    """Ridge regression on the mean token, standardised; that is done before the mean in a head."""
+    """Ridge regression on the mean token, or on every token, standardised.
+
+    The mean is taken after that in a head. The label of a token is the class of most of the pixels
+    of its patch; tokens of ignored pixels alone are left out.
+    """
     decoder = with_decoder(config, params, {}) if config.with_decoder else {}
 
-    def pooled(part: Embedded) -> NDArray[np.float64]:
-        if not decoder:
-            return part[0][:, config.class_tokens :].mean(1, dtype=np.float64)
+    def pooled(y: NDArray[np.float32]) -> NDArray[np.float64]:
+        if config.mask_size is None:
+            return y.mean(1, dtype=np.float64)
+        return y.astype(np.float64)
 
-        def mean_token(y: NDArray[np.float32]) -> NDArray[np.float64]:
-            return np.asarray(jitted_features(config, decoder, y)).mean(1, dtype=np.float64)
+    def features(part: Embedded) -> Labelled:
+        if decoder:
+            size = batch_size(config)
+            x = in_batches(
+                lambda y: pooled(np.asarray(jitted_features(config, decoder, y))), part[0], size
+            )
+        else:
+            x = pooled(part[0][:, config.class_tokens :])
+        if config.mask_size is None:
+            return x, part[1]
+        labels = token_labels(part[1], config.grid, len(config.classes)).ravel()
+        return x.reshape(-1, x.shape[-1])[labels >= 0], labels[labels >= 0]
 
-        return in_batches(mean_token, part[0], batch_size(config))
-
-    own = pooled(data)
+    own, labels = features(data)
     scaling = standardisation(own)
     mean, std = (np.asarray(scaling[k], np.float64) for k in ("mean", "std"))
-    held = None if val is None else ((pooled(val) - mean) / std, val[1])
-    train = ((own - mean) / std, data[1])
-    kernel, bias, _ = fit_ridge(train, held, len(config.classes))
+
+    def scaled(x: NDArray[np.floating]) -> NDArray[np.floating]:
+        x -= mean  # in place: of masks there are many
+        x /= std
+        return x
+
+    held = None if val is None else features(val)
+    held = None if held is None else (scaled(held[0]), held[1])
+    kernel, bias, _ = fit_ridge((scaled(own), labels), held, len(config.classes))
     layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
     before = decoder | {"norm": as_norm(scaling)} if decoder else {"scaling": scaling}
     return HeadParams(before | {"head": {"classifier": layer}}, config)
+
+
+def token_labels(
+    masks: NDArray[np.int32], grid: tuple[int, int], classes: int
+) -> NDArray[np.int32]:
+    """Masks [N, H, W] (-1 = ignored) -> the commonest class of each patch [N, h, w], or -1."""
+    rows, columns = (
+        np.arange(size) * side // size for size, side in zip(masks.shape[1:], grid, strict=True)
+    )
+    cells = rows[:, None] * grid[1] + columns
+    labels = np.empty((len(masks), grid[0] * grid[1]), np.int32)
+    for i, mask in enumerate(masks):
+        pairs = (classes * cells + mask)[mask >= 0]
+        counts = np.bincount(pairs, minlength=classes * labels.shape[1]).reshape(-1, classes)
+        labels[i] = np.where(counts.any(1), counts.argmax(1), -1)
+    return labels.reshape(len(masks), *grid)
 
 
 def fit_ridge(
@@ -56,7 +91,7 @@ def fit_ridge(
     Returns:
       W [D, K], b [K], and the strength.
     """
-    x = train[0].astype(np.float64)
+    x = np.asarray(train[0], np.float64)
     targets = signs(train[1], classes)
     x_mean, t_mean = x.mean(0), targets.mean(0)
     values, vectors = np.linalg.eigh((x - x_mean).T @ (x - x_mean) / len(x))

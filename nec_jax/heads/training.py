@@ -15,7 +15,7 @@ from coder import InputError
 from nec_jax.heads import checks
 from nec_jax.heads.inference import batch_size
 from nec_jax.heads.network import logits, starting_weights
-from nec_jax.heads.params import HeadConfig, HeadParams, Kind, check_kind
+from nec_jax.heads.params import MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.ridge import fit_linear
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
@@ -60,20 +60,20 @@ def fit(
     Args:
       params: the model that made the embeddings; its decoder is where `with_decoder` starts.
       y_hat: [N, n, D], class token first if the model codes it (heads drop it).
-      targets: class indices: [N], or [N, H, W] for "conv", where 255 is ignored.
-      kind: "linear", "attention" or "conv"; see the package.
+      targets: class indices: [N], or [N, H, W] for masks, where 255 is ignored.
+      kind: "linear", "attention", "token-linear" or "conv"; see the package.
       classes: their names, in the order of the indices.
       with_decoder: pass the model's decoder stem and first block before the head, and train them
-        (before "linear" they stay as they are).
+        (before linear heads they stay as they are).
       grid: height and width of the token grid; None for a square.
-      val: embeddings and targets on which the best epoch (or strength, of "linear") is chosen,
+      val: embeddings and targets on which the best epoch (or strength, of linear heads) is chosen,
         by accuracy over labels or pixels, then by cross-entropy; never the scored split. None:
         the last epoch.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
       batch: embeddings a step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
-      seed: of initial weights and order; the same seed gives the same head. "linear" is in
-        closed form: it ignores these four.
+      seed: of initial weights and order; the same seed gives the same head. Linear heads are
+        in closed form: they ignore these four.
 
     Raises:
       InputError: what is wrong and what to do.
@@ -81,7 +81,7 @@ def fit(
     check_kind(kind)
     model = params.config
     y = checks.check_embeddings(model, y_hat, "y_hat")
-    masks = kind == "conv"
+    masks = kind in MASKS
     classes = tuple(classes)
     data = Data(y, checks.check_targets(classes, targets, len(y), masks, "targets"))
     height, width = checks.square_grid(model, y.shape[1]) if grid is None else grid
@@ -91,7 +91,7 @@ def fit(
     config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
     checks.check_tokens(config, y, "y_hat")
     held = None if val is None else _check_val(config, data, *val)
-    if kind == "linear":
+    if kind in ("linear", "token-linear"):
         return fit_linear(config, params, data, held)
     schedule = _schedule(config, epochs, batch, lr)
     weights = starting_weights(config, params, y, seed)
