@@ -19,34 +19,15 @@ from numpy.typing import NDArray
 
 import coder
 from benchmarks.peer import ROUNDS, best_seconds
-from coder import ScalarCodec, Tables
+from coder import ScalarCodec
 from coder.codec import OneRateCodec
-from coder.quantise import quantise
-from coder.tables import pmf_from_counts
+from train.baselines import per_channel
 
 RATES = (4, 6, 8, 10, 12)
 SEARCH_STEPS = 18
 TIMED = 32  # embeddings
 SECONDS = 1.0
 Grid = tuple[int, int]
-
-
-def per_channel(y: NDArray[np.float32], step: float) -> ScalarCodec:
-    """A codec of embeddings like y [N, n, D]: one table a channel, all tokens alike."""
-    mean, steps = y.mean((0, 1)), y.std((0, 1)) * np.float32(step)
-    symbols = quantise(y, mean, steps)
-    rows = [
-        pmf_from_counts(symbols[..., d], int(symbols[..., d].min()), counted(symbols[..., d]))
-        for d in range(y.shape[2])
-    ]
-    layout = np.arange(y.shape[2], dtype=np.int32)
-    return ScalarCodec(offsets=mean, steps=steps, tables=Tables.from_pmfs(rows), grid_layout=layout)
-
-
-def counted(symbols: NDArray[np.int32]) -> NDArray[np.float64]:
-    """How often each symbol from the smallest to the largest occurs."""
-    counts = np.bincount((symbols - symbols.min()).ravel())
-    return counts / counts.sum()
 
 
 def mean_bytes(codec: OneRateCodec, y: NDArray[np.float32], grid: Grid) -> float:
@@ -61,9 +42,9 @@ def of_equal_bytes(
     low, high = 1 / 64, 64.0
     for _ in range(SEARCH_STEPS):
         middle = math.sqrt(low * high)
-        larger = mean_bytes(per_channel(fit, middle), y, grid) > target
+        larger = mean_bytes(per_channel(fit, 1 / middle, 0), y, grid) > target
         low, high = (middle, high) if larger else (low, middle)
-    return per_channel(fit, high)
+    return per_channel(fit, 1 / high, 0)
 
 
 def measure(

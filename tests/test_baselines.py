@@ -220,7 +220,7 @@ def test_what_cannot_be_coded_is_refused_with_a_remedy(call, message):
 
 def test_a_fitted_transform_counts_real_blobs_and_its_codec():
     codec, y = ladder(True).at(6), smooth(True)
-    coded = baselines.transform(y, codec, GRID)
+    coded = baselines.coded_by(y, codec, GRID)
     np.testing.assert_array_equal(coded.values, codec.dequantise(codec.quantise(y, GRID), GRID))
     np.testing.assert_array_equal(coded.bytes_per_image, [len(codec.encode(v, GRID)) for v in y])
     assert coded.codec_bytes == len(codec.to_bytes())

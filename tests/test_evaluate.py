@@ -97,14 +97,22 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
 
 def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: Path) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
-    asked = {"transform_rates": (0, 3), "pca": (4,), "pq": (2,), "binary": True}
+    asked = {
+        "transform_rates": (0, 3),
+        "channel_gains": (0.5,),
+        "pca": (4,),
+        "pq": (2,),
+        "binary": True,
+    }
     options = dataclasses.replace(options, jpeg2000=(), uqe_bits=(), **asked)
     base = nec_jax.load(smoke_mae)
     study = evaluate.open_study(options, base)
     found = {f"{m.name} {m.setting}": m for m in methods.baseline_methods(options, study, base)}
     names = ["pca-int8 4 components", "pq 2 bytes a token", "binary 1 bit"]
     zipped = [name.replace(" ", "-zstd ", 1) for name in names]
-    assert {"transform rate 0", "transform rate 3", *names, *zipped} < set(found)
+    assert {"transform rate 0", "transform rate 3", "channels gain 0.5", *names, *zipped} < set(
+        found
+    )
     assert found["pca-int8 4 components"].bytes_per_image == 17 * 4
     assert found["pq 2 bytes a token"].bytes_per_image == 17 * 2
     for name in found:
@@ -123,6 +131,7 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
     [
         ({"pca": (0,)}, "1 or"),
         ({"pq": (0,)}, "1 or"),
+        ({"channel_gains": (0.0,)}, "must be positive"),
         ({"transform_rates": (-1,)}, "0 or"),
     ],
 )

@@ -17,7 +17,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import InputError, TransformCodec
+from coder import InputError, ScalarCodec, Tables, TransformCodec
+from coder.quantise import quantise
+from coder.tables import pmf_from_counts
 
 _ZSTD_LEVEL = 3
 _FLOAT32_PAIR = 8  # bytes of a minimum and a maximum
@@ -82,8 +84,37 @@ def uqe_channel(y: NDArray[np.float32], bits: int, calibration: NDArray[np.float
     return Coded(coded.values, coded.bytes_per_image, _FLOAT32_PAIR * y.shape[2])
 
 
-def transform(y: NDArray[np.float32], codec: TransformCodec, grid: tuple[int, int]) -> Coded:
-    """Embeddings [N, n, D] by a codec that `coder.fit` made: nothing trained. Raises as `uqe`."""
+def per_channel(calibration: NDArray[np.float32], gain: float, class_tokens: int) -> ScalarCodec:
+    """The codec of channels for embeddings like [M, n, D], with nothing trained.
+
+    Args:
+      gain: symbols in the standard deviation of a channel.
+      class_tokens: so many of the first tokens have tables of their own, 0 or 1.
+    """
+    y = embeddings(calibration)
+    offsets, steps = y.mean((0, 1)), np.maximum(y.std((0, 1)), 1e-6) / np.float32(gain)
+    symbols, channels = quantise(y, offsets, steps), np.arange(y.shape[2], dtype=np.int32)
+    parts = [symbols[:, class_tokens:], symbols[:, :class_tokens]][: 1 + class_tokens]
+    rows = []
+    for part in parts:
+        for d in channels:
+            low = int(part[..., d].min())
+            counts = np.bincount((part[..., d] - low).ravel())
+            rows.append(pmf_from_counts(part[..., d], low, counts / counts.sum()))
+    layout = channels + len(channels) if class_tokens else None
+    return ScalarCodec(
+        offsets=offsets,
+        steps=steps,
+        tables=Tables.from_pmfs(rows),
+        grid_layout=channels,
+        class_layout=layout,
+    )
+
+
+def coded_by(
+    y: NDArray[np.float32], codec: ScalarCodec | TransformCodec, grid: tuple[int, int]
+) -> Coded:
+    """Embeddings [N, n, D] by a codec that was fitted and not trained. Raises as `uqe`."""
     y = embeddings(y)
     blobs = [codec.encode(one, grid) for one in y]
     sizes = np.array([len(blob) for blob in blobs])

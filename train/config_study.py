@@ -55,6 +55,8 @@ class Evaluate:
     """Rates of models that were trained through a transform, 0 the smallest; if none is named, the one of their training."""  # noqa: E501
     transform_rates: tuple[int, ...] = ()
     """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
+    channel_gains: tuple[float, ...] = ()
+    """Symbols in a channel's standard deviation, of a codec of channels that is fitted to the base's embeddings, untrained."""  # noqa: E501
     pca: tuple[int, ...] = ()
     """Principal components that are kept of each token, a byte each; with and without zstd."""
     pq: tuple[int, ...] = ()
@@ -69,6 +71,8 @@ class Evaluate:
     """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
+        if min((*self.channel_gains, 1)) <= 0:
+            raise OptionsError("--channel-gains must be positive")
         if min((*self.transform_rates, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
             raise OptionsError("--transform-rates must be 0 or more, --pca and --pq 1 or more")
         if self.pq and find_spec("faiss") is None:

@@ -19,6 +19,7 @@ _STYLE = {
     "nec-transform": ("NEC, through the transform", "#882255", "D"),
     "uqe": ("UQE, as published", "#999999", "v"),
     "uqe-channel": ("UQE, per channel", "#0072B2", "^"),
+    "channels": ("per channel, untrained", "#0072B2", "o"),
     "transform": ("transform, untrained", "#CC79A7", "X"),
     "pca-int8": ("PCA + int8", "#E69F00", "<"),
     "pca-int8-zstd": ("PCA + int8 + zstd", "#E69F00", ">"),

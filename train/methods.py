@@ -254,13 +254,18 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
         yield of_latents(
             "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
         )
+    grid = study.grid(base)
     if options.transform_rates:
-        grid = study.grid(base)
         ladder = fit_transform(y[0], grid)
         # All of them first: a rate that there is not is refused before the others are measured.
         for one in [ladder.at(rate) for rate in options.transform_rates]:
             name = f"rate {one.rate_index}"
-            yield of_latents("transform", name, lambda v, c=one: baselines.transform(v, c, grid))
+            yield of_latents("transform", name, lambda v, c=one: baselines.coded_by(v, c, grid))
+    for gain in options.channel_gains:
+        codec = baselines.per_channel(y[0], gain, int(config.code_class_token))
+        yield of_latents(
+            "channels", f"gain {gain:g}", lambda v, c=codec: baselines.coded_by(v, c, grid)
+        )
     for name, setting, code in practices(options, y[0]):
         for zstd, more in ((False, ""), (True, "-zstd")):
             # All splits at once: what is fitted is the same for all.
