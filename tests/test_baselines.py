@@ -224,3 +224,15 @@ def test_a_fitted_transform_counts_real_blobs_and_its_codec():
     np.testing.assert_array_equal(coded.values, codec.dequantise(codec.quantise(y, GRID), GRID))
     np.testing.assert_array_equal(coded.bytes_per_image, [len(codec.encode(v, GRID)) for v in y])
     assert coded.codec_bytes == len(codec.to_bytes())
+
+
+def test_the_untrained_codec_of_channels_errs_by_half_a_step_at_most():
+    y = smooth(True)
+    codec = baselines.per_channel(y, 2.0, 1)
+    coded = baselines.coded_by(y, codec, GRID)
+    steps = y.std((0, 1)) / 2
+    assert np.abs((coded.values - y) / steps).max() < 0.5 + 1e-4
+    finer = baselines.coded_by(y, baselines.per_channel(y, 8.0, 1), GRID)
+    assert finer.bytes_per_image.sum() > 1.2 * coded.bytes_per_image.sum()
+    assert codec.class_layout is not None  # class tokens have tables of their own
+    assert not set(codec.class_layout) & set(codec.grid_layout)
