@@ -71,8 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("file", type=Path, metavar="EMBEDDINGS")
-        command.add_argument("--out", type=Path, required=True)
+        command.add_argument(
+            "file",
+            type=Path,
+            metavar="EMBEDDINGS",
+            help=".npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], "
+            "or vectors [N, D]",
+        )
+        command.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            help="file or Zarr array to write, that is not there yet",
+        )
         command.add_argument("--column", help="column of a Parquet file")
         command.add_argument(
             "--max-tokens", type=int, default=1 << 16, help="the most tokens of a grid or chunk"

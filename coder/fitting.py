@@ -29,6 +29,7 @@ def fit(
     *,
     most: int = 4096,
     max_tokens: int = 1 << 16,
+    transform: Transform | None = None,
 ) -> RateLadder:
     """Fit a codec of many rates.
 
@@ -40,6 +41,7 @@ def fit(
       most: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens; or runs
         of 256 vectors.
       max_tokens: the largest grid that the codec will code.
+      transform: that of another codec, which stays as it is: steps and tables alone are fitted.
 
     Returns:
       A codec of the rates from 5 % of the variance explained to 99.7 %, each with a step that is
@@ -47,10 +49,18 @@ def fit(
       hardly varies, in thousandths of the median channel's.
 
     Raises:
-      InputError: another shape, no floats, NaN or infinity, or nothing that varies.
+      InputError: another shape, no floats, NaN or infinity, or nothing that varies; embeddings of
+        another kind than the transform's.
     """
     sample = _Sample(embeddings, class_tokens, most)
-    transform = _transform(sample)
+    if transform is None:
+        transform = _transform(sample)
+    kind = (sample.channels, sample.spatial, class_tokens is not None)
+    if kind != (transform.channels, transform.spatial, transform.class_mean is not None):
+        raise InputError(
+            f"the transform is of {transform.channels} channels, the embeddings have "
+            f"{sample.channels}; or only one of them has a grid, or a class token"
+        )
     counts = histograms.empty(transform.components, transform.width)
     squares = 0.0
     for y, grid in sample.batches():

@@ -1,25 +1,28 @@
 """The transform of a grid of tokens: its channels decorrelated, then its places.
 
-    c = DCT((y - mean) / scale @ analysis)        y_hat = mean + scale * (IDCT(c) @ basis)
+    c = DCT((y - mean) / scale) @ analysis        y_hat = mean + scale * IDCT(c @ basis)
 
 `basis` [K, D] has nearly orthonormal rows (principal components, stored in bytes); `analysis` is
 its pseudo-inverse, so that what was reconstructed is found again. The DCT is the orthonormal DCT-II
 over the blocks of `coder.bands`. A class token passes the channels' part alone, with a mean and a
 scale of its own.
 
-Everything is computed an embedding at a time in float32: on one machine, with one number of BLAS
+Of the products only those parts are computed that are coded: few, at low rates. Everything is
+computed an embedding at a time in float32: on one machine, with one number of BLAS
 threads, the same bits alone and in any batch; otherwise equal to 1e-5.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coder.arrays import frozen, immutable
-from coder.bands import BANDS, bands_of_grid, parts
+from coder.bands import BANDS, bands_of_grid
+from coder.bands import parts as parts_of_side
 from coder.errors import CodecError, FileError
 
 
@@ -119,34 +122,70 @@ class Transform:
         """The transform with some of its components alone."""
         return replace(self, basis=self.basis[which], norms=self.norms[which])
 
-    def forward(self, y: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
-        """Embedding float32 [n, D] -> coefficients [n, K]; those of a block lie at its places."""
+    def forward(
+        self, y: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
+    ) -> NDArray[np.float32]:
+        """Embedding float32 [n, D] -> coefficients [n, K]; those of a block lie at its places.
+
+        With `parts`, of `analyses`, those that they leave out are zero.
+        """
         first = len(y) - grid[0] * grid[1]
-        c = np.empty((len(y), self.components), np.float32)
+        x = np.empty((len(y), self.channels), np.float32)
         if first:
             assert self.class_mean is not None
             assert self.class_scale is not None
-            np.matmul(
-                (y[:first] - self.class_mean) / self.class_scale, self.analysis, out=c[:first]
-            )
-        tokens = (y[first:] - self.mean) / self.scale
-        np.matmul(tokens, self.analysis, out=c[first:])
+            x[:first] = (y[:first] - self.class_mean) / self.class_scale
+        np.subtract(y[first:], self.mean, out=x[first:])
+        x[first:] /= self.scale
         if self.spatial:
-            c[first:] = over_blocks(c[first:], grid, inverse=False)
+            x[first:] = over_blocks(x[first:], grid, inverse=False)
+        if parts is None:
+            return x @ self.analysis
+        c = np.zeros((len(y), self.components), np.float32)
+        for tokens, (kept, matrix) in zip(self._tokens(grid), parts, strict=True):
+            if len(kept):
+                c[np.ix_(tokens, kept)] = x[tokens] @ matrix
         return c
 
-    def inverse(self, c: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
-        """Coefficients float32 [n, K] -> embedding [n, D]."""
+    def inverse(
+        self, c: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
+    ) -> NDArray[np.float32]:
+        """Coefficients float32 [n, K] -> embedding [n, D]; `parts` as `syntheses`' result."""
         first = len(c) - grid[0] * grid[1]
-        y = np.empty((len(c), self.channels), np.float32)
+        y = np.zeros((len(c), self.channels), np.float32)
+        if parts is None:
+            np.matmul(c[first:], self.synthesis, out=y[first:])
+            if first:
+                np.matmul(c[:first], self._class_synthesis, out=y[:first])
+        else:
+            for tokens, (kept, matrix) in zip(self._tokens(grid), parts, strict=True):
+                if len(kept):
+                    y[tokens] = c[np.ix_(tokens, kept)] @ matrix
+        if self.spatial:
+            y[first:] = over_blocks(y[first:], grid, inverse=True)
+        y[first:] += self.mean
         if first:
             assert self.class_mean is not None
-            np.matmul(c[:first], self._class_synthesis, out=y[:first])
             y[:first] += self.class_mean
-        tokens = over_blocks(c[first:], grid, inverse=True) if self.spatial else c[first:]
-        np.matmul(tokens, self.synthesis, out=y[first:])
-        y[first:] += self.mean
         return y
+
+    def analyses(self, coded: NDArray[np.bool_]) -> "Parts":
+        """The parts of `analysis` for the components [K, columns] that are coded: [D, k] each."""
+        kept = map(np.flatnonzero, coded.T)
+        return tuple(Part(k, _taken(self.analysis.T, k).T) for k in kept)
+
+    def syntheses(self, coded: NDArray[np.bool_]) -> "Parts":
+        """The parts of `synthesis` for the components [K, columns] that are coded: [k, D] each."""
+        wholes = [self.synthesis] * BANDS
+        if self.class_mean is not None:
+            wholes.append(self._class_synthesis)
+        kept = map(np.flatnonzero, coded.T)
+        return tuple(Part(k, _taken(whole, k)) for k, whole in zip(kept, wholes, strict=True))
+
+    def _tokens(self, grid: tuple[int, int]) -> list[NDArray[np.intp]]:
+        """The tokens of each column of a layout."""
+        columns = self.columns(grid)
+        return [np.flatnonzero(columns == column) for column in range(self.width)]
 
     @cached_property
     def synthesis(self) -> NDArray[np.float32]:
@@ -170,6 +209,20 @@ class Transform:
         return np.ascontiguousarray(inverse.T, np.float32)
 
 
+class Part(NamedTuple):
+    """The components [k] of one column of a layout, and what a matrix has for them."""
+
+    kept: NDArray[np.intp]
+    matrix: NDArray[np.float32]
+
+
+Parts = tuple[Part, ...]  # one a column
+
+
+def _taken(rows: NDArray[np.float32], kept: NDArray[np.intp]) -> NDArray[np.float32]:
+    return rows if len(kept) == len(rows) else rows[kept]
+
+
 def over_blocks(
     values: NDArray[np.float32], grid: tuple[int, int], *, inverse: bool
 ) -> NDArray[np.float32]:
@@ -180,9 +233,9 @@ def over_blocks(
     source = values.reshape(height, width, -1)
     result = np.empty_like(source)
     top = 0
-    for h in parts(height):
+    for h in parts_of_side(height):
         left = 0
-        for w in parts(width):
+        for w in parts_of_side(width):
             place = np.s_[top : top + h, left : left + w]
             rows, columns = cosines(h), cosines(w)
             if inverse:

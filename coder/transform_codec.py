@@ -18,8 +18,9 @@ from coder.layout import NOT_CODED, CoefficientCodec, check_layout, open_parts, 
 from coder.plan import Plan, make_plan
 from coder.quantise import as_floats, as_symbols
 from coder.tables import Tables
-from coder.transform import Transform
+from coder.transform import Parts, Transform
 
+_FEW = 0.6  # of all kinds of coefficients
 _PLANS, _LARGE = 16, 1 << 20  # how many are kept, and the coefficients from which one is large
 
 
@@ -186,6 +187,23 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         return tuple(values.astype(np.float32)[index] for values in (*parts, shift))  # type: ignore
 
     @cached_property
+    def _analyses(self) -> Parts | None:
+        return self.transform.analyses(self._coded_parts) if self._few else None
+
+    @cached_property
+    def _syntheses(self) -> Parts | None:
+        return self.transform.syntheses(self._coded_parts) if self._few else None
+
+    @property
+    def _coded_parts(self) -> NDArray[np.bool_]:
+        return self.layout != NOT_CODED
+
+    @property
+    def _few(self) -> bool:
+        """Whether so few kinds of coefficients are coded that parts of the products are quicker."""
+        return bool(self._coded_parts.mean() < _FEW)
+
+    @cached_property
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of each table: where magnitude 1 begins, and what is added before rounding down."""
         cells = [cells_of(self.tables, k, float(self.shifts[k])) for k in range(len(self.tables))]
@@ -197,7 +215,7 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         plan = self._plan(grid)
         zone, rounding = self._cells
         with np.errstate(over="ignore", invalid="ignore"):
-            c = self.transform.forward(y, grid).reshape(-1)
+            c = self.transform.forward(y, grid, self._analyses).reshape(-1)
             some = c[plan.order]
             size = np.abs(some)
             size /= np.float32(self.step)
@@ -216,7 +234,7 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         some *= np.float32(self.step)
         c = np.zeros(q.size, np.float32)
         c[plan.order] = some
-        return self.transform.inverse(c.reshape(q.shape), grid)
+        return self.transform.inverse(c.reshape(q.shape), grid, self._syntheses)
 
     def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
         plan = self._plan(grid)

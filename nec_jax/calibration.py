@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coder import EmbeddingCodec, InputError, RateLadder, ScalarCodec, Tables, fit
 from coder.quantise import quantise
 from coder.tables import pmf_from_counts
+from coder.transform import Transform
 from nec_jax import density
 from nec_jax.api import latents
 from nec_jax.nec import Weights
@@ -110,7 +111,11 @@ def calibrate_latents(
 
 
 def fit_latents(
-    params: NecParams, y: NDArray[np.float32], step: float, provenance: dict | None = None
+    params: NecParams,
+    y: NDArray[np.float32],
+    step: float,
+    transform: Transform | None = None,
+    provenance: dict | None = None,
 ) -> NecParams:
     """Give a model a codec of many rates, `coder.fit`, of its embeddings of whole images.
 
@@ -119,18 +124,22 @@ def fit_latents(
       y: [N, (1 +) T, D], of images of the model's size.
       step: that of the rate which is coded unless another is asked for, or the nearest that there
         is; in standard deviations of a channel.
+      transform: that it was trained through; fitted to y if not given.
       provenance: as of `calibrate`.
     """
     side = params.config.image_size
-    ladder = fit_transform(y, params.config.grid(side, side))
+    ladder = fit_transform(y, params.config.grid(side, side), transform)
     nearest = int(np.abs(np.log(ladder.steps / step)).argmin())
     return _with_codec(params, dataclasses.replace(ladder, rate_index=nearest), provenance)
 
 
-def fit_transform(y: NDArray[np.float32], grid: tuple[int, int]) -> RateLadder:
+def fit_transform(
+    y: NDArray[np.float32], grid: tuple[int, int], transform: Transform | None = None
+) -> RateLadder:
     """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
     first = y.shape[1] - grid[0] * grid[1]
-    return fit(y[:, first:].reshape(len(y), *grid, -1), y[:, 0] if first else None)
+    tokens = y[:, first:].reshape(len(y), *grid, -1)
+    return fit(tokens, y[:, 0] if first else None, transform=transform)
 
 
 def _with_codec(params: NecParams, codec: EmbeddingCodec, provenance: dict | None) -> NecParams:

@@ -187,11 +187,6 @@ def targets(config: ModelConfig, weights: Weights, images: jax.Array, start: int
         raise InputError('features are compared with a teacher\'s: weights need "teacher"')
     teacher = {"encoder": merge(weights["teacher"], weights["encoder"])}
     y = jax.lax.stop_gradient(latents(config, teacher, images, start=start))
-    return standardised(config, weights, y)
-
-
-def standardised(config: ModelConfig, weights: Weights, y: jax.Array) -> jax.Array:
-    """Embeddings [B, n, D] of the teacher in standard deviations: what is predicted of them."""
     scale = FeatureScale(config.embedding_width)
     return jnp.asarray(scale.apply({"params": weights["decoder"]["target"]}, y))
 

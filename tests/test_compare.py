@@ -37,8 +37,8 @@ def curve(method: str, bytes_: list[int], part: float = 1.0) -> list[dict]:
     return points
 
 
-def written(folder: Path, points: list[dict]) -> Path:
-    facts = {"dataset": "d", "model": "m", "images": IMAGES, "split": "val"}
+def written(folder: Path, points: list[dict], **more: object) -> Path:
+    facts = {"dataset": "d", "model": "m", "images": IMAGES, "split": "val"} | more
     report.write({**facts, "roundtrip_exact": True, "points": points}, folder)
     return folder
 
@@ -56,8 +56,22 @@ def test_half_the_bytes_are_minus_fifty_percent_in_every_resample(
     out = capsys.readouterr().out
     # 0.5 times the bytes of every image: nothing varies, in what is below the edge and above.
     cells = " | ".join(["-50 % (-50 to -50)"] * 3)
-    assert out.count(f"| transform, untrained | {cells} |") == 2  # by score, and by error
+    lines = out.splitlines()
+    assert lines.count(f"| transform, untrained | {cells} |") == 2  # by score, and by error
     assert "| bytes (mse) of NEC |" in out
+
+
+def test_a_curve_has_its_own_bytes_in_every_resample(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sizes = [100, 200, 400, 800]
+    written(tmp_path, curve("nec", sizes) + curve("transform", sizes))
+    main(["compare", str(tmp_path), "--resamples", "60", "--edge", "300"])
+    lines = capsys.readouterr().out.splitlines()
+    cells = ["+0 % (+0 to +0)"] * 4
+    # Also at each point: images that are hard are so for both.
+    assert lines.count(f"| transform, untrained | {' | '.join(cells)} |") == 2
+    assert lines.count(f"| transform, untrained | {' | '.join(cells[:3])} |") == 2
 
 
 def test_deltas_are_antisymmetric_and_none_of_a_curve_with_itself() -> None:
@@ -124,10 +138,20 @@ def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> Non
         compare.run(Compare(reports=(folder,), against="uqe"))
     with pytest.raises(OptionsError, match="--head conv: choose from linear"):
         compare.run(Compare(reports=(folder,), head="conv"))
+    with pytest.raises(OptionsError, match="only NEC is there: nothing to compare it with"):
+        compare.run(Compare(reports=(written(tmp_path / "alone", curve("nec", [100, 200])),)))
+    axes = ["method", "head", "with_decoder", "bytes_per_image", "mean", "lambda", "codec"]
+    rows = ["nec,linear,False,9,50,1,per-channel", "nec,linear,False,5,60,1,transform"]
+    (tmp_path / "mixed.csv").write_text("\n".join([",".join(axes), *rows]) + "\n")
+    with pytest.raises(OptionsError, match="points of NEC differ in codec"):
+        compare.run(Compare(reports=(tmp_path / "mixed.csv",)))
     fewer = curve("uqe", [100, 900])
     for point in fewer:
         held = point["images"]
         point["images"] = {k: v[:9] if k in ("bytes", "errors") else v for k, v in held.items()}
+    elsewhere = written(tmp_path / "elsewhere", curve("uqe", [100, 900]), split="test")
+    with pytest.raises(OptionsError, match="the reports are of different images"):
+        compare.run(Compare(reports=(folder, elsewhere)))
     other = written(tmp_path / "other", fewer)
     with pytest.raises(OptionsError, match="UQE, as published is of 9 images, not of 60"):
         compare.run(Compare(reports=(folder, other)))

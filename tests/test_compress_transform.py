@@ -40,6 +40,10 @@ def test_a_decoder_for_all_rates_of_an_encoder_that_stays(
         "--data", "blue-marble", "--chip", "32", "--limit", "40", "--heads", "linear",
         "--no-decoder-heads", "--rates", "4", "9", "--no-baselines", "--out", str(tmp_path / "e"),
     ])  # fmt: skip
+    command = ["evaluate", "--base", str(encoder_only), "--data", "blue-marble", "--chip", "32"]
+    command += ["--models", str(tmp_path / "model.safetensors"), "--limit", "40"]
+    with pytest.raises(SystemExit, match="--rates 99: lambda 10 has rates 0 to"):
+        main([*command, "--rates", "4", "99"])
     points = json.loads((tmp_path / "e/report.json").read_text())["points"]
     assert [p["method"] for p in points] == ["nec-transform"] * 2
     assert points[0]["setting"] == "lambda 10, rate 4"

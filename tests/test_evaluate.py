@@ -132,6 +132,7 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
         ({"pca": (0,)}, "1 or"),
         ({"pq": (0,)}, "1 or"),
         ({"channel_gains": (0.0,)}, "must be positive"),
+        ({"rates": (-1,)}, "0 or"),
         ({"transform_rates": (-1,)}, "0 or"),
     ],
 )

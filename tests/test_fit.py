@@ -179,3 +179,24 @@ def test_a_symbol_stands_inside_its_cell():
                 point = m - shift
                 assert point > first
                 assert np.floor(point + rounding) == m
+
+
+def test_a_transform_may_stay_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(60, 5, 5, 12)).astype(np.float32)
+    transform = coder.fit(y).transform
+    shrunk = y * np.where(np.arange(12) < 6, 0.1, 1).astype(np.float32)
+    kept, fresh = coder.fit(shrunk, transform=transform), coder.fit(shrunk)
+    assert kept.transform is transform
+
+    def bits(ladder: coder.RateLadder) -> float:
+        codec = ladder.at(int(np.abs(np.log(ladder.steps / 0.7)).argmin()))
+        grids = [one.reshape(25, 12) for one in shrunk]
+        return sum(codec.estimate_bits(codec.quantise(g, (5, 5)), (5, 5)) for g in grids)
+
+    # What was made small for it costs little under it; a new one would blow it up again.
+    assert bits(kept) < 0.8 * bits(fresh)
+    with pytest.raises(InputError, match="the transform is of 12 channels"):
+        coder.fit(y[..., :5], transform=transform)
+    with pytest.raises(InputError, match="has a grid, or a class token"):
+        coder.fit(y.reshape(-1, 12), transform=transform)

@@ -92,7 +92,9 @@ def per_channel(calibration: NDArray[np.float32], gain: float, class_tokens: int
       class_tokens: so many of the first tokens have tables of their own, 0 or 1.
     """
     y = embeddings(calibration)
-    offsets, steps = y.mean((0, 1)), np.maximum(y.std((0, 1)), 1e-6) / np.float32(gain)
+    offsets = y.mean((0, 1), dtype=np.float64).astype(np.float32)
+    deviations = np.maximum(y.std((0, 1), dtype=np.float64), 1e-6)
+    steps = (deviations / gain).astype(np.float32)
     symbols, channels = quantise(y, offsets, steps), np.arange(y.shape[2], dtype=np.int32)
     parts = [symbols[:, class_tokens:], symbols[:, :class_tokens]][: 1 + class_tokens]
     rows = []

@@ -17,7 +17,7 @@ from scipy.interpolate import PchipInterpolator
 
 from train import results
 from train.config import OptionsError
-from train.config_study import Compare
+from train.config_study import AXES, Compare
 from train.curves import Point, head_name, label
 from train.report import average
 from train.scores import Scores
@@ -25,6 +25,7 @@ from train.scores import Scores
 _SAMPLES = 200  # of the scores that two curves share
 _MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
 _NONE = "-"
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # log bytes, and scores
 Key = tuple[str, bool]  # the method, and whether its scores are behind the decoder's first block
 
 
@@ -40,20 +41,28 @@ class Rated:
     sizes: NDArray[np.float64]
     scores: Sequence[Scores] | NDArray[np.float64]
 
-    def front(self, times: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Log bytes and scores of the points that no cheaper one equals, both increasing.
-
-        `times` [N]: of each image so many.
-        """
+    def points(self, times: NDArray[np.int64]) -> Points:
+        """Log bytes and scores [P]; of each image so many as `times` [N] says."""
         rates = np.log(self.sizes @ times / times.sum())
         if isinstance(self.scores, np.ndarray):
             values = -10 * np.log10(self.scores @ times / times.sum())
         else:
             values = np.array([one.percent(times).mean() for one in self.scores])
+        return rates, values
+
+    def front(self, times: NDArray[np.int64]) -> Points:
+        """Of the points those that no cheaper one equals, both increasing."""
+        rates, values = self.points(times)
+        kept = self.on_front(times)
+        return rates[kept], values[kept]
+
+    def on_front(self, times: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Which points those of `front` are."""
+        rates, values = self.points(times)
         order = np.lexsort((-values, rates))
-        rates, values = rates[order], values[order]
+        values = values[order]
         best = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
-        return rates[values > best], values[values > best]
+        return order[values > best]
 
 
 def run(options: Compare) -> None:
@@ -65,9 +74,14 @@ def run(options: Compare) -> None:
     if against not in curves:
         known = ", ".join(_name(key) for key in curves)
         raise OptionsError(f"no curve of {_name(against)}: there are {known}")
+    if len(curves) == 1:
+        raise OptionsError(f"only {_name(against)} is there: nothing to compare it with")
     for number, what in enumerate(("score", "mse")):
         ours = {key: one for key, pair in curves.items() if (one := pair[number]) is not None}
         reference = ours.pop(against, None)
+        if what == "mse":  # it is the same whatever the heads, which may have a decoder before them
+            ours = {k: v for k, v in ours.items() if not (k[1] and (k[0], False) in curves)}
+            ours.pop((against[0], not against[1]), None)
         if reference is not None and ours:
             print("\n".join(tables(options, what, _name(against), reference, ours)) + "\n")
 
@@ -86,6 +100,8 @@ def tables(
     head = [f"bytes at equal {what}, against {name}", *ranges]
     rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(ranges)]
     rates, values = reference.front(draws[0])
+    which = reference.on_front(draws[0])
+    ours = [reference.points(times) for times in draws]
     shown = [f"{np.exp(r):,.0f} ({_shown(what, v)})" for r, v in zip(rates, values, strict=True)]
     points = [
         f"| bytes ({what}) of {name} | {' | '.join(shown)} |",
@@ -97,8 +113,11 @@ def tables(
             raise OptionsError(f"{_name(key)} is of {other.sizes.shape[1]} images, not of {images}")
         pairs = [(reference.front(times), other.front(times)) for times in draws]
         cells = [_interval([_delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
-        at = np.array([_rates_at(theirs, values) for _, theirs in pairs]) - rates
-        shown = [_interval(column) for column in at.T]
+        at = [
+            _rates_at(theirs, values[which]) - rates[which]
+            for (rates, values), (_, theirs) in zip(ours, pairs, strict=True)
+        ]
+        shown = [_interval(column) for column in np.array(at).T]
         if set(cells + shown) == {_NONE}:
             apart.append(_name(key))
             continue
@@ -139,9 +158,9 @@ def _interval(logs: Sequence[float] | NDArray) -> str:
     percent = 100 * np.expm1(np.asarray(logs))
     drawn = percent[1:][np.isfinite(percent[1:])]
     if len(drawn) < max(1, (1 - _MISSING) * (len(percent) - 1)):
-        return f"{percent[0]:+.0f} %"
+        return f"{round(percent[0]):+d} %"
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{percent[0]:+.0f} % ({low:+.0f} to {high:+.0f})"
+    return f"{round(percent[0]):+d} % ({round(low):+d} to {round(high):+d})"
 
 
 def _shown(what: str, value: float) -> str:
@@ -155,27 +174,45 @@ def _name(key: Key) -> str:
 def read_curves(options: Compare) -> dict[Key, tuple[Rated, Rated | None]]:
     """The curves of all reports, by score and by error; those with one point alone as well."""
     found: dict[Key, list[tuple[Point, dict[str, NDArray]]]] = {}
-    heads = set()
+    heads, of = set(), []
     for path in options.reports:
         for point, images in read_points(path):
             heads.add(point["head"])
+            of.append(point.get("of"))
             if point["head"] == (options.head or point["head"]):
                 found.setdefault((point["method"], point["with_decoder"]), []).append(
                     (point, images)
                 )
+    if any(what != of[0] for what in of):
+        raise OptionsError(f"the reports are of different images: {of[0]}, and others")
     if options.head not in heads | {""} or (not options.head and len(heads) > 1):
         raise OptionsError(f"--head {options.head}: choose from {', '.join(sorted(heads))}")
     return {key: _rated(options, points) for key, points in found.items()}
+
+
+def refuse_mixtures(path: Path, points: Sequence[Point]) -> None:
+    """Raise OptionsError where points of a table differ in more than lambda."""
+    for method in dict.fromkeys(point["method"] for point in points):
+        mine = [point for point in points if point["method"] == method]
+        for name in set(AXES) - {"lambda"}:
+            if len(values := {point.get(name) for point in mine}) > 1:
+                raise OptionsError(
+                    f"{path}: points of {label(method)} differ in {name} "
+                    f"({', '.join(sorted(map(str, values)))}): give a table of one of them"
+                )
 
 
 def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
     """Points of a folder of `evaluate`, or a table, and what each is the mean of."""
     if path.suffix == ".csv" and path.is_file():
         points = average(results.read(path))
+        refuse_mixtures(path, points)
         return [(point, {"bytes": np.array([point["bytes_per_image"]])}) for point in points]
     if not (path / "report.json").is_file() or not (path / "images.npz").is_file():
         raise OptionsError(f"{path} has no report.json and images.npz: `evaluate` writes both")
-    points = json.loads((path / "report.json").read_text())["points"]
+    report = json.loads((path / "report.json").read_text())
+    what = [report[name] for name in ("dataset", "split", "images")]
+    points = [point | {"of": what} for point in report["points"]]
     with np.load(path / "images.npz") as held:
         each = dict(held)
     names = ("bytes", "hits", "totals", "errors")

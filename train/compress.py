@@ -157,7 +157,8 @@ def with_codec(
     }
     y = finish(params, images, inputs.start)
     if options.codec == "transform":
-        return fit_latents(params, y, float(held["transform"]["step"]), {"compress": facts})
+        own = fit_ladder(base, options, inputs).transform  # that training went through
+        return fit_latents(params, y, float(held["transform"]["step"]), own, {"compress": facts})
     return calibrate_latents(params, [y], {"compress": facts})
 
 

@@ -141,7 +141,7 @@ class Compress(Training):
     codec: Literal["per-channel", "transform"] = "per-channel"
     """What is coded: each channel of each token on its own, or the coefficients of a transform of the token grid, at many rates."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
-    """What the decoder sees in training; the rate always sees noise."""
+    """What the decoder sees in training. The rate sees noise, but that of straight-through through a transform."""  # noqa: E501
     trainable: str = "paper+gain"
     """Which parameters train: paper, paper+gain, late (last block, decoder), density, all; or patterns of paths between commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
     gain: Gain = "calibrated"

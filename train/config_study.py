@@ -71,6 +71,8 @@ class Evaluate:
     """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
+        if min((*self.rates, 0)) < 0:
+            raise OptionsError("--rates must be 0 or more")
         if min((*self.channel_gains, 1)) <= 0:
             raise OptionsError("--channel-gains must be positive")
         if min((*self.transform_rates, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:

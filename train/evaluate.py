@@ -69,13 +69,21 @@ def evaluate(
     metric = report.AXES[report.METRICS[options.task]]
     CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
     coded = methods(options, study, base, models)
+    points = [point for method in coded for point in measure(options, study, method)]
+    return as_report(options, study, options.base, points)
+
+
+def as_report(
+    options: Evaluate, study: Study, model: str, points: Sequence[report.Point]
+) -> report.Report:
+    """What `report.write` writes, of points that `measure` returned."""
     return {
         "dataset": study.name,
-        "model": options.base,
+        "model": model,
         "images": len(study.score.images),
         "split": options.split,
         "roundtrip_exact": True,  # `nec_method` raises otherwise
-        "points": [point for method in coded for point in measure(options, study, method)],
+        "points": list(points),
     }
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +17,6 @@ from coder import RateLadder
 from coder.codec import OneRateCodec
 from nec_jax import nec
 from nec_jax.calibration import fit_transform
-from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from train import baselines, practice
 from train.config import OptionsError
@@ -46,6 +44,9 @@ class Study:
     name: str
     blocks: int = 0
     start: dict[str, Any] | None = None
+    _known: dict[int, tuple[NecParams, list[NDArray[np.float32]]]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     def grid(self, params: NecParams) -> tuple[int, int]:
         """Of a model's tokens of these images."""
@@ -54,6 +55,14 @@ class Study:
     def splits(self) -> tuple[Split, Split, Split]:
         """The three, in that order."""
         return self.fit, self.choose, self.score
+
+    def embedded(self, base: NecParams) -> list[NDArray[np.float32]]:
+        """The embeddings of all splits by an uncompressed model; of the last one they are kept."""
+        if id(base) not in self._known:
+            self._known.clear()
+            # With the model, so that no other one gets its address meanwhile.
+            self._known[id(base)] = base, [self.latents(base, split) for split in self.splits()]
+        return self._known[id(base)][1]
 
     def latents(self, params: NecParams, split: Split) -> NDArray[np.float32]:
         """The embeddings of a split's images."""
@@ -124,11 +133,28 @@ def trained_lambda(params: NecParams) -> float | None:
 def methods(
     options: Evaluate, study: Study, base: NecParams, models: dict[str, NecParams]
 ) -> Iterator[Method]:
-    """NEC at every model's lambda, then the baselines, each coded for real."""
+    """NEC at every model's lambda, then the baselines, each coded for real.
+
+    Raises:
+      OptionsError: rates that a model has not, before anything is measured.
+    """
+    refuse_rates(options, models)
     for setting, model in models.items():
         yield from nec_methods(options, study, setting, model, base)
     if options.baselines:
         yield from baseline_methods(options, study, base)
+
+
+def refuse_rates(options: Evaluate, models: dict[str, NecParams]) -> None:
+    """Raise OptionsError where `--rates` names what a model has not."""
+    ladders = {name: m.codec for name, m in models.items() if isinstance(m.codec, RateLadder)}
+    if options.rates and not ladders:
+        raise OptionsError("--rates: none of the models was trained through a transform")
+    for name, ladder in ladders.items():
+        if max(options.rates, default=0) >= ladder.rates:
+            raise OptionsError(
+                f"--rates {max(options.rates)}: {name} has rates 0 to {ladder.rates - 1}"
+            )
 
 
 def nec_methods(
@@ -142,20 +168,19 @@ def nec_methods(
 
     Raises:
       RoundTripError: any image whose decoded bytes differ from its embedding.
-      OptionsError: a rate that the model has not.
     """
     codec = model.codec
     assert codec is not None
     y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
+    goals = None
+    if model.config.decoder_target == "features" and model.config.bands == base.config.bands:
+        goals = study.embedded(base)
     if not isinstance(codec, RateLadder):
-        yield nec_method(study, "nec", setting, model, base, codec.at(), y)
+        yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
     for rate in options.rates or (codec.rate_index,):
-        if rate >= codec.rates:
-            raise OptionsError(f"--rates {rate}: {setting} has rates 0 to {codec.rates - 1}")
-        yield nec_method(
-            study, "nec-transform", f"{setting}, rate {rate}", model, base, codec.at(rate), y
-        )
+        name = f"{setting}, rate {rate}"
+        yield nec_method(study, "nec-transform", name, model, codec.at(rate), y, goals)
 
 
 def nec_method(
@@ -163,11 +188,11 @@ def nec_method(
     name: str,
     setting: str,
     model: NecParams,
-    base: NecParams,
     codec: OneRateCodec,
     latents: list[NDArray[np.float32]],
+    goals: list[NDArray[np.float32]] | None,
 ) -> Method:
-    """One rate of a model, of the latents of each split; raises as `nec_methods`."""
+    """One rate of a model; of its latents and the base's of each split. Raises as `nec_methods`."""
     lam = trained_lambda(model)
     assert lam is not None
     grid = study.grid(model)
@@ -184,49 +209,50 @@ def nec_method(
         values.append(decoded)
     estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
     fit, choose, score = values
+    errors = None
+    if goals is not None:
+        own = int(model.config.code_class_token)
+        goals = [part[:, -(grid[0] * grid[1]) - own :] for part in goals]
+        if goals[2].shape[1] == score.shape[1]:  # else the base has no class token
+            errors = squared_errors(decoded_features(model, score, grid), goals)
     return Method(
         name=name,
         setting=setting,
         model=model,
         values=(fit, choose, score),
         sizes=np.array([len(blob) for blob in blobs]),
-        errors=feature_errors(study, model, base, score),
+        errors=errors,
         codec_bytes=codec.codec_bytes,
         facts={"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))},
     )
 
 
-def feature_errors(
-    study: Study, model: NecParams, base: NecParams, decoded: NDArray[np.float32]
-) -> NDArray[np.float64] | None:
-    """`Method.errors` of what a model's decoder makes of the scored split, if it is of features."""
-    if model.config.decoder_target != "features":
-        return None
-    goals = study.latents(base, study.score)
-    return np.array(
-        [
-            float(_feature_error(model.config, model.weights, y_hat, goal, study.grid(model)))
-            for y_hat, goal in zip(decoded, goals, strict=True)
-        ]
-    )
+def squared_errors(
+    found: NDArray[np.float32], y: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """`Method.errors` of what was found for the last of the splits of embeddings y."""
+    variance = np.maximum(y[0].var((0, 1), dtype=np.float64), 1e-12)
+    return (((found - y[-1]) ** 2).mean(1, dtype=np.float64) / variance).mean(1)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "grid"))
-def _feature_error(
-    config: ModelConfig,
-    weights: nec.Weights,
-    y_hat: jax.Array,
-    goal: jax.Array,
-    grid: tuple[int, int],
-) -> jax.Array:
-    predicted = nec.reconstruct(config, weights, y_hat[None], grid)
-    return jnp.mean((predicted - nec.standardised(config, weights, goal[None])) ** 2)
+def decoded_features(
+    model: NecParams, decoded: NDArray[np.float32], grid: tuple[int, int]
+) -> NDArray[np.float32]:
+    """What a model's decoder of features makes of decoded embeddings, in their own units."""
+    own = model.weights["decoder"]["target"]
+    predicted = [
+        np.asarray(_reconstructed(model.config, model.weights, y_hat[None], grid))[0]
+        for y_hat in decoded
+    ]
+    return np.stack(predicted) * np.asarray(own["std"]) + np.asarray(own["mean"])
+
+
+_reconstructed = jax.jit(nec.reconstruct, static_argnames=("config", "grid"))
 
 
 def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterator[Method]:
     """Quantised and uncompressed embeddings of the base, JPEG 2000, and lossless pixels."""
-    y = [study.latents(base, split) for split in study.splits()]
-    variance = np.maximum(y[0].var((0, 1), dtype=np.float64), 1e-12)
+    y = study.embedded(base)
     config = base.config
     ends = np.cumsum([len(part) for part in y])[:-1]
 
@@ -238,7 +264,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
         codec_bytes: int = 0,
     ) -> Method:
         fit, choose, score = values
-        errors = (((score - y[2]) ** 2).mean(1, dtype=np.float64) / variance).mean(1)
+        errors = squared_errors(score, y)
         return Method(name, setting, base, (fit, choose, score), sizes, errors, codec_bytes)
 
     def of_latents(

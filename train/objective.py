@@ -53,7 +53,8 @@ def rate_distortion(
 ) -> Objective:
     """`lam * mse + bits_per_element`: the paper's loss, made independent of the batch size.
 
-    In training the rate is that of the noisy latent and the distortion follows `rounding`; on
+    In training the rate is that of the noisy latent (or as `nec_jax.transform.bottleneck` has it,
+    through a transform), and the distortion follows `rounding`; on
     validation both are those of rounded symbols. With `start`, batches hold the tokens after so
     many blocks.
     """

@@ -34,7 +34,6 @@ def point(method: "Method", task: str, head: str, with_decoder: bool, scores: "S
     each: dict[str, NDArray] = {"bytes": method.sizes, "hits": scores.hits, "totals": scores.totals}
     if method.errors is not None:
         each["errors"] = method.errors
-    known = {} if method.errors is None else {"mse": float(np.mean(method.errors))}
     return {
         "method": method.name,
         "setting": method.setting,
@@ -47,7 +46,8 @@ def point(method: "Method", task: str, head: str, with_decoder: bool, scores: "S
         "mean": round(float(np.mean(percent)), 3),
         "std": round(float(np.std(percent, ddof=1)) if len(percent) > 1 else 0.0, 3),
         "seeds": len(percent),
-        **{name: round(value, 4) for name, value in (known | method.facts).items()},
+        **({} if method.errors is None else {"mse": float(f"{np.mean(method.errors):.4g}")}),
+        **{name: round(value, 4) for name, value in method.facts.items()},
         IMAGES: each,
     }
 

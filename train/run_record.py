@@ -40,7 +40,9 @@ def refuse_changed_config(options: Training) -> None:
     path = options.workdir / "run.json"
     if not path.exists() or not _has_trained(options.workdir):
         return
-    before, now = deciding(json.loads(path.read_text())["config"]), deciding(plain(options))
+    # An option that there was not then had what is its default now.
+    before = deciding(plain(type(options)()) | json.loads(path.read_text())["config"])
+    now = deciding(plain(options))
     changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
     if changed:
         raise OptionsError(

@@ -116,10 +116,15 @@ class Studies:
     def __init__(self, options: Evaluate):
         self.options = options
         self._read: dict[tuple[int | str, ...], Study] = {}
+        self._base: tuple[tuple[str, str | None], nec_jax.NecParams] | None = None
 
     def of(self, point: Compress) -> tuple[nec_jax.NecParams, Study]:
         """The model that a point starts from, uncompressed, and the images at its size."""
-        base = with_coding(nec_jax.load(point.init), precision=point.precision)
+        which = (point.init, point.precision)
+        if self._base is None or self._base[0] != which:
+            base = with_coding(nec_jax.load(point.init), precision=point.precision)
+            self._base = which, base
+        base = self._base[1]
         options = self.options
         key, blocks = (options.image_size or base.config.image_size,), 0
         if options.cache is not None:
@@ -155,11 +160,12 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
 
 
 def measure_point(options: Evaluate, study: Study, model: Path, base: nec_jax.NecParams) -> Points:
-    """Real bytes of a compressed model, and the scores of every head; image by image beside it."""
+    """Real bytes of a compressed model, and the scores of every head; with a report beside it."""
     [(setting, params)] = load_compressed([str(model)]).items()
     coded = nec_methods(options, study, setting, params, base)
     points = [point for method in coded for point in evaluate.measure(options, study, method)]
-    report.write_images(points, model.parent / "images.npz")
+    result = evaluate.as_report(options, study, str(model), points)
+    report.write(result, model.parent)
     return [report.without_images(point) for point in points]
 
 
@@ -168,6 +174,8 @@ def baselines(studies: Studies, point: Compress) -> Points:
     base, study = studies.of(point)
     coded = baseline_methods(studies.options, study, base)
     measured = [p for method in coded for p in evaluate.measure(studies.options, study, method)]
+    result = evaluate.as_report(studies.options, study, point.init, measured)
+    report.write(result, point.workdir.parent.parent / "baselines" / Path(point.init).stem)
     return [report.without_images(point) for point in measured]
 
 
@@ -199,6 +207,8 @@ def open_table(options: Sweep) -> Results:
     now = {"compress": plain(options.compress), "evaluate": plain(options.evaluate)}
     # Without the file the table speaks for itself, and of no more than its axes.
     before = json.loads(path.read_text()) if path.exists() else now
+    # An option that there was not then had what is its default now.
+    before["compress"] = plain(Compress()) | before["compress"]
     table = Results(options.workdir / "results.csv", varied(options), before["compress"])
     # Each row says its axes; baselines are rows of their own.
     free = [f"compress.{AXES[name]}" for name in table.axes] + ["evaluate.baselines"]

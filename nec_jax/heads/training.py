@@ -67,8 +67,8 @@ def fit(
         (before linear heads they stay as they are).
       grid: height and width of the token grid; None for a square.
       val: embeddings and targets on which the best epoch (or strength, of linear heads) is chosen,
-        by accuracy over labels or pixels, then by cross-entropy; never the scored split. None:
-        the last epoch.
+        by accuracy over labels, pixels or tokens, then by cross-entropy; never the scored split.
+        None: the last epoch.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
       batch: embeddings a step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
