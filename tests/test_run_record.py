@@ -166,3 +166,16 @@ def test_where_nothing_was_trained_mended_options_begin_anew(tmp_path: Path) -> 
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(OptionsError, match="--batch: 8 -> 7"):
         run_record.refuse_changed_config(wrong)
+
+
+def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path: Path) -> None:
+    source, options = folder_of_files(tmp_path / "data"), Compress(workdir=tmp_path / "run")
+    run_record.begin(options, {"train": source})
+    (tmp_path / "run/model.safetensors").write_bytes(b"")
+    path = tmp_path / "run/run.json"
+    record = json.loads(path.read_text())
+    del record["config"]["codec"]
+    path.write_text(json.dumps(record))
+    run_record.refuse_changed_config(options)
+    with pytest.raises(OptionsError, match="--codec: 'per-channel' -> 'transform'"):
+        run_record.refuse_changed_config(Compress(workdir=options.workdir, codec="transform"))
