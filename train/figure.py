@@ -35,7 +35,13 @@ def draw(
     from matplotlib.ticker import LogFormatterSciNotation
 
     xs = [x for curves in panels.values() for curve in curves for x, _, _ in curve.points]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.6), squeeze=False)
+    labels = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves))
+    width = max(6.4, 4.4 * len(panels))
+    entry = 0.55 + 0.08 * max(map(len, labels))  # inches, about
+    columns = max(1, min(len(labels), int(width / entry)))
+    below = 0.1 + 0.22 * -(-len(labels) // columns)  # inches of the legend
+    size = (width, 4.4 + below)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     legend = {}
     for axis, (name, curves), y_label in zip(axes[0], panels.items(), y_labels, strict=True):
         for curve in curves:
@@ -52,12 +58,9 @@ def draw(
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
         axis.grid(visible=True, which="major", alpha=0.3)
-    inches = 0.55 + 0.08 * max(map(len, legend))  # of an entry, about
-    columns = max(1, min(len(legend), int(4.4 * len(panels) / inches)))
-    rows = -(-len(legend) // columns)
     figure.legend(legend.values(), legend.keys(), loc="lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
-    figure.tight_layout(rect=(0, 0.05 * rows + 0.01, 1, 1))
+    figure.tight_layout(rect=(0, below / size[1], 1, 1))
     for path in paths:
         figure.savefig(path, dpi=130)
     plt.close(figure)
