@@ -78,6 +78,7 @@ def run(count: int, seed: int) -> collections.Counter:
         codec = EmbeddingCodec.load(path.with_suffix(".codec.safetensors"))
         cases.append((codec, path.read_bytes()))
         codec.decode(cases[-1][1])
+    whole = {blob for _, blob in cases}
     largest = max(codec.channels * codec.max_tokens for codec, _ in cases)
     bound = resident_bytes() + FIXED_BYTES + BYTES_AN_ELEMENT * largest
     outcomes, slowest = collections.Counter(), 0.0
@@ -97,7 +98,7 @@ def run(count: int, seed: int) -> collections.Counter:
         except BlobError as error:
             outcomes[type(error).__name__] += 1
         else:
-            if bytes(mutant) == blob:
+            if bytes(mutant) in whole:  # perhaps that of another file with the same codec
                 outcomes["unchanged after all"] += 1
             elif not resealed:
                 raise AssertionError(f"mutant {i} decoded: {mutant.hex()}")
