@@ -12,6 +12,7 @@ best of several turns that both take.
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,22 +53,16 @@ def measure(
 ) -> dict[str, float]:
     """Bytes, and milliseconds an embedding, of both codecs."""
     row: dict[str, float] = {}
+    runs: dict[str, Callable[[], object]] = {}
     for name, one, grid in zip(("transform", "per_channel"), (codec, other), grids, strict=True):
         blobs = [one.encode(x, grid) for x in y]
         row[f"{name}_bytes"] = float(np.mean([len(blob) for blob in blobs]))
-        for kind in ("encode", "decode"):
-            row[f"{name}_{kind}_ms"] = math.inf
+        runs[f"{name}_encode_ms"] = lambda c=one, g=grid: [c.encode(x, g) for x in y]
+        runs[f"{name}_decode_ms"] = lambda c=one, b=blobs: [c.decode(blob) for blob in b]
     for _ in range(ROUNDS):
-        for name, one, grid in zip(
-            ("transform", "per_channel"), (codec, other), grids, strict=True
-        ):
-            blobs = [one.encode(x, grid) for x in y]
-            for kind, run in (
-                ("encode", lambda c=one, g=grid: [c.encode(x, g) for x in y]),
-                ("decode", lambda c=one, b=blobs: [c.decode(blob) for blob in b]),
-            ):
-                took = 1e3 * best_seconds(run, SECONDS) / len(y)
-                row[f"{name}_{kind}_ms"] = min(row[f"{name}_{kind}_ms"], took)
+        for name, run in runs.items():
+            took = 1e3 * best_seconds(run, SECONDS) / len(y)
+            row[name] = min(row.get(name, math.inf), took)
     return row
 
 

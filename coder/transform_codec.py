@@ -188,20 +188,17 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
 
     @cached_property
     def _analyses(self) -> Parts | None:
-        return self.transform.analyses(self._coded_parts) if self._few else None
+        return None if self._few is None else self.transform.analyses(self._few)
 
     @cached_property
     def _syntheses(self) -> Parts | None:
-        return self.transform.syntheses(self._coded_parts) if self._few else None
+        return None if self._few is None else self.transform.syntheses(self._few)
 
     @property
-    def _coded_parts(self) -> NDArray[np.bool_]:
-        return self.layout != NOT_CODED
-
-    @property
-    def _few(self) -> bool:
-        """Whether so few kinds of coefficients are coded that parts of the products are quicker."""
-        return bool(self._coded_parts.mean() < _FEW)
+    def _few(self) -> NDArray[np.bool_] | None:
+        """What is coded [K, columns], if it is so little that parts of the products are quicker."""
+        coded = self.layout != NOT_CODED
+        return coded if coded.mean() < _FEW else None
 
     @cached_property
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -166,25 +166,32 @@ def _gradients(
 _straight_through.defvjp(_choose, _gradients)
 
 
+def spread_of(
+    transform: Transform, y: NDArray[np.float32], grid: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Mean magnitudes [K, columns] of the coefficients of y [N, n, D]; NaN where there are none."""
+    sizes = np.mean([np.abs(transform.forward(one, grid)) for one in y], axis=0)  # [n, K]
+    which = transform.columns(grid)
+    spread = np.full((transform.width, transform.components), np.nan, np.float32)
+    for column in np.unique(which):
+        spread[column] = sizes[which == column].mean(0)
+    return spread.T
+
+
 def initial(
     transform: Transform,
     step: float,
-    y: NDArray[np.float32],
-    grid: tuple[int, int],
+    spread: NDArray[np.float32],
     drawn: tuple[float, float] | None = None,
 ) -> Weights:
-    """The weights of `bottleneck` for embeddings like y [N, n, D]: Laplacians of their spread.
+    """The weights of `bottleneck`: Laplacians of the spread that `spread_of` found.
 
     Training takes `step`, or draws steps between those of `drawn`, uniformly by their logarithm.
     """
     held = arrays(transform) | {"step": jnp.float32(step)}
     held["drawn"] = jnp.asarray(drawn or (step, step), jnp.float32)
-    which = columns(held, grid)
-    spread = np.mean([np.abs(transform.forward(one, grid)) for one in y], axis=0) / step  # [n, K]
-    scale = np.full((transform.width, transform.components), 1.0, np.float32)
-    for column in np.unique(which):
-        scale[column] = spread[which == column].mean(0)
-    log_scale = jnp.log(jnp.maximum(scale.T, _LEAST_SCALE))
+    scale = np.nan_to_num(spread / step, nan=1.0)
+    log_scale = jnp.log(jnp.maximum(scale, _LEAST_SCALE))
     return {"density": {"log_scale": log_scale}, "transform": held}
 
 

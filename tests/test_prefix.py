@@ -19,8 +19,8 @@ from train.config import Compress, OptionsError
 from train.data import Split, open_source, read_all
 from train.inputs import Cache
 from train.main import main
-from train.methods import Study
 from train.prefix import finish, open_prefix, start_of
+from train.study import Study
 
 CONFIG = tiny_config(depth=3, pre_norm=True, registers=2)
 ROW = 2 * (1 + 2 + 16) * 48  # bytes

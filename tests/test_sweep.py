@@ -19,7 +19,7 @@ from train.config_study import AXES, Evaluate, Sweep
 from train.data import open_source
 from train.loop import NonFiniteLoss
 from train.main import main
-from train.methods import Study
+from train.study import Study
 
 
 @pytest.fixture(scope="module")

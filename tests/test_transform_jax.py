@@ -107,8 +107,14 @@ def test_magnitudes_cost_what_their_cells_hold_of_a_laplacian() -> None:
 compiled = jax.jit(bottleneck, static_argnums=(2, 5))
 
 
+def initial(step: float, drawn: tuple[float, float] | None = None) -> Any:
+    """The bottleneck of the embeddings with class tokens."""
+    own = ladder(True).transform
+    return transform.initial(own, step, transform.spread_of(own, embeddings(True), GRID), drawn)
+
+
 def coded(rounding: Any, y: Any, keys: Any = None, step: float = 0.4) -> tuple[Any, Any]:
-    held = transform.initial(ladder(True).transform, step, embeddings(True), GRID)
+    held = initial(step)
     return compiled(held, jnp.asarray(y), rounding, keys, 4.0, GRID)
 
 
@@ -132,7 +138,7 @@ def test_training_sees_what_validation_sees_and_gradients_of_all_that_trains() -
     assert 0 < seen < jnp.abs(hard - y).mean()
     with pytest.raises(coder.InputError, match="draws noise"):
         coded("noise", y)
-    held = transform.initial(ladder(True).transform, 0.4, embeddings(True), GRID)
+    held = initial(0.4)
 
     def rate(density: Any, y: Any) -> jax.Array:
         return compiled(held | {"density": density}, y, "noise", keys, 1.0, GRID)[1].mean()
@@ -169,7 +175,8 @@ def test_hidden_tokens_are_hidden_behind_the_transform() -> None:
     config = tiny_config(depth=1, decoder_depth=1)
     params = pretrained(config, CALIBRATION_IMAGES)
     y = nec_jax.latents(params, CALIBRATION_IMAGES)
-    held = transform.initial(fit_transform(y, (4, 4)).transform, 0.01, y, (4, 4))
+    own = fit_transform(y, (4, 4)).transform
+    held = transform.initial(own, 0.01, transform.spread_of(own, y, (4, 4)))
     weights = {**params.weights, "bottleneck": held}
     images, keys = jnp.asarray(CALIBRATION_IMAGES[:2]), jax.random.split(jax.random.key(3), 2)
     forward = jax.jit(nec.forward, static_argnums=0, static_argnames=("mask_ratio", "rounding"))
@@ -206,7 +213,7 @@ def test_the_gradient_of_a_choice_between_integers() -> None:
 
 def test_training_draws_a_step_for_each_image() -> None:
     y, keys = jnp.asarray(embeddings(True)[:4]), jax.random.split(jax.random.key(0), 4)
-    held = transform.initial(ladder(True).transform, 0.4, embeddings(True), GRID, (0.05, 3.2))
+    held = initial(0.4, (0.05, 3.2))
     seen, bits = compiled(held, y, "straight-through", keys, 1.0, GRID)
     steps = np.asarray(jnp.abs(seen - y).mean((1, 2)))
     assert len(set(steps.round(6).tolist())) == 4

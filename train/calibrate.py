@@ -120,11 +120,11 @@ def calibrate_transform(
         keys = jax.random.split(key, len(images))
         kept, masked = random_masking(keys, grid[0] * grid[1], mask_ratio)
     goal = _targets(config, weights, images, start)
-    own = np.asarray(y)
+    spread = transform.spread_of(codec.transform, np.asarray(y), grid)
     drawn = (float(codec.steps[-1]), float(codec.steps[0])) if gain == "any" else None
 
     def measured(step: float) -> tuple[float, Weights, dict[str, float]]:
-        held = transform.initial(codec.transform, step, own, grid, drawn)
+        held = transform.initial(codec.transform, step, spread, drawn)
         candidate = {**weights, "bottleneck": held}
         mse, bits = map(float, _rounded(config, candidate, grid, y, goal, kept, masked))
         facts = {"gain": 1 / step, "bits_per_element": bits, "mse": mse}

@@ -52,17 +52,22 @@ class Rated:
 
     def front(self, times: NDArray[np.int64]) -> Points:
         """Of the points those that no cheaper one equals, both increasing."""
-        rates, values = self.points(times)
-        kept = self.on_front(times)
-        return rates[kept], values[kept]
+        points = self.points(times)
+        return _taken(points, on_front(points))
 
-    def on_front(self, times: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Which points those of `front` are."""
-        rates, values = self.points(times)
-        order = np.lexsort((-values, rates))
-        values = values[order]
-        best = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
-        return order[values > best]
+
+def on_front(points: Points) -> NDArray[np.intp]:
+    """Which points no cheaper one equals, by rising rate."""
+    rates, values = points
+    order = np.lexsort((-values, rates))
+    values = values[order]
+    best = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+    return order[values > best]
+
+
+def _taken(points: Points, which: NDArray[np.intp]) -> Points:
+    rates, values = points
+    return rates[which], values[which]
 
 
 def run(options: Compare) -> None:
@@ -99,9 +104,10 @@ def tables(
     ranges |= {f"below {options.edge:g}": (-np.inf, edge), f"from {options.edge:g}": (edge, np.inf)}
     head = [f"bytes at equal {what}, against {name}", *ranges]
     rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(ranges)]
-    rates, values = reference.front(draws[0])
-    which = reference.on_front(draws[0])
     ours = [reference.points(times) for times in draws]
+    fronts = [_taken(points, on_front(points)) for points in ours]
+    which = on_front(ours[0])
+    rates, values = fronts[0]
     shown = [f"{np.exp(r):,.0f} ({_shown(what, v)})" for r, v in zip(rates, values, strict=True)]
     points = [
         f"| bytes ({what}) of {name} | {' | '.join(shown)} |",
@@ -111,7 +117,7 @@ def tables(
     for key, other in others.items():
         if other.sizes.shape[1] != images:
             raise OptionsError(f"{_name(key)} is of {other.sizes.shape[1]} images, not of {images}")
-        pairs = [(reference.front(times), other.front(times)) for times in draws]
+        pairs = [(front, other.front(times)) for front, times in zip(fronts, draws, strict=True)]
         cells = [_interval([_delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
         at = [
             _rates_at(theirs, values[which]) - rates[which]

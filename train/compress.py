@@ -10,6 +10,7 @@ import numpy as np
 
 import nec_jax
 from coder import RateLadder
+from coder.transform import Transform
 from nec_jax import transform
 from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
 from nec_jax.config import ModelConfig
@@ -70,13 +71,15 @@ def run(options: Compress) -> None:
     inputs = open_inputs(options, base, source, val_source, cache)
     first = with_teacher(config, trained_weights(options, config, base.weights), rule)
 
+    # At the start, and again in the end.
+    ladder = functools.cache(functools.partial(fit_ladder, base, options, inputs))
+
     def start() -> Weights:
         images = inputs.sample(_CALIBRATION_BATCH)
         print(f"calibrating on {len(images)} images", file=sys.stderr)
         calibrated = calibrate_bottleneck
         if options.codec == "transform":
-            ladder = fit_ladder(base, options, inputs)
-            calibrated = functools.partial(calibrate_transform, codec=ladder)
+            calibrated = functools.partial(calibrate_transform, codec=ladder())
         weights, facts = calibrated(
             config,
             first,
@@ -109,7 +112,8 @@ def run(options: Compress) -> None:
             ),
         )
         print("making the tables of the codec", file=sys.stderr)
-        params = with_codec(base, without_teacher(weights), options, source.name, inputs)
+        through = ladder().transform if options.codec == "transform" else None
+        params = with_codec(base, without_teacher(weights), options, source.name, inputs, through)
         path = options.workdir / "model.safetensors"
         if processes.is_main_process():
             nec_jax.save(params, path)
@@ -134,13 +138,18 @@ def trained_weights(options: Compress, config: ModelConfig, weights: Weights) ->
 
 
 def with_codec(
-    base: NecParams, weights: Weights, options: Compress, data: str, inputs: Inputs
+    base: NecParams,
+    weights: Weights,
+    options: Compress,
+    data: str,
+    inputs: Inputs,
+    through: Transform | None,
 ) -> NecParams:
     """The trained model, its tables counted on whole training images (fitted to size, not cropped
-    at random)."""
+    at random). `through` is the transform that it was trained through, if any."""
     images = inputs.sample(options.calibration_images)
     held = weights["bottleneck"]
-    if options.codec == "transform":  # the model has that of its form, which nothing reads
+    if through is not None:  # the model has that of its form, which nothing reads
         weights = {**weights, "bottleneck": base.weights["bottleneck"]}
     params = dataclasses.replace(base, weights=weights)
     facts = {
@@ -156,9 +165,9 @@ def with_codec(
         "calibration_images": len(images),
     }
     y = finish(params, images, inputs.start)
-    if options.codec == "transform":
-        own = fit_ladder(base, options, inputs).transform  # that training went through
-        return fit_latents(params, y, float(held["transform"]["step"]), own, {"compress": facts})
+    if through is not None:
+        step = float(held["transform"]["step"])
+        return fit_latents(params, y, step, through, {"compress": facts})
     return calibrate_latents(params, [y], {"compress": facts})
 
 

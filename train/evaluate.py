@@ -18,16 +18,17 @@ import nec_jax
 from nec_jax import heads
 from nec_jax.api import with_coding
 from nec_jax.config import ModelConfig
-from nec_jax.heads.params import Kind
+from nec_jax.heads.params import LINEAR, Kind
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import OptionsError
 from train.config_study import HEADS, Evaluate
 from train.data import DataError, Split, at_most, open_source, read_all
-from train.methods import Method, Study, load_compressed, methods
+from train.methods import load_compressed, methods
 from train.prefix import open_prefix, start_of
 from train.scores import METRICS, Scores
+from train.study import Method, Study
 
 CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
@@ -162,7 +163,7 @@ def score_head(
     """What a head gets right, in a training for each seed (a linear probe is exact: one)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
     counts = []
-    for seed in range(1 if kind.endswith("linear") else options.seeds):
+    for seed in range(1 if kind in LINEAR else options.seeds):
         head = heads.fit(
             method.model,
             method.values[0],

@@ -15,8 +15,8 @@ from train.config_study import Report as ReportOptions
 from train.curves import AXES, Point, head_name, head_of, heads_of
 
 if TYPE_CHECKING:
-    from train.methods import Method
     from train.scores import Scores
+    from train.study import Method
 
 Report = dict[str, Any]
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from train.files import held, write_whole
 from train.initial import config_for
 from train.inputs import same_in_every_epoch, unchanged_blocks
 from train.loop import NonFiniteLoss
-from train.methods import Study, baseline_methods, load_compressed, nec_methods
+from train.methods import baseline_methods, load_compressed, nec_methods
 from train.results import Results
+from train.study import Method, Study
 
 Points = list[dict[str, Any]]  # of a report
 # Errors that end one point, and not the study.
@@ -163,20 +165,24 @@ def measure_point(options: Evaluate, study: Study, model: Path, base: nec_jax.Ne
     """Real bytes of a compressed model, and the scores of every head; with a report beside it."""
     [(setting, params)] = load_compressed([str(model)]).items()
     coded = nec_methods(options, study, setting, params, base)
-    points = [point for method in coded for point in evaluate.measure(options, study, method)]
-    result = evaluate.as_report(options, study, str(model), points)
-    report.write(result, model.parent)
-    return [report.without_images(point) for point in points]
+    return reported(options, study, coded, str(model), model.parent)
 
 
 def baselines(studies: Studies, point: Compress) -> Points:
     """What the points that start from the model of this one are compared with."""
     base, study = studies.of(point)
     coded = baseline_methods(studies.options, study, base)
-    measured = [p for method in coded for p in evaluate.measure(studies.options, study, method)]
-    result = evaluate.as_report(studies.options, study, point.init, measured)
-    report.write(result, point.workdir.parent.parent / "baselines" / Path(point.init).stem)
-    return [report.without_images(point) for point in measured]
+    folder = point.workdir.parent.parent / "baselines" / Path(point.init).stem
+    return reported(studies.options, study, coded, point.init, folder)
+
+
+def reported(
+    options: Evaluate, study: Study, coded: Iterable[Method], model: str, folder: Path
+) -> Points:
+    """Points of all methods for the table, and a report of them in a folder."""
+    points = [point for method in coded for point in evaluate.measure(options, study, method)]
+    report.write(evaluate.as_report(options, study, model, points), folder)
+    return [report.without_images(point) for point in points]
 
 
 def varied(options: Sweep) -> list[str]:

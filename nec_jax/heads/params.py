@@ -12,6 +12,8 @@ from nec_jax.heads.layers import Head
 from nec_jax.nec import Weights
 
 Kind = Literal["linear", "attention", "token-linear", "conv"]
+LINEAR = ("linear", "token-linear")
+"""The kinds that are fitted in closed form."""
 MASKS = ("token-linear", "conv")
 """The kinds that predict masks."""
 IGNORE = 255  # the value of mask pixels that are neither trained on nor scored

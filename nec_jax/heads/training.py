@@ -15,7 +15,7 @@ from coder import InputError
 from nec_jax.heads import checks
 from nec_jax.heads.inference import batch_size
 from nec_jax.heads.network import logits, starting_weights
-from nec_jax.heads.params import MASKS, HeadConfig, HeadParams, Kind, check_kind
+from nec_jax.heads.params import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.ridge import fit_linear
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
@@ -91,7 +91,7 @@ def fit(
     config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
     checks.check_tokens(config, y, "y_hat")
     held = None if val is None else _check_val(config, data, *val)
-    if kind in ("linear", "token-linear"):
+    if kind in LINEAR:
         return fit_linear(config, params, data, held)
     schedule = _schedule(config, epochs, batch, lr)
     weights = starting_weights(config, params, y, seed)
