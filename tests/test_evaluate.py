@@ -10,10 +10,11 @@ import pytest
 import coder
 import nec_jax
 from nec_jax.api import with_coding
-from train import evaluate, methods, report, scores
-from train.config import OptionsError
+from nec_jax.calibration import calibrate_latents
+from train import evaluate, initial, methods, report, scores
+from train.config import Compress, OptionsError
 from train.config_study import Evaluate
-from train.data import IGNORE
+from train.data import IGNORE, open_source, read_all
 from train.main import main
 
 KEYS = {
@@ -139,6 +140,34 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
 def test_baselines_that_cannot_be_are_refused_at_once(asked: dict, message: str) -> None:
     with pytest.raises(OptionsError, match=message):
         Evaluate(**asked)
+
+
+def test_errors_are_of_the_tokens_that_both_have(encoder_only: Path) -> None:
+    whole = nec_jax.load(encoder_only)
+    study = evaluate.open_study(Evaluate(data="blue-marble", chip=32, limit=40), whole)
+    assert whole.config.code_class_token
+    without = untrained(whole, code_class_token=False)
+    [method] = methods.nec_methods(Evaluate(), study, "lambda 10", without, whole)
+    y = [part[:, 1:] for part in study.embedded(whole)]
+    assert method.values[2].shape == y[2].shape
+    assert method.errors is not None
+    found = methods.decoded_features(without, method.values[2], study.grid(without))
+    np.testing.assert_array_equal(method.errors, methods.squared_errors(found, y))
+
+    # A token that the base has not cannot be compared.
+    [method] = methods.nec_methods(
+        Evaluate(), study, "lambda 10", untrained(whole, code_class_token=True), without
+    )
+    assert method.errors is None
+
+
+def untrained(base: nec_jax.NecParams, *, code_class_token: bool) -> nec_jax.NecParams:
+    """A model with a decoder of features and a codec of channels, as training would start."""
+    options = Compress(proxy="features", code_class_token=code_class_token)
+    source = open_source("blue-marble", "train", chip=32)
+    params = initial.starting_model(options, base, source)
+    y = nec_jax.latents(params, read_all(source, 32, limit=32).images)
+    return calibrate_latents(params, [y], {"compress": {"lambda": 10.0}})
 
 
 def test_an_inexact_round_trip_is_never_reported(

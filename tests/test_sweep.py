@@ -96,6 +96,18 @@ def test_the_table_alone_says_what_is_done_and_takes_new_axes(
 
 
 @pytest.mark.slow
+def test_one_study_can_vary_the_codec(encoder_only: Path, tmp_path: Path) -> None:
+    study = STUDY.replace("lambda = [1, 100.0]", 'codec = ["per-channel", "transform"]')
+    study = study.replace('gain = "identity"', 'gain = 0.5\nproxy = "features"')
+    again(tmp_path / "s", encoder_only, "--evaluate.no-baselines", study=study)
+    found = rows(tmp_path / "s")
+    assert [(row["codec"], row["method"]) for row in found] == [
+        ("per-channel", "nec"), ("transform", "nec-transform"),
+    ]  # fmt: skip
+    assert all(float(row["bytes_per_image"]) > 0 and float(row["mse"]) > 0 for row in found)
+
+
+@pytest.mark.slow
 def test_changed_common_options_are_refused_by_name(
     swept: tuple[Path, str], smoke_mae: Path
 ) -> None:
