@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import compare, report
+from train import compare, curves, report
 from train.config import OptionsError
 from train.config_study import Compare
 from train.main import main
@@ -41,6 +41,10 @@ def written(folder: Path, points: list[dict], **more: object) -> Path:
     facts = {"dataset": "d", "model": "m", "images": IMAGES, "split": "val"} | more
     report.write({**facts, "roundtrip_exact": True, "points": points}, folder)
     return folder
+
+
+def curves_of(options: Compare) -> dict[compare.Key, tuple[compare.Rated, compare.Rated | None]]:
+    return compare.as_curves(options, compare.read_reports(options))
 
 
 @pytest.fixture
@@ -99,22 +103,37 @@ def test_points_that_a_cheaper_one_equals_do_not_count() -> None:
 
 def test_intervals_widen_with_what_varies_between_images(folder: Path) -> None:
     options = Compare(reports=(folder,), resamples=200)
-    curves = compare.read_curves(options)
-    rated = curves["transform", False][0]
+    found = curves_of(options)
+    rated = found["transform", False][0]
     noisy = compare.Rated(
         rated.sizes * np.random.default_rng(2).lognormal(0, 1, IMAGES), rated.scores
     )
-    lines = compare.tables(
-        options, "score", "NEC", curves["nec", False][0], {("uqe", False): noisy}
-    )
+    lines = compare.tables(options, "score", "NEC", found["nec", False][0], {("uqe", False): noisy})
     low, high = lines[2].split("(")[1].split(")")[0].split(" to ")
     assert float(high) - float(low) > 10
 
 
 def test_the_codec_is_spread_over_an_archive(folder: Path) -> None:
-    alone = compare.read_curves(Compare(reports=(folder,)))["nec", False][0]
-    spread = compare.read_curves(Compare(reports=(folder,), archive=100))["nec", False][0]
+    alone = curves_of(Compare(reports=(folder,)))["nec", False][0]
+    spread = curves_of(Compare(reports=(folder,), archive=100))["nec", False][0]
     assert np.allclose(spread.sizes - alone.sizes, 60)
+
+
+def test_one_figure_has_the_curves_of_all_reports(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = written(tmp_path / "other", curve("nec", [100, 1600]) + curve("uqe", [300, 900]))
+    path = tmp_path / "plots/both.png"
+    draw, panels = curves.draw, {}
+    monkeypatch.setattr(
+        curves, "draw", lambda given, *rest: (panels.update(given), draw(given, *rest))
+    )
+    main(["compare", str(folder), str(other), "--archive", "100", "--plot", str(path)])
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    nec, uqe, transform = sorted(panels["linear"], key=lambda one: one.label)
+    assert [len(one.points) for one in (nec, uqe, transform)] == [5, 2, 4]  # 100 bytes only once
+    first = next(p for p in curve("nec", [100]))
+    assert nec.points[0][0] == pytest.approx(first["bytes_per_image"] + 60)
 
 
 def test_tables_have_deltas_without_intervals(

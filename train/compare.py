@@ -7,6 +7,7 @@ error is compared by its logarithm, as in the PSNR of the original.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from scipy.interpolate import PchipInterpolator
 from train import results
 from train.config import OptionsError
 from train.config_study import AXES, Compare
-from train.curves import Point, head_name, label
+from train.curves import Point, draw_points, head_name, head_of, label
 from train.report import average
 from train.scores import Scores
 
@@ -71,10 +72,11 @@ def _taken(points: Points, which: NDArray[np.intp]) -> Points:
 
 
 def run(options: Compare) -> None:
-    """Print the tables."""
+    """Print the tables, and draw the curves."""
     if not options.reports:
         raise OptionsError("no reports: give folders that `train.main evaluate` wrote")
-    curves = read_curves(options)
+    measured = read_reports(options)
+    curves = as_curves(options, measured)
     against = (options.against, options.against_decoder)
     if against not in curves:
         known = ", ".join(_name(key) for key in curves)
@@ -89,6 +91,29 @@ def run(options: Compare) -> None:
             ours.pop((against[0], not against[1]), None)
         if reference is not None and ours:
             print("\n".join(tables(options, what, _name(against), reference, ours)) + "\n")
+    if options.plot is not None:
+        plot(options, [point for point, _ in measured], options.plot)
+
+
+def plot(options: Compare, points: Sequence[Point], path: Path) -> None:
+    """Bytes an image against score, of all reports in one figure; of equal points the first."""
+    x = "bytes_per_image"
+    if options.archive:
+        x = f"bytes an image + codec / {options.archive:,}"
+    shown: dict[tuple, Point] = {}
+    for point in points:
+        same = (point["method"], point["setting"], *head_of(point))
+        shown.setdefault(same, point | {x: point["bytes_per_image"] + share(options, point)})
+    of = points[0].get("of")
+    title = f"{of[0]}, {of[1]} split, {of[2]} images" if of else ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_points(list(shown.values()), x, (), (), title, [path])
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def share(options: Compare, point: Point) -> float:
+    """An image's share of the bytes that come once."""
+    return point["codec_bytes"] / options.archive if options.archive else 0.0
 
 
 def tables(
@@ -177,22 +202,24 @@ def _name(key: Key) -> str:
     return head_name(label(key[0]), key[1])
 
 
-def read_curves(options: Compare) -> dict[Key, tuple[Rated, Rated | None]]:
-    """The curves of all reports, by score and by error; those with one point alone as well."""
-    found: dict[Key, list[tuple[Point, dict[str, NDArray]]]] = {}
-    heads, of = set(), []
-    for path in options.reports:
-        for point, images in read_points(path):
-            heads.add(point["head"])
-            of.append(point.get("of"))
-            if point["head"] == (options.head or point["head"]):
-                found.setdefault((point["method"], point["with_decoder"]), []).append(
-                    (point, images)
-                )
+def read_reports(options: Compare) -> list[tuple[Point, dict[str, NDArray]]]:
+    """The points of all reports, of the head that is asked for."""
+    found = [pair for path in options.reports for pair in read_points(path)]
+    of, heads = [point.get("of") for point, _ in found], {point["head"] for point, _ in found}
     if any(what != of[0] for what in of):
         raise OptionsError(f"the reports are of different images: {of[0]}, and others")
     if options.head not in heads | {""} or (not options.head and len(heads) > 1):
         raise OptionsError(f"--head {options.head}: choose from {', '.join(sorted(heads))}")
+    return [pair for pair in found if pair[0]["head"] == (options.head or pair[0]["head"])]
+
+
+def as_curves(
+    options: Compare, measured: Sequence[tuple[Point, dict[str, NDArray]]]
+) -> dict[Key, tuple[Rated, Rated | None]]:
+    """The curves, by score and by error; those with one point alone as well."""
+    found: dict[Key, list[tuple[Point, dict[str, NDArray]]]] = {}
+    for point, images in measured:
+        found.setdefault((point["method"], point["with_decoder"]), []).append((point, images))
     return {key: _rated(options, points) for key, points in found.items()}
 
 
@@ -231,7 +258,7 @@ def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
 def _rated(
     options: Compare, points: Sequence[tuple[Point, dict[str, NDArray]]]
 ) -> tuple[Rated, Rated | None]:
-    once = [p["codec_bytes"] / options.archive if options.archive else 0.0 for p, _ in points]
+    once = [share(options, p) for p, _ in points]
     counts = {len(images["bytes"]) for _, images in points}
     if len(counts) > 1:
         raise OptionsError(f"points of one curve are of {sorted(counts)} images: give one report")

@@ -163,6 +163,8 @@ class Compare:
     """Of the bootstrap."""
     archive: int | None = None
     """Images of an archive over which the bytes of codecs are spread; not counted if not given."""
+    plot: Path | None = None
+    """Image file for the curves of all of them, .png, .pdf or .svg."""
     edge: float = 2048
     """Bytes an image at which the range is divided, beside the delta over the whole of it."""
 

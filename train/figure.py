@@ -27,7 +27,10 @@ def draw(
     title: str,
     paths: Sequence[Path],
 ) -> None:
-    """Draw a panel for each entry, x on a log axis where it is positive, and write image files."""
+    """Draw a panel for each entry, x on a log axis where it is positive, and write image files.
+
+    All panels have the same axes, but y where it is not the same quantity.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -41,7 +44,10 @@ def draw(
     columns = max(1, min(len(labels), int(width / entry)))
     below = 0.1 + 0.22 * -(-len(labels) // columns)  # inches of the legend
     size = (width, 4.4 + below)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    one_quantity = len(set(y_labels)) == 1
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=size, squeeze=False, sharex=True, sharey=one_quantity
+    )
     legend = {}
     for axis, (name, curves), y_label in zip(axes[0], panels.items(), y_labels, strict=True):
         for curve in curves:
