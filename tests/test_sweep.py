@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sweep_case import STUDY
 
-from nec_jax import load
+from nec_jax import NecParams, load
 from nec_jax.api import with_coding
 from train import compress, configs, evaluate, results, sweep
 from train.config import Compress, OptionsError
@@ -78,7 +78,7 @@ def test_the_table_alone_says_what_is_done_and_takes_new_axes(
     # Another axis: the rows so far are those of the value that they had in common.
     made = []
 
-    def measured(options: Evaluate, study: Study, model: Path) -> sweep.Points:
+    def measured(options: Evaluate, study: Study, model: Path, base: NecParams) -> sweep.Points:
         made.append(model.parent.name.rsplit(",", 1)[0])
         return [{"method": "nec", "head": "linear", "mean": 50.0}]
 
