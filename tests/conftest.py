@@ -17,7 +17,13 @@ from nec_jax import NecParams, calibrate
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is compiled is kept: tests, their processes and the next run share programs."""
+    """What is compiled is kept: tests, their processes and the next run share programs.
+
+    These are of low effort: most of a first run is compilation.
+    """
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+    )
     folder = str(config.cache.mkdir("jax"))
     for name, value in {
         "compilation_cache_dir": folder,
