@@ -104,7 +104,8 @@ def test_a_model_without_decoder_has_no_decoder_to_give(tmp_path: Path) -> None:
         heads.fit(params, y, [0, 1, 0, 1], kind="attention", classes=("a", "b"), with_decoder=True)
 
 
-@pytest.mark.parametrize("trainable", ["late", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", ["late", "all"])
 def test_compression_by_features(encoder_only: Path, tmp_path: Path, trainable: str) -> None:
     main([
         "compress", *SMALL, "--init", str(encoder_only), "--proxy", "features", "--steps", "4",
