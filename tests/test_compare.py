@@ -132,8 +132,10 @@ def test_one_figure_has_the_curves_of_all_reports(
     assert path.read_bytes()[:4] == b"\x89PNG"
     nec, uqe, transform = sorted(panels["linear"], key=lambda one: one.label)
     assert [len(one.points) for one in (nec, uqe, transform)] == [5, 2, 4]  # 100 bytes only once
-    first = next(p for p in curve("nec", [100]))
+    [first] = curve("nec", [100])
     assert nec.points[0][0] == pytest.approx(first["bytes_per_image"] + 60)
+    with pytest.raises(OptionsError, match=r"both.bmp: name a .png, .pdf or .svg file"):
+        Compare(plot=path.with_suffix(".bmp"))
 
 
 def test_tables_have_deltas_without_intervals(

@@ -171,3 +171,5 @@ class Compare:
     def __post_init__(self) -> None:
         if self.resamples < 1 or (self.archive is not None and self.archive < 1):
             raise OptionsError("--resamples and --archive must be 1 or more")
+        if self.plot is not None and self.plot.suffix not in (".png", ".pdf", ".svg"):
+            raise OptionsError(f"--plot {self.plot}: name a .png, .pdf or .svg file")
