@@ -55,18 +55,22 @@ def unflatten_weights(tensors: dict[str, np.ndarray], like: Weights) -> Weights:
     problems += [
         f"{n} is {tensors[n].dtype} {tensors[n].shape}, not {leaf.dtype} {leaf.shape}"
         for n, leaf in sorted(expected.items())
-        if n in tensors and (tensors[n].shape != leaf.shape or tensors[n].dtype != leaf.dtype)
+        if n in tensors
+        and (tensors[n].shape != leaf.shape or tensors[n].dtype not in (leaf.dtype, np.float16))
     ]
     if problems:
         raise FileError("the weights do not fit the configuration: " + "; ".join(problems))
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.numpy.asarray(tensors[path_name(path)]), like
+        lambda path, leaf: jax.numpy.asarray(tensors[path_name(path)], leaf.dtype), like
     )
 
 
 def save(params: NecParams, path: str | os.PathLike[str]) -> None:
-    """Write a model file: weights, config and codec in one safetensors file, with its digest."""
-    tensors = {f"weights/{k}": v for k, v in flatten_weights(params.weights).items()}
+    """Write a model file: weights, config and codec in one safetensors file, with its digest.
+
+    Weights that float16 holds exactly are written as such, in half of the bytes.
+    """
+    tensors = {f"weights/{k}": _stored(v) for k, v in flatten_weights(params.weights).items()}
     content = {
         "config": params.config.to_meta(),
         "codec": None,
@@ -76,6 +80,12 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
         codec_tensors, content["codec"] = params.codec.to_parts()
         tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
     safefile.write(path, _KIND, tensors, content)
+
+
+def _stored(leaf: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = leaf.astype(np.float16)
+    return half if np.array_equal(half.astype(leaf.dtype), leaf, equal_nan=True) else leaf
 
 
 def model_path(name: str | os.PathLike[str]) -> Path:

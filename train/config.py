@@ -178,3 +178,49 @@ class Compress(Training):
                 f"--trainable {self.trainable}: choose from {', '.join(coded)}, or give patterns "
                 "of paths between commas, such as 'encoder/block_{last}/.*,bottleneck/.*'"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distil(Training):
+    """Train an encoder from nothing to predict what a larger model makes of the same images.
+
+    The teacher is frozen: its tokens are computed once an image and kept in --cache.
+    """
+
+    data: str = ""
+    """Images, as elsewhere; several data sets between commas."""
+    teacher: str = ""
+    """The model to learn from: the path of its file."""
+    cache: Path = Path("runs/cache")
+    """Folder for the teacher's tokens, which are computed once an image. Runs may share it."""
+    cache_gb: float = 20.0
+    """What that folder may take, 1e9 bytes each."""
+    views: int = 1
+    """How many versions of each image, the first whole, the others cropped at random."""
+    mask_ratio: float | None = None
+    """Part of the patches hidden from the encoder; 0 if not given."""
+    predictor: int = 2
+    """Blocks between the encoder and the prediction, of the decoder's width; they are not kept."""
+    class_weight: float = 0.5
+    """Part of the loss that the class token has; the tokens of the grid share the rest."""
+    calibration_images: int = 2048
+    """Whole training images that the codec is fitted to after training."""
+    most_bytes: int = 500
+    """Bytes an image, on average, of the rate that is coded unless another one is asked for."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """Of the matrices; all else is AdamW's."""
+    lr: float = 1.5e-3
+    """Peak learning rate; cosine to zero."""
+    warmup: int = 200
+    """Steps of linear warm-up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init or self.proxy is not None:
+            raise OptionsError("--init and --proxy: a distilled model starts from nothing")
+        if self.decoder_depth is not None:
+            raise OptionsError("--decoder-depth: the blocks of the prediction are --predictor")
+        if self.views < 1 or self.predictor < 0:
+            raise OptionsError("--views must be 1 or more, --predictor 0 or more")
+        if not 0 <= self.class_weight <= 1:
+            raise OptionsError("--class-weight must be from 0 to 1")

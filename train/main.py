@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 
-COMMANDS = ("pretrain", "compress", "evaluate", "sweep", "report", "compare")
+COMMANDS = ("pretrain", "distil", "compress", "evaluate", "sweep", "report", "compare")
 """Each is a module of `train` with `run(options)`, and a dataclass of `train.config` or
 `train.config_study`."""
 
@@ -20,6 +20,7 @@ def usage() -> str:
         "",
         "commands (each has its own --help):",
         "  pretrain   train a masked autoencoder on images",
+        "  distil     train an encoder to predict a larger model's tokens",
         "  compress   adapt it for a rate-distortion loss and freeze its codec",
         "  evaluate   measure bytes against the scores of task heads, with baselines",
         "  sweep      compress and evaluate every point of a study: sweep NAME or FILE.toml",

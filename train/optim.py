@@ -2,10 +2,11 @@
 
 import jax
 import optax
+import optax.contrib
 
 from nec_jax.nec import Weights
 from nec_jax.trainable import path_name
-from train.config import Training
+from train.config import Distil, Training
 
 
 def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:
@@ -40,5 +41,13 @@ def optimiser(options: Training, density_lr: float = 0.0) -> optax.GradientTrans
         weight_decay=options.weight_decay,
         mask=decays,
     )
+    if isinstance(options, Distil) and options.optimiser == "muon":
+        # Jordan 2024; scaled so that AdamW's learning rates suit it (Liu 2025, arXiv 2502.16982).
+        model = optax.contrib.muon(
+            cosine(options.lr, options.steps, options.warmup),
+            weight_decay=options.weight_decay,
+            consistent_rms=0.2,
+            adam_b2=0.95,
+        )
     density = optax.adam(cosine(density_lr, options.steps, options.warmup))
     return optax.partition({"model": model, "density": density}, labels)

@@ -165,6 +165,13 @@ def open_prefix(
     return prefix
 
 
+def view_of(image: NDArray, size: int, view: int, seed: int, index: int) -> NDArray:
+    """One view [size, size, C] of image number `index` of a source: the same part at any size."""
+    if not view:
+        return fit_to(image, size)
+    return random_crop(image, size, np.random.default_rng([seed, view, index]))
+
+
 def _compute(
     params: NecParams,
     blocks: int,
@@ -185,8 +192,7 @@ def _compute(
             except CorruptImageError as error:
                 print(f"left out: {error}", file=sys.stderr)
                 continue
-            random = np.random.default_rng([seed, view, indices[row]])
-            cut = random_crop(image, image_size, random) if view else fit_to(image, image_size)
+            cut = view_of(image, image_size, view, seed, indices[row])
             check_images(config, cut[None])
             batch[len(rows)] = cut
             rows.append(row)

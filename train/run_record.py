@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from nec_jax.params import model_path
-from train.config import OptionsError, Training, deciding, flag, plain
+from train.config import Distil, OptionsError, Training, deciding, flag, plain
 from train.data import fingerprint
 from train.data.record import Source
 from train.files import held, sha256, write_whole
@@ -90,10 +90,10 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
         "command": type(options).__name__.lower(),
         "config": plain(options),
         "data": {role: fingerprint(source) for role, source in sources.items()},
-        "init": {"path": options.init, "sha256": sha256(model_path(options.init))}
-        if options.init
-        else None,
+        "init": _model(options.init),
     }
+    if isinstance(options, Distil):
+        made_of["teacher"] = _model(options.teacher)
     options.workdir.mkdir(parents=True, exist_ok=True)
     path = options.workdir / "run.json"
     record = made_of | {"starts": []}
@@ -101,7 +101,7 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     # Where nothing was trained yet, mended options begin anew.
     if before and (before["config"] == made_of["config"] or _has_trained(options.workdir)):
         record = before
-        for part in ("data", "init"):
+        for part in made_of.keys() & {"data", "init", "teacher"}:
             if record[part] != made_of[part]:
                 raise OptionsError(
                     f"{options.workdir} was begun with another {part} than is there now, under the "
@@ -111,6 +111,10 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
         _close(record, _last_sign(options.workdir))
     record["starts"].append({"start": _now(), "end": None} | environment())
     write_whole(path, json.dumps(record, indent=1) + "\n")
+
+
+def _model(name: str) -> Record | None:
+    return {"path": name, "sha256": sha256(model_path(name))} if name else None
 
 
 def finish(workdir: Path) -> Record:

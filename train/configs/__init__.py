@@ -1,7 +1,7 @@
 """Experiments: one TOML file each. Its first lines say the command and what to expect.
 
 A table holds the options of a command, named as in `train.config` and `train.config_study` but
-`lambda`: [pretrain], [compress], [evaluate]. [axes] and [[points]] make a study of it:
+`lambda`: [pretrain], [distil], [compress], [evaluate]. [axes] and [[points]] make a study of it:
 docs/studies.md.
 """
 
@@ -10,11 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train.config import Compress, OptionsError, Pretrain
+from train.config import Compress, Distil, OptionsError, Pretrain
 from train.config_study import Evaluate, Sweep
 
 _FOLDER = Path(__file__).parent
-_COMMANDS = ("pretrain", "compress", "evaluate")
+_KINDS = {"pretrain": Pretrain, "distil": Distil, "compress": Compress, "evaluate": Evaluate}
+_COMMANDS = tuple(_KINDS)
 _STUDY = ("axes", "points")
 Options = TypeVar("Options")
 
@@ -70,8 +71,7 @@ def load(name: str, command: str) -> Any:
     if command not in tables:
         what = ", ".join(name for name in _COMMANDS if name in tables) or "nothing"
         raise OptionsError(f"config {name} is for {what}, not {command}")
-    default = {"pretrain": Pretrain, "compress": Compress, "evaluate": Evaluate}[command]()
-    return parse(default, tables[command], f"{path} [{command}]")
+    return parse(_KINDS[command](), tables[command], f"{path} [{command}]")
 
 
 def parse(default: Options, table: dict[str, Any], where: str) -> Options:

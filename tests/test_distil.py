@@ -1,0 +1,305 @@
+"""Distillation: the student learns what the teacher makes of the same, equally turned image."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from model_cases import NETWORK, random_images, random_weights, tiny_config
+from PIL import Image
+
+import nec_jax
+from coder import RateLadder
+from nec_jax import NecParams, latents
+from nec_jax.params import flatten_weights
+from train import distil
+from train.config import Distil, OptionsError
+from train.data import open_source
+from train.data.joined import Joined
+from train.main import main
+from train.prefix import view_of
+from train.step import data_mesh, init_state, make_step
+from train.stop import StopSignals
+
+TEACHER = tiny_config(depth=2, image_size=64, patch=8, registers=2)  # 8 x 8 tokens
+FAST = ["--steps", "4", "--batch", "4", "--val-every", "2", "--log-every", "3",
+        "--checkpoint-every", "2", "--warmup", "1", "--image-size", "64", "--depth", "1",
+        "--predictor", "1", "--calibration-images", "16"]  # fmt: skip
+RESULTS = ("model.safetensors", "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> NecParams:
+    return NecParams(random_weights(TEACHER), TEACHER)
+
+
+@pytest.fixture(scope="module")
+def data(teacher: NecParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two data sets, `one` and `two`, of 12 and 8 images, and the teacher's file."""
+    root = tmp_path_factory.mktemp("data")
+    nec_jax.save(teacher, root / "teacher.safetensors")
+    for seed, (name, count) in enumerate([("one", 30), ("two", 20)]):
+        (root / name).mkdir()
+        for i, pixels in enumerate(random_images(seed, count, 72)):
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def arguments(data: Path, workdir: Path, *more: str) -> list[str]:
+    return ["distil", "--teacher", str(data / "teacher.safetensors"),
+            "--data", f"{data / 'one'},{data / 'two'}", "--cache", str(data / "cache"),
+            "--workdir", str(workdir), *FAST, *more]  # fmt: skip
+
+
+def options(data: Path, **more: object) -> Distil:
+    base = Distil(
+        data=f"{data / 'one'},{data / 'two'}",
+        teacher=str(data / "teacher.safetensors"),
+        cache=data / "cache",
+        image_size=64,
+        depth=1,
+        predictor=1,
+        batch=4,
+    )
+    return dataclasses.replace(base, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of a run that nobody cut off."""
+    folder = tmp_path_factory.mktemp("whole")
+    main(arguments(data, folder))
+    return folder
+
+
+def opened(data: Path, teacher: NecParams, views: int = 1) -> distil.Images:
+    images = distil.Images(options(data, views=views), teacher, "train")
+    images.open(views)
+    return images
+
+
+def test_the_eight_symmetries_differ_and_keep_every_cell() -> None:
+    grid = np.arange(16).reshape(4, 4)
+    turned = [distil.turned(grid, s) for s in range(distil.SYMMETRIES)]
+    assert len({one.tobytes() for one in turned}) == 8
+    assert all(sorted(one.ravel()) == list(range(16)) for one in turned)
+
+
+def test_tokens_are_turned_as_the_image_is(data: Path, teacher: NecParams) -> None:
+    """A token that is a function of its patch alone stays with its patch."""
+    images = opened(data, teacher)
+    side, cell = 8, 8
+    batch = next(images.batches(64, 4))
+    plain = {  # image bytes of each symmetry -> (number, symmetry)
+        distil.turned(images.pair(n, 64)["image"], s).tobytes(): (n, s)  # type: ignore[index]
+        for n in range(len(images.source))
+        for s in range(8)
+    }
+    for image, tokens in zip(batch["image"], batch["tokens"], strict=True):
+        number, symmetry = plain[image.tobytes()]
+        original = images.pair(number, 64)
+        assert original is not None
+        patches = original["image"].reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4)
+        sums = patches.sum((2, 3, 4))
+        own = image.reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4).sum((2, 3, 4))
+        np.testing.assert_array_equal(own, distil.turned(sums, symmetry))
+        cells = original["tokens"][3:].reshape(side, side, -1)
+        np.testing.assert_array_equal(
+            tokens[3:], distil.turned(cells, symmetry).reshape(side * side, -1)
+        )
+        np.testing.assert_array_equal(tokens[:3], original["tokens"][:3])
+
+
+def test_a_view_is_the_same_part_at_any_size() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 96, dtype=np.float32)[:, None, None], (96, 96, 1))
+    for view in range(3):
+        large = view_of(ramp, 64, view, seed=0, index=5)
+        small = view_of(ramp, 32, view, seed=0, index=5)
+        halved = large.reshape(32, 2, 32, 2, 1).mean((1, 3))
+        np.testing.assert_allclose(small[2:-2], halved[2:-2], atol=1.5)
+
+
+def test_views_are_other_parts_with_tokens_of_their_own(data: Path, teacher: NecParams) -> None:
+    images = opened(data, teacher, views=2)
+    count = len(images.source)
+    for number in (0, count - 1):
+        whole, part = images.pair(number, 64), images.pair(number + count, 64)
+        assert whole is not None
+        assert part is not None
+        assert (whole["image"] != part["image"]).any()
+        seen = latents(teacher, part["image"][None])[0]
+        found = distil.pooled(TEACHER, teacher.weights["encoder"], part["tokens"][None], 1)[0]
+        np.testing.assert_allclose(found, seen, atol=2e-2)  # float16
+
+
+def test_the_teachers_grid_is_averaged_to_the_students(teacher: NecParams) -> None:
+    images = random_images(3, 2)
+    start = jax.jit(lambda x: nec_jax.nec.prefix(TEACHER, teacher.weights, x, 2))(images)
+    y = latents(teacher, images)
+    found = distil.pooled(TEACHER, teacher.weights["encoder"], start, 2)
+    np.testing.assert_allclose(found[:, 0], y[:, 0], **NETWORK)
+    cells = y[:, 1:].reshape(2, 4, 2, 4, 2, -1).mean((2, 4)).reshape(2, 16, -1)
+    np.testing.assert_allclose(found[:, 1:], cells, **NETWORK)
+
+
+def test_a_perfect_prediction_costs_nothing_and_the_mean_one_what_its_deviation_says(
+    data: Path, teacher: NecParams
+) -> None:
+    images = opened(data, teacher)
+    base = NecParams(random_weights(tiny_config(depth=1)), tiny_config(depth=1))
+    tokens = images.whole_tokens(16)
+    weights = distil.starting_weights(options(data), base, teacher, tokens, 2)
+    pred = weights["predictor"]["pred"]
+    pred["kernel"], pred["bias"] = 0 * pred["kernel"], 0 * pred["bias"]  # predicts the mean
+    goal = distil.prediction(options(data), base.config, teacher, 2)
+    batch = {"image": random_images(0, len(tokens)), "tokens": tokens}
+    found = goal.validate(weights, batch, jax.random.split(jax.random.key(0), len(tokens)))
+    y = np.asarray(distil.pooled(TEACHER, weights["teacher"], tokens, 2))
+    for name, part in (("class", y[:, :1]), ("grid", y[:, 1:])):
+        z = np.abs(part - part.mean((0, 1))) / part.std((0, 1))
+        expected = np.where(z < 1, z**2 / 2, z - 0.5).mean()
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3)
+    np.testing.assert_allclose(found["loss"], (found["class"] + found["grid"]) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_training_lowers_the_loss_and_leaves_the_teacher(
+    data: Path, teacher: NecParams, name: str, ratio: float
+) -> None:
+    chosen = options(data, optimiser=name, mask_ratio=ratio, steps=12, warmup=1, lr=3e-3)
+    images = opened(data, teacher)
+    base = NecParams(random_weights(tiny_config(depth=1)), tiny_config(depth=1))
+    weights = distil.starting_weights(chosen, base, teacher, images.whole_tokens(16), 2)
+    goal, mesh = distil.prediction(chosen, base.config, teacher, 2), data_mesh()
+    trainable, frozen = nec_jax.trainable.split(
+        weights, lambda path: path.startswith(("encoder/", "predictor/"))
+    )
+    tx = distil.loop.optimiser(chosen, 0.0)
+    state = init_state(trainable, tx, mesh)
+    step = make_step(goal, tx, chosen.steps, mesh)
+    batch, losses = next(images.batches(64, 4)), []
+    for _ in range(chosen.steps):
+        state, metrics = step(state, frozen, batch, jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.9 * losses[0]
+    assert not jax.tree.leaves(state.trainable["teacher"])
+
+
+def test_the_model_codes_at_every_rate_and_says_what_it_was_made_of(whole: Path) -> None:
+    params = nec_jax.load(whole / "model.safetensors")
+    assert isinstance(params.codec, RateLadder)
+    assert params.config.decoder_target == "none"
+    images = random_images(5, 3)
+    for rate in (None, 0, params.codec.rates - 1):
+        blobs = nec_jax.encode(params, images, rate=rate)
+        np.testing.assert_array_equal(
+            nec_jax.decode(params, blobs), nec_jax.embed(params, images, rate=rate)
+        )
+    facts = json.loads(params.provenance)["distil"]
+    assert facts["images"] == 40
+    assert facts["data"] == "one,two"
+    record = json.loads((whole / "run.json").read_text())
+    assert record["teacher"]["sha256"]
+    assert record["command"] == "distil"
+    assert record["data"]["train"]["name"] == "one,two"
+
+
+def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) -> None:
+    params = nec_jax.load(whole / "model.safetensors")
+    encoder = flatten_weights(params.weights["encoder"])
+    assert all(v.dtype == np.float32 for v in encoder.values())
+    stored = 2 * sum(v.size for v in encoder.values())
+    assert stored < (whole / "model.safetensors").stat().st_size
+    nec_jax.save(params, tmp_path / "again.safetensors")
+    again = nec_jax.load(tmp_path / "again.safetensors")
+    for name, leaf in flatten_weights(again.weights).items():
+        np.testing.assert_array_equal(leaf, flatten_weights(params.weights)[name])
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        whole / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_bytes(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = StopSignals.asked
+
+    def die(self: StopSignals, step: int) -> bool:
+        if step == 3:
+            monkeypatch.undo()
+            raise RuntimeError
+        return asked(self, step)
+
+    monkeypatch.setattr(StopSignals, "asked", die)
+    with pytest.raises(RuntimeError):
+        main(arguments(data, tmp_path))
+    main(arguments(data, tmp_path))
+    for name in RESULTS:
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_another_teacher_is_another_run(data: Path, whole: Path, tmp_path: Path) -> None:
+    other = NecParams(random_weights(TEACHER, 1), TEACHER)
+    nec_jax.save(other, tmp_path / "other.safetensors")
+    with pytest.raises(SystemExit, match="--teacher"):
+        main(arguments(data, whole, "--teacher", str(tmp_path / "other.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--teacher", ""], "no teacher: pass --teacher"),
+        (["--data", ""], "no data"),
+        (["--init", "x"], "--init and --proxy"),
+        (["--decoder-depth", "2"], "--predictor"),
+        (["--predictor", "-1"], "--predictor 0 or more"),
+        (["--class-weight", "2"], "--class-weight must be from 0 to 1"),
+        (["--views", "0"], "--views must be 1 or more"),
+        (["--image-size", "48"], "choose an --image-size of 16, 32, 64, 128"),
+        (["--arch", "vit-x"], "unknown architecture"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(
+    data: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((SystemExit, OptionsError)) as error:
+        main(arguments(data, tmp_path, *more))
+    printed = capsys.readouterr()
+    assert message in str(error.value) + printed.out + printed.err
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_an_image_that_cannot_be_read_is_left_out(
+    teacher: NecParams, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, pixels in enumerate(random_images(0, 8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    broken = open_source(str(folder), "train")[1]["id"]
+    (folder / broken).write_bytes(b"no image")
+    chosen = options(data, data=str(folder), cache=tmp_path / "cache")
+    images = distil.Images(chosen, teacher, "train")
+    images.open(1)
+    batches = images.batches(64, 4)
+    assert all(next(batches)["image"].shape == (4, 64, 64, 3) for _ in range(4))
+    assert len(images.whole_tokens(100)) == len(images.source) - 1
+
+
+def test_joined_sources_are_one_after_another(data: Path) -> None:
+    parts = [open_source(str(data / name), "train") for name in ("one", "two")]
+    joined = Joined(parts)
+    assert len(joined) == len(parts[0]) + len(parts[1])
+    assert joined.name == "one,two"
+    assert joined[len(parts[0])]["id"] == parts[1][0]["id"]
+    assert not joined.classes
+    assert joined.place(-1) == (1, len(parts[1]) - 1)
+    assert [name for name, _ in joined.files()] == [
+        name for part in parts for name, _ in part.files()
+    ]
+    with pytest.raises(IndexError, match="record 40 of 40"):
+        joined[len(joined)]
