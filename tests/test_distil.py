@@ -75,8 +75,8 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(data: Path, teacher: NecParams, views: int = 1) -> distil.Images:
-    images = distil.Images(options(data, views=views), teacher, "train")
-    images.open(views)
+    images = distil.Images(options(data, views=(views,)), teacher, "train")
+    images.open((views,))
     return images
 
 
@@ -93,13 +93,14 @@ def test_tokens_are_turned_as_the_image_is(data: Path, teacher: NecParams) -> No
     side, cell = 8, 8
     batch = next(images.batches(64, 4))
     plain = {  # image bytes of each symmetry -> (number, symmetry)
-        distil.turned(images.pair(n, 64)["image"], s).tobytes(): (n, s)  # type: ignore[index]
-        for n in range(len(images.source))
+        distil.turned(images.pair(*n, 64)["image"], s).tobytes(): (n, s)  # type: ignore[index]
+        for n in [(0, 0, i) for i in range(len(open_source(str(data / "one"), "train")))]
+        + [(1, 0, i) for i in range(len(open_source(str(data / "two"), "train")))]
         for s in range(8)
     }
     for image, tokens in zip(batch["image"], batch["tokens"], strict=True):
         number, symmetry = plain[image.tobytes()]
-        original = images.pair(number, 64)
+        original = images.pair(*number, 64)
         assert original is not None
         patches = original["image"].reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4)
         sums = patches.sum((2, 3, 4))
@@ -123,14 +124,14 @@ def test_a_view_is_the_same_part_at_any_size() -> None:
 
 def test_views_are_other_parts_with_tokens_of_their_own(data: Path, teacher: NecParams) -> None:
     images = opened(data, teacher, views=2)
-    count = len(images.source)
-    for number in (0, count - 1):
-        whole, part = images.pair(number, 64), images.pair(number + count, 64)
+    assert len(images) == 2 * len(images.source)
+    for part, place in ((0, 0), (1, 5)):
+        whole, cut = images.pair(part, 0, place, 64), images.pair(part, 1, place, 64)
         assert whole is not None
-        assert part is not None
-        assert (whole["image"] != part["image"]).any()
-        seen = latents(teacher, part["image"][None])[0]
-        found = distil.pooled(TEACHER, teacher.weights["encoder"], part["tokens"][None], 1)[0]
+        assert cut is not None
+        assert (whole["image"] != cut["image"]).any()
+        seen = latents(teacher, cut["image"][None])[0]
+        found = distil.pooled(TEACHER, teacher.weights["encoder"], cut["tokens"][None], 1)[0]
         np.testing.assert_allclose(found, seen, atol=2e-2)  # float16
 
 
@@ -259,6 +260,7 @@ def test_another_teacher_is_another_run(data: Path, whole: Path, tmp_path: Path)
         (["--predictor", "-1"], "--predictor 0 or more"),
         (["--class-weight", "2"], "--class-weight must be from 0 to 1"),
         (["--views", "0"], "--views must be 1 or more"),
+        (["--views", "1", "2", "3"], "of 2 data sets"),
         (["--image-size", "48"], "choose an --image-size of 16, 32, 64, 128"),
         (["--arch", "vit-x"], "unknown architecture"),
     ],
@@ -284,7 +286,7 @@ def test_an_image_that_cannot_be_read_is_left_out(
     (folder / broken).write_bytes(b"no image")
     chosen = options(data, data=str(folder), cache=tmp_path / "cache")
     images = distil.Images(chosen, teacher, "train")
-    images.open(1)
+    images.open((1,))
     batches = images.batches(64, 4)
     assert all(next(batches)["image"].shape == (4, 64, 64, 3) for _ in range(4))
     assert len(images.whole_tokens(100)) == len(images.source) - 1

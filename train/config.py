@@ -195,12 +195,12 @@ class Distil(Training):
     """Folder for the teacher's tokens, which are computed once an image. Runs may share it."""
     cache_gb: float = 20.0
     """What that folder may take, 1e9 bytes each."""
-    views: int = 1
-    """How many versions of each image, the first whole, the others cropped at random."""
+    views: tuple[int, ...] = (1,)
+    """How many versions of each image, the first whole, the others cropped at random; one number, or one for each data set."""  # noqa: E501
     mask_ratio: float | None = None
     """Part of the patches hidden from the encoder; 0 if not given."""
-    predictor: int = 2
-    """Blocks between the encoder and the prediction, of the decoder's width; they are not kept."""
+    predictor: int = 1
+    """Blocks between the encoder and the prediction, as wide as it; they are not kept."""
     class_weight: float = 0.5
     """Part of the loss that the class token has; the tokens of the grid share the rest."""
     calibration_images: int = 2048
@@ -220,7 +220,10 @@ class Distil(Training):
             raise OptionsError("--init and --proxy: a distilled model starts from nothing")
         if self.decoder_depth is not None:
             raise OptionsError("--decoder-depth: the blocks of the prediction are --predictor")
-        if self.views < 1 or self.predictor < 0:
+        if min(self.views, default=0) < 1 or self.predictor < 0:
             raise OptionsError("--views must be 1 or more, --predictor 0 or more")
+        sets = len(self.data.split(","))
+        if len(self.views) not in (1, sets):
+            raise OptionsError(f"--views {' '.join(map(str, self.views))}: of {sets} data sets")
         if not 0 <= self.class_weight <= 1:
             raise OptionsError("--class-weight must be from 0 to 1")

@@ -23,6 +23,8 @@ class Evaluate:
 
     models: tuple[str, ...] = ()
     """Compressed models: paths, one a lambda."""
+    model: str = ""
+    """One model with a codec of its own, nec-vit-ti or a path, in the place of --base and --models."""
     base: str = ""
     """The uncompressed model of the baselines: what the models were adapted from. Alone, only the baselines are measured."""  # noqa: E501
     data: str = ""
@@ -52,7 +54,7 @@ class Evaluate:
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
     """Bits of the uniformly quantised embeddings."""
     rates: tuple[int, ...] = ()
-    """Rates of models that were trained through a transform, 0 the smallest; if none is named, the one of their training."""  # noqa: E501
+    """Rates of models that were trained through a transform, 0 the smallest; if none is named, the one of their training, or eight of --model."""  # noqa: E501
     transform_rates: tuple[int, ...] = ()
     """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
     channel_gains: tuple[float, ...] = ()
@@ -71,6 +73,10 @@ class Evaluate:
     """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
+        if self.model and (self.base or self.models):
+            raise OptionsError("--model is in the place of --base and --models: leave those out")
+        if self.model and self.cache is not None:
+            raise OptionsError("--cache is for models that share frozen blocks: leave it out")
         if min((*self.rates, 0)) < 0:
             raise OptionsError("--rates must be 0 or more")
         if min((*self.channel_gains, 1)) <= 0:

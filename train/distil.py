@@ -60,7 +60,7 @@ def run(options: Distil) -> None:
     config = base.config
     ratio = _pooling(config, teacher.config)
     images.open(options.views)
-    val_images.open(1)
+    val_images.open((1,))
     val = val_images.whole(config.image_size, options.val_images)
     check_images(config, val["image"])
     weights = starting_weights(options, base, teacher, images.whole_tokens(_SCALE_SAMPLE), ratio)
@@ -162,10 +162,13 @@ class Predictor(nn.Module):
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
         """[B, (1 +) K, D] -> [B, (1 +) T, channels]; `kept` as in `Encoder`."""
-        c = self.config
+        # As wide as the encoder: nothing is lost on the way from its tokens to the prediction.
+        c = dataclasses.replace(
+            self.config, decoder_width=self.config.width, decoder_heads=self.config.heads
+        )
         x = DecoderStem(c, name="stem")(tokens, grid, kept)
         for i in range(self.depth):
-            x = Block(c.decoder_heads, c.mlp_ratio, precision=c.precision, name=f"block_{i}")(x)
+            x = Block(c.heads, c.mlp_ratio, precision=c.precision, name=f"block_{i}")(x)
         x = layer_norm("norm", c.epsilon)(x)
         return Dense(self.channels, precision=c.precision, name="pred")(x)
 
@@ -264,7 +267,7 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
 
 
 class Images:
-    """The images of one split of all data sets, with the teacher's tokens of each."""
+    """The images of one split of all data sets, and the teacher's tokens of each of their views."""
 
     def __init__(self, options: Distil, teacher: NecParams, split: str):
         if not options.data:
@@ -276,11 +279,13 @@ class Images:
         ]
         self._options, self._teacher = options, teacher
         self._prefixes: list[Prefix] = []
+        self._views: list[tuple[int, int, int]] = []  # data set, view, image
         self.source = Joined(self._parts)
 
-    def open(self, views: int) -> None:
-        """Read the teacher's tokens, or compute those that are not there."""
+    def open(self, views: tuple[int, ...]) -> None:
+        """Read the teacher's tokens of so many views, or compute those that are not there."""
         options = self._options
+        views = views * (len(self._parts) if len(views) == 1 else 1)
         self._prefixes = [
             open_prefix(
                 options.cache,
@@ -288,19 +293,27 @@ class Images:
                 self._teacher,
                 _blocks(self._teacher.config),
                 part,
-                views=views,
+                views=count,
                 seed=options.seed,
             )
-            for part in self._parts
+            for part, count in zip(self._parts, views, strict=True)
+        ]
+        self._views = [
+            (part, view, place)
+            for part, source in enumerate(self._parts)
+            for view in range(views[part])
+            for place in range(len(source))
         ]
 
-    def pair(self, number: int, size: int) -> dict[str, NDArray] | None:
-        """View and image of a running number: {"image": [size, size, C], "tokens": [n, width]}.
+    def __len__(self) -> int:
+        """Views of all images."""
+        return len(self._views)
+
+    def pair(self, part: int, view: int, place: int, size: int) -> dict[str, NDArray] | None:
+        """One view of an image of a data set: {"image": [size, size, C], "tokens": [n, width]}.
 
         None for an image that cannot be read.
         """
-        view, index = divmod(number, len(self.source))
-        part, place = self.source.place(index)
         tokens = self._prefixes[part].row(view, place)
         if np.isnan(tokens[0, 0]):
             return None
@@ -321,18 +334,19 @@ class Images:
 
     def whole(self, size: int, limit: int) -> dict[str, NDArray]:
         """At most `limit` whole images and their tokens, evenly spread."""
-        pairs = [self.pair(i, size) for i in spread(len(self.source), limit)]
+        places = map(self.source.place, spread(len(self.source), limit))
+        pairs = [self.pair(part, 0, place, size) for part, place in places]
         there = [pair for pair in pairs if pair is not None]
         return {name: np.stack([pair[name] for pair in there]) for name in there[0]}
 
     def batches(self, size: int, batch: int) -> Iterator[dict[str, NDArray]]:
         """Endless shuffled batches, each pair turned at random; resumable."""
         own, index, count = processes.own_share(batch)
-        total = len(self.source) * self._options.views
+        total = len(self)
         order, turns = np.random.SeedSequence([self._options.seed, 1]).generate_state(2)
 
         def readable(number: int) -> dict[str, NDArray]:
-            pairs = (self.pair((number + i) % total, size) for i in range(total))
+            pairs = (self.pair(*self._views[(number + i) % total], size) for i in range(total))
             return next(pair for pair in pairs if pair is not None)
 
         def turn(pair: dict[str, NDArray], rng: np.random.Generator) -> dict[str, NDArray]:

@@ -25,7 +25,7 @@ from train import report
 from train.config import OptionsError
 from train.config_study import HEADS, Evaluate
 from train.data import DataError, Split, at_most, open_source, read_all
-from train.methods import load_compressed, methods
+from train.methods import load_compressed, methods, with_rates
 from train.prefix import open_prefix, start_of
 from train.scores import METRICS, Scores
 from train.study import Method, Study
@@ -35,12 +35,14 @@ CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 
 def run(options: Evaluate) -> None:
     """Measure everything and write report.json, report.md and rate_distortion.png."""
-    if not options.base:
-        raise OptionsError("no base: pass --base, the uncompressed model of --models")
+    if not (options.base or options.model):
+        raise OptionsError(
+            "no model: pass --model (nec-vit-ti), or --base, the uncompressed model of --models"
+        )
     if not options.data:
         raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
-    base = nec_jax.load(options.base)
-    models = load_compressed(options.models)
+    base = nec_jax.load(options.model or options.base)
+    models = {"": with_rates(base)} if options.model else load_compressed(options.models)
     precisions = {model.config.precision for model in models.values()}
     if len(precisions) == 1:  # the baselines' too
         base = with_coding(base, precision=precisions.pop())
@@ -71,7 +73,7 @@ def evaluate(
     CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
     coded = methods(options, study, base, models)
     points = [point for method in coded for point in measure(options, study, method)]
-    return as_report(options, study, options.base, points)
+    return as_report(options, study, options.model or options.base, points)
 
 
 def as_report(

@@ -20,6 +20,8 @@ from train.config import OptionsError
 from train.config_study import Evaluate
 from train.study import Method, Study
 
+_RATES = 8  # of a model that codes at more, if none is named
+
 
 class RoundTripError(RuntimeError):
     """Decoded bytes are not the embedding that was encoded: a bug, never bad luck."""
@@ -41,6 +43,20 @@ def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
         name if names.count(name) == 1 else f"{name} ({path})": models[path]
         for name, path in zip(names, ordered, strict=True)
     }
+
+
+def with_rates(params: NecParams) -> NecParams:
+    """The same model.
+
+    Raises:
+      OptionsError: it has no codec of many rates.
+    """
+    if not isinstance(params.codec, RateLadder):
+        raise OptionsError(
+            "--model takes one that codes at many rates, as nec-vit-ti and those of `train.main "
+            "distil` do; of others pass --base and --models"
+        )
+    return params
 
 
 def trained_lambda(params: NecParams) -> float | None:
@@ -92,14 +108,17 @@ def nec_methods(
     assert codec is not None
     y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
     goals = None
-    if model.config.decoder_target == "features" and model.config.bands == base.config.bands:
+    own = model is base  # coded as it is
+    same = model.config.decoder_target == "features" and model.config.bands == base.config.bands
+    if own or same:
         goals = study.embedded(base)
     if not isinstance(codec, RateLadder):
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
-    for rate in options.rates or (codec.rate_index,):
-        name = f"{setting}, rate {rate}"
-        yield nec_method(study, "nec-transform", name, model, codec.at(rate), y, goals)
+    spread = np.linspace(0, codec.rates - 1, _RATES).round().astype(int).tolist()
+    for rate in options.rates or (spread if own else (codec.rate_index,)):
+        name, at = ("nec", f"rate {rate}") if own else ("nec-transform", f"{setting}, rate {rate}")
+        yield nec_method(study, name, at, model, codec.at(rate), y, goals)
 
 
 def nec_method(
@@ -112,8 +131,6 @@ def nec_method(
     goals: list[NDArray[np.float32]] | None,
 ) -> Method:
     """One rate of a model; of its latents and the base's of each split. Raises as `nec_methods`."""
-    lam = trained_lambda(model)
-    assert lam is not None
     grid = study.grid(model)
     values, blobs = [], []
     for split, y in zip(study.splits(), latents, strict=True):
@@ -133,7 +150,9 @@ def nec_method(
         own = int(model.config.code_class_token)
         goals = [part[:, -(grid[0] * grid[1]) - own :] for part in goals]
         if goals[2].shape[1] == score.shape[1]:  # else the base has no class token
-            errors = squared_errors(decoded_features(model, score, grid), goals)
+            found = decoded_features(model, score, grid)
+            errors = squared_errors(found, goals)
+    lam, estimated = trained_lambda(model), {"estimated_bytes_per_image": float(np.mean(estimates))}
     return Method(
         name=name,
         setting=setting,
@@ -142,7 +161,7 @@ def nec_method(
         sizes=np.array([len(blob) for blob in blobs]),
         errors=errors,
         codec_bytes=codec.codec_bytes,
-        facts={"lambda": lam, "estimated_bytes_per_image": float(np.mean(estimates))},
+        facts=({} if lam is None else {"lambda": lam}) | estimated,
     )
 
 
@@ -157,7 +176,12 @@ def squared_errors(
 def decoded_features(
     model: NecParams, decoded: NDArray[np.float32], grid: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """What a model's decoder of features makes of decoded embeddings, in their own units."""
+    """What a model's decoder of features makes of decoded embeddings, in their own units.
+
+    Those themselves, where there is no such decoder.
+    """
+    if model.config.decoder_target != "features":
+        return decoded
     own = model.weights["decoder"]["target"]
     predicted = [
         np.asarray(_reconstructed(model.config, model.weights, y_hat[None], grid))[0]
