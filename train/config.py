@@ -189,6 +189,10 @@ class Distil(Training):
 
     data: str = ""
     """Images, as elsewhere; several data sets between commas."""
+    images: int | None = None
+    """At most this many training images of each data set, evenly spread; all if not given."""
+    val_images: int = 512
+    """At most this many validation images, and of each data set."""
     teacher: str = ""
     """The model to learn from: the path of its file."""
     cache: Path = Path("runs/cache")

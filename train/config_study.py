@@ -24,7 +24,7 @@ class Evaluate:
     models: tuple[str, ...] = ()
     """Compressed models: paths, one a lambda."""
     model: str = ""
-    """One model with a codec of its own, nec-vit-ti or a path, in the place of --base and --models."""
+    """A model with a codec of its own, nec-vit-ti or a path, in place of --base and --models."""
     base: str = ""
     """The uncompressed model of the baselines: what the models were adapted from. Alone, only the baselines are measured."""  # noqa: E501
     data: str = ""

@@ -272,7 +272,7 @@ class Images:
     def __init__(self, options: Distil, teacher: NecParams, split: str):
         if not options.data:
             raise OptionsError("no data: pass --data (folders, tfds:NAME ..., between commas)")
-        limit = options.images if split == options.split else None
+        limit = options.images if split == options.split else options.val_images
         self._parts = [
             at_most(open_source(name.strip(), split, chip=options.chip), limit)
             for name in options.data.split(",")
