@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-versions test-torch parity kill fuzz lint format bench clean
+.PHONY: setup demo demo-train test test-slow test-versions test-torch parity kill fuzz lint format bench clean
 
 setup: .venv/installed
 
@@ -19,10 +19,13 @@ $(PEERS)/installed: pyproject.toml
 	$(PEERS)/bin/python -m pip install --quiet --group peers
 	touch $@
 
-# Huge pages make training on a CPU a tenth to a third faster (docs/performance.md).
-demo: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 demo: setup
 	$(BIN)/python -m train.demo
+
+# Huge pages make training on a CPU a tenth to a third faster (docs/performance.md).
+demo-train: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+demo-train: setup
+	$(BIN)/python -m train.demo_train
 
 test: setup
 	$(BIN)/python -m pytest

@@ -9,7 +9,7 @@ from model_cases import random_images
 
 import nec_jax
 from nec_jax import NecParams
-from train import demo
+from train import demo, demo_train
 from train.data.blue_marble import BlueMarble
 
 
@@ -28,7 +28,7 @@ def test_paint_without_any_signal_is_the_mean_colour(model: NecParams) -> None:
     mute = decoder | {"pred": jax.tree.map(jnp.zeros_like, decoder["pred"])}
     weights = model.weights | {"decoder": mute}
     y_hat = nec_jax.embed(model, random_images(1, 3))
-    painted = demo.paint(dataclasses.replace(model, weights=weights), y_hat)
+    painted = demo_train.paint(dataclasses.replace(model, weights=weights), y_hat)
     assert painted.dtype == np.uint8
     assert painted.shape == (3, 64, 64, 3)
     assert (painted == np.round(model.config.mean).astype(np.uint8)).all()
