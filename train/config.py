@@ -226,8 +226,5 @@ class Distil(Training):
             raise OptionsError("--decoder-depth: the blocks of the prediction are --predictor")
         if min(self.views, default=0) < 1 or self.predictor < 0:
             raise OptionsError("--views must be 1 or more, --predictor 0 or more")
-        sets = len(self.data.split(","))
-        if len(self.views) not in (1, sets):
-            raise OptionsError(f"--views {' '.join(map(str, self.views))}: of {sets} data sets")
         if not 0 <= self.class_weight <= 1:
             raise OptionsError("--class-weight must be from 0 to 1")

@@ -284,8 +284,10 @@ class Images:
 
     def open(self, views: tuple[int, ...]) -> None:
         """Read the teacher's tokens of so many views, or compute those that are not there."""
-        options = self._options
-        views = views * (len(self._parts) if len(views) == 1 else 1)
+        options, sets = self._options, len(self._parts)
+        if len(views) not in (1, sets):
+            raise OptionsError(f"--views {' '.join(map(str, views))}: of {sets} data sets")
+        views = views * (sets if len(views) == 1 else 1)
         self._prefixes = [
             open_prefix(
                 options.cache,
