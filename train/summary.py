@@ -96,6 +96,8 @@ def next_command(record: Record, path: Path, source: Source) -> list[str]:
     if record["command"] == "pretrain":
         workdir = path.parent.with_name(path.parent.name + "-nec")
         return [*command, "compress", "--init", str(path), *data, "--workdir", str(workdir)]
+    if record["command"] == "distil":
+        return [*command, "evaluate", "--model", str(path), "--data", "LABELLED"]
     # Without an initial model of the same bands there is no other base to compare with.
     base = config["init"] if config["init"] and not config["bands"] else str(path)
     labelled = data if source.classes else ["--data", "LABELLED"]
