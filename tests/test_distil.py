@@ -12,9 +12,11 @@ from PIL import Image
 
 import nec_jax
 from coder import RateLadder
-from nec_jax import NecParams, latents
+from nec_jax import NecParams, latents, nec
 from nec_jax.params import flatten_weights
+from nec_jax.trainable import split
 from train import distil
+from train import teacher as teacher_of
 from train.config import Distil, OptionsError
 from train.data import open_source
 from train.data.joined import Joined
@@ -74,15 +76,15 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(data: Path, teacher: NecParams, views: int = 1) -> distil.Images:
-    images = distil.Images(options(data, views=(views,)), teacher, "train")
+def opened(data: Path, teacher: NecParams, views: int = 1) -> teacher_of.Images:
+    images = teacher_of.Images(options(data, views=(views,)), teacher, "train")
     images.open((views,))
     return images
 
 
 def test_the_eight_symmetries_differ_and_keep_every_cell() -> None:
     grid = np.arange(16).reshape(4, 4)
-    turned = [distil.turned(grid, s) for s in range(distil.SYMMETRIES)]
+    turned = [teacher_of.turned(grid, s) for s in range(teacher_of.SYMMETRIES)]
     assert len({one.tobytes() for one in turned}) == 8
     assert all(sorted(one.ravel()) == list(range(16)) for one in turned)
 
@@ -93,7 +95,7 @@ def test_tokens_are_turned_as_the_image_is(data: Path, teacher: NecParams) -> No
     side, cell = 8, 8
     batch = next(images.batches(64, 4))
     plain = {  # image bytes of each symmetry -> (number, symmetry)
-        distil.turned(images.pair(*n, 64)["image"], s).tobytes(): (n, s)  # type: ignore[index]
+        teacher_of.turned(images.pair(*n, 64)["image"], s).tobytes(): (n, s)  # type: ignore[index]
         for n in [(0, 0, i) for i in range(len(open_source(str(data / "one"), "train")))]
         + [(1, 0, i) for i in range(len(open_source(str(data / "two"), "train")))]
         for s in range(8)
@@ -105,10 +107,10 @@ def test_tokens_are_turned_as_the_image_is(data: Path, teacher: NecParams) -> No
         patches = original["image"].reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4)
         sums = patches.sum((2, 3, 4))
         own = image.reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4).sum((2, 3, 4))
-        np.testing.assert_array_equal(own, distil.turned(sums, symmetry))
+        np.testing.assert_array_equal(own, teacher_of.turned(sums, symmetry))
         cells = original["tokens"][3:].reshape(side, side, -1)
         np.testing.assert_array_equal(
-            tokens[3:], distil.turned(cells, symmetry).reshape(side * side, -1)
+            tokens[3:], teacher_of.turned(cells, symmetry).reshape(side * side, -1)
         )
         np.testing.assert_array_equal(tokens[:3], original["tokens"][:3])
 
@@ -131,15 +133,15 @@ def test_views_are_other_parts_with_tokens_of_their_own(data: Path, teacher: Nec
         assert cut is not None
         assert (whole["image"] != cut["image"]).any()
         seen = latents(teacher, cut["image"][None])[0]
-        found = distil.pooled(TEACHER, teacher.weights["encoder"], cut["tokens"][None], 1)[0]
+        found = teacher_of.pooled(TEACHER, teacher.weights["encoder"], cut["tokens"][None], 1)[0]
         np.testing.assert_allclose(found, seen, atol=2e-2)  # float16
 
 
 def test_the_teachers_grid_is_averaged_to_the_students(teacher: NecParams) -> None:
     images = random_images(3, 2)
-    start = jax.jit(lambda x: nec_jax.nec.prefix(TEACHER, teacher.weights, x, 2))(images)
+    start = jax.jit(lambda x: nec.prefix(TEACHER, teacher.weights, x, 2))(images)
     y = latents(teacher, images)
-    found = distil.pooled(TEACHER, teacher.weights["encoder"], start, 2)
+    found = teacher_of.pooled(TEACHER, teacher.weights["encoder"], start, 2)
     np.testing.assert_allclose(found[:, 0], y[:, 0], **NETWORK)
     cells = y[:, 1:].reshape(2, 4, 2, 4, 2, -1).mean((2, 4)).reshape(2, 16, -1)
     np.testing.assert_allclose(found[:, 1:], cells, **NETWORK)
@@ -157,7 +159,7 @@ def test_a_perfect_prediction_costs_nothing_and_the_mean_one_what_its_deviation_
     goal = distil.prediction(options(data), base.config, teacher, 2)
     batch = {"image": random_images(0, len(tokens)), "tokens": tokens}
     found = goal.validate(weights, batch, jax.random.split(jax.random.key(0), len(tokens)))
-    y = np.asarray(distil.pooled(TEACHER, weights["teacher"], tokens, 2))
+    y = np.asarray(teacher_of.pooled(TEACHER, weights["teacher"], tokens, 2))
     for name, part in (("class", y[:, :1]), ("grid", y[:, 1:])):
         z = np.abs(part - part.mean((0, 1))) / part.std((0, 1))
         expected = np.where(z < 1, z**2 / 2, z - 0.5).mean()
@@ -175,9 +177,7 @@ def test_training_lowers_the_loss_and_leaves_the_teacher(
     base = NecParams(random_weights(tiny_config(depth=1)), tiny_config(depth=1))
     weights = distil.starting_weights(chosen, base, teacher, images.whole_tokens(16), 2)
     goal, mesh = distil.prediction(chosen, base.config, teacher, 2), data_mesh()
-    trainable, frozen = nec_jax.trainable.split(
-        weights, lambda path: path.startswith(("encoder/", "predictor/"))
-    )
+    trainable, frozen = split(weights, lambda path: path.startswith(("encoder/", "predictor/")))
     tx = distil.loop.optimiser(chosen, 0.0)
     state = init_state(trainable, tx, mesh)
     step = make_step(goal, tx, chosen.steps, mesh)
@@ -287,8 +287,8 @@ def test_an_image_that_cannot_be_read_is_left_out(
         Image.fromarray(pixels).save(folder / f"{i}.png")
     broken = open_source(str(folder), "train")[1]["id"]
     (folder / broken).write_bytes(b"no image")
-    chosen = options(data, data=str(folder), cache=tmp_path / "cache")
-    images = distil.Images(chosen, teacher, "train")
+    chosen = dataclasses.replace(options(data), data=str(folder), cache=tmp_path / "cache")
+    images = teacher_of.Images(chosen, teacher, "train")
     images.open((1,))
     batches = images.batches(64, 4)
     assert all(next(batches)["image"].shape == (4, 64, 64, 3) for _ in range(4))

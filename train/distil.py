@@ -11,11 +11,9 @@ distillation of features by Wei 2022 (arXiv 2205.14141).
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,18 +30,18 @@ from nec_jax.params import NecParams
 from nec_jax.vit import Block, layer_norm
 from train import loop, processes, run_record
 from train.config import Distil, OptionsError
-from train.data import at_most, open_source, read_all, spread
+from train.data import read_all
 from train.data.joined import Joined
-from train.data.record import CorruptImageError
+from train.data.record import Source
 from train.initial import feature_scale, fresh_model
 from train.inputs import in_steps
 from train.objective import Batch, Metrics, Objective
-from train.prefix import Prefix, open_prefix, view_of
+from train.pictures import evenly_spread
 from train.summary import print_summary
+from train.teacher import Images, passed_blocks, pooled, pooling
 
 _SCALE_SAMPLE = 512  # images whose tokens the targets are standardised by
 _CODED = 64  # images that the rate is chosen by, and that are coded for real in the end
-SYMMETRIES = 8  # of the square
 
 
 def run(options: Distil) -> None:
@@ -58,13 +56,13 @@ def run(options: Distil) -> None:
     run_record.refuse_changed_config(options)
     base = _fresh(options, images.source)
     config = base.config
-    ratio = _pooling(config, teacher.config)
+    ratio = pooling(config, teacher.config)
     images.open(options.views)
     val_images.open((1,))
     val = val_images.whole(config.image_size, options.val_images)
     check_images(config, val["image"])
     weights = starting_weights(options, base, teacher, images.whole_tokens(_SCALE_SAMPLE), ratio)
-    sources = {"train": images.source, "val": val_images.source}
+    sources: dict[str, Source] = {"train": images.source, "val": val_images.source}
     with run_record.recorded(options, sources) as finish_record:
         trained = loop.fit(
             options,
@@ -86,13 +84,13 @@ def run(options: Distil) -> None:
         if processes.is_main_process():
             nec_jax.save(params, path)
             grid = config.grid(config.image_size, config.image_size)
-            y = nec_jax.latents(params, val["image"][:_CODED])
+            y = nec_jax.latents(params, evenly_spread(val["image"], _CODED))
             print_summary(
                 finish_record(),
                 path,
                 images.source,
                 params,
-                [params.codec.encode(one, grid) for one in y],
+                [params.codec.encode(one, grid) for one in y] if params.codec else [],
             )
 
 
@@ -108,15 +106,14 @@ def halved(weights: Weights) -> Weights:
     return jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), weights)
 
 
-def with_ladder(params: NecParams, images: "Images", limit: int, most_bytes: int) -> NecParams:
+def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) -> NecParams:
     """The model with a codec of all rates, fitted to the embeddings of whole training images.
 
     Coded is, unless `encode` is told a rate, at the largest that needs at most so many bytes on
     average.
     """
-    pairs = read_all(images.source, params.config.image_size, limit=limit).images
-    y = nec_jax.latents(params, pairs)
     side = params.config.image_size
+    y = nec_jax.latents(params, read_all(images.source, side, limit=limit).images)
     grid = params.config.grid(side, side)
     ladder = fit_transform(y, grid)
     some = y[:: max(1, len(y) // _CODED)]
@@ -136,18 +133,6 @@ def _fresh(options: Distil, source: Joined) -> NecParams:
     config = dataclasses.replace(base.config, decoder_target="none")
     weights = init_weights(config, jax.random.key(options.seed))
     return dataclasses.replace(base, weights=weights, config=config)
-
-
-def _pooling(student: ModelConfig, teacher: ModelConfig) -> int:
-    """How many of the teacher's tokens, in each direction, make one of the student's."""
-    mine, theirs = (c.grid(c.image_size, c.image_size)[0] for c in (student, teacher))
-    if theirs % mine:
-        fit = [n for n in range(1, theirs + 1) if theirs % n == 0]
-        raise OptionsError(
-            f"the teacher has {theirs} x {theirs} tokens, which do not make the student's {mine} x "
-            f"{mine}: choose an --image-size of " + ", ".join(str(n * student.patch) for n in fit)
-        )
-    return theirs // mine
 
 
 class Predictor(nn.Module):
@@ -185,7 +170,7 @@ def starting_weights(
     config, channels = base.config, teacher.config.embedding_width
     grid = config.grid(config.image_size, config.image_size)
     tokens = jnp.zeros((1, grid[0] * grid[1] + config.code_class_token, config.embedding_width))
-    start = _blocks(teacher.config)
+    start = passed_blocks(teacher.config)
     rest = {
         name: part
         for name, part in teacher.weights["encoder"].items()
@@ -205,20 +190,6 @@ def starting_weights(
             "grid": feature_scale(goal[:, first:]),
         },
     }
-
-
-def _blocks(config: ModelConfig) -> int:
-    """How many blocks the cached tokens have passed: all that the embedding has in common."""
-    return min(config.embedding_blocks or (config.depth,))
-
-
-def pooled(config: ModelConfig, rest: Weights, tokens: jax.Array, ratio: int) -> jax.Array:
-    """The teacher's embedding [B, (1 +) T, D] of cached tokens, its grid averaged by `ratio`."""
-    y = latents(config, {"encoder": rest}, tokens, start=_blocks(config))
-    side = config.grid(config.image_size, config.image_size)[0] // ratio
-    first = y.shape[1] - (side * ratio) ** 2
-    cells = y[:, first:].reshape(len(y), side, ratio, side, ratio, -1).mean((2, 4))
-    return jnp.concatenate([y[:, :first], cells.reshape(len(y), side * side, -1)], axis=1)
 
 
 def prediction(options: Distil, config: ModelConfig, teacher: NecParams, ratio: int) -> Objective:
@@ -258,112 +229,3 @@ def prediction(options: Distil, config: ModelConfig, teacher: NecParams, ratio: 
 def _smooth_l1(error: jax.Array) -> jax.Array:
     size = jnp.abs(error)
     return jnp.where(size < 1, 0.5 * size**2, size - 0.5)
-
-
-def turned(grid: NDArray, symmetry: int) -> NDArray:
-    """One of the eight symmetries of the square, of [side, side, ...]."""
-    grid = np.rot90(grid, symmetry % 4)
-    return grid[:, ::-1] if symmetry >= 4 else grid
-
-
-class Images:
-    """The images of one split of all data sets, and the teacher's tokens of each of their views."""
-
-    def __init__(self, options: Distil, teacher: NecParams, split: str):
-        if not options.data:
-            raise OptionsError("no data: pass --data (folders, tfds:NAME ..., between commas)")
-        limit = options.images if split == options.split else options.val_images
-        self._parts = [
-            at_most(open_source(name.strip(), split, chip=options.chip), limit)
-            for name in options.data.split(",")
-        ]
-        self._options, self._teacher = options, teacher
-        self._prefixes: list[Prefix] = []
-        self._views: list[tuple[int, int, int]] = []  # data set, view, image
-        self.source = Joined(self._parts)
-
-    def open(self, views: tuple[int, ...]) -> None:
-        """Read the teacher's tokens of so many views, or compute those that are not there."""
-        options, sets = self._options, len(self._parts)
-        if len(views) not in (1, sets):
-            raise OptionsError(f"--views {' '.join(map(str, views))}: of {sets} data sets")
-        views = views * (sets if len(views) == 1 else 1)
-        self._prefixes = [
-            open_prefix(
-                options.cache,
-                options.cache_gb,
-                self._teacher,
-                _blocks(self._teacher.config),
-                part,
-                views=count,
-                seed=options.seed,
-            )
-            for part, count in zip(self._parts, views, strict=True)
-        ]
-        self._views = [
-            (part, view, place)
-            for part, source in enumerate(self._parts)
-            for view in range(views[part])
-            for place in range(len(source))
-        ]
-
-    def __len__(self) -> int:
-        """Views of all images."""
-        return len(self._views)
-
-    def pair(self, part: int, view: int, place: int, size: int) -> dict[str, NDArray] | None:
-        """One view of an image of a data set: {"image": [size, size, C], "tokens": [n, width]}.
-
-        None for an image that cannot be read.
-        """
-        tokens = self._prefixes[part].row(view, place)
-        if np.isnan(tokens[0, 0]):
-            return None
-        try:
-            image = self._parts[part][place]["image"]
-        except CorruptImageError:
-            return None
-        return {
-            "image": view_of(image, size, view, self._options.seed, place),
-            "tokens": np.asarray(tokens),
-        }
-
-    def whole_tokens(self, limit: int) -> NDArray[np.float16]:
-        """The teacher's tokens of at most `limit` whole images, evenly spread."""
-        places = map(self.source.place, spread(len(self.source), limit))
-        rows = [self._prefixes[part].row(0, place) for part, place in places]
-        return np.stack([row for row in rows if not np.isnan(row[0, 0])])
-
-    def whole(self, size: int, limit: int) -> dict[str, NDArray]:
-        """At most `limit` whole images and their tokens, evenly spread."""
-        places = map(self.source.place, spread(len(self.source), limit))
-        pairs = [self.pair(part, 0, place, size) for part, place in places]
-        there = [pair for pair in pairs if pair is not None]
-        return {name: np.stack([pair[name] for pair in there]) for name in there[0]}
-
-    def batches(self, size: int, batch: int) -> Iterator[dict[str, NDArray]]:
-        """Endless shuffled batches, each pair turned at random; resumable."""
-        own, index, count = processes.own_share(batch)
-        total = len(self)
-        order, turns = np.random.SeedSequence([self._options.seed, 1]).generate_state(2)
-
-        def readable(number: int) -> dict[str, NDArray]:
-            pairs = (self.pair(*self._views[(number + i) % total], size) for i in range(total))
-            return next(pair for pair in pairs if pair is not None)
-
-        def turn(pair: dict[str, NDArray], rng: np.random.Generator) -> dict[str, NDArray]:
-            symmetry = int(rng.integers(SYMMETRIES))
-            tokens = pair["tokens"]
-            side = self._teacher.config.image_size // self._teacher.config.patch
-            first = len(tokens) - side * side
-            grid = turned(tokens[first:].reshape(side, side, -1), symmetry)
-            return {
-                "image": np.ascontiguousarray(turned(pair["image"], symmetry)),
-                "tokens": np.concatenate([tokens[:first], grid.reshape(side * side, -1)]),
-            }
-
-        pairs = grain.MapDataset.range(total).shuffle(seed=int(order)).repeat().map(readable)
-        pairs = pairs.random_map(turn, seed=int(turns))
-        batches = pairs.batch(own, drop_remainder=True)[index::count]
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        return iter(batches.to_iter_dataset(ahead))
