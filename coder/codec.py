@@ -21,6 +21,8 @@ from coder.quantise import as_symbols
 from coder.tables import Tables
 
 _KIND = "codec"
+MODEL = "model"
+"""The kind of a model's file, which holds its codec."""
 _INT32 = np.iinfo(np.int32)
 
 
@@ -162,8 +164,15 @@ class EmbeddingCodec(ABC):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingCodec":
-        """Reads a codec's file. Raises FileError, or OSError as `open` does."""
-        tensors, content = safefile.read(path, _KIND)
+        """Reads the codec of a codec's file, of a model's, or of a model that ships, by its name.
+
+        Raises FileError, or OSError as `open` does.
+        """
+        tensors, content = safefile.read(safefile.path_of(path), _KIND, MODEL)
+        if "config" in content:  # a model's
+            if (content := content.get("codec")) is None:
+                raise FileError(f"{os.fspath(path)}: a model without a codec")
+            tensors = {k[6:]: v for k, v in tensors.items() if k.startswith("codec/")}
         try:
             return cls.from_parts(tensors, content)
         except FileError as error:

@@ -27,6 +27,8 @@ from coder.errors import FileError
 FORMAT = 1
 _KEY = "nec"
 
+SHIPPED = Path(__file__).parent.parent / "nec_jax" / "models"
+"""Where the models are that ship: all packages are in one wheel."""
 Tensors = Mapping[str, NDArray]
 
 
@@ -57,12 +59,12 @@ def to_bytes(kind: str, tensors: Tensors, content: Mapping[str, Any]) -> bytes:
     return safetensors.numpy.save(arrays, {_KEY: canonical_json(record)})
 
 
-def from_bytes(data: bytes, kind: str, name: str = "data") -> tuple[dict[str, NDArray], Any]:
-    """The tensors and the content of a file of this kind.
+def from_bytes(data: bytes, *kinds: str, name: str = "data") -> tuple[dict[str, NDArray], Any]:
+    """The tensors and the content of a file of one of these kinds.
 
     Args:
       data: the whole file.
-      kind: what it must be.
+      kinds: what it may be.
       name: what errors call it.
 
     Raises:
@@ -83,8 +85,8 @@ def from_bytes(data: bytes, kind: str, name: str = "data") -> tuple[dict[str, ND
         raise FileError(f"{name}: file format {version}, this reads {FORMAT}: update nec-jax")
     if sha != digest(tensors, canonical_json(record)).hex():
         raise FileError(f"{name}: damaged (its SHA-256 does not match): fetch it again")
-    if found != kind:
-        raise FileError(f"{name}: a {found} file where a {kind} file is needed")
+    if found not in kinds:
+        raise FileError(f"{name}: a {found} file where a {kinds[0]} file is needed")
     return tensors, content
 
 
@@ -106,9 +108,19 @@ def write(
         part.unlink(missing_ok=True)
 
 
-def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NDArray], Any]:
+def read(path: str | os.PathLike[str], *kinds: str) -> tuple[dict[str, NDArray], Any]:
     """Reads a file that `write` wrote: its tensors and content. Raises as `from_bytes`."""
-    return from_bytes(Path(path).read_bytes(), kind, os.fspath(path))
+    return from_bytes(Path(path).read_bytes(), *kinds, name=os.fspath(path))
+
+
+def path_of(name: str | os.PathLike[str]) -> Path:
+    """The path of a file, or of the model of this name that ships; without one, the path as it is.
+
+    A file of that name comes first.
+    """
+    shipped = SHIPPED / f"{os.fspath(name)}.safetensors"
+    path = Path(name)
+    return shipped if not path.is_file() and shipped.is_file() else path
 
 
 def _open(data: bytes, name: str) -> tuple[dict[str, NDArray], str]:

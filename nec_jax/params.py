@@ -8,12 +8,11 @@ import jax
 import numpy as np
 
 from coder import EmbeddingCodec, FileError, safefile
+from coder.codec import MODEL
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights
 from nec_jax.trainable import path_name
 
-_SHIPPED = Path(__file__).parent / "models"
-_KIND = "model"
 _STATIC = {"static": True}
 
 
@@ -79,7 +78,7 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     if params.codec is not None:
         codec_tensors, content["codec"] = params.codec.to_parts()
         tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
-    safefile.write(path, _KIND, tensors, content)
+    safefile.write(path, MODEL, tensors, content)
 
 
 def _stored(leaf: np.ndarray) -> np.ndarray:
@@ -97,10 +96,9 @@ def model_path(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.suffix in (".pth", ".pt", ".bin"):
         raise FileError(f"{path}: not a model of nec-jax: nec convert makes one of a checkpoint")
+    path = safefile.path_of(name)
     if not path.is_file():
-        path = _SHIPPED / f"{os.fspath(name)}.safetensors"
-    if not path.is_file():
-        shipped = sorted(p.stem for p in _SHIPPED.glob("*.safetensors"))
+        shipped = sorted(p.stem for p in safefile.SHIPPED.glob("*.safetensors"))
         raise FileError(
             f"no model {os.fspath(name)!r}: give the path of a model file"
             + (f", or one of {', '.join(shipped)}" if shipped else "")
@@ -115,7 +113,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
       FileError: no such model, a damaged file, or one of another kind.
     """
     path = model_path(name)
-    tensors, content = safefile.read(path, _KIND)
+    tensors, content = safefile.read(path, MODEL)
     forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
     if content.keys() != forms.keys() or not all(
         isinstance(content[key], form) for key, form in forms.items()

@@ -55,7 +55,7 @@ def test_every_flipped_bit_is_detected():
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(FileError, match="the-file"):
-            from_bytes(bytes(damaged), "codec", "the-file")
+            from_bytes(bytes(damaged), "codec", name="the-file")
 
 
 def test_every_truncation_and_an_added_byte_are_detected():

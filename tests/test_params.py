@@ -14,7 +14,7 @@ from model_cases import random_images, random_weights, tiny_config
 from orbax.checkpoint import v1 as ocp
 
 import nec_jax
-from coder import FileError, ScalarCodec, safefile
+from coder import EmbeddingCodec, FileError, ScalarCodec, safefile
 from nec_jax import NecParams
 from nec_jax.nec import Weights
 from nec_jax.params import flatten_weights, unflatten_weights
@@ -154,13 +154,43 @@ def test_a_truncated_file_is_found(model_path: Path, tmp_path: Path, length: int
 def test_a_shipped_model_is_loaded_by_its_name_and_others_are_unknown(
     model: NecParams, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("nec_jax.params._SHIPPED", model_path.parent)
+    monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent)
     assert nec_jax.load("nec-tiny").codec == model.codec
     with pytest.raises(FileError, match=r"no model 'nec-huge': give the path.*one of nec-tiny"):
         nec_jax.load("nec-huge")
-    monkeypatch.setattr("nec_jax.params._SHIPPED", model_path.parent / "nowhere")
+    monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent / "nowhere")
     with pytest.raises(FileError, match=r"no model 'nec-huge': give the path of a model file$"):
         nec_jax.load("nec-huge")
+
+
+def test_a_consumer_reads_the_codec_of_a_models_file(
+    model: NecParams,
+    bare_model: NecParams,
+    model_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert EmbeddingCodec.load(model_path) == model.codec
+    monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent)
+    assert EmbeddingCodec.load("nec-tiny") == model.codec
+    nec_jax.save(bare_model, tmp_path / "bare")
+    with pytest.raises(FileError, match="bare: a model without a codec"):
+        EmbeddingCodec.load(tmp_path / "bare")
+
+
+def test_weights_that_float16_holds_take_half_of_the_bytes(model: NecParams, tmp_path: Path):
+    half = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), model.weights)
+    odd = half["encoder"]["class_token"].at[0].set(1e-9)  # which float16 does not hold
+    rounded = dataclasses.replace(
+        model, weights=half | {"encoder": half["encoder"] | {"class_token": odd}}
+    )
+    nec_jax.save(rounded, tmp_path / "half")
+    tensors, _ = safefile.read(tmp_path / "half", "model")
+    halves = {name for name, array in tensors.items() if array.dtype == np.float16}
+    assert {name for name in tensors if name.startswith("weights/")} - halves == {
+        "weights/encoder/class_token"
+    }
+    assert_same_weights(nec_jax.load(tmp_path / "half").weights, rounded.weights)
 
 
 def test_a_codec_is_not_a_model(model: NecParams, tmp_path: Path):
