@@ -10,7 +10,7 @@ import pytest
 import coder
 import nec_jax
 from nec_jax.api import with_coding
-from nec_jax.calibration import calibrate_latents
+from nec_jax.calibration import calibrate_latents, fit_latents
 from train import evaluate, initial, methods, report, scores
 from train.config import Compress, OptionsError
 from train.config_study import Evaluate
@@ -184,7 +184,7 @@ def test_an_inexact_round_trip_is_never_reported(
 
 @pytest.mark.parametrize(
     ("task", "heads"),
-    [("classification", 3), pytest.param("segmentation", 3, marks=pytest.mark.slow)],
+    [("classification", 4), pytest.param("segmentation", 3, marks=pytest.mark.slow)],
 )
 def test_the_command_reports_every_method(
     smoke_mae: Path, smoke_nec: Path, tmp_path: Path, task: str, heads: int
@@ -215,6 +215,39 @@ def test_the_command_reports_every_method(
             scored = scores.Scores(each[f"{i}.hits"], each[f"{i}.totals"])
             assert scored.percent().mean() == pytest.approx(point["mean"], abs=0.0005)
     assert (tmp_path / "rate_distortion.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
+    encoder_only: Path, tmp_path: Path
+) -> None:
+    params, path = nec_jax.load(encoder_only), tmp_path / "own.safetensors"
+    images = read_all(open_source("blue-marble", "train", chip=32), 32, limit=64).images
+    params = fit_latents(params, nec_jax.latents(params, images), step=0.5)
+    nec_jax.save(params, path)
+    command = ["evaluate", "--model", str(path), "--data", "blue-marble", "--chip", "32"]
+    command += ["--limit", "20", "--heads", "linear", "--out", str(tmp_path)]
+    main([*command, "--no-baselines"])
+    points = json.loads((tmp_path / "report.json").read_text())["points"]
+    assert {point["method"] for point in points} == {"nec"}
+    assert len(points) == 8  # from the first of its rates to the last
+    assert isinstance(params.codec, coder.RateLadder)
+    assert points[-1]["setting"] == f"rate {params.codec.rates - 1}"
+    sizes, errors = ([point[name] for point in points] for name in ("bytes_per_image", "mse"))
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors, reverse=True)
+    main([*command, "--rates", "3", "--uqe-bits", "3", "--jpeg2000", "10"])
+    points = json.loads((tmp_path / "report.json").read_text())["points"]
+    assert [p["setting"] for p in points if p["method"] == "nec"] == ["rate 3"]
+    assert {"uqe", "float16", "jpeg2000"} < {p["method"] for p in points}
+
+
+def test_a_model_alone_must_have_many_rates_and_no_others_beside_it(smoke_nec: Path) -> None:
+    model = ["--model", str(smoke_nec / "model.safetensors")]
+    with pytest.raises(SystemExit, match="--model takes one that codes at many rates"):
+        main(["evaluate", *model, "--data", "blue-marble"])
+    for other in ({"base": "x"}, {"models": ("x",)}, {"cache": Path("x")}):
+        with pytest.raises(OptionsError, match="leave"):
+            Evaluate(model="nec-vit-ti", **other)  # type: ignore[arg-type]
 
 
 def test_a_table_shows_mean_and_spread() -> None:

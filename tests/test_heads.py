@@ -17,6 +17,7 @@ from nec_jax.heads import layers, network, ridge, training
 VARIANTS = [
     ("linear", False),
     ("linear", True),
+    ("class-linear", False),
     ("attention", False),
     ("attention", True),
     ("token-linear", False),
@@ -277,3 +278,27 @@ def test_a_head_is_a_pytree_whose_config_compares_by_value(bare_model: NecParams
     same(heads.load(tmp_path / "head"))
     assert len(traced) == 1
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(head))
+
+
+def test_class_linear_reads_the_class_token_and_the_mean_of_the_others(bare_model: NecParams):
+    """Labels that either of the two alone does not tell."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(400, 17, 48)).astype(np.float32)
+    first, rest = rng.integers(0, 2, (2, 400))
+    y[:, 0, 5] += 6 * first
+    y[:, 1:, 9] += 3 * rest[:, None]
+    labels = 2 * first + rest
+    names = ("a", "b", "c", "d")
+    fits = {
+        kind: heads.fit(bare_model, y[:300], labels[:300], kind=kind, classes=names)
+        for kind in ("linear", "class-linear")
+    }
+    right = {k: np.mean(heads.classify(h, y[300:]) == labels[300:]) for k, h in fits.items()}
+    assert right["class-linear"] > 0.9
+    assert right["linear"] < 0.7
+
+
+def test_class_linear_is_for_models_that_code_a_class_token(grid_only_model: NecParams):
+    y, t = np.zeros((4, 16, 48), np.float32), np.array([0, 1, 0, 1])
+    with pytest.raises(InputError, match="class-linear reads the class token: this model codes"):
+        heads.fit(grid_only_model, y, t, kind="class-linear", classes=("a", "b"))

@@ -9,9 +9,9 @@ from tyro.conf import Positional, Suppress
 
 from train.config import Compress, OptionsError
 
-HeadKind = Literal["linear", "attention", "token-linear", "conv"]
+HeadKind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
 HEADS: dict[str, tuple[HeadKind, ...]] = {
-    "classification": ("linear", "attention"),
+    "classification": ("linear", "class-linear", "attention"),
     "segmentation": ("token-linear", "conv"),
 }
 """The kinds of heads for a task."""

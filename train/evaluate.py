@@ -153,10 +153,13 @@ def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]
     kinds: list[Kind] = [
         kind for kind in HEADS[options.task] if not options.heads or kind in options.heads
     ]
+    if not (model.code_class_token or "class-linear" in options.heads):
+        kinds = [kind for kind in kinds if kind != "class-linear"]
     plain: list[tuple[Kind, bool]] = [(kind, False) for kind in kinds]
+    behind = [kind for kind in kinds if kind != "class-linear"][-1:]
     if not options.decoder_heads or model.decoder_target == "none":
         return plain
-    return [*plain, (kinds[-1], True)]
+    return [*plain, *((kind, True) for kind in behind)]
 
 
 def score_head(

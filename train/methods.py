@@ -108,7 +108,7 @@ def nec_methods(
     assert codec is not None
     y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
     goals = None
-    own = model is base  # coded as it is
+    own = bool(options.model)  # coded as it is
     same = model.config.decoder_target == "features" and model.config.bands == base.config.bands
     if own or same:
         goals = study.embedded(base)

@@ -8,6 +8,7 @@ predicted = heads.classify(head, y_hat_of_new_images)
 | kind           | task           | what it is                                                    |
 | -------------- | -------------- | ------------------------------------------------------------- |
 | "linear"       | classification | ridge regression on the mean token, in closed form            |
+| "class-linear" | classification | ridge regression on class token and mean token together       |
 | "attention"    | classification | attention pooling with one latent query, then a linear layer  |
 | "token-linear" | segmentation   | ridge regression on each token, in closed form, resized       |
 | "conv"         | segmentation   | convolutions on the token grid, two x2 stages, logits resized |

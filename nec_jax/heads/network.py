@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def logits(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
         tokens = decoder_features(config, weights, y_hat)
     else:
         scaling = weights["scaling"]
-        tokens = (y_hat[:, config.class_tokens :] - scaling["mean"]) / scaling["std"]
+        tokens = (own_tokens(config, y_hat, jnp) - scaling["mean"]) / scaling["std"]
     out = jnp.asarray(config.head().apply({"params": weights["head"]}, tokens))
     if config.mask_size is None:
         return out
@@ -46,14 +47,26 @@ def logits(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
     return jax.image.resize(out, shape, "bilinear")
 
 
+def own_tokens(config: HeadConfig, y_hat: Any, xp: Any = np) -> Any:
+    """What a head without decoder reads of embeddings [B, n, D], before standardisation.
+
+    The tokens of the grid; for "class-linear" one of class token and mean token, [B, 1, 2 D].
+    """
+    grid = y_hat[:, config.class_tokens :]
+    if config.kind != "class-linear":
+        return grid
+    return xp.concatenate([y_hat[:, :1], grid.mean(1, keepdims=True)], axis=-1)
+
+
 def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
     """Random weights of a head and of what comes before it, of which `fit` keeps the head's."""
     model = config.model
     width = model.decoder_width if config.with_decoder else model.embedding_width
+    width *= 2 if config.kind == "class-linear" else 1
     tokens = jnp.zeros((1, config.grid[0] * config.grid[1], width))
     weights = {"head": config.head().init(key, tokens)["params"]}
     if not config.with_decoder:
-        scaling = {"mean": jnp.zeros(model.embedding_width), "std": jnp.ones(model.embedding_width)}
+        scaling = {"mean": jnp.zeros(width), "std": jnp.ones(width)}
         return weights | {"scaling": scaling}
     y = jnp.zeros((1, config.tokens, model.embedding_width))
     x = jnp.zeros((1, config.tokens, width))
@@ -90,7 +103,7 @@ def starting_weights(
     """Weights before the first step: random, the model's, and statistics of embeddings y."""
     weights = {"head": _fresh_head(config, jax.random.key(seed))}
     if not config.with_decoder:
-        return weights | {"scaling": standardisation(y[:, config.class_tokens :])}
+        return weights | {"scaling": standardisation(own_tokens(config, y))}
     weights = with_decoder(config, params, weights)
     # The norm starts as the standardisation of its own outputs: what all tokens share is gone
     # from the first step on, as it is without decoder.

@@ -11,8 +11,8 @@ from nec_jax.config import ModelConfig
 from nec_jax.heads.layers import Head
 from nec_jax.nec import Weights
 
-Kind = Literal["linear", "attention", "token-linear", "conv"]
-LINEAR = ("linear", "token-linear")
+Kind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
+LINEAR = ("linear", "class-linear", "token-linear")
 """The kinds that are fitted in closed form."""
 MASKS = ("token-linear", "conv")
 """The kinds that predict masks."""
@@ -30,7 +30,8 @@ class HeadConfig:
     """The static half of a head; travels in its file.
 
     Attributes:
-      kind: "linear", "attention" (classification), "token-linear" or "conv" (segmentation).
+      kind: "linear", "class-linear", "attention" (classification), "token-linear" or "conv"
+        (segmentation).
       classes: names of the classes, in the order of their indices.
       grid: height and width of the token grid.
       with_decoder: whether the model's decoder stem and first block come before the head.
@@ -52,6 +53,10 @@ class HeadConfig:
         check_kind(self.kind)
         if not isinstance(self.with_decoder, bool):
             raise InputError(f"with_decoder is {self.with_decoder!r}: give True or False")
+        if self.kind == "class-linear" and not self.class_tokens:
+            raise InputError("class-linear reads the class token: this model codes none")
+        if self.kind == "class-linear" and self.with_decoder:
+            raise InputError("class-linear reads tokens as they are: leave with_decoder out")
         names = self.classes if isinstance(self.classes, tuple) else ()
         if len(names) < 2 or not all(isinstance(name, str) for name in names):
             raise InputError(f"classes are {self.classes!r}: give the names of two or more")

@@ -5,7 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nec_jax.heads.inference import batch_size, in_batches
-from nec_jax.heads.network import as_norm, jitted_features, standardisation, with_decoder
+from nec_jax.heads.network import (
+    as_norm,
+    jitted_features,
+    own_tokens,
+    standardisation,
+    with_decoder,
+)
 from nec_jax.heads.params import HeadConfig, HeadParams
 from nec_jax.params import NecParams
 
@@ -19,7 +25,7 @@ Embedded = tuple[NDArray[np.float32], NDArray[np.int32]]  # embeddings [N, n, D]
 def fit_linear(
     config: HeadConfig, params: NecParams, data: Embedded, val: Embedded | None
 ) -> HeadParams:
-    """Ridge regression on the mean token, or on every token, standardised.
+    """Ridge regression on the mean token (and the class token), or on every token, standardised.
 
     The mean is taken after that in a head. The label of a token is the class of most of the pixels
     of its patch; tokens of ignored pixels alone are left out.
@@ -38,7 +44,7 @@ def fit_linear(
                 lambda y: pooled(np.asarray(jitted_features(config, decoder, y))), part[0], size
             )
         else:
-            x = pooled(part[0][:, config.class_tokens :])
+            x = pooled(own_tokens(config, part[0]))
         if config.mask_size is None:
             return x, part[1]
         labels = token_labels(part[1], config.grid, len(config.classes)).ravel()

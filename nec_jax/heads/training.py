@@ -61,7 +61,7 @@ def fit(
       params: the model that made the embeddings; its decoder is where `with_decoder` starts.
       y_hat: [N, n, D], class token first if the model codes it (heads drop it).
       targets: class indices: [N], or [N, H, W] for masks, where 255 is ignored.
-      kind: "linear", "attention", "token-linear" or "conv"; see the package.
+      kind: "linear", "class-linear", "attention", "token-linear" or "conv"; see the package.
       classes: their names, in the order of the indices.
       with_decoder: pass the model's decoder stem and first block before the head, and train them
         (before linear heads they stay as they are).

@@ -1,0 +1,95 @@
+"""Images a second of the model that ships, from image files to blobs and back, beside JPEG 2000.
+
+    python -m benchmarks.shipped IMAGES [--model nec-vit-ti] [--limit 420] [--json]
+
+IMAGES is any data set of `train.main`. Both sides read the same files and work on all cores; the
+peer (OpenJPEG in imagecodecs) codes the pixels that the model sees, at the quality at which its
+codestreams come nearest to the blobs in size, if they get so small.
+"""
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import imagecodecs
+import numpy as np
+
+import nec_jax
+from benchmarks.peer import best_seconds
+from coder import Pool
+from train.data import at_most, open_source, read_all
+
+SECONDS = 10.0  # of runs, a row; two runs at least
+LEVELS = np.arange(10.0, 50.0, 1.0)  # of quality, dB
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("images")
+    parser.add_argument("--model", default="nec-vit-ti")
+    parser.add_argument("--limit", type=int, default=420)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    params = nec_jax.load(arguments.model)
+    load_s = time.perf_counter() - start
+    source = at_most(open_source(arguments.images, "test"), arguments.limit)
+    side = params.config.image_size
+    images = read_all(source, side).images
+    codec = params.codec
+    assert codec is not None
+    with Pool(codec) as pool, ThreadPoolExecutor(os.cpu_count()) as threads:
+        blobs = nec_jax.encode(params, images, pool=pool)
+        bytes_an_image = float(np.mean([len(blob) for blob in blobs]))
+        level = _level(images, bytes_an_image)
+
+        def jpeg(image: np.ndarray) -> bytes:
+            return imagecodecs.jpeg2k_encode(image, level=level, codecformat="J2K")
+
+        streams = list(threads.map(jpeg, images))
+        runs: dict[str, Any] = {
+            "read and resize files": lambda: read_all(source, side),
+            "files to blobs": lambda: nec_jax.encode(
+                params, read_all(source, side).images, pool=pool
+            ),
+            "pixels to blobs": lambda: nec_jax.encode(params, images, pool=pool),
+            "blobs to embeddings": lambda: pool.decode(blobs),
+            "blobs to embeddings, one process": lambda: [codec.decode(blob) for blob in blobs],
+            "JPEG 2000: pixels to streams": lambda: list(threads.map(jpeg, images)),
+            "JPEG 2000: streams to pixels": lambda: list(
+                threads.map(imagecodecs.jpeg2k_decode, streams)
+            ),
+        }
+        speed = {name: len(images) / best_seconds(run, SECONDS) for name, run in runs.items()}
+    row = {"bytes": bytes_an_image, "jpeg2000_bytes": float(np.mean([len(s) for s in streams]))}
+    if arguments.json:
+        print(json.dumps(row | {"load_s": load_s, "images_per_s": speed}))
+        return
+    print(
+        f"{len(images)} images of {source.name}, {os.cpu_count()} cores, loaded in {load_s:.2f} s"
+    )
+    print(f"{row['bytes']:.0f} bytes an image, JPEG 2000 {row['jpeg2000_bytes']:.0f}")
+    for name, value in speed.items():
+        print(f"{name:34s} {value:8.1f} images/s")
+
+
+def _level(images: np.ndarray, wanted: float) -> float:
+    """The quality whose mean size on some images is nearest to `wanted` bytes."""
+    some = images[:: max(1, len(images) // 16)]
+
+    def size(level: float) -> float:
+        return float(
+            np.mean(
+                [len(imagecodecs.jpeg2k_encode(i, level=level, codecformat="J2K")) for i in some]
+            )
+        )
+
+    return float(min(LEVELS, key=lambda level: abs(size(level) - wanted)))
+
+
+if __name__ == "__main__":
+    main()
