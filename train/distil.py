@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import NDArray
 
 import nec_jax
@@ -165,7 +166,7 @@ def starting_weights(
 
     Args:
       sample: [N, n, width], the teacher's tokens of some images, as cached.
-      ratio: see `_pooling`.
+      ratio: see `pooling`.
     """
     config, channels = base.config, teacher.config.embedding_width
     grid = config.grid(config.image_size, config.image_size)
@@ -208,11 +209,11 @@ def prediction(options: Distil, config: ModelConfig, teacher: NecParams, ratio: 
         module = Predictor(config, teacher.config.embedding_width, options.predictor)
         out: Any = module.apply({"params": weights["predictor"]}, y, grid, kept)
         wanted = standard(goal[:, -count:], weights["scale"]["grid"])
-        cells = jnp.mean(_smooth_l1(out[:, -count:] - wanted))
+        cells = jnp.mean(optax.huber_loss(out[:, -count:], wanted))  # smooth L1, its other name
         metrics = {"loss": cells, "grid": cells}
         if weights["scale"]["class"] and config.code_class_token:
             first = standard(goal[:, 0], weights["scale"]["class"])
-            one = jnp.mean(_smooth_l1(out[:, 0] - first))
+            one = jnp.mean(optax.huber_loss(out[:, 0], first))
             part = options.class_weight
             metrics = {"loss": part * one + (1 - part) * cells, "grid": cells, "class": one}
         return metrics
@@ -224,8 +225,3 @@ def prediction(options: Distil, config: ModelConfig, teacher: NecParams, ratio: 
         return metrics["loss"], metrics
 
     return Objective(loss, measure)
-
-
-def _smooth_l1(error: jax.Array) -> jax.Array:
-    size = jnp.abs(error)
-    return jnp.where(size < 1, 0.5 * size**2, size - 0.5)
