@@ -31,7 +31,7 @@ ONE_HOLE[3, 2, 1] = np.inf
         ({"targets": np.array([0, 1, 2, 3, 0, 0, 0, 0])}, "ranges from 0 to 3: 3 classes have"),
         ({"targets": np.array([0, 1, 2, -1, 0, 0, 0, 0])}, "ranges from -1 to 2"),
         ({"targets": np.full(8, 255)}, "ranges from 255"),
-        ({"kind": "tree"}, "unknown head 'tree': choose linear, attention, token-linear, conv"),
+        ({"kind": "tree"}, "unknown head 'tree': choose linear, class-linear, attention, token-"),
         ({"kind": "conv"}, r"pass masks \[N, H, W\]"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 255)}, "every pixel of targets is 255"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 3)}, "and 255 is ignored"),
