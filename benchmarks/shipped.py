@@ -23,7 +23,7 @@ from coder import Pool
 from train.data import at_most, open_source, read_all
 
 SECONDS = 10.0  # of runs, a row; two runs at least
-LEVELS = np.arange(10.0, 50.0, 1.0)  # of quality, dB
+LEVELS = range(10, 50)  # of quality, dB
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         level = _level(images, bytes_an_image)
 
         def jpeg(image: np.ndarray) -> bytes:
-            return imagecodecs.jpeg2k_encode(image, level=level, codecformat="J2K")
+            return bytes(imagecodecs.jpeg2k_encode(image, level=level, codecformat="J2K"))
 
         streams = list(threads.map(jpeg, images))
         runs: dict[str, Any] = {
@@ -77,18 +77,18 @@ def main() -> None:
         print(f"{name:34s} {value:8.1f} images/s")
 
 
-def _level(images: np.ndarray, wanted: float) -> float:
+def _level(images: np.ndarray, wanted: float) -> int:
     """The quality whose mean size on some images is nearest to `wanted` bytes."""
     some = images[:: max(1, len(images) // 16)]
 
-    def size(level: float) -> float:
+    def size(level: int) -> float:
         return float(
             np.mean(
                 [len(imagecodecs.jpeg2k_encode(i, level=level, codecformat="J2K")) for i in some]
             )
         )
 
-    return float(min(LEVELS, key=lambda level: abs(size(level) - wanted)))
+    return min(LEVELS, key=lambda level: abs(size(level) - wanted))
 
 
 if __name__ == "__main__":

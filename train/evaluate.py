@@ -156,10 +156,11 @@ def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]
     if not (model.code_class_token or "class-linear" in options.heads):
         kinds = [kind for kind in kinds if kind != "class-linear"]
     plain: list[tuple[Kind, bool]] = [(kind, False) for kind in kinds]
-    behind = [kind for kind in kinds if kind != "class-linear"][-1:]
     if not options.decoder_heads or model.decoder_target == "none":
         return plain
-    return [*plain, *((kind, True) for kind in behind)]
+    behind = [kind for kind in kinds if kind != "class-linear"][-1:]
+    more: list[tuple[Kind, bool]] = [(kind, True) for kind in behind]
+    return plain + more
 
 
 def score_head(
