@@ -158,9 +158,8 @@ def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]
     plain: list[tuple[Kind, bool]] = [(kind, False) for kind in kinds]
     if not options.decoder_heads or model.decoder_target == "none":
         return plain
-    behind = [kind for kind in kinds if kind != "class-linear"][-1:]
-    more: list[tuple[Kind, bool]] = [(kind, True) for kind in behind]
-    return plain + more
+    behind = [head for head in plain if head[0] != "class-linear"][-1:]
+    return plain + [(kind, True) for kind, _ in behind]
 
 
 def score_head(
