@@ -23,7 +23,7 @@ from nec_jax.params import NecParams
 from train.data import Split, open_source, read_all
 from train.data.resize import resize
 
-SIZES = (64, 96, 128, 192, 256, 384, 512)
+SIZES = (64, 192, 256, 512)
 Images = NDArray[np.uint8]
 
 
