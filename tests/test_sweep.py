@@ -228,7 +228,7 @@ def test_half_a_row_costs_its_point_and_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", configs.names())
 def test_every_config_can_be_read(name: str) -> None:
     found = []
-    for command in ("pretrain", "compress", "evaluate"):
+    for command in ("pretrain", "distil", "compress", "evaluate"):
         try:
             found.append(configs.load(name, command))
         except OptionsError:

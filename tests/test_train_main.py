@@ -128,7 +128,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
         (["sweep", "smoke"], "smoke is no study.*compress --config smoke"),
         (["sweep", "blue-marble"], "pretrain --config blue-marble"),
         (["report", "nothing.csv"], "no table nothing.csv"),
-        (["evaluate", "--data", "blue-marble"], "no base: pass --base"),
+        (["evaluate", "--data", "blue-marble"], "no model: pass --model"),
         (["pretrain", "--arch", "vit-x", "--data", "blue-marble"], "unknown architecture 'vit-x'"),
         (["compress", "--config", "aid-ti"], "is for pretrain"),
     ],
