@@ -33,6 +33,7 @@ OPTIONS = Evaluate(
     data="blue-marble",
     chip=CHIP,
     split="test",
+    limit=300,
     rates=(4, 8, 10, 12),
     heads=("linear",),
     uqe_bits=(3,),

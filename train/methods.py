@@ -106,9 +106,12 @@ def nec_methods(
     """
     codec = model.codec
     assert codec is not None
-    y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
-    goals = None
     own = bool(options.model)  # coded as it is
+    if own:
+        y = study.embedded(base)
+    else:
+        y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
+    goals = None
     same = model.config.decoder_target == "features" and model.config.bands == base.config.bands
     if own or same:
         goals = study.embedded(base)
