@@ -107,13 +107,10 @@ def nec_methods(
     codec = model.codec
     assert codec is not None
     own = bool(options.model)  # coded as it is
-    if own:
-        y = study.embedded(base)
-    else:
-        y = [study.latents(model, split) for split in study.splits()]  # nearly all of the time
-    goals = None
-    same = model.config.decoder_target == "features" and model.config.bands == base.config.bands
-    if own or same:
+    # Nearly all of the time.
+    y = study.embedded(base) if own else [study.latents(model, split) for split in study.splits()]
+    goals = y if own else None
+    if model.config.decoder_target == "features" and model.config.bands == base.config.bands:
         goals = study.embedded(base)
     if not isinstance(codec, RateLadder):
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
