@@ -36,13 +36,13 @@ def test_consumers_have_the_same_codec(params: NecParams) -> None:
 def test_land_and_water_are_told_from_blobs(params: NecParams) -> None:
     """On longitudes that the head did not see."""
     train, test = (
-        read_all(open_source("blue-marble", split, chip=90), 128, limit=200)
+        read_all(open_source("blue-marble", split, chip=90), 128, limit=100)
         for split in ("train", "test")
     )
     assert train.labels is not None
     y = nec_jax.latents(params, train.images), nec_jax.latents(params, test.images)
     assert isinstance(params.codec, coder.RateLadder)
-    for rate in (8, params.codec.rate_index, params.codec.rates - 1):
+    for rate in (8, params.codec.rate_index):
         codec = params.codec.at(rate)
         blobs = [codec.encode(one, (8, 8)) for one in y[1]]
         seen = codec.dequantise(codec.quantise(y[0], (8, 8)), (8, 8))
