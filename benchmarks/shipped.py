@@ -40,8 +40,8 @@ def main() -> None:
     source = at_most(open_source(arguments.images, "test"), arguments.limit)
     side = params.config.image_size
     images = read_all(source, side).images
-    codec = params.codec
-    assert codec is not None
+    assert params.codec is not None
+    codec = params.codec.at()
     with Pool(codec) as pool, ThreadPoolExecutor(os.cpu_count()) as threads:
         blobs = nec_jax.encode(params, images, pool=pool)
         bytes_an_image = float(np.mean([len(blob) for blob in blobs]))
