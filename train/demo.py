@@ -9,6 +9,7 @@ Everything lands in `runs/demo/`.
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def main() -> None:
 def draw_earth(params: NecParams, path: Path) -> None:
     """Four views of the Earth, three of them from blobs alone.
 
-    The share of right tokens is that of the test longitudes, which the head did not see.
+    The share of right pixels is that of the test longitudes, which the head did not see.
     """
     earth = BlueMarble("all", CHIP)
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
@@ -75,7 +76,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
     decoded = {rate: nec_jax.decode(params, blobs) for rate, blobs in coded.items()}
     size = {rate: sum(map(len, blobs)) for rate, blobs in coded.items()}
     raw = int(baselines.raw_zstd(tiles).bytes_per_image.sum())
-    water, accuracy = land_and_water(params, earth, decoded[small])
+    water, accuracy = land_and_water(params, earth, decoded[small], kind="token-linear")
 
     def says(what: str, rate: int) -> str:
         times = f"{raw / size[rate]:,.0f} times smaller"
@@ -134,9 +135,17 @@ def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
 
 
 def land_and_water(
-    params: NecParams, earth: BlueMarble, y_hat: NDArray[np.float32]
+    params: NecParams,
+    earth: BlueMarble,
+    y_hat: NDArray[np.float32],
+    every: tuple[int, int] = (1, 1),
+    **head: Any,
 ) -> tuple[NDArray[np.uint8], float]:
-    """Segment every tile from its decoded embedding; the head learns on the train longitudes.
+    """Segment every tile from its decoded embedding.
+
+    The head learns on the training longitudes alone, on every so-many-th tile of train and of
+    val; `head` is what
+    `heads.fit` takes beside the data.
 
     Returns:
       colours uint8 [N, CHIP, CHIP, 3], and the accuracy over the pixels of the test longitudes.
@@ -147,15 +156,16 @@ def land_and_water(
         for split in ("train", "val", "test")
     )
     masks = np.stack([earth[i].get("mask", np.empty(0)) for i in range(len(earth))])
-    head = heads.fit(
+    fit, choose = train[:: every[0]], val[:: every[1]]
+    trained = heads.fit(
         params,
-        y_hat[train],
-        masks[train],
-        kind="token-linear",
+        y_hat[fit],
+        masks[fit],
         classes=earth.mask_classes,
-        val=(y_hat[val], masks[val]),
+        val=(y_hat[choose], masks[choose]),
+        **head,
     )
-    predicted = heads.classify(head, y_hat)
+    predicted = heads.classify(trained, y_hat)
     colours = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
     return colours[predicted], float(np.mean(predicted[test] == masks[test]))
 

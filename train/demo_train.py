@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from nec_jax import heads, nec
+from nec_jax import nec
 from nec_jax.params import NecParams
 from nec_jax.vit import unpatchify
 from train import baselines, compress, evaluate, pretrain, report
 from train.config import Compress, OptionsError, Pretrain
 from train.config_study import Evaluate
 from train.data.blue_marble import BlueMarble
-from train.demo import draw_views, mosaic
+from train.demo import draw_views, land_and_water, mosaic
 from train.methods import load_compressed
 from train.pictures import principal_colours
 
@@ -113,7 +113,9 @@ def draw_earth(params: NecParams, lam: float, path: Path) -> None:
     y_hat = nec_jax.decode(params, blobs)
     size = sum(map(len, blobs))
     raw = int(baselines.raw_zstd(tiles).bytes_per_image.sum())
-    water, accuracy = land_and_water(params, earth, y_hat)
+    water, accuracy = land_and_water(
+        params, earth, y_hat, every=(4, 5), kind="conv", with_decoder=True, epochs=8
+    )
     codec = "" if params.codec is None else f" + codec {params.codec.codec_bytes / 1e3:,.0f} kB"
     same = f"{size / 1e3:,.0f} kB"
     views = [
@@ -151,38 +153,6 @@ def paint(params: NecParams, y_hat: NDArray[np.float32]) -> NDArray[np.uint8]:
     chunks = np.array_split(y_hat, max(1, len(y_hat) // 256))
     painted = np.concatenate([np.asarray(pixels(chunk)) for chunk in chunks])
     return np.clip(np.round(painted), 0, 255).astype(np.uint8)
-
-
-def land_and_water(
-    params: NecParams, earth: BlueMarble, y_hat: NDArray[np.float32]
-) -> tuple[NDArray[np.uint8], float]:
-    """Segment every tile from its decoded embedding.
-
-    The head learns on the training longitudes alone.
-
-    Returns:
-      colours uint8 [N, S, S, 3], and the accuracy over the pixels of the test longitudes.
-    """
-    where = {window: i for i, window in enumerate(earth.windows)}
-    train, val, test = (
-        np.array([where[w] for w in BlueMarble(split, CHIP).windows])
-        for split in ("train", "val", "test")
-    )
-    masks = np.stack([earth[i].get("mask", np.empty(0)) for i in range(len(earth))])
-    some, val = train[:: max(1, len(train) // 600)], val[:: max(1, len(val) // 150)]
-    head = heads.fit(
-        params,
-        y_hat[some],
-        masks[some],
-        kind="conv",
-        classes=earth.mask_classes,
-        with_decoder=True,
-        val=(y_hat[val], masks[val]),
-        epochs=8,
-    )
-    predicted = heads.classify(head, y_hat)
-    colours = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
-    return colours[predicted], float(np.mean(predicted[test] == masks[test]))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from train.data.joined import Joined
 from train.data.record import Source
 from train.initial import feature_scale, fresh_model
 from train.inputs import in_steps
-from train.objective import Batch, Metrics, Objective
+from train.objective import Batch, Metrics, Objective, measured_alike
 from train.pictures import evenly_spread
 from train.summary import print_summary
 from train.teacher import Images, passed_blocks, pooled, pooling
@@ -218,10 +218,4 @@ def prediction(options: Distil, config: ModelConfig, teacher: NecParams, ratio: 
             metrics = {"loss": part * one + (1 - part) * cells, "grid": cells, "class": one}
         return metrics
 
-    def loss(
-        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-        metrics = measure(weights, batch, keys)
-        return metrics["loss"], metrics
-
-    return Objective(loss, measure)
+    return measured_alike(measure)

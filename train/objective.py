@@ -30,6 +30,18 @@ class Objective(NamedTuple):
     validate: Callable[[Weights, Batch, jax.Array], Metrics]
 
 
+def measured_alike(measure: Callable[[Weights, Batch, jax.Array], Metrics]) -> Objective:
+    """The objective that validates by what it minimises."""
+
+    def loss(
+        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        metrics = measure(weights, batch, keys)
+        return metrics["loss"], metrics
+
+    return Objective(loss, measure)
+
+
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
     """The masked autoencoder's loss: mse of hidden patches."""
 
@@ -39,13 +51,7 @@ def mae(config: ModelConfig, mask_ratio: float) -> Objective:
         )
         return {"loss": losses.mse, "mse": losses.mse}
 
-    def loss(
-        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-        metrics = measure(weights, batch, keys)
-        return metrics["loss"], metrics
-
-    return Objective(loss, measure)
+    return measured_alike(measure)
 
 
 def rate_distortion(

@@ -101,7 +101,7 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     # Where nothing was trained yet, mended options begin anew.
     if before and (before["config"] == made_of["config"] or _has_trained(options.workdir)):
         record = before
-        for part in made_of.keys() & {"data", "init", "teacher"}:
+        for part in [name for name in ("data", "init", "teacher") if name in made_of]:
             if record[part] != made_of[part]:
                 raise OptionsError(
                     f"{options.workdir} was begun with another {part} than is there now, under the "
