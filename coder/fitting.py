@@ -27,6 +27,7 @@ def fit(
     embeddings: ArrayLike,
     class_tokens: ArrayLike | None = None,
     *,
+    class_weight: float = 1.0,
     most: int = 4096,
     max_tokens: int = 1 << 16,
     transform: Transform | None = None,
@@ -38,10 +39,14 @@ def fit(
         or [N, D], vectors, any number of which may be coded together as a grid of N x 1. Whatever
         can be sliced will do (a memory map, a Zarr array): it is read in parts, twice.
       class_tokens: [N, D], a class token for each grid, if there are any; coded before the grid.
+      class_weight: how many tokens of the grid a class token counts as, in squared error. The mean
+        of a grid of n tokens has errors of 1/sqrt(n); with a weight of n the class token is coded
+        as finely.
       most: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens; or runs
         of 256 vectors.
       max_tokens: the largest grid that the codec will code.
-      transform: that of another codec, which stays as it is: steps and tables alone are fitted.
+      transform: that of another codec, which stays as it is, `class_weight` with it: steps and
+        tables alone are fitted.
 
     Returns:
       A codec of the rates from 5 % of the variance explained to 99.7 %, each with a step that is
@@ -50,11 +55,13 @@ def fit(
 
     Raises:
       InputError: another shape, no floats, NaN or infinity, or nothing that varies; embeddings of
-        another kind than the transform's.
+        another kind than the transform's; a weight that is not positive and finite.
     """
+    if not 0 < class_weight < np.inf:
+        raise InputError(f"class_weight is {class_weight}: give a positive number of tokens")
     sample = _Sample(embeddings, class_tokens, most)
     if transform is None:
-        transform = _transform(sample)
+        transform = _transform(sample, class_weight)
     kind = (sample.channels, sample.spatial, class_tokens is not None)
     if kind != (transform.channels, transform.spatial, transform.class_mean is not None):
         raise InputError(
@@ -177,7 +184,7 @@ def _spread(count: int, most: int) -> NDArray[np.intp]:
     return np.arange(some) * count // some
 
 
-def _transform(sample: _Sample) -> Transform:
+def _transform(sample: _Sample, class_weight: float) -> Transform:
     """Means, deviations and principal components, in one pass."""
     d = sample.channels
     centre: NDArray[np.float64] | None = None
@@ -209,7 +216,7 @@ def _transform(sample: _Sample) -> Transform:
     if images:
         class_mean, squares = of_class / images
         class_scale = _deviations(squares - class_mean**2)
-        class_scale = (scale if class_scale is None else class_scale).astype(np.float32)
+        class_scale = (scale if class_scale is None else class_scale) / np.sqrt(class_weight)
         class_mean = (class_mean + centre).astype(np.float32)
     return Transform(
         (mean + centre).astype(np.float32),
@@ -217,7 +224,7 @@ def _transform(sample: _Sample) -> Transform:
         np.rint(rows / norms[:, None]).astype(np.int8),
         norms.astype(np.float32),
         class_mean,
-        class_scale,
+        None if class_scale is None else class_scale.astype(np.float32),
         spatial=sample.spatial,
     )
 

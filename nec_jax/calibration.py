@@ -134,12 +134,16 @@ def fit_latents(
 
 
 def fit_transform(
-    y: NDArray[np.float32], grid: tuple[int, int], transform: Transform | None = None
+    y: NDArray[np.float32],
+    grid: tuple[int, int],
+    transform: Transform | None = None,
+    class_weight: float = 1.0,
 ) -> RateLadder:
     """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
     first = y.shape[1] - grid[0] * grid[1]
     tokens = y[:, first:].reshape(len(y), *grid, -1)
-    return fit(tokens, y[:, 0] if first else None, transform=transform)
+    class_tokens = y[:, 0] if first else None
+    return fit(tokens, class_tokens, class_weight=class_weight, transform=transform)
 
 
 def _with_codec(params: NecParams, codec: EmbeddingCodec, provenance: dict | None) -> NecParams:

@@ -117,6 +117,28 @@ def test_class_tokens_of_another_spread_are_coded_as_finely():
         np.testing.assert_allclose(1e3 * decoded, expected, atol=1e-2)
 
 
+def test_a_class_token_is_coded_as_finely_as_its_weight_says():
+    y, tokens = smooth_embeddings(1, 200), class_tokens(1, 200)
+    usual, finer = (coder.fit(y, tokens, class_weight=weight) for weight in (1, 16))
+    rate = {codec: int(np.abs(codec.steps - 1).argmin()) for codec in (usual, finer)}
+    own, grid, size = {}, {}, {}
+    for codec in (usual, finer):
+        whole = np.concatenate([tokens[:, None], y.reshape(len(y), -1, CHANNELS)], axis=1)
+        blobs = [codec.encode(one, GRID, rate=rate[codec]) for one in whole]
+        error = np.square(np.stack([codec.decode(blob) for blob in blobs]) - whole)
+        own[codec], grid[codec] = error[:, 0].mean(), error[:, 1:].mean()
+        size[codec] = sum(map(len, blobs))
+    assert own[finer] < own[usual] / 4
+    np.testing.assert_allclose(grid[finer], grid[usual], rtol=0.05)
+    assert size[finer] > size[usual]
+
+
+@pytest.mark.parametrize("weight", [0, -1, np.inf, np.nan])
+def test_a_weight_that_means_nothing_is_refused(weight):
+    with pytest.raises(coder.InputError, match="class_weight"):
+        coder.fit(smooth_embeddings(1, 5), class_tokens(1, 5), class_weight=weight)
+
+
 def test_dead_and_constant_channels_do_no_harm():
     y = smooth_embeddings(1, 50)
     y[..., 3] = 7

@@ -110,13 +110,13 @@ def halved(weights: Weights) -> Weights:
 def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) -> NecParams:
     """The model with a codec of all rates, fitted to the embeddings of whole training images.
 
-    Coded is, unless `encode` is told a rate, at the largest that needs at most so many bytes on
+    The class token counts as much as all of the grid: it says as much of what an image shows. Coded is, unless `encode` is told a rate, at the largest that needs at most so many bytes on
     average.
     """
     side = params.config.image_size
     y = nec_jax.latents(params, read_all(images.source, side, limit=limit).images)
     grid = params.config.grid(side, side)
-    ladder = fit_transform(y, grid)
+    ladder = fit_transform(y, grid, class_weight=grid[0] * grid[1])
     some = y[:: max(1, len(y) // _CODED)]
 
     def size(rate: int) -> float:
