@@ -170,7 +170,7 @@ class EmbeddingCodec(ABC):
         """
         tensors, content = safefile.read(safefile.path_of(path), _KIND, MODEL)
         if "config" in content:  # a model's
-            if (content := content.get("codec")) is None:
+            if not isinstance(content := content.get("codec"), dict):
                 raise FileError(f"{os.fspath(path)}: a model without a codec")
             tensors = {k[6:]: v for k, v in tensors.items() if k.startswith("codec/")}
         try:

@@ -45,8 +45,7 @@ def fit(
       most: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens; or runs
         of 256 vectors.
       max_tokens: the largest grid that the codec will code.
-      transform: that of another codec, which stays as it is, `class_weight` with it: steps and
-        tables alone are fitted.
+      transform: that of another codec, which stays as it is: steps and tables alone are fitted.
 
     Returns:
       A codec of the rates from 5 % of the variance explained to 99.7 %, each with a step that is
@@ -55,10 +54,12 @@ def fit(
 
     Raises:
       InputError: another shape, no floats, NaN or infinity, or nothing that varies; embeddings of
-        another kind than the transform's; a weight that is not positive and finite.
+        another kind than the transform's; a weight that is not positive and finite, or has no use.
     """
     if not 0 < class_weight < np.inf:
         raise InputError(f"class_weight is {class_weight}: give a positive number of tokens")
+    if class_weight != 1 and (class_tokens is None or transform is not None):
+        raise InputError("class_weight goes with class tokens, and without a transform")
     sample = _Sample(embeddings, class_tokens, most)
     if transform is None:
         transform = _transform(sample, class_weight)

@@ -118,9 +118,10 @@ def path_of(name: str | os.PathLike[str]) -> Path:
 
     A file of that name comes first.
     """
-    shipped = SHIPPED / f"{os.fspath(name)}.safetensors"
     path = Path(name)
-    return shipped if not path.is_file() and shipped.is_file() else path
+    shipped = SHIPPED / f"{path.name}.safetensors"
+    is_name = path.name == os.fspath(name)
+    return shipped if is_name and not path.is_file() and shipped.is_file() else path
 
 
 def _open(data: bytes, name: str) -> tuple[dict[str, NDArray], str]:

@@ -143,7 +143,9 @@ def fit_transform(
     first = y.shape[1] - grid[0] * grid[1]
     tokens = y[:, first:].reshape(len(y), *grid, -1)
     class_tokens = y[:, 0] if first else None
-    return fit(tokens, class_tokens, class_weight=class_weight, transform=transform)
+    return fit(
+        tokens, class_tokens, class_weight=class_weight if first else 1.0, transform=transform
+    )
 
 
 def _with_codec(params: NecParams, codec: EmbeddingCodec, provenance: dict | None) -> NecParams:

@@ -66,7 +66,7 @@ class Training:
     warmup: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 0.05
-    """AdamW weight decay, of matrices only."""
+    """Weight decay, of matrices only."""
     mask_ratio: float | None = None
     """Part of the patches hidden from the encoder; if not given, 0.75, or 0 with features."""
     init: str = ""
@@ -228,3 +228,5 @@ class Distil(Training):
             raise OptionsError("--views must be 1 or more, --predictor 0 or more")
         if not 0 <= self.class_weight <= 1:
             raise OptionsError("--class-weight must be from 0 to 1")
+        if min(self.calibration_images, self.most_bytes) < 1:
+            raise OptionsError("--calibration-images and --most-bytes must be 1 or more")

@@ -54,7 +54,7 @@ class Evaluate:
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
     """Bits of the uniformly quantised embeddings."""
     rates: tuple[int, ...] = ()
-    """Rates of models that were trained through a transform, 0 the smallest; if none is named, the one of their training, or eight of --model."""  # noqa: E501
+    """Rates of models with a codec of many, 0 the smallest; if none is named, the one of their training, or eight of --model."""  # noqa: E501
     transform_rates: tuple[int, ...] = ()
     """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
     channel_gains: tuple[float, ...] = ()
@@ -113,7 +113,7 @@ class Sweep:
     def __post_init__(self) -> None:
         for table, names in (
             ("compress", ("workdir", "describe")),
-            ("evaluate", ("models", "base", "out")),
+            ("evaluate", ("model", "models", "base", "out")),
         ):
             default = Compress() if table == "compress" else Evaluate()
             for name in names:

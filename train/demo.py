@@ -143,9 +143,8 @@ def land_and_water(
 ) -> tuple[NDArray[np.uint8], float]:
     """Segment every tile from its decoded embedding.
 
-    The head learns on the training longitudes alone, on every so-many-th tile of train and of
-    val; `head` is what
-    `heads.fit` takes beside the data.
+    The head learns on the training longitudes alone, on every so-many-th tile of train and of val;
+    `head` is what `heads.fit` takes beside the data.
 
     Returns:
       colours uint8 [N, CHIP, CHIP, 3], and the accuracy over the pixels of the test longitudes.

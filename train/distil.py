@@ -70,7 +70,7 @@ def run(options: Distil) -> None:
             prediction(options, config, teacher, ratio),
             lambda: weights,
             weights,
-            lambda path: path.startswith(("encoder/", "predictor/")),
+            is_trained,
             images.batches(config.image_size, options.batch),
             val,
         )
@@ -95,6 +95,11 @@ def run(options: Distil) -> None:
             )
 
 
+def is_trained(path: str) -> bool:
+    """Whether a weight trains: not the teacher's, nor the scale of its tokens."""
+    return path.startswith(("encoder/", "predictor/"))
+
+
 def facts(options: Distil, teacher: NecParams, source: Joined) -> dict[str, Any]:
     """What the model file says of how it was made."""
     run = {name: getattr(options, name) for name in ("views", "steps", "batch", "optimiser", "lr")}
@@ -110,8 +115,9 @@ def halved(weights: Weights) -> Weights:
 def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) -> NecParams:
     """The model with a codec of all rates, fitted to the embeddings of whole training images.
 
-    The class token counts as much as all of the grid: it says as much of what an image shows. Coded is, unless `encode` is told a rate, at the largest that needs at most so many bytes on
-    average.
+    The class token counts as much as all of the grid: it says as much of what an image shows.
+    Coded is, unless `encode` is told a rate, at the largest that needs at most so many bytes on
+    average; at the smallest of all, and it says so, if none needs as few.
     """
     side = params.config.image_size
     y = nec_jax.latents(params, read_all(images.source, side, limit=limit).images)
@@ -123,6 +129,8 @@ def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) 
         return float(np.mean([len(ladder.at(rate).encode(one, grid)) for one in some]))
 
     fit = [rate for rate in range(ladder.rates) if size(rate) <= most_bytes]
+    if not fit:
+        print(f"even the smallest rate needs {size(0):.0f} bytes an image", file=sys.stderr)
     return dataclasses.replace(
         params, codec=dataclasses.replace(ladder, rate_index=max(fit, default=0))
     )

@@ -25,7 +25,7 @@ from train import report
 from train.config import OptionsError
 from train.config_study import HEADS, Evaluate
 from train.data import DataError, Split, at_most, open_source, read_all
-from train.methods import load_compressed, methods, with_rates
+from train.methods import load_compressed, methods, refuse_one_rate
 from train.prefix import open_prefix, start_of
 from train.scores import METRICS, Scores
 from train.study import Method, Study
@@ -42,7 +42,9 @@ def run(options: Evaluate) -> None:
     if not options.data:
         raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
     base = nec_jax.load(options.model or options.base)
-    models = {"": with_rates(base)} if options.model else load_compressed(options.models)
+    if options.model:
+        refuse_one_rate(base)
+    models = {"": base} if options.model else load_compressed(options.models)
     precisions = {model.config.precision for model in models.values()}
     if len(precisions) == 1:  # the baselines' too
         base = with_coding(base, precision=precisions.pop())
@@ -149,7 +151,10 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
 
 
 def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]:
-    """(kind, with decoder) of the heads of a model's embeddings; a decoder before the last kind."""
+    """(kind, with decoder) of the heads of a model's embeddings.
+
+    One of them is behind the decoder, the last that is not class-linear.
+    """
     kinds: list[Kind] = [
         kind for kind in HEADS[options.task] if not options.heads or kind in options.heads
     ]

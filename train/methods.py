@@ -45,18 +45,13 @@ def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
     }
 
 
-def with_rates(params: NecParams) -> NecParams:
-    """The same model.
-
-    Raises:
-      OptionsError: it has no codec of many rates.
-    """
+def refuse_one_rate(params: NecParams) -> None:
+    """Raise OptionsError unless a model is one for `--model`: with a codec of many rates."""
     if not isinstance(params.codec, RateLadder):
         raise OptionsError(
             "--model takes one that codes at many rates, as nec-vit-ti and those of `train.main "
             "distil` do; of others pass --base and --models"
         )
-    return params
 
 
 def trained_lambda(params: NecParams) -> float | None:
@@ -84,11 +79,12 @@ def refuse_rates(options: Evaluate, models: dict[str, NecParams]) -> None:
     """Raise OptionsError where `--rates` names what a model has not."""
     ladders = {name: m.codec for name, m in models.items() if isinstance(m.codec, RateLadder)}
     if options.rates and not ladders:
-        raise OptionsError("--rates: none of the models was trained through a transform")
+        raise OptionsError("--rates: none of the models has a codec of many rates")
     for name, ladder in ladders.items():
         if max(options.rates, default=0) >= ladder.rates:
             raise OptionsError(
-                f"--rates {max(options.rates)}: {name} has rates 0 to {ladder.rates - 1}"
+                f"--rates {max(options.rates)}: {name or options.model} has rates 0 to "
+                f"{ladder.rates - 1}"
             )
 
 
@@ -98,7 +94,7 @@ def nec_methods(
     """Encode, decode and compare every image of every split; at several rates, if it has them.
 
     Args:
-      model: as `load_compressed` returns it.
+      model: as `load_compressed` returns it, or, with `--model`, `base` itself.
       base: what it was made from.
 
     Raises:
@@ -109,13 +105,15 @@ def nec_methods(
     own = bool(options.model)  # coded as it is
     # Nearly all of the time.
     y = study.embedded(base) if own else [study.latents(model, split) for split in study.splits()]
-    goals = y if own else None
-    if model.config.decoder_target == "features" and model.config.bands == base.config.bands:
+    features = model.config.decoder_target == "features"
+    goals = y if own and not features else None  # such a decoder's are those of an older base
+    if not own and features and model.config.bands == base.config.bands:
         goals = study.embedded(base)
     if not isinstance(codec, RateLadder):
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
-    spread = np.linspace(0, codec.rates - 1, _RATES).round().astype(int).tolist()
+    count = min(_RATES, codec.rates)
+    spread = np.linspace(0, codec.rates - 1, count).round().astype(int).tolist()
     for rate in options.rates or (spread if own else (codec.rate_index,)):
         name, at = ("nec", f"rate {rate}") if own else ("nec-transform", f"{setting}, rate {rate}")
         yield nec_method(study, name, at, model, codec.at(rate), y, goals)

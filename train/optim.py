@@ -1,4 +1,4 @@
-"""The optimiser: AdamW on a cosine, with groups chosen by path (optax masking)."""
+"""The optimiser: AdamW or Muon on a cosine, with groups chosen by path (optax masking)."""
 
 import jax
 import optax
@@ -17,7 +17,8 @@ def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:
 
 
 def optimiser(options: Training, density_lr: float = 0.0) -> optax.GradientTransformation:
-    """AdamW (betas 0.9, 0.95) for the model; Adam with its own rate for density and gains.
+    """AdamW (betas 0.9, 0.95) for the model, or Muon for its matrices; Adam with its own rate for
+    density and gains.
 
     Only matrices decay. It is given the trainable part of the weights alone (`nec.split`), so
     that frozen weights have neither gradients nor optimiser state.
@@ -34,20 +35,13 @@ def optimiser(options: Training, density_lr: float = 0.0) -> optax.GradientTrans
             lambda path, _: path_name(path).endswith("/kernel"), weights
         )
 
-    model = optax.adamw(
-        cosine(options.lr, options.steps, options.warmup),
-        b1=0.9,
-        b2=0.95,
-        weight_decay=options.weight_decay,
-        mask=decays,
-    )
+    lr = cosine(options.lr, options.steps, options.warmup)
     if isinstance(options, Distil) and options.optimiser == "muon":
         # Jordan 2024; scaled so that AdamW's learning rates suit it (Liu 2025, arXiv 2502.16982).
         model = optax.contrib.muon(
-            cosine(options.lr, options.steps, options.warmup),
-            weight_decay=options.weight_decay,
-            consistent_rms=0.2,
-            adam_b2=0.95,
+            lr, weight_decay=options.weight_decay, consistent_rms=0.2, adam_b2=0.95
         )
+    else:
+        model = optax.adamw(lr, b1=0.9, b2=0.95, weight_decay=options.weight_decay, mask=decays)
     density = optax.adam(cosine(density_lr, options.steps, options.warmup))
     return optax.partition({"model": model, "density": density}, labels)

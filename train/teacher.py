@@ -61,10 +61,17 @@ class Images:
     def __init__(self, options: Distil, teacher: NecParams, split: str):
         if not options.data:
             raise OptionsError("no data: pass --data (folders, tfds:NAME ..., between commas)")
+        names = [name.strip() for name in options.data.split(",")]
+        if not all(names):
+            raise OptionsError(f"--data {options.data}: nothing before or behind a comma")
+        if len(options.views) not in (1, len(names)):
+            raise OptionsError(
+                f"--views has {len(options.views)} numbers, --data {len(names)} data sets: give "
+                "one number for all of them, or one for each"
+            )
         limit = options.images if split == options.split else options.val_images
         self._parts = [
-            at_most(open_source(name.strip(), split, chip=options.chip), limit)
-            for name in options.data.split(",")
+            at_most(open_source(name, split, chip=options.chip), limit) for name in names
         ]
         self._options, self._teacher = options, teacher
         self._prefixes: list[Prefix] = []
@@ -73,10 +80,8 @@ class Images:
 
     def open(self, views: tuple[int, ...]) -> None:
         """Read the teacher's tokens of so many views, or compute those that are not there."""
-        options, sets = self._options, len(self._parts)
-        if len(views) not in (1, sets):
-            raise OptionsError(f"--views {' '.join(map(str, views))}: of {sets} data sets")
-        views = views * (sets if len(views) == 1 else 1)
+        options = self._options
+        views = views * (len(self._parts) if len(views) == 1 else 1)
         self._prefixes = [
             open_prefix(
                 options.cache,

@@ -59,7 +59,8 @@ def fit(
 
     Args:
       params: the model that made the embeddings; its decoder is where `with_decoder` starts.
-      y_hat: [N, n, D], class token first if the model codes it (heads drop it).
+      y_hat: [N, n, D], class token first if the model codes it (all kinds but
+        class-linear drop it).
       targets: class indices: [N], or [N, H, W] for masks, where 255 is ignored.
       kind: "linear", "class-linear", "attention", "token-linear" or "conv"; see the package.
       classes: their names, in the order of the indices.
