@@ -19,7 +19,7 @@ from nec_jax.trainable import split
 from train import distil
 from train import teacher as teacher_of
 from train.config import Distil, OptionsError
-from train.data import open_source
+from train.data import open_source, read_all
 from train.data.joined import Joined
 from train.main import main
 from train.prefix import view_of
@@ -213,6 +213,24 @@ def test_the_model_codes_at_every_rate_and_says_what_it_was_made_of(
     assert record["data"]["train"]["name"] == "one,two"
 
 
+@pytest.mark.parametrize("most", [1, 60, 100, 10**6])
+def test_coded_is_at_the_largest_rate_that_needs_no_more_bytes_than_asked_for(
+    whole: Path, data: Path, teacher: NecParams, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, images = nec_jax.load(whole / "model.safetensors"), opened(data, teacher)
+    found = distil.with_ladder(params, images, 16, most).codec
+    assert isinstance(found, RateLadder)
+    y = latents(params, read_all(images.source, 64, limit=16).images)
+    sizes = [
+        np.mean([len(found.at(r).encode(one, (4, 4))) for one in y]) for r in range(found.rates)
+    ]
+    fitting = [rate for rate, size in enumerate(sizes) if size <= most]
+    assert found.rate_index == max(fitting, default=0)
+    # The class token counts as much as the 4 x 4 tokens of the grid.
+    np.testing.assert_allclose(found.transform.class_scale, y[:, 0].std(0) / 4, rtol=1e-3)
+    assert ("even the smallest rate" in capsys.readouterr().err) == (not fitting)
+
+
 def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) -> None:
     params = nec_jax.load(whole / "model.safetensors")
     encoder = flatten_weights(params.weights["encoder"])
@@ -231,8 +249,11 @@ def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) 
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_bytes(
-    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    more = ("--optimiser", "muon", "--views", "1", "2", "--mask-ratio", "0.5")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    main(arguments(data, whole, *more))
     asked = StopSignals.asked
 
     def die(self: StopSignals, step: int) -> bool:
@@ -243,10 +264,10 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(
 
     monkeypatch.setattr(StopSignals, "asked", die)
     with pytest.raises(RuntimeError):
-        main(arguments(data, tmp_path))
-    main(arguments(data, tmp_path))
+        main(arguments(data, cut, *more))
+    main(arguments(data, cut, *more))
     for name in RESULTS:
-        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_another_teacher_is_another_run(data: Path, whole: Path, tmp_path: Path) -> None:

@@ -156,6 +156,9 @@ def test_a_shipped_model_is_loaded_by_its_name_and_others_are_unknown(
 ):
     monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent)
     assert nec_jax.load("nec-tiny").codec == model.codec
+    for path in ("elsewhere/nec-tiny", f"../{model_path.parent.name}/nec-tiny"):
+        with pytest.raises(FileError, match="no model"):
+            nec_jax.load(path)  # no name, but a path where nothing is
     with pytest.raises(FileError, match=r"no model 'nec-huge': give the path.*one of nec-tiny"):
         nec_jax.load("nec-huge")
     monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent / "nowhere")
@@ -240,6 +243,9 @@ def test_content_of_another_form_is_a_file_error(model_path: Path, tmp_path: Pat
     safefile.write(tmp_path / "m", "model", tensors, content)
     with pytest.raises(FileError):
         nec_jax.load(tmp_path / "m")
+    if key == "codec" and value != "absent":  # a consumer reads no more than this
+        with pytest.raises(FileError):
+            EmbeddingCodec.load(tmp_path / "m")
 
 
 def test_a_codec_of_another_architecture_is_refused(model: NecParams, tmp_path: Path):

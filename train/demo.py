@@ -66,6 +66,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
     assert isinstance(params.codec, RateLadder)
     small = OPTIONS.rates[1]
+    codec = params.codec.codec_bytes / 1e3
     images = np.stack([fit_to(tile, params.config.image_size) for tile in tiles])
     y = nec_jax.latents(params, images)
     grid = params.config.grid(*images.shape[1:3])
@@ -80,7 +81,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
 
     def says(what: str, rate: int) -> str:
         times = f"{raw / size[rate]:,.0f} times smaller"
-        return f"{what}: {size[rate] / 1e3:,.0f} kB, {times}"
+        return f"{what}: {size[rate] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
 
     # In the colours of the larger rate, so that the two can be compared.
     both = np.concatenate([decoded[default][:, 1:], decoded[small][:, 1:]])
