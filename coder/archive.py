@@ -19,8 +19,8 @@ from typing import Any
 import zarr
 from zarr.core.sync import sync
 
-from coder.codec import OneRateCodec
 from coder.errors import InputError
+from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
 
 SHARD = 256

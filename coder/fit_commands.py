@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from coder.codec import EmbeddingCodec, OneRateCodec
+from coder.codec import EmbeddingCodec
 from coder.errors import FileError, InputError
 from coder.fitting import fit
+from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
 
 _VECTORS = 256  # in a chunk

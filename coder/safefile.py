@@ -113,6 +113,11 @@ def read(path: str | os.PathLike[str], *kinds: str) -> tuple[dict[str, NDArray],
     return from_bytes(Path(path).read_bytes(), *kinds, name=os.fspath(path))
 
 
+def under(prefix: str, tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Those of the tensors whose names begin so, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def path_of(name: str | os.PathLike[str]) -> Path:
     """The path of a file, or of the model of this name that ships; without one, the path as it is.
 

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.ans import SymbolCoder
 from coder.arrays import immutable
-from coder.codec import OneRateCodec, check_limits
+from coder.codec import check_limits
 from coder.errors import CodecError, FileError, InputError
+from coder.one_rate import OneRateCodec
 from coder.quantise import as_symbols, dequantise, quantise
 from coder.tables import Tables
 

@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import frozen, immutable
 from coder.bands import BANDS
-from coder.codec import OneRateCodec, check_limits
+from coder.codec import check_limits
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
 from coder.family import MARGIN, cells_of
 from coder.layout import NOT_CODED, CoefficientCodec, check_layout, open_parts, renumbered
+from coder.one_rate import OneRateCodec
 from coder.plan import Plan, make_plan
 from coder.quantise import as_floats, as_symbols
 from coder.tables import Tables

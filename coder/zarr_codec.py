@@ -29,8 +29,9 @@ from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
-from coder.codec import EmbeddingCodec, OneRateCodec
+from coder.codec import EmbeddingCodec
 from coder.errors import CodecError, CorruptBlob, FileError
+from coder.one_rate import OneRateCodec
 
 _NAME = "nec"
 _LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to

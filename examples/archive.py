@@ -17,7 +17,7 @@ import zarr
 
 import nec_jax
 from coder import archive, safefile
-from coder.codec import OneRateCodec
+from coder.one_rate import OneRateCodec
 from nec_jax import NecParams
 from nec_jax.params import flatten_weights
 from train.data import Source, fit_to, open_source

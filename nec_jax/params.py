@@ -124,17 +124,13 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: unusable model configuration: {error}") from error
-    weights = unflatten_weights(_under("weights/", tensors), like)
+    weights = unflatten_weights(safefile.under("weights/", tensors), like)
     codec = None
     if content["codec"] is not None:
-        codec = EmbeddingCodec.from_parts(_under("codec/", tensors), content["codec"])
+        codec = EmbeddingCodec.from_parts(safefile.under("codec/", tensors), content["codec"])
         if (codec.channels, codec.class_token) != (
             config.embedding_width,
             config.code_class_token,
         ):
             raise FileError(f"{path}: its codec is not one of its architecture: make it again")
     return NecParams(weights, config, codec, content["provenance"])
-
-
-def _under(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -226,6 +226,7 @@ def test_coded_is_at_the_largest_rate_that_needs_no_more_bytes_than_asked_for(
     ]
     fitting = [rate for rate, size in enumerate(sizes) if size <= most]
     assert found.rate_index == max(fitting, default=0)
+    assert found.transform.class_scale is not None
     # The class token counts as much as the 4 x 4 tokens of the grid.
     np.testing.assert_allclose(found.transform.class_scale, y[:, 0].std(0) / 4, rtol=1e-3)
     assert ("even the smallest rate" in capsys.readouterr().err) == (not fitting)

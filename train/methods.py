@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import nec_jax
 from coder import RateLadder
-from coder.codec import OneRateCodec
+from coder.one_rate import OneRateCodec
 from nec_jax import nec
 from nec_jax.calibration import fit_transform
 from nec_jax.params import NecParams

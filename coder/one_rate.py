@@ -1,0 +1,144 @@
+"""OneRateCodec: symbols <-> blobs, in a frame that says which codec and grid they are of."""
+
+import operator
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder import blob as framing
+from coder.codec import EmbeddingCodec
+from coder.errors import CorruptBlob, InputError, WrongCodec
+from coder.quantise import as_symbols
+
+
+class OneRateCodec(EmbeddingCodec):
+    """A codec of one rate, whose symbols can be had as well."""
+
+    @property
+    @abstractmethod
+    def symbols_a_token(self) -> int:
+        """How many symbols stand for a token, K."""
+
+    @abstractmethod
+    def quantise(self, y: ArrayLike, grid: tuple[int, int]) -> NDArray[np.int32]:
+        """Embeddings float [..., n, D] -> symbols int32 [..., n, K], computed in float32.
+
+        Raises:
+          InputError: another number of channels, no floats, NaN, infinity, or beyond int32.
+        """
+
+    @abstractmethod
+    def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D]."""
+
+    @abstractmethod
+    def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
+        """Symbols int32 [n, K] -> a blob's payload."""
+
+    @abstractmethod
+    def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
+        """The inverse. Raises CorruptBlob."""
+
+    @abstractmethod
+    def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int]) -> float:
+        """Ideal code length in bits of symbols int32 [n, K] under the tables, without framing."""
+
+    @abstractmethod
+    def split(self) -> tuple["OneRateCodec", "OneRateCodec | None"]:
+        """A codec for the grid alone, and one for class tokens alone, many as one grid.
+
+        Each has only the tables it needs; the second is None if no class token is coded.
+        """
+
+    @property
+    def spatial(self) -> bool:
+        """Whether what a token is decoded to depends on its neighbours in the grid."""
+        return False
+
+    @abstractmethod
+    def is_rewritable(self) -> bool:
+        """Whether what was decoded is always coded as before, as a Zarr array needs it."""
+
+    def at(self, rate: int | None = None) -> "OneRateCodec":
+        """Itself. Raises InputError for another rate."""
+        if rate not in (None, self.rate_index):
+            raise InputError(f"rate {rate}: this codec has rate {self.rate_index} alone")
+        return self
+
+    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+        """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
+
+        Raises:
+          InputError: as `quantise` and `encode_symbols`.
+        """
+        grid = self._check_grid(np.shape(y), grid, self.channels)
+        return self.encode_symbols(self.quantise(y, grid), grid)
+
+    def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:
+        """Symbols int32 [n, K] -> a blob. Raises InputError if they and the grid do not fit."""
+        symbols = as_symbols(q)
+        grid = self._check_grid(symbols.shape, grid, self.symbols_a_token)
+        header = framing.Header(self.fingerprint[:4], self.rate_index, grid, self.class_token)
+        return framing.pack(header, self._encode_words(symbols, grid))
+
+    def decode(self, blob: bytes) -> NDArray[np.float32]:
+        """A blob -> its embedding float32 [n, D]. Raises as `decode_symbols`."""
+        return self.dequantise(*self.decode_symbols(blob))
+
+    def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
+        """A blob -> symbols int32 [n, K] and the grid (h, w), in bounded time and memory.
+
+        Raises:
+          BlobError: TruncatedBlob, CorruptBlob, UnsupportedVersion, or WrongCodec when the blob
+            was written with another codec.
+        """
+        header, words = self._open(blob)
+        return self._decode_words(words, header.grid), header.grid
+
+    def grid_of(self, blob: bytes) -> tuple[int, int]:
+        """The grid (h, w) of a blob whose frame and header are sound; its payload is not read.
+
+        Raises BlobError as `decode_symbols`.
+        """
+        return self._open(blob)[0].grid
+
+    def _open(self, blob: bytes) -> tuple[framing.Header, NDArray[np.uint32]]:
+        header, words = framing.unpack(memoryview(blob).tobytes())
+        if header.fingerprint != self.fingerprint[:4]:
+            raise WrongCodec(
+                f"the blob was written with codec {header.fingerprint.hex()}, this is "
+                f"{self.fingerprint[:4].hex()}: load the model or codec it was made with"
+            )
+        if header.rate_index != self.rate_index:
+            raise WrongCodec(
+                f"the blob has rate {header.rate_index}, this codec is for {self.rate_index}: "
+                "load the codec of that rate"
+            )
+        if header.class_token != self.class_token:
+            raise CorruptBlob("the blob and its codec disagree about the class token")
+        height, width = header.grid
+        # Before anything is allocated: symbols may cost no bits, so the payload bounds nothing.
+        if min(height, width) < 1 or height * width > self.max_tokens:
+            raise CorruptBlob(
+                f"the blob claims {height} x {width} tokens, its codec allows 1 to "
+                f"{self.max_tokens}"
+            )
+        return header, words
+
+    def _check_grid(
+        self, shape: tuple[int, ...], grid: tuple[int, int], width: int
+    ) -> tuple[int, int]:
+        height, columns = (operator.index(side) for side in grid)
+        if min(height, columns) < 1 or height * columns > self.max_tokens:
+            raise InputError(
+                f"a grid of {height} x {columns} tokens: this codec takes 1 to {self.max_tokens}"
+            )
+        expected = (height * columns + self.class_token, width)
+        if shape != expected:
+            extra = " and the class token" if self.class_token else ""
+            raise InputError(
+                f"embedding of shape {shape}: a grid of {height} x {columns}{extra} needs "
+                f"{expected}"
+            )
+        return height, columns
