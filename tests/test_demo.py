@@ -9,7 +9,8 @@ from model_cases import random_images
 
 import nec_jax
 from nec_jax import NecParams
-from train import demo, demo_train
+from train import demo, demo_train, evaluate
+from train.data import fit_to
 from train.data.blue_marble import BlueMarble
 
 
@@ -21,6 +22,37 @@ def test_a_mosaic_of_all_tiles_is_the_earth() -> None:
     np.testing.assert_array_equal(
         demo.mosaic(earth, tiles[:, ::100, ::100]), earth.image[::100, ::100]
     )
+
+
+def test_the_map_is_learned_on_the_training_longitudes_alone(model: NecParams) -> None:
+    earth = BlueMarble("all", 300)
+    side = model.config.image_size
+    tiles = np.stack([fit_to(earth[i]["image"], side) for i in range(len(earth))])
+    y = nec_jax.latents(model, tiles)
+    held = set(BlueMarble("test", 300).windows)
+    test = np.array([window in held for window in earth.windows])
+    assert 0 < test.sum() < len(test)
+    maps, accuracy = demo.land_and_water(model, earth, y, kind="token-linear")
+    assert maps.shape == (len(earth), 300, 300, 3)
+    shuffled = y.copy()
+    shuffled[test] = y[test][::-1]
+    others, worse = demo.land_and_water(model, earth, shuffled, kind="token-linear")
+    np.testing.assert_array_equal(others[~test], maps[~test])
+    assert worse < accuracy
+    assert accuracy > 0.8
+
+
+def test_the_report_of_the_demo_has_all_methods() -> None:
+    options = dataclasses.replace(demo.OPTIONS, limit=24)
+    params = nec_jax.load(demo.MODEL)
+    study = evaluate.open_study(options, params)
+    result = evaluate.evaluate(options, study, params, {"": params})
+    points = [(p["method"], p["setting"]) for p in result["points"]]
+    assert [s for m, s in points if m == "nec"] == [f"rate {r}" for r in options.rates]
+    assert len(options.rates) >= 3
+    assert {m for m, _ in points} == {
+        "nec", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"
+    }  # fmt: skip
 
 
 def test_paint_without_any_signal_is_the_mean_colour(model: NecParams) -> None:
