@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import safefile
-from coder.errors import CodecError, FileError
+from coder.errors import CodecError, FileError, InputError
 from coder.tables import Tables
 
 if TYPE_CHECKING:
@@ -177,6 +177,13 @@ class EmbeddingCodec(ABC):
             return cls.from_parts(tensors, content)
         except FileError as error:
             raise FileError(f"{os.fspath(path)}: {error}") from error
+
+
+def check_rate(rate: Any) -> int:
+    """A rate that somebody asks for. Raises InputError unless it is a whole number."""
+    if isinstance(rate, (bool, np.bool_)) or not isinstance(rate, (int, np.integer)):
+        raise InputError(f"rate {rate!r}: give a whole number, or None")
+    return int(rate)
 
 
 def check_limits(codec: Any) -> None:

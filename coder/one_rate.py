@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import blob as framing
-from coder.codec import EmbeddingCodec
+from coder.codec import EmbeddingCodec, check_rate
 from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.quantise import as_symbols
 
@@ -62,7 +62,7 @@ class OneRateCodec(EmbeddingCodec):
 
     def at(self, rate: int | None = None) -> "OneRateCodec":
         """Itself. Raises InputError for another rate."""
-        if rate not in (None, self.rate_index):
+        if rate is not None and check_rate(rate) != self.rate_index:
             raise InputError(f"rate {rate}: this codec has rate {self.rate_index} alone")
         return self
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import blob as framing
 from coder.arrays import frozen, immutable
-from coder.codec import check_limits
+from coder.codec import check_limits, check_rate
 from coder.errors import CodecError, InputError, WrongCodec
 from coder.layout import CoefficientCodec, check_layout, open_parts
 from coder.tables import Tables
@@ -81,7 +81,7 @@ class RateLadder(CoefficientCodec):
 
         Raises InputError for a rate that there is not.
         """
-        rate = self.rate_index if rate is None else rate
+        rate = self.rate_index if rate is None else check_rate(rate)
         if not 0 <= rate < self.rates:
             raise InputError(f"rate {rate}: this codec has rates 0 to {self.rates - 1}")
         return self._at(rate)  # type: ignore[attr-defined]

@@ -137,6 +137,10 @@ def test_targets_in_bytes_and_in_error():
     for rate in (99, -1):
         with pytest.raises(InputError, match="has rates 0 to"):
             codec.encode(y, GRID, rate=rate)
+    for rate in (2.5, "5", True):
+        for one in (codec, codec.at(3)):
+            with pytest.raises(InputError, match="give a whole number"):
+                one.at(rate)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="1 bytes or fewer"):
         codec.encode(y, GRID, most_bytes=1)
     with pytest.raises(InputError, match="mean squared error"):

@@ -36,7 +36,7 @@ OPTIONS = Evaluate(
     split="test",
     limit=300,
     rates=(5, 7, 10, 12),
-    heads=("linear",),
+    heads=("class-linear",),
     uqe_bits=(3,),
     jpeg2000=(60.0,),
 )
@@ -62,6 +62,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
 
     The share of right pixels is that of the test longitudes, which the head did not see.
     """
+    print("encoding the Earth, half a minute", file=sys.stderr)
     earth = BlueMarble("all", CHIP)
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
     assert isinstance(params.codec, RateLadder)
@@ -97,8 +98,8 @@ def draw_earth(params: NecParams, path: Path) -> None:
             mosaic(earth, colours[len(tiles) :]),
         ),
         (
-            "ocean, land and lake by a linear head on those: "
-            f"{100 * accuracy:.1f} % of the pixels right",
+            "land and water by a linear head on those: "
+            f"{100 * accuracy:.1f} % right on longitudes that it did not see",
             mosaic(earth, water),
         ),
     ]

@@ -169,7 +169,8 @@ def _explained(points: Sequence[Point], over: str) -> str:
     metrics = ", ".join(dict.fromkeys(f"{AXES[p['metric']]} ({p['task']})" for p in points))
     return (
         f"Scores are {metrics}, mean ± standard deviation over {over}. Bytes are real, with all "
-        "framing; codec bytes are what a decoder needs once."
+        "framing; codec bytes are what a decoder needs once. Pixels (JPEG 2000, raw-zstd) are "
+        "coded at the size at which the model sees them."
     )
 
 
