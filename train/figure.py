@@ -60,6 +60,9 @@ def draw(
             if max(xs) < 10 * min(xs):  # labels of minor ticks would run into each other
                 axis.set_xlim(min(xs) / 2, 2 * max(xs))
                 axis.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.1)))
+        low, high = axis.get_ylim()
+        if (short := max(abs(low), abs(high)) / 10 - (high - low)) > 0:  # noise is no slope
+            axis.set_ylim(low - short / 2, high + short / 2)
         axis.set_title(name)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
