@@ -2,9 +2,9 @@
 
     python -m benchmarks.shipped IMAGES [--model nec-vit-ti] [--limit 420] [--json]
 
-IMAGES is any data set of `train.main`. Both work on all cores; the
-peer (OpenJPEG in imagecodecs) codes the pixels that the model sees, at the quality at which its
-codestreams come nearest to the blobs in size, if they get so small.
+IMAGES is any data set of `train.main`. Both work on all cores; the peer (OpenJPEG in
+imagecodecs) codes the pixels that the model sees, at the quality at which its codestreams come
+nearest to the blobs in size, if they get so small.
 """
 
 import argparse

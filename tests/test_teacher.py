@@ -1,0 +1,124 @@
+"""What a student learns from: images, views, and a teacher's tokens of them, equally turned."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from distil_cases import TEACHER, make_teacher, opened, options, write_data
+from model_cases import NETWORK, random_images
+from PIL import Image
+
+from nec_jax import NecParams, latents, nec
+from train import teacher as teacher_of
+from train.data import open_source
+from train.data.joined import Joined
+from train.prefix import view_of
+
+
+@pytest.fixture(scope="module")
+def teacher() -> NecParams:
+    return make_teacher()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def test_the_eight_symmetries_differ_and_keep_every_cell() -> None:
+    grid = np.arange(16).reshape(4, 4)
+    turned = [teacher_of.turned(grid, s) for s in range(teacher_of.SYMMETRIES)]
+    assert len({one.tobytes() for one in turned}) == 8
+    assert all(sorted(one.ravel()) == list(range(16)) for one in turned)
+
+
+def test_tokens_are_turned_as_the_image_is(data: Path, teacher: NecParams) -> None:
+    """A token that is a function of its patch alone stays with its patch."""
+    images = opened(data, teacher)
+    side, cell = 8, 8
+    batch = next(images.batches(64, 4))
+    plain = {  # image bytes of each symmetry -> (number, symmetry)
+        teacher_of.turned(images.pair(*n, 64)["image"], s).tobytes(): (n, s)  # type: ignore[index]
+        for n in [(0, 0, i) for i in range(len(open_source(str(data / "one"), "train")))]
+        + [(1, 0, i) for i in range(len(open_source(str(data / "two"), "train")))]
+        for s in range(8)
+    }
+    for image, tokens in zip(batch["image"], batch["tokens"], strict=True):
+        number, symmetry = plain[image.tobytes()]
+        original = images.pair(*number, 64)
+        assert original is not None
+        patches = original["image"].reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4)
+        sums = patches.sum((2, 3, 4))
+        own = image.reshape(side, cell, side, cell, 3).transpose(0, 2, 1, 3, 4).sum((2, 3, 4))
+        np.testing.assert_array_equal(own, teacher_of.turned(sums, symmetry))
+        cells = original["tokens"][3:].reshape(side, side, -1)
+        np.testing.assert_array_equal(
+            tokens[3:], teacher_of.turned(cells, symmetry).reshape(side * side, -1)
+        )
+        np.testing.assert_array_equal(tokens[:3], original["tokens"][:3])
+
+
+def test_a_view_is_the_same_part_at_any_size() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 96, dtype=np.float32)[:, None, None], (96, 96, 1))
+    for view in range(3):
+        large = view_of(ramp, 64, view, seed=0, index=5)
+        small = view_of(ramp, 32, view, seed=0, index=5)
+        halved = large.reshape(32, 2, 32, 2, 1).mean((1, 3))
+        np.testing.assert_allclose(small[2:-2], halved[2:-2], atol=1.5)
+
+
+def test_views_are_other_parts_with_tokens_of_their_own(data: Path, teacher: NecParams) -> None:
+    images = opened(data, teacher, views=2)
+    assert len(images) == 2 * len(images.source)
+    for part, place in ((0, 0), (1, 5)):
+        whole, cut = images.pair(part, 0, place, 64), images.pair(part, 1, place, 64)
+        assert whole is not None
+        assert cut is not None
+        assert (whole["image"] != cut["image"]).any()
+        seen = latents(teacher, cut["image"][None])[0]
+        found = teacher_of.pooled(TEACHER, teacher.weights["encoder"], cut["tokens"][None], 1)[0]
+        np.testing.assert_allclose(found, seen, atol=2e-2)  # float16
+
+
+def test_the_teachers_grid_is_averaged_to_the_students(teacher: NecParams) -> None:
+    images = random_images(3, 2)
+    start = jax.jit(lambda x: nec.prefix(TEACHER, teacher.weights, x, 2))(images)
+    y = latents(teacher, images)
+    found = teacher_of.pooled(TEACHER, teacher.weights["encoder"], start, 2)
+    np.testing.assert_allclose(found[:, 0], y[:, 0], **NETWORK)
+    cells = y[:, 1:].reshape(2, 4, 2, 4, 2, -1).mean((2, 4)).reshape(2, 16, -1)
+    np.testing.assert_allclose(found[:, 1:], cells, **NETWORK)
+
+
+def test_an_image_that_cannot_be_read_is_left_out(
+    teacher: NecParams, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, pixels in enumerate(random_images(0, 8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    broken = open_source(str(folder), "train")[1]["id"]
+    (folder / broken).write_bytes(b"no image")
+    chosen = dataclasses.replace(options(data), data=str(folder), cache=tmp_path / "cache")
+    images = teacher_of.Images(chosen, teacher, "train")
+    images.open((1,))
+    batches = images.batches(64, 4)
+    assert all(next(batches)["image"].shape == (4, 64, 64, 3) for _ in range(4))
+    assert len(images.whole_tokens(100)) == len(images.source) - 1
+
+
+def test_joined_sources_are_one_after_another(data: Path) -> None:
+    parts = [open_source(str(data / name), "train") for name in ("one", "two")]
+    joined = Joined(parts)
+    assert len(joined) == len(parts[0]) + len(parts[1])
+    assert joined.name == "one,two"
+    assert joined[len(parts[0])]["id"] == parts[1][0]["id"]
+    assert not joined.classes
+    assert joined.place(-1) == (1, len(parts[1]) - 1)
+    assert [name for name, _ in joined.files()] == [
+        name for part in parts for name, _ in part.files()
+    ]
+    with pytest.raises(IndexError, match=f"record {len(joined)} of"):
+        joined[len(joined)]
