@@ -6,9 +6,10 @@
     python -m coder fit EMBEDDINGS --out CODEC
     python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--rate N]
 
-FILE is a blob, a codec file, or an archive (a Zarr store). A blob needs `--codec CODEC` to be
-verified or decoded; an archive holds its own. EMBEDDINGS are a .npy file, a Zarr array or a column
-of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or vectors [N, D]; ARRAY is a Zarr array.
+FILE is a blob, a codec or model file, the name of a model that ships, or an archive (a Zarr store).
+A blob needs `--codec CODEC` to be verified or decoded; an archive holds its own. EMBEDDINGS are a
+.npy file, a Zarr array or a column of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or
+vectors [N, D]; ARRAY is a Zarr array.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from coder import blob as framing
+from coder import safefile
 from coder.codec import EmbeddingCodec
 from coder.errors import CodecError, InputError
 
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "archive"
-    with path.open("rb") as file:
+    with safefile.path_of(path).open("rb") as file:
         start = file.read(9)
     # A safetensors file: the length of its header, then the header.
     return "codec" if len(start) == 9 and start[8:] == b"{" else "blob"

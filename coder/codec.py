@@ -166,9 +166,9 @@ class EmbeddingCodec(ABC):
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingCodec":
         """Reads the codec of a codec's file, of a model's, or of a model that ships, by its name.
 
-        Raises FileError, or OSError as `open` does.
+        Raises FileError: no such file, a damaged one, or one of another kind.
         """
-        tensors, content = safefile.read(safefile.path_of(path), _KIND, MODEL)
+        tensors, content = safefile.read(safefile.found(path, "codec"), _KIND, MODEL)
         if "config" in content:  # a model's
             if not isinstance(content := content.get("codec"), dict):
                 raise FileError(f"{os.fspath(path)}: a model without a codec")

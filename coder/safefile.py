@@ -129,6 +129,21 @@ def path_of(name: str | os.PathLike[str]) -> Path:
     return shipped if is_name and not path.is_file() and shipped.is_file() else path
 
 
+def found(name: str | os.PathLike[str], what: str) -> Path:
+    """As `path_of`, of a file that is there; `what` it should be is what the error says.
+
+    Raises FileError: no such file.
+    """
+    path = path_of(name)
+    if not path.is_file():
+        shipped = sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
+        raise FileError(
+            f"no {what} {os.fspath(name)!r}: give the path of a {what} file"
+            + (f", or one of {', '.join(shipped)}" if shipped else "")
+        )
+    return path
+
+
 def _open(data: bytes, name: str) -> tuple[dict[str, NDArray], str]:
     try:
         tensors = safetensors.numpy.load(data)

@@ -96,14 +96,7 @@ def model_path(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.suffix in (".pth", ".pt", ".bin"):
         raise FileError(f"{path}: not a model of nec-jax: nec convert makes one of a checkpoint")
-    path = safefile.path_of(name)
-    if not path.is_file():
-        shipped = sorted(p.stem for p in safefile.SHIPPED.glob("*.safetensors"))
-        raise FileError(
-            f"no model {os.fspath(name)!r}: give the path of a model file"
-            + (f", or one of {', '.join(shipped)}" if shipped else "")
-        )
-    return path
+    return safefile.found(name, "model")
 
 
 def load(name: str | os.PathLike[str]) -> NecParams:

@@ -176,6 +176,8 @@ def test_a_consumer_reads_the_codec_of_a_models_file(
     assert EmbeddingCodec.load(model_path) == model.codec
     monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent)
     assert EmbeddingCodec.load("nec-tiny") == model.codec
+    with pytest.raises(FileError, match=r"no codec 'nec-huge': give the path.*one of nec-tiny"):
+        EmbeddingCodec.load("nec-huge")
     nec_jax.save(bare_model, tmp_path / "bare")
     with pytest.raises(FileError, match="bare: a model without a codec"):
         EmbeddingCodec.load(tmp_path / "bare")

@@ -10,6 +10,7 @@ import pytest
 
 import coder
 import nec_jax
+from coder.__main__ import main
 from nec_jax import NecParams, heads
 from nec_jax.params import model_path
 from train.data import open_source, read_all
@@ -29,8 +30,10 @@ def test_the_file_is_small_and_the_one_of_its_card() -> None:
     assert re.findall(r"`([0-9a-f]{64})`", CARD.read_text()) == [hashlib.sha256(data).hexdigest()]
 
 
-def test_consumers_have_the_same_codec(params: NecParams) -> None:
+def test_consumers_have_the_same_codec(params: NecParams, capsys) -> None:
     assert coder.EmbeddingCodec.load(NAME) == params.codec
+    assert main(["info", NAME]) == 0
+    assert "rates 0 to 16, 10 if not told" in capsys.readouterr().out
 
 
 def test_land_and_water_are_told_from_blobs(params: NecParams) -> None:
