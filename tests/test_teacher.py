@@ -14,7 +14,6 @@ from nec_jax import NecParams, latents, nec
 from train import teacher as teacher_of
 from train.data import open_source
 from train.data.joined import Joined
-from train.prefix import view_of
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +57,6 @@ def test_tokens_are_turned_as_the_image_is(data: Path, teacher: NecParams) -> No
             tokens[3:], teacher_of.turned(cells, symmetry).reshape(side * side, -1)
         )
         np.testing.assert_array_equal(tokens[:3], original["tokens"][:3])
-
-
-def test_a_view_is_the_same_part_at_any_size() -> None:
-    ramp = np.broadcast_to(np.linspace(0, 255, 96, dtype=np.float32)[:, None, None], (96, 96, 1))
-    for view in range(3):
-        large = view_of(ramp, 64, view, seed=0, index=5)
-        small = view_of(ramp, 32, view, seed=0, index=5)
-        halved = large.reshape(32, 2, 32, 2, 1).mean((1, 3))
-        np.testing.assert_allclose(small[2:-2], halved[2:-2], atol=1.5)
 
 
 def test_views_are_other_parts_with_tokens_of_their_own(data: Path, teacher: NecParams) -> None:

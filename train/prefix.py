@@ -19,7 +19,7 @@ import json
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from nec_jax.trainable import path_name
 from train.config import OptionsError
 from train.data import fingerprint, spread
 from train.data.record import CorruptImageError, DataError, Source
-from train.data.resize import fit_to, random_crop
+from train.views import view_of
 
 _SHARD_BYTES = 1 << 26
 _BATCH = 16  # images that pass the frozen blocks together
@@ -47,7 +47,7 @@ _BATCH = 16  # images that pass the frozen blocks together
 class Prefix:
     """Activations of a source's images after the first `blocks` blocks.
 
-    `views[0]` is of whole images (`fit_to`), the others of random crops, perhaps mirrored. Each is
+    `views[0]` is of whole images, the others of random crops (`train.views`). Each is
     shards float16 [rows, tokens, width], mapped from disk; all but the last have as many rows. The
     row of an image that cannot be read is NaN.
     """
@@ -95,6 +95,7 @@ def open_prefix(
     *,
     views: int = 1,
     seed: int = 0,
+    mixed: bool = False,
 ) -> Prefix:
     """Read the activations of a source from `folder`, and compute those that are not there.
 
@@ -103,7 +104,8 @@ def open_prefix(
       limit_gb: what all of them may take, 1e9 bytes each.
       params: the model; its first `blocks` blocks are frozen.
       views: of each image.
-      seed: of the crops of all views but the first.
+      seed: of all views but the first.
+      mixed: see `view_of`.
 
     Raises:
       OptionsError: the caches would take more than `limit_gb`; or activations beyond float16.
@@ -111,7 +113,8 @@ def open_prefix(
     """
     images = len(source)
     facts = {"format": 1, **start_of(params, blocks), "data": fingerprint(source)}
-    crops = [{"crop": "whole"}, *({"crop": view, "seed": seed} for view in range(1, views))]
+    how = {"seed": seed} | ({"mixed": True} if mixed else {})
+    crops = [{"crop": "whole"}, *({"crop": view} | how for view in range(1, views))]
     keys = [json.dumps(facts | crop, indent=1, sort_keys=True) for crop in crops]
     names = [f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
     homes = [folder / name for name in names]
@@ -146,7 +149,8 @@ def open_prefix(
         for number in missing[turn:] + missing[:turn]:
             shard = _sound_shard(homes[view], number)
             if shard is None:
-                made = _compute(params, blocks, source, chunks[number], view, seed, tokens)
+                see = functools.partial(view_of, source, view=view, seed=seed, mixed=mixed)
+                made = _compute(params, blocks, see, chunks[number], tokens)
                 shard = _write_shard(homes[view], number, made)
                 print(f"  shard {number + 1} of {len(chunks)}", file=sys.stderr)
             found[number] = shard
@@ -165,20 +169,11 @@ def open_prefix(
     return prefix
 
 
-def view_of(image: NDArray, size: int, view: int, seed: int, index: int) -> NDArray:
-    """One view [size, size, C] of image number `index` of a source: the same part at any size."""
-    if not view:
-        return fit_to(image, size)
-    return random_crop(image, size, np.random.default_rng([seed, view, index]))
-
-
 def _compute(
     params: NecParams,
     blocks: int,
-    source: Source,
+    see: Callable[[int, int], NDArray],  # index, size
     indices: Sequence[int],
-    view: int,
-    seed: int,
     tokens: int,
 ) -> NDArray[np.float16]:
     config, image_size = params.config, params.config.image_size
@@ -188,11 +183,10 @@ def _compute(
         rows = []
         for row in range(first, min(first + _BATCH, len(indices))):
             try:
-                image = source[indices[row]]["image"]
+                cut = see(indices[row], image_size)
             except CorruptImageError as error:
                 print(f"left out: {error}", file=sys.stderr)
                 continue
-            cut = view_of(image, image_size, view, seed, indices[row])
             check_images(config, cut[None])
             batch[len(rows)] = cut
             rows.append(row)

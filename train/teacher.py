@@ -16,7 +16,8 @@ from train.config import Distil, OptionsError
 from train.data import at_most, open_source, spread
 from train.data.joined import Joined
 from train.data.record import CorruptImageError
-from train.prefix import Prefix, open_prefix, view_of
+from train.prefix import Prefix, open_prefix
+from train.views import view_of
 
 SYMMETRIES = 8  # of the square
 
@@ -91,6 +92,7 @@ class Images:
                 part,
                 views=count,
                 seed=options.seed,
+                mixed=True,
             )
             for part, count in zip(self._parts, views, strict=True)
         ]
@@ -114,13 +116,10 @@ class Images:
         if np.isnan(tokens[0, 0]):
             return None
         try:
-            image = self._parts[part][place]["image"]
+            image = view_of(self._parts[part], place, size, view, self._options.seed, mixed=True)
         except CorruptImageError:
             return None
-        return {
-            "image": view_of(image, size, view, self._options.seed, place),
-            "tokens": np.asarray(tokens),
-        }
+        return {"image": image, "tokens": np.asarray(tokens)}
 
     def whole_tokens(self, limit: int) -> NDArray[np.float16]:
         """The teacher's tokens of at most `limit` whole images, evenly spread."""
