@@ -200,7 +200,7 @@ class Distil(Training):
     cache_gb: float = 20.0
     """What that folder may take, 1e9 bytes each."""
     views: tuple[int, ...] = (1,)
-    """How many versions of each image, the first whole, the others cropped at random; one number, or one for each data set."""  # noqa: E501
+    """How many versions of each image: the first whole, the others crops in other colours, half of them mixed with another image. One number, or one for each data set."""  # noqa: E501
     mask_ratio: float | None = None
     """Part of the patches hidden from the encoder; 0 if not given."""
     predictor: int = 1
