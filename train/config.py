@@ -1,6 +1,7 @@
 """The options of training runs, as frozen dataclasses that are also command lines."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,19 @@ class OptionsError(ValueError):
 def flag(name: str) -> str:
     """How the command line spells a field."""
     return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
+
+
+def _check(options: Any, names: tuple[str, ...], right: Callable[[Any], bool], what: str) -> None:
+    """Raises OptionsError that names the first of these fields with a value that is not right."""
+    for name in names:
+        value = getattr(options, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if value is not None and not (values and all(map(right, values))):
+            raise OptionsError(f"{flag(name)} must be {what}")
+
+
+def _check_counts(options: Any, *names: str) -> None:
+    _check(options, names, lambda n: n >= 1, "1 or more")
 
 
 def plain(options: Any) -> dict[str, Any]:
@@ -101,18 +115,14 @@ class Training:
     """Root of all randomness."""
 
     def __post_init__(self) -> None:
-        whole = ("chip", "steps", "batch", "val_images", "val_every", "log_every")
-        for name in (*whole, "checkpoint_every", "images", "epochs"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise OptionsError(f"{flag(name)} must be 1 or more")
+        _check_counts(self, "chip", "steps", "batch", "val_images", "val_every", "log_every")
+        _check_counts(self, "checkpoint_every", "images", "epochs", "decoder_depth")
+        _check(self, ("lr",), lambda x: x > 0, "positive")
+        _check(self, ("warmup", "weight_decay"), lambda x: x >= 0, "0 or more")
         if self.microbatch is not None and (self.microbatch < 1 or self.batch % self.microbatch):
             raise OptionsError(f"--microbatch {self.microbatch} must divide --batch {self.batch}")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise OptionsError("--mask-ratio must be at least 0 and below 1")
-        if self.decoder_depth is not None and self.decoder_depth < 1:
-            raise OptionsError("--decoder-depth must be 1 or more")
-        if not self.lr > 0 or self.warmup < 0 or self.weight_decay < 0:
-            raise OptionsError("--lr must be positive, --warmup and --weight-decay not negative")
         own = ("image_size", "patch", "depth")
         given = [name for name in own if getattr(self, name) is not None]
         if self.init and given:
@@ -161,14 +171,12 @@ class Compress(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.lam > 0 and self.density_lr > 0):
-            raise OptionsError("--lambda and --density-lr must be positive")
+        _check(self, ("lam", "density_lr"), lambda x: x > 0, "positive")
+        _check_counts(self, "calibration_images", "views")
         if self.gain == ("identity" if self.codec == "transform" else "any"):
             raise OptionsError(f"--gain {self.gain} is not for --codec {self.codec}: leave it out")
         if not isinstance(self.gain, str) and not self.gain > 0:
             raise OptionsError(f"--gain {self.gain:g} must be positive")
-        if self.calibration_images < 1 or self.views < 1:
-            raise OptionsError("--calibration-images and --views must be 1 or more")
         if self.views > 1 and self.cache is None:
             raise OptionsError("--views goes with --cache: without it each crop is a new one")
         coded = ["paper", "paper+gain", "late", "density", "all"]  # the rate depends on these
@@ -224,9 +232,6 @@ class Distil(Training):
             raise OptionsError("--init and --proxy: a distilled model starts from nothing")
         if self.decoder_depth is not None:
             raise OptionsError("--decoder-depth: the blocks of the prediction are --predictor")
-        if min(self.views, default=0) < 1 or self.predictor < 0:
-            raise OptionsError("--views must be 1 or more, --predictor 0 or more")
-        if not 0 <= self.class_weight <= 1:
-            raise OptionsError("--class-weight must be from 0 to 1")
-        if min(self.calibration_images, self.most_bytes) < 1:
-            raise OptionsError("--calibration-images and --most-bytes must be 1 or more")
+        _check_counts(self, "views", "calibration_images", "most_bytes")
+        _check(self, ("predictor",), lambda n: n >= 0, "0 or more")
+        _check(self, ("class_weight",), lambda x: 0 <= x <= 1, "from 0 to 1")
