@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.record import Source
-from train.data.resize import fit_to, random_crop
+from train.data.resize import as_dtype, fit_to, random_crop
 
 _SATURATION = (0.0, 1.4)  # times what a band differs from the mean of all bands
 _BRIGHTNESS = (-0.6, 0.4)  # logarithms of factors: of all bands,
@@ -33,7 +33,7 @@ def view_of(
         part = rng.random()
         under = recoloured(random_crop(source[other]["image"], size, rng), rng)
         out = part * out + (1 - part) * under
-    return _as_stored(out, crop.dtype)
+    return as_dtype(out, crop.dtype)
 
 
 def recoloured(image: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -41,14 +41,7 @@ def recoloured(image: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
     grey = image.mean(-1, keepdims=True, dtype=np.float64)
     vivid = grey + rng.uniform(*_SATURATION) * (image - grey)
     logarithm = rng.uniform(*_BRIGHTNESS) + rng.uniform(-_TINT, _TINT, image.shape[-1])
-    return _within(vivid * np.exp(logarithm), image.dtype)
-
-
-def _within(x: NDArray[np.float64], dtype: np.dtype) -> NDArray[np.float64]:
-    if not np.issubdtype(dtype, np.integer):
-        return x
-    return np.clip(x, np.iinfo(dtype).min, np.iinfo(dtype).max)
-
-
-def _as_stored(x: NDArray[np.float64], dtype: np.dtype) -> NDArray:
-    return (np.rint(x) if np.issubdtype(dtype, np.integer) else x).astype(dtype)
+    out = vivid * np.exp(logarithm)
+    if not np.issubdtype(image.dtype, np.integer):
+        return out
+    return np.clip(out, np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)

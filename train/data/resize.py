@@ -29,12 +29,16 @@ def resize(
         .resize((width, height), bicubic, region)
         for c in range(image.shape[-1])
     ]  # fmt: skip
-    out = np.stack([np.asarray(band) for band in bands], axis=-1)
-    if np.issubdtype(image.dtype, np.integer):
-        limits = np.iinfo(image.dtype)
+    return as_dtype(np.stack([np.asarray(band) for band in bands], axis=-1), image.dtype)
+
+
+def as_dtype(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats as numbers of `dtype`: rounded and clipped for integers."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
         # In float64: the largest uint32 is no float32, and would wrap around to 0.
-        out = np.clip(np.rint(out.astype(np.float64)), limits.min, limits.max)
-    return out.astype(image.dtype)
+        x = np.clip(np.rint(x.astype(np.float64)), limits.min, limits.max)
+    return x.astype(dtype)
 
 
 @overload
