@@ -5,7 +5,7 @@
 The data set's images at other sizes, without colour, with bands in another order, coarser, darker.
 A linear probe on class token and mean token is fitted to a fifth less than the training split under
 the same condition, and scored on val: of the embedding as it is, and as it is decoded at the rate
-that `encode` uses. "Trained on plain" is the probe of plain images at the model's size.
+that `encode` uses. "Decoded, head of plain" is of what is decoded too, by the first row's probe.
 """
 
 import argparse
@@ -57,20 +57,24 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     params = nec_jax.load(arguments.model)
+    if params.codec is None:
+        parser.error(f"{arguments.model} has no codec")
     side = params.config.image_size
     rows, plain = [], None
-    for name, size in [*((n, side) for n in CONDITIONS), *(("plain", s) for s in SIZES)]:
-        change = CONDITIONS[name]
+    for size in (side, *SIZES):
         train, val = (
             read_all(open_source(arguments.data, split), size, limit=arguments.limit)
             for split in ("train", "val")
         )
         classes = open_source(arguments.data, "val").classes
-        row, head = measure(params, train, val, classes, change, plain)
-        plain = plain or head
-        rows.append({"condition": name, "size": size} | row)
-        if not arguments.json:
-            print(json.dumps(rows[-1]), flush=True)
+        if train.labels is None or val.labels is None:
+            parser.error(f"{arguments.data} has no label of each image")
+        for name in CONDITIONS if size == side else ["plain"]:
+            row, head = measure(params, train, val, classes, CONDITIONS[name], plain)
+            plain = plain or head
+            rows.append({"condition": name, "size": size} | row)
+            if not arguments.json:
+                print(json.dumps(rows[-1]), flush=True)
     if arguments.json:
         print(json.dumps(rows))
 
@@ -112,7 +116,7 @@ def measure(
     row: dict[str, Any] = {"bytes": round(float(size), 1)}
     row |= {"uncompressed": score(probe(y), y[1]), "decoded": score(head, decoded[1])}
     if plain is not None and plain.config.grid == grid:
-        row["trained on plain"] = score(plain, decoded[1])
+        row["decoded, head of plain"] = score(plain, decoded[1])
     return row, head
 
 

@@ -40,7 +40,8 @@ def main() -> None:
     source = at_most(open_source(arguments.images, "test"), arguments.limit)
     side = params.config.image_size
     images = read_all(source, side).images
-    assert params.codec is not None
+    if params.codec is None:
+        parser.error(f"{arguments.model} has no codec")
     codec = params.codec.at()
     with Pool(codec) as pool, ThreadPoolExecutor(os.cpu_count()) as threads:
         blobs = nec_jax.encode(params, images, pool=pool)

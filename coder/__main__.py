@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             return getattr(archive_commands, options.command)(options)
         return _COMMANDS[options.command, kind](options)
     except (CodecError, ModuleNotFoundError) as error:
-        print(f"{options.file}: {error}", file=sys.stderr)
+        named = str(options.file) in str(error)
+        print(error if named else f"{options.file}: {error}", file=sys.stderr)
     except OSError as error:
         print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
     return 1
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "archive"
-    with safefile.path_of(path).open("rb") as file:
+    with safefile.found(path, "file").open("rb") as file:
         start = file.read(9)
     # A safetensors file: the length of its header, then the header.
     return "codec" if len(start) == 9 and start[8:] == b"{" else "blob"

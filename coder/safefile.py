@@ -138,8 +138,8 @@ def found(name: str | os.PathLike[str], what: str) -> Path:
     if not path.is_file():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
         raise FileError(
-            f"no {what} {os.fspath(name)!r}: give the path of a {what} file"
-            + (f", or one of {', '.join(shipped)}" if shipped else "")
+            f"no {what} {os.fspath(name)!r}: give the path of a file"
+            + (f", or the name of a model that ships ({', '.join(shipped)})" if shipped else "")
         )
     return path
 

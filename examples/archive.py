@@ -16,11 +16,11 @@ import numpy as np
 import zarr
 
 import nec_jax
-from coder import archive, safefile
+from coder import CodecError, archive, safefile
 from coder.one_rate import OneRateCodec
 from nec_jax import NecParams
 from nec_jax.params import flatten_weights
-from train.data import Source, fit_to, open_source
+from train.data import DataError, Source, fit_to, open_source
 
 
 def main() -> None:
@@ -111,4 +111,7 @@ def write(group: Any, params: NecParams, records: list, part: slice) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CodecError, DataError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -117,13 +117,16 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: unusable model configuration: {error}") from error
-    weights = unflatten_weights(safefile.under("weights/", tensors), like)
-    codec = None
-    if content["codec"] is not None:
-        codec = EmbeddingCodec.from_parts(safefile.under("codec/", tensors), content["codec"])
-        if (codec.channels, codec.class_token) != (
-            config.embedding_width,
-            config.code_class_token,
-        ):
-            raise FileError(f"{path}: its codec is not one of its architecture: make it again")
+    try:
+        weights = unflatten_weights(safefile.under("weights/", tensors), like)
+        codec = None
+        if content["codec"] is not None:
+            codec = EmbeddingCodec.from_parts(safefile.under("codec/", tensors), content["codec"])
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+    if codec is not None and (codec.channels, codec.class_token) != (
+        config.embedding_width,
+        config.code_class_token,
+    ):
+        raise FileError(f"{path}: its codec is not one of its architecture: make it again")
     return NecParams(weights, config, codec, content["provenance"])

@@ -99,7 +99,7 @@ def test_verify_is_silent_about_good_files_and_names_bad_chunks(capsys, store):
         (["verify", BLOB], "add --codec"),
         (["verify", BLOB, "--codec", BLOB], "not a safetensors file"),
         (["verify", GOLDEN / "sizes.blob", "--codec", CODEC], "written with codec"),
-        (["info", "nothing-here"], "No such file"),
+        (["info", "nothing-here"], "no file 'nothing-here': give the path of a file, or"),
         (["info", GOLDEN], "without a Zarr array"),
         (["info", Path(__file__)], "format version"),
         (["decode", CODEC, "--out", "x"], "holds no embeddings"),
@@ -111,6 +111,7 @@ def test_errors_are_one_line_on_stderr(capsys, arguments, message):
     assert not out
     assert message in err
     assert err.count("\n") == 1
+    assert err.count(str(arguments[1])) == 1
 
 
 def test_the_module_runs_without_jax(tmp_path):

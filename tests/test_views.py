@@ -52,6 +52,8 @@ def test_half_of_the_views_have_another_image_in_them() -> None:
 def test_integers_are_clipped_and_do_not_wrap_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "_BRIGHTNESS", (5.0, 5.0))
     white = [{"image": np.full((16, 16, 3), 250, np.uint8)}] * 2
+    # What is mixed is no brighter than an image can be.
+    assert recoloured(white[0]["image"], np.random.default_rng(0)).max() == 255
     for view in range(1, 10):
         assert view_of(white, 0, 8, view, seed=0, mixed=True).min() == 255  # type: ignore[arg-type]
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import RateLadder
+from coder import CodecError, RateLadder
 from nec_jax import heads
 from nec_jax.params import NecParams
 from train import baselines, evaluate, report
 from train.config import OptionsError
 from train.config_study import Evaluate
-from train.data import fit_to
+from train.data import DataError, fit_to
 from train.data.blue_marble import BlueMarble
 from train.pictures import principal_colours
 
@@ -35,8 +35,6 @@ OPTIONS = Evaluate(
     data="blue-marble",
     chip=CHIP,
     split="test",
-    limit=300,
-    rates=(2, 3, SMALL, 10),
     heads=("class-linear",),
     uqe_bits=(3,),
     jpeg2000=(60.0,),
@@ -174,5 +172,5 @@ def land_and_water(
 if __name__ == "__main__":
     try:
         main()
-    except OptionsError as error:
+    except (CodecError, DataError, ModuleNotFoundError, OSError, OptionsError) as error:
         sys.exit(f"error: {error}")

@@ -123,7 +123,7 @@ def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) 
     y = nec_jax.latents(params, read_all(images.source, side, limit=limit).images)
     grid = params.config.grid(side, side)
     ladder = fit_transform(y, grid, class_weight=grid[0] * grid[1])
-    some = y[:: max(1, len(y) // _CODED)]
+    some = evenly_spread(y, _CODED)
 
     def size(rate: int) -> float:
         return float(np.mean([len(ladder.at(rate).encode(one, grid)) for one in some]))

@@ -20,7 +20,7 @@ from train.config import OptionsError
 from train.config_study import Evaluate
 from train.study import Method, Study
 
-_RATES = 8  # of a model that codes at more, if none is named
+_RATES = 8  # of a model that codes at more, if none is named; and its own
 
 
 class RoundTripError(RuntimeError):
@@ -114,6 +114,7 @@ def nec_methods(
         return
     count = min(_RATES, codec.rates)
     spread = np.linspace(0, codec.rates - 1, count).round().astype(int).tolist()
+    spread = sorted({*spread, codec.rate_index})
     for rate in options.rates or (spread if own else (codec.rate_index,)):
         name, at = ("nec", f"rate {rate}") if own else ("nec-transform", f"{setting}, rate {rate}")
         yield nec_method(study, name, at, model, codec.at(rate), y, goals)
