@@ -113,7 +113,7 @@ def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
 
 
 def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
-    params: NecParams, folder: Path
+    params: NecParams, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, home = open_source(str(folder), "all"), folder / "cache"
 
@@ -134,9 +134,15 @@ def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
     assert len(keys()) == 3
     open_prefix(home, 1, params, 2, source, views=2)
     assert len(keys()) == 4  # the whole images are shared
+    open_prefix(home, 1, params, 2, source, views=2, mixed=True)
+    assert len(keys()) == 5
+    with monkeypatch.context() as other:
+        other.setattr(prefix, "MIXED", [(0.0, 1.0)])
+        open_prefix(home, 1, params, 2, source, views=2, mixed=True)
+    assert len(keys()) == 6
     Image.fromarray(random_images(9, 1, 80)[0]).save(folder / "0.png")
     open_prefix(home, 1, params, 2, open_source(str(folder), "all"))
-    assert len(keys()) == 5
+    assert len(keys()) == 7
     about = json.loads((home / min(one) / "about.json").read_text())
     assert about["crop"] == "whole"
 

@@ -37,7 +37,7 @@ from nec_jax.trainable import path_name
 from train.config import OptionsError
 from train.data import fingerprint, spread
 from train.data.record import CorruptImageError, DataError, Source
-from train.views import view_of
+from train.views import MIXED, view_of
 
 _SHARD_BYTES = 1 << 26
 _BATCH = 16  # images that pass the frozen blocks together
@@ -113,7 +113,7 @@ def open_prefix(
     """
     images = len(source)
     facts = {"format": 1, **start_of(params, blocks), "data": fingerprint(source)}
-    how = {"seed": seed} | ({"mixed": True} if mixed else {})
+    how = {"seed": seed} | ({"mixed": MIXED} if mixed else {})
     crops = [{"crop": "whole"}, *({"crop": view} | how for view in range(1, views))]
     keys = [json.dumps(facts | crop, indent=1, sort_keys=True) for crop in crops]
     names = [f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]

@@ -11,6 +11,9 @@ _BRIGHTNESS = (-0.6, 0.4)  # logarithms of factors: of all bands,
 _TINT = 0.2  # and of each band besides, at most
 _MIXED = 0.5  # part of the views that another image is mixed into
 
+MIXED = [_SATURATION, _BRIGHTNESS, _TINT, _MIXED]
+"""What mixed views are made with: kept activations of them are found by it."""
+
 
 def view_of(
     source: Source, index: int, size: int, view: int, seed: int, *, mixed: bool = False
