@@ -1,9 +1,10 @@
 """Encode a folder of images into an archive, shard by shard; run it again to go on.
 
-    python examples/archive.py MODEL.safetensors IMAGES OUT.zarr [--split all] [--shard 256]
+    python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--shard 256]
 
-IMAGES is whatever `train.main --data` takes. The archive is an ordinary Zarr group: open it with
-zarr or xarray where the package `coder` is installed, no JAX needed. One process writes it.
+MODEL is a model file or the name of a model that ships, as nec-vit-ti. IMAGES is whatever
+`train.main --data` takes. The archive is an ordinary Zarr group: open it with zarr or xarray where
+the package `coder` is installed, no JAX needed. One process writes it.
 """
 
 import argparse
