@@ -39,7 +39,7 @@ OPTIONS = Evaluate(
     uqe_bits=(3,),
     jpeg2000=(60.0,),
 )
-"""Bytes against the accuracy of telling ocean, land, lake and coast, on longitudes held out."""
+"""Bytes against the accuracy of telling ocean, land and coast, on longitudes held out."""
 
 
 def main() -> None:
