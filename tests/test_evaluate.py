@@ -223,15 +223,17 @@ def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
     params, path = nec_jax.load(encoder_only), tmp_path / "own.safetensors"
     images = read_all(open_source("blue-marble", "train", chip=32), 32, limit=64).images
     params = fit_latents(params, nec_jax.latents(params, images), step=0.5)
-    nec_jax.save(params, path)
+    assert isinstance(params.codec, coder.RateLadder)
+    codec = dataclasses.replace(params.codec, rate_index=1)
+    nec_jax.save(dataclasses.replace(params, codec=codec), path)
     command = ["evaluate", "--model", str(path), "--data", "blue-marble", "--chip", "32"]
     command += ["--limit", "20", "--heads", "linear", "--out", str(tmp_path)]
     main([*command, "--no-baselines"])
     points = json.loads((tmp_path / "report.json").read_text())["points"]
     assert {point["method"] for point in points} == {"nec"}
-    assert len(points) == 8  # from the first of its rates to the last
-    assert isinstance(params.codec, coder.RateLadder)
-    assert points[-1]["setting"] == f"rate {params.codec.rates - 1}"
+    assert len(points) == 9  # from the first of its rates to the last, and the one that it uses
+    rates = [point["setting"] for point in points]
+    assert [*rates[:2], rates[-1]] == ["rate 0", "rate 1", f"rate {codec.rates - 1}"]
     sizes, errors = ([point[name] for point in points] for name in ("bytes_per_image", "mse"))
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
