@@ -73,8 +73,8 @@ def unpack(blob: bytes) -> tuple[Header, NDArray[np.uint32]]:
     # Before the checksum: another version may keep its checksum elsewhere.
     if blob[0] >> 4 != VERSION:
         raise UnsupportedVersion(
-            f"the blob has format version {blob[0] >> 4}, this package reads version {VERSION}: "
-            "update nec-jax, or fetch the blob again if its first byte is damaged"
+            f"not a blob of format version {VERSION}: if it is one of version {blob[0] >> 4}, "
+            "update nec-jax; if its first byte is damaged, fetch it again"
         )
     if len(blob) < _SHORTEST:
         raise TruncatedBlob(
