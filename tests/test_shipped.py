@@ -62,7 +62,7 @@ def test_the_kinds_of_the_earths_surface_are_told_from_blobs(params: NecParams) 
         classes = ("ocean", "land", "lake", "coast")
         head = heads.fit(params, seen, train.labels, kind="class-linear", classes=classes)
         found = heads.classify(head, nec_jax.decode(params, blobs))
-        assert np.mean(found == test.labels) > 0.93
+        assert np.mean(found == test.labels) > 0.92
 
 
 @pytest.mark.slow
