@@ -61,7 +61,7 @@ def main() -> None:
         parser.error(f"{arguments.model} has no codec")
     side = params.config.image_size
     rows, plain = [], None
-    for size in (side, *SIZES):
+    for size in dict.fromkeys((side, *SIZES)):
         train, val = (
             read_all(open_source(arguments.data, split), size, limit=arguments.limit)
             for split in ("train", "val")

@@ -43,8 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
             return getattr(archive_commands, options.command)(options)
         return _COMMANDS[options.command, kind](options)
     except (CodecError, ModuleNotFoundError) as error:
-        named = str(options.file) in str(error)
-        print(error if named else f"{options.file}: {error}", file=sys.stderr)
+        text, name = str(error), str(options.file)
+        named = text.startswith(f"{name}:") or f"'{name}'" in text
+        print(text if named else f"{name}: {text}", file=sys.stderr)
     except OSError as error:
         print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
     return 1

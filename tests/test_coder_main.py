@@ -114,6 +114,12 @@ def test_errors_are_one_line_on_stderr(capsys, arguments, message):
     assert err.count(str(arguments[1])) == 1
 
 
+def test_an_error_names_a_file_whose_name_is_part_of_a_word(capsys, tmp_path, monkeypatch):
+    (tmp_path / "he").write_bytes(BLOB.read_bytes()[:-1])
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "info", "he")[2].startswith("he: the blob's checksum")
+
+
 def test_the_module_runs_without_jax(tmp_path):
     shutil.copy(BLOB, tmp_path / "blob")
     program = (

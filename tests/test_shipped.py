@@ -62,7 +62,8 @@ def test_the_kinds_of_the_earths_surface_are_told_from_blobs(params: NecParams) 
         classes = ("ocean", "land", "lake", "coast")
         head = heads.fit(params, seen, train.labels, kind="class-linear", classes=classes)
         found = heads.classify(head, nec_jax.decode(params, blobs))
-        assert np.mean(found == test.labels) > 0.92
+        common = np.bincount(train.labels).argmax()
+        assert np.mean(found == test.labels) > 0.92 > np.mean(test.labels == common)
 
 
 @pytest.mark.slow
@@ -81,18 +82,18 @@ def test_the_readmes_example_prints_what_it_says() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("NEC_DATA" not in os.environ, reason="NEC_DATA is not set")
 def test_scenes_are_told_as_the_card_says(params: NecParams) -> None:
-    """Behind the codec, within a deviation of the sampling of 420 images."""
+    """Behind the codec, within a deviation of the sampling of 420 images; and without it."""
     folder = str(Path(os.environ["NEC_DATA"]) / "ucmerced")
     train, val = (read_all(open_source(folder, split), 128) for split in ("train", "val"))
     assert train.labels is not None
-    blobs = nec_jax.encode(params, val.images)
-    head = heads.fit(
-        params,
-        nec_jax.embed(params, train.images),
-        train.labels,
-        kind="class-linear",
-        classes=open_source(folder, "val").classes,
-    )
+    y, z = (nec_jax.latents(params, part.images) for part in (train, val))
+    assert params.codec is not None
+    codec, classes = params.codec.at(), open_source(folder, "val").classes
+    head = heads.fit(params, y, train.labels, kind="class-linear", classes=classes)
+    assert np.mean(heads.classify(head, z) == val.labels) > 0.88
+    blobs = [codec.encode(one, (8, 8)) for one in z]
+    seen = codec.dequantise(codec.quantise(y, (8, 8)), (8, 8))
+    head = heads.fit(params, seen, train.labels, kind="class-linear", classes=classes)
     found = heads.classify(head, nec_jax.decode(params, blobs))
     _, size, _, accuracy, *_ = default_row()
     assert np.mean([len(blob) for blob in blobs]) == pytest.approx(size, rel=0.01)

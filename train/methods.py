@@ -112,9 +112,8 @@ def nec_methods(
     if not isinstance(codec, RateLadder):
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
-    count = min(_RATES, codec.rates)
-    spread = np.linspace(0, codec.rates - 1, count).round().astype(int).tolist()
-    spread = sorted({*spread, codec.rate_index})
+    some = np.linspace(0, codec.rates - 1, min(_RATES, codec.rates)).round().astype(int)
+    spread = sorted({*some.tolist(), codec.rate_index})
     for rate in options.rates or (spread if own else (codec.rate_index,)):
         name, at = ("nec", f"rate {rate}") if own else ("nec-transform", f"{setting}, rate {rate}")
         yield nec_method(study, name, at, model, codec.at(rate), y, goals)

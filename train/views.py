@@ -9,9 +9,9 @@ from train.data.resize import as_dtype, fit_to, random_crop
 _SATURATION = (0.0, 1.4)  # times what a band differs from the mean of all bands
 _BRIGHTNESS = (-0.6, 0.4)  # logarithms of factors: of all bands,
 _TINT = 0.2  # and of each band besides, at most
-_MIXED = 0.5  # part of the views that another image is mixed into
+_ANOTHER = 0.5  # part of the views that another image is mixed into
 
-MIXED = [_SATURATION, _BRIGHTNESS, _TINT, _MIXED]
+MIXED = [_SATURATION, _BRIGHTNESS, _TINT, _ANOTHER]
 """What mixed views are made with: kept activations of them are found by it."""
 
 
@@ -31,7 +31,7 @@ def view_of(
     if not mixed:
         return crop
     out = recoloured(crop, rng)
-    if rng.random() < _MIXED:
+    if rng.random() < _ANOTHER:
         other = (index + int(rng.integers(1, max(2, len(source))))) % len(source)
         part = rng.random()
         under = recoloured(random_crop(source[other]["image"], size, rng), rng)
