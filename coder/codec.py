@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import safefile
-from coder.errors import CodecError, FileError, InputError
+from coder.errors import CodecError, FileError, InputError, about
 from coder.tables import Tables
 
 if TYPE_CHECKING:
@@ -169,14 +169,12 @@ class EmbeddingCodec(ABC):
         Raises FileError: no such file, a damaged one, or one of another kind.
         """
         tensors, content = safefile.read(safefile.found(path, "codec"), _KIND, MODEL)
-        if "config" in content:  # a model's
-            if not isinstance(content := content.get("codec"), dict):
-                raise FileError(f"{os.fspath(path)}: a model without a codec")
-            tensors = safefile.under("codec/", tensors)
-        try:
+        with about(path):
+            if "config" in content:  # a model's
+                if not isinstance(content := content.get("codec"), dict):
+                    raise FileError("a model without a codec")
+                tensors = safefile.under("codec/", tensors)
             return cls.from_parts(tensors, content)
-        except FileError as error:
-            raise FileError(f"{os.fspath(path)}: {error}") from error
 
 
 def check_rate(rate: Any) -> int:

@@ -1,8 +1,24 @@
 """What can go wrong, as types: catch `CodecError` for all of it, a subclass for one cause."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CodecError(ValueError):
-    """Base of every error that this package raises on purpose; raised itself for bad settings."""
+    """Base of every error that this package raises on purpose; raised itself for bad settings.
+
+    Attributes:
+      path: the file or folder that it is about, if it is about one; its text begins with it.
+    """
+
+    def __init__(self, message: str = "", path: str | os.PathLike[str] | None = None):
+        super().__init__(message)
+        self.path = None if path is None else os.fspath(path)
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.path is None else f"{self.path}: {message}"
 
 
 class BlobError(CodecError):
@@ -29,9 +45,24 @@ class FileError(CodecError):
     """A codec, model or head file is damaged, of another kind, or of a newer format."""
 
 
+class OutputError(CodecError):
+    """A file or folder cannot be written where it was asked for; nothing was changed."""
+
+
 class InputError(CodecError):
     """The embeddings, symbols or grid handed to the encoder cannot be coded."""
 
 
 class UnusualEmbedding(UserWarning):
     """A warning: an embedding needs far more bits than those that its codec was fitted on."""
+
+
+@contextmanager
+def about(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the block that name no file are about this one."""
+    try:
+        yield
+    except CodecError as error:
+        if error.path is None:
+            error.path = os.fspath(path)
+        raise

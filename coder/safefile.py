@@ -12,7 +12,6 @@ record. Equal tensors and content give equal bytes.
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from coder import files
 from coder.errors import FileError
 
 FORMAT = 1
@@ -59,18 +59,20 @@ def to_bytes(kind: str, tensors: Tensors, content: Mapping[str, Any]) -> bytes:
     return safetensors.numpy.save(arrays, {_KEY: canonical_json(record)})
 
 
-def from_bytes(data: bytes, *kinds: str, name: str = "data") -> tuple[dict[str, NDArray], Any]:
+def from_bytes(
+    data: bytes, *kinds: str, path: str | os.PathLike[str] | None = None
+) -> tuple[dict[str, NDArray], Any]:
     """The tensors and the content of a file of one of these kinds.
 
     Args:
       data: the whole file.
       kinds: what it may be.
-      name: what errors call it.
+      path: where it was read, for errors.
 
     Raises:
       FileError: damaged, not such a file, another kind, or a newer format.
     """
-    tensors, text = _open(data, name)
+    tensors, text = _open(data, path)
     try:
         record = json.loads(text)
         if not isinstance(record, dict) or canonical_json(record) != text:
@@ -80,37 +82,29 @@ def from_bytes(data: bytes, *kinds: str, name: str = "data") -> tuple[dict[str, 
         if not isinstance(content, dict):
             raise ValueError("its content is not an object")
     except (ValueError, KeyError, RecursionError) as error:
-        raise FileError(f"{name}: damaged ({error}): fetch it again") from error
+        raise FileError(f"damaged ({error}): fetch it again", path) from error
     if version != FORMAT:
-        raise FileError(f"{name}: file format {version}, this reads {FORMAT}: update nec-jax")
+        raise FileError(f"file format {version}, this reads {FORMAT}: update nec-jax", path)
     if sha != digest(tensors, canonical_json(record)).hex():
-        raise FileError(f"{name}: damaged (its SHA-256 does not match): fetch it again")
+        raise FileError("damaged (its SHA-256 does not match): fetch it again", path)
     if found not in kinds:
-        raise FileError(f"{name}: a {found} file where a {kinds[0]} file is needed")
+        raise FileError(f"a {found} file where a {kinds[0]} file is needed", path)
     return tensors, content
 
 
 def write(
     path: str | os.PathLike[str], kind: str, tensors: Tensors, content: Mapping[str, Any]
 ) -> None:
-    """Writes a file at once or not at all: a reader never sees half of one."""
-    target = Path(path)
-    data = to_bytes(kind, tensors, content)
-    # In the same folder, where a rename replaces; opened plainly, so that the umask applies.
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a file at once or not at all; one that is there is replaced.
+
+    Raises OutputError: a folder, pipe or device is there, or it cannot be written.
+    """
+    files.write_bytes(path, to_bytes(kind, tensors, content), overwrite=True)
 
 
 def read(path: str | os.PathLike[str], *kinds: str) -> tuple[dict[str, NDArray], Any]:
-    """Reads a file that `write` wrote: its tensors and content. Raises as `from_bytes`."""
-    return from_bytes(Path(path).read_bytes(), *kinds, name=os.fspath(path))
+    """Read a file that `write` wrote: its tensors and content. Raises as `from_bytes`."""
+    return from_bytes(files.read_bytes(path, f"{kinds[0]} file"), *kinds, path=path)
 
 
 def under(prefix: str, tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -135,23 +129,24 @@ def found(name: str | os.PathLike[str], what: str) -> Path:
     Raises FileError: no such file.
     """
     path = path_of(name)
-    if not path.is_file():
+    if not path.exists():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
         raise FileError(
-            f"no {what} {os.fspath(name)!r}: give the path of a file"
-            + (f", or the name of a model that ships ({', '.join(shipped)})" if shipped else "")
+            f"no such {what}: give the path of a file"
+            + (f", or the name of a model that ships ({', '.join(shipped)})" if shipped else ""),
+            name,
         )
-    return path
+    return files.check_input(path, what)
 
 
-def _open(data: bytes, name: str) -> tuple[dict[str, NDArray], str]:
+def _open(data: bytes, path: str | os.PathLike[str] | None) -> tuple[dict[str, NDArray], str]:
     try:
         tensors = safetensors.numpy.load(data)
         # safetensors gives the metadata of files only, not of bytes.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FileError(f"{name}: damaged, or not a safetensors file ({error})") from error
+        raise FileError(f"damaged, or not a safetensors file ({error})", path) from error
     metadata = header.get("__metadata__") or {}
     if set(metadata) != {_KEY}:
-        raise FileError(f"{name}: a safetensors file, but not one that nec-jax wrote")
+        raise FileError("a safetensors file, but not one that nec-jax wrote", path)
     return tensors, metadata[_KEY]

@@ -9,6 +9,7 @@ import numpy as np
 
 from coder import EmbeddingCodec, FileError, safefile
 from coder.codec import MODEL
+from coder.errors import about
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights, init_weights
 from nec_jax.trainable import path_name
@@ -95,7 +96,7 @@ def model_path(name: str | os.PathLike[str]) -> Path:
     """
     path = Path(name)
     if path.suffix in (".pth", ".pt", ".bin"):
-        raise FileError(f"{path}: not a model of nec-jax: nec convert makes one of a checkpoint")
+        raise FileError("not a model of nec-jax: nec convert makes one of a checkpoint", path)
     return safefile.found(name, "model")
 
 
@@ -111,22 +112,20 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     if content.keys() != forms.keys() or not all(
         isinstance(content[key], form) for key, form in forms.items()
     ):
-        raise FileError(f"{path}: not the content of a model file: update nec-jax")
+        raise FileError("not the content of a model file: update nec-jax", path)
     try:
         config = ModelConfig.from_meta(content["config"])
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path}: unusable model configuration: {error}") from error
-    try:
+        raise FileError(f"unusable model configuration: {error}", path) from error
+    with about(path):
         weights = unflatten_weights(safefile.under("weights/", tensors), like)
         codec = None
         if content["codec"] is not None:
             codec = EmbeddingCodec.from_parts(safefile.under("codec/", tensors), content["codec"])
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from error
     if codec is not None and (codec.channels, codec.class_token) != (
         config.embedding_width,
         config.code_class_token,
     ):
-        raise FileError(f"{path}: its codec is not one of its architecture: make it again")
+        raise FileError("its codec is not one of its architecture: make it again", path)
     return NecParams(weights, config, codec, content["provenance"])

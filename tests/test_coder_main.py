@@ -99,7 +99,7 @@ def test_verify_is_silent_about_good_files_and_names_bad_chunks(capsys, store):
         (["verify", BLOB], "add --codec"),
         (["verify", BLOB, "--codec", BLOB], "not a safetensors file"),
         (["verify", GOLDEN / "sizes.blob", "--codec", CODEC], "written with codec"),
-        (["info", "nothing-here"], "no file 'nothing-here': give the path of a file, or"),
+        (["info", "nothing-here"], "no such file: give the path of a file, or"),
         (["info", GOLDEN], "without a Zarr array"),
         (["info", Path(__file__)], "format version"),
         (["decode", CODEC, "--out", "x"], "holds no embeddings"),

@@ -55,7 +55,7 @@ def test_every_flipped_bit_is_detected():
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(FileError, match="the-file"):
-            from_bytes(bytes(damaged), "codec", name="the-file")
+            from_bytes(bytes(damaged), "codec", path="the-file")
 
 
 def test_every_truncation_and_an_added_byte_are_detected():
@@ -78,7 +78,7 @@ def test_errors_name_the_file_and_the_cause(tmp_path):
     path.write_bytes(safetensors.numpy.save({"x": np.ones(2)}, {"format": "np"}))
     with pytest.raises(FileError, match="not one that nec-jax wrote"):
         read(path, "codec")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match="absent: no such codec file"):
         read(tmp_path / "absent", "codec")
 
 

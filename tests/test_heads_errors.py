@@ -87,7 +87,7 @@ def test_a_damaged_or_foreign_file_is_a_file_error(bare_model: NecParams, tmp_pa
         (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises(FileError, match="damaged"):
             heads.load(tmp_path / "damaged")
-    with pytest.raises(FileError, match="no head file"):
+    with pytest.raises(FileError, match="no such head file"):
         heads.load(tmp_path / "nowhere")
     safefile.write(tmp_path / "codec", "codec", {}, {})
     with pytest.raises(FileError, match="a codec file where a head file is needed"):

@@ -1,11 +1,11 @@
 """The file of a head: weights and config in one safetensors file, with its digest."""
 
 import os
-from pathlib import Path
 
 import jax
 
 from coder import FileError, safefile
+from coder.errors import about
 from nec_jax.heads.network import init_weights
 from nec_jax.heads.params import HeadConfig, HeadParams
 from nec_jax.params import flatten_weights, unflatten_weights
@@ -25,14 +25,13 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
     Raises:
       FileError: no such file, a damaged one, or one of another kind.
     """
-    if not Path(path).is_file():
-        raise FileError(f"no head file {os.fspath(path)!r}: save one with nec_jax.heads.save")
     tensors, content = safefile.read(path, _KIND)
     if content.keys() != {"config"}:
-        raise FileError(f"{path}: not the content of a head file: update nec-jax")
+        raise FileError("not the content of a head file: update nec-jax", path)
     try:
         config = HeadConfig.from_meta(content["config"])
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path}: unusable head configuration: {error}") from error
-    return HeadParams(unflatten_weights(tensors, like), config)
+        raise FileError(f"unusable head configuration: {error}", path) from error
+    with about(path):
+        return HeadParams(unflatten_weights(tensors, like), config)

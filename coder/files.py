@@ -1,0 +1,195 @@
+"""The one way to write a file or a folder: whole or not at all, and never over what must stay.
+
+What is written has another name, in the same folder, until it is whole. A link is written to where
+it leads. Pipes, devices and the inputs of a command are never replaced. Pipes and devices are not
+read either: opening one may wait for ever.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from coder.errors import FileError, OutputError
+
+PathLike = str | os.PathLike[str]
+
+
+def check_input(path: PathLike, what: str = "file") -> Path:
+    """The path of a regular file that can be read; `what` it should be is what the error says.
+
+    Raises FileError: nothing there, a folder, a pipe or device, empty, or no permission.
+    """
+    try:
+        found = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileError(f"no such {what}", path) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise FileError(f"cannot be read: {error}", path) from error
+    if stat.S_ISDIR(found.st_mode):
+        raise FileError(f"is a folder: give the path of a {what}", path)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileError(f"is a pipe or a device: give the path of a {what}", path)
+    if found.st_size == 0:
+        raise FileError(f"an empty file: nothing was written to it, give a whole {what}", path)
+    if not os.access(path, os.R_OK):
+        raise FileError("cannot be read: no permission", path)
+    return Path(path)
+
+
+def read_bytes(path: PathLike, what: str = "file") -> bytes:
+    """A whole file. Raises FileError as `check_input`, or if reading fails."""
+    try:
+        return check_input(path, what).read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot be read: {error.strerror}", path) from error
+
+
+def check_output(
+    path: PathLike,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[PathLike] = (),
+    folder: bool = False,
+) -> Path:
+    """Check, before any work, that a file or a folder can be written at `path`.
+
+    Args:
+      path: the file or folder that is asked for.
+      overwrite: whether a file, or a Zarr store, that is there may be replaced.
+      inputs: files and folders that are read; they are never replaced.
+      folder: whether a folder will be written.
+
+    Returns:
+      The path to write: `path`, or where it leads if it is a link.
+
+    Raises:
+      OutputError: says what is in the way, and what to do.
+    """
+    target = Path(os.path.realpath(path))
+    if os.fspath(path) == "" or target.name == "":
+        raise OutputError("no name of a file: give one", path)
+    _refuse_inputs(path, target, inputs)
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except NotADirectoryError as error:
+        raise OutputError("a part of this path is a file, not a folder", path) from error
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", path) from error
+    if mode is not None:
+        _refuse_existing(path, target, mode, overwrite, folder)
+    if not target.parent.is_dir():
+        raise OutputError(f"there is no folder {target.parent}: make it first", path)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {target.parent} cannot be written: no permission", path)
+    return target
+
+
+@contextmanager
+def writing(
+    path: PathLike, *, overwrite: bool = False, inputs: Iterable[PathLike] = ()
+) -> Iterator[BinaryIO]:
+    """A file to write to; it takes its name at the end of the block, if there was no error.
+
+    Raises OutputError as `check_output`.
+    """
+    target = check_output(path, overwrite=overwrite, inputs=inputs)
+    part = _unused(target)
+    try:
+        # Opened plainly, so that the umask applies.
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, part)
+        if not overwrite and os.path.lexists(target):
+            raise OutputError("was made by somebody else in the meantime", path)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(
+    path: PathLike, *, overwrite: bool = False, inputs: Iterable[PathLike] = ()
+) -> Iterator[Path]:
+    """An empty folder to write to; it takes its name at the end of the block, as `writing`.
+
+    Raises OutputError as `check_output`.
+    """
+    target = check_output(path, overwrite=overwrite, inputs=inputs, folder=True)
+    part = _unused(target)
+    try:
+        part.mkdir()
+        yield part
+        before = _unused(target)
+        if overwrite and target.exists():
+            target.rename(before)
+        part.rename(target)
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise OutputError("was made by somebody else in the meantime", path) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_bytes(path: PathLike, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a whole file. Raises OutputError as `check_output`."""
+    with writing(path, overwrite=overwrite) as file:
+        file.write(data)
+
+
+def write_text(path: PathLike, text: str, *, overwrite: bool = False) -> None:
+    """Write a whole text file in UTF-8. Raises OutputError as `check_output`."""
+    write_bytes(path, text.encode(), overwrite=overwrite)
+
+
+def is_zarr(path: PathLike) -> bool:
+    """Whether a folder is a Zarr array or group, of any version."""
+    return any((Path(path) / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def _unused(target: Path) -> Path:
+    # Short, for the name of the target may be as long as the file system allows.
+    return target.with_name(f".{secrets.token_hex(6)}.part")
+
+
+def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:
+    for name in inputs:
+        source = Path(os.path.realpath(name))
+        same = source == target
+        if not same and source.exists() and target.exists():
+            same = source.samefile(target)  # a hard link, or another spelling
+        if same:
+            raise OutputError("is the input, which would be lost: choose another output", path)
+        if source in target.parents and source.is_dir():
+            raise OutputError(f"lies inside the input {os.fspath(name)}: choose another", path)
+        if target in source.parents:
+            raise OutputError(f"holds the input {os.fspath(name)}: choose another output", path)
+
+
+def _refuse_existing(
+    path: PathLike, target: Path, mode: int, overwrite: bool, folder: bool
+) -> None:
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OutputError("is a pipe or a device, not a file: choose another output", path)
+    if stat.S_ISDIR(mode) and not folder:
+        raise OutputError("is a folder: give the name of a file", path)
+    if stat.S_ISREG(mode) and folder:
+        raise OutputError("is a file, and a folder is to be written: choose another output", path)
+    if folder and not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError("exists: choose another output, or replace it with --overwrite", path)
+    if folder and not is_zarr(target):
+        raise OutputError("is a folder of other files, which is never replaced", path)

@@ -1,0 +1,211 @@
+"""The one way to write files and folders, and to read them."""
+
+import os
+import pickle
+import stat
+
+import pytest
+
+from coder import CodecError, FileError, OutputError, files
+from coder.errors import about
+
+
+def written(path, data=b"new", **settings):
+    with files.writing(path, **settings) as file:
+        file.write(data)
+
+
+def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "x"
+    with files.writing(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    path, folder = tmp_path / "x", tmp_path / "y"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with files.writing(path, overwrite=True) as file:
+            file.write(b"half")
+            raise error
+
+    def write_half_a_folder():
+        with files.writing_folder(folder) as part:
+            (part / "a").write_bytes(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    with pytest.raises(type(error)):
+        write_half_a_folder()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_exists_is_refused_unless_it_may_be_replaced(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    with pytest.raises(OutputError, match=r"x: exists: choose .* --overwrite"):
+        written(path)
+    assert path.read_bytes() == b"old"
+    written(path, overwrite=True)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_what_appears_in_the_meantime_is_kept(tmp_path):
+    path, folder = tmp_path / "x", tmp_path / "y"
+
+    def write_late():
+        with files.writing(path):
+            path.write_bytes(b"theirs")
+
+    def write_a_folder_late():
+        with files.writing_folder(folder):
+            folder.mkdir()
+            (folder / "a").write_bytes(b"theirs")
+
+    with pytest.raises(OutputError, match="in the meantime"):
+        write_late()
+    assert path.read_bytes() == b"theirs"
+    with pytest.raises(OutputError, match="in the meantime"):
+        write_a_folder_late()
+    assert (folder / "a").read_bytes() == b"theirs"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "y"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_input_is_never_replaced(tmp_path, overwrite, monkeypatch):
+    source, other = tmp_path / "in", tmp_path / "hard"
+    source.write_bytes(b"input")
+    os.link(source, other)
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    for path in (source, "in", "./in", other, tmp_path / "link", tmp_path / "." / "in"):
+        with pytest.raises(OutputError, match="is the input"):
+            written(path, inputs=[source], overwrite=overwrite)
+    assert source.read_bytes() == b"input"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_read_is_neither_replaced_nor_written_into(tmp_path, overwrite):
+    store = tmp_path / "out" / "in.zarr"
+    store.mkdir(parents=True)
+    (store / "zarr.json").write_text("{}")
+    for path, message in (
+        (store, "is the input"),
+        (store / "new", "lies inside the input"),
+        (tmp_path / "out", "holds the input"),
+    ):
+        with (
+            pytest.raises(OutputError, match=message),
+            files.writing_folder(path, inputs=[store], overwrite=overwrite),
+        ):
+            pass
+    assert [p.name for p in store.iterdir()] == ["zarr.json"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_pipes_devices_and_folders_are_refused(tmp_path, overwrite):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "fifo")
+    for path, message in (
+        (tmp_path / "fifo", "a pipe or a device"),
+        (tmp_path / "link", "a pipe or a device"),
+        ("/dev/null", "a pipe or a device"),
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "none" / "x", "make it first"),
+        (tmp_path / "folder" / ".." / "none" / "x", "make it first"),
+        ("", "no name of a file"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            written(path, overwrite=overwrite)
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "folder", "link"]
+
+
+def test_a_link_is_written_to_where_it_leads(tmp_path):
+    (tmp_path / "far").mkdir()
+    target = tmp_path / "far" / "x"
+    target.write_bytes(b"old")
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "broken").symlink_to(tmp_path / "far" / "y")
+    with pytest.raises(OutputError, match="link: exists"):
+        written(tmp_path / "link")
+    written(tmp_path / "link", overwrite=True)
+    written(tmp_path / "broken")
+    assert (tmp_path / "link").is_symlink()
+    assert target.read_bytes() == (tmp_path / "far" / "y").read_bytes() == b"new"
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path):
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    written(tmp_path / ("x" * longest))
+    with files.writing_folder(tmp_path / ("y" * longest)):
+        pass
+    with pytest.raises(OutputError, match="too long"):
+        written(tmp_path / ("x" * (longest + 1)))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["x" * longest, "y" * longest]
+
+
+def test_names_need_not_be_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xe4.bin")
+    written(path)
+    assert path.read_bytes() == files.read_bytes(path) == b"new"
+
+
+def test_only_an_empty_folder_or_a_zarr_store_is_replaced(tmp_path):
+    path, unfinished = tmp_path / "x", tmp_path / "x.unfinished"
+    path.mkdir()
+    unfinished.mkdir()
+    with files.writing_folder(path) as part:
+        (part / "zarr.json").write_text("{}")
+    with pytest.raises(OutputError, match="exists"), files.writing_folder(path):
+        pass
+    with files.writing_folder(path, overwrite=True) as part:
+        (part / "zarr.json").write_text("{} ")
+    assert (path / "zarr.json").read_text() == "{} "
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").write_text("x")
+    with (
+        pytest.raises(OutputError, match="never replaced"),
+        files.writing_folder(tmp_path / "mine", overwrite=True),
+    ):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "x", "x.unfinished"]
+
+
+def test_what_cannot_be_read_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "empty").touch()
+    for path, message in (
+        (tmp_path / "none", "none: no such codec"),
+        (tmp_path / "empty" / "x", "x: no such codec"),
+        (tmp_path, "is a folder: give the path of a codec"),
+        (tmp_path / "fifo", "a pipe or a device"),
+        ("/dev/zero", "a pipe or a device"),
+        (tmp_path / "empty", "an empty file"),
+        ("a\0b", "cannot be read"),
+    ):
+        with pytest.raises(FileError, match=message):
+            files.read_bytes(path, "codec")
+
+
+def test_an_error_knows_the_file_that_it_is_about():
+    error = FileError("damaged", "a/b")
+    assert (str(error), error.path) == ("a/b: damaged", "a/b")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.path, type(again)) == ("a/b: damaged", "a/b", FileError)
+    with pytest.raises(CodecError, match=r"^inner: x$"), about("outer"), about("inner"):
+        raise CodecError("x")
