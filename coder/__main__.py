@@ -6,6 +6,8 @@
     python -m coder fit EMBEDDINGS --out CODEC
     python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--rate N]
 
+What exists is not replaced without --overwrite; an input, a pipe or a device never is.
+
 FILE is a blob, a codec or model file, the name of a model that ships, or an archive (a Zarr store).
 A blob needs `--codec CODEC` to be verified or decoded; an archive holds its own. EMBEDDINGS are a
 .npy file, a Zarr array or a column of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or
@@ -13,6 +15,7 @@ vectors [N, D]; ARRAY is a Zarr array.
 """
 
 import argparse
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -20,35 +23,48 @@ from pathlib import Path
 import numpy as np
 
 from coder import blob as framing
-from coder import safefile
+from coder import files, safefile
 from coder.codec import EmbeddingCodec
-from coder.errors import CodecError, InputError
+from coder.errors import CodecError, FileError, InputError, about
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 1 if something is wrong with FILE."""
+    """Run one command; 1 if something is wrong with FILE, 2 if the command line is."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
     # In words, without the line of code that they come from.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        if options.command in ("fit", "encode"):
-            from coder import fit_commands
-
-            return fit_commands.run(options)
-        kind = _kind(options.file)
-        if kind == "archive":
-            # Not needed for blobs, and slow to import.
-            from coder import archive_commands
-
-            return getattr(archive_commands, options.command)(options)
-        return _COMMANDS[options.command, kind](options)
-    except (CodecError, ModuleNotFoundError) as error:
-        text, name = str(error), str(options.file)
-        named = text.startswith(f"{name}:") or f"'{name}'" in text
-        print(text if named else f"{name}: {text}", file=sys.stderr)
+        with about(options.file):
+            return _run(options)
     except OSError as error:
         print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"{options.file}: {error}", file=sys.stderr)
+    except CodecError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
     return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command in ("fit", "encode"):
+        from coder import fit_commands
+
+        return fit_commands.run(options)
+    kind = _kind(options.file)
+    if options.codec is not None and kind != "blob":
+        raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
+    if kind == "archive":
+        # Not needed for blobs, and slow to import.
+        from coder import archive_commands
+
+        return getattr(archive_commands, options.command)(options)
+    return _COMMANDS[options.command, kind](options)
+
+
+_KINDS = {"archive": "an archive, which holds its own", "codec": "a codec or model file"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", type=Path, metavar="FILE")
         command.add_argument("--codec", type=Path, help="codec file of a blob")
         if name == "decode":
-            command.add_argument("--out", type=Path, required=True)
+            command.add_argument(
+                "--out", type=Path, required=True, help="file of a blob's embedding, or folder"
+            )
+            _add_overwrite(command)
     texts = {
         "fit": "fit a codec of many rates to EMBEDDINGS, and write its file",
         "encode": "write EMBEDDINGS as a Zarr array, by a codec that is fitted if none is given",
@@ -86,9 +105,13 @@ def _parser() -> argparse.ArgumentParser:
             "--out",
             type=Path,
             required=True,
-            help="file or Zarr array to write, that is not there yet",
+            help="codec file, or Zarr array, to write",
         )
+        _add_overwrite(command)
         command.add_argument("--column", help="column of a Parquet file")
+        command.add_argument(
+            "--nodata", type=float, help="value that stands for missing data, as -9999"
+        )
         command.add_argument(
             "--max-tokens", type=int, default=1 << 16, help="the most tokens of a grid or chunk"
         )
@@ -98,17 +121,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_overwrite(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what is at --out; an input, a pipe or a device is never replaced",
+    )
+
+
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "archive"
     with safefile.found(path, "file").open("rb") as file:
         start = file.read(9)
-    # A safetensors file: the length of its header, then the header.
-    return "codec" if len(start) == 9 and start[8:] == b"{" else "blob"
+    # A safetensors file begins with the length of its header, below 2^56, and the header. The
+    # eighth byte of a blob is never 0: it is part of a side of its grid.
+    if start[7:] == b"\0{":
+        return "codec"
+    if start[0] >> 4 != framing.VERSION:
+        raise FileError(
+            f"not a blob, codec, model or archive that this version reads (format "
+            f"{framing.VERSION}): is it the right file? If a newer nec-jax wrote it, update",
+            path,
+        )
+    return "blob"
 
 
 def _info_blob(options: argparse.Namespace) -> int:
-    data = options.file.read_bytes()
+    data = files.read_bytes(options.file, "blob")
     header, words = framing.unpack(data)
     height, width = header.grid
     payload = len(data) - framing.framing_bytes(header)
@@ -141,7 +181,7 @@ def _info_codec(options: argparse.Namespace) -> int:
 
 def _verify_blob(options: argparse.Namespace) -> int:
     codec = _codec(options)
-    _, grid = codec.decode_symbols(options.file.read_bytes())
+    _, grid = codec.decode_symbols(files.read_bytes(options.file, "blob"))
     print(f"good: {grid[0]} x {grid[1]} tokens, {codec.channels} channels")
     return 0
 
@@ -153,8 +193,10 @@ def _verify_codec(options: argparse.Namespace) -> int:
 
 
 def _decode_blob(options: argparse.Namespace) -> int:
-    y_hat = _codec(options).decode(options.file.read_bytes())
-    with options.out.open("wb") as file:
+    inputs = [options.file, *([options.codec] if options.codec else [])]
+    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
+    y_hat = _codec(options).decode(files.read_bytes(options.file, "blob"))
+    with files.writing(options.out, overwrite=options.overwrite, inputs=inputs) as file:
         np.save(file, y_hat)
     print(f"{options.out}: float32 {list(y_hat.shape)}")
     return 0

@@ -187,9 +187,7 @@ def _refuse_existing(
         raise OutputError("is a folder: give the name of a file", path)
     if stat.S_ISREG(mode) and folder:
         raise OutputError("is a file, and a folder is to be written: choose another output", path)
-    if folder and not any(target.iterdir()):
-        return
     if not overwrite:
         raise OutputError("exists: choose another output, or replace it with --overwrite", path)
-    if folder and not is_zarr(target):
+    if folder and any(target.iterdir()) and not is_zarr(target):
         raise OutputError("is a folder of other files, which is never replaced", path)

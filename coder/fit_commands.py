@@ -1,15 +1,15 @@
 """`fit` and `encode` of the command line: a codec, and an archive, of anybody's embeddings."""
 
 import argparse
-import errno
 import math
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from coder import files
 from coder.codec import EmbeddingCodec
 from coder.errors import FileError, InputError
 from coder.fitting import fit
@@ -23,15 +23,22 @@ _SHARD = 256  # chunks in a shard
 
 def run(options: argparse.Namespace) -> int:
     """Fit a codec to embeddings, or write them as a Zarr array, by one if it is given."""
+    inputs = [options.file]
+    if options.command == "encode" and options.codec is not None:
+        inputs.append(options.codec)
+    # Before minutes of fitting.
+    kept = {"overwrite": options.overwrite, "inputs": inputs}
+    files.check_output(options.out, folder=options.command == "encode", **kept)
     y = read(options.file, options.column)
     print(f"{options.file}: {y.dtype} {list(y.shape)}")
     if options.command == "fit":
-        _fit(y, options.max_tokens).save(options.out)
+        codec = _fit(y, options.max_tokens)
+        with files.writing(options.out, **kept) as file:
+            file.write(codec.to_bytes())
         print(f"{options.out}: {options.out.stat().st_size:,} bytes")
         return 0
-    refuse_existing(options.out)  # before minutes of fitting
     codec = EmbeddingCodec.load(options.codec) if options.codec else _fit(y, options.max_tokens)
-    array = write(y, codec.at(options.rate), options.out)
+    array = write(y, codec.at(options.rate), options.out, **kept)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     metadata = (options.out / "zarr.json").stat().st_size
     print(
@@ -72,18 +79,18 @@ def read(path: Path, column: str | None = None) -> Any:
     return values
 
 
-def refuse_existing(path: Path) -> None:
-    """Raises FileExistsError if an array cannot be made at a path."""
-    if path.exists():
-        raise FileExistsError(errno.EEXIST, "exists: choose another --out, or delete it", str(path))
-
-
-def write(y: Any, codec: OneRateCodec, path: Path) -> zarr.Array:
+def write(
+    y: Any,
+    codec: OneRateCodec,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[files.PathLike] = (),
+) -> zarr.Array:
     """A new Zarr array [N, H, W, D], [H, W, D] or [N, D] of embeddings, part by part.
 
-    It takes its name when it is whole. Raises FileExistsError if there is something.
+    It takes its name when it is whole. Raises OutputError as `files.check_output`.
     """
-    refuse_existing(path)
     if y.ndim == 4:
         chunks = (1, *y.shape[1:])
         shards = (min(_SHARD, y.shape[0]), *y.shape[1:])
@@ -93,10 +100,9 @@ def write(y: Any, codec: OneRateCodec, path: Path) -> zarr.Array:
     else:
         chunks = (min(_VECTORS, y.shape[0]), y.shape[1])
         shards = chunks
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
+    with files.writing_folder(path, overwrite=overwrite, inputs=inputs) as part:
         array = zarr.create_array(
-            unfinished,
+            part,
             shape=y.shape,
             dtype="float32",
             chunks=chunks,
@@ -104,15 +110,9 @@ def write(y: Any, codec: OneRateCodec, path: Path) -> zarr.Array:
             serializer=NecCodec(codec),
             compressors=None,
             fill_value=0.0,
-            overwrite=True,  # what is left of a run that was killed
         )
         for start in range(0, y.shape[0], shards[0]):
-            part = np.asarray(y[start : start + shards[0]], np.float32)
-            array[start : start + shards[0]] = part
-        unfinished.rename(path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+            array[start : start + shards[0]] = np.asarray(y[start : start + shards[0]], np.float32)
     return zarr.open_array(path, mode="r")
 
 

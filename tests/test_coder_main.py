@@ -12,6 +12,7 @@ import zarr
 from coder_cases import fitted_codec, laplace_embeddings
 
 from coder import EmbeddingCodec, archive
+from coder import blob as framing
 from coder.__main__ import main
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -101,7 +102,7 @@ def test_verify_is_silent_about_good_files_and_names_bad_chunks(capsys, store):
         (["verify", GOLDEN / "sizes.blob", "--codec", CODEC], "written with codec"),
         (["info", "nothing-here"], "no such file: give the path of a file, or"),
         (["info", GOLDEN], "without a Zarr array"),
-        (["info", Path(__file__)], "format version"),
+        (["info", Path(__file__)], "not a blob, codec, model or archive"),
         (["decode", CODEC, "--out", "x"], "holds no embeddings"),
     ],
 )
@@ -129,3 +130,44 @@ def test_the_module_runs_without_jax(tmp_path):
         "assert not {'jax', 'flax', 'nec_jax', 'torch', 'zarr'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path / "blob", CODEC], check=True)
+
+
+def test_every_blob_is_told_from_a_codec_file(capsys, tmp_path):
+    """The ninth byte of a blob is the first of its payload: any byte, `{` too."""
+    header, words = framing.unpack(BLOB.read_bytes())
+    path, seen = tmp_path / "blob", set()
+    for number in range(256):
+        payload = words.copy()
+        payload.view(np.uint8)[0] = number
+        path.write_bytes(framing.pack(header, payload))
+        seen.add(path.read_bytes()[8])
+        status, out, _ = run(capsys, "info", path)
+        assert (status, out.startswith("blob, ")) == (0, True)
+    assert seen == set(range(256))
+
+
+def test_options_that_do_not_apply_are_refused(capsys, store):
+    for file in (CODEC, store):
+        status, _, err = run(capsys, "verify", file, "--codec", CODEC)
+        assert status == 1
+        assert "--codec is for a blob" in err
+
+
+def test_decode_replaces_nothing(capsys, tmp_path, monkeypatch):
+    blob = tmp_path / "blob"
+    shutil.copy(BLOB, blob)
+    out = tmp_path / "y.npy"
+    out.write_bytes(b"old")
+    status, _, err = run(capsys, "decode", blob, "--codec", CODEC, "--out", out)
+    assert (status, out.read_bytes()) == (1, b"old")
+    assert "y.npy: exists: choose another output, or replace it with --overwrite" in err
+    assert run(capsys, "decode", blob, "--codec", CODEC, "--out", out, "--overwrite")[0] == 0
+    assert np.load(out).shape == (197, 48)
+    codec = tmp_path / "codec"
+    shutil.copy(CODEC, codec)
+    for path in (blob, codec):
+        before = path.read_bytes()
+        arguments = ("decode", blob, "--codec", codec, "--out", path, "--overwrite")
+        status, _, err = run(capsys, *arguments)
+        assert (status, path.read_bytes()) == (1, before)
+        assert "is the input" in err

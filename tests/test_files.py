@@ -169,7 +169,9 @@ def test_only_an_empty_folder_or_a_zarr_store_is_replaced(tmp_path):
     path, unfinished = tmp_path / "x", tmp_path / "x.unfinished"
     path.mkdir()
     unfinished.mkdir()
-    with files.writing_folder(path) as part:
+    with pytest.raises(OutputError, match="exists"), files.writing_folder(path):
+        pass
+    with files.writing_folder(path, overwrite=True) as part:
         (part / "zarr.json").write_text("{}")
     with pytest.raises(OutputError, match="exists"), files.writing_folder(path):
         pass

@@ -51,8 +51,9 @@ def test_columns_of_parquet_and_arrays_of_zarr(tmp_path):
     zarr.create_array(tmp_path / "y.zarr", data=y)
     codecs = []
     for name, options in (("y.parquet", ["--column", "embedding"]), ("y.zarr", [])):
-        assert main(["fit", str(tmp_path / name), "--out", str(tmp_path / "codec"), *options]) == 0
-        codecs.append((tmp_path / "codec").read_bytes())
+        out = tmp_path / f"{name}.codec"
+        assert main(["fit", str(tmp_path / name), "--out", str(out), *options]) == 0
+        codecs.append(out.read_bytes())
     assert codecs[0] == codecs[1]
 
 
@@ -88,7 +89,10 @@ def test_nothing_is_written_over_and_nothing_half_written_is_left(tmp_path, caps
     (tmp_path / "there").mkdir()
     file = str(tmp_path / "y.npy")
     assert main(["encode", file, "--out", str(tmp_path / "there"), "--codec", codec]) == 1
-    assert "there: exists: choose another --out" in capsys.readouterr().err
+    assert (
+        "there: exists: choose another output, or replace it with --overwrite"
+        in capsys.readouterr().err
+    )
     damaged = Y.copy()
     damaged[-1, 0, 0, 0] = np.nan
     written(damaged, tmp_path)
