@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny model and two short runs, made once a session."""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax
 import pytest
 from convert_cases import GOLDEN, options_of
 from filelock import FileLock
+from jax._src.lru_cache import LRUCache
 from model_cases import CALIBRATION_IMAGES, pretrained, tiny_config
 from train_cases import run_compress, run_pretrain
 
@@ -17,20 +19,37 @@ from nec_jax import NecParams, calibrate
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is compiled is kept: tests, their processes and the next run share programs.
+    """What is compiled is kept: both workers and the next run share programs.
 
     These are of low effort: most of a first run is compilation.
     """
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
     )
-    folder = str(config.cache.mkdir("jax"))
-    for name, value in {
-        "compilation_cache_dir": folder,
+    LRUCache.put = put_whole
+    settings = {
+        "compilation_cache_dir": str(config.cache.mkdir("jax")),
         "persistent_cache_min_compile_time_secs": 0,
-    }.items():
+    }
+    for name, value in settings.items():
         jax.config.update(f"jax_{name}", value)
         os.environ[f"JAX_{name.upper()}"] = str(value)
+    # Processes that tests start have a cache of their own: they write as JAX does, and tests kill
+    # some of them, so that it may come to hold half an entry. They only warn of that.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax-processes"))
+
+
+def put_whole(self: LRUCache, key: str, value: bytes) -> None:
+    """`LRUCache.put`, but whole or not at all: two workers share the cache.
+
+    JAX (0.10) writes an entry in place, and locks it only where the cache has a maximum size. What
+    the other worker reads meanwhile is half an entry, which JAX warns of.
+    """
+    path = self.path / f"{key}-cache"
+    if not path.exists():
+        part = path.with_name(f"{key}.{os.getpid()}-{threading.get_ident()}")
+        part.write_bytes(value)
+        part.replace(path)
 
 
 @pytest.fixture(scope="session")

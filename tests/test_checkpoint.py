@@ -1,5 +1,6 @@
 """Checkpoints: bounded in number, intact or refused, and safe from a disk that is full."""
 
+import errno
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -80,6 +81,53 @@ def test_damage_anywhere_is_noticed(damage: Any, name: str, tmp_path: Path) -> N
     damage(path)
     assert restored(tmp_path) == 1
     assert Checkpoints(tmp_path).steps == [1]  # so that step 2 can be saved again
+    # Set aside, not deleted: what can be saved of it is the user's to say.
+    assert (tmp_path / "2.damaged" / "SHA256SUMS").exists()
+    save(tmp_path, 2)
+    [path] = (tmp_path / "2").glob(name)
+    damage(path)
+    assert restored(tmp_path) == 1
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["1", "2.damaged", "2.damaged-2"]
+
+
+@pytest.mark.parametrize("where", ["sums", "digest", "orbax", "orbax without sums"])
+def test_an_error_of_reading_changes_nothing(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, 2)
+    if where == "orbax without sums":
+        (tmp_path / "2" / "SHA256SUMS").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def fail_wrapped(*_: Any, **__: Any) -> Any:
+        try:
+            fail()
+        except OSError as error:
+            raise ValueError("Error reading local file") from error
+
+    with monkeypatch.context() as patched:
+        if where == "sums":
+            patched.setattr(Path, "read_text", fail)
+        elif where == "digest":
+            patched.setattr("train.checkpoint.sha256", fail)
+        else:
+            patched.setattr("train.checkpoint.ocp.load_checkpointables", fail_wrapped)
+        with pytest.raises(CheckpointError, match=r"2 cannot be read now .*Nothing was changed"):
+            restored(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert restored(tmp_path) == 2
+
+
+def test_a_whole_checkpoint_of_another_model_is_not_damaged(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    other = SHAPES | {"weights": jax.ShapeDtypeStruct((7, 7), np.int8), "more": SHAPES["step"]}
+    with pytest.raises(CheckpointError, match="is whole, but is not one of this run"):
+        Checkpoints(tmp_path).restore(other, replicated(data_mesh(1)))
+    assert Checkpoints(tmp_path).steps == [1, 2]
 
 
 def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:

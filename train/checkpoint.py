@@ -4,6 +4,7 @@ Precedence at the start of a run: 1. the newest whole checkpoint in the work fol
 given by `--init`; 3. fresh weights.
 """
 
+import itertools
 import shutil
 import sys
 from collections.abc import Iterator
@@ -76,13 +77,14 @@ class Checkpoints:
     def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[int, Any, dict]:
         """The newest checkpoint that is whole, in the shapes of `like`, on `sharding`.
 
-        Checkpoints after it, which are damaged, are named on stderr and deleted.
+        Checkpoints after it, which are damaged, are named on stderr and set aside: renamed to
+        STEP.damaged. An error of reading is no damage: it may pass, and nothing is changed.
 
         Returns:
           Step, state, position.
 
         Raises:
-          CheckpointError: none is whole.
+          CheckpointError: none is whole, or one cannot be read.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
@@ -90,20 +92,32 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             path = self._folder / str(step)
+            whole = False
             try:
-                _check(path)
+                whole = _is_whole(path)
                 state = ocp.load_checkpointables(str(path), {"state": abstract})["state"]
                 record: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
                 position = record["position"]
-            except Exception as error:  # ours, or whatever orbax makes of files without sums
+            except Exception as error:  # ours, or whatever orbax makes of files
+                if _is_of_the_system(error):
+                    raise CheckpointError(
+                        f"the checkpoint {path} cannot be read now ({error}). Nothing was changed: "
+                        "see to the disk or the network, and give the same command again"
+                    ) from error
+                if whole:
+                    raise CheckpointError(
+                        f"the checkpoint {path} is whole, but is not one of this run ({error}): "
+                        "choose another --workdir"
+                    ) from error
                 damaged[step] = str(error)
                 continue
             for bad, reason in damaged.items():
+                aside = self._set_aside(bad)
                 print(
-                    f"the checkpoint of step {bad} is damaged ({reason}): going on from {step}",
+                    f"the checkpoint of step {bad} is damaged ({reason}): it is kept as {aside}; "
+                    f"going on from {step}",
                     file=sys.stderr,
                 )
-                self._delete(bad)
             return step, state, position
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise CheckpointError(
@@ -118,6 +132,14 @@ class Checkpoints:
             write_whole(path / _SUMS, sums)
         for old in self.steps[:-2]:
             self._delete(old)
+
+    def _set_aside(self, step: int) -> Path:
+        path = self._folder / str(step)
+        names = (f"{step}.damaged{'' if i == 1 else f'-{i}'}" for i in itertools.count(1))
+        aside = next(p for p in map(self._folder.joinpath, names) if not p.exists())
+        if is_main_process():
+            path.rename(aside)
+        return aside
 
     def _delete(self, step: int) -> None:
         if is_main_process():
@@ -134,16 +156,27 @@ class Checkpoints:
             ) from error
 
 
-def _check(path: Path) -> None:
+def _is_whole(path: Path) -> bool:
+    """Whether the sums are there and match; ValueError if they do not."""
     sums = path / _SUMS
     if not sums.exists():  # cut off right before it was written: everything else is there
-        return
+        return False
     for line in sums.read_text().splitlines():
         expected, name = line.split("  ", 1)
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing")
         if sha256(path / name) != expected:
             raise ValueError(f"the SHA-256 of {name} does not match")
+    return True
+
+
+def _is_of_the_system(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, is the operating system's."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _files(path: Path) -> list[Path]:
