@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from coder import files
 from train import results
 from train.config import OptionsError
 from train.config_study import AXES, Compare
 from train.curves import Point, draw_points, head_name, head_of, label
-from train.report import average
+from train.report import FILES, average
 from train.scores import Scores
 
 _SAMPLES = 200  # of the scores that two curves share
@@ -75,6 +76,10 @@ def run(options: Compare) -> None:
     """Print the tables, and draw the curves."""
     if not options.reports:
         raise OptionsError("no reports: give folders that `train.main evaluate` wrote")
+    if options.plot is not None:
+        place = options.plot.parent, [options.plot.name]
+        inputs = [folder / name for folder in options.reports for name in FILES]
+        files.check_outputs(*place, overwrite=options.overwrite, inputs=inputs)
     measured = read_reports(options)
     curves = as_curves(options, measured)
     against = (options.against, options.against_decoder)
@@ -106,7 +111,7 @@ def plot(options: Compare, points: Sequence[Point], path: Path) -> None:
         shown.setdefault(same, point | {x: point["bytes_per_image"] + share(options, point)})
     of = points[0].get("of")
     title = f"{of[0]}, {of[1]} split, {of[2]} images" if of else ""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     draw_points(list(shown.values()), x, (), (), title, [path])
     print(f"wrote {path}", file=sys.stderr)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coder import files
 from train.config import OptionsError
 from train.config_study import AXES
-from train.files import write_whole
 
 Row = dict[str, str]
 NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model (`init`)
@@ -114,4 +114,4 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    files.write_text(path, text.getvalue(), overwrite=True)
