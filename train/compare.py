@@ -8,6 +8,7 @@ error is compared by its logarithm, as in the PSNR of the original.
 
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,15 +245,22 @@ def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
     """Points of a folder of `evaluate`, or a table, and what each is the mean of."""
     if path.suffix == ".csv" and path.is_file():
         points = average(results.read(path))
+        if not points:
+            raise OptionsError(f"{path} has no rows yet: run the sweep first")
         refuse_mixtures(path, points)
         return [(point, {"bytes": np.array([point["bytes_per_image"]])}) for point in points]
     if not (path / "report.json").is_file() or not (path / "images.npz").is_file():
         raise OptionsError(f"{path} has no report.json and images.npz: `evaluate` writes both")
-    report = json.loads((path / "report.json").read_text())
-    what = [report[name] for name in ("dataset", "split", "images")]
-    points = [point | {"of": what} for point in report["points"]]
-    with np.load(path / "images.npz") as held:
-        each = dict(held)
+    try:
+        report = json.loads((path / "report.json").read_text())
+        what = [report[name] for name in ("dataset", "split", "images")]
+        points = [point | {"of": what} for point in report["points"]]
+        with np.load(path / "images.npz") as held:
+            each = dict(held)
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionsError(
+            f"{path}: report.json or images.npz is damaged ({error}): evaluate again"
+        ) from error
     names = ("bytes", "hits", "totals", "errors")
     return [
         (point, {name: each[f"{i}.{name}"] for name in names if f"{i}.{name}" in each})

@@ -84,14 +84,18 @@ def read(path: Path) -> list[Row]:
 
     Raises:
       OptionsError: no table of a study.
+      FileError: as `files.read_bytes`.
     """
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(io.StringIO(whole, newline=""))
-    rows = list(reader)
+    try:
+        text = files.read_bytes(path, "table").decode()
+        whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole, newline=""))
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise OptionsError(f"{path} is no table of `train.main sweep` ({error})") from error
     names = set(reader.fieldnames or ())
     uneven = any(None in row or None in row.values() for row in rows)
-    if uneven or (names and not {"method", "head", "lambda"} <= names):
+    if uneven or not {"method", "head", "lambda"} <= names:
         raise OptionsError(f"{path} is no table of `train.main sweep`")
     if rows and whole != text:
         print(f"{path} ends in half a row: its last point is left out", file=sys.stderr)
