@@ -149,7 +149,7 @@ def _latent_batches(
 ) -> tuple[Iterator[NDArray[np.float32]], tuple[int, int]]:
     """Checks the images; gives their latents batch by batch, and their token grid."""
     # The last: under a transformation, even what is computed from constants is traced.
-    inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros(()))
+    inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros((), jnp.float32))
     if any(isinstance(x, Tracer) for x in inputs):
         raise InputError(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"

@@ -8,15 +8,16 @@ import jax
 from coder import FileError, safefile
 from nec_jax.heads.network import init_weights
 from nec_jax.heads.params import HeadConfig, HeadParams
-from nec_jax.params import flatten_weights, unflatten_weights
+from nec_jax.params import check_float32, flatten_weights, unflatten_weights
 
 _KIND = "head"
 
 
 def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
-    """Write a head's file."""
-    content = {"config": head.config.to_meta()}
-    safefile.write(path, _KIND, flatten_weights(head.weights), content)
+    """Write a head's file. Raises InputError for weights that are not float32."""
+    weights = flatten_weights(head.weights)
+    check_float32(weights)
+    safefile.write(path, _KIND, weights, {"config": head.config.to_meta()})
 
 
 def load(path: str | os.PathLike[str]) -> HeadParams:
@@ -26,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
       FileError: no such file, a damaged one, or one of another kind.
     """
     if not Path(path).is_file():
-        raise FileError(f"no head file {os.fspath(path)!r}: save one with nec_jax.heads.save")
+        raise FileError(f"{os.fspath(path)}: no head file: save one with nec_jax.heads.save")
     tensors, content = safefile.read(path, _KIND)
     if content.keys() != {"config"}:
         raise FileError(f"{path}: not the content of a head file: update nec-jax")
@@ -35,4 +36,7 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: unusable head configuration: {error}") from error
-    return HeadParams(unflatten_weights(tensors, like), config)
+    try:
+        return HeadParams(unflatten_weights(tensors, like), config)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error

@@ -147,7 +147,7 @@ def _train(
     for epoch in range(schedule.epochs):
         # What is left over of an epoch (fewer than a batch) has its turn in others.
         order = rng.permutation(len(data.y_hat))[: steps * batch].astype(np.int32)
-        loss = jnp.zeros(())
+        loss = jnp.zeros((), jnp.float32)
         for i, chosen in enumerate(order.reshape(steps, batch)):
             rate = np.float32(schedule.lr * _shape((epoch * steps + i + 0.5) / total))
             state, loss = _step(config, state, frozen, arrays, chosen, rate)
