@@ -11,7 +11,7 @@ from coder.codec import is_whole
 from coder.errors import InputError, UnusualEmbedding
 
 _INT32 = np.iinfo(np.int32)
-_MISSING = "a blob has no missing values; leave those tokens out, or fill them, before coding"
+_MISSING = "nothing coded can be missing; leave those out, or fill them, first"
 
 
 def as_array(values: Any, what: str = "embeddings") -> NDArray:
@@ -44,8 +44,8 @@ def with_mask(values: Any, what: str = "embeddings") -> NDArray:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} are no array: {error}") from error
     if array.dtype == object:
-        kind = type(values).__name__
-        raise InputError(f"{what} are a {kind} that is no array of numbers: give an array")
+        kind = "dtype object" if hasattr(values, "dtype") else f"type {type(values).__name__}"
+        raise InputError(f"{what} are of {kind}, which is no array of numbers: give an array")
     return array
 
 

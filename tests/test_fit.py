@@ -191,11 +191,11 @@ def test_dead_and_constant_channels_do_no_harm():
         (np.zeros((5, 4), "U3"), "are <U3: give floats"),
         (np.zeros((5, 4), object), "are object: give floats"),
         (np.zeros((5, 4), "f4,f4"), "give floats"),
-        ((row for row in np.ones((5, 4))), "a generator that is no array"),
+        ((row for row in np.ones((5, 4))), "of type generator, which is no array"),
         ([[1.0, 2.0], [3.0]], "no array"),
         (3.0, "shape"),
         ("text", "shape"),
-        (None, "NoneType that is no array"),
+        (None, "of type NoneType, which is no array"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(values, message):
@@ -292,12 +292,11 @@ def test_missing_tokens_do_not_count(shape, kind, part):
     holed[holes] = {"nodata": -9999, "NaN": np.nan}.get(kind, 1e20)
     nodata = {"nodata": -9999, "NaN": np.nan}.get(kind)
     source: Any = holed
+    chunks: Any = (50, *y.shape[1:])
     if kind not in ("nodata", "NaN"):
         source = np.ma.masked_array(holed, np.repeat(holes[..., None], CHANNELS, -1))
         source = [*source] if kind == "list of masked" else source
-        source = (
-            dask.array.from_array(source, chunks=(50, *y.shape[1:])) if kind == "dask" else source
-        )
+        source = dask.array.from_array(source, chunks=chunks) if kind == "dask" else source
     codec, whole = coder.fit(source, nodata=nodata), coder.fit(y)
     test = smooth_embeddings(2, 10, (16, 16))
     for step in (1.5, 0.5):
