@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
             "--nodata", type=float, help="value that stands for missing data, as -9999"
         )
         command.add_argument(
-            "--max-tokens", type=int, default=1 << 16, help="the most tokens of a grid or chunk"
+            "--max-tokens",
+            type=int,
+            help="at most so many tokens in a grid or chunk of the fitted codec (65536)",
         )
         if name == "encode":
             command.add_argument("--codec", type=Path, help="codec file, as fit writes it")
