@@ -178,10 +178,10 @@ CODE = """
 import hashlib, time
 import numpy as np
 from coder import EmbeddingCodec
-from coder.transform import Transform
+from coder.transform import Transform, cosines
 
 rng = np.random.default_rng(0)
-rows = np.linalg.qr(rng.normal(size=(768, 768)))[0]
+rows = cosines(768)  # orthonormal
 norms = np.abs(rows).max(1) / 127
 basis = np.rint(rows / norms[:, None]).astype(np.int8)
 vectors = [rng.normal(size=768), np.ones(768)]
