@@ -53,6 +53,10 @@ class InputError(CodecError):
     """The embeddings, symbols or grid handed to the encoder cannot be coded."""
 
 
+class PoolError(CodecError):
+    """A pool of processes cannot be used: closed, another process's, or one of its own has died."""
+
+
 class UnusualEmbedding(UserWarning):
     """A warning: embeddings that may not be what is meant.
 

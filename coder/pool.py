@@ -5,129 +5,221 @@ with coder.Pool(codec) as pool:  # under `if __name__ == "__main__":` in a scrip
     blobs = pool.encode(y, grid=(14, 14))  # y: float [B, n, D]
     y_hat = pool.decode(blobs)  # float32 [B, n, D]
 ```
+
+Floats pass between the processes in blocks of shared memory, each of which belongs to one task
+until its result is there. Where there is no such memory, they pass through pipes, which is slower.
 """
 
+import mmap
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from functools import lru_cache
-from multiprocessing.shared_memory import SharedMemory
+import signal
+import threading
+import warnings
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from multiprocessing import connection, reduction
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coder.checks import as_array, as_bytes, as_floats, check_whole, warn_of_integers
 from coder.codec import EmbeddingCodec
-from coder.errors import BlobError, InputError
+from coder.errors import BlobError, InputError, PoolError
 
-_TASKS_A_WORKER = 8  # so that a worker that is done early finds more to do
+_TASKS_A_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
+_AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
+_BLOCK = 1 << 22  # bytes of a block; larger only for one embedding that is larger
 
 
 class Pool:
-    """Processes that code for one codec; they start here and end with the `with` block.
+    """Processes that code for one codec: as `codec.encode` and `codec.decode`, on all cores.
 
-    Results are those of `codec.encode` and `codec.decode`, embedding by embedding.
+    Any number of threads may call it at the same time. The processes start with the first call and
+    end with the `with` block, with `close`, or with the process that made them, however that ends.
+
+    A daemonic process (a worker of a PyTorch data loader) may have no processes of its own: there
+    a pool codes in the process itself.
 
     Args:
-      codec: the codec.
+      codec: the codec. One of many rates codes at its `rate_index`; for another rate, make a pool
+        of `codec.at(rate)`.
       workers: how many processes; None for as many as there are cores to use.
+
+    Raises:
+      InputError: no codec, or workers that are not a whole number from 1 on.
     """
 
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
+        if not isinstance(codec, EmbeddingCodec):
+            raise InputError(
+                f"a pool of a {type(codec).__name__}: give a codec, as EmbeddingCodec.load returns"
+            )
         self.codec = codec
-        self._memory: SharedMemory | None = None
-        self._workers = workers or available_cores()
-        self._file = codec.to_bytes()
-        # Not fork: a process with JAX in it has threads, and a fork of it may hang.
-        context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(self._workers, context)
+        self._workers = available_cores() if workers is None else check_whole("workers", workers)
+        self._process = os.getpid()
+        self._closed = False
+        self._memory = self._executor = None
+        if not multiprocessing.current_process().daemon:
+            self._memory = _Memory()
+            self._executor = ProcessPoolExecutor(
+                self._workers,
+                # Not fork: a process with JAX in it has threads, and a fork of it may hang.
+                multiprocessing.get_context("spawn"),
+                initializer=_start,
+                initargs=(codec.to_bytes(), self._memory.file),
+            )
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
-        self._release()
+        self.close()
+
+    def __reduce__(self):
+        raise PoolError("a pool cannot be sent to another process: send its codec, pool.codec")
+
+    def close(self) -> None:
+        """Ends the processes. Calls of other threads that are not done fail with PoolError."""
+        self._closed = True
+        # The processes of a pool that a fork copied are its parent's.
+        if self._executor is not None and self._memory is not None and self._is_here():
+            self._executor.shutdown(cancel_futures=True)
+            self._memory.close()
 
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> list[bytes]:
         """Embeddings float [B, n, D] of one grid -> a blob each.
 
+        Warns as `codec.encode`, once for each text.
+
         Raises:
-          InputError: as `codec.encode`, or not a batch.
+          InputError: as `codec.encode`, and says which embedding; not a batch.
+          PoolError: the pool is closed, was made by another process, or a process of it has died.
         """
-        values = np.asarray(y)
-        if values.ndim != 3 or not values.size:
-            raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
-        shared = self._shared(values.shape, values.dtype)
-        with self._tasks() as submit:
-            futures = []
-            for start, end in self._spans(len(values)):
-                # Workers begin on what is there while the rest is copied.
-                shared[start:end] = values[start:end]
-                futures.append(submit(_encode, start, end, values.shape, values.dtype, grid))
-            return [blob for future in futures for blob in future.result()]
+        values = _batch(y)
+        self._check()
+        warn_of_integers(values.dtype, stacklevel=2)
+        if self._executor is None:
+            code, floats = self.codec.encode, as_floats(values)
+            return [_named("embedding", i, code, one, grid) for i, one in enumerate(floats)]
+        blobs: list[bytes] = []
+        caught: dict[tuple[type[Warning], str], None] = {}
+
+        def hand_out(span: slice, block: "_Block | None") -> tuple:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+                if block is None:
+                    return _encode, span.start, values[span].astype(np.float32), None, grid
+                shape = values[span].shape
+                block.floats(shape)[...] = values[span]
+            return _encode, span.start, shape, block.place, grid
+
+        def take(_: slice, __: "_Block | None", result: tuple) -> None:
+            blobs.extend(result[0])
+            caught.update(dict.fromkeys(result[1]))
+
+        self._run(values.shape, hand_out, take)
+        for category, text in caught:
+            warnings.warn(text, category, stacklevel=2)
+        return blobs
 
     def decode(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
         """Blobs of one grid -> float32 [B, n, D].
 
         Raises:
-          BlobError: as `codec.decode`; says which blob.
-          InputError: no blobs, or of different grids.
+          BlobError: as `codec.decode`, and says which blob.
+          InputError: no blobs, no bytes, or blobs of different grids.
+          PoolError: as `encode`.
         """
-        blobs = list(blobs)
-        grids = {_named(self.codec.grid_of, i, blob) for i, blob in enumerate(blobs)}
+        if isinstance(blobs, (bytes, bytearray, memoryview, str)):
+            raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
+        # Copies: not everything that `codec.decode` reads can be sent to a process.
+        sent = [_named("blob", i, as_bytes, blob) for i, blob in enumerate(blobs)]
+        self._check()
+        grids = {_named("blob", i, self.codec.grid_of, blob) for i, blob in enumerate(sent)}
         if len(grids) != 1:
             raise InputError(f"blobs of {len(grids)} grids {sorted(grids)[:3]}: give those of one")
         height, width = grids.pop()
-        tokens = height * width + self.codec.class_token
-        shape = (len(blobs), tokens, self.codec.channels)
-        shared = self._shared(shape, np.dtype(np.float32))
-        y_hat = np.empty(shape, np.float32)
-        with self._tasks() as submit:
-            spans = self._spans(len(blobs))
-            futures = [submit(_decode, *span, shape, blobs[slice(*span)]) for span in spans]
-            for (start, end), future in zip(spans, futures, strict=True):
-                future.result()
-                y_hat[start:end] = shared[start:end]
+        y_hat = np.empty(
+            (len(sent), height * width + self.codec.class_token, self.codec.channels), np.float32
+        )
+        if self._executor is None:
+            for i, blob in enumerate(sent):
+                y_hat[i] = _named("blob", i, self.codec.decode, blob)
+            return y_hat
+
+        def hand_out(span: slice, block: "_Block | None") -> tuple:
+            place = None if block is None else block.place
+            return _decode, span.start, y_hat[span].shape, place, sent[span]
+
+        def take(span: slice, block: "_Block | None", result: NDArray | None) -> None:
+            y_hat[span] = result if block is None else block.floats(y_hat[span].shape)
+
+        self._run(y_hat.shape, hand_out, take)
         return y_hat
 
-    def _shared(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-        """An array that the workers see too; kept, since new memory costs more than the coding."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        if self._memory is None or self._memory.size < size:
-            self._release()
-            self._memory = SharedMemory(create=True, size=size)
-        return np.ndarray(shape, dtype, self._memory.buf)
-
-    def _release(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-            self._memory.unlink()
-            self._memory = None
-
-    def _spans(self, count: int) -> list[tuple[int, int]]:
-        edges = np.linspace(0, count, min(count, self._workers * _TASKS_A_WORKER) + 1).astype(int)
-        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-
-    @contextmanager
-    def _tasks(self) -> Iterator[Callable[..., Future]]:
-        """Gives `submit(work, start, end, ...)`; at the end none of the tasks is running."""
+    def _run(
+        self,
+        shape: tuple[int, ...],
+        hand_out: Callable[[slice, "_Block | None"], tuple],
+        take: Callable[[slice, "_Block | None", Any], None],
+    ) -> None:
+        """Has a batch of this shape coded in spans; `take` gets their results in order."""
+        assert self._executor is not None
         assert self._memory is not None
-        futures = []
+        give_back = self._memory.give_back
+        count, size = shape[0], 4 * int(np.prod(shape[1:]))
+        step = -(-count // (self._workers * _TASKS_A_WORKER))
+        step = max(1, min(step, _BLOCK // size))
+        pending: deque[tuple[slice, _Block | None, Future]] = deque()
 
-        def submit(work: Callable, *arguments) -> Future:
-            futures.append(self._executor.submit(work, self._file, name, *arguments))
-            return futures[-1]
+        def take_oldest() -> None:
+            span, block, future = pending[0]
+            take(span, block, future.result())
+            pending.popleft()
+            give_back(block)
 
-        name = self._memory.name
         try:
-            yield submit
+            for start in range(0, count, step):
+                if len(pending) == self._workers * _AHEAD:
+                    take_oldest()
+                span = slice(start, min(start + step, count))
+                block = self._memory.take(step * size)
+                try:
+                    future = self._executor.submit(*hand_out(span, block))
+                except BaseException:
+                    give_back(block)
+                    raise
+                pending.append((span, block, future))
+            while pending:
+                take_oldest()
+        except BrokenProcessPool as error:
+            raise PoolError(
+                "a process of the pool has died: it was killed, or ran out of memory; make a new "
+                "pool, with fewer workers. A script that makes one does so under "
+                '`if __name__ == "__main__":`'
+            ) from error
+        except (CancelledError, RuntimeError):
+            self._check()  # closed by another thread
+            raise
         finally:
-            # After an error too, or they would write over what the next call shares.
-            for future in futures:
+            for _, block, future in pending:
+                # Not before its task is done, which may be running.
+                future.add_done_callback(lambda _, block=block: give_back(block))
                 future.cancel()
-            wait(futures)
+
+    def _check(self) -> None:
+        if not self._is_here():
+            raise PoolError("the pool was made by another process: make one in this process")
+        if self._closed:
+            raise PoolError("the pool is closed: make a new one, or call it in its `with` block")
+
+    def _is_here(self) -> bool:
+        return os.getpid() == self._process
 
 
 def available_cores() -> int:
@@ -137,32 +229,153 @@ def available_cores() -> int:
     return os.cpu_count() or 1  # neither macOS nor Windows says
 
 
-# In a worker: the codec, and the memory it shares, as long as they stay the same.
+def _batch(y: ArrayLike) -> NDArray:
+    """An array of numbers [B, n, D], none masked; InputError for anything else."""
+    values = as_array(y)
+    if values.ndim != 3 or not values.size:
+        raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
+    as_floats(values[:0])  # numbers?
+    return values
 
 
-@lru_cache(1)
-def _codec(file: bytes) -> EmbeddingCodec:
-    return EmbeddingCodec.from_bytes(file)
-
-
-@lru_cache(1)
-def _memory(name: str) -> SharedMemory:
-    return SharedMemory(name)
-
-
-def _encode(file, name, start, end, shape, dtype, grid) -> list[bytes]:
-    values = np.ndarray(shape, dtype, _memory(name).buf)
-    return [_codec(file).encode(y, grid) for y in values[start:end]]
-
-
-def _decode(file, name, start, end, shape, blobs) -> None:
-    values = np.ndarray(shape, np.float32, _memory(name).buf)
-    for i, blob in enumerate(blobs, start):
-        values[i] = _named(_codec(file).decode, i, blob)
-
-
-def _named(function, index: int, blob: bytes):
+def _named(kind: str, index: int, function: Callable, *arguments: Any) -> Any:
     try:
-        return function(blob)
-    except BlobError as error:
-        raise type(error)(f"blob {index}: {error}") from error
+        return function(*arguments)
+    except (BlobError, InputError) as error:
+        raise type(error)(f"{kind} {index}: {error}") from error
+
+
+class _Place(NamedTuple):
+    """Where a block lies in the file that the processes share, bytes."""
+
+    offset: int
+    size: int
+
+
+class _Block(NamedTuple):
+    """A block of memory that the workers see too."""
+
+    place: _Place
+    memory: mmap.mmap
+
+    def floats(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array at its beginning."""
+        return _floats(self.memory, shape)
+
+
+def _floats(memory: mmap.mmap, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.frombuffer(memory, np.float32, int(np.prod(shape))).reshape(shape)
+
+
+class _Memory:
+    """Blocks of shared memory, kept for the next task: new memory costs as much as the coding.
+
+    They lie in a file that has no name, so that it is gone when its processes are, and that is not
+    in /dev/shm, which is small in containers. Only Linux has such files.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: dict[int, list[_Block]] = defaultdict(list)
+        self._end = 0
+        self.file: _File | None = None
+        try:
+            if hasattr(os, "memfd_create"):
+                self.file = _File(os.memfd_create("nec-jax"))
+        except OSError:
+            return
+        if self.file is not None:
+            self._close_file = weakref.finalize(self, os.close, self.file.number)
+
+    def take(self, size: int) -> _Block | None:
+        """A block of at least `size` bytes; None if there is no more memory."""
+        size = max(_BLOCK, 1 << (size - 1).bit_length())  # few sizes, so that they are found again
+        with self._lock:
+            if self.file is None:
+                return None
+            if self._free[size]:
+                return self._free[size].pop()
+            try:
+                # Memory that is not there is an error here, and would be a bus error later.
+                os.posix_fallocate(self.file.number, self._end, size)
+                memory = mmap.mmap(self.file.number, size, offset=self._end)
+            except OSError:
+                return None
+            self._end += size
+            return _Block(_Place(self._end - size, size), memory)
+
+    def give_back(self, block: _Block | None) -> None:
+        """For another task."""
+        if block is not None:
+            with self._lock:
+                self._free[block.place.size].append(block)
+
+    def close(self) -> None:
+        """Frees what is not in use; there are no more blocks then."""
+        with self._lock:
+            self._free.clear()
+            if self.file is not None:
+                self.file = None
+                self._close_file()
+
+
+class _File:
+    """An open file's number, which a process that starts is given its own of."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __reduce__(self):
+        return _received, (reduction.DupFd(self.number),)
+
+
+def _received(file: Any) -> _File:
+    return _File(file.detach())
+
+
+# In a worker: its codec and the shared file, from its start on.
+
+_codec: EmbeddingCodec
+_file: _File | None
+
+
+def _start(codec: bytes, file: _File | None) -> None:
+    global _codec, _file
+    # An interrupt in a terminal reaches all processes: the one that made the pool ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _codec, _file = EmbeddingCodec.from_bytes(codec), file
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+@cache
+def _mapped(place: _Place) -> mmap.mmap:
+    assert _file is not None
+    return mmap.mmap(_file.number, place.size, offset=place.offset)
+
+
+def _encode(
+    start: int, values: Any, place: _Place | None, grid: tuple[int, int]
+) -> tuple[list[bytes], list[tuple[type[Warning], str]]]:
+    """Blobs, and warnings; `values` is an array, or the shape of the one at `place`."""
+    y = values if place is None else _floats(_mapped(place), values)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        blobs = [_named("embedding", i, _codec.encode, one, grid) for i, one in enumerate(y, start)]
+    return blobs, [(one.category, str(one.message)) for one in caught]
+
+
+def _decode(
+    start: int, shape: tuple[int, ...], place: _Place | None, blobs: list[bytes]
+) -> NDArray[np.float32] | None:
+    """Floats of this shape, at `place` if there is one."""
+    y_hat = np.empty(shape, np.float32) if place is None else _floats(_mapped(place), shape)
+    for i, blob in enumerate(blobs, start):
+        y_hat[i - start] = _named("blob", i, _codec.decode, blob)
+    return y_hat if place is None else None

@@ -8,13 +8,15 @@ over the blocks of `coder.bands`. A class token passes the channels' part alone,
 scale of its own.
 
 Of the products only those parts are computed that are coded: few, at low rates. Everything is
-computed an embedding at a time in float32: on one machine, with one number of BLAS
-threads, the same bits alone and in any batch; otherwise equal to 1e-5.
+computed an embedding at a time in float32, on the thread that asks for it (`product`): on one
+machine the same bits alone and in any batch, for any number of BLAS threads; on others equal to
+1e-5.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,9 @@ from coder.arrays import frozen, immutable
 from coder.bands import BANDS, bands_of_grid
 from coder.bands import parts as parts_of_side
 from coder.errors import CodecError, FileError
+
+_ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
+_ROWS = 8  # of a piece; 4 to 16 are about as quick
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +145,11 @@ class Transform:
         if self.spatial:
             x[first:] = over_blocks(x[first:], grid, inverse=False)
         if parts is None:
-            return x @ self.analysis
+            return product(x, self.analysis)
         c = np.zeros((len(y), self.components), np.float32)
         for tokens, (kept, matrix) in zip(self._tokens(grid), parts, strict=True):
             if len(kept):
-                c[np.ix_(tokens, kept)] = x[tokens] @ matrix
+                c[np.ix_(tokens, kept)] = product(x[tokens], matrix)
         return c
 
     def inverse(
@@ -154,13 +159,13 @@ class Transform:
         first = len(c) - grid[0] * grid[1]
         y = np.zeros((len(c), self.channels), np.float32)
         if parts is None:
-            np.matmul(c[first:], self.synthesis, out=y[first:])
+            y[first:] = product(c[first:], self.synthesis)
             if first:
-                np.matmul(c[:first], self._class_synthesis, out=y[:first])
+                y[:first] = product(c[:first], self._class_synthesis)
         else:
             for tokens, (kept, matrix) in zip(self._tokens(grid), parts, strict=True):
                 if len(kept):
-                    y[tokens] = c[np.ix_(tokens, kept)] @ matrix
+                    y[tokens] = product(c[np.ix_(tokens, kept)], matrix)
         if self.spatial:
             y[first:] = over_blocks(y[first:], grid, inverse=True)
         y[first:] += self.mean
@@ -240,11 +245,42 @@ def over_blocks(
             rows, columns = cosines(h), cosines(w)
             if inverse:
                 rows, columns = rows.T, columns.T
-            block = rows @ source[place].reshape(h, -1)
-            result[place] = columns @ block.reshape(h, w, -1)
+            block = product(rows, source[place].reshape(h, -1))
+            result[place] = product(columns, block.reshape(h, w, -1))
             left += w
         top += h
     return result.reshape(values.shape)
+
+
+def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """a [m, k] @ b [..., k, n], on this thread alone.
+
+    OpenBLAS, which NumPy's wheels have, starts threads for larger products than `_ALONE`. They gain
+    little on embeddings and wait for one another where cores are busy: so large ones are computed
+    in pieces. Its limits on threads will not do, since they hold for the whole process.
+    """
+    (m, k), n = a.shape, b.shape[-1]
+    if min(m, n) < 2 or k > _ALONE // (4 * _ROWS):
+        # For vectors, which pieces would be, BLAS has other limits. This is NumPy's own loop.
+        return np.einsum("mk,...kn->...mn", a, b)
+    if m * k * n <= _ALONE:
+        return a @ b
+    rows = min(m, _ROWS)
+    columns = _ALONE // (rows * k)  # of a piece, at most
+    result = np.empty((*b.shape[:-2], m, n), np.float32)
+    whole = m - m % rows
+    pieces = a[:whole].reshape(-1, rows, k)
+    edges = np.linspace(0, n, -(-n // columns) + 1).astype(int)  # even, so that none is a vector
+    for left, right in pairwise(edges):
+        out = result[..., :whole, left:right]
+        np.matmul(
+            pieces,
+            b[..., None, :, left:right],
+            out=out.reshape(*out.shape[:-2], -1, rows, right - left),
+        )
+    if whole < m:
+        result[..., whole:, :] = product(a[whole:], b)
+    return result
 
 
 @lru_cache(64)

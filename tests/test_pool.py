@@ -1,8 +1,21 @@
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
 import numpy as np
 import pytest
+import transform_cases
 from coder_cases import Y, laplace_embeddings, small_codec
 
 import coder
+import coder.pool
 from coder import blob
 
 
@@ -46,3 +59,234 @@ def test_a_pool_refuses_what_is_no_batch(pool):
     other = small_codec().encode(Y[:2], (1, 1))
     with pytest.raises(coder.InputError, match="2 grids"):
         pool.decode([other, small_codec().encode(Y, (1, 2))])
+
+
+def batch(images, grid, seed=1):
+    return laplace_embeddings(seed, images, grid[0] * grid[1] + 1, np.array([0.1, 1, 30]))
+
+
+def test_threads_share_a_pool(pool):
+    codec, grids = small_codec(), [(2, 3), (40, 30), (4, 4), (60, 60)]
+
+    def code(k):
+        grid = grids[k % 4]
+        y = batch(3 + 2 * k, grid, seed=k)  # batches grow
+        blobs = pool.encode(y, grid)
+        return y, grid, blobs, pool.decode(blobs)
+
+    with ThreadPoolExecutor(4) as threads:
+        for y, grid, blobs, y_hat in threads.map(code, range(16)):
+            assert blobs == [codec.encode(image, grid) for image in y]
+            np.testing.assert_array_equal(y_hat, [codec.decode(blob) for blob in blobs])
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("missing", ["nothing", "posix_fallocate", "memfd_create"])
+def test_memory_that_is_not_there_changes_nothing_but_speed(missing, monkeypatch):
+    if missing != "nothing":
+        monkeypatch.setattr(os, missing, no_space)
+    monkeypatch.setattr(coder.pool, "_BLOCK", 1 << 12)  # smaller than one of the large embeddings
+    codec = small_codec()
+    with coder.Pool(codec, 2) as pool:
+        for grid in ((2, 3), (20, 30), (1, 1)):
+            y = batch(37, grid)
+            blobs = pool.encode(y, grid)
+            assert blobs == [codec.encode(image, grid) for image in y]
+            np.testing.assert_array_equal(pool.decode(blobs), [codec.decode(b) for b in blobs])
+
+
+def test_a_pool_takes_the_numbers_that_its_codec_takes(pool):
+    codec, y = small_codec(), batch(5, (2, 3))
+    wide = np.zeros((5, 14, 6))
+    wide[:, ::2, ::2] = y
+    others = [y.astype(dtype) for dtype in ("f2", "f8", ">f4", ml_dtypes.bfloat16)]
+    others += [y[::-1], wide[:, ::2, ::2], np.asfortranarray(y)]
+    for values in (*others, y.tolist(), list(y), np.ma.array(y)):
+        blobs = pool.encode(values, (2, 3))
+        assert blobs == [codec.encode(np.asarray(one), (2, 3)) for one in values]
+    for dtype in ("i4", "i8", "i1"):
+        values = y.astype(dtype)
+        with pytest.warns(coder.UnusualEmbedding, match="dequantise them first") as caught:
+            blobs = pool.encode(values, (2, 3))
+        assert [warning.filename for warning in caught] == [__file__]
+        assert blobs == [codec.encode(one.astype("f4"), (2, 3)) for one in values]
+    for dtype in (object, bool, complex, "U3"):
+        with pytest.raises(coder.InputError, match="give floats|no array of numbers"):
+            pool.encode(y.astype(dtype), (2, 3))
+
+
+def test_masked_values_are_refused(pool):
+    y = np.ma.array(batch(3, (1, 1)))
+    y[1, 0, 2] = np.ma.masked
+    with pytest.raises(coder.InputError, match=r"masked, the first at \(1, 0, 2\)"):
+        pool.encode(y, (1, 1))
+    with pytest.raises(coder.InputError, match=r"masked, the first at \(1, 0, 2\)"):
+        pool.encode(list(y), (1, 1))
+
+
+def test_a_pool_reads_what_its_codec_reads(pool):
+    y = batch(4, (1, 1))
+    blobs = pool.encode(y, (1, 1))
+    y_hat = pool.decode(blobs)
+    for kind in (bytearray, memoryview, lambda b: np.frombuffer(b, np.uint8)):
+        np.testing.assert_array_equal(pool.decode([kind(b) for b in blobs]), y_hat)
+    np.testing.assert_array_equal(pool.decode(b for b in blobs), y_hat)
+    with pytest.raises(coder.InputError, match="wrap a single one in a list"):
+        pool.decode(blobs[0])
+    with pytest.raises(coder.InputError, match="blob 1: a blob is bytes, as encode returns it, not str"):
+        pool.decode([blobs[0], "blob"])
+
+
+def test_errors_name_the_first_embedding_and_a_pool_goes_on(pool):
+    y = batch(40, (1, 1))
+    spoilt = y.copy()
+    spoilt[[7, 31], 0, 0] = np.nan, np.inf
+    with pytest.raises(coder.InputError, match=r"embedding 7: 1 of 6 values of embeddings are NaN"):
+        pool.encode(spoilt, (1, 1))
+    with pytest.raises(coder.InputError, match=r"embedding 0: .*float32"):
+        pool.encode(np.full((2, 2, 3), 1e300), (1, 1))
+    with pytest.raises(TypeError):
+        pool.encode(y, (1.0, 1.0))  # type: ignore[arg-type]
+    assert pool.encode(y, (1, 1)) == [small_codec().encode(one, (1, 1)) for one in y]
+
+
+def test_a_ladder_codes_at_its_own_rate_and_warnings_reach_the_caller():
+    ladder, grid = transform_cases.ladder(), transform_cases.GRID
+    y = transform_cases.embeddings(False)
+    with coder.Pool(ladder, 2) as pool:
+        assert pool.encode(y, grid) == [ladder.encode(one, grid) for one in y]
+        unusual = 30 * y[::-1]
+        with pytest.warns(coder.UnusualEmbedding, match="far more bits") as caught:
+            blobs = pool.encode(unusual, grid)
+        assert [one.filename for one in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(coder.UnusualEmbedding):
+                pool.encode(unusual, grid)
+            warnings.simplefilter("ignore")
+            assert pool.encode(unusual, grid) == blobs
+
+
+def test_a_pool_of_nonsense_is_refused():
+    for workers in (0, -1, 1.5, True, "2"):
+        with pytest.raises(coder.InputError, match="workers is"):
+            coder.Pool(small_codec(), workers)  # type: ignore[arg-type]
+    with pytest.raises(coder.InputError, match=r"pool of a str: .*EmbeddingCodec\.load"):
+        coder.Pool("nec-vit-ti")  # type: ignore[arg-type]
+
+
+def test_a_pool_that_cannot_be_used_says_so():
+    y = batch(3, (1, 1))
+    pool = coder.Pool(small_codec(), 1)  # no `with`
+    blobs = pool.encode(y, (1, 1))
+    with pytest.raises(coder.PoolError, match=r"send its codec"):
+        pickle.dumps(pool)
+    pool.close()
+    pool.close()
+    for call in (lambda: pool.encode(y, (1, 1)), lambda: pool.decode(blobs)):
+        with pytest.raises(coder.PoolError, match="closed"):
+            call()
+
+
+def test_closing_a_pool_ends_the_calls_of_other_threads():
+    pool, y = coder.Pool(small_codec(), 1), batch(50, (4, 4))
+    blobs = pool.encode(y, (4, 4))
+
+    def code():
+        while True:
+            assert pool.encode(y, (4, 4)) == blobs
+
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(code) for _ in range(2)]
+        pool.close()
+        for call in calls:
+            assert isinstance(call.exception(), coder.PoolError)
+
+
+def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
+    before = set(multiprocessing.active_children())
+    with coder.Pool(small_codec(), 1) as pool:
+        pool.encode(batch(3, (1, 1)), (1, 1))
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.kill()
+        for _ in range(2):
+            with pytest.raises(coder.PoolError, match=r"has died: .*make a new pool"):
+                pool.encode(batch(3, (1, 1)), (1, 1))
+
+
+def code_in_a_daemon(connection):
+    with coder.Pool(small_codec(), 2) as pool:
+        blobs = pool.encode(batch(3, (2, 3)), (2, 3))
+        connection.send((blobs, pool.decode(blobs), multiprocessing.active_children()))
+
+
+def test_a_daemonic_process_codes_by_itself():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=code_in_a_daemon, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    blobs, y_hat, children = ours.recv()
+    process.join()
+    codec = small_codec()
+    assert not children
+    assert blobs == [codec.encode(one, (2, 3)) for one in batch(3, (2, 3))]
+    np.testing.assert_array_equal(y_hat, [codec.decode(b) for b in blobs])
+
+
+START = """
+import os, signal, sys, time
+import numpy as np
+import coder
+y, grid = np.zeros((8, 6, 12), np.float32), (2, 3)
+pool = coder.Pool(coder.EmbeddingCodec.load(sys.argv[1]), 2)
+blobs = pool.encode(y, grid)
+"""
+FORK = """
+child = os.fork()
+if not child:
+    try:
+        pool.encode(y, grid)
+    except coder.PoolError as error:
+        print(error, flush=True)
+    pool.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print(pool.encode(y, grid) == blobs)
+"""
+INTERRUPT = """
+try:
+    os.killpg(0, signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print(pool.encode(y, grid) == blobs)
+"""
+KILL = """
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals, no fork")
+@pytest.mark.parametrize(
+    ("script", "status", "expected"),
+    [
+        (FORK, 0, "the pool was made by another process: make one in this process\nTrue\n"),
+        (INTERRUPT, 0, "True\n"),
+        (KILL, -signal.SIGKILL, ""),
+    ],
+    ids=["fork", "interrupt", "kill"],
+)
+def test_processes_that_fork_are_interrupted_or_killed(script, status, expected, tmp_path):
+    transform_cases.ladder().save(tmp_path / "codec")
+    # Their output ends with the last process that has it: no worker outlives the others.
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", START + script, tmp_path / "codec"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (status, expected)

@@ -1,16 +1,21 @@
 """Laws of blocks, bands and the transform."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coder import CodecError
+from coder import CodecError, EmbeddingCodec
 from coder.bands import BANDS, LARGEST, bands_of_block, bands_of_grid, parts
-from coder.transform import Transform, cosines, over_blocks
+from coder.transform import Transform, cosines, over_blocks, product
 
 GRIDS = [(1, 1), (1, 7), (13, 1), (17, 31), (16, 16), (14, 14), (64, 64), (33, 5)]
 
@@ -143,3 +148,94 @@ def test_rows_that_depend_on_one_another_are_refused_when_used():
     twice[1] = twice[0]
     with pytest.raises(CodecError, match="orthonormal"):
         dataclasses.replace(transform, basis=twice).forward(np.zeros((1, 9), np.float32), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [
+        (0, 5, 7),  # a band that a grid lacks
+        (1, 768, 768),
+        (300, 768, 1),
+        (16, 16, 6144),
+        (197, 768, 768),
+        (17, 768, 342),  # a row more than whole pieces have, and a column
+        (9, 8193, 4),
+        (5, 1, 9),
+    ],
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_products_in_pieces_are_products(m, k, n, order):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(m, k)).astype(np.float32, order=order)
+    for shape in ((k, n), (3, k, n)):
+        b = rng.normal(size=shape).astype(np.float32, order=order)
+        found = product(a, b)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, np.float64(a) @ b, rtol=0, atol=2e-6 * k)
+
+
+CODE = """
+import hashlib, time
+import numpy as np
+from coder import EmbeddingCodec
+from coder.transform import Transform, cosines
+
+rng = np.random.default_rng(0)
+rows = cosines(768)  # orthonormal
+norms = np.abs(rows).max(1) / 127
+basis = np.rint(rows / norms[:, None]).astype(np.int8)
+vectors = [rng.normal(size=768), np.ones(768)]
+wide = Transform(*vectors, basis, norms, *vectors)
+wide.__dict__["analysis"] = np.float32(rows.T)  # without LAPACK, which has threads
+shipped = EmbeddingCodec.load("nec-vit-ti")
+units = shipped.transform
+y = np.float32(units.mean + units.scale * rng.laplace(size=(65, 192)) / 2)
+c = np.float32(rng.laplace(size=(197, 768)))
+digest = hashlib.sha256()
+
+def code():
+    for rate in (0, 8, 16):
+        blob = shipped.at(rate).encode_quietly(y, (8, 8))
+        digest.update(blob + shipped.decode(blob).tobytes())
+    y_hat = wide.inverse(c, (14, 14))
+    digest.update(y_hat.tobytes() + wide.forward(y_hat, (14, 14)).tobytes())
+
+code()  # LAPACK makes the pseudo-inverses
+time.sleep(0.5)  # its threads go to sleep
+start, own = time.process_time(), time.thread_time()
+for _ in range(5):
+    code()
+own = time.thread_time() - own
+print(digest.hexdigest(), (time.process_time() - start - own) / own)
+"""
+
+
+def test_no_thread_of_blas_takes_part_and_none_changes_the_bits():
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", CODE],
+            env=os.environ | {"OPENBLAS_NUM_THREADS": str(count)},
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        ).stdout.split()
+        for count in (1, 2, 8)
+    ]
+    digests, shares = zip(*outputs, strict=True)
+    assert len(set(digests)) == 1
+    # Seconds of other threads, of those of the one that codes.
+    assert max(map(float, shares)) < 0.05
+
+
+def test_limits_on_threads_stay_as_they_are():
+    codec, limits = EmbeddingCodec.load("nec-vit-ti"), threadpoolctl.threadpool_info()
+    y = np.zeros((65, 192), np.float32)
+    blob = codec.encode(y, (8, 8))
+
+    def decode(_):
+        codec.decode(blob)
+        return threadpoolctl.threadpool_info()
+
+    with ThreadPoolExecutor(2) as threads:
+        assert all(seen == limits for seen in threads.map(decode, range(20)))
+    assert threadpoolctl.threadpool_info() == limits
