@@ -11,7 +11,7 @@ import nec_jax
 from train.config import Compress
 from train.config_study import Evaluate
 from train.data import open_source
-from train.summary import duration, print_summary
+from train.summary import duration, next_command, print_summary
 
 
 def summary(
@@ -59,3 +59,12 @@ def test_pre_training_ends_with_a_compression(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_next_command_cuts_as_this_one_did(smoke_nec: Path) -> None:
+    record = json.loads((smoke_nec / "run.json").read_text())
+    source = open_source("blue-marble", "train", chip=32)
+    for chip in (None, 256, 32):
+        record["config"]["chip"] = chip
+        command = next_command(record, smoke_nec / "model.safetensors", source)
+        assert tyro.cli(Evaluate, args=command[4:]).chip == chip

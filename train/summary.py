@@ -90,7 +90,7 @@ def next_command(record: Record, path: Path, source: Source) -> list[str]:
     """What goes on from this run: compression, or the evaluation of its codec."""
     config = record["config"]
     data = ["--data", config["data"]]
-    if config["chip"] != 256:
+    if config["chip"] is not None:
         data += ["--chip", str(config["chip"])]
     command = ["python", "-m", "train.main"]
     if record["command"] == "pretrain":
