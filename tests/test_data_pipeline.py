@@ -265,6 +265,19 @@ def test_fit_to_of_images_that_are_not_very_long_is_a_resize_then_a_crop(
 def test_an_image_without_pixels_is_an_error():
     with pytest.raises(DataError, match="0 x 5 px has no pixels"):
         fit_to(np.zeros((0, 5, 3), np.uint8), 4)
+    for shape in ((0, 5, 3), (5, 5, 0), (5, 5)):
+        source = Grey(2, shape=shape)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=r"image_\d\.png is an array \(\d, \d.*: an image is"):
+            read_all(source, 4)
+        with pytest.raises(DataError, match=r"image_\d\.png is an array"):
+            next(train_iterator(source, batch=1, size=4, seed=0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 20_000, 3), (3, 1, 2)])
+def test_tiny_and_thin_images_train(shape: tuple[int, int, int]):
+    batches = train_iterator(Grey(3, shape=shape), batch=3, size=8, seed=0)
+    assert next(batches)["image"].shape == (3, 8, 8, shape[2])
+    assert sorted(read_all(Grey(3, shape=shape), 8).images[:, 0, 0, 0]) == [0, 1, 2]
 
 
 def test_fit_to_resizes_a_mask_with_its_image_and_invents_no_class():

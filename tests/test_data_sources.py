@@ -228,6 +228,12 @@ def test_potsdam(tmp_path: Path):
     assert [len(open_source(str(tmp_path), s, chip=6)) for s in ("train", "val", "all")] == [
         6, 6, 18,
     ]  # fmt: skip
+    again = tmp_path / "copy" / "top_potsdam_2_13_RGB.tif"
+    again.parent.mkdir()
+    again.write_bytes((tmp_path / "2_Ortho_RGB" / again.name).read_bytes())
+    with pytest.raises(DataError, match=r"2_Ortho_RGB/.*2_13_RGB.tif and .*copy/.* are one tile"):
+        open_source(str(tmp_path), "train", chip=6)
+    again.unlink()
     (tmp_path / "5_Labels_all" / "top_potsdam_6_8_label.tif").unlink()
     with pytest.raises(ValueError, match=r"6_8_RGB\.tif has no .*5_Labels_all\.zip"):
         open_source(str(tmp_path), "val", chip=6)

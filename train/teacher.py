@@ -16,8 +16,10 @@ from nec_jax.params import NecParams
 from train import processes
 from train.config import Distil, OptionsError
 from train.data import at_most, open_source, spread
+from train.data.blue_marble import BlueMarble
 from train.data.joined import Joined
-from train.data.record import CorruptImageError, DataError
+from train.data.record import CorruptImageError, DataError, Source
+from train.data.windows import WindowSource
 from train.prefix import Prefix, open_prefix
 from train.views import view_of
 
@@ -61,6 +63,15 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
     return grid[:, ::-1] if symmetry >= 4 else grid
 
 
+def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
+    """Open one of the data sets; beside others it is cut only if it has to be, see Distil.chip."""
+    if chip is None or alone:
+        return open_source(name, split, chip=chip)
+    source = open_source(name, split)
+    cut = isinstance(source, BlueMarble | WindowSource)
+    return open_source(name, split, chip=chip) if cut else source
+
+
 class Images:
     """The images of one split of all data sets, and the teacher's tokens of each of their views."""
 
@@ -77,7 +88,8 @@ class Images:
             )
         limit = options.images if split == options.split else options.val_images
         self._parts = [
-            at_most(open_source(name, split, chip=options.chip), limit) for name in names
+            at_most(_open(name, split, options.chip, alone=len(names) == 1), limit)
+            for name in names
         ]
         self._options, self._teacher = options, teacher
         self._prefixes: list[Prefix] = []

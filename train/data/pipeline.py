@@ -171,6 +171,10 @@ class _Alike:
         self._lock = threading.Lock()
 
     def __call__(self, record: Record) -> None:
+        if record["image"].ndim != 3 or 0 in record["image"].shape:
+            raise DataError(
+                f"{record['id']} is an array {record['image'].shape}: an image is [H, W, bands]"
+            )
         with self._lock:
             first = self._first = self._first or {"id": record["id"], "image": record["image"][:0]}
         here, there = record["image"], first["image"]

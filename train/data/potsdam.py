@@ -32,16 +32,21 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
     """Cut the RGB tiles of a split, with their labels, to windows of `chip` px.
 
     Raises:
-        DataError: a tile of no official list, or one without its label; an unknown split.
+        DataError: a tile of no official list, in two folders, or without its label; an unknown
+            split.
     """
     check_split(split, HASH_SPLITS, str(root))
     part = {tile: name for name, tiles in TILES.items() for tile in tiles.split()}
-    pairs = []
+    pairs, seen = [], {}
     for image in sorted(root.glob(_IMAGES)):
         tile = image.stem.removeprefix("top_potsdam_").removesuffix("_RGB")
         if tile not in part:
             raise DataError(f"{image} is no tile of the official Potsdam lists: move it away")
-        label = next(root.glob(f"*/top_potsdam_{tile}_label.tif"), None)
+        if tile in seen:
+            raise DataError(f"{seen[tile]} and {image} are one tile: keep one of them")
+        seen[tile] = image
+        # ISPRS has the training tiles' labels in two archives; 5_Labels_all comes first.
+        label = min(root.glob(f"*/top_potsdam_{tile}_label.tif"), default=None)
         if label is None:
             raise DataError(
                 f"{image} has no top_potsdam_{tile}_label.tif in a folder beside it: "
