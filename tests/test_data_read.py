@@ -282,6 +282,15 @@ def test_a_mask_and_an_alpha_band_of_a_tiff_name_missing_pixels(tmp_path: Path):
         pixels(path)
 
 
+def test_a_fourth_band_is_alpha_if_the_file_says_so(tmp_path: Path):
+    bands = noise(4, 6, 5)  # red, green, blue and infrared: GDAL marks the fourth as alpha
+    path = write_raster(tmp_path / "nir.tif", bands)
+    with pytest.raises(MissingPixels, match=r"band 4 is marked as alpha.* -colorinterp_4 undefin"):
+        pixels(path)
+    write_raster(path, bands, photometric="MINISBLACK")
+    np.testing.assert_array_equal(pixels(path), bands.transpose(1, 2, 0))
+
+
 def test_missing_pixels_of_a_mask_are_ignored_ones(tmp_path: Path):
     mask = noise(1, 6, 5, high=4)
     path = write_raster(tmp_path / "mask.tif", mask, nodata=0)

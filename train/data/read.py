@@ -87,7 +87,7 @@ def decode(
     except (ModuleNotFoundError, MemoryError, SceneError):
         raise
     except Exception as error:
-        raise CorruptImageError(f"cannot read {path}: {_reason(error)}") from error
+        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
@@ -106,8 +106,9 @@ def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
     raise MissingPixels(
         f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
         f"({kinds}), the first at row {top + row}, column {left + col}; an encoder needs whole "
-        "images: fill these pixels, or cut images that have none (if they are not missing, take "
-        "the nodata tag, the mask or the alpha band out of the file)"
+        "images: fill these pixels, or cut images that have none. If they are not missing, the "
+        "file says so wrongly: unset its nodata value, its mask, or its mark of alpha "
+        "(gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
     )
 
 
@@ -137,7 +138,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
-        raise CorruptImageError(f"cannot read the mask {path}: {_reason(error)}") from error
+        raise CorruptImageError(f"cannot read the mask {path}: {reason_of(error)}") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -159,7 +160,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
-        raise CorruptImageError(f"cannot read {path}: {_reason(error)}") from error
+        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def is_raster(path: Path) -> bool:
@@ -444,7 +445,8 @@ def _crop(array: np.ndarray, box: Box | None) -> np.ndarray:
     return array[row : row + height, col : col + width]
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What a message says of the error that a decoder raised."""
     error = error.__cause__ or error  # rasterio's own message only points to GDAL's
     if isinstance(error, DataError):
         return str(error)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train.data.read import not_finite, read_picture, whole
+from train.data.read import not_finite, read_picture, reason_of, whole
 from train.data.record import IGNORE, CorruptImageError, DataError, Record
 from train.data.splits import check_filled, check_split, hash_split
 
@@ -97,9 +97,7 @@ class TfdsSource:
             if self._as_files:
                 record = read_picture(io.BytesIO(example["image"]), _id(part, position))
         except Exception as error:
-            raise CorruptImageError(
-                f"cannot read {name}: {type(error).__name__}: {error}"
-            ) from error
+            raise CorruptImageError(f"cannot read {name}: {reason_of(error)}") from error
         image = record["image"]
         if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "uif":
             raise CorruptImageError(
