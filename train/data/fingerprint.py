@@ -42,7 +42,7 @@ def fingerprint(source: Source) -> dict[str, Any]:
 
 
 def _sizes(files: list[Path]) -> list[int | None]:
-    """Bytes of each file; None for one that is none or not there, which training will leave out."""
+    """Bytes of each file; None where there is no regular file, which training will leave out."""
 
     def size(file: Path) -> int | None:
         try:
