@@ -95,7 +95,7 @@ class Split:
     tokens: np.ndarray | None = None  # float16 [N, n, width]: what frozen blocks made of the images
     unlabelled: str = ""  # id of the first image without a label
     unmasked: str = ""  # and without a mask
-    places: tuple[int, ...] = ()  # number of each image in its source
+    places: tuple[int, ...] = ()  # number of each image in its source, where it is known
 
     def take(self, chosen: np.ndarray) -> "Split":
         """The images where `chosen`, bool [N], is true."""
@@ -108,7 +108,7 @@ class Split:
             None if self.tokens is None else self.tokens[chosen],
             self.unlabelled,
             self.unmasked,
-            tuple(place for place, keep in zip(self.places, chosen, strict=True) if keep),
+            tuple(place for place, keep in zip(self.places, chosen, strict=False) if keep),
         )
 
 
