@@ -64,7 +64,9 @@ def encode(
     return [codec.encode(one, grid) for y in batches for one in y]
 
 
-def decode(params: NecParams, blobs: Iterable[bytes]) -> NDArray[np.float32]:
+def decode(
+    params: NecParams, blobs: Iterable[bytes | bytearray | memoryview | NDArray]
+) -> NDArray[np.float32]:
     """Blobs of images of one size -> embeddings float32 [B, (1 +) T, D], class token first.
 
     Args:

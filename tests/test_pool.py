@@ -114,7 +114,7 @@ def test_a_pool_takes_the_numbers_that_its_codec_takes(pool):
         assert [warning.filename for warning in caught] == [__file__]
         assert blobs == [codec.encode(one.astype("f4"), (2, 3)) for one in values]
     for dtype in (object, bool, complex, "U3"):
-        with pytest.raises(coder.InputError, match="give floats|no array of numbers"):
+        with pytest.raises(coder.InputError, match=r"give floats|no array of numbers"):
             pool.encode(y.astype(dtype), (2, 3))
 
 
@@ -136,7 +136,7 @@ def test_a_pool_reads_what_its_codec_reads(pool):
     np.testing.assert_array_equal(pool.decode(b for b in blobs), y_hat)
     with pytest.raises(coder.InputError, match="wrap a single one in a list"):
         pool.decode(blobs[0])
-    with pytest.raises(coder.InputError, match="blob 1: a blob is bytes, as encode returns it, not str"):
+    with pytest.raises(coder.InputError, match=r"blob 1: a blob is bytes.* not str"):
         pool.decode([blobs[0], "blob"])
 
 
@@ -148,7 +148,7 @@ def test_errors_name_the_first_embedding_and_a_pool_goes_on(pool):
         pool.encode(spoilt, (1, 1))
     with pytest.raises(coder.InputError, match=r"embedding 0: .*float32"):
         pool.encode(np.full((2, 2, 3), 1e300), (1, 1))
-    with pytest.raises(TypeError):
+    with pytest.raises(coder.InputError, match="whole numbers"):
         pool.encode(y, (1.0, 1.0))  # type: ignore[arg-type]
     assert pool.encode(y, (1, 1)) == [small_codec().encode(one, (1, 1)) for one in y]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from image_files import png
 from model_cases import random_images, random_weights, tiny_config
 from PIL import Image
 from train_cases import SMALL
@@ -16,7 +17,7 @@ from nec_jax import NecParams, latents, nec
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import prefix
 from train.config import Compress, OptionsError
-from train.data import Split, open_source, read_all
+from train.data import DataError, Split, open_source, read_all
 from train.inputs import Cache
 from train.main import main
 from train.prefix import finish, open_prefix, start_of
@@ -217,6 +218,21 @@ def test_an_epoch_has_each_view_of_each_readable_image_once(
     resumed.set_state(position)
     for expected in seen[1:]:
         assert np.array_equal(next(resumed)["tokens"], expected)
+
+
+def test_what_the_model_does_not_take_is_named(params: NecParams, folder: Path) -> None:
+    (folder / "4.png").write_bytes(png(np.zeros((80, 80, 3), np.uint16)))
+    source = open_source(folder, "all")
+    with pytest.raises(DataError, match=r"4\.png of .*: images are uint16, the model takes uint8"):
+        open_prefix(folder / "cache", 1, params, 2, source)
+
+
+def test_activations_of_no_image_are_an_error(params: NecParams, folder: Path) -> None:
+    (folder / "0.png").write_bytes(b"no image")
+    cached = open_prefix(folder / "cache", 1, params, 1, open_source(folder, "all"))
+    assert cached.readable() == list(range(1, 10))
+    with pytest.raises(DataError, match="none of the images can be read"):
+        cached.whole(1)
 
 
 @pytest.mark.slow

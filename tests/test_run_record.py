@@ -1,5 +1,6 @@
 """run.json: what it holds, what a second start adds, and which data it takes for the same."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -191,3 +192,13 @@ def test_what_no_run_wrote_is_not_replaced(name: str, tmp_path: Path) -> None:
     ):
         pass
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [name]
+
+
+def test_a_run_from_before_chip_could_be_left_out_goes_on(tmp_path: Path) -> None:
+    source, options = folder_of_files(tmp_path / "data"), Compress(workdir=tmp_path / "run")
+    run_record.begin(dataclasses.replace(options, chip=256), {"train": source})
+    (tmp_path / "run/model.safetensors").write_bytes(b"")
+    run_record.refuse_changed_config(options)
+    run_record.begin(options, {"train": source})  # the same images: nothing was cut
+    with pytest.raises(OptionsError, match="--chip: 256 -> 64"):
+        run_record.refuse_changed_config(dataclasses.replace(options, chip=64))

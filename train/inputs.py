@@ -1,6 +1,7 @@
 """What a training run reads: images, or the activations of frozen blocks in their place."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train.config import Compress, OptionsError, Training
 from train.data import at_most, open_source, read_all, train_iterator
-from train.data.record import Source
+from train.data.record import DataError, Record, Source
 from train.initial import config_for, mask_ratio
 from train.prefix import Prefix, finish, open_prefix
 from train.processes import own_share
@@ -45,7 +46,31 @@ def train_batches(options: Training, source: Source, config: ModelConfig):
         seed=options.seed,
         process_index=index,
         process_count=count,
+        check=functools.partial(held_to, config),
     )
+
+
+def held_to(config: ModelConfig, record: Record) -> None:
+    """Hold an image as it was read, of any size, against what the model takes.
+
+    Raises:
+      DataError: other bands, another dtype or range; the message names the image.
+    """
+    image, (low, high) = record["image"], config.value_range
+    if image.shape[-1] != config.channels or image.dtype != np.dtype(config.dtype):
+        raise DataError(
+            f"{record['id']} has {image.shape[-1]} bands of {image.dtype}; the model takes "
+            f"{config.channels} of {config.dtype} ({', '.join(config.bands)}): keep it in a folder "
+            "of its own"
+        )
+    kind = np.iinfo(image.dtype) if image.dtype.kind in "ui" else None
+    if kind is not None and low <= kind.min and kind.max <= high:  # as of pictures: no need to look
+        return
+    if not (image.min() >= low and image.max() <= high):
+        raise DataError(
+            f"{record['id']} ranges from {image.min():g} to {image.max():g}; the model takes "
+            f"{low:g} to {high:g}: rescale or clip it"
+        )
 
 
 def open_val_source(options: Training) -> Source:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import files
+from coder import InputError, files
 from nec_jax import nec
 from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
@@ -63,9 +63,20 @@ class Prefix:
         return shards[image // len(shards[0])][image % len(shards[0])]
 
     def whole(self, limit: int | None = None) -> NDArray[np.float16]:
-        """View 0 [N, n, width], of at most `limit` images, evenly spread as by `read_all`."""
-        rows = np.stack([self.row(0, image) for image in spread(self.images, limit)])
-        return rows[~np.isnan(rows[:, 0, 0])]
+        """View 0 [N, n, width], of at most `limit` images, evenly spread as by `read_all`.
+
+        Raises:
+          DataError: none of them could be read.
+        """
+        places = self.readable(limit)
+        if not places:
+            raise DataError("none of the images can be read whose activations are asked for")
+        return np.stack([self.row(0, image) for image in places])
+
+    def readable(self, limit: int | None = None) -> list[int]:
+        """Numbers of the images that `whole` has: those that could be read."""
+        places = spread(self.images, limit)
+        return [place for place in places if not np.isnan(self.row(0, place)[0, 0])]
 
     def batches(
         self, batch: int, seed: int, process_index: int = 0, process_count: int = 1
@@ -150,7 +161,9 @@ def open_prefix(
         for number in missing[turn:] + missing[:turn]:
             shard = _sound_shard(homes[view], number)
             if shard is None:
-                see = functools.partial(view_of, source, view=view, seed=seed, mixed=mixed)
+                see = functools.partial(
+                    _view, params.config, source, view=view, seed=seed, mixed=mixed
+                )
                 made = _compute(params, blocks, see, chunks[number], tokens)
                 shard = _write_shard(homes[view], number, made)
                 print(f"  shard {number + 1} of {len(chunks)}", file=sys.stderr)
@@ -168,6 +181,16 @@ def open_prefix(
             file=sys.stderr,
         )
     return prefix
+
+
+def _view(config: ModelConfig, source: Source, index: int, size: int, **which: Any) -> NDArray[Any]:
+    """As `view_of`; DataError names an image that the model does not take."""
+    cut = view_of(source, index, size, **which)
+    try:
+        check_images(config, cut[None])
+    except InputError as error:
+        raise DataError(f"{source[index]['id']} of {source.name}: {error}") from error
+    return cut
 
 
 def _compute(
@@ -188,7 +211,6 @@ def _compute(
             except CorruptImageError as error:
                 print(f"left out: {error}", file=sys.stderr)
                 continue
-            check_images(config, cut[None])
             batch[len(rows)] = cut
             rows.append(row)
         # At one batch size, so that the activations do not depend on how rows fall into batches.

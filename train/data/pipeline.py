@@ -2,12 +2,14 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
+from train.data.read import not_finite, whole
 from train.data.record import CorruptImageError, DataError, Record, Source
 from train.data.resize import fit_to, random_crop
 from train.data.subset import spread
@@ -25,6 +27,7 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
+    check: Callable[[Record], None] = lambda record: None,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Yield {"image": [batch, size, size, C] in the source's dtype} for ever.
 
@@ -45,20 +48,26 @@ def train_iterator(
         process_count: ... so many. Their batches, one after another, are the batch that one
             process would read.
         threads: that decode ahead of the training step.
+        check: raises DataError for a record that the model does not take.
 
     Raises:
-        DataError: no images, or (while iterating) every image is corrupt.
+        DataError: no images, or (while iterating) every image is corrupt, or one has other bands
+            or another dtype than the others.
     """
     count = len(source)
     if count == 0:
         raise DataError(f"{source.name} has no images")
     order_seed, crop_seed = np.random.SeedSequence([seed, 0]).generate_state(2)
     read = _Reader(source, count)
+    alike = _Alike()
 
     def readable(index: int) -> Record:
         # Not left out: what is in a batch would then depend on all that came before it.
         records = (read((index + offset) % count) for offset in range(count))
-        return next(record for record in records if record is not None)
+        record = next(record for record in records if record is not None)
+        check(record)
+        alike(record)
+        return record
 
     def cropped(record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"image": random_crop(record["image"], size, rng)}
@@ -79,11 +88,14 @@ class Split:
     """All of a data split, in memory, in the source's order."""
 
     images: np.ndarray  # [N, size, size, C], the source's dtype
-    labels: np.ndarray | None  # int64 [N]
-    masks: np.ndarray | None  # uint8 [N, size, size], 255 = ignore
+    labels: np.ndarray | None  # int64 [N]; None unless every image has one
+    masks: np.ndarray | None  # uint8 [N, size, size], 255 = ignore; None unless every image has one
     ids: list[str]
     skipped: list[str]  # one message an image that could not be read; it names the file
     tokens: np.ndarray | None = None  # float16 [N, n, width]: what frozen blocks made of the images
+    unlabelled: str = ""  # id of the first image without a label
+    unmasked: str = ""  # and without a mask
+    places: tuple[int, ...] = ()  # number of each image in its source, where it is known
 
     def take(self, chosen: np.ndarray) -> "Split":
         """The images where `chosen`, bool [N], is true."""
@@ -94,6 +106,9 @@ class Split:
             [name for name, keep in zip(self.ids, chosen, strict=True) if keep],
             self.skipped,
             None if self.tokens is None else self.tokens[chosen],
+            self.unlabelled,
+            self.unmasked,
+            tuple(place for place, keep in zip(self.places, chosen, strict=False) if keep),
         )
 
 
@@ -115,10 +130,13 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
         raise DataError(f"nothing to read: {source.name} has {total} images, limit is {limit}")
     read = _Reader(source, wanted)
 
+    alike = _Alike()
+
     def fitted(index: int) -> Record | None:
         record = read(index)
         if record is None:
             return None
+        alike(record)
         if "mask" in record:
             record["image"], record["mask"] = fit_to(record["image"], size, record["mask"])
         else:
@@ -126,26 +144,46 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
         return record
 
     with ThreadPoolExecutor(threads) as pool:
-        maybe = pool.map(fitted, spread(total, limit))
-        records = [record for record in maybe if record is not None]
-    first = records[0]["image"]
-    for record in records:
-        image = record["image"]
-        if image.shape != first.shape or image.dtype != first.dtype:
-            raise DataError(
-                f"{record['id']} has {image.shape[-1]} bands of {image.dtype}, but "
-                f"{records[0]['id']} has {first.shape[-1]} of {first.dtype}: "
-                f"keep them in folders of their own"
-            )
+        chosen = spread(total, limit)
+        maybe = pool.map(fitted, chosen)
+        found = [(i, record) for i, record in zip(chosen, maybe, strict=True) if record is not None]
+    records = [record for _, record in found]
+    # Never of some: those of the others would be taken for theirs.
     labels = [record["label"] for record in records if "label" in record]
     masks = [record["mask"] for record in records if "mask" in record]
     return Split(
         images=np.stack([record["image"] for record in records]),
-        labels=np.array(labels, np.int64) if labels else None,
-        masks=np.stack(masks) if masks else None,
+        labels=np.array(labels, np.int64) if len(labels) == len(records) else None,
+        masks=np.stack(masks) if len(masks) == len(records) else None,
         ids=[record["id"] for record in records],
         skipped=read.skipped(),
+        unlabelled=next((record["id"] for record in records if "label" not in record), ""),
+        unmasked=next((record["id"] for record in records if "mask" not in record), ""),
+        places=tuple(i for i, _ in found),
     )
+
+
+class _Alike:
+    """Holds every image against the first one that was read."""
+
+    def __init__(self):
+        self._first: Record | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, record: Record) -> None:
+        if record["image"].ndim != 3 or 0 in record["image"].shape:
+            raise DataError(
+                f"{record['id']} is an array {record['image'].shape}: an image is [H, W, bands]"
+            )
+        with self._lock:
+            first = self._first = self._first or {"id": record["id"], "image": record["image"][:0]}
+        here, there = record["image"], first["image"]
+        if here.shape[2:] != there.shape[2:] or here.dtype != there.dtype:
+            raise DataError(
+                f"{record['id']} has {here.shape[-1]} bands of {here.dtype}, but "
+                f"{first['id']} has {there.shape[-1]} of {there.dtype}: "
+                f"keep them in folders of their own"
+            )
 
 
 class _Reader:
@@ -159,7 +197,10 @@ class _Reader:
 
     def __call__(self, index: int) -> Record | None:
         try:
-            return self._source[index]
+            record = self._source[index]
+            if missing := not_finite(record["image"]):  # of a source that is none of ours
+                return whole({**record, "missing": missing}, record["id"])
+            return record
         except CorruptImageError as error:
             with self._lock:
                 if index not in self._corrupt:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.read import Box, read_image
-from train.data.record import DataError
+from train.data.read import Box, decode
+from train.data.record import CorruptImageError, DataError
 from train.data.splits import HASH_SPLITS, check_split
 from train.data.windows import Pair, WindowSource
 
@@ -32,16 +32,21 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
     """Cut the RGB tiles of a split, with their labels, to windows of `chip` px.
 
     Raises:
-        DataError: a tile of no official list, or one without its label; an unknown split.
+        DataError: a tile of no official list, in two folders, or without its label; an unknown
+            split.
     """
     check_split(split, HASH_SPLITS, str(root))
     part = {tile: name for name, tiles in TILES.items() for tile in tiles.split()}
-    pairs = []
+    pairs, seen = [], {}
     for image in sorted(root.glob(_IMAGES)):
         tile = image.stem.removeprefix("top_potsdam_").removesuffix("_RGB")
         if tile not in part:
             raise DataError(f"{image} is no tile of the official Potsdam lists: move it away")
-        label = next(root.glob(f"*/top_potsdam_{tile}_label.tif"), None)
+        if tile in seen:
+            raise DataError(f"{seen[tile]} and {image} are one tile: keep one of them")
+        seen[tile] = image
+        # ISPRS has the training tiles' labels in two archives; 5_Labels_all comes first.
+        label = min(root.glob(f"*/top_potsdam_{tile}_label.tif"), default=None)
         if label is None:
             raise DataError(
                 f"{image} has no top_potsdam_{tile}_label.tif in a folder beside it: "
@@ -53,7 +58,17 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
 
 
 def read_colour_mask(path: Path, box: Box | None = None) -> np.ndarray:
-    """Read a colour-coded label file as class indices, uint8 [H, W]; other colours are 255."""
+    """Read a colour-coded label file as class indices, uint8 [H, W]; other colours are 255.
+
+    Raises:
+        CorruptImageError: missing, damaged, or not 8-bit RGB; the message names it.
+    """
+    colours = decode(path, path.name, box)["image"]
+    if colours.shape[-1] != 3 or colours.dtype != np.uint8:
+        raise CorruptImageError(
+            f"cannot read the mask {path}: its labels are colours, RGB of uint8; this has "
+            f"{colours.shape[-1]} bands of {colours.dtype}"
+        )
     # Some of the official files hold colours such as (252, 255, 0): only the bright bit counts.
-    bits = read_image(path, path.name, box)["image"][..., :3] >= 128
+    bits = colours >= 128
     return _CLASS_OF_COLOUR[bits @ np.array([4, 2, 1])]

@@ -14,10 +14,12 @@ class Record(TypedDict, total=False):
 
     image: Required[np.ndarray]  # [H, W, C], the file's own dtype (uint8 for RGB)
     id: Required[str]  # stable and relative: the path inside the root, for a window "path@row,col"
-    label: int  # index into Source.classes
+    label: int  # index into Source.classes; an image without a label has none, rather than -1
     mask: np.ndarray  # uint8 [H, W], index into Source.mask_classes, 255 = ignore
     transform: tuple[float, float, float, float, float, float]  # affine a..f: pixel -> crs
     crs: str  # e.g. "EPSG:4326"
+    # bool [H, W] by what is there in a pixel's place; no source's record has it: see MissingPixels.
+    missing: dict[str, np.ndarray]
 
 
 class Source(Protocol):
@@ -55,3 +57,11 @@ class DataError(ValueError):
 
 class CorruptImageError(DataError):
     """An image (or its mask) cannot be read; the message names the file and the reason."""
+
+
+class MissingPixels(CorruptImageError):
+    """Some pixels of an image are missing; the message names the file, how many, and where.
+
+    An encoder needs whole images, and a number that stands for "nothing here" would be blended
+    with its neighbours and counted in the normalisation: such an image is not read.
+    """

@@ -5,8 +5,11 @@ from typing import overload
 import numpy as np
 from PIL import Image
 
+from train.data.record import DataError
+
 _SCALE = (0.2, 1.0)  # area of a random crop, as a fraction of the image's
 _RATIO = (3 / 4, 4 / 3)  # its width / height
+_LONG = 8  # longer side over shorter side of an image that is cropped before it is resized
 
 
 def resize(
@@ -51,7 +54,9 @@ def fit_to(
     """Bring an image to size x size: the one size rule, for training heads and for every score.
 
     The shorter side is resized to `size` (bicubic, antialiased; a mask by nearest neighbour),
-    then the centre is cropped. An image whose shorter side is `size` keeps its pixels.
+    then the centre is cropped. An image whose shorter side is `size` keeps its pixels. Of an image
+    more than 8 times as long as wide, only the middle 8 parts are resized, or a line of a scanner
+    would take gigabytes; that moves its pixels by less than one of the result's.
 
     Args:
         image: [H, W, C], any dtype.
@@ -59,6 +64,12 @@ def fit_to(
         mask: [H, W]; when given, it is cut alike and the pair (image, mask) is returned.
     """
     height, width = image.shape[:2]
+    if min(height, width) < 1:
+        raise DataError(f"an image of {height} x {width} px has no pixels")
+    if size != min(height, width) and _LONG * min(height, width) < max(height, width):
+        middle = _middle(height, width)
+        image, mask = image[middle], None if mask is None else mask[middle]
+        height, width = image.shape[:2]
     scale = size / min(height, width)
     new_height, new_width = round(height * scale), round(width * scale)
     top, left = (new_height - size) // 2, (new_width - size) // 2
@@ -71,6 +82,13 @@ def fit_to(
     if mask is None:
         return np.ascontiguousarray(image[centre])
     return np.ascontiguousarray(image[centre]), np.ascontiguousarray(mask[centre])
+
+
+def _middle(height: int, width: int) -> tuple[slice, slice]:
+    """The middle of a very long image, about its centre to the pixel."""
+    limit = _LONG * min(height, width)
+    sides = ((side, min(side, limit + (side - limit) % 2)) for side in (height, width))
+    return tuple(slice((side - kept) // 2, (side + kept) // 2) for side, kept in sides)  # type: ignore[return-value]
 
 
 def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

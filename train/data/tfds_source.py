@@ -2,6 +2,7 @@
 
 import bisect
 import functools
+import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from train.data.read import not_finite, read_picture, reason_of, whole
 from train.data.record import IGNORE, CorruptImageError, DataError, Record
 from train.data.splits import check_filled, check_split, hash_split
 
@@ -46,8 +48,16 @@ class TfdsSource:
         parts = members if split == "all" else {split: members[split]}
         self._keys = [key for keys in parts.values() for key in keys]
         check_filled(len(self._keys), split, f"tfds:{name}", sum(sizes.values()))
+        # TFDS would read a palette as grey, and heeds neither EXIF nor transparency. Images of one
+        # band of 8 bits stay as it has them.
+        feature: Any = self._features["image"]
+        kind = (tuple(feature.shape)[-1:], feature.np_dtype)
+        as_files = [((3,), np.uint8), ((3,), np.uint16), ((1,), np.uint16)]
+        self._as_files = isinstance(feature, tfds.features.Image) and kind in as_files
+        decoders = {"image": tfds.decode.SkipDecoding()} if self._as_files else None
         self._data: dict[str, Sequence[Any]] = {
-            part: builder.as_data_source(part) for part in sorted({key[0] for key in self._keys})
+            part: builder.as_data_source(part, decoders=decoders)
+            for part in sorted({key[0] for key in self._keys})
         }
         label = dict(self._features.items()).get("label")
         has_classes = isinstance(label, tfds.features.ClassLabel)
@@ -79,20 +89,28 @@ class TfdsSource:
 
     def __getitem__(self, index: int, /) -> Record:
         part, position = self._keys[index]
+        name = f"{_id(part, position)} of tfds:{self.name}"
         # As in train.data.read: decoders raise nearly anything on damaged bytes.
         try:
             example = self._data[part][position]
+            record: Record = {"id": _id(part, position), "image": example["image"]}
+            if self._as_files:
+                record = read_picture(io.BytesIO(example["image"]), _id(part, position))
         except Exception as error:
+            raise CorruptImageError(f"cannot read {name}: {reason_of(error)}") from error
+        image = record["image"]
+        if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "uif":
             raise CorruptImageError(
-                f"cannot read {_id(part, position)} of tfds:{self.name}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        record: Record = {"id": _id(part, position), "image": example["image"]}
-        if self.classes:
+                f"cannot read {name}: an image is [H, W, bands] of numbers, this is {image.dtype} "
+                f"{image.shape}"
+            )
+        if missing := not_finite(image):
+            record["missing"] = missing
+        if self.classes and int(example["label"]) >= 0:  # -1 of the test splits of TFDS is none
             record["label"] = int(example["label"])
         if self._mask is not None:
-            record["mask"] = example[self._mask][..., 0]
-        return record
+            record["mask"] = _indices(example[self._mask], image, name)
+        return whole(record, name)
 
     def files(self) -> Iterable[tuple[str, Path]]:
         """Id of each example, and the shard that holds it."""
@@ -102,6 +120,17 @@ class TfdsSource:
         for part, position in self._keys:
             shard = bisect.bisect_right(ends[part], position)
             yield _id(part, position), Path(self._builder.info.splits[part].filepaths[shard])
+
+
+def _indices(mask: np.ndarray, image: np.ndarray, name: str) -> np.ndarray:
+    """Class indices uint8 [H, W] of a mask [H, W, 1] or [H, W]."""
+    shape = image.shape[:2]
+    if mask.shape not in (shape, (*shape, 1)) or mask.dtype not in (np.uint8, np.bool_):
+        raise CorruptImageError(
+            f"cannot read the mask of {name}: a mask has one band of uint8 class indices, as large "
+            f"as its image {image.shape}, this is {mask.dtype} {mask.shape}"
+        )
+    return mask.reshape(shape).astype(np.uint8)
 
 
 def _members(sizes: dict[str, int]) -> dict[str, list[tuple[str, int]]]:

@@ -1,0 +1,315 @@
+"""Files of images: what they hold is read whole, or they are refused by name."""
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import rasterio
+from image_files import encoded, noise, png, write_raster
+from PIL import Image, ImageOps
+
+from train.data import CorruptImageError, MissingPixels, open_source
+from train.data.potsdam import read_colour_mask
+from train.data.read import image_size, read_image, read_mask
+
+PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    return read_image(path, path.name)["image"]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+def test_a_png_of_16_bits_keeps_them(tmp_path: Path, samples: int):
+    array = noise(5, 7, samples, high=4096, dtype=np.uint16)  # 12 bits, as sensors have them
+    if samples in (2, 4):
+        array[..., -1] = 65535  # opaque
+    image = pixels(put(tmp_path / "deep.png", png(array)))
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image, array[..., : samples - (samples in (2, 4))])
+
+
+@pytest.mark.parametrize("samples", [2, 4])
+def test_a_png_of_16_bits_that_is_not_opaque_is_not_read(tmp_path: Path, samples: int):
+    array = np.full((5, 7, samples), 65535, np.uint16)
+    array[2, 3:, -1] = 65534
+    with pytest.raises(MissingPixels, match=r"deep\.png: 4 of 35 .*transparent.* row 2, column 3"):
+        pixels(put(tmp_path / "deep.png", png(array)))
+    colour = (b"tRNS", struct.pack(">HHH", 1, 2, 3))
+    array = noise(5, 7, 3, high=9000, dtype=np.uint16)
+    array[4, 6] = 1, 2, 3
+    with pytest.raises(MissingPixels, match=r"1 of 35 .* row 4, column 6"):
+        pixels(put(tmp_path / "key.png", png(array, colour)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_transparency_is_missing_pixels_and_an_opaque_alpha_is_no_band(tmp_path: Path, form: str):
+    array = noise(6, 5, 4)
+    array[..., 3] = 255
+    path = put(tmp_path / "image.png", encoded(array, form, lossless=True))
+    np.testing.assert_array_equal(pixels(path), array[..., :3])
+    array[1, 2, 3] = 254
+    put(path, encoded(array, form, lossless=True, exact=True))
+    with pytest.raises(MissingPixels, match=r"image\.png: 1 of 30 .* row 1, column 2"):
+        pixels(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_a_transparent_colour_is_missing_pixels(tmp_path: Path, mode: str):
+    image = Image.new(mode, (5, 4))
+    image.putpixel((3, 2), {"L": 7, "P": 1, "RGB": (7, 7, 7)}[mode])
+    if mode == "P":
+        image.putpalette([0, 0, 0, 7, 7, 7])
+    key = {"L": 7, "P": 1, "RGB": (7, 7, 7)}[mode]
+    path = put(tmp_path / "key.png", encoded(image, "PNG", transparency=key))
+    with pytest.raises(MissingPixels, match=r"key\.png: 1 of 20 .* row 2, column 3"):
+        pixels(path)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "PNG16"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_an_image_and_its_size(tmp_path: Path, form: str, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    array = noise(6, 9, 3)
+    path = tmp_path / "turned.png"
+    if form == "PNG16":
+        deep = array.astype(np.uint16) * 257
+        put(path, png(deep, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))))
+    else:
+        put(path, encoded(array, form, exif=exif))
+    with Image.open(path) as image:
+        shown = ImageOps.exif_transpose(image) or image
+        expected = np.asarray(shown.convert("RGB"))
+    found = pixels(path)
+    np.testing.assert_array_equal(found // 257 if form == "PNG16" else found, expected)
+    assert image_size(path) == expected.shape[:2]
+    assert (found.shape[:2] == (9, 6)) == (orientation >= 5)
+
+
+def test_damaged_exif_turns_nothing(tmp_path: Path):
+    path = put(tmp_path / "a.jpg", encoded(noise(6, 9, 3), "JPEG", exif=b"Exif\0\0no TIFF at all"))
+    assert pixels(path).shape == (6, 9, 3)
+
+
+@pytest.mark.parametrize("how", [{}, {"big_tiff": True}])
+def test_a_tiff_that_is_to_be_turned_is_refused(tmp_path: Path, how: dict[str, bool]):
+    for orientation in range(1, 9):
+        content = encoded(noise(6, 9, 3), "TIFF", tiffinfo={274: orientation}, **how)
+        path = put(tmp_path / "a.tif", content)
+        assert content.startswith(b"II+" if how else b"II*")
+        if orientation == 1:
+            assert pixels(path).shape == (6, 9, 3)
+            continue
+        with pytest.raises(
+            CorruptImageError, match=rf"a\.tif: its orientation tag is {orientation}"
+        ):
+            pixels(path)
+
+
+def test_the_bytes_say_what_a_file_is(tmp_path: Path):
+    bands = noise(4, 6, 5, high=4096, dtype=np.uint16)
+    variants: list[dict[str, Any]] = [{}, {"BIGTIFF": "YES"}, {"ENDIANNESS": "BIG"}, PLACE]
+    for options in variants:
+        path = write_raster(tmp_path / "scene.tif", bands, **options)
+        path = path.rename(tmp_path / "scene.jpg")
+        np.testing.assert_array_equal(pixels(path), bands.transpose(1, 2, 0))
+        assert image_size(path) == (6, 5)
+    jpeg = encoded(noise(6, 5, 3), "JPEG")
+    picture = pixels(put(tmp_path / "a.jpg", jpeg))
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(pixels(put(tmp_path / name, jpeg)), picture)
+
+
+@pytest.mark.parametrize("depth", [8, 12, 16])
+def test_jpeg_2000_is_an_image(tmp_path: Path, depth: int):
+    dtype = np.uint8 if depth == 8 else np.uint16
+    bands = noise(3, 40, 50, high=2**depth, dtype=dtype)
+    extra = {"NBITS": 12} if depth == 12 else {}
+    path = write_raster(tmp_path / "B04.jp2", bands, **extra, **PLACE)
+    record = open_source(tmp_path)[0]
+    np.testing.assert_array_equal(record["image"], bands.transpose(1, 2, 0))
+    assert record["image"].dtype == dtype
+    assert record.get("crs") == "EPSG:32633"
+    window = read_image(path, "", (10, 20, 8, 9))
+    np.testing.assert_array_equal(window["image"], bands[:, 10:18, 20:29].transpose(1, 2, 0))
+    stream = imagecodecs.jpeg2k_encode(
+        bands.transpose(1, 2, 0), level=0, codecformat="j2k", reversible=True, bitspersample=depth
+    )
+    np.testing.assert_array_equal(pixels(put(tmp_path / "B04.j2k", bytes(stream))), record["image"])
+
+
+def palette_image(colours: list[int]) -> Image.Image:
+    image = Image.fromarray(noise(4, 5, high=3)).convert("P")
+    image.putdata(noise(20, high=3).tolist())
+    image.putpalette(colours)
+    return image
+
+
+def test_a_palette_becomes_rgb_in_a_tiff_as_in_a_png(tmp_path: Path):
+    image = palette_image([10, 20, 30, 40, 50, 60, 255, 80, 0])
+    expected = np.asarray(image.convert("RGB"))
+    for form in ("PNG", "TIFF"):
+        path = put(tmp_path / f"palette.{form.lower()}", encoded(image, form))
+        np.testing.assert_array_equal(pixels(path), expected)
+        # and a mask holds indices
+        np.testing.assert_array_equal(read_mask(path), np.asarray(image))
+    window = read_image(path, "", (1, 2, 3, 2))["image"]
+    np.testing.assert_array_equal(window, expected[1:4, 2:4])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_fill_eight_in_a_tiff_as_in_a_png(tmp_path: Path, bits: int):
+    array = noise(6, 10, 1, high=2**bits)
+    path = put(tmp_path / "few.png", png(array, bits=bits))
+    stretched = pixels(path)
+    np.testing.assert_array_equal(stretched[..., :1], array * (255 // (2**bits - 1)))
+    tiff = write_raster(tmp_path / "few.tif", array.transpose(2, 0, 1), NBITS=bits)
+    np.testing.assert_array_equal(pixels(tiff)[..., :1], stretched[..., :1])
+    for file in (path, tiff):  # and a mask holds the numbers
+        np.testing.assert_array_equal(read_mask(file), array[..., 0])
+
+
+def test_white_may_be_zero(tmp_path: Path):
+    array = noise(6, 5)
+    path = put(tmp_path / "a.tif", encoded(array, "TIFF", tiffinfo={262: 0}))
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(pixels(path), expected)
+
+
+def test_several_frames_or_pages_are_no_image(tmp_path: Path):
+    frames = [Image.fromarray(noise(6, 5, 3, seed=i)) for i in range(3)]
+    for form in ("PNG", "WEBP", "GIF", "TIFF"):
+        content = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+        path = put(tmp_path / "several.png", content)
+        with pytest.raises(CorruptImageError, match=r"several\.png: it has 3 (frames|pages)"):
+            pixels(path)
+        with pytest.raises(CorruptImageError, match=r"it has 3 (frames|pages)"):
+            read_mask(path)
+    # The further pictures of a camera's file are previews.
+    content = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert pixels(put(tmp_path / "camera.jpg", content)).shape == (6, 5, 3)
+    # And overviews are no pages.
+    path = write_raster(tmp_path / "cog.tif", noise(3, 64, 64))
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4])
+    assert pixels(path).shape == (64, 64, 3)
+
+
+def test_complex_numbers_are_no_pixels(tmp_path: Path):
+    path = write_raster(tmp_path / "slc.tif", np.ones((1, 4, 4), np.complex64))
+    with pytest.raises(CorruptImageError, match=r"slc\.tif: its pixels are complex64: save mag"):
+        pixels(path)
+
+
+def test_what_is_no_file_of_pixels_is_named_and_nothing_waits_for_it(tmp_path: Path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    put(tmp_path / "empty.png", b"")
+    put(tmp_path / "text.png", b"a" * 100)
+    put(tmp_path / "cut.tif", b"II*\0")
+    put(tmp_path / "cut.png", png(noise(5, 5, 3, dtype=np.uint16))[:90])
+    for name, why in {
+        "folder.png": "no regular file", "pipe.png": "no regular file", "link.png": "No such file",
+        "empty.png": "it is empty", "text.png": "cannot identify", "cut.tif": "", "cut.png": "",
+        "a\0b.png": "null",
+    }.items():  # fmt: skip
+        for read in (pixels, read_mask, image_size):
+            if (name, read) != ("cut.png", image_size):  # its header is whole
+                with pytest.raises(CorruptImageError, match=f"{name[:3]}.*{why}"):
+                    read(tmp_path / name)
+
+
+def test_a_window_counts_its_own_missing_pixels_only(tmp_path: Path):
+    bands = noise(3, 40, 40)
+    bands[bands == 0] = 1
+    bands[1, 30, 25] = 0
+    tiff = write_raster(tmp_path / "a.tif", bands, nodata=0)
+    assert read_image(tiff, "", (0, 0, 30, 40))["image"].shape == (30, 40, 3)
+    with pytest.raises(
+        MissingPixels, match=r"a\.tif: 1 of 200 .*nodata value 0.* row 30, column 25"
+    ):
+        read_image(tiff, "", (20, 20, 20, 10))
+
+
+@pytest.mark.parametrize(
+    ("value", "nodata", "kind"),
+    [
+        (-9999.0, -9999.0, "nodata value -9999"),
+        (-3.4028234663852886e38, -3.4028234663852886e38, r"nodata value -3\.40282e\+38"),
+        (np.nan, np.nan, "nodata value nan"),
+        (np.nan, None, "NaN"),
+        (np.inf, None, "infinity"),
+        (-np.inf, -9999.0, "infinity"),
+    ],
+)
+def test_missing_floats_are_named(tmp_path: Path, value: float, nodata: float | None, kind: str):
+    bands = np.ones((4, 6, 5), np.float32)
+    path = write_raster(tmp_path / "dem.tif", bands, nodata=nodata)
+    assert pixels(path).dtype == np.float32
+    bands[2, 3, 1:] = value
+    write_raster(path, bands, nodata=nodata)
+    with pytest.raises(MissingPixels, match=rf"dem\.tif: 4 of 30 .*{kind}.* row 3, column 1"):
+        pixels(path)
+
+
+def test_a_mask_and_an_alpha_band_of_a_tiff_name_missing_pixels(tmp_path: Path):
+    bands = noise(4, 6, 5, high=9000, dtype=np.uint16)
+    bands[3] = 65535
+    path = write_raster(tmp_path / "alpha.tif", bands, alpha=4)
+    np.testing.assert_array_equal(pixels(path), bands[:3].transpose(1, 2, 0))  # opaque: no band
+    bands[3, 5, 4] = 9
+    write_raster(path, bands, alpha=4)
+    with pytest.raises(MissingPixels, match=r"1 of 30 .*band 4 is marked as alpha.* row 5, col"):
+        pixels(path)
+    path = write_raster(tmp_path / "masked.tif", bands[:3])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        inside = np.full((6, 5), 255, np.uint8)
+        inside[0, 2] = 0
+        file.write_mask(inside)
+    with pytest.raises(MissingPixels, match=r"1 of 30 .*the file's mask.* row 0, column 2"):
+        pixels(path)
+
+
+def test_a_fourth_band_is_alpha_if_the_file_says_so(tmp_path: Path):
+    bands = noise(4, 6, 5)  # red, green, blue and infrared: GDAL marks the fourth as alpha
+    path = write_raster(tmp_path / "nir.tif", bands)
+    with pytest.raises(MissingPixels, match=r"band 4 is marked as alpha.* -colorinterp_4 undefin"):
+        pixels(path)
+    write_raster(path, bands, photometric="MINISBLACK")
+    np.testing.assert_array_equal(pixels(path), bands.transpose(1, 2, 0))
+
+
+def test_missing_pixels_of_a_mask_are_ignored_ones(tmp_path: Path):
+    mask = noise(1, 6, 5, high=4)
+    path = write_raster(tmp_path / "mask.tif", mask, nodata=0)
+    np.testing.assert_array_equal(read_mask(path), np.where(mask[0] == 0, 255, mask[0]))
+
+
+def test_a_mask_that_was_saved_with_loss_is_refused(tmp_path: Path):
+    mask = noise(32, 32, high=3)
+    lossy = put(tmp_path / "mask.png", encoded(mask, "JPEG"))
+    tiff = write_raster(tmp_path / "mask.tif", mask[None], COMPRESS="JPEG")
+    for path in (lossy, tiff):
+        with pytest.raises(CorruptImageError, match=rf"{path.name}: JPEG changes the class"):
+            read_mask(path)
+
+
+def test_masks_of_colours_or_16_bits_are_refused(tmp_path: Path):
+    for content in (png(noise(4, 4, 1, dtype=np.uint16)), encoded(noise(4, 4, 3), "PNG")):
+        with pytest.raises(CorruptImageError, match="a mask has one band of uint8"):
+            read_mask(put(tmp_path / "mask.png", content))
+    path = write_raster(tmp_path / "label.tif", noise(1, 4, 4))
+    with pytest.raises(CorruptImageError, match=r"label\.tif: its labels are colours"):
+        read_colour_mask(path)
