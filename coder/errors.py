@@ -57,6 +57,10 @@ class UnusualEmbedding(UserWarning):
     """A warning: an embedding needs far more bits than those that its codec was fitted on."""
 
 
+class LossyWrite(UserWarning):
+    """A warning: writing a part of a chunk coded what lies beside it anew, with another error."""
+
+
 @contextmanager
 def about(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the block that name no file are about this one."""
