@@ -23,13 +23,14 @@ from coder.archive_layout import (
     create,
     even_shard,
     finish,
+    labelled,
     not_valid,
     open_archive,
+    read_array,
     valid_images,
     written_shards,
 )
 from coder.archive_writer import Writer
-from coder.zarr_nodes import read
 
 __all__ = [
     "SHARD",
@@ -37,9 +38,10 @@ __all__ = [
     "create",
     "even_shard",
     "finish",
+    "labelled",
     "not_valid",
     "open_archive",
-    "read",
+    "read_array",
     "valid_images",
     "written_shards",
 ]

@@ -239,8 +239,41 @@ def shard_size(array: zarr.Array) -> int:
 def valid_images(group: zarr.Group) -> NDArray[np.bool_]:
     """Which images have an embedding: bool [images]; all, in archives of earlier versions."""
     if "valid" in group:
-        return np.asarray(array_of(group, "valid")[:], np.bool_)
+        return read_array(group, "valid")
     return np.ones(array_of(group, "embedding").shape[0], np.bool_)
+
+
+def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Which images are valid and have a label: bool [images]; and all labels, int32 [images].
+
+    Raises:
+      InputError: none are, or all have one label: nothing can be learned from them.
+    """
+    labels = read_array(group, "label")
+    use = valid_images(group) & (labels >= 0)
+    classes = len(np.unique(labels[use]))
+    if classes < 2:
+        text = "one class only" if classes else "no labels"
+        with about_store(group.store):
+            raise InputError(f"{text}, in {use.sum()} images: give an archive of labelled images")
+    return use, labels
+
+
+def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
+    """All of an array of an archive; floats of images that are not valid are NaN.
+
+    Raises FileError: it is damaged.
+    """
+    array = array_of(group, name)
+    try:
+        values = read(array)
+    except Exception as error:  # whatever any codec raises is damage here
+        with about_store(group.store):
+            text = f"{name} is damaged ({error}): `python -m coder verify` says where"
+            raise FileError(text) from error
+    if name in ("embedding", "class_token"):
+        values[~valid_images(group)] = np.nan
+    return values
 
 
 def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, str, str]]]:

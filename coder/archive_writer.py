@@ -28,7 +28,7 @@ from coder.archive_layout import (
     shard_slices,
     written_shards,
 )
-from coder.errors import CodecError, InputError, OutputError
+from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import nec_codec
 from coder.zarr_nodes import about_store, is_empty, local_path, members, read
@@ -280,7 +280,10 @@ class Writer:
             classes = np.full((count, channels), 0 if good.any() else np.nan, np.float32)
             if good.any():
                 classes[good] = y[:, 0]
-            arrays["class_token"][images] = classes
+            with warnings.catch_warnings():
+                if not good.all():  # zeros are unusual
+                    warnings.simplefilter("ignore", UnusualEmbedding)
+                arrays["class_token"][images] = classes
         arrays["id"][images] = np.array(names)
         arrays["label"][images] = marks.astype(np.int32)
         arrays["error"][images] = np.array(reasons)

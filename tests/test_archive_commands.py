@@ -26,7 +26,7 @@ from archive_cases import (
 )
 from zarr.core.sync import sync
 
-from coder import CodecError, archive
+from coder import CodecError, archive, zarr_nodes
 from coder.__main__ import main
 
 KEPT = Path(__file__).parent / "kept/2026-11/archive.zarr"
@@ -214,7 +214,8 @@ def test_damage_is_one_line_for_each_chunk_and_nothing_else(tmp_path):
         program = [sys.executable, "-m", "coder", *map(str, arguments)]
         done = subprocess.run(program, capture_output=True, text=True, env=environment)
         assert done.returncode == 1
-        return done.stderr.splitlines()
+        # numcodecs says this whenever it is imported beside the dependencies of zarr 3.1.1.
+        return [line for line in done.stderr.splitlines() if "crc32c usage" not in line]
 
     lines = coder("verify", tmp_path / "a.zarr")
     assert len(lines) == DAMAGED
@@ -237,7 +238,7 @@ def test_a_read_that_fails_leaves_nothing_that_goes_on(tmp_path):
         return len(asyncio.all_tasks())
 
     with pytest.raises(CodecError):
-        archive.read(opened(tmp_path / "a.zarr")["embedding"])
+        zarr_nodes.read(opened(tmp_path / "a.zarr")["embedding"])
     assert sync(tasks()) == 1
 
 

@@ -24,9 +24,10 @@ from archive_cases import (
     written,
 )
 from coder_cases import fitted_codec
+from transform_cases import class_tokens, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from coder import CodecError, InputError, OutputError, archive
+from coder import CodecError, InputError, OutputError, archive, fit
 
 BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
 
@@ -165,6 +166,17 @@ def test_an_archive_of_an_earlier_version_is_not_gone_on_with(tmp_path):
     ):
         pass
     assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_class_tokens_of_unreadable_images_are_not_unusual():
+    """They are zeros, wherever the others lie; warnings are errors here."""
+    far = 0.1 * class_tokens(1, 200) + 100
+    codec = fit(smooth_embeddings(1, 200), far).at(8)
+    y = np.concatenate([far[:64, None], smooth_embeddings(1, 64).reshape(64, 36, -1)], axis=1)
+    with archive.Writer(MemoryStore(), codec, 256, (6, 6)) as writer:
+        writer.write(slice(0, 256), y, ["x"] * 256, errors=["no"] * 192 + [None] * 64)
+        writer.finish()
+    assert np.abs(archive.read_array(writer.group, "class_token")[192:] - far[:64]).max() < 0.5
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
