@@ -239,9 +239,18 @@ class Writer:
                 part.unlink()
         return group
 
-    def _write(self, images, embeddings, ids, labels, errors) -> None:
+    def _write(
+        self,
+        images: slice,
+        embeddings: ArrayLike,
+        ids: Sequence[str],
+        labels: ArrayLike | None,
+        errors: Sequence[str | None] | None,
+    ) -> None:
         arrays = self._arrays
-        if images not in shard_slices(arrays["valid"]):
+        size, total = shard_size(arrays["valid"]), arrays["valid"].shape[0]
+        first = images.start
+        if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
             raise InputError(f"images {images.start} to {images.stop} are no shard: see `missing`")
         count = images.stop - images.start
         reasons = _one_line([""] * count if errors is None else errors)
@@ -271,7 +280,7 @@ class Writer:
         grids = np.full((count, height, width, channels), np.nan, np.float32)
         if good.any():
             grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
-        number = images.start // shard_size(arrays["valid"])
+        number = first // size
         store = arrays["valid"].store_path.store
         sync(store.delete(shard_key(arrays["valid"], number)))
         arrays["embedding"][images] = grids
