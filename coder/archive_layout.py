@@ -1,6 +1,5 @@
 """What an archive must hold, whether it holds it, and how a new one is made (`coder.archive`)."""
 
-import itertools
 import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -164,6 +163,8 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
       FileError: damaged, or of a newer version.
     """
     if ATTRIBUTE not in group.attrs:
+        if all(name in group for name in ("embedding", "valid", "error")):
+            raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
         return None
     data: Any = group.attrs[ATTRIBUTE]
     version = data.get("version") if isinstance(data, dict) else None
@@ -173,36 +174,42 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
         if version != VERSION or data["state"] not in ("writing", "complete"):
             raise ValueError(f"version {version}, state {data.get('state')}")
         for ranges in data["shards"].values():
-            if any(len(one) != 2 or not 0 <= one[0] < one[1] for one in ranges):
-                raise ValueError(f"shards {ranges}")
+            for first, end in ranges:
+                if not (type(first) is type(end) is int and 0 <= first < end):
+                    raise ValueError(f"shards {first} to {end}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"its attribute {ATTRIBUTE} is damaged: {error}") from error
     return data
 
 
-def lost(
-    arrays: Mapping[str, zarr.Array],
-    state: Mapping[str, Any] | None,
-    present: Mapping[str, set[int]] | None = None,
-) -> Iterator[Lost]:
+def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> Iterator[Lost]:
     """What an archive must hold, and does not.
 
     Args:
       arrays: those of the archive that can be opened, by name.
       state: of `read_state`.
-      present: shards that are there, by the name of the array; None looks.
     """
     for name, ranges in sorted((state or {"shards": {}})["shards"].items()):
         array = arrays.get(name)
         if array is None:
             yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
             continue
-        there = written_shards(array) if present is None else present[name]
-        size = shard_size(array)
-        for i in itertools.chain.from_iterable(range(*one) for one in ranges):
-            if i not in there:
-                last = min((i + 1) * size, array.shape[0]) - 1
-                yield Lost(shard_key(array, i), f"is lost: images {i * size} to {last}", name)
+        parts = shard_slices(array)
+        for i in sorted(expected_shards(array, ranges) - written_shards(array)):
+            images = f"images {parts[i].start} to {parts[i].stop - 1}"
+            yield Lost(shard_key(array, i), f"is lost: {images}", name)
+
+
+def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:
+    """The shards of an array in ranges [first, end). Raises FileError: there cannot be such."""
+    count, numbers = len(shard_slices(array)), set()
+    for first, end in ranges:
+        if end > count:
+            raise FileError(
+                f"its attribute {ATTRIBUTE} is damaged: {array.path} has {count} shards"
+            )
+        numbers.update(range(first, end))
+    return numbers
 
 
 def progress(arrays: Mapping[str, zarr.Array]) -> str:

@@ -1,6 +1,5 @@
 """The one process that writes an archive, shard by shard (`coder.archive`)."""
 
-import itertools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from coder.archive_layout import (
     check_attributes,
     create,
     even_shard,
+    expected_shards,
     finish,
     read_state,
     shard_key,
@@ -101,8 +101,7 @@ class Writer:
         todo: set[int] = set()
         if state and state["state"] == "complete":
             for name, ranges in state["shards"].items():
-                expected = set(itertools.chain.from_iterable(range(*one) for one in ranges))
-                todo |= expected - there[name]
+                todo |= expected_shards(arrays[name], ranges) - there[name]
         parts = shard_slices(valid)
         for i, part in enumerate(parts):
             if i not in there["valid"]:

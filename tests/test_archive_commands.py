@@ -337,8 +337,14 @@ def codec_of(data: dict[str, Any], text: str) -> None:
         (
             "",
             lambda d: d["attributes"]["nec_archive"].update(shards={"id": [[3, 1]]}),
-            "its attribute nec_archive is damaged",
+            "its attribute nec_archive is damaged: shards 3 to 1",
         ),
+        (
+            "",
+            lambda d: d["attributes"]["nec_archive"].update(shards={"id": [[0, 1 << 50]]}),
+            "its attribute nec_archive is damaged: id has 5 shards",
+        ),
+        ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),
     ],
 )
 def test_damaged_metadata_say_whose_they_are(name, edit, message, run, tmp_path):
