@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
+COLD := tests/test_api.py tests/test_api_errors.py tests/test_bands.py tests/test_baselines.py
 
-.PHONY: setup demo demo-train test test-slow test-versions test-torch parity kill fuzz lint format bench clean
+.PHONY: setup demo demo-train test test-cold test-slow test-versions test-torch parity kill fuzz lint format bench clean
 
 setup: .venv/installed
 
@@ -29,6 +30,10 @@ demo-train: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Cold starts of what is compiled first: two workers share an empty cache of programs.
+test-cold: setup
+	for start in $$(seq 20); do rm -rf .pytest_cache && $(BIN)/python -m pytest $(COLD) || exit 1; done
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

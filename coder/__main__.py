@@ -16,6 +16,7 @@ vectors [N, D]; ARRAY is a Zarr array.
 
 import argparse
 import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -38,7 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         with about(options.file):
-            return _run(options)
+            status = _run(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("stopped: nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as of `| head`; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -113,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
             "--nodata", type=float, help="value that stands for missing data, as -9999"
         )
         command.add_argument(
-            "--max-tokens", type=int, default=1 << 16, help="the most tokens of a grid or chunk"
+            "--max-tokens",
+            type=int,
+            help="at most so many tokens in a grid or chunk of the fitted codec (65536)",
         )
         if name == "encode":
             command.add_argument("--codec", type=Path, help="codec file, as fit writes it")

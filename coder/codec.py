@@ -179,7 +179,7 @@ class EmbeddingCodec(ABC):
 
 def check_rate(rate: Any) -> int:
     """A rate that somebody asks for. Raises InputError unless it is a whole number."""
-    if not _is_whole(rate):
+    if not is_whole(rate):
         raise InputError(f"rate {rate!r}: give a whole number, or None")
     return int(rate)
 
@@ -188,12 +188,13 @@ def check_limits(codec: Any) -> None:
     """Makes `max_tokens` and `rate_index` of a codec integers; CodecError if they are none."""
     for name, lowest in (("max_tokens", 1), ("rate_index", 0)):
         value = getattr(codec, name)
-        if not _is_whole(value):
+        if not is_whole(value):
             raise CodecError(f"{name} must be an integer, not {value!r}")
         if not lowest <= value <= _INT32.max:
             raise CodecError(f"{name} is {value}: give {lowest} to {_INT32.max}")
         object.__setattr__(codec, name, int(value))
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer, of Python or NumPy, and no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

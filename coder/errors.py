@@ -54,7 +54,11 @@ class InputError(CodecError):
 
 
 class UnusualEmbedding(UserWarning):
-    """A warning: an embedding needs far more bits than those that its codec was fitted on."""
+    """A warning: embeddings that may not be what is meant.
+
+    One needs far more bits than those that its codec was fitted on; or they are integers, hold NaN
+    that nobody named, or have most of their variance in few tokens.
+    """
 
 
 class LossyWrite(UserWarning):

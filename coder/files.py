@@ -50,6 +50,16 @@ def read_bytes(path: PathLike, what: str = "file") -> bytes:
         raise FileError(f"cannot be read: {error.strerror}", path) from error
 
 
+def make_folder(path: PathLike) -> None:
+    """Make a folder, and those above it, unless it is there. Raises OutputError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError("is a file, or lies below one, and a folder is needed", path) from error
+    except OSError as error:
+        raise OutputError(f"cannot be made: {error.strerror}", path) from error
+
+
 def check_output(
     path: PathLike,
     *,
@@ -90,6 +100,31 @@ def check_output(
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {target.parent} cannot be written: no permission", path)
     return target
+
+
+def check_outputs(
+    folder: PathLike,
+    names: Iterable[str],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[PathLike] = (),
+) -> None:
+    """Check, before any work, that files of these names can be written in a folder.
+
+    The folder need not be there: `make_folder` makes it. Raises OutputError as `check_output`.
+    """
+    place, inputs = Path(os.path.realpath(folder)), list(inputs)
+    if place.is_dir():
+        for name in names:
+            check_output(Path(folder) / name, overwrite=overwrite, inputs=inputs)
+        return
+    there = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
+    if not there.is_dir():
+        raise OutputError(f"cannot be made: {there} is a file", folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot be made: no permission to write in {there}", folder)
+    for name in names:
+        _refuse_inputs(folder, place / name, inputs)
 
 
 @contextmanager

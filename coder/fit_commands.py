@@ -2,23 +2,49 @@
 
 import argparse
 import math
+import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
 from coder import files
+from coder.checks import as_floats, check_whole, refuse, warn_of_integers, with_mask
 from coder.codec import EmbeddingCodec
-from coder.errors import FileError, InputError
-from coder.fitting import fit
+from coder.errors import FileError, InputError, about
+from coder.fitting import fit, missing_tokens
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _VECTORS = 256  # in a chunk
 _TILE = 64  # side of a raster's chunks, tokens
 _SHARD = 256  # chunks in a shard
+MAX_TOKENS = 1 << 16  # of a codec that is fitted
+_PART = 1 << 23  # values that are looked at together
+
+_SHAPES = "grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]"
+_SAVE = "save the array of the embeddings as .npy (numpy.save)"
+_STARTS = {
+    b"\x89HDF\r\n\x1a\n": f"an HDF5 or NetCDF file: {_SAVE}",
+    b"CDF": f"a NetCDF file: {_SAVE}",
+    b"II*\0": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
+    b"MM\0*": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
+    b"II+\0": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
+    b"MM\0+": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
+    b"\x80": f"a pickle, which is not opened, for it may run code: where it was made, {_SAVE}",
+    b"ARROW1": "an Arrow file (Feather): write its table as Parquet",
+}
+# What other tools take for files of other kinds.
+_NOT_ZARR = (
+    *(".npy", ".npz", ".parquet", ".geoparquet", ".gpq", ".pq", ".tif", ".tiff", ".safetensors"),
+    *(".h5", ".hdf5", ".nc", ".csv", ".json", ".zip", ".pkl", ".pt", ".arrow", ".feather"),
+)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,24 +52,41 @@ def run(options: argparse.Namespace) -> int:
     inputs = [options.file]
     if options.command == "encode" and options.codec is not None:
         inputs.append(options.codec)
-    # Before minutes of fitting.
+        if options.max_tokens is not None:
+            raise InputError(
+                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
+            )
+    if options.max_tokens is None:
+        options.max_tokens = MAX_TOKENS
+    check_whole("--max-tokens", options.max_tokens)
+    # Before minutes of fitting, as all that follows.
     kept = {"overwrite": options.overwrite, "inputs": inputs}
     files.check_output(options.out, folder=options.command == "encode", **kept)
-    y = read(options.file, options.column)
-    print(f"{options.file}: {y.dtype} {list(y.shape)}")
     if options.command == "fit":
-        codec = _fit(y, options.max_tokens)
+        codec = _fit(_shown(options), options)
         with files.writing(options.out, **kept) as file:
             file.write(codec.to_bytes())
-        print(f"{options.out}: {options.out.stat().st_size:,} bytes")
+        print(f"{_text(options.out)}: {options.out.stat().st_size:,} bytes")
         return 0
-    codec = EmbeddingCodec.load(options.codec) if options.codec else _fit(y, options.max_tokens)
-    array = write(y, codec.at(options.rate), options.out, **kept)
+    if options.out.suffix.lower() in _NOT_ZARR:
+        raise InputError(
+            f"a Zarr array is written, which is a folder: name it {options.out.stem}.zarr",
+            options.out,
+        )
+    if options.rate is not None:
+        check_whole("--rate", options.rate, 0)
+    codec = _given_codec(options) if options.codec else None
+    y = _shown(options)
+    _check_codable(y, codec, options)
+    codec = codec or _fit(y, options).at(options.rate)
+    with about(options.file):
+        array = write(y, codec, options.out, options.nodata, **kept)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     metadata = (options.out / "zarr.json").stat().st_size
     print(
-        f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
-        f"are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits a value the rest"
+        f"{_text(options.out)}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} "
+        f"of them are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits a value "
+        "the rest"
     )
     return 0
 
@@ -51,31 +94,34 @@ def run(options: argparse.Namespace) -> int:
 def read(path: Path, column: str | None = None) -> Any:
     """Embeddings of a file, to be read in parts where it can be.
 
+    What a file is, its first bytes say, whatever its name.
+
     Args:
-      path: `.npy`; a Zarr array; or (Geo)Parquet, of which `column` holds lists of one length.
+      path: `.npy`; a Zarr array; or (Geo)Parquet, of which `column` holds lists of one length, or
+        tensors. A single column of those needs no name.
 
     Raises:
-      FileError: not such a file.
+      FileError: not such a file, a damaged one, or one of another kind: says what to do.
+      InputError: an array or a column of something else than embeddings.
     """
-    if path.is_dir():
-        try:
-            values = zarr.open_array(path, mode="r")
-        except (FileNotFoundError, ValueError) as error:
-            raise FileError("a folder without a Zarr array: give the array's own folder") from error
-    elif path.suffix in (".parquet", ".geoparquet"):
-        values = _read_parquet(path, column)
-    else:
-        try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise FileError(f"not a .npy file, a Zarr array or Parquet ({error})") from error
-        if not isinstance(values, np.ndarray):
-            raise FileError("several arrays: save the one of the embeddings as .npy (np.save)")
-    if values.ndim not in (2, 3, 4) or 0 in values.shape:
-        raise InputError(
-            f"an array of shape {list(values.shape)}: give grids [N, H, W, D], a raster [H, W, D], "
-            "or vectors [N, D]"
-        )
+    with about(path):
+        if path.is_dir():
+            values = _read_zarr(path)
+        else:
+            with files.check_input(path, "file of embeddings").open("rb") as file:
+                start = file.read(8)
+            if start.startswith(b"PAR1"):
+                values, column = _read_parquet(path, column), None
+            elif start.startswith(b"\x93NUMPY"):
+                values = _read_npy(path)
+            else:
+                raise FileError(_kind(path, start))
+        if column is not None:
+            raise InputError(f"no Parquet file, so that it has no column {column}")
+        if values.ndim not in (2, 3, 4) or 0 in values.shape:
+            raise InputError(f"an array of shape {list(values.shape)}: give {_SHAPES}")
+        if values.dtype.kind not in "fiu":
+            raise InputError(f"an array of {values.dtype}: give floats")
     return values
 
 
@@ -83,23 +129,21 @@ def write(
     y: Any,
     codec: OneRateCodec,
     path: Path,
+    nodata: float | None = None,
     *,
     overwrite: bool = False,
     inputs: Iterable[files.PathLike] = (),
 ) -> zarr.Array:
     """A new Zarr array [N, H, W, D], [H, W, D] or [N, D] of embeddings, part by part.
 
-    It takes its name when it is whole. Raises OutputError as `files.check_output`.
+    It takes its name when it is whole.
+
+    Raises:
+      InputError: tokens that are missing (see `coder.fit`), or infinite: says where the first is.
+      OutputError: as `files.check_output`.
     """
-    if y.ndim == 4:
-        chunks = (1, *y.shape[1:])
-        shards = (min(_SHARD, y.shape[0]), *y.shape[1:])
-    elif y.ndim == 3:
-        chunks = (*(min(_TILE, side) for side in y.shape[:2]), y.shape[2])
-        shards = chunks
-    else:
-        chunks = (min(_VECTORS, y.shape[0]), y.shape[1])
-        shards = chunks
+    chunks = _chunks(y.shape)
+    shards = (min(_SHARD, y.shape[0]), *y.shape[1:]) if y.ndim == 4 else chunks
     with files.writing_folder(path, overwrite=overwrite, inputs=inputs) as part:
         array = zarr.create_array(
             part,
@@ -112,33 +156,264 @@ def write(
             fill_value=0.0,
         )
         for start in range(0, y.shape[0], shards[0]):
-            array[start : start + shards[0]] = np.asarray(y[start : start + shards[0]], np.float32)
+            array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
     return zarr.open_array(path, mode="r")
 
 
-def _fit(y: Any, max_tokens: int) -> EmbeddingCodec:
-    codec = fit(y, max_tokens=max_tokens)
+def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The chunks of an array of embeddings: each becomes one blob."""
+    if len(shape) == 4:
+        return (1, *shape[1:])
+    if len(shape) == 3:
+        return (*(min(_TILE, side) for side in shape[:2]), shape[2])
+    return (min(_VECTORS, shape[0]), shape[1])
+
+
+def _shown(options: argparse.Namespace) -> Any:
+    """The embeddings of the file, after a line that says what they are."""
+    y = read(options.file, options.column)
+    print(f"{_text(options.file)}: {y.dtype} {list(y.shape)}")
+    return y
+
+
+def _text(path: Path) -> str:
+    """A path as text that any terminal takes: the bytes of a file's name need be no text."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
+    with about(options.file):
+        codec = fit(y, max_tokens=options.max_tokens, nodata=options.nodata)
     print(f"fitted {codec.rates} rates, {codec.rate_index} if not told")
     return codec
 
 
+def _given_codec(options: argparse.Namespace) -> OneRateCodec:
+    whole = EmbeddingCodec.load(options.codec)
+    if whole.class_token:
+        raise InputError(
+            "this codec codes a class token with every grid, and an array has none. A model's "
+            "codec is used by nec_jax, on images; arrays of grids and of class tokens make an "
+            "archive (coder.archive). For grids alone, fit a codec: leave --codec out",
+            options.codec,
+        )
+    with about(options.codec):
+        return whole.at(options.rate)
+
+
+def _check_codable(y: Any, codec: OneRateCodec | None, options: argparse.Namespace) -> None:
+    """Raises InputError for what `write` would refuse only later, where that is cheap to know."""
+    if codec is not None and codec.channels != y.shape[-1]:
+        raise InputError(
+            f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
+            f"{codec.channels}",
+            options.file,
+        )
+    tokens = math.prod(_chunks(y.shape)[:-1])
+    most = options.max_tokens if codec is None else codec.max_tokens
+    if tokens > most:
+        raise InputError(
+            f"chunks of {tokens} tokens, and the codec takes {most}: "
+            + ("raise --max-tokens" if codec is None else "fit one with larger --max-tokens"),
+            options.file,
+        )
+    if codec is not None:
+        warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
+    if not isinstance(y, np.ndarray):
+        return
+    size = max(1, _PART // math.prod(y.shape[1:]))
+    with about(options.file):
+        for start in range(0, len(y), size):
+            _checked(y, start, start + size, options.nodata)
+
+
+def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
+    """Rows of an array as float32. Raises InputError that says where the first missing token is."""
+    values = with_mask(y[start:stop])
+    floats = as_floats(np.ma.getdata(values))
+    remedy = "an array has no missing tokens: fill them, or leave them out"
+    refuse(
+        missing_tokens(values, nodata),
+        "tokens looked at",
+        "missing (NaN, or nodata)",
+        remedy=remedy,
+        start=(start,),
+    )
+    bad = np.isinf(floats)
+    refuse(bad, "values looked at", "infinite in float32", np.ma.getdata(values), remedy, (start,))
+    return floats
+
+
+def _kind(path: Path, start: bytes) -> str:
+    """What a file is that is none of those that are read, and what to do."""
+    if start.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+        except (zipfile.BadZipFile, OSError):
+            names = []
+        if any(Path(name).name in (".zarray", ".zgroup", "zarr.json") for name in names):
+            return "a zipped Zarr store: unpack it, and give the folder of the array"
+        if any(Path(name).name == "data.pkl" for name in names):
+            return f"a checkpoint of PyTorch, which is not opened, for it may run code: {_SAVE}"
+        return f"a .npz (or other zip) file, which may hold several arrays: {_SAVE}"
+    for first, what in _STARTS.items():
+        if start.startswith(first):
+            return what
+    with path.open("rb") as file:
+        if file.read(9)[8:] == b"{":
+            return f"a safetensors file (a codec, a model, or tensors), no embeddings: {_SAVE}"
+    return f"not a .npy file, a Zarr array or Parquet: {_SAVE}"
+
+
+def _read_zarr(path: Path) -> Any:
+    if not any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
+        raise FileError("a folder without a Zarr array: give the array's own folder")
+    try:
+        node = zarr.open(path, mode="r")
+    # Whatever is in damaged metadata, zarr and the codecs it names run into.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"no Zarr array that can be read ({error})") from error
+    if isinstance(node, zarr.Array):
+        return node
+    names = ", ".join(name for name, _ in node.arrays()) or "none"
+    raise FileError(f"a Zarr group: give the folder of one of its arrays ({names})")
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            readers = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }
+            # Version 3 is for names of fields that are not Latin.
+            shape, _, dtype = readers.get(version, np.lib.format.read_array_header_2_0)(file)
+            there, needed = path.stat().st_size - file.tell(), math.prod(shape) * dtype.itemsize
+    except (ValueError, EOFError, UnicodeError) as error:
+        raise FileError(f"a damaged .npy file ({error}): write it again") from error
+    if dtype.hasobject:
+        raise FileError(
+            "an object array, which holds Python objects and no numbers: stack them as "
+            "one array of floats (numpy.stack), and save that"
+        )
+    if dtype.fields:
+        raise FileError(
+            f"a structured array, of fields {', '.join(dtype.fields)}: save one of them, "
+            "or stack them as one array of floats"
+        )
+    if there < needed:
+        raise FileError(
+            f"cut short: an array of {dtype} {list(shape)} has {needed:,} bytes, of which "
+            f"{there:,} are there: copy it again"
+        )
+    if 0 in shape:
+        return np.empty(shape, dtype)  # which no memory map can be of
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def _read_parquet(path: Path, column: str | None) -> np.ndarray:
     try:
+        import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         message = "Parquet files need pyarrow: pip install nec-jax[parquet]"
         raise ModuleNotFoundError(message) from error
-    if column is None:
-        names = parquet.read_schema(path).names
-        raise InputError(f"which column? --column, one of {', '.join(names)}")
-    from pyarrow import ArrowException
+    # Opened here: pyarrow takes no names that are not UTF-8, and reads keys out of folders' names.
+    with path.open("rb") as file:
+        try:
+            table = parquet.ParquetFile(file)
+            name = _column(table.schema_arrow, column)
+            values = table.read(columns=[name]).column(name)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise FileError(f"a damaged Parquet file ({error}): copy it again") from error
+    parts, row = [], 0
+    for chunk in values.chunks:
+        if len(chunk):
+            parts.append(_rows(name, chunk, row))
+        row += len(chunk)
+    if len(shapes := sorted({part.shape[1:] for part in parts})) > 1:
+        raise InputError(f"column {name} does not hold lists of one length: {shapes}")
+    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
-    try:
-        values = parquet.read_table(path, columns=[column]).column(column).combine_chunks()
+
+def _column(schema: "pyarrow.Schema", column: str | None) -> str:
+    """The column that is asked for, or the only one that may hold embeddings."""
+    from pyarrow import types
+
+    lists = [field.name for field in schema if _is_list(field.type)]
+    if column is None:
+        if len(lists) == 1:
+            return lists[0]
+        if lists:
+            raise InputError(f"which column? --column, one of {', '.join(lists)}")
+        numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
+        shown = ", ".join(numbers[:4]) + ", ..." * (len(numbers) > 4)
+        raise InputError(
+            f"no column holds lists, {len(numbers)} hold single numbers ({shown}). "
+            f"If those are dimensions, make one array [N, D] of them (to_numpy in pandas): {_SAVE}"
+        )
+    if (count := schema.names.count(column)) != 1:
+        raise InputError(f"{count} columns are called {column}: {', '.join(schema.names)}")
+    if column not in lists:
+        others = f"--column, one of {', '.join(lists)}" if lists else f"no column does; {_SAVE}"
+        raise InputError(
+            f"column {column} holds {schema.field(column).type}, no lists of numbers: {others}"
+        )
+    return column
+
+
+def _is_list(type_: Any) -> bool:
+    from pyarrow import FixedShapeTensorType, types
+
+    return isinstance(type_, FixedShapeTensorType) or any(
+        of(type_)
+        for of in (
+            *(types.is_list, types.is_large_list, types.is_fixed_size_list),
+            *(types.is_list_view, types.is_large_list_view),
+        )
+    )
+
+
+def _rows(name: str, values: Any, row: int) -> np.ndarray:
+    """A column's chunk as [N, ...]; `row` is that of its first in the file."""
+    import pyarrow as pa
+
+    what = f"column {name}"
+    if values.null_count:
+        first = row + values.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise InputError(
+            f"{what} has {values.null_count} null rows of {len(values)}, the first is row {first}: "
+            "leave them out (table.filter)"
+        )
+    shape = [len(values)]
+    tensor = isinstance(values.type, pa.FixedShapeTensorType)
+    if tensor and values.type.permutation not in (None, list(range(len(values.type.shape)))):
+        raise InputError(f"{what} holds permuted tensors: {_SAVE}")
+    rest = list(values.type.shape) if tensor else []
+    values = values.storage if tensor else values
+    while _is_list(values.type):
         lengths = values.value_lengths().unique()
-        flat = values.flatten().to_numpy(zero_copy_only=False)
-    except (ArrowException, KeyError) as error:
-        raise FileError(f"no Parquet file with lists in a column {column} ({error})") from error
-    if values.null_count or len(lengths) != 1 or not lengths[0].as_py():
-        raise InputError(f"column {column} does not hold lists of one length")
-    return flat.reshape(len(values), -1)
+        if len(lengths) != 1 or not lengths[0].as_py():
+            raise InputError(
+                f"{what} does not hold lists of one length: "
+                f"{', '.join(str(length) for length in lengths[:4])} ..."
+            )
+        shape.append(lengths[0].as_py())
+        values = values.flatten()
+        if values.null_count:
+            place = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+            at = row + place // math.prod(shape[1:])
+            raise InputError(
+                f"{what} has nulls inside of lists, the first in row {at}: leave those rows out"
+            )
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        raise InputError(f"{what} holds lists of {values.type}, no numbers")
+    shape = [shape[0], *rest] if tensor else shape
+    if len(shape) == 3:
+        raise InputError(
+            f"{what} holds rows of {shape[1]} x {shape[2]}, which say nothing of their grid: "
+            f"make grids [N, H, W, D] of them, and {_SAVE}"
+        )
+    return values.to_numpy(zero_copy_only=False).reshape(shape)

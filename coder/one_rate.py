@@ -1,15 +1,14 @@
 """OneRateCodec: symbols <-> blobs, in a frame that says which codec and grid they are of."""
 
-import operator
 from abc import abstractmethod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import blob as framing
+from coder.checks import as_array, as_bytes, as_grid, as_symbols, warn_of_integers
 from coder.codec import EmbeddingCodec, check_rate
 from coder.errors import CorruptBlob, InputError, WrongCodec
-from coder.quantise import as_symbols
 
 
 class OneRateCodec(EmbeddingCodec):
@@ -25,7 +24,7 @@ class OneRateCodec(EmbeddingCodec):
         """Embeddings float [..., n, D] -> symbols int32 [..., n, K], computed in float32.
 
         Raises:
-          InputError: another number of channels, no floats, NaN, infinity, or beyond int32.
+          InputError: another number of channels, no floats, masked, NaN, infinity, or beyond int32.
         """
 
     @abstractmethod
@@ -69,11 +68,20 @@ class OneRateCodec(EmbeddingCodec):
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
 
+        Warns (`UnusualEmbedding`) of integers, which may have lost a scale.
+
         Raises:
           InputError: as `quantise` and `encode_symbols`.
         """
-        grid = self._check_grid(np.shape(y), grid, self.channels)
-        return self.encode_symbols(self.quantise(y, grid), grid)
+        values = as_array(y)
+        warn_of_integers(values.dtype, stacklevel=2)
+        return self.encode_quietly(values, grid)
+
+    def encode_quietly(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+        """`encode` without its warnings."""
+        values = as_array(y)
+        grid = self._check_grid(values.shape, grid, self.channels)
+        return self.encode_symbols(self.quantise(values, grid), grid)
 
     def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:
         """Symbols int32 [n, K] -> a blob. Raises InputError if they and the grid do not fit."""
@@ -104,7 +112,7 @@ class OneRateCodec(EmbeddingCodec):
         return self._open(blob)[0].grid
 
     def _open(self, blob: bytes) -> tuple[framing.Header, NDArray[np.uint32]]:
-        header, words = framing.unpack(memoryview(blob).tobytes())
+        header, words = framing.unpack(as_bytes(blob))
         if header.fingerprint != self.fingerprint[:4]:
             raise WrongCodec(
                 f"the blob was written with codec {header.fingerprint.hex()}, this is "
@@ -129,8 +137,8 @@ class OneRateCodec(EmbeddingCodec):
     def _check_grid(
         self, shape: tuple[int, ...], grid: tuple[int, int], width: int
     ) -> tuple[int, int]:
-        height, columns = (operator.index(side) for side in grid)
-        if min(height, columns) < 1 or height * columns > self.max_tokens:
+        height, columns = as_grid(grid)
+        if height * columns > self.max_tokens:
             raise InputError(
                 f"a grid of {height} x {columns} tokens: this codec takes 1 to {self.max_tokens}"
             )

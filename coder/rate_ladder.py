@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import blob as framing
 from coder.arrays import frozen, immutable
+from coder.checks import as_array, as_bytes, is_number, warn_of_integers
 from coder.codec import check_limits, check_rate
 from coder.errors import CodecError, InputError, WrongCodec
 from coder.layout import CoefficientCodec, check_layout, open_parts
@@ -110,11 +111,16 @@ class RateLadder(CoefficientCodec):
         """
         if sum(target is not None for target in (rate, most_bytes, most_mse)) > 1:
             raise InputError("give one of rate, most_bytes and most_mse")
+        for name, target in (("most_bytes", most_bytes), ("most_mse", most_mse)):
+            if target is not None and not (is_number(target) and target >= 0):
+                raise InputError(f"{name} is {target!r}: give a number that is not negative")
+        values = as_array(y)
+        warn_of_integers(values.dtype, stacklevel=2)
         if most_bytes is None and most_mse is None:
             codec = self.at(rate)
-            blob = codec.encode_quietly(y, grid)
+            blob = codec.encode_quietly(values, grid)
         else:
-            codec, blob = self._search(np.asarray(y), grid, most_bytes, most_mse)
+            codec, blob = self._search(values, grid, most_bytes, most_mse)
         codec.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
@@ -141,7 +147,7 @@ class RateLadder(CoefficientCodec):
         return cls(parts[0], tensors["steps"], *parts[1:])
 
     def _of(self, blob: bytes) -> TransformCodec:
-        header, _ = framing.unpack(memoryview(blob).tobytes())
+        header, _ = framing.unpack(as_bytes(blob))
         if header.rate_index >= self.rates:
             raise WrongCodec(
                 f"the blob has rate {header.rate_index}, this codec has 0 to "

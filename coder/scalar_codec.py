@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.ans import SymbolCoder
 from coder.arrays import immutable
+from coder.checks import as_array, as_symbols
 from coder.codec import check_limits
 from coder.errors import CodecError, FileError, InputError
 from coder.one_rate import OneRateCodec
-from coder.quantise import as_symbols, dequantise, quantise
+from coder.quantise import dequantise, quantise
 from coder.tables import Tables
 
 _TRANSFORM = "identity"
@@ -87,7 +88,7 @@ class ScalarCodec(OneRateCodec):
 
     def quantise(self, y: ArrayLike, grid: tuple[int, int] | None = None) -> NDArray[np.int32]:
         """Embeddings float [..., D] -> symbols int32 [..., D]; the grid does not matter here."""
-        values = np.asarray(y)
+        values = as_array(y)
         if values.ndim < 1 or values.shape[-1] != self.channels:
             raise InputError(f"shape {values.shape}: this codec has {self.channels} channels, last")
         return quantise(values, self.offsets, self.steps)

@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import frozen, immutable
 from coder.bands import BANDS
+from coder.checks import as_array, as_floats, as_grid, as_symbols, check_finite, warn_of_integers
 from coder.codec import check_limits
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
 from coder.family import MARGIN, cells_of
 from coder.layout import NOT_CODED, CoefficientCodec, check_layout, open_parts, renumbered
 from coder.one_rate import OneRateCodec
 from coder.plan import Plan, make_plan
-from coder.quantise import as_floats, as_symbols
+from coder.quantise import UNITS
 from coder.tables import Tables
 from coder.transform import Parts, Transform
 
@@ -86,23 +87,21 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
 
-        Warns of an `UnusualEmbedding`, one that needs far more bits than its tables are made for.
+        Warns of an `UnusualEmbedding`: integers, which may have lost a scale; or one that needs far
+        more bits than its tables are made for.
 
         Raises:
           InputError: as `quantise` and `encode_symbols`.
         """
-        blob = self.encode_quietly(y, grid)
+        values = as_array(y)
+        warn_of_integers(values.dtype, stacklevel=2)
+        blob = self.encode_quietly(values, grid)
         self.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
-    def encode_quietly(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
-        """`encode` without its warning."""
-        return super().encode(y, grid)
-
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
         """The warning of `encode`, for a blob that it made of this grid."""
-        height, width = grid
-        if 8 * len(blob) > self._plan((height, width)).most_bits:
+        if 8 * len(blob) > self._plan(as_grid(grid)).most_bits:
             warnings.warn(
                 "an embedding needs far more bits than those that its codec was fitted on: is it "
                 "of the same model, in the same units? If so, fit a codec on embeddings like it",
@@ -114,11 +113,13 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         """Embeddings float [..., n, D] -> symbols int32 [..., n, K], one embedding at a time.
 
         Raises:
-          InputError: another shape, no floats, NaN, infinity, or beyond int32.
+          InputError: another shape, no floats, masked, NaN, infinity, or beyond int32.
         """
-        values = np.asarray(y)
+        values = as_array(y)
         grid = self._check_grid(values.shape[-2:], grid, self.channels)
-        many = as_floats(values).reshape(-1, *values.shape[-2:])
+        floats = as_floats(values)
+        check_finite(floats, values)
+        many = floats.reshape(-1, *values.shape[-2:])
         q = np.empty((*many.shape[:2], self.symbols_a_token), np.int32)
         for i, one in enumerate(many):
             q[i] = self._quantise(one, grid)
@@ -208,8 +209,6 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         return np.array([zone for zone, _ in cells], "<f4"), np.array([r for _, r in cells], "<f4")
 
     def _quantise(self, y: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.int32]:
-        if not np.isfinite(y).all():
-            raise InputError("embeddings hold NaN or infinity: clean them before coding")
         plan = self._plan(grid)
         zone, rounding = self._cells
         with np.errstate(over="ignore", invalid="ignore"):
@@ -218,7 +217,9 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
             size = np.abs(some)
             size /= np.float32(self.step)
         if size.size and not size.max() < 2.0**30:
-            raise InputError("embeddings are too far from the codec's mean for int32 symbols")
+            raise InputError(
+                f"embeddings are too far from the codec's mean for int32 symbols: {UNITS}"
+            )
         q = np.floor(size + rounding[plan.table])
         q[size < zone[plan.table]] = 0
         result = np.zeros(c.size, np.int32)

@@ -8,7 +8,7 @@ batch is coded while the device computes the next.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
 from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
+from coder.checks import as_array, as_bytes, refuse
 from nec_jax import nec, transform
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
@@ -63,22 +64,32 @@ def encode(
     return [codec.encode(one, grid) for y in batches for one in y]
 
 
-def decode(params: NecParams, blobs: Sequence[bytes]) -> NDArray[np.float32]:
+def decode(params: NecParams, blobs: Iterable[bytes]) -> NDArray[np.float32]:
     """Blobs of images of one size -> embeddings float32 [B, (1 +) T, D], class token first.
+
+    Args:
+      params: the model, or one with the same codec.
+      blobs: byte strings, or anything that holds bytes (memoryview), in any iterable.
 
     Raises:
       BlobError: damaged blobs, or blobs of another model.
       InputError: no blobs, or blobs of different grids.
     """
     codec = _codec(params)
-    if isinstance(blobs, (bytes, bytearray, memoryview)):
+    if isinstance(blobs, (bytes, bytearray, memoryview, str)):
         raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
-    wrong = [type(blob).__name__ for blob in blobs if not isinstance(blob, (bytes, bytearray))]
-    if wrong:
-        raise InputError(f"blobs are byte strings, as encode returns them, not {wrong[0]}")
-    grids = {codec.grid_of(blob) for blob in blobs}
-    if not grids:
+    if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
+        # NumPy drops the zeros that a byte string ends with.
+        raise InputError(f"blobs are an array of {blobs.dtype}: pass a list of byte strings")
+    try:
+        blobs = [as_bytes(blob) for blob in blobs]
+    except TypeError as error:
+        raise InputError(
+            f"blobs are of type {type(blobs).__name__}: pass a list of them"
+        ) from error
+    if not blobs:
         raise InputError("no blobs to decode")
+    grids = {codec.grid_of(blob) for blob in blobs}
     if len(grids) > 1:
         raise InputError(f"blobs of different token grids {sorted(grids)}: decode each size apart")
     return np.stack([codec.decode(blob) for blob in blobs])
@@ -149,13 +160,14 @@ def _latent_batches(
 ) -> tuple[Iterator[NDArray[np.float32]], tuple[int, int]]:
     """Checks the images; gives their latents batch by batch, and their token grid."""
     # The last: under a transformation, even what is computed from constants is traced.
-    inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros(()))
+    inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros((), jnp.float32))
     if any(isinstance(x, Tracer) for x in inputs):
         raise InputError(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"
         )
-    x = np.asarray(images)
-    return _computed_ahead(params, x), check_images(params.config, x)
+    x = as_array(images, "images")
+    grid = check_images(params.config, x)
+    return _computed_ahead(params, x), grid
 
 
 def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float32]]:
@@ -173,12 +185,13 @@ def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float3
     yield np.asarray(before)[:count]
 
 
-def check_images(config: ModelConfig, images: np.ndarray) -> tuple[int, int]:
+def check_images(config: ModelConfig, images: ArrayLike) -> tuple[int, int]:
     """Hold images against the input contract; returns their token grid.
 
     Raises:
       InputError: what is wrong and what to do.
     """
+    images = as_array(images, "images")
     if images.ndim != 4:
         raise InputError(f"images have shape {images.shape}: pass a batch [B, H, W, C]")
     if len(images) == 0:
@@ -196,7 +209,7 @@ def check_images(config: ModelConfig, images: np.ndarray) -> tuple[int, int]:
     grid = config.grid(*images.shape[1:3])
     low, high = images.min(), images.max()
     if not np.isfinite(low) or not np.isfinite(high):
-        raise InputError("images hold NaN or infinity: mask or fill those pixels first")
+        refuse(~np.isfinite(images), "values of images", "NaN or infinity", images)
     if low < config.value_range[0] or high > config.value_range[1]:
         raise InputError(
             f"images range from {low:g} to {high:g}, the model takes "

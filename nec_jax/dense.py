@@ -51,9 +51,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         dtype = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
         y: Any = product(x.astype(dtype), kernel.astype(dtype), self.precision)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(dtype)
         return y

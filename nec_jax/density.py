@@ -40,9 +40,10 @@ def init_density(key: jax.Array, channels: int, widths: Sequence[int] = WIDTHS) 
         start = np.log(np.expm1(1 / scale / rows))
         params[f"matrix_{k}"] = jnp.full((channels, rows, columns), start, jnp.float32)
         key, sub = jax.random.split(key)
-        params[f"bias_{k}"] = jax.random.uniform(sub, (channels, rows), minval=-0.5, maxval=0.5)
+        shape = (channels, rows)
+        params[f"bias_{k}"] = jax.random.uniform(sub, shape, jnp.float32, -0.5, 0.5)
         if k < len(sizes) - 2:
-            params[f"gate_{k}"] = jnp.zeros((channels, rows))
+            params[f"gate_{k}"] = jnp.zeros(shape, jnp.float32)
     return params
 
 
@@ -109,7 +110,10 @@ def quantile(params: Params, prob: float) -> jax.Array:
         below = logits_cdf(params, middle) < target
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    start = (jnp.full(channels, -_BRACKET), jnp.full(channels, _BRACKET))
+    start = (
+        jnp.full(channels, -_BRACKET, jnp.float32),
+        jnp.full(channels, _BRACKET, jnp.float32),
+    )
     low, high = jax.lax.fori_loop(0, 48, halve, start)
     return 0.5 * (low + high)
 

@@ -5,13 +5,12 @@ head can use (arXiv 2403.17886, section IV: 94 % against 64 %).
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from coder import InputError
+from coder import InputError, files
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
 from nec_jax.vit import sincos_positions
@@ -73,7 +72,7 @@ def export_decoder_block(
         "class_token": str(class_tokens),
         "codec": params.codec.fingerprint.hex() if params.codec is not None else "",
     }
-    Path(path).write_bytes(safetensors.numpy.save(tensors, metadata))
+    files.write_bytes(path, safetensors.numpy.save(tensors, metadata), overwrite=True)
 
 
 def _dense(name: str, weights: Weights) -> dict[str, NDArray[np.float32]]:

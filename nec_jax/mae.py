@@ -1,5 +1,7 @@
 """The masked autoencoder's other half: random masking, decoder and loss (He 2022)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,10 +27,10 @@ def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Arra
     count = int(tokens * (1 - ratio))
     if not 0 < count <= tokens:
         raise InputError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: keep one at least")
-    order = jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(keys), axis=1)
-    kept = order[:, :count]
+    draw = functools.partial(jax.random.uniform, shape=(tokens,), dtype=jnp.float32)
+    kept = jnp.argsort(jax.vmap(draw)(keys), axis=1)[:, :count].astype(jnp.int32)
     images = jnp.arange(len(keys))[:, None]
-    masked = jnp.ones((len(keys), tokens)).at[images, kept].set(0.0)
+    masked = jnp.ones((len(keys), tokens), jnp.float32).at[images, kept].set(0.0)
     return kept, masked
 
 
@@ -54,7 +56,9 @@ class DecoderStem(nn.Module):
         """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
         c = self.config
         dense = Dense(c.decoder_width, precision=c.precision, name="embed")
-        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (c.decoder_width,))
+        mask_token = self.param(
+            "mask_token", nn.initializers.normal(0.02), (c.decoder_width,), jnp.float32
+        )
         x = dense(tokens)
         start = 1 if c.code_class_token else 0
         count = grid[0] * grid[1]
@@ -63,7 +67,8 @@ class DecoderStem(nn.Module):
             x = jnp.concatenate([x[:, :start], places], axis=1)
         if c.decoder_positions == "learned":
             init = nn.initializers.normal(0.02)
-            return x + self.param("positions", init, (start + count, c.decoder_width))
+            shape = (start + count, c.decoder_width)
+            return x + self.param("positions", init, shape, jnp.float32)
         return x + np.pad(sincos_positions(grid, c.decoder_width), [(start, 0), (0, 0)])
 
 
@@ -99,7 +104,7 @@ class Decoder(nn.Module):
             # Starts as the identity: predicted is what was decoded and a correction to it.
             skip = FeatureScale(c.embedding_width, name="target")(tokens)
             if kept is not None:
-                filler = jnp.zeros(c.embedding_width)
+                filler = jnp.zeros(c.embedding_width, jnp.float32)
                 grid_part = place(skip[:, start:], kept, grid[0] * grid[1], filler)
                 skip = jnp.concatenate([skip[:, :start], grid_part], axis=1)
             zeros = nn.initializers.zeros
@@ -116,8 +121,8 @@ class FeatureScale(nn.Module):
 
     @nn.compact
     def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
-        mean = self.param("mean", nn.initializers.zeros, (self.channels,))
-        std = self.param("std", nn.initializers.ones, (self.channels,))
+        mean = self.param("mean", nn.initializers.zeros, (self.channels,), jnp.float32)
+        std = self.param("std", nn.initializers.ones, (self.channels,), jnp.float32)
         # Constants of the data, which no optimiser may move.
         return (y - jax.lax.stop_gradient(mean)) / jax.lax.stop_gradient(std)
 

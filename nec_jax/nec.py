@@ -80,7 +80,7 @@ class Nec(nn.Module):
 
 def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
     """Input units -> zero mean and unit variance a band, float32."""
-    mean, std = jnp.asarray(config.mean), jnp.asarray(config.std)
+    mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)
     return (images.astype(jnp.float32) - mean) / std
 
 
@@ -88,7 +88,8 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
-    images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
+    shape = (1, config.image_size, config.image_size, config.channels)
+    images = jnp.zeros(shape, jnp.float32)
     variables: Any = Nec(config).init(key, images)
     return variables["params"]
 
@@ -121,7 +122,7 @@ def forward(
     whole = rounding is not None and "transform" in weights["bottleneck"]
     ratio = 0.0 if whole else mask_ratio
     y, kept, masked = masked_latents(config, weights, images, mask_keys, ratio, start)
-    bits = jnp.zeros(())
+    bits = jnp.zeros((), jnp.float32)
     if rounding is not None:
         y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_keys, alpha, grid)
     if whole and mask_ratio:
@@ -153,7 +154,7 @@ def masked_latents(
     """
     grid = grid_of(config, images, start)
     if mask_ratio == 0:
-        nothing = jnp.zeros((images.shape[0], grid[0] * grid[1]))
+        nothing = jnp.zeros((images.shape[0], grid[0] * grid[1]), jnp.float32)
         return latents(config, weights, images, start=start), None, nothing
     if start:
         raise InputError("patches are hidden before the first block: the mask ratio must be 0")

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from coder import EmbeddingCodec, FileError, safefile
+from coder import EmbeddingCodec, FileError, InputError, safefile
 from coder.codec import MODEL
 from coder.errors import about
 from nec_jax.config import ModelConfig
@@ -69,8 +69,13 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     """Write a model file: weights, config and codec in one safetensors file, with its digest.
 
     Weights that float16 holds exactly are written as such, in half of the bytes.
+
+    Raises:
+      InputError: weights that are not float32, which could not be loaded.
     """
-    tensors = {f"weights/{k}": _stored(v) for k, v in flatten_weights(params.weights).items()}
+    weights = flatten_weights(params.weights)
+    check_float32(weights)
+    tensors = {f"weights/{k}": _stored(v) for k, v in weights.items()}
     content = {
         "config": params.config.to_meta(),
         "codec": None,
@@ -80,6 +85,16 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
         codec_tensors, content["codec"] = params.codec.to_parts()
         tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
     safefile.write(path, MODEL, tensors, content)
+
+
+def check_float32(tensors: dict[str, np.ndarray]) -> None:
+    """Raises InputError where weights are of another dtype, which no model is loaded with."""
+    wrong = [f"{name} is {value.dtype}" for name, value in tensors.items() if value.dtype != "f4"]
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} of {len(tensors)} weights are not float32 ({', '.join(wrong[:3])}): "
+            "cast them, jax.tree.map(lambda w: w.astype('float32'), weights)"
+        )
 
 
 def _stored(leaf: np.ndarray) -> np.ndarray:

@@ -99,7 +99,9 @@ def bottleneck(
     if rounding == "straight-through":
         seen, bits = _straight_through(z, scale)
     else:
-        noise = functools.partial(jax.random.uniform, shape=z.shape[1:], minval=-0.5, maxval=0.5)
+        noise = functools.partial(
+            jax.random.uniform, shape=z.shape[1:], dtype=z.dtype, minval=-0.5, maxval=0.5
+        )
         u = jax.vmap(noise)(noise_keys)
         seen = z + u if rounding == "noise" else soft_round(z, alpha)
         bits = laplacian_bits(soft_round(z, RATE_ALPHA) + u, scale)
@@ -191,17 +193,18 @@ def initial(
     held = arrays(transform) | {"step": jnp.float32(step)}
     held["drawn"] = jnp.asarray(drawn or (step, step), jnp.float32)
     scale = np.nan_to_num(spread / step, nan=1.0)
-    log_scale = jnp.log(jnp.maximum(scale, _LEAST_SCALE))
+    log_scale = jnp.log(jnp.asarray(np.maximum(scale, _LEAST_SCALE), jnp.float32))
     return {"density": {"log_scale": log_scale}, "transform": held}
 
 
 def blank(channels: int, *, class_token: bool) -> Weights:
     """A tree of the shapes of `initial`'s, for all components of so many channels."""
     vectors = ["mean", "scale", *(["class_mean", "class_scale"] if class_token else [])]
-    held = {name: jnp.zeros(channels) for name in vectors}
-    held |= {name: jnp.zeros((channels, channels)) for name in ("analysis", "basis")}
-    density = {"log_scale": jnp.zeros((channels, BANDS + class_token))}
-    held |= {"step": jnp.float32(1), "drawn": jnp.ones(2)}
+    zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+    held = {name: zeros(channels) for name in vectors}
+    held |= {name: zeros((channels, channels)) for name in ("analysis", "basis")}
+    density = {"log_scale": zeros((channels, BANDS + class_token))}
+    held |= {"step": jnp.float32(1), "drawn": jnp.ones(2, jnp.float32)}
     return {"density": density, "transform": held}
 
 

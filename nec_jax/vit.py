@@ -134,7 +134,7 @@ class Block(nn.Module):
         def scaled(part: jax.Array, name: str) -> jax.Array:
             if not self.layer_scale:
                 return part
-            return part * self.param(name, nn.initializers.ones, (x.shape[-1],))
+            return part * self.param(name, nn.initializers.ones, (x.shape[-1],), jnp.float32)
 
         h = layer_norm("norm1", self.epsilon)(x)
         x = x + scaled(Attention(self.heads, self.precision, name="attn")(h), "scale1")
@@ -184,7 +184,7 @@ class Encoder(nn.Module):
         if c.positions == "learned":
             side = c.image_size // c.patch
             init = nn.initializers.normal(0.02)
-            positions = self.param("positions", init, (side * side, c.width))
+            positions = self.param("positions", init, (side * side, c.width), jnp.float32)
         else:
             positions = jnp.asarray(sincos_positions(grid, c.width))
         if kept is None:
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
         for name, count in reversed(extra):
             if count:
                 shape = (c.width,) if name == "class_token" else (count, c.width)
-                token = self.param(name, nn.initializers.normal(0.02), shape)
+                token = self.param(name, nn.initializers.normal(0.02), shape, jnp.float32)
                 token = jnp.broadcast_to(token, (x.shape[0], count, c.width))
                 x = jnp.concatenate([token, x], axis=1)
         return layer_norm("pre_norm", c.epsilon)(x) if c.pre_norm else x

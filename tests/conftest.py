@@ -45,7 +45,7 @@ def put_whole(self: LRUCache, key: str, value: bytes) -> None:
     JAX (0.10) writes an entry in place, and locks it only where the cache has a maximum size. What
     the other worker reads meanwhile is half an entry, which JAX warns of.
     """
-    path = self.path / f"{key}-cache"
+    path = Path(self.path) / f"{key}-cache"
     if not path.exists():
         part = path.with_name(f"{key}.{os.getpid()}-{threading.get_ident()}")
         part.write_bytes(value)

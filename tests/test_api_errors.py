@@ -55,8 +55,12 @@ def test_floats_must_be_finite_and_in_range(model):
     for bad in (np.nan, np.inf, -np.inf):
         broken = images.copy()
         broken[1, 2, 3, 1] = bad
-        with pytest.raises(InputError, match="NaN or infinity: mask or fill"):
+        message = r"1 of 24576 values of images are NaN or infinity, the first at \(1, 2, 3, 1\)"
+        with pytest.raises(InputError, match=message):
             nec_jax.encode(dataclasses.replace(model, config=config), broken)
+        # Under a mask, it is missing all the same.
+        with pytest.raises(InputError, match=r"1 of 24576 values of images are masked.*1, 2, 3, 1"):
+            nec_jax.encode(dataclasses.replace(model, config=config), np.ma.masked_invalid(broken))
     images[0, 0, 0, 0], images[1, 0, 0, 0] = -0.25, 1.5
     with pytest.raises(InputError, match=r"range from -0\.25 to 1\.5, the model takes 0 to 1"):
         nec_jax.encode(dataclasses.replace(model, config=config), images)
@@ -97,8 +101,53 @@ def test_damaged_blobs_and_things_that_are_no_list_of_blobs_are_refused(model, b
     for single in singles:
         with pytest.raises(InputError, match="wrap a single one in a list"):
             nec_jax.decode(model, single)
-    with pytest.raises(InputError, match="no blobs to decode"):
-        nec_jax.decode(model, [])
+    for nothing in ([], (), iter([]), np.array([], object)):
+        with pytest.raises(InputError, match="no blobs to decode"):
+            nec_jax.decode(model, nothing)
+    wrong: list[Any] = [
+        ("text", "wrap a single one in a list"),
+        (None, "blobs are of type NoneType: pass a list"),
+        (7, "blobs are of type int: pass a list"),
+        (["text"], "a blob is bytes, as encode returns it, not str"),
+        ([None], "a blob is bytes, as encode returns it, not NoneType"),
+        ([np.zeros(9)], "a blob is bytes, as encode returns it, not ndarray"),
+        (np.array(blobs), r"blobs are an array of \|S.*pass a list of byte strings"),
+        (np.zeros((2, 9), np.uint8), "blobs are an array of uint8"),
+    ]
+    for value, message in wrong:
+        with pytest.raises(InputError, match=message):
+            nec_jax.decode(model, value)
+
+
+def test_blobs_come_in_anything_that_holds_them(model, blobs):
+    expected = nec_jax.decode(model, blobs)
+    of_objects = np.empty(2, object)
+    of_objects[:] = blobs
+    for same in (
+        tuple(blobs),
+        (blob for blob in blobs),
+        map(memoryview, blobs),
+        [bytearray(blob) for blob in blobs],
+        [np.frombuffer(blob, np.uint8) for blob in blobs],
+        of_objects,
+    ):
+        np.testing.assert_array_equal(nec_jax.decode(model, same), expected)
+
+
+@pytest.mark.parametrize("function", [nec_jax.encode, nec_jax.embed, nec_jax.latents])
+def test_masked_images_are_refused_and_a_mask_of_nothing_is_none(model, function):
+    images = random_images(0, 2)
+    mask = np.zeros(images.shape, bool)
+    mask[1, 5] = True
+    message = r"192 of 24576 values of images are masked, the first at \(1, 5, 0, 0\)"
+    with pytest.raises(InputError, match=message):
+        function(model, np.ma.array(images, mask=mask))
+    same, usual = function(model, np.ma.array(images)), function(model, images)
+    np.testing.assert_array_equal(same, usual)
+    with pytest.raises(InputError, match="images are of type generator, which is no array"):
+        function(model, (image for image in images))
+    with pytest.raises(InputError, match="images are no array"):
+        function(model, [images[0], images[1][:32]])
 
 
 def test_blobs_of_two_image_sizes_are_decoded_apart(model):

@@ -130,6 +130,8 @@ def test_one_figure_has_the_curves_of_all_reports(
     )
     main(["compare", str(folder), str(other), "--archive", "100", "--plot", str(path)])
     assert path.read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(SystemExit, match=r"both.png: exists: .* --overwrite"):
+        main(["compare", str(folder), str(other), "--plot", str(path)])
     nec, uqe, transform = sorted(panels["linear"], key=lambda one: one.label)
     assert [len(one.points) for one in (nec, uqe, transform)] == [5, 2, 4]  # 100 bytes only once
     [first] = curve("nec", [100])

@@ -1,6 +1,7 @@
 """What `nec convert` refuses, and what it says; that imports are exact is in test_parity.py."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from convert_cases import GOLDEN, MAE, convert, options_of, rewritten, tensors_o
 
 import nec_jax
 from coder import FileError, InputError
+from coder.cli import main
 from nec_jax import convert_checkpoint
-from nec_jax.cli import main
 
 
 def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_blocks(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="no file or folder"):
+    with pytest.raises(FileError, match="no such file or folder"):
         convert_checkpoint(tmp_path / "nowhere.pth")
     with pytest.raises(FileError, match=r"neither of model.safetensors"):
         convert_checkpoint(tmp_path)
@@ -240,20 +241,45 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     assert nec_jax.load(out).config.arch == "vit-24x2"
     first = out.read_bytes()
     for _ in range(3):
-        main(["convert", str(GOLDEN / "timm-clip"), "--out", str(out), "--heads", "3"])
+        more = ["--heads", "3", "--overwrite"]
+        main(["convert", str(GOLDEN / "timm-clip"), "--out", str(out), *more])
         assert out.read_bytes() == first
 
 
 def test_the_command_refuses_with_a_message(tmp_path: Path) -> None:
     out = str(tmp_path / "model.safetensors")
-    with pytest.raises(SystemExit, match="error: no file or folder"):
+    with pytest.raises(SystemExit, match=r"x.pth: no such file or folder"):
         main(["convert", str(tmp_path / "x.pth"), "--out", out])
     with pytest.raises(SystemExit, match="unknown command 'fly'"):
         main(["fly"])
     assert not Path(out).exists()
 
 
-def test_the_usage_needs_no_jax() -> None:
-    program = "import sys; sys.modules['jax'] = None; from nec_jax.cli import main; main(['-h'])"
+def test_the_command_replaces_neither_a_file_nor_its_input(tmp_path: Path) -> None:
+    source, out = tmp_path / "source.safetensors", tmp_path / "out.safetensors"
+    shutil.copy(GOLDEN / "timm-no-class-token" / "model.safetensors", source)
+    out.write_bytes(b"mine")
+    for path, more, message in (
+        (out, [], "out.safetensors: exists: .* --overwrite"),
+        (source, [], "is the input"),
+        (source, ["--overwrite"], "is the input"),
+        (tmp_path / "none" / "x.safetensors", [], "make it first"),
+        (tmp_path / "x.pth", [], "name a .safetensors file"),
+    ):
+        before = source.read_bytes()
+        with pytest.raises(SystemExit, match=message):
+            main(["convert", str(source), "--out", str(path), *more])
+        assert (source.read_bytes(), out.read_bytes()) == (before, b"mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["-h"], "pip install 'nec-jax[train]'"), (["convert", "-h"], "pip install 'nec-jax[train]'")],
+)
+def test_without_jax_the_help_says_what_is_needed(arguments: list[str], message: str) -> None:
+    program = (
+        f"import sys; sys.modules['jax'] = None; from coder.cli import main; main({arguments})"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "pip install 'nec-jax[train]'" in done.stderr
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -237,7 +237,11 @@ def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
     sizes, errors = ([point[name] for point in points] for name in ("bytes_per_image", "mse"))
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
-    main([*command, "--rates", "3", "--uqe-bits", "3", "--jpeg2000", "10"])
+    before = (tmp_path / "report.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"report.json: exists: .* --overwrite"):
+        main([*command, "--no-baselines"])
+    assert (tmp_path / "report.json").read_bytes() == before
+    main([*command, "--rates", "3", "--uqe-bits", "3", "--jpeg2000", "10", "--overwrite"])
     points = json.loads((tmp_path / "report.json").read_text())["points"]
     assert [p["setting"] for p in points if p["method"] == "nec"] == ["rate 3"]
     assert {"uqe", "float16", "jpeg2000"} < {p["method"] for p in points}

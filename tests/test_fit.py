@@ -1,14 +1,19 @@
 """Laws of `coder.fit`."""
 
+import re
+import warnings
 from typing import Any
 
+import dask.array
+import ml_dtypes
 import numpy as np
 import pytest
-from coder_cases import fitted_codec
+from coder_cases import fitted_codec, laplace_embeddings
+from numpy.typing import NDArray
 from transform_cases import CHANNELS, GRID, class_tokens, embeddings, ladder, smooth_embeddings
 
 import coder
-from coder import InputError
+from coder import InputError, UnusualEmbedding
 from coder.family import SCALES, SHAPES, cells, member
 from coder.histograms import BINS, CENTRES, EDGES, add, empty
 
@@ -133,10 +138,28 @@ def test_a_class_token_is_coded_as_finely_as_its_weight_says():
     assert size[finer] > size[usual]
 
 
-@pytest.mark.parametrize("weight", [0, -1, np.inf, np.nan])
-def test_a_weight_that_means_nothing_is_refused(weight):
+@pytest.mark.parametrize("weight", [0, -1, np.inf, np.nan, 1e9, "x", True, None])
+def test_a_weight_that_means_nothing_is_refused(weight: Any):
     with pytest.raises(coder.InputError, match="class_weight"):
         coder.fit(smooth_embeddings(1, 5), class_tokens(1, 5), class_weight=weight)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "a", None, 2**31])
+@pytest.mark.parametrize("name", ["most", "max_tokens"])
+def test_a_count_that_is_none_is_refused(name, value):
+    arguments: Any = {name: value}
+    with pytest.raises(InputError, match=f"{name} is "):
+        coder.fit(smooth_embeddings(1, 5), **arguments)
+
+
+def test_grids_that_the_codec_could_not_code_are_refused():
+    y = smooth_embeddings(1, 5)
+    with pytest.raises(InputError, match="grids of 36 tokens, and max_tokens is 35"):
+        coder.fit(y, max_tokens=35)
+    assert coder.fit(y, max_tokens=36).max_tokens == 36
+    # Vectors and rasters are coded in parts of any size.
+    assert coder.fit(y.reshape(-1, CHANNELS), max_tokens=35).max_tokens == 35
+    assert coder.fit(y.reshape(-1, 90, CHANNELS), max_tokens=35).max_tokens == 35
 
 
 def test_dead_and_constant_channels_do_no_harm():
@@ -151,10 +174,28 @@ def test_dead_and_constant_channels_do_no_harm():
     ("values", "message"),
     [
         (np.zeros((5, 4)), "all the same"),
-        (np.full((5, 4), np.nan), "NaN"),
+        (np.full((5, 4), np.nan), "all tokens are missing"),
+        (np.full((5, 3, 3, 4), np.nan), "all tokens are missing"),
+        (np.ones((1, 4)), "all the same"),
+        (np.ones((5, 4)) + 1e-30, "all the same"),
+        (1e9 + np.random.default_rng(0).normal(size=(50, 4)), "subtract a constant first"),
+        (np.arange(60).reshape(15, 4) + (1 << 40), "subtract a constant first"),
+        (1e-40 * np.random.default_rng(0).normal(size=(50, 4)), "multiply them by a constant"),
+        (1e30 * np.random.default_rng(0).normal(size=(50, 4)), "multiply them by a constant"),
+        (1e300 * np.random.default_rng(0).normal(size=(50, 4)), "infinite in float32"),
         (np.zeros(5), "shape"),
         (np.zeros((0, 4)), "shape"),
-        (np.zeros((5, 4), bool), "floats"),
+        (np.zeros((5, 4), bool), "are bool: give floats"),
+        (np.zeros((5, 4), "c8"), "are complex64: give floats"),
+        (np.zeros((5, 4), "M8[s]"), "are datetime64.*: give floats"),
+        (np.zeros((5, 4), "U3"), "are <U3: give floats"),
+        (np.zeros((5, 4), object), "are object: give floats"),
+        (np.zeros((5, 4), "f4,f4"), "give floats"),
+        ((row for row in np.ones((5, 4))), "of type generator, which is no array"),
+        ([[1.0, 2.0], [3.0]], "no array"),
+        (3.0, "shape"),
+        ("text", "shape"),
+        (None, "of type NoneType, which is no array"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(values, message):
@@ -222,3 +263,191 @@ def test_a_transform_may_stay_as_it_is() -> None:
         coder.fit(y[..., :5], transform=transform)
     with pytest.raises(InputError, match="has a grid, or a class token"):
         coder.fit(y.reshape(-1, 12), transform=transform)
+
+
+def smooth_raster(seed: int) -> NDArray[np.float32]:
+    return smooth_embeddings(seed, 1, (96, 128))[0]
+
+
+def relative_mse(codec: coder.RateLadder, step: float, y: NDArray[np.float32]) -> float:
+    """Of grids, in variances of their channels, at the rate of a step."""
+    at = codec.at(int(np.abs(np.log(codec.steps / step)).argmin()))
+    grid = y.shape[1:3] if at.spatial else (y.shape[1] * y.shape[2], 1)
+    flat = y.reshape(len(y), -1, CHANNELS)
+    error = np.stack([at.decode(at.encode(one, grid)) for one in flat]) - flat
+    return float((np.square(error).mean((0, 1)) / y.reshape(-1, CHANNELS).var(0)).mean())
+
+
+@pytest.mark.parametrize("part", [0.008, 0.1])
+@pytest.mark.parametrize("kind", ["nodata", "mask", "NaN", "list of masked", "dask"])
+@pytest.mark.parametrize("shape", ["grids", "raster", "vectors"])
+def test_missing_tokens_do_not_count(shape, kind, part):
+    y = {
+        "grids": smooth_embeddings(1, 100, (12, 16)),
+        "raster": smooth_raster(1),
+        "vectors": smooth_embeddings(1, 40, (16, 16)).reshape(-1, CHANNELS),
+    }[shape]
+    holes = np.random.default_rng(0).random(y.shape[:-1]) < part
+    holed = y.copy()
+    holed[holes] = {"nodata": -9999, "NaN": np.nan}.get(kind, 1e20)
+    nodata = {"nodata": -9999, "NaN": np.nan}.get(kind)
+    source: Any = holed
+    chunks: Any = (50, *y.shape[1:])
+    if kind not in ("nodata", "NaN"):
+        source = np.ma.masked_array(holed, np.repeat(holes[..., None], CHANNELS, -1))
+        source = [*source] if kind == "list of masked" else source
+        source = dask.array.from_array(source, chunks=chunks) if kind == "dask" else source
+    codec, whole = coder.fit(source, nodata=nodata), coder.fit(y)
+    test = smooth_embeddings(2, 10, (16, 16))
+    for step in (1.5, 0.5):
+        assert relative_mse(codec, step, test) < 1.05 * relative_mse(whole, step, test)
+    # Otherwise, they would have most of the variance.
+    if kind == "nodata" and part < 0.01:
+        with pytest.warns(UnusualEmbedding, match="carry .* of the variance: are they missing"):
+            coder.fit(holed)
+
+
+def test_vectors_without_the_missing_ones_give_the_same_codec():
+    y = smooth_embeddings(1, 40).reshape(-1, CHANNELS)
+    holes = np.arange(len(y)) % 7 == 3
+    holed = y.copy()
+    holed[holes, 5] = -1
+    assert coder.fit(holed, nodata=-1) == coder.fit(y[~holes])
+    # Beside whole grids, one without any token counts nothing.
+    grids = smooth_embeddings(1, 40)
+    more = np.concatenate([grids, np.full_like(grids[:3], np.nan)])
+    assert coder.fit(more, nodata=np.nan, most=43) == coder.fit(grids)
+
+
+def test_class_tokens_may_be_missing():
+    y, tokens = smooth_embeddings(1, 60), class_tokens(1, 60)
+    holed = tokens.copy()
+    holed[::9] = -9999
+    codec, whole = coder.fit(y, holed, nodata=-9999), coder.fit(y, tokens)
+    assert codec.transform.class_mean is not None
+    np.testing.assert_allclose(
+        codec.transform.class_mean, tokens[holed[:, 0] > -9999].mean(0), 1e-3
+    )
+    assert abs(codec.rates - whole.rates) <= 1
+    with pytest.raises(InputError, match="all class tokens are missing"):
+        coder.fit(y, np.full_like(tokens, -9999), nodata=-9999)
+
+
+def test_what_is_missing_nearly_everywhere_leaves_nothing_to_fit():
+    y = smooth_embeddings(1, 20)
+    y[np.random.default_rng(0).random(y.shape[:3]) < 0.6] = np.nan
+    with pytest.raises(
+        InputError, match=r"more than 25% of every block.*fit the others as vectors"
+    ):
+        coder.fit(y, nodata=np.nan)
+    coder.fit(y.reshape(-1, CHANNELS), nodata=np.nan)
+
+
+def test_nan_that_nobody_named_is_left_out_with_a_warning():
+    y = smooth_embeddings(1, 40)
+    y[3, 2, 1, 0] = y[4, 0, 0] = np.nan
+    with pytest.warns(
+        UnusualEmbedding, match="2 of 1440 tokens hold NaN, and were left out"
+    ) as one:
+        codec = coder.fit(y)
+    assert one[0].filename == __file__
+    with pytest.warns(UnusualEmbedding, match="2 of 1440 tokens hold NaN"):
+        assert coder.fit(y, nodata=-9999) == codec
+    assert coder.fit(y, nodata=np.nan) == coder.fit(np.ma.masked_invalid(y)) == codec
+
+
+@pytest.mark.parametrize(
+    ("shape", "place"), [((40, 6, 6, 12), (33, 1, 2, 3)), ((80, 90, 12), (70, 80, 3))]
+)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300])
+def test_infinity_is_refused_with_its_place_unless_it_is_named(shape, place, value):
+    y = np.resize(smooth_embeddings(1, 40), shape).astype(np.float64)
+    y[place] = value
+    with pytest.raises(InputError, match=re.escape(f"the first at {place} ({value})")):
+        coder.fit(y)
+    coder.fit(y, nodata=value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "message"),
+    [
+        ("f4", "x", "nodata is 'x'"),
+        ("f4", True, "nodata is True"),
+        ("f4", 1e300, "float32 cannot hold"),
+        ("u1", -1, "uint8 cannot hold"),
+        ("u1", 300, "uint8 cannot hold"),
+        ("i1", np.nan, "int8 cannot hold"),
+        ("i2", 2.5, "int16 cannot hold"),
+    ],
+)
+def test_a_nodata_value_that_nothing_can_have_is_refused(dtype, nodata: Any, message):
+    with pytest.raises(InputError, match=message):
+        coder.fit((10 * smooth_embeddings(1, 5)).clip(0, 100).astype(dtype), nodata=nodata)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("f4", np.float64(0.1)), ("f2", -9999), ("i2", -9999.0), ("u1", 255)]
+)
+def test_nodata_is_compared_in_the_dtype_of_the_embeddings(dtype, nodata):
+    y = (10 * smooth_embeddings(1, 40)).clip(0, 100).round().reshape(-1, CHANNELS).astype(dtype)
+    holed = y.copy()
+    holed[::50] = nodata
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "embeddings are u?int", UnusualEmbedding)
+        kept = np.delete(y, np.s_[::50], axis=0)
+        assert coder.fit(holed, nodata=nodata) == coder.fit(kept)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 20])
+def test_a_thousandth_of_the_tokens_with_most_of_the_variance_is_warned_of(tokens):
+    y = smooth_embeddings(1, 56).reshape(-1, CHANNELS)[:2000]
+    y[:tokens] = -9999
+    with pytest.warns(UnusualEmbedding, match="20 of 2000 tokens carry .*%") as caught:
+        coder.fit(y)
+    assert caught[0].filename == __file__
+    with pytest.warns(UnusualEmbedding, match="class tokens carry"):
+        coder.fit(smooth_embeddings(1, 2000, (1, 1)), y)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 30])
+def test_heavy_tails_are_nothing_unusual(channels):
+    # Warnings are errors here. The shipped model's embeddings give none either.
+    coder.fit(laplace_embeddings(0, 20, 10, np.ones(channels)).reshape(-1, channels))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "i4", "i8", "u8"])
+def test_integers_are_coded_as_they_are_and_warned_of_once(dtype):
+    y = (10 * smooth_embeddings(1, 40)).clip(0, 100).round()
+    with pytest.warns(UnusualEmbedding, match="integers are coded as the numbers") as caught:
+        codec = coder.fit(y.astype(dtype))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert codec == coder.fit(y)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8", "f16", ">f4", ">f8", ml_dtypes.bfloat16])
+def test_floats_of_any_kind_are_fitted(dtype):
+    y = smooth_embeddings(1, 40).astype(ml_dtypes.bfloat16).astype(np.float16)
+    assert coder.fit(y.astype(dtype)) == coder.fit(y.astype(np.float32))
+
+
+@pytest.mark.parametrize("change", [np.asfortranarray, lambda y: y[:, ::-1], np.ndarray.tolist])
+def test_neither_order_nor_container_matter(change):
+    y = smooth_embeddings(1, 40)
+    assert coder.fit(change(y)) == coder.fit(np.ascontiguousarray(change(y), np.float32))
+
+
+@pytest.mark.parametrize(("count", "channels"), [(2, 12), (5, 12), (400, 1)])
+def test_few_vectors_and_few_channels(count, channels):
+    y = smooth_embeddings(1, 20).reshape(-1, CHANNELS)[:count, :channels]
+    codec = coder.fit(y)
+    decoded = codec.decode(codec.encode(y, (count, 1), rate=codec.rates - 1))
+    assert np.square(decoded - y).mean() < 0.02 * y.var(0).mean()
+
+
+def test_a_transform_of_other_units_is_named():
+    y = smooth_embeddings(1, 40)
+    transform = coder.fit(y).transform
+    mean = np.broadcast_to(transform.mean, (5, 6, 6, CHANNELS))
+    with pytest.raises(InputError, match="all the same"):
+        coder.fit(mean, transform=transform)

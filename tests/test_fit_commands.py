@@ -1,7 +1,12 @@
 """`python -m coder fit` and `encode`: embeddings of files, without a model and without JAX."""
 
+import argparse
+import os
+import pickle
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,9 @@ import zarr
 from transform_cases import CHANNELS, smooth_embeddings
 
 import coder
+from coder import CodecError, InputError, UnusualEmbedding
 from coder.__main__ import main
+from coder.fit_commands import read, run
 
 Y = smooth_embeddings(1, 60)
 SHAPES = {"grids": Y, "raster": Y.reshape(-1, 90, CHANNELS), "vectors": Y.reshape(-1, CHANNELS)}
@@ -65,13 +72,13 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     np.save(tmp_path / "flat.npy", np.ones(7, np.float32))
     np.save(tmp_path / "none-of-8.npy", np.ones((0, 8), np.float32))
     column = pa.array([[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]])
-    pq.write_table(pa.table({"embedding": column}), tmp_path / "y.parquet")
+    pq.write_table(pa.table({"embedding": column, "other": column}), tmp_path / "y.parquet")
     out = ["--out", str(tmp_path / "out")]
     for name, options, message in (
         ("text.npy", [], "not a .npy file"),
-        ("none.npy", [], "No such file"),
+        ("none.npy", [], "no such file of embeddings"),
         ("folder", [], "without a Zarr array"),
-        ("empty.npy", [], "not a .npy file"),
+        ("empty.npy", [], "an empty file"),
         ("several.npz", [], "several arrays"),
         ("flat.npy", [], "shape [7]"),
         ("none-of-8.npy", [], "shape [0, 8]"),
@@ -99,6 +106,215 @@ def test_nothing_is_written_over_and_nothing_half_written_is_left(tmp_path, caps
     assert main(["encode", file, "--out", str(tmp_path / "a.zarr"), "--codec", codec]) == 1
     assert "NaN" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codec", "there", "y.npy"]
+
+
+FLAT = SHAPES["vectors"]
+FIXED = pa.FixedSizeListArray.from_arrays(pa.array(FLAT.ravel()), CHANNELS)
+TENSORS = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(Y))
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (FIXED, FLAT),
+        (pa.array(FLAT.tolist(), pa.list_(pa.float32())), FLAT),
+        (pa.array(FLAT.tolist(), pa.large_list(pa.float64())), FLAT.astype(np.float64)),
+        (pa.array(FLAT[:9].tolist(), pa.list_view(pa.float32())), FLAT[:9]),
+        (FIXED.slice(7), FLAT[7:]),
+        (pa.chunked_array([FIXED[:5], FIXED[5:5], FIXED[5:]]), FLAT),
+        (TENSORS, Y),
+        (TENSORS.slice(3), Y[3:]),
+        (pa.array(Y[:4].tolist()), Y[:4].astype(np.float64)),
+    ],
+)
+@pytest.mark.parametrize("name", ["y.parquet", "y.gpq", "y", "y.npy"])
+def test_lists_and_tensors_of_parquet_under_any_name(column, expected, name, tmp_path):
+    pq.write_table(pa.table({"id": range(len(expected)), "e.mb": column}), tmp_path / name)
+    found = read(tmp_path / name)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(read(tmp_path / name, "e.mb"), expected)
+
+
+def test_a_name_in_bytes_that_are_no_text(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    with (folder / "y").open("wb") as file:
+        pq.write_table(pa.table({"e": FIXED}), file)
+    np.save(folder / "y.npy", FLAT)
+    for name in ("y", "y.npy"):
+        options = [sys.executable, "-m", "coder", "encode", folder / name, "--out"]
+        done = subprocess.run([*options, folder / f"{name}.zarr"], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"\\xff" in done.stdout
+
+
+def structured(path: Path) -> None:
+    np.save(path, np.zeros(5, [("a", "f4"), ("b", "f4")]))
+
+
+def objects(path: Path) -> None:
+    np.save(path, np.array([FLAT[0], FLAT[1][:3]], object), allow_pickle=True)
+
+
+def cut_short(path: Path) -> None:
+    np.save(path, FLAT)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def table(path: Path, **columns) -> None:
+    pq.write_table(pa.table(columns), path)
+
+
+def short_parquet(path: Path) -> None:
+    table(path, e=FIXED)
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(FLAT[:2]))
+
+
+def zipped(path: Path, name: str = "data.pkl") -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"x/{name}", b"")
+
+
+def group(path: Path) -> None:
+    zarr.create_group(path).create_array("inner", data=FLAT)
+
+
+def damaged_zarr(path: Path) -> None:
+    path.mkdir()
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
+
+
+NULL_ROW = pa.array([FLAT[0].tolist(), None, FLAT[1].tolist(), None])
+NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("y.npy", structured, "a structured array, of fields a, b"),
+        ("y.npy", objects, "an object array"),
+        ("y.npy", cut_short, "cut short: an array of float32 [2160, 12] has 103,680 bytes"),
+        ("y.npy", lambda p: p.write_bytes(b"\x93NUMPY\1\0\x99"), "a damaged .npy file"),
+        ("y.npy", lambda p: p.mkdir(), "a folder without a Zarr array"),
+        ("y.npy", lambda p: np.save(p, FLAT > 0), "an array of bool: give floats"),
+        ("y.npy", lambda p: np.save(p, FLAT * 1j), "an array of complex64: give floats"),
+        ("y.npy", os.mkfifo, "is a pipe or a device"),
+        ("y.parquet", short_parquet, "a damaged Parquet file"),
+        ("y.parquet", lambda p: p.write_text("a,b"), "not a .npy file, a Zarr array or Parquet"),
+        ("y.parquet", lambda p: table(p, e=NULL_ROW), "2 null rows of 4, the first is row 1"),
+        ("y.parquet", lambda p: table(p, e=NULL_INSIDE), "nulls inside of lists, the first in row"),
+        ("y.parquet", lambda p: table(p, e=FIXED, f=FIXED), "which column? --column, one of e, f"),
+        ("y.parquet", lambda p: table(p, A0=[0.5], A1=[0.5], t=["x"]), "2 hold single numbers (A0"),
+        ("y.parquet", lambda p: table(p, e=[["a"]]), "lists of string, no numbers"),
+        ("y.parquet", lambda p: table(p, e=FIXED.slice(0, 0)), "shape [0, 0]"),
+        ("y.parquet", lambda p: table(p, e=pa.array(Y[0].tolist())), "rows of 6 x 12"),
+        ("y.parquet", lambda p: table(p, e=pa.array([[[1.0]], [[1.0], [2.0]]])), "of one length"),
+        ("y.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n..."), "an HDF5 or NetCDF file: save"),
+        ("y.tif", lambda p: p.write_bytes(b"II*\0...."), "a TIFF: read its bands"),
+        ("y.npy", lambda p: p.write_bytes(b"MM\0+...."), "a TIFF: read its bands"),
+        ("y.pkl", pickled, "a pickle, which is not opened"),
+        ("y.pt", zipped, "a checkpoint of PyTorch"),
+        ("y.zip", lambda p: zipped(p, "zarr.json"), "a zipped Zarr store: unpack it"),
+        ("y.npz", lambda p: np.savez(p, a=FLAT), "a .npz (or other zip) file"),
+        ("y.npy", lambda p: zipped(p, "a.npy"), "a .npz (or other zip) file"),
+        ("y", lambda p: coder.fit(FLAT).save(p), "a safetensors file"),
+        ("y.zarr", group, "a Zarr group: give the folder of one of its arrays (inner)"),
+        ("y.zarr", damaged_zarr, "no Zarr array that can be read"),
+    ],
+)
+def test_what_a_file_is_its_bytes_say_and_the_error_names_it(name, make, message, tmp_path):
+    make(tmp_path / name)
+    with pytest.raises(CodecError, match=re.escape(message)) as caught:
+        read(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert "unsafe" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [{"e": FIXED, "t": range(2160)}, {"t": range(2160)}])
+def test_a_column_that_holds_no_lists_is_named(columns, tmp_path):
+    table(tmp_path / "y", **columns)
+    with pytest.raises(InputError, match="column t holds int64, no lists of numbers"):
+        read(tmp_path / "y", "t")
+    with pytest.raises(InputError, match="0 columns are called x"):
+        read(tmp_path / "y", "x")
+    with pytest.raises(InputError, match="no Parquet file, so that it has no column"):
+        read(written(FLAT, tmp_path), "x")
+
+
+@pytest.mark.parametrize("y", [np.asfortranarray(Y), Y.astype(">f8"), Y.astype(np.longdouble)])
+def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
+    np.testing.assert_array_equal(read(written(y, tmp_path)), y)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("encode", ["--rate", "-1"], "--rate is -1"),
+        ("encode", ["--max-tokens", "0"], "--max-tokens is 0"),
+        ("encode", ["--max-tokens", "35"], "chunks of 36 tokens, and the codec takes 35"),
+        ("fit", ["--max-tokens", "35"], "grids of 36 tokens, and max_tokens is 35"),
+        ("fit", ["--max-tokens", str(2**31)], "--max-tokens is 2147483648"),
+        ("fit", ["--out", "nowhere/codec"], "there is no folder"),
+        ("encode", ["--out", "nowhere/y.zarr"], "there is no folder"),
+        ("encode", ["--out", "y.parquet"], "name it y.zarr"),
+        ("encode", ["--out", "y.TIF"], "name it y.zarr"),
+        ("encode", ["--codec", "nec-vit-ti"], "leave --codec out"),
+        ("encode", ["--codec", "other"], "embeddings of 12 channels, and the codec other is for 4"),
+        ("encode", ["--codec", "other", "--rate", "99"], "other: rate 99: this codec has rates 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_fitted(
+    command, options, message, tmp_path, capsys, monkeypatch
+):
+    written(Y, tmp_path)
+    coder.fit(FLAT[:, :4]).save(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("coder.fitting._transform", None)
+    assert main([command, "y.npy", "--out", "out", *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "split" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "y.npy"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -9999])
+@pytest.mark.parametrize("as_zarr", [False, True])
+def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tmp_path):
+    y = Y.copy()
+    y[41, 2, 3, 4] = value
+    path = written(y, tmp_path)
+    if as_zarr:
+        path = tmp_path / "y.zarr"
+        zarr.create_array(path, data=y)
+    options = argparse.Namespace(
+        **{"command": "encode", "file": path, "out": tmp_path / "out", "column": None},
+        **{"codec": tmp_path / "codec", "rate": 3, "max_tokens": None, "nodata": -9999.0},
+        overwrite=False,
+    )
+    coder.fit(Y).save(options.codec)
+    with pytest.raises(InputError, match=r"the first at \(41, 2, 3") as caught:
+        run(options)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not list(tmp_path.glob("out*"))
+    # A fit leaves them out instead.
+    if np.isfinite(value):
+        options.command, options.max_tokens = "fit", 64
+        run(options)
+        masked = np.ma.masked_equal(y, value)
+        assert coder.EmbeddingCodec.load(options.out) == coder.fit(masked, max_tokens=64)
+
+
+def test_integers_are_warned_of_once(tmp_path):
+    path = written((10 * Y).astype(np.int8), tmp_path)
+    for command in ("fit", "encode"):
+        with pytest.warns(UnusualEmbedding, match="dequantise") as caught:
+            main([command, str(path), "--out", str(tmp_path / command)])
+        assert len(caught) == 1
 
 
 def test_no_jax_is_needed(tmp_path):

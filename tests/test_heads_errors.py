@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nec_jax import NecParams, heads
 NAN = np.full((8, 17, 48), np.nan, np.float32)
 ONE_HOLE = np.zeros((8, 17, 48), np.float32)
 ONE_HOLE[3, 2, 1] = np.inf
+MASKED = np.ma.masked_invalid(ONE_HOLE)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +25,34 @@ ONE_HOLE[3, 2, 1] = np.inf
         ({"y_hat": np.zeros((8, 48))}, r"y_hat has shape .*: pass \[N, tokens, 48\]"),
         ({"y_hat": np.zeros((0, 17, 48))}, "holds no embedding"),
         ({"y_hat": np.zeros((8, 1, 48))}, "holds no embedding"),
-        ({"y_hat": NAN}, "NaN or infinity"),
-        ({"y_hat": ONE_HOLE}, "NaN or infinity"),
+        ({"y_hat": NAN}, "6528 of 6528 values of y_hat are NaN or infinite.* at \\(0, 0, 0\\)"),
+        ({"y_hat": ONE_HOLE}, "1 of 6528 values of y_hat.*the first at \\(3, 2, 1\\) \\(inf\\)"),
+        ({"y_hat": MASKED}, "1 of 6528 values of y_hat are masked, the first at \\(3, 2, 1\\)"),
+        ({"y_hat": np.zeros((8, 17, 48), "c8")}, "y_hat are complex64"),
+        ({"y_hat": np.zeros((8, 17, 48), "U3")}, "y_hat are <U3"),
+        ({"y_hat": [[1.0], [2.0, 3.0]]}, "y_hat are no array"),
+        ({"y_hat": None}, "y_hat are of type NoneType"),
+        ({"targets": ["farm"] * 8}, "targets is <U4: pass class indices as integers, places in"),
+        ({"targets": np.zeros(8, bool)}, "targets is bool: pass class indices"),
+        ({"targets": np.full(8, np.nan)}, "targets is float64: pass class indices"),
+        ({"targets": np.ma.masked_equal(np.arange(8) % 3, 2)}, "2 of 8 values of targets are mask"),
+        ({"targets": [0, 1, 2, 0, 1, 7, 9, 0]}, "2 have another, the first at \\(5,\\)"),
+        ({"classes": "abc"}, "classes are 'abc': give the names"),
+        ({"classes": 3}, "classes are 3: give the names"),
+        ({"classes": (0, 1, 2)}, "give the names of two or more"),
+        ({"grid": (4, 4, 1)}, "grid is \\(4, 4, 1\\): give its height and width"),
+        ({"grid": 4}, "grid is 4: give its height and width"),
+        ({"grid": (4.0, 4.0)}, "grid is .*two whole numbers"),
+        ({"epochs": 2.5}, "whole numbers"),
+        ({"batch": True}, "whole numbers"),
+        ({"lr": "x"}, "lr is above 0"),
+        ({"lr": np.nan}, "lr is above 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"val": np.zeros((3, 17, 48))}, "val is no pair"),
+        ({"val": (NAN, np.zeros(8, int))}, "values of the y_hat of val are NaN"),
+        ({"val": (np.zeros((2, 17, 48)), [0, 3])}, "targets of val ranges .*first at \\(1,\\)"),
+        ({"val": (np.zeros((2, 17, 47)), [0, 1])}, "y_hat of val has shape .*of this model"),
         ({"targets": np.zeros(7, int)}, r"pass labels \[N\], one for each of 8"),
         ({"targets": np.zeros((8, 4, 4), int)}, r"pass labels \[N\]"),
         ({"targets": np.zeros(8)}, "is float64: pass class indices as integers"),
@@ -37,7 +65,7 @@ ONE_HOLE[3, 2, 1] = np.inf
         ({"kind": "conv", "targets": np.full((8, 4, 4), 3)}, "and 255 is ignored"),
         ({"classes": ("one",), "targets": np.zeros(8, int)}, "names of two or more"),
         ({"grid": (2, 4)}, r"17 tokens, the head takes 9 \(a grid of 2 x 4 and a class token\)"),
-        ({"grid": (16, 0)}, "not a height and a width"),
+        ({"grid": (16, 0)}, "give its height and width"),
         ({"epochs": 0}, "epochs and batch are at least 1"),
         ({"lr": -1.0}, "lr is above 0"),
         ({"lr": 1e30}, "training diverged in epoch 1: lower lr"),
@@ -63,8 +91,32 @@ def test_embeddings_of_another_grid_are_refused(bare_model: NecParams):
     head = quick(bare_model, "linear")
     with pytest.raises(InputError, match="10 tokens, the head takes 17"):
         heads.predict(head, np.zeros((1, 10, 48)))
-    with pytest.raises(InputError, match="NaN"):
-        heads.classify(head, NAN)
+    for wrong, message in (
+        (NAN, "NaN"),
+        (MASKED, "masked"),
+        (np.zeros((1, 17, 47)), "of this model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            heads.classify(head, wrong)
+        with pytest.raises(InputError, match=message):
+            heads.predict(head, wrong)
+
+
+def test_a_masked_array_without_masked_values_is_its_data_and_a_grid_may_be_numpys(
+    bare_model: NecParams,
+):
+    y, targets = labelled(0, 32)
+    grid: Any = np.array([4, 4])
+    usual = heads.fit(bare_model, y, targets, kind="linear", classes=CLASSES)
+    same = heads.fit(
+        bare_model,
+        np.ma.array(y),
+        np.ma.array(targets),
+        kind="linear",
+        classes=CLASSES,
+        grid=grid,
+    )
+    np.testing.assert_array_equal(heads.predict(same, y), heads.predict(usual, y))
 
 
 def test_a_config_knows_which_settings_go_together():
@@ -87,6 +139,10 @@ def test_a_damaged_or_foreign_file_is_a_file_error(bare_model: NecParams, tmp_pa
         (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises(FileError, match="damaged"):
             heads.load(tmp_path / "damaged")
+    for name in ("damaged", "nowhere"):
+        with pytest.raises(FileError) as caught:
+            heads.load(tmp_path / name)
+        assert str(caught.value).startswith(f"{tmp_path / name}: ")
     with pytest.raises(FileError, match="no such head file"):
         heads.load(tmp_path / "nowhere")
     safefile.write(tmp_path / "codec", "codec", {}, {})
@@ -107,8 +163,9 @@ def test_a_damaged_or_foreign_file_is_a_file_error(bare_model: NecParams, tmp_pa
         with pytest.raises(FileError, match="unusable head configuration"):
             heads.load(path)
     safefile.write(path, "head", tensors, {"config": content["config"] | {"kind": "attention"}})
-    with pytest.raises(FileError, match="missing head/pool"):
+    with pytest.raises(FileError, match="missing head/pool") as caught:
         heads.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
     safefile.write(path, "head", tensors, content | {"surplus": 1})
     with pytest.raises(FileError, match="update nec-jax"):
         heads.load(path)

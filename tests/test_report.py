@@ -47,6 +47,7 @@ def curves(table: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> d
     """What is drawn: the points of each curve, and under what label."""
     drawn: dict[str, list[Curve]] = {}
     monkeypatch.setattr(curve_drawing, "draw", lambda panels, *_: drawn.update(panels))
+    options["overwrite"] = True
     report.run(Report(results=table, out=table.parent, **options))  # type: ignore[arg-type]
     [panel] = drawn.values()
     found: dict[str, list] = {}
@@ -81,6 +82,12 @@ def test_the_command_writes_a_table_and_figures(table: Path, tmp_path: Path) -> 
     assert "| uqe | 3 bit |  | 900.0 |  | 0 | 79.0 ± 1.5 |" in lines
     assert (tmp_path / "out" / "rate_distortion.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "out" / "rate_distortion.pdf").read_bytes()[:4] == b"%PDF"
+    (tmp_path / "out" / "report.md").write_text("with my remarks")
+    with pytest.raises(SystemExit, match=r"out/report.md: exists: .* --overwrite"):
+        main(["report", str(table), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "report.md").read_text() == "with my remarks"
+    main(["report", str(table), "--out", str(tmp_path / "out"), "--overwrite"])
+    assert (tmp_path / "out" / "report.md").read_text().splitlines() == lines
 
 
 def test_a_report_lies_beside_its_table_and_says_how_many_trainings_there_are(
@@ -106,6 +113,7 @@ def test_a_report_lies_beside_its_table_and_says_how_many_trainings_there_are(
 def test_columns_that_are_not_there_are_refused(table: Path, options: dict, message: str) -> None:
     with pytest.raises(OptionsError, match=message):
         report.run(Report(results=table, out=table.parent, **options))
+    assert [path.name for path in table.parent.iterdir()] == ["results.csv"]
 
 
 def test_another_csv_is_refused(tmp_path: Path) -> None:

@@ -179,3 +179,15 @@ def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path: Path) ->
     run_record.refuse_changed_config(options)
     with pytest.raises(OptionsError, match="--codec: 'per-channel' -> 'transform'"):
         run_record.refuse_changed_config(Compress(workdir=options.workdir, codec="transform"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl"])
+def test_what_no_run_wrote_is_not_replaced(name: str, tmp_path: Path) -> None:
+    """A converted model may lie in the very folder that is named as --workdir."""
+    (tmp_path / name).write_bytes(b"mine")
+    with (
+        pytest.raises(OptionsError, match=f"holds {name}, which no run wrote"),
+        run_record.recorded(Compress(workdir=tmp_path), {}),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [name]

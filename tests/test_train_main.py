@@ -116,7 +116,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
     ("arguments", "message"),
     [
         (["compress", "--data", "x"], "pass --init"),
-        (["compress", "--init", "no-such", "--data", "blue-marble"], "no model 'no-such'"),
+        (["compress", "--init", "no-such", "--data", "blue-marble"], "no-such: no such model"),
         (["compress", "--arch", "vit-ti"], "--arch and --trainable all"),
         (["pretrain"], "pass --data"),
         (["pretrain", "--data", "/no/such/folder"], "/no/such/folder"),
@@ -127,7 +127,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
         (["sweep", "nothing.toml"], "no file nothing.toml"),
         (["sweep", "smoke"], "smoke is no study.*compress --config smoke"),
         (["sweep", "blue-marble"], "pretrain --config blue-marble"),
-        (["report", "nothing.csv"], "no table nothing.csv"),
+        (["report", "nothing.csv"], "nothing.csv: no such table: give the results.csv of a sweep"),
         (["evaluate", "--data", "blue-marble"], "no model: pass --model"),
         (["pretrain", "--arch", "vit-x", "--data", "blue-marble"], "unknown architecture 'vit-x'"),
         (["compress", "--config", "aid-ti"], "is for pretrain"),

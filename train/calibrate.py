@@ -83,7 +83,7 @@ def calibrate_bottleneck(
         if not np.isfinite(lowest):
             raise OptionsError("the model's loss on the data is not finite: is --init sound?")
     if isinstance(gain, str):
-        gain, log_gain = 0.0, jnp.zeros(config.embedding_width)
+        gain, log_gain = 0.0, jnp.zeros(config.embedding_width, jnp.float32)
     else:
         log_gain = jnp.log(gain / deviation)
     chosen = with_gain(log_gain, FIT_STEPS)
@@ -148,7 +148,7 @@ def fit_density(params: density.Params, z: jax.Array, key: jax.Array, steps: int
     tx = optax.adam(optax.cosine_decay_schedule(FIT_LR, steps))
 
     def loss(params: density.Params, key: jax.Array) -> jax.Array:
-        noise = jax.random.uniform(key, z.shape, minval=-0.5, maxval=0.5)
+        noise = jax.random.uniform(key, z.shape, z.dtype, -0.5, 0.5)
         return jnp.mean(density.bin_bits(params, z + noise)) * z.shape[1]
 
     def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from train.files import sha256, write_whole
+from coder import files
+from train.files import sha256
 from train.processes import is_main_process
 
 _SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
@@ -129,7 +130,7 @@ class Checkpoints:
         response.result()
         if is_main_process():
             sums = "".join(f"{sha256(file)}  {file.relative_to(path)}\n" for file in _files(path))
-            write_whole(path / _SUMS, sums)
+            files.write_text(path / _SUMS, sums, overwrite=True)
         for old in self.steps[:-2]:
             self._delete(old)
 

@@ -8,6 +8,7 @@ error is compared by its logarithm, as in the PSNR of the original.
 
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from coder import files
 from train import results
 from train.config import OptionsError
 from train.config_study import AXES, Compare
 from train.curves import Point, draw_points, head_name, head_of, label
-from train.report import average
+from train.report import FILES, average
 from train.scores import Scores
 
 _SAMPLES = 200  # of the scores that two curves share
@@ -75,6 +77,10 @@ def run(options: Compare) -> None:
     """Print the tables, and draw the curves."""
     if not options.reports:
         raise OptionsError("no reports: give folders that `train.main evaluate` wrote")
+    if options.plot is not None:
+        place = options.plot.parent, [options.plot.name]
+        inputs = [folder / name for folder in options.reports for name in FILES]
+        files.check_outputs(*place, overwrite=options.overwrite, inputs=inputs)
     measured = read_reports(options)
     curves = as_curves(options, measured)
     against = (options.against, options.against_decoder)
@@ -106,7 +112,7 @@ def plot(options: Compare, points: Sequence[Point], path: Path) -> None:
         shown.setdefault(same, point | {x: point["bytes_per_image"] + share(options, point)})
     of = points[0].get("of")
     title = f"{of[0]}, {of[1]} split, {of[2]} images" if of else ""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     draw_points(list(shown.values()), x, (), (), title, [path])
     print(f"wrote {path}", file=sys.stderr)
 
@@ -239,15 +245,22 @@ def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
     """Points of a folder of `evaluate`, or a table, and what each is the mean of."""
     if path.suffix == ".csv" and path.is_file():
         points = average(results.read(path))
+        if not points:
+            raise OptionsError(f"{path} has no rows yet: run the sweep first")
         refuse_mixtures(path, points)
         return [(point, {"bytes": np.array([point["bytes_per_image"]])}) for point in points]
     if not (path / "report.json").is_file() or not (path / "images.npz").is_file():
         raise OptionsError(f"{path} has no report.json and images.npz: `evaluate` writes both")
-    report = json.loads((path / "report.json").read_text())
-    what = [report[name] for name in ("dataset", "split", "images")]
-    points = [point | {"of": what} for point in report["points"]]
-    with np.load(path / "images.npz") as held:
-        each = dict(held)
+    try:
+        report = json.loads((path / "report.json").read_text())
+        what = [report[name] for name in ("dataset", "split", "images")]
+        points = [point | {"of": what} for point in report["points"]]
+        with np.load(path / "images.npz") as held:
+            each = dict(held)
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionsError(
+            f"{path}: report.json or images.npz is damaged ({error}): evaluate again"
+        ) from error
     names = ("bytes", "hits", "totals", "errors")
     return [
         (point, {name: each[f"{i}.{name}"] for name in names if f"{i}.{name}" in each})

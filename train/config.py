@@ -43,7 +43,7 @@ def deciding(options: dict[str, Any]) -> dict[str, Any]:
     often they are saved, how many images are taken at a time. Of a cache it counts whether there
     is one.
     """
-    free = ("workdir", "out", "checkpoint_every", "microbatch", "cache_gb")
+    free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb")
     kept = {name: value for name, value in options.items() if name not in free}
     return kept | ({"cache": options["cache"] is not None} if "cache" in options else {})
 

@@ -34,7 +34,9 @@ class Evaluate:
     cache_gb: float = 20.0
     """What that folder may take, 1e9 bytes each."""
     out: Path = Path("runs/evaluate")
-    """Folder for report.json, report.md and rate_distortion.png."""
+    """Folder for report.json, images.npz, report.md and rate_distortion.png."""
+    overwrite: bool = False
+    """Replace what is there; an input, a pipe or a device is never replaced."""
     task: Literal["classification", "segmentation"] = "classification"
     """What the heads predict."""
     split: str = "val"
@@ -113,7 +115,7 @@ class Sweep:
     def __post_init__(self) -> None:
         for table, names in (
             ("compress", ("workdir", "describe")),
-            ("evaluate", ("model", "models", "base", "out")),
+            ("evaluate", ("model", "models", "base", "out", "overwrite")),
         ):
             default = Compress() if table == "compress" else Evaluate()
             for name in names:
@@ -147,6 +149,8 @@ class Report:
     """The table that `sweep` wrote."""
     out: Path | None = None
     """Folder for report.md, rate_distortion.png and .pdf; the table's if not given."""
+    overwrite: bool = False
+    """Replace what is there; an input, a pipe or a device is never replaced."""
     x: str = "bytes_per_image"
     """Column on the horizontal axis."""
     by: tuple[str, ...] = ()
@@ -171,6 +175,8 @@ class Compare:
     """Images of an archive over which the bytes of codecs are spread; not counted if not given."""
     plot: Path | None = None
     """Image file for the curves of all of them, .png, .pdf or .svg."""
+    overwrite: bool = False
+    """Replace what is there; an input, a pipe or a device is never replaced."""
     edge: float = 2048
     """Bytes an image at which the range is divided, beside the delta over the whole of it."""
 

@@ -23,6 +23,7 @@ from train.config import OptionsError
 from train.config_study import Evaluate
 from train.data import DataError, fit_to
 from train.data.blue_marble import BlueMarble
+from train.figure import save
 from train.pictures import principal_colours
 
 WORKDIR = Path("runs/demo")
@@ -119,7 +120,7 @@ def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None
         axis.set_xticks(range(-180, 181, 60))
         axis.set_yticks(range(-90, 91, 30))
     figure.suptitle(title, fontsize=13)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
     plt.close(figure)
 
 

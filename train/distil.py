@@ -178,7 +178,8 @@ def starting_weights(
     """
     config, channels = base.config, teacher.config.embedding_width
     grid = config.grid(config.image_size, config.image_size)
-    tokens = jnp.zeros((1, grid[0] * grid[1] + config.code_class_token, config.embedding_width))
+    shape = (1, grid[0] * grid[1] + config.code_class_token, config.embedding_width)
+    tokens = jnp.zeros(shape, jnp.float32)
     start = passed_blocks(teacher.config)
     rest = {
         name: part

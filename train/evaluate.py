@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import nec_jax
+from coder import files
 from nec_jax import heads
 from nec_jax.api import with_coding
 from nec_jax.config import ModelConfig
@@ -41,6 +42,8 @@ def run(options: Evaluate) -> None:
         )
     if not options.data:
         raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
+    inputs = [name for name in (options.model, options.base, *options.models) if name]
+    files.check_outputs(options.out, report.FILES, overwrite=options.overwrite, inputs=inputs)
     base = nec_jax.load(options.model or options.base)
     if options.model:
         refuse_one_rate(base)

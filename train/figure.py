@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from coder import files
 
 
 @dataclass(frozen=True)
@@ -71,5 +74,11 @@ def draw(
     figure.suptitle(title)
     figure.tight_layout(rect=(0, below / size[1], 1, 1))
     for path in paths:
-        figure.savefig(path, dpi=130)
+        save(figure, path, dpi=130)
     plt.close(figure)
+
+
+def save(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure in the format of the path's suffix; one that is there is replaced."""
+    with files.writing(path, overwrite=True) as file:
+        figure.savefig(file, dpi=dpi, format=path.suffix[1:])

@@ -1,7 +1,6 @@
-"""Text files that are written whole, digests of files, and folders that one run has for itself."""
+"""Digests of files, and folders that one run has for itself."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +8,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from train.config import OptionsError
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file at once or not at all: whatever happens, it is the old or the new one."""
-    new = path.with_suffix(".tmp")
-    with new.open("w", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from train.files import write_whole
+from coder import files
 from train.processes import is_main_process
 
 
@@ -32,7 +32,7 @@ class MetricsLog:
                 "step",
                 file=sys.stderr,
             )
-        write_whole(self._path, "".join(kept))
+        files.write_text(self._path, "".join(kept), overwrite=True)
         # Without a bound on its queue, which would block once a full disk has ended its thread.
         folder = str(workdir / "tensorboard")
         self._board = SummaryWriter(folder, max_queue=0, purge_step=start + 1)

@@ -111,7 +111,7 @@ def _look(
         variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
         decoded = decoded * jnp.sqrt(variance + 1e-6) + jnp.mean(patches, axis=-1, keepdims=True)
     painted = unpatchify(decoded, grid, config.patch)
-    painted = painted * jnp.asarray(config.std) + jnp.asarray(config.mean)
+    painted = painted * jnp.asarray(config.std, jnp.float32) + jnp.asarray(config.mean, jnp.float32)
     return masked, goal, painted, *extra
 
 

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
+from coder import files
 from nec_jax import nec
 from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
@@ -137,7 +138,7 @@ def open_prefix(
         missing = [number for number, shard in found.items() if shard is None]
         if missing:
             homes[view].mkdir(parents=True, exist_ok=True)
-            (homes[view] / "about.json").write_text(keys[view] + "\n")
+            files.write_text(homes[view] / "about.json", keys[view] + "\n", overwrite=True)
             print(
                 f"activations of {images} images after {blocks} blocks, view {view + 1} of {views}:"
                 f" {images * size / 1e9:.2f} GB in {homes[view]}, {len(missing)} of {len(chunks)} "

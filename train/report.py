@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coder import files
 from train import curves, results
 from train.config import OptionsError
 from train.config_study import Report as ReportOptions
@@ -24,6 +25,9 @@ METRICS = {"classification": "top1", "segmentation": "miou"}
 _MEASURED = (
     "bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "mean", "std", "seeds", "mse",
 )  # fmt: skip
+FILES = ("report.json", "images.npz", "report.md", "rate_distortion.png")
+"""What `write` writes."""
+_OF_A_SWEEP = ("report.md", "rate_distortion.png", "rate_distortion.pdf")
 IMAGES = "images"
 """Where a point holds what it is the mean of, image by image, until it is written."""
 
@@ -61,8 +65,7 @@ def spread(scores: Sequence[float] | NDArray) -> str:
 
 def run(options: ReportOptions) -> None:
     """Write report.md and the figure of a sweep's results.csv."""
-    if not options.results.is_file():
-        raise OptionsError(f"no table {options.results}: give the results.csv of a sweep")
+    files.check_input(options.results, "table: give the results.csv of a sweep")
     rows = results.read(options.results)
     if not rows:
         raise OptionsError(f"{options.results} has no rows yet: run the sweep first")
@@ -80,12 +83,13 @@ def run(options: ReportOptions) -> None:
             )
     path = options.results.resolve()
     title = path.parent.name if path.stem == "results" else path.stem
-    out = options.out or options.results.parent
-    out.mkdir(parents=True, exist_ok=True)
     text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
-    (out / "report.md").write_text(text)
+    out = options.out or options.results.parent
+    files.check_outputs(out, _OF_A_SWEEP, overwrite=options.overwrite, inputs=[options.results])
+    files.make_folder(out)
     paths = [out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
     curves.draw_points(points, options.x, by, others, title, paths)
+    files.write_text(out / "report.md", text, overwrite=True)
     print(f"wrote {out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
 
 
@@ -131,19 +135,21 @@ def sweep_markdown(points: Sequence[Point], title: str, axes: Sequence[str]) -> 
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write report.json, images.npz, report.md and rate_distortion.png."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write report.json, images.npz, report.md and rate_distortion.png; they are replaced."""
+    files.make_folder(folder)
     write_images(report["points"], folder / "images.npz")
     report = report | {"points": [without_images(p) for p in report["points"]]}
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    (folder / "report.md").write_text(markdown(report))
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    files.write_text(folder / "report.json", text, overwrite=True)
+    files.write_text(folder / "report.md", markdown(report), overwrite=True)
     plot(report, folder / "rate_distortion.png")
 
 
 def write_images(points: Sequence[Point], path: Path) -> None:
     """Write what points are the means of: arrays of the names `0.bytes`, `0.hits`, ..."""
     each = {f"{i}.{k}": v for i, p in enumerate(points) for k, v in p[IMAGES].items()}
-    np.savez_compressed(path, **each)
+    with files.writing(path, overwrite=True) as file:
+        np.savez_compressed(file, **each)
 
 
 def without_images(point: Point) -> Point:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coder import files
 from train.config import OptionsError
 from train.config_study import AXES
-from train.files import write_whole
 
 Row = dict[str, str]
 NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model (`init`)
@@ -84,14 +84,18 @@ def read(path: Path) -> list[Row]:
 
     Raises:
       OptionsError: no table of a study.
+      FileError: as `files.read_bytes`.
     """
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(io.StringIO(whole, newline=""))
-    rows = list(reader)
+    try:
+        text = files.read_bytes(path, "table").decode()
+        whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole, newline=""))
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise OptionsError(f"{path} is no table of `train.main sweep` ({error})") from error
     names = set(reader.fieldnames or ())
     uneven = any(None in row or None in row.values() for row in rows)
-    if uneven or (names and not {"method", "head", "lambda"} <= names):
+    if uneven or not {"method", "head", "lambda"} <= names:
         raise OptionsError(f"{path} is no table of `train.main sweep`")
     if rows and whole != text:
         print(f"{path} ends in half a row: its last point is left out", file=sys.stderr)
@@ -114,4 +118,4 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    files.write_text(path, text.getvalue(), overwrite=True)

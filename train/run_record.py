@@ -16,11 +16,12 @@ from typing import Any
 
 import jax
 
+from coder import files
 from nec_jax.params import model_path
 from train.config import Distil, OptionsError, Training, deciding, flag, plain
 from train.data import fingerprint
 from train.data.record import Source
-from train.files import held, sha256, write_whole
+from train.files import held, sha256
 from train.processes import is_main_process
 
 PACKAGES = (
@@ -38,6 +39,14 @@ def refuse_changed_config(options: Training) -> None:
       OptionsError: what differs.
     """
     path = options.workdir / "run.json"
+    if not path.exists():
+        names = ("model.safetensors", "metrics.jsonl", "checkpoints")
+        theirs = [name for name in names if (options.workdir / name).exists()]
+        if theirs:
+            raise OptionsError(
+                f"{options.workdir} holds {theirs[0]}, which no run wrote (there is no run.json), "
+                "and which would be replaced: choose another --workdir"
+            )
     if not path.exists() or not _has_trained(options.workdir):
         return
     # An option that there was not then had what is its default now.
@@ -110,7 +119,7 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
                 )
         _close(record, _last_sign(options.workdir))
     record["starts"].append({"start": _now(), "end": None} | environment())
-    write_whole(path, json.dumps(record, indent=1) + "\n")
+    files.write_text(path, json.dumps(record, indent=1) + "\n", overwrite=True)
 
 
 def _model(name: str) -> Record | None:
@@ -122,7 +131,7 @@ def finish(workdir: Path) -> Record:
     record = json.loads((workdir / "run.json").read_text())
     _close(record, _now())
     record |= {"model_sha256": sha256(workdir / "model.safetensors")}
-    write_whole(workdir / "run.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(workdir / "run.json", json.dumps(record, indent=1) + "\n", overwrite=True)
     return record
 
 

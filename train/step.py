@@ -66,7 +66,9 @@ def make_step(
 
     def step(state: State, frozen: Weights, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         def loss(trainable: Weights, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-            return objective.loss(merge(trainable, frozen), batch, keys, state.step / steps)
+            return objective.loss(
+                merge(trainable, frozen), batch, keys, jnp.float32(state.step) / steps
+            )
 
         gradient = functools.partial(jax.grad(loss, has_aux=True), state.trainable)
         count = len(next(iter(batch.values())))

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 import nec_jax
-from coder import CodecError
+from coder import CodecError, files
 from nec_jax.api import with_coding
 from train import compress, evaluate, report
 from train.checkpoint import CheckpointError
@@ -26,7 +26,7 @@ from train.config import Compress, OptionsError, deciding, plain
 from train.config_study import AXES, Evaluate, Sweep
 from train.configs import parse
 from train.data import DataError
-from train.files import held, write_whole
+from train.files import held
 from train.initial import config_for
 from train.inputs import same_in_every_epoch, unchanged_blocks
 from train.loop import NonFiniteLoss
@@ -230,5 +230,5 @@ def open_table(options: Sweep) -> Results:
             f"{options.workdir} holds points of other settings ({', '.join(changed)}): choose "
             "another --workdir, or make it an axis"
         )
-    write_whole(path, json.dumps(now, indent=1) + "\n")
+    files.write_text(path, json.dumps(now, indent=1) + "\n", overwrite=True)
     return table

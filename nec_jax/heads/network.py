@@ -63,13 +63,13 @@ def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
     model = config.model
     width = model.decoder_width if config.with_decoder else model.embedding_width
     width *= 2 if config.kind == "class-linear" else 1
-    tokens = jnp.zeros((1, config.grid[0] * config.grid[1], width))
+    tokens = jnp.zeros((1, config.grid[0] * config.grid[1], width), jnp.float32)
     weights = {"head": config.head().init(key, tokens)["params"]}
     if not config.with_decoder:
-        scaling = {"mean": jnp.zeros(width), "std": jnp.ones(width)}
+        scaling = {"mean": jnp.zeros(width, jnp.float32), "std": jnp.ones(width, jnp.float32)}
         return weights | {"scaling": scaling}
-    y = jnp.zeros((1, config.tokens, model.embedding_width))
-    x = jnp.zeros((1, config.tokens, width))
+    y = jnp.zeros((1, config.tokens, model.embedding_width), jnp.float32)
+    x = jnp.zeros((1, config.tokens, width), jnp.float32)
     return weights | {
         "stem": DecoderStem(model).init(key, y, config.grid)["params"],
         "block_0": Block(model.decoder_heads, model.mlp_ratio).init(key, x)["params"],
@@ -115,7 +115,7 @@ def starting_weights(
 def with_decoder(config: HeadConfig, params: NecParams, weights: Weights) -> Weights:
     """Stem and first block are the model's, the norm after them does no more than normalise."""
     decoder, width = params.weights["decoder"], config.model.decoder_width
-    plain = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+    plain = {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
     return weights | {"stem": decoder["stem"], "block_0": decoder["block_0"], "norm": plain}
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,8 @@ import optax
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
+from coder.checks import as_grid, check_whole, is_number
+from coder.codec import is_whole
 from nec_jax.heads import checks
 from nec_jax.heads.inference import batch_size
 from nec_jax.heads.network import logits, starting_weights
@@ -83,15 +85,20 @@ def fit(
     model = params.config
     y = checks.check_embeddings(model, y_hat, "y_hat")
     masks = kind in MASKS
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise InputError(f"classes are {classes!r}: give the names of two or more")
     classes = tuple(classes)
     data = Data(y, checks.check_targets(classes, targets, len(y), masks, "targets"))
-    height, width = checks.square_grid(model, y.shape[1]) if grid is None else grid
+    height, width = checks.square_grid(model, y.shape[1]) if grid is None else as_grid(grid)
     mask_size = (data.targets.shape[1], data.targets.shape[2]) if masks else None
     if with_decoder and model.decoder_target == "none":
         raise InputError("this model has no decoder: fit the head with with_decoder=False")
     config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
     checks.check_tokens(config, y, "y_hat")
+    if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
+        raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
+    check_whole("seed", seed, 0, 2**32 - 1)
     if kind in LINEAR:
         return fit_linear(config, params, data, held)
     schedule = _schedule(config, epochs, batch, lr)
@@ -121,8 +128,11 @@ def _schedule(
         default.batch if batch is None else batch,
         default.lr if lr is None else lr,
     )
-    if schedule.epochs < 1 or schedule.batch < 1 or not 0 < schedule.lr < np.inf:
-        raise InputError(f"{schedule}: epochs and batch are at least 1, and lr is above 0")
+    whole = all(is_whole(count) and count >= 1 for count in schedule[:2])
+    if not whole or not is_number(schedule.lr) or not 0 < schedule.lr < np.inf:
+        raise InputError(
+            f"{schedule}: epochs and batch are at least 1, whole numbers, and lr is above 0"
+        )
     return schedule
 
 
@@ -147,7 +157,7 @@ def _train(
     for epoch in range(schedule.epochs):
         # What is left over of an epoch (fewer than a batch) has its turn in others.
         order = rng.permutation(len(data.y_hat))[: steps * batch].astype(np.int32)
-        loss = jnp.zeros(())
+        loss = jnp.zeros((), jnp.float32)
         for i, chosen in enumerate(order.reshape(steps, batch)):
             rate = np.float32(schedule.lr * _shape((epoch * steps + i + 0.5) / total))
             state, loss = _step(config, state, frozen, arrays, chosen, rate)
