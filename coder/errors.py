@@ -65,6 +65,10 @@ class UnusualEmbedding(UserWarning):
     """
 
 
+class LossyWrite(UserWarning):
+    """A warning: writing a part of a chunk coded what lies beside it anew, with another error."""
+
+
 @contextmanager
 def about(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the block that name no file are about this one."""

@@ -10,7 +10,12 @@ array = zarr.create_array(
 The last dimension is the channels, the one before it the width of a chunk's grid, and all before
 that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
 Rows and columns at a chunk's end that are all fill value (there are chunks beyond an array's edge)
-are not coded and read as the fill value.
+are not coded and read as the fill value, which may be NaN: then what was not written reads as NaN.
+
+Under a transform the tokens of a block (at most 16 x 16 of a chunk) are coded together. Writing a
+part of a block codes the rest of it anew, from what was decoded, and so loses a little more each
+time: a `LossyWrite` warns of it (in zarr's own pipelines, where the array has no codec but this
+one, or this one in shards). Write whole chunks, or parts that begin and end at block borders.
 
 The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
 this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
@@ -18,6 +23,7 @@ this class by its entry point. Class tokens, if any, are an array of their own (
 
 import base64
 import math
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +31,12 @@ from typing import Any
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
-from zarr.core.buffer import Buffer, NDBuffer
+from zarr.core.buffer import Buffer, NDBuffer, cpu
 from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
 from coder.codec import EmbeddingCodec
-from coder.errors import CodecError, CorruptBlob, FileError
+from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
 from coder.one_rate import OneRateCodec
 
 _NAME = "nec"
@@ -43,7 +49,7 @@ class NecCodec(ArrayBytesCodec):
 
     Raises:
       CodecError: a codec with a class token, or an array that it cannot code: another dtype than
-        float32, other channels, too many tokens a chunk, a fill value that is not finite.
+        float32, other channels, too many tokens a chunk, an infinite fill value.
     """
 
     codec: OneRateCodec
@@ -96,11 +102,8 @@ class NecCodec(ArrayBytesCodec):
         if dtype != np.float32:
             raise CodecError(f"an array of {dtype}: the nec codec stores float32")
         self._grid(array_spec.shape)
-        if not np.isfinite(np.float32(array_spec.fill_value)):
-            raise CodecError(
-                f"fill value {array_spec.fill_value}: where a chunk is filled in parts it is coded "
-                "as any value, so it must be finite: use 0"
-            )
+        if np.isinf(np.float32(array_spec.fill_value)):
+            raise CodecError(f"fill value {array_spec.fill_value}: use NaN, or a number as 0")
         return self
 
     def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: Any) -> None:
@@ -127,22 +130,68 @@ class NecCodec(ArrayBytesCodec):
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         y = chunk_data.as_numpy_array().reshape(*self._grid(chunk_spec.shape), self.codec.channels)
-        there = (y != np.float32(chunk_spec.fill_value)).any(-1)
+        there = _written(y, chunk_spec.fill_value)
         # To the last row and column with a token that is there; one token of a chunk without any.
         height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
-        part = y[:height, :width].reshape(-1, self.codec.channels)
-        blob = self.codec.encode(part, (height, width))
+        part = y[:height, :width]
+        if not np.isfinite(part).all():
+            row, column, channel = np.argwhere(~np.isfinite(part))[0]
+            what = "NaN" if np.isnan(part[row, column, channel]) else "infinity"
+            where = f"the token at row {row}, column {column} of a chunk"
+            if np.isnan(chunk_spec.fill_value) and not there[row, column]:
+                raise InputError(
+                    f"{where} is NaN, as if it were not written, and one after it is not: write "
+                    "whole chunks, or their tokens in order"
+                )
+            raise InputError(f"{what} in channel {channel} of {where}: embeddings are finite")
+        blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
+        before = getattr(chunk_data, "before", None)
+        if before is not None:
+            self._warn_if_lossy(y, before.reshape(y.shape), blob, chunk_spec.fill_value)
         return chunk_spec.prototype.buffer.from_bytes(blob)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        blob = chunk_data.to_bytes()
-        height, width = self._grid(chunk_spec.shape)
+        y = self._decoded(chunk_data.to_bytes(), chunk_spec.shape, chunk_spec.fill_value)
+        kind = chunk_spec.prototype.nd_buffer
+        if self.codec.spatial and kind is cpu.NDBuffer:
+            kind = _DecodedChunk
+        return kind.from_numpy_array(y.reshape(chunk_spec.shape))
+
+    def _decoded(self, blob: bytes, shape: tuple[int, ...], fill_value: Any) -> np.ndarray:
+        height, width = self._grid(shape)
         h, w = self.codec.grid_of(blob)
         if h > height or w > width:
-            raise CorruptBlob(f"a chunk of {chunk_spec.shape} holds a blob of {h} x {w} tokens")
-        y = np.full((height, width, self.codec.channels), chunk_spec.fill_value, np.float32)
+            raise CorruptBlob(f"a chunk of {shape} holds a blob of {h} x {w} tokens")
+        y = np.full((height, width, self.codec.channels), fill_value, np.float32)
         y[:h, :w] = self.codec.decode(blob).reshape(h, w, -1)
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(y.reshape(chunk_spec.shape))
+        return y
+
+    def _warn_if_lossy(
+        self, y: np.ndarray, before: np.ndarray, blob: bytes, fill_value: Any
+    ) -> None:
+        """Warns if tokens that a write left as they were are decoded to something else after it.
+
+        Args:
+          y: float32 [h, w, D], the chunk as it is coded now.
+          before: the chunk as it was decoded before the write.
+          blob: what y was coded to.
+          fill_value: the array's.
+        """
+        kept = (y == before).all(-1) & _written(before, fill_value)
+        if not kept.any() or (y == before).all():
+            return
+        after = self._decoded(blob, y.shape, fill_value)
+        change = np.abs(after[kept] - before[kept])
+        # Two grids' sums round differently: docs/format.md, section 11.
+        changed = (change > 1e-4 * np.abs(before[kept]).max()).any(-1)
+        if changed.any():
+            warnings.warn(
+                f"writing a part of a chunk changed {changed.sum()} tokens beside it, by up to "
+                f"{change.max():.3g}: they share blocks with what was written. Write whole chunks, "
+                "or parts that begin and end at block borders",
+                LossyWrite,
+                stacklevel=2,
+            )
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """No size is known beforehand."""
@@ -157,9 +206,26 @@ class NecCodec(ArrayBytesCodec):
         return math.prod(shape[:-2]), shape[-2]
 
 
+class _DecodedChunk(cpu.NDBuffer):
+    """A decoded chunk. zarr writes a part of a chunk to a copy of it, which remembers it."""
+
+    before: np.ndarray | None = None
+
+    def copy(self) -> "_DecodedChunk":
+        copy = _DecodedChunk(self._data.copy())
+        copy.before = self.as_numpy_array()
+        return copy
+
+
+def _written(y: np.ndarray, fill_value: Any) -> Any:
+    """Which tokens of [h, w, D] are not all fill value: bool [h, w]."""
+    fill = np.float32(fill_value)
+    return ~np.isnan(y).all(-1) if np.isnan(fill) else (y != fill).any(-1)
+
+
 def nec_codec(array: Any) -> OneRateCodec | None:
     """The codec that a Zarr array's chunks are coded with, or None if that is not `nec`."""
-    codecs = list(array.metadata.codecs)
+    codecs = list(getattr(array.metadata, "codecs", ()))  # Zarr v2 has none
     while codecs:
         one = codecs.pop()
         if isinstance(one, NecCodec):

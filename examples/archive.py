@@ -1,27 +1,25 @@
 """Encode a folder of images into an archive, shard by shard; run it again to go on.
 
-    python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--shard 256]
+    python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--shard 256] [--strict]
 
 MODEL is a model file or the name of a model that ships, as nec-vit-ti. IMAGES is whatever
 `train.main --data` takes. The archive is an ordinary Zarr group: open it with zarr or xarray where
-the package `coder` is installed, no JAX needed. One process writes it.
+the package `coder` is installed, no JAX needed. One process writes it. Images that cannot be read
+are marked as not valid, with the reason; `--retry` reads them once more.
 """
 
 import argparse
 import hashlib
-import shutil
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
-import zarr
 
 import nec_jax
 from coder import CodecError, archive, safefile
-from coder.one_rate import OneRateCodec
 from nec_jax import NecParams
 from nec_jax.params import flatten_weights
-from train.data import DataError, Source, fit_to, open_source
+from train.data import CorruptImageError, DataError, Source, fit_to, open_source
 
 
 def main() -> None:
@@ -29,67 +27,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("images")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out")
     parser.add_argument("--split", default="all")
-    parser.add_argument("--shard", type=int, default=archive.SHARD, help="images a shard, at most")
+    parser.add_argument("--shard", type=int, default=archive.SHARD, help="most images per shard")
+    parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
+    parser.add_argument("--retry", action="store_true", help="read unreadable images once more")
     options = parser.parse_args()
     params = nec_jax.load(options.model)
     if params.codec is None:
         raise SystemExit(f"{options.model} has no codec: train it with `train.main compress`")
+    config, codec = params.config, params.codec.at()
     source = open_source(options.images, options.split)
-    group = open_or_create(options, params, params.codec.at(), source)
-    embedding = group["embedding"]
-    shard = embedding.shards[0]
-    shards = range(-(-len(source) // shard))
-    done = archive.written_shards(embedding)
-    print(f"{len(done)} of {len(shards)} shards are there")
-    for i in shards:
-        if i in done:
-            continue
-        part = slice(i * shard, min((i + 1) * shard, len(source)))
-        write(group, params, [source[j] for j in range(part.start, part.stop)], part)
-        print(f"{part.stop} of {len(source)} images", flush=True)
-
-
-def open_or_create(
-    options: argparse.Namespace, params: NecParams, codec: OneRateCodec, source: Source
-) -> Any:
-    """The archive, which must be of this model and these images if it exists."""
-    config = params.config
-    settings = safefile.canonical_json(config.to_meta())
-    facts = {
-        "data": source.name,
-        "split": options.split,
-        "images": len(source),
-        "image_list": image_list(source),
-        "shard": options.shard,
-        "classes": list(source.classes),
-        "codec": codec.fingerprint.hex(),
-        # A codec's fingerprint says nothing of the encoder before it.
-        "model": safefile.digest(flatten_weights(params.weights), settings).hex(),
-    }
-    if options.out.exists():
-        group = zarr.open_group(options.out, mode="r+")
-        other = [name for name, value in facts.items() if group.attrs.get(name) != value]
-        if other:
-            raise SystemExit(f"{options.out} was begun with another {', '.join(other)}")
-        # What a killed run was writing: zarr renames a file once it is whole.
-        for part in options.out.rglob("*.partial"):
-            part.unlink()
-        return group
-    # Made beside it and renamed, so that an interruption leaves all of it or nothing.
-    new = options.out.with_name(options.out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    archive.create(
-        new,
+    writer = archive.Writer(
+        options.out,
         codec,
         len(source),
         config.grid(config.image_size, config.image_size),
         shard=archive.even_shard(len(source), options.shard),
-        attributes=facts,
+        attributes={
+            "data": source.name,
+            "split": options.split,
+            "images": len(source),
+            "image_list": image_list(source),
+            "shard": options.shard,
+            "classes": list(source.classes),
+            "codec": codec.fingerprint.hex(),
+            # A codec's fingerprint says nothing of the encoder before it.
+            "model": safefile.digest(
+                flatten_weights(params.weights), safefile.canonical_json(config.to_meta())
+            ).hex(),
+        },
+        strict=options.strict,
+        retry=options.retry,
     )
-    new.rename(options.out)
-    return zarr.open_group(options.out, mode="r+")
+    with writer:
+        missing = writer.missing()
+        shards = -(-len(source) // archive.even_shard(len(source), options.shard))
+        print(f"{shards - len(missing)} of {shards} shards are there")
+        known_ids = cache(lambda: id_list(source))
+        for part in missing:
+            write(writer, params, source, part, known_ids)
+            print(f"{part.stop} of {len(source)} images", flush=True)
+        writer.finish()
+        count, first = archive.not_valid(writer.group)
+    if count:
+        print(f"{count} images could not be read, and are marked as not valid:")
+        for _, name, reason in first:
+            print(f"  {name}: {reason}")
 
 
 def image_list(source: Source) -> str:
@@ -99,16 +83,40 @@ def image_list(source: Source) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
-def write(group: Any, params: NecParams, records: list, part: slice) -> None:
-    """Embed one shard of images and write it, the array that says it is done last."""
-    size = params.config.image_size
-    y_hat = nec_jax.embed(params, np.stack([fit_to(record["image"], size) for record in records]))
-    group["id"][part] = np.array([record["id"] for record in records])
-    group["label"][part] = np.array([record.get("label", -1) for record in records], np.int32)
-    if "class_token" in group:
-        group["class_token"][part] = y_hat[:, 0]
-        y_hat = y_hat[:, 1:]
-    group["embedding"][part] = y_hat.reshape(-1, *group["embedding"].shape[1:])
+def id_list(source: Source) -> list[str]:
+    """Ids of all images, in their order; no pixels are read."""
+    # Those of windows end with the window's size, which a record's id has not.
+    size = f",{getattr(source, 'chip', None)}"
+    return [name.removesuffix(size) for name, _ in source.files()]
+
+
+def write(
+    writer: archive.Writer,
+    params: NecParams,
+    source: Source,
+    part: slice,
+    known_ids: Callable[[], list[str]],
+) -> None:
+    """Embed one shard of images and write it."""
+    bands, size = params.config.channels, params.config.image_size
+    ids, labels, errors, images = [], [], [], []
+    for i in range(part.start, part.stop):
+        try:
+            record = source[i]
+        except CorruptImageError as error:
+            ids.append(known_ids()[i])
+            labels.append(-1)
+            errors.append(str(error))
+            continue
+        if record["image"].shape[-1] != bands:
+            found = record["image"].shape[-1]
+            raise DataError(f"{record['id']} has {found} bands, the model takes {bands}")
+        ids.append(record["id"])
+        labels.append(record.get("label", -1))
+        errors.append(None)
+        images.append(fit_to(record["image"], size))
+    y_hat = nec_jax.embed(params, np.stack(images)) if images else ()
+    writer.write(part, y_hat, ids, labels, errors)
 
 
 if __name__ == "__main__":

@@ -2,27 +2,44 @@
 
     python examples/probe.py ARCHIVE.zarr
 
-ARCHIVE is what examples/archive.py writes, with labels. Every fifth image is held out.
+ARCHIVE is what examples/archive.py writes, with labels. Every fifth image is held out; images
+without a label, or without an embedding, are left out.
 """
 
 import argparse
-from typing import Any
 
 import numpy as np
-import zarr
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-parser.add_argument("archive", metavar="ARCHIVE.zarr")
-group: Any = zarr.open_group(parser.parse_args().archive, mode="r")
-labels = group["label"][:]
-x = group["embedding"][:].mean(axis=(1, 2))  # [images, channels]
-if "class_token" in group:
-    x = np.concatenate([x, group["class_token"][:]], axis=1)
-held_out = np.arange(len(x)) % 5 == 4
-probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.geomspace(0.1, 1e4, 11)))
-probe.fit(x[~held_out], labels[~held_out])
-right = probe.score(x[held_out], labels[held_out])
-print(f"{len(x)} images, {len(set(labels))} classes: {100 * right:.1f} % of held-out images right")
+from coder import CodecError, archive
+
+
+def main() -> None:
+    """Print held-out accuracy."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("archive", metavar="ARCHIVE.zarr")
+    options = parser.parse_args()
+    group = archive.open_archive(options.archive)
+    use, labels = archive.labelled(group)
+    if left_out := np.count_nonzero(~use):
+        print(f"{left_out} images are left out: they have no label, or are not valid")
+    x = archive.read_array(group, "embedding").mean(axis=(1, 2))  # [images, channels]
+    if "class_token" in group:
+        x = np.concatenate([x, archive.read_array(group, "class_token")], axis=1)
+    x, y = x[use], labels[use]
+    held_out = np.arange(len(x)) % 5 == 4
+    if not held_out.any() or len(set(y[~held_out])) < 2:
+        raise SystemExit(f"{options.archive}: {len(x)} labelled images are too few")
+    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.geomspace(0.1, 1e4, 11)))
+    probe.fit(x[~held_out], y[~held_out])
+    right = probe.score(x[held_out], y[held_out])
+    print(f"{len(x)} images, {len(set(y))} classes: {100 * right:.1f} % of held-out images right")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CodecError as error:
+        raise SystemExit(f"error: {error}") from error

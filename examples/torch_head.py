@@ -4,7 +4,8 @@
 
 Needs torch and nec-jax's base install, no JAX. ARCHIVE is what examples/archive.py writes, with
 labels; BLOCK is what `nec_jax.export_decoder_block` wrote of the same model. Every fifth image is
-held out. At the lowest rates the block is worth most: see docs/consumer.md.
+held out; images without a label, or without an embedding, are left out. At the lowest rates the
+block is worth most: see docs/consumer.md.
 """
 
 import argparse
@@ -13,9 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import safetensors
 import torch
-import zarr
 from torch import nn
 from torch.nn import functional as F
+
+from coder import CodecError, archive
 
 
 def decoder_block(path: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -93,14 +95,21 @@ def main() -> None:
     parser.add_argument("--block", help="file of nec_jax.export_decoder_block")
     parser.add_argument("--epochs", type=int, default=40)
     options = parser.parse_args()
-    group = zarr.open_group(options.archive, mode="r")
-    embedding = group["embedding"][:]
+    group = archive.open_archive(options.archive)
+    use, numbers = archive.labelled(group)
+    if left_out := np.count_nonzero(~use):
+        print(f"{left_out} images are left out: they have no label, or are not valid")
+    embedding = archive.read_array(group, "embedding")[use]
     y_hat = torch.from_numpy(embedding.reshape(len(embedding), -1, embedding.shape[-1]))
-    labels = torch.from_numpy(group["label"][:].astype(np.int64))
+    labels = torch.from_numpy(numbers[use].astype(np.int64))
+    held_out = np.arange(len(labels)) % 5 == 4
+    if not held_out.any() or len(labels[~held_out].unique()) < 2:
+        raise SystemExit(f"{options.archive}: {len(labels)} labelled images are too few")
     inputs = {"tokens": y_hat}
     if options.block:
         if "class_token" in group:
-            y_hat = torch.cat([torch.from_numpy(group["class_token"][:])[:, None], y_hat], dim=1)
+            class_token = archive.read_array(group, "class_token")[use]
+            y_hat = torch.cat([torch.from_numpy(class_token)[:, None], y_hat], dim=1)
         features = decoder_block(options.block)
         with torch.no_grad():
             inputs["decoder block"] = torch.cat([features(part) for part in y_hat.split(128)])
@@ -111,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CodecError as error:
+        raise SystemExit(f"error: {error}") from error

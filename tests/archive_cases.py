@@ -26,9 +26,32 @@ def created(*arguments, **settings) -> Any:
 
 
 def filled(store, shard=SHARD) -> Any:
+    """A complete archive, whose arrays are written by assignment."""
     group = created(store, CODEC, COUNT, GRID, shard=shard)
     group["embedding"][:] = EMBEDDING
     group["class_token"][:] = CLASS_TOKEN
     group["id"][:] = np.array([f"image {i}" for i in range(COUNT)])
     group["label"][:] = np.arange(COUNT)
+    group["valid"][:] = True
+    archive.finish(group)
     return group
+
+
+def written(store, unreadable=(), *, stop=None, **settings) -> Any:
+    """An archive of `archive.Writer`; images of these numbers could not be read.
+
+    With `stop`, the writer is stopped after so many shards.
+    """
+    with archive.Writer(store, CODEC, COUNT, GRID, shard=SHARD, **settings) as writer:
+        for part in writer.missing()[:stop]:
+            numbers = range(part.start, part.stop)
+            errors = [f"no image: {i}.png" if i in unreadable else None for i in numbers]
+            good = [i for i in numbers if i not in unreadable]
+            writer.write(part, Y[good], [f"image {i}" for i in numbers], numbers, errors)
+        if stop is None:
+            writer.finish()
+        return writer.group
+
+
+def contents(path) -> dict:
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}

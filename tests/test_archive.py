@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from archive_cases import (
     CLASS_TOKEN,
     CLASS_TOKEN_HAT,
@@ -17,14 +18,17 @@ from archive_cases import (
     GRID,
     SHARD,
     Y,
+    contents,
     created,
     filled,
     opened,
+    written,
 )
 from coder_cases import fitted_codec, laplace_embeddings, small_codec
+from transform_cases import ladder
 from zarr.storage import MemoryStore
 
-from coder import CodecError, archive
+from coder import CodecError, FileError, OutputError, archive
 
 
 class Counting(MemoryStore):
@@ -90,15 +94,18 @@ def test_a_shard_that_is_asked_for_is_kept():
     assert created(MemoryStore(), CODEC, COUNT, GRID, shard=36)["embedding"].shards[0] == 36
 
 
-def test_what_was_not_written_reads_as_the_fill_value(tmp_path):
+def test_what_was_not_written_reads_as_nan(tmp_path):
     group = created(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD)
     group["embedding"][9:11] = EMBEDDING[9:11]
     group["embedding"][36] = EMBEDDING[36]  # the last, incomplete shard
     embedding = opened(tmp_path / "a", mode="r")["embedding"]
     np.testing.assert_array_equal(embedding[9:11], EMBEDDING_HAT[9:11])
     np.testing.assert_array_equal(embedding[36], EMBEDDING_HAT[36])
-    assert not embedding[:9].any()
-    assert not embedding[11:36].any()
+    assert np.isnan(embedding[:9]).all()
+    assert np.isnan(embedding[11:36]).all()
+    assert np.isnan(group["class_token"][:]).all()
+    data = xr.open_zarr(tmp_path / "a", consolidated=False)
+    assert np.isnan(data.embedding.values[11:36]).all()
     assert archive.written_shards(embedding) == {1, 4}
     assert archive.written_shards(group["class_token"]) == set()
 
@@ -158,16 +165,141 @@ def test_split_codecs_have_the_tables_they_need():
 def test_an_archive_may_have_any_number_of_images():
     count = 10 * CODEC.max_tokens
     group = created(MemoryStore(), CODEC, count, GRID)
-    group["class_token"][count - 2 :] = CLASS_TOKEN[:2]
-    np.testing.assert_array_equal(group["class_token"][count - 2 :], CLASS_TOKEN_HAT[:2])
+    (shard, _) = group["class_token"].chunks
+    start = (count - 1) // shard * shard
+    tokens = np.resize(CLASS_TOKEN, (count - start, 3))
+    group["class_token"][start:] = tokens
+    hat = np.resize(CLASS_TOKEN_HAT, tokens.shape)
+    np.testing.assert_array_equal(group["class_token"][start:], hat)
 
 
 def test_what_cannot_be_coded_is_refused_when_written():
     group = created(MemoryStore(), CODEC, 4, GRID, shard=2)
-    with pytest.raises(CodecError, match="NaN"):
-        group["embedding"][1] = np.full((3, 4, 3), np.nan)
-    with pytest.raises(CodecError, match="0 images"):
-        created(MemoryStore(), CODEC, 0, GRID)
+    bad = EMBEDDING[1].copy()
+    bad[1, 2, 0] = np.nan
+    with pytest.raises(CodecError, match="NaN in channel 0 of the token at row 1, column 2"):
+        group["embedding"][1] = bad
+    with pytest.raises(CodecError, match=r"row 0, column 0 .* not written"):
+        group["class_token"][1] = CLASS_TOKEN[1]
+    group["class_token"][0] = CLASS_TOKEN[0]
+    group["class_token"][1] = CLASS_TOKEN[1]
+    np.testing.assert_array_equal(group["class_token"][:2], CLASS_TOKEN_HAT[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 0}, "0 images: give a whole number"),
+        ({"count": -1}, "-1 images"),
+        ({"count": 2.0}, "2.0 images"),
+        ({"grid": (0, 4)}, "0 tokens as a side"),
+        ({"grid": (3, -4)}, "-4 tokens as a side"),
+        ({"grid": (3, 4.0)}, "4.0 tokens as a side"),
+        ({"grid": 12}, "grid of 12"),
+        ({"grid": (3, 4, 5)}, "give \\(height, width\\)"),
+        ({"shard": 0}, "0 images per shard"),
+        ({"shard": 1.5}, "1.5 images per shard"),
+        ({"shard": True}, "True images per shard"),
+        ({"codec": ladder()}, "one rate: cut one out of the codec"),
+        ({"codec": None}, "one rate"),
+        ({"attributes": {"a": {1, 2}}}, "no JSON"),
+        ({"attributes": {"a": float("nan")}}, "no JSON"),
+        ({"attributes": {"nec_archive": 1}}, "nec_archive is the archive's own"),
+    ],
+)
+@pytest.mark.parametrize("begin", [created, archive.Writer])
+def test_settings_that_make_no_archive_are_refused_and_leave_nothing(
+    begin, changes, message, tmp_path
+):
+    settings = {"codec": CODEC, "count": 4, "grid": GRID, "shard": 2, **changes}
+    with (
+        pytest.raises(CodecError, match=message),
+        begin(tmp_path / "a", settings.pop("codec"), **settings),
+    ):
+        pass
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_exists_is_kept(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("text")
+    filled(tmp_path / "archive")
+    before = contents(tmp_path)
+    for name in ("file", "folder", "archive"):
+        with pytest.raises(OutputError, match=name):
+            created(tmp_path / name, CODEC, COUNT, GRID)
+    for name in ("file", "folder"):
+        with (
+            pytest.raises(OutputError, match=f"{name}: exists, and is not an archive"),
+            archive.Writer(tmp_path / name, CODEC, COUNT, GRID),
+        ):
+            pass
+    assert contents(tmp_path) == before
+    store = MemoryStore()
+    created(store, CODEC, COUNT, GRID)
+    with pytest.raises(OutputError, match="there is a Zarr group"):
+        created(store, CODEC, COUNT, GRID)
+    (tmp_path / "empty").mkdir()
+    created(str(tmp_path / "empty"), CODEC, COUNT, GRID)
+    with pytest.raises(OutputError, match="make it first"):
+        created(tmp_path / "no" / "a", CODEC, COUNT, GRID)
+
+
+def test_an_archive_is_finished_when_it_is_whole():
+    group = created(MemoryStore(), CODEC, 4, GRID, shard=2)
+
+    def refused(message):
+        with pytest.raises(FileError, match=message):
+            archive.finish(group)
+        assert group.attrs["nec_archive"]["state"] == "writing"
+
+    group["valid"][:2] = True
+    refused("images 0 to 1 are not written: `embedding` has no shard 0")
+    group["embedding"][0] = EMBEDDING[0]
+    refused("`class_token` has no shard 0")
+    group["class_token"][:2] = CLASS_TOKEN[:2]
+    refused("image 1 is valid, and has no embedding")
+    group["embedding"][1] = EMBEDDING[1]
+    refused("images 2 to 3 are not written: `valid` has no shard 1")
+    group["embedding"][2:], group["class_token"][2:] = EMBEDDING[2:4], CLASS_TOKEN[2:4]
+    group["valid"][2] = True
+    refused("image 3 has an embedding, and is not marked valid")
+    group["valid"][3] = True
+    archive.finish(group)
+    state = group.attrs["nec_archive"]
+    assert (state["version"], state["state"]) == (1, "complete")
+    assert state["shards"]["embedding"] == state["shards"]["valid"] == [[0, 2]]
+    assert state["shards"]["error"] == []
+    # Nothing is lost by writing to it again.
+    group["embedding"][1] = EMBEDDING[2]
+    archive.finish(group)
+
+
+def test_only_a_whole_archive_is_opened(tmp_path):
+    group = written(tmp_path / "a", {3})
+    assert archive.open_archive(tmp_path / "a").attrs == group.attrs
+    assert list(np.flatnonzero(~archive.valid_images(group))) == [3]
+    assert archive.not_valid(group) == (1, [(3, "image 3", "no image: 3.png")])
+    written(tmp_path / "part", stop=2)
+    zarr.create_array(tmp_path / "array", data=np.arange(3))
+    zarr.create_group(tmp_path / "group").create_array("embedding", data=np.arange(3))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "file").write_text("text")
+    filled(tmp_path / "lost")
+    (tmp_path / "lost/label/c/1").unlink()
+    for name, message in (
+        ("part", "2 of 5 shards of `embedding` are there"),
+        ("array", "a Zarr array, not an archive"),
+        ("group", "not an archive of images"),
+        ("plain", "without a Zarr array or group"),
+        ("file", "an archive is a folder"),
+        ("none", "no such Zarr group or array"),
+        ("lost", "label/c/1 is lost: images 8 to 15"),
+    ):
+        with pytest.raises(FileError, match=message) as caught:
+            archive.open_archive(str(tmp_path / name))
+        assert caught.value.path == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(

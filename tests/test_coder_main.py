@@ -33,6 +33,8 @@ def store(tmp_path):
     group["embedding"][:] = y[:, 1:].reshape(20, 3, 4, 3)
     group["class_token"][:] = y[:, 0]
     group["id"][:] = np.array([f"image {i}" for i in range(20)])
+    group["valid"][:] = True
+    archive.finish(group)
     return tmp_path / "a.zarr"
 
 

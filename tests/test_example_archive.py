@@ -108,6 +108,44 @@ def test_a_run_killed_within_a_write_goes_on_to_the_same_end(inputs, capsys):
     assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
 
 
+def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
+    bad = inputs / "images/water/3.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:100])
+    (inputs / "images/field/4.png").write_text("no image")
+    with pytest.raises(SystemExit, match=r"images/field/4.png|field/4.png: cannot read"):
+        run(inputs, "strict.zarr", "--strict")
+    run(inputs, "a.zarr")
+    out = capsys.readouterr().out
+    assert "2 images could not be read, and are marked as not valid:" in out
+    assert "  field/4.png: cannot read " in out
+    group: Any = zarr.open_group(inputs / "a.zarr", mode="r")
+    ids = [str(name) for name in group["id"][:]]
+    assert len(set(ids)) == COUNT
+    valid = group["valid"][:]
+    assert [ids[i] for i in np.flatnonzero(~valid)] == ["field/4.png", "water/3.png"]
+    for i in np.flatnonzero(valid):
+        image = np.asarray(Image.open(inputs / "images" / ids[i]))
+        y_hat = nec_jax.embed(model, fit_to(image, model.config.image_size)[None])[0]
+        np.testing.assert_array_equal(group["embedding"][i].reshape(y_hat[1:].shape), y_hat[1:])
+    assert command(["verify", str(inputs / "a.zarr")]) == 0
+    assert "archive: 11 images, 9 valid, 9 labelled; complete" in capsys.readouterr().out
+    # Run again, it goes on; asked to, it reads them once more.
+    run(inputs, "a.zarr")
+    assert "3 of 3 shards are there" in capsys.readouterr().out
+    bad.write_bytes(good)
+    run(inputs, "a.zarr", "--retry")
+    assert "1 images could not be read" in capsys.readouterr().out
+    group = zarr.open_group(inputs / "a.zarr", mode="r")
+    assert group["valid"][ids.index("water/3.png")]
+
+
+def test_an_image_with_other_bands_is_named(inputs):
+    Image.new("L", (40, 40)).save(inputs / "images/field/grey.tif")
+    with pytest.raises(SystemExit, match=r"field/grey.tif has 1 bands, the model takes 3"):
+        run(inputs, "a.zarr")
+
+
 def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
     run(inputs, "a.zarr")
     group: Any = zarr.open_group(inputs / "a.zarr", mode="r")

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 import zlib
 from typing import Any
 
@@ -24,7 +25,7 @@ from archive_cases import (
     opened,
 )
 from coder_cases import fitted_codec, laplace_embeddings, small_codec
-from transform_cases import CHANNELS, smooth_embeddings
+from transform_cases import CHANNELS, ladder, smooth_embeddings
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
@@ -33,6 +34,8 @@ from coder import (
     CodecError,
     CorruptBlob,
     FileError,
+    InputError,
+    LossyWrite,
     ScalarCodec,
     WrongCodec,
     fit,
@@ -120,6 +123,140 @@ def test_what_lies_beyond_the_edge_of_an_array_costs_nothing_and_spoils_nothing(
     assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
 
 
+@pytest.mark.parametrize("shards", [None, (16, 32, CHANNELS)])
+@pytest.mark.parametrize("transform", [False, True])
+def test_what_is_not_written_of_an_array_with_fill_value_nan_is_nan(transform, shards):
+    codec = ladder().at(12) if transform else fitted_codec(smooth(60, 60), class_token=False)
+    y = smooth(60, 60)[0]
+    array: Any = zarr.create_array(
+        store := MemoryStore(), shape=y.shape, chunks=(16, 16, CHANNELS), shards=shards,
+        dtype="float32", serializer=NecCodec(codec), compressors=None, fill_value=np.nan,
+    )  # fmt: skip
+    assert np.isnan(array[:]).all()
+    array[:16, :16] = y[:16, :16]  # a chunk; half of one; its first tokens; one at the edge
+    array[16:32, 16:24] = y[16:32, 16:24]
+    array[40:, 50:] = np.nan
+    array[48:, 48:50] = y[48:, 48:50]
+    there = np.zeros((60, 60), bool)
+    there[:16, :16] = there[16:32, 16:24] = there[48:, 48:50] = True
+    read = array[:]
+    np.testing.assert_array_equal(np.isnan(read).any(-1), ~there)
+    assert np.abs(read - y)[there].max() < np.abs(y).max() / 4
+    # A part of a chunk that is NaN again is left out again.
+    array[16:32, 16:32] = np.nan
+    there[16:32, 16:32] = False
+    np.testing.assert_array_equal(np.isnan(array[:]).all(-1), ~there)
+    before = {name: chunk.to_bytes() for name, chunk in store._store_dict.items()}
+    array[:] = array[:]
+    assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
+
+
+def test_nan_between_tokens_is_refused_and_its_place_is_named():
+    array: Any = zarr.create_array(
+        MemoryStore(), shape=(6, 8, 3), chunks=(6, 8, 3), dtype="float32",
+        serializer=NecCodec(CODEC.split()[0]), compressors=None, fill_value=np.nan,
+    )  # fmt: skip
+    y = laplace_embeddings(5, 6, 8, np.ones(3))
+    for place, message in (
+        ((2, 3), "token at row 2, column 3 of a chunk is NaN, as if it were not written"),
+        ((2, 3, 1), "NaN in channel 1 of the token at row 2, column 3"),
+        ((5, 7, 0), "NaN in channel 0 of the token at row 5, column 7"),
+        ((slice(None), 0), "token at row 0, column 0 .* whole chunks, or their tokens in order"),
+    ):
+        bad = y.copy()
+        bad[place] = np.nan
+        with pytest.raises(InputError, match=message):
+            array[:] = bad
+    bad = y.copy()
+    bad[1, 1, 2] = np.inf
+    with pytest.raises(InputError, match="infinity in channel 2 of the token at row 1, column 1"):
+        array[:] = bad
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """[1, height, width, D]: of tiles, for walks lead too far on long sides."""
+    down, right = -(-height // 8), -(-width // 8)
+    tiles = smooth_embeddings(3, down * right, (8, 8)).reshape(down, right, 8, 8, CHANNELS)
+    whole = tiles.swapaxes(1, 2).reshape(8 * down, 8 * right, CHANNELS)
+    return whole[None, :height, :width]
+
+
+def rastered(codec, shape, chunks, *, shards=None, fill_value=0.0, **settings) -> Any:
+    return zarr.create_array(
+        MemoryStore(), shape=(*shape, CHANNELS), chunks=(*chunks, CHANNELS), dtype="float32",
+        shards=shards and (*shards, CHANNELS), serializer=NecCodec(codec), fill_value=fill_value,
+        **{"compressors": None, **settings},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("fill_value", [0.0, np.nan])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"shards": (64, 64)}, {"compressors": "auto"}],
+    ids=["plain", "shards", "compressed"],
+)
+@pytest.mark.parametrize(
+    ("first", "second", "lossy"),
+    [
+        # A part of a block, wherever it lies.
+        (np.s_[:, :], np.s_[0:8, 0:16], True),
+        (np.s_[:, :], np.s_[3, 5], True),
+        (np.s_[:, :], np.s_[20:44, 0:16], True),
+        (np.s_[0:8, 0:16], np.s_[8:16, 0:16], True),
+        # Blocks of 16 rows become blocks of 10.
+        (np.s_[0:16, 0:16], np.s_[16:20, 0:16], True),
+        # Whole chunks, whole blocks, and what is appended at block borders.
+        (np.s_[:, :], np.s_[:, :], False),
+        (np.s_[:, :], np.s_[32:64, 0:32], False),
+        (np.s_[:, :], np.s_[0:16, 16:32], False),
+        (np.s_[0:16, 0:16], np.s_[16:32, 0:16], False),
+        (np.s_[0:32, 0:32], np.s_[32:64, 0:32], False),
+        (np.s_[0:32, 0:16], np.s_[0:32, 16:32], False),
+        (np.s_[0:64, 0:32], np.s_[0:64, 32:40], False),
+    ],
+)
+def test_a_write_that_cuts_a_block_warns(first, second, lossy, settings, fill_value):
+    array = rastered(ladder().at(8), (64, 64), (32, 32), fill_value=fill_value, **settings)
+    y = smooth(64, 64)[0]
+    array[first] = y[first]
+    before = array[:]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        array[second] = y[second] + 5
+    assert [w.category for w in caught] == [LossyWrite] * len(caught)
+    assert bool(caught) == lossy
+    # It warns if, and only if, what was not written has changed.
+    kept = np.ones(y.shape, bool)
+    kept[second] = False
+    there = kept & ~np.isnan(before) & (before != 0)
+    change = np.abs(array[:] - before)[there].max(initial=0)
+    assert (change > 1e-3) == lossy
+
+
+def test_writing_a_part_of_what_was_read_does_not_warn():
+    array = rastered(ladder().at(8), (40, 40), (32, 32))
+    array[:] = smooth(40, 40)[0]
+    read = array[:]
+    array[3:9, 5:37] = read[3:9, 5:37]
+    np.testing.assert_array_equal(array[:], read)
+
+
+def test_a_write_that_cuts_a_block_is_refused_on_demand():
+    array = rastered(ladder().at(8), (16, 16), (16, 16))
+    array[:] = y = smooth(16, 16)[0]
+    read = array[:]
+    with pytest.raises(LossyWrite, match=r"changed \d+ tokens beside it.*Write whole chunks"):
+        array[0:8] = y[0:8] + 1
+    np.testing.assert_array_equal(array[:], read)
+
+
+def test_a_codec_without_a_transform_loses_nothing():
+    array = rastered(fitted_codec(smooth(16, 16), class_token=False), (16, 16), (16, 16))
+    array[:] = y = smooth(16, 16)[0]
+    array[0:8] = y[0:8] + 1
+    array[3, 5] = y[3, 5]
+
+
 def test_what_lies_beyond_the_edge_may_not_lie_between_tokens():
     codec = fit(smooth_embeddings(1, 200)).at(12)
     made = functools.partial(
@@ -172,7 +309,8 @@ def test_the_codec_travels_in_the_metadata(tmp_path):
     ("changes", "message"),
     [
         ({"dtype": "float64"}, "float64.*float32"),
-        ({"fill_value": np.nan}, "fill value"),
+        ({"fill_value": np.inf}, "fill value"),
+        ({"fill_value": -np.inf}, "fill value"),
         ({"shape": (4, 3, 4, 2), "chunks": (1, 3, 4, 2), "shards": None}, "3"),
         ({"chunks": (1, 3, 4, 1)}, "all channels"),
         ({"chunks": (1, 3, 4, 1), "shards": None}, "all channels"),

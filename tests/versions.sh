@@ -26,5 +26,5 @@ assert importlib.util.find_spec("jax") is None, "JAX is installed here"
 assert coder.EmbeddingCodec.load("nec-vit-ti").rates > 1
 ' && "../$venv/bin/python" -m pytest --noconftest -p hypothesis_profile --rootdir . -p no:cacheprovider \
         test_coder_*.py test_golden.py test_format_example.py test_pool.py test_fuzz.py \
-        test_zarr_codec.py test_archive.py | tail -1)
+        test_zarr_codec.py test_archive.py test_archive_writer.py test_archive_commands.py | tail -1)
 done

@@ -7,6 +7,7 @@ is there is never written again.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,11 +58,14 @@ def main() -> None:
     head = heads.fit(params, y_hat, labels, kind="class-linear", classes=CLASSES)
     heads.save(head, folder / "head.safetensors")
     codec = ladder.at(ladder.rates - 1)
-    group = archive.create(folder / "archive.zarr", codec, 10, (2, 2), shard=4)
     ids = np.array([f"image {i}" for i in range(10)])
-    group["id"][:], group["label"][:] = ids, labels[:10]
-    group["class_token"][:] = y[:10, 0]
-    group["embedding"][:] = y[:10, 1:].reshape(10, 2, 2, -1)
+    errors = ["cannot read image 5" if i == 5 else None for i in range(10)]
+    with archive.Writer(folder / "archive.zarr", codec, 10, (2, 2), shard=4) as writer:
+        for part in writer.missing():
+            good = [i for i in range(part.start, part.stop) if not errors[i]]
+            writer.write(part, y[good], ids[part].tolist(), labels[part], errors[part])
+        writer.finish()
+    group: Any = writer.group
     np.savez_compressed(
         folder / "expected.npz",
         y_hat=y_hat[:10],

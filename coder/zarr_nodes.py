@@ -1,0 +1,142 @@
+"""Zarr groups and arrays of any kind: opened, listed and read, with errors that say the cause."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from coder import files
+from coder.errors import CodecError, FileError, about
+
+
+def open_node(store: Any) -> zarr.Group | zarr.Array:
+    """A Zarr group or array, for reading. Raises FileError: there is none, or it is damaged."""
+    path = local_path(store)
+    if path is not None and not path.is_dir():
+        files.check_input(path, "Zarr group or array")
+        raise FileError("a file: an archive is a folder", path)
+    with about_store(store):
+        try:
+            return zarr.open(store, mode="r")
+        except CodecError:
+            raise
+        except FileNotFoundError as error:
+            if path is not None and files.is_zarr(path):
+                raise FileError(f"its Zarr metadata are damaged: {error}") from error
+            found = sorted(p.name for p in path.iterdir() if files.is_zarr(p)) if path else []
+            hint = f"; {', '.join(found[:5])} in it are some: give one of them" * bool(found)
+            if "embedding" in found:
+                hint += ", or copy the archive again, for its own zarr.json is lost"
+            raise FileError(f"a folder without a Zarr array or group{hint}") from error
+        except Exception as error:  # damaged metadata raise anything
+            raise FileError(f"its Zarr metadata are damaged: {error}") from error
+
+
+def members(
+    group: zarr.Group, prefix: str = ""
+) -> tuple[dict[str, zarr.Array], dict[str, Exception]]:
+    """All arrays of a group, by their names, and why members cannot be opened.
+
+    What is no member, such as another file, is left out.
+    """
+    arrays, damaged = {}, {}
+    metadata = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
+    for name in sync(_names(group)):
+        try:
+            if not any(sync((group.store_path / name / m).exists()) for m in metadata):
+                continue
+            node = group[name]
+        except Exception as error:  # codecs that are unknown, damaged metadata: anything
+            damaged[prefix + name] = error
+            continue
+        if isinstance(node, zarr.Array):
+            arrays[prefix + name] = node
+        else:
+            below = members(node, f"{prefix}{name}/")
+            arrays.update(below[0])
+            damaged.update(below[1])
+    return arrays, damaged
+
+
+def stored(array: zarr.Array) -> set[tuple[int, ...]]:
+    """The places (of shards, or of chunks if it has none) of an array that are in its store."""
+    sizes = array.shards or array.chunks
+    sides = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
+    there = set(_keys(array))
+    return {place for place in itertools.product(*sides) if key(array, place) in there}
+
+
+def key(array: zarr.Array, place: tuple[int, ...]) -> str:
+    """The key of an array's shard, or chunk, in its store."""
+    return f"{array.path}/{array.metadata.encode_chunk_key(place)}".lstrip("/")
+
+
+def empty_keys(array: zarr.Array) -> list[str]:
+    """Keys of an array's shards, or chunks, that have no bytes: zarr reads some as fill value."""
+    keys = [key(array, place) for place in sorted(stored(array))]
+
+    async def sizes(some: Sequence[str]) -> list[int]:
+        return await asyncio.gather(*map(array.store_path.store.getsize, some))
+
+    batches = (keys[i : i + 64] for i in range(0, len(keys), 64))
+    found = (zip(some, sync(sizes(some)), strict=True) for some in batches)
+    return [name for name, size in itertools.chain.from_iterable(found) if size == 0]
+
+
+def read(array: zarr.Array, region: Any = slice(None)) -> Any:
+    """`array[region]`; if it fails, nothing of the reading is left to go on after the error."""
+    try:
+        return np.asarray(array[region])
+    except Exception:
+        # zarr reads chunks at once, and the first error leaves the others to themselves: at the
+        # end of the process each prints that it was destroyed.
+        sync(_others())
+        raise
+
+
+def local_path(store: Any) -> Path | None:
+    """The folder of a store, if it is one on this machine."""
+    if isinstance(store, LocalStore):
+        return Path(store.root)
+    if isinstance(store, os.PathLike) or (isinstance(store, str) and "://" not in store):
+        return Path(store)
+    return None
+
+
+def is_empty(path: Path) -> bool:
+    """Whether it is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
+
+
+def about_store(store: Any) -> AbstractContextManager[None]:
+    """As `errors.about`, of whatever zarr opens."""
+    path = local_path(store)
+    return about(str(store) if path is None else path)
+
+
+def _keys(array: zarr.Array) -> list[str]:
+    prefix = f"{array.path}/" if array.path else ""
+
+    async def listed() -> list[str]:
+        return [name async for name in array.store_path.store.list_prefix(prefix)]
+
+    return sync(listed())
+
+
+async def _names(group: zarr.Group) -> list[str]:
+    """What is directly beneath a group in its store."""
+    return sorted([name async for name in group.store_path.store.list_dir(group.path)])
+
+
+async def _others() -> None:
+    """Waits for whatever else runs in zarr's event loop."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*tasks, return_exceptions=True)

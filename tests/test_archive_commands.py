@@ -1,0 +1,369 @@
+"""info, verify and decode of archives: what is lost, damaged or unfinished is named, never read."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from archive_cases import (
+    CLASS_TOKEN_HAT,
+    CODEC,
+    COUNT,
+    EMBEDDING_HAT,
+    GRID,
+    contents,
+    created,
+    filled,
+    opened,
+    written,
+)
+from zarr.core.sync import sync
+
+from coder import CodecError, archive, zarr_nodes
+from coder.__main__ import main
+
+KEPT = Path(__file__).parent / "kept/2026-11/archive.zarr"
+BAD = {0, 10, *range(16, 24)}
+
+
+@pytest.fixture
+def run(capsys, tmp_path):
+    def run(command, path, *more) -> tuple[int, str, str]:
+        out = ["--out", str(tmp_path / "out")] if command == "decode" else []
+        status = main([command, str(path), *out, *map(str, more)])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("archive") / "a.zarr"
+    written(path, BAD)
+    return path
+
+
+def shards(path) -> list[Path]:
+    return sorted(name for name in contents(path) if name.name != "zarr.json")
+
+
+def test_a_whole_archive_is_good(run, whole, tmp_path):
+    status, out, err = run("info", whole)
+    assert (status, err) == (0, "")
+    assert "\narchive: 37 images, 27 valid, 37 labelled; complete\n" in out
+    assert "  image 10, image 10, is not valid: no image: 10.png\n" in out
+    assert "  and 5 more: the array `error` says why\n" in out
+    status, out, err = run("verify", whole)
+    assert (status, err) == (0, "")
+    assert "archive: 37 images, 27 valid, 37 labelled; complete\n" in out
+    assert out.endswith("good: no damage\n")
+    assert run("decode", whole)[0::2] == (0, "")
+    decoded = {path.stem: np.load(path) for path in (tmp_path / "out").iterdir()}
+    valid = decoded["valid"]
+    assert sorted(decoded) == ["class_token", "embedding", "id", "label", "valid"]
+    np.testing.assert_array_equal(np.flatnonzero(~valid), sorted(BAD))
+    for name, expected in (("embedding", EMBEDDING_HAT), ("class_token", CLASS_TOKEN_HAT)):
+        np.testing.assert_array_equal(decoded[name][valid], expected[valid])
+        assert np.isnan(decoded[name][~valid]).all()
+    np.testing.assert_array_equal(decoded["label"], np.arange(COUNT))
+    assert list(decoded["id"]) == [f"image {i}" for i in range(COUNT)]
+
+
+def test_every_part_that_is_lost_is_named(run, whole, tmp_path):
+    assert len(shards(whole)) == 4 * 2 + 3 * 5 + 3
+    copy = tmp_path / "a.zarr"
+    for name in shards(whole):
+        shutil.copytree(whole, copy)
+        (copy / name).unlink()
+        number = int(name.parts[2])
+        last = min(8 * number + 8, COUNT) - 1
+        message = f"{copy}: {name} is lost: images {8 * number} to {last}\n"
+        for command in ("info", "verify", "decode") if number == 1 else ("verify",):
+            status, out, err = run(command, copy)
+            assert (status, err) == (1, message), name
+            assert "good" not in out
+        assert not (tmp_path / "out").exists()
+        # No reader takes what is lost for an embedding.
+        if name.parts[0] in ("embedding", "class_token"):
+            assert np.isnan(opened(copy)[name.parts[0]][8 * number : last + 1]).all()
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("name", ["class_token", "embedding", "error", "id", "label", "valid"])
+def test_a_lost_array_is_named(name, run, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "a.zarr")
+    for lose in ((tmp_path / "a.zarr" / name / "zarr.json").unlink, None):
+        if lose is None:
+            shutil.rmtree(tmp_path / "a.zarr" / name)
+        else:
+            lose()
+        for command in ("info", "verify", "decode"):
+            status, _, err = run(command, tmp_path / "a.zarr")
+            assert status == 1
+            assert f"a.zarr: {name}/zarr.json is lost, and with it the whole array\n" in err
+            assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_lost_metadata_of_the_group_are_named(run, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/zarr.json").unlink()
+    for command in ("info", "verify", "decode"):
+        status, out, err = run(command, tmp_path / "a.zarr")
+        assert (status, out) == (1, "")
+        assert "without a Zarr array or group" in err
+        assert "its own zarr.json is lost" in err
+
+
+def test_damage_anywhere_is_named_with_its_file(run, whole, tmp_path):
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(whole, copy)
+    for name in shards(whole)[::4]:
+        path, good = copy / name, (whole / name).read_bytes()
+        bad = [good[:5], good + b"\0"]
+        for bit in range(3, 8 * len(good), 8 * len(good) // 3):
+            flipped = bytearray(good)
+            flipped[bit // 8] ^= 1 << bit % 8
+            bad.append(bytes(flipped))
+        for data in bad:
+            path.write_bytes(data)
+            status, out, err = run("verify", copy)
+            assert status == 1, name
+            assert all(line.startswith(f"{path}: {name.parts[0]}[") for line in err.splitlines())
+            assert f"{err.count(chr(10))} damaged chunks" in out or err.count("\n") == 1
+        path.write_bytes(b"")
+        assert run("verify", copy)[::2] == (1, f"{copy}: {name} is an empty file\n")
+        path.write_bytes(bad[0])
+        if name.parts[0] != "error":
+            status, _, err = run("decode", copy, "--overwrite")
+            assert status == 1
+            assert err.startswith(f"{path}: {name.parts[0]}[")
+            assert err.count("\n") == 1
+            assert not (tmp_path / f"out/{name.parts[0]}.npy").exists()
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        path.write_bytes(good)
+    assert run("verify", copy)[0] == 0
+
+
+def test_an_embedding_that_is_marked_valid_and_is_not_there_is_damage(run, tmp_path):
+    group = written(tmp_path / "a.zarr")
+    group["embedding"][11] = np.nan
+    for command in ("verify", "decode"):
+        status, _, err = run(command, tmp_path / "a.zarr")
+        assert status == 1
+        assert err == (
+            f"{tmp_path}/a.zarr/embedding/c/1/0/0/0: embedding[11:12, 0:3, 0:4, 0:3]: the image is "
+            "marked valid, and its embedding is not stored\n"
+        )
+
+
+@pytest.mark.parametrize("stop", [0, 2, 5])
+def test_an_unfinished_archive_says_so(stop, run, tmp_path):
+    written(tmp_path / "a.zarr", BAD, stop=stop)
+    message = (
+        "still being written, or its writer was stopped: "
+        f"{stop} of 5 shards of `embedding` are there; run the writer again"
+    )
+    status, out, err = run("info", tmp_path / "a.zarr")
+    assert (status, err) == (0, "")
+    valid = 8 * stop - len([i for i in BAD if i < 8 * stop]) - 3 * (stop == 5)
+    assert f"archive: 37 images, {valid} valid so far; {message}\n" in out
+    status, out, err = run("verify", tmp_path / "a.zarr")
+    assert (status, err) == (1, f"{tmp_path}/a.zarr: {message}\n")
+    assert out.endswith("not finished\n")
+    assert run("decode", tmp_path / "a.zarr") == (1, "", f"{tmp_path}/a.zarr: {message}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_of_an_earlier_version_is_read_and_what_is_unknown_is_said(run, tmp_path):
+    line = "archive: 10 images, 10 valid, 10 labelled; completeness unknown: written by an earlier"
+    for command in ("info", "verify", "decode"):
+        status, out, err = run(command, KEPT)
+        assert (status, err) == (0, "")
+        assert line in out
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == [
+        "class_token", "embedding", "id", "label"
+    ]  # fmt: skip
+
+
+DAMAGED = 200
+
+
+def test_damage_is_one_line_for_each_chunk_and_nothing_else(tmp_path):
+    """Of many chunks that are read at once: what is still being read ends quietly."""
+    y = np.random.default_rng(0).laplace(size=(256, 13, 3)).astype(np.float32)
+    with archive.Writer(tmp_path / "a.zarr", CODEC, 256, GRID) as writer:
+        writer.write(slice(0, 256), y, [f"{i}" for i in range(256)])
+        writer.finish()
+    path = tmp_path / "a.zarr/embedding/c/0/0/0/0"
+    data = bytearray(path.read_bytes())
+    index = np.frombuffer(data[-16 * 256 - 4 : -4], "<u8").reshape(256, 2).astype(int)
+    for start, size in index[:DAMAGED]:
+        data[start + size - 1] ^= 1
+    path.write_bytes(data)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+    def coder(*arguments):
+        program = [sys.executable, "-m", "coder", *map(str, arguments)]
+        done = subprocess.run(program, capture_output=True, text=True, env=environment)
+        assert done.returncode == 1
+        # numcodecs says this whenever it is imported beside the dependencies of zarr 3.1.1.
+        return [line for line in done.stderr.splitlines() if "crc32c usage" not in line]
+
+    lines = coder("verify", tmp_path / "a.zarr")
+    assert len(lines) == DAMAGED
+    for i, line in enumerate(lines):
+        where = f"{path}: embedding[{i}:{i + 1}, 0:3, 0:4, 0:3]"
+        assert line.startswith(f"{where}: the blob's checksum is wrong")
+    assert coder("decode", tmp_path / "a.zarr", "--out", tmp_path / "out") == lines[:1]
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["class_token.npy"]
+
+
+def test_a_read_that_fails_leaves_nothing_that_goes_on(tmp_path):
+    filled(tmp_path / "a.zarr", shard=COUNT)
+    path = tmp_path / "a.zarr/embedding/c/0/0/0/0"
+    data = bytearray(path.read_bytes())
+    data[11] ^= 1  # of the first chunk
+    path.write_bytes(data)
+
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    with pytest.raises(CodecError):
+        zarr_nodes.read(opened(tmp_path / "a.zarr")["embedding"])
+    assert sync(tasks()) == 1
+
+
+def test_decode_replaces_nothing_and_never_writes_into_the_archive(run, whole, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "id.npy").write_bytes(b"old")
+    status, _, err = run("decode", whole)
+    assert (status, err) == (
+        1,
+        f"{out}/id.npy: exists: choose another output, or replace it with --overwrite\n",
+    )
+    assert sorted(p.name for p in out.iterdir()) == ["id.npy", "notes.txt"]
+    assert run("decode", whole, "--overwrite")[0] == 0
+    assert np.load(out / "id.npy").shape == (COUNT,)
+    assert (out / "notes.txt").read_text() == "mine"
+    before = contents(whole)
+    (tmp_path / "link").symlink_to(whole)
+    for place in (whole, whole / "new", whole / "embedding", tmp_path / "link/new"):
+        assert main(["decode", str(whole), "--out", str(place), "--overwrite"]) == 1
+    assert contents(whole) == before
+    assert main(["decode", str(whole), "--out", str(out / "notes.txt")]) == 1
+    assert main(["decode", str(whole), "--out", str(tmp_path / "no/out")]) == 1
+
+
+def store_of_other_arrays(path) -> dict[str, np.ndarray]:
+    arrays = {
+        "complex": np.arange(6).reshape(2, 3) * 1j,
+        "scalar": np.array(5.0),
+        "empty": np.zeros((0, 4), np.float32),
+        "long": np.arange(10),
+        "sub/below": np.ones((3, 3)),
+    }
+    group = zarr.create_group(path)
+    for name, values in arrays.items():
+        group.create_array(name, data=values)
+    text = np.array([["a", "bb"], ["", "łódź"]])
+    group.create_array("text", shape=(2, 2), dtype=str)[:] = text
+    return {**arrays, "text": text}
+
+
+def test_any_zarr_store_is_read_as_it_is(run, tmp_path):
+    expected = store_of_other_arrays(tmp_path / "a.zarr")
+    for command in ("info", "verify", "decode"):
+        status, out, err = run(command, tmp_path / "a.zarr")
+        assert (status, err) == (0, "")
+        assert "holds no array of the nec codec" in out
+        assert "archive:" not in out
+    for name, values in expected.items():
+        read = np.load(tmp_path / f"out/{name}.npy")
+        np.testing.assert_array_equal(read, values)
+        assert read.dtype == values.dtype
+
+
+@pytest.mark.parametrize("kind", ["array", "group"])
+def test_zarr_of_version_2_is_read(kind, run, tmp_path):
+    if kind == "array":
+        zarr.create_array(tmp_path / "a.zarr", data=np.arange(10), zarr_format=2)
+    else:
+        group = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+        group.create_array("a", data=np.arange(10))
+    for command in ("info", "verify", "decode"):
+        assert run(command, tmp_path / "a.zarr")[::2] == (0, "")
+    np.testing.assert_array_equal(np.load(tmp_path / "out/a.npy"), np.arange(10))
+
+
+def change(path, edit) -> None:
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+
+
+def codec_of(data: dict[str, Any], text: str) -> None:
+    data["codecs"][0]["configuration"]["codecs"][0]["configuration"]["codec"] = text
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        ("embedding/", lambda d: codec_of(d, "!"), "embedding cannot be opened: the codec in"),
+        ("embedding/", lambda d: codec_of(d, "eJwDAAAAAAE="), "embedding cannot be opened: dam"),
+        ("label/", lambda d: d["codecs"].append({"name": "x.y"}), "label cannot be opened: "),
+        ("id/", lambda d: d.pop("shape"), "id cannot be opened: "),
+        ("", lambda d: d.update(node_type="x"), "its Zarr metadata are damaged: "),
+        (
+            "",
+            lambda d: d["attributes"].update(nec_archive={"version": 2}),
+            "an archive of version 2, this reads 1: update nec-jax",
+        ),
+        (
+            "",
+            lambda d: d["attributes"].update(nec_archive=None),
+            "its attribute nec_archive is damaged",
+        ),
+        (
+            "",
+            lambda d: d["attributes"]["nec_archive"].update(shards={"id": [[3, 1]]}),
+            "its attribute nec_archive is damaged: shards 3 to 1",
+        ),
+        (
+            "",
+            lambda d: d["attributes"]["nec_archive"].update(shards={"id": [[0, 1 << 50]]}),
+            "its attribute nec_archive is damaged: id has 5 shards",
+        ),
+        ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),
+    ],
+)
+def test_damaged_metadata_say_whose_they_are(name, edit, message, run, tmp_path):
+    filled(tmp_path / "a.zarr")
+    change(tmp_path / f"a.zarr/{name}zarr.json", edit)
+    for command in ("info", "verify", "decode"):
+        status, _, err = run(command, tmp_path / "a.zarr")
+        assert status == 1
+        assert err.startswith(f"{tmp_path}/a.zarr: {message}")
+        assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_archives_names_them(run, tmp_path):
+    (tmp_path / "many/other").mkdir(parents=True)
+    for name in ("a.zarr", "b.zarr"):
+        created(tmp_path / "many" / name, CODEC, 4, GRID)
+    for command in ("info", "verify", "decode"):
+        status, out, err = run(command, tmp_path / "many")
+        assert (status, out) == (1, "")
+        assert "without a Zarr array or group; a.zarr, b.zarr in it are some: give one" in err
+        assert err.count("\n") == 1

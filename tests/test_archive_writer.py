@@ -1,0 +1,294 @@
+"""archive.Writer: alone, stopped at any moment and run again, past images that cannot be read."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from archive_cases import (
+    CLASS_TOKEN_HAT,
+    CODEC,
+    COUNT,
+    EMBEDDING_HAT,
+    GRID,
+    SHARD,
+    Y,
+    contents,
+    opened,
+    written,
+)
+from coder_cases import fitted_codec
+from transform_cases import class_tokens, smooth_embeddings
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
+
+from coder import CodecError, InputError, OutputError, archive, fit
+
+BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
+
+
+def fsspec_store(path):
+    return FsspecStore.from_url(f"memory://{path.name}")
+
+
+@pytest.mark.parametrize(
+    "store",
+    [lambda path: MemoryStore(), fsspec_store, str, LocalStore, Path],
+    ids=["memory", "fsspec", "str", "local", "path"],
+)
+def test_an_unreadable_image_costs_its_row(store, tmp_path):
+    store = store(tmp_path / "a")
+    written(store, BAD, attributes={"data": "here"})
+    group = opened(store)
+    valid = np.array([i not in BAD for i in range(COUNT)])
+    np.testing.assert_array_equal(group["valid"][:], valid)
+    np.testing.assert_array_equal(group["embedding"][:][valid], EMBEDDING_HAT[valid])
+    assert np.isnan(group["embedding"][:][~valid]).all()
+    np.testing.assert_array_equal(group["class_token"][:][valid], CLASS_TOKEN_HAT[valid])
+    assert group["error"][10] == "no image: 10.png"
+    assert group["error"][11] == ""
+    assert list(group["id"][:]) == [f"image {i}" for i in range(COUNT)]
+    np.testing.assert_array_equal(group["label"][:], np.arange(COUNT))
+    assert group.attrs["data"] == "here"
+    assert group.attrs["nec_archive"]["state"] == "complete"
+    assert archive.not_valid(group, 2) == (
+        11,
+        [(0, "image 0", "no image: 0.png"), (10, "image 10", "no image: 10.png")],
+    )
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_a_stopped_writer_goes_on_to_the_same_archive(stop, tmp_path):
+    written(tmp_path / "whole", BAD)
+    written(tmp_path / "part", BAD, stop=stop)
+    assert opened(tmp_path / "part").attrs["nec_archive"]["state"] == "writing"
+    assert archive.not_valid(opened(tmp_path / "part"))[0] == len(
+        [i for i in BAD if i < stop * SHARD]
+    )
+    before = contents(tmp_path / "part")
+    with archive.Writer(tmp_path / "part", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        assert len(writer.missing()) == 5 - stop
+    assert contents(tmp_path / "part") == before
+    written(tmp_path / "part", BAD)
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["part", "whole"]
+
+
+@pytest.mark.parametrize("name", ["embedding/c/1/0/0/0", "class_token/c/1/0", "valid/c/1"])
+def test_a_lost_shard_is_written_again(name, tmp_path):
+    written(tmp_path / "a", BAD)
+    before = contents(tmp_path / "a")
+    (tmp_path / "a" / name).unlink()
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        assert writer.missing() == [slice(8, 16)]
+    written(tmp_path / "a", BAD)
+    assert contents(tmp_path / "a") == before
+
+
+def test_damage_of_what_is_valid_is_written_again(tmp_path):
+    written(tmp_path / "a", BAD)
+    before = contents(tmp_path / "a")
+    for data in (b"", b"damaged"):
+        (tmp_path / "a/valid/c/1").write_bytes(data)
+        written(tmp_path / "a", BAD)
+        assert contents(tmp_path / "a") == before
+
+
+def test_unreadable_images_are_read_again_on_demand(tmp_path):
+    written(tmp_path / "whole")
+    written(tmp_path / "a", BAD)
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        assert writer.missing() == []
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD, retry=True) as writer:
+        assert [part.start for part in writer.missing()] == [0, 8, 16, 32]
+    written(tmp_path / "a", retry=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    # And back: a shard without a valid image holds no embeddings.
+    written(tmp_path / "a", BAD - {0}, retry=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
+def test_a_shard_whose_rewriting_is_stopped_is_to_be_written(tmp_path):
+    written(tmp_path / "a", BAD)
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD, retry=True) as writer:
+        far = Y[:SHARD].copy()
+        far[3, 0, 0] = 1e30  # of a class token: the embeddings are written before
+        with pytest.raises(InputError):
+            writer.write(slice(0, 8), far, ["x"] * 8)
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        assert writer.missing() == [slice(0, 8)]
+        with pytest.raises(CodecError, match="images 0 to 7 are not written"):
+            writer.finish()
+
+
+def test_a_strict_writer_stops_at_an_unreadable_image(tmp_path):
+    with pytest.raises(InputError, match=r"a: image 10, image 10: no image: 10\.png"):
+        written(tmp_path / "a", BAD - {0}, strict=True)
+    assert archive.written_shards(opened(tmp_path / "a")["valid"]) == {0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": COUNT + 1}, "another number of images: .* cannot be added"),
+        ({"count": COUNT - 8}, "another number of images"),
+        ({"grid": (4, 3)}, "another grid"),
+        ({"shard": 4}, "another shard"),
+        ({"codec": fitted_codec(Y, class_token=True, step=2.0)}, "another codec"),
+        ({"codec": fitted_codec(Y[:, 1:], class_token=False)}, "another codec"),
+        ({"attributes": {"data": "there"}}, "another data"),
+        ({"attributes": {"more": [1]}, "count": 5}, "another more, number of images"),
+    ],
+)
+def test_other_settings_are_named(changes, message, tmp_path):
+    written(tmp_path / "a", stop=1, attributes={"data": "here"})
+    before = contents(tmp_path / "a")
+    settings = {"codec": CODEC, "count": COUNT, "grid": GRID, "shard": SHARD, **changes}
+    with (
+        pytest.raises(OutputError, match=f"a: was begun with {message}"),
+        archive.Writer(tmp_path / "a", settings.pop("codec"), **settings),
+    ):
+        pass
+    assert contents(tmp_path / "a") == before
+
+
+def test_an_archive_of_an_earlier_version_is_not_gone_on_with(tmp_path):
+    kept = tmp_path / "archive.zarr"
+    shutil.copytree(Path(__file__).parent / "kept/2026-11/archive.zarr", kept)
+    with (
+        pytest.raises(OutputError, match="not an archive of this version"),
+        archive.Writer(kept, CODEC, 10, (2, 2), shard=4),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_class_tokens_of_unreadable_images_are_not_unusual():
+    """They are zeros, wherever the others lie; warnings are errors here."""
+    far = 0.1 * class_tokens(1, 200) + 100
+    codec = fit(smooth_embeddings(1, 200), far).at(8)
+    y = np.concatenate([far[:64, None], smooth_embeddings(1, 64).reshape(64, 36, -1)], axis=1)
+    with archive.Writer(MemoryStore(), codec, 256, (6, 6)) as writer:
+        writer.write(slice(0, 256), y, ["x"] * 256, errors=["no"] * 192 + [None] * 64)
+        writer.finish()
+    assert np.abs(archive.read_array(writer.group, "class_token")[192:] - far[:64]).max() < 0.5
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
+    ids, y, broken = [f"{i}" for i in range(8)], Y[:8], Y[1:8].copy()
+    broken[4, 7, 1] = np.inf
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        before = contents(tmp_path / "a")
+        refused: list[Any] = [
+            (slice(0, 7), (y[:7], ids[:7]), "no shard"),
+            (slice(4, 12), (y, ids), "no shard"),
+            (slice(32, 40), (y, ids), "no shard"),
+            (slice(0, 8), (y, ids[:7]), "7 ids for 8 images"),
+            (slice(0, 8), (y, ids, [1]), "1 labels for 8 images"),
+            (slice(0, 8), (y, ids, np.full(8, 0.5)), "labels are whole numbers"),
+            (slice(0, 8), (y, ids, np.full(8, 1 << 40)), "labels are whole numbers"),
+            (slice(0, 8), (y, ids, None, ["no"]), "1 errors for 8 images"),
+            (slice(0, 8), (y[:, 1:], ids), "give 8 of 13 tokens of 3 channels"),
+            (slice(0, 8), (y, ids, None, ["no", *[None] * 7]), "give 7 of 13 tokens"),
+            (slice(0, 8), (np.full_like(y, np.nan), ids), "image 0 has NaN"),
+            (slice(0, 8), (broken, ids, None, ["no", *[None] * 7]), "image 5 has NaN"),
+        ]
+        for images, arguments, message in refused:
+            with pytest.raises(InputError, match=message):
+                writer.write(images, *arguments)
+        assert contents(tmp_path / "a") == before
+
+
+def test_ids_and_errors_of_any_text_are_kept(tmp_path):
+    # The name of a file that is not UTF-8, as Python gives it; a lone surrogate; long ones.
+    ids = [os.fsdecode(b"caf\xe9.png"), "\ud800", "Łódź/☃ 😀.png", "x" * 5000, "", "a\nb"]
+    with archive.Writer(tmp_path / "a", CODEC, 6, GRID) as writer:
+        writer.write(
+            slice(0, 6), Y[:5], ids, errors=["", "", "", "", "", " cannot\n\tread \udce9 "]
+        )
+        writer.finish()
+    group = opened(tmp_path / "a")
+    assert list(group["id"][:]) == ["caf\\udce9.png", "\\ud800", *ids[2:]]
+    assert group["error"][5] == "cannot read \\udce9"
+    assert list(group["label"][:]) == [-1] * 6
+
+
+def hold(path, ready, end):
+    with archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD):
+        ready.set()
+        end.wait()
+
+
+def test_two_processes_do_not_write_one_archive(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    ready, end = spawn.Event(), spawn.Event()
+    process = spawn.Process(target=hold, args=(tmp_path / "a", ready, end))
+    process.start()
+    assert ready.wait(60)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a", str(tmp_path / "link"), LocalStore(tmp_path / "a")):
+        with pytest.raises(OutputError, match="another process is writing this archive"):
+            written(path)
+    # Whoever reads it sees nothing of the lock.
+    assert set(opened(tmp_path / "a")) == {
+        "class_token", "embedding", "error", "id", "label", "valid"
+    }  # fmt: skip
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (tmp_path / "link").unlink()
+    written(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_one_process_does_not_write_it_twice_at_once(tmp_path):
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        with pytest.raises(OutputError, match="another process"):
+            written(tmp_path / "a")
+        writer.missing()
+    written(tmp_path / "a")
+
+
+def test_no_locks_are_a_warning(tmp_path, monkeypatch):
+    def acquire(self, **_):
+        raise NotImplementedError
+
+    monkeypatch.setattr("coder.archive_writer.FileLock.acquire", acquire)
+    with pytest.warns(UserWarning, match="has no locks"):
+        written(tmp_path / "a")
+
+
+KILLED = """
+import os, signal, sys
+from zarr.storage import LocalStore
+from archive_cases import written
+
+counts, put = [0, int(sys.argv[2])], LocalStore.set
+
+async def set_or_die(self, *arguments, **settings):
+    counts[0] += 1
+    if counts[0] > counts[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await put(self, *arguments, **settings)
+
+LocalStore.set = set_or_die
+written(sys.argv[1], {0, 10, *range(16, 24), 36})
+"""
+
+
+@pytest.mark.parametrize("writes", [3, 9, 13, 18, 30])
+def test_a_writer_killed_between_any_two_writes_goes_on_to_the_same_archive(writes, tmp_path):
+    program = [sys.executable, "-c", KILLED, str(tmp_path / "a"), str(writes)]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    killed = subprocess.run(program, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "a").exists() == (writes > 7)
+    written(tmp_path / "a", BAD)
+    written(tmp_path / "whole", BAD)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
