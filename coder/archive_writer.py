@@ -28,7 +28,7 @@ from coder.archive_layout import (
     shard_slices,
     written_shards,
 )
-from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding
+from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, printable
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import nec_codec
 from coder.zarr_nodes import about_store, is_empty, local_path, members, read
@@ -133,7 +133,7 @@ class Writer:
           images: one of `missing`.
           embeddings: float [valid, n, D] of those images that have no error, n = h * w tokens, one
             more (the first) with a class token.
-          ids: of all images of the shard. What is no UTF-8 in the name of a file becomes `\\udcNN`.
+          ids: of all images of the shard. What is no UTF-8 in the name of a file becomes `\\xNN`.
           labels: of all images, int [images]; -1 or None for none.
           errors: why an image could not be read, None or "" where it could.
 
@@ -253,7 +253,7 @@ class Writer:
             raise InputError(f"images {images.start} to {images.stop} are no shard: see `missing`")
         count = images.stop - images.start
         reasons = _one_line([""] * count if errors is None else errors)
-        names = [_text(name) for name in ids]
+        names = [printable(str(name)) for name in ids]
         marks = np.full(count, -1) if labels is None else np.asarray(labels)
         for what, values in (("ids", names), ("errors", reasons), ("labels", marks)):
             if len(values) != count:
@@ -311,10 +311,5 @@ def _holds(store: Any) -> bool:
     return True
 
 
-def _text(name: Any) -> str:
-    """Text that is UTF-8: other bytes of a file's name, which Python keeps, become `\\udcNN`."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
-
-
 def _one_line(errors: Sequence[str | None]) -> list[str]:
-    return [_text(" ".join(str(error).split())) if error else "" for error in errors]
+    return [printable(" ".join(str(error).split())) if error else "" for error in errors]

@@ -5,6 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def printable(text: str) -> str:
+    """Text that any file and terminal takes: the name of a file need not be UTF-8."""
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # half of a pair that stands for no byte
+        return text.encode(errors="backslashreplace").decode()
+
+
 class CodecError(ValueError):
     """Base of every error that this package raises on purpose; raised itself for bad settings.
 
@@ -18,7 +26,7 @@ class CodecError(ValueError):
 
     def __str__(self) -> str:
         message = super().__str__()
-        return message if self.path is None else f"{self.path}: {message}"
+        return printable(message if self.path is None else f"{self.path}: {message}")
 
 
 class BlobError(CodecError):

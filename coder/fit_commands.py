@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         codec = _fit(_shown(options), options)
         with files.writing(options.out, **kept) as file:
             file.write(codec.to_bytes())
-        print(f"{_text(options.out)}: {options.out.stat().st_size:,} bytes")
+        print(f"{options.out}: {options.out.stat().st_size:,} bytes")
         return 0
     if options.out.suffix.lower() in _NOT_ZARR:
         raise InputError(
@@ -84,8 +83,8 @@ def run(options: argparse.Namespace) -> int:
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     metadata = (options.out / "zarr.json").stat().st_size
     print(
-        f"{_text(options.out)}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} "
-        f"of them are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits a value "
+        f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
+        f"are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits a value "
         "the rest"
     )
     return 0
@@ -172,13 +171,8 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _shown(options: argparse.Namespace) -> Any:
     """The embeddings of the file, after a line that says what they are."""
     y = read(options.file, options.column)
-    print(f"{_text(options.file)}: {y.dtype} {list(y.shape)}")
+    print(f"{options.file}: {y.dtype} {list(y.shape)}")
     return y
-
-
-def _text(path: Path) -> str:
-    """A path as text that any terminal takes: the bytes of a file's name need be no text."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:

@@ -213,8 +213,8 @@ def test_ids_and_errors_of_any_text_are_kept(tmp_path):
         )
         writer.finish()
     group = opened(tmp_path / "a")
-    assert list(group["id"][:]) == ["caf\\udce9.png", "\\ud800", *ids[2:]]
-    assert group["error"][5] == "cannot read \\udce9"
+    assert list(group["id"][:]) == ["caf\\xe9.png", "\\ud800", *ids[2:]]
+    assert group["error"][5] == "cannot read \\xe9"
     assert list(group["label"][:]) == [-1] * 6
 
 

@@ -285,7 +285,7 @@ def test_what_cannot_be_read_is_one_line(
     ]
     assert len(lines) == 1 or (kind == "archive" and make is truncated), error
     shown = error.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    assert ("bad" if name == "plain" else r"\xff") in shown or "b\\udcff" in shown, error
+    assert ("bad" if name == "plain" else r"\xff") in shown, error
     written = {k: v for k, v in content(tmp_path).items() if not k.startswith("out/")}
     assert written == {k: v for k, v in before.items() if not k.startswith("out/")}
     left = [file for file in out.rglob("*") if file.is_file() and file.name != ".lock"]

@@ -8,9 +8,14 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from coder.errors import printable
+
 
 class OptionsError(ValueError):
     """Options that do not go together; the message says what to change."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def flag(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from coder.errors import printable
 from train.data.read import IMAGE_SUFFIXES, LARGEST, read_image
 from train.data.record import DataError, Record, Source
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
@@ -119,7 +120,7 @@ def find_images(root: Path) -> list[str]:
     if search.others:
         ordered = sorted(search.others.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {suffix}" for suffix, count in ordered)
-        log.warning("left out: %s (not images) in %s", counts, root)
+        log.warning("left out: %s (not images) in %s", counts, printable(str(root)))
     return sorted(search.found)
 
 
@@ -181,7 +182,7 @@ class _Search:
     def _say_twice(self, path: str, before: str) -> None:
         log.warning(
             "left out: %s leads to what is listed already, %s",
-            self._root / path, self._root / before,
+            *(printable(str(self._root / name)) for name in (path, before)),
         )  # fmt: skip
 
     def _unnameable(self, path: str) -> bool:
@@ -189,6 +190,10 @@ class _Search:
         try:
             path.encode()
         except UnicodeEncodeError:
-            log.warning("left out: %r in %s: its name is not UTF-8, rename it", path, self._root)
+            log.warning(
+                "left out: %r in %s: its name is not UTF-8, rename it",
+                path,
+                printable(str(self._root)),
+            )
             return True
         return False

@@ -6,6 +6,8 @@ from typing import Protocol, Required, TypedDict
 
 import numpy as np
 
+from coder.errors import printable
+
 IGNORE = 255  # mask value of pixels that no loss or score may read
 
 
@@ -53,6 +55,9 @@ class Source(Protocol):
 
 class DataError(ValueError):
     """A data set that cannot be used as asked; the message says what to change."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CorruptImageError(DataError):

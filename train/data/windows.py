@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coder.errors import printable
 from train.data.read import Box, cut, decode, image_size, is_raster, read_mask, whole
 from train.data.record import IGNORE, CorruptImageError, DataError, Record
 
@@ -139,7 +140,7 @@ class WindowSource:
         if not corners:
             log.warning(
                 "skipped: %s (%d x %d px) is smaller than the chip of %d px",
-                files[0], *sizes[0], self.chip,
+                printable(str(files[0])), *sizes[0], self.chip,
             )  # fmt: skip
         return corners, all(map(is_raster, files))
 
