@@ -115,7 +115,7 @@ def write(
         labels.append(record.get("label", -1))
         errors.append(None)
         images.append(fit_to(record["image"], size))
-    y_hat = nec_jax.embed(params, np.stack(images)) if images else ()
+    y_hat = nec_jax.embed(params, np.stack(images)) if images else np.empty(0)
     writer.write(part, y_hat, ids, labels, errors)
 
 
