@@ -1,7 +1,6 @@
 """What an archive must hold, whether it holds it, and how a new one is made (`coder.archive`)."""
 
 import json
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from coder import files
+from coder.checks import as_grid, check_whole
 from coder.errors import CodecError, FileError, InputError, OutputError
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
@@ -49,7 +49,7 @@ def even_shard(count: int, most: int = SHARD) -> int:
 
     Raises InputError if there are no images, or shards of none.
     """
-    count, most = whole(count, "images"), whole(most, "images per shard")
+    count, most = check_whole("count", count), check_whole("shard", most)
     shards = -(-count // most)
     return -(-count // shards)
 
@@ -82,9 +82,13 @@ def create(
     attributes = check_attributes(attributes)
     if not isinstance(codec, OneRateCodec):
         raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
-    count = whole(count, "images")
-    shard = even_shard(count) if shard is None else whole(shard, "images per shard")
-    height, width = _check_grid(grid, codec)
+    count = check_whole("count", count)
+    shard = even_shard(count) if shard is None else check_whole("shard", shard)
+    height, width = as_grid(grid)
+    if height * width > codec.max_tokens:
+        raise InputError(
+            f"a grid of {height} x {width}: this codec takes {codec.max_tokens} tokens"
+        )
     if codec.class_token and shard > codec.max_tokens:
         raise InputError(
             f"the class tokens of a shard of {shard} images are one blob, and this codec takes "
@@ -401,30 +405,6 @@ def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
     if len(data) != size:
         raise FileError(f"{name} is cut short")
     return np.frombuffer(data[:-4], "<u8")[::2] != _EMPTY
-
-
-def _check_grid(grid: Any, codec: OneRateCodec) -> tuple[int, int]:
-    try:
-        height, width = grid
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a grid of {grid!r}: give (height, width)") from error
-    height, width = (whole(side, "tokens as a side of the grid") for side in (height, width))
-    if height * width > codec.max_tokens:
-        raise InputError(
-            f"a grid of {height} x {width}: this codec takes {codec.max_tokens} tokens"
-        )
-    return height, width
-
-
-def whole(value: Any, what: str) -> int:
-    """A whole number from 1. Raises InputError."""
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < 1:
-        raise InputError(f"{value} {what}: give a whole number, at least 1")
-    return number
 
 
 def _ranges(numbers: set[int]) -> list[list[int]]:

@@ -28,6 +28,7 @@ from coder.archive_layout import (
     shard_slices,
     written_shards,
 )
+from coder.checks import as_array, as_floats
 from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, printable
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import nec_codec
@@ -264,7 +265,7 @@ class Writer:
         if self._strict and not good.all():
             bad = int(np.argmin(good))
             raise InputError(f"image {images.start + bad}, {names[bad]}: {reasons[bad]}")
-        y = np.asarray(embeddings, np.float32)
+        y = as_floats(as_array(embeddings))
         (_, height, width, channels), tokens = arrays["embedding"].shape, "class_token" in arrays
         if good.any() and y.shape != (good.sum(), height * width + tokens, channels):
             raise InputError(

@@ -4,8 +4,9 @@
 
 MODEL is a model file or the name of a model that ships, as nec-vit-ti. IMAGES is whatever
 `train.main --data` takes. The archive is an ordinary Zarr group: open it with zarr or xarray where
-the package `coder` is installed, no JAX needed. One process writes it. Images that cannot be read
-are marked as not valid, with the reason; `--retry` reads them once more.
+the package `coder` is installed, no JAX needed. One process writes it. Images that cannot be read,
+or that the model does not take, are marked as not valid, with the reason; `--retry` reads them once
+more.
 """
 
 import argparse
@@ -18,8 +19,19 @@ import numpy as np
 import nec_jax
 from coder import CodecError, archive, safefile
 from nec_jax import NecParams
+from nec_jax.api import check_images
 from nec_jax.params import flatten_weights
-from train.data import CorruptImageError, DataError, Source, fit_to, open_source
+from train.data import (
+    CorruptImageError,
+    DataError,
+    Record,
+    Source,
+    fit_to,
+    open_source,
+    spread,
+)
+
+_TRIED = 16  # images that are looked at before an archive is begun
 
 
 def main() -> None:
@@ -38,6 +50,7 @@ def main() -> None:
         raise SystemExit(f"{options.model} has no codec: train it with `train.main compress`")
     config, codec = params.config, params.codec.at()
     source = open_source(options.images, options.split)
+    refuse_other_images(params, source)  # before anything is written
     writer = archive.Writer(
         options.out,
         codec,
@@ -90,6 +103,31 @@ def id_list(source: Source) -> list[str]:
     return [name.removesuffix(size) for name, _ in source.files()]
 
 
+def read(params: NecParams, source: Source, index: int) -> tuple[Record, np.ndarray]:
+    """An image that the model takes, of the model's size; CorruptImageError for any other."""
+    record = source[index]
+    image = fit_to(record["image"], params.config.image_size)
+    try:
+        check_images(params.config, image[None])
+    except CodecError as error:
+        raise CorruptImageError(f"{record['id']}: {error}") from error
+    return record, image
+
+
+def refuse_other_images(params: NecParams, source: Source) -> None:
+    """Raise CorruptImageError if none of some images can be used: is it the right model?"""
+    last = None
+    for i in spread(len(source), _TRIED):
+        try:
+            read(params, source, i)
+        except CorruptImageError as error:
+            last = error
+        else:
+            return
+    if last is not None:
+        raise last
+
+
 def write(
     writer: archive.Writer,
     params: NecParams,
@@ -98,24 +136,20 @@ def write(
     known_ids: Callable[[], list[str]],
 ) -> None:
     """Embed one shard of images and write it."""
-    bands, size = params.config.channels, params.config.image_size
     ids, labels, errors, images = [], [], [], []
     for i in range(part.start, part.stop):
         try:
-            record = source[i]
+            record, image = read(params, source, i)
         except CorruptImageError as error:
             ids.append(known_ids()[i])
             labels.append(-1)
             errors.append(str(error))
             continue
-        if record["image"].shape[-1] != bands:
-            found = record["image"].shape[-1]
-            raise DataError(f"{record['id']} has {found} bands, the model takes {bands}")
         ids.append(record["id"])
         labels.append(record.get("label", -1))
         errors.append(None)
-        images.append(fit_to(record["image"], size))
-    y_hat = nec_jax.embed(params, np.stack(images)) if images else ()
+        images.append(image)
+    y_hat = nec_jax.embed(params, np.stack(images)) if images else np.empty(0)
     writer.write(part, y_hat, ids, labels, errors)
 
 

@@ -85,7 +85,7 @@ def test_even_shards_are_as_many_as_there_must_be_and_nearly_full(most):
         assert 1 <= size <= most
         assert shards == -(-count // most)
         assert shards * size - count < shards
-    with pytest.raises(CodecError, match="0 images"):
+    with pytest.raises(CodecError, match="count is 0"):
         archive.even_shard(0, most)
 
 
@@ -189,17 +189,17 @@ def test_what_cannot_be_coded_is_refused_when_written():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": 0}, "0 images: give a whole number"),
-        ({"count": -1}, "-1 images"),
-        ({"count": 2.0}, "2.0 images"),
-        ({"grid": (0, 4)}, "0 tokens as a side"),
-        ({"grid": (3, -4)}, "-4 tokens as a side"),
-        ({"grid": (3, 4.0)}, "4.0 tokens as a side"),
-        ({"grid": 12}, "grid of 12"),
-        ({"grid": (3, 4, 5)}, "give \\(height, width\\)"),
-        ({"shard": 0}, "0 images per shard"),
-        ({"shard": 1.5}, "1.5 images per shard"),
-        ({"shard": True}, "True images per shard"),
+        ({"count": 0}, "count is 0: give a whole number"),
+        ({"count": -1}, "count is -1"),
+        ({"count": 2.0}, "count is 2.0"),
+        ({"grid": (0, 4)}, "grid is \\(0, 4\\)"),
+        ({"grid": (3, -4)}, "grid is \\(3, -4\\)"),
+        ({"grid": (3, 4.0)}, "grid is \\(3, 4.0\\)"),
+        ({"grid": 12}, "grid is 12"),
+        ({"grid": (3, 4, 5)}, "height and width in tokens, two"),
+        ({"shard": 0}, "shard is 0"),
+        ({"shard": 1.5}, "shard is 1.5"),
+        ({"shard": True}, "shard is True"),
         ({"codec": ladder()}, "one rate: cut one out of the codec"),
         ({"codec": None}, "one rate"),
         ({"attributes": {"a": {1, 2}}}, "no JSON"),

@@ -196,6 +196,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
             (slice(0, 8), (y[:, 1:], ids), "give 8 of 13 tokens of 3 channels"),
             (slice(0, 8), (y, ids, None, ["no", *[None] * 7]), "give 7 of 13 tokens"),
             (slice(0, 8), (np.full_like(y, np.nan), ids), "image 0 has NaN"),
+            (slice(0, 8), (np.ma.masked_less(y, -1), ids), "masked"),
             (slice(0, 8), (broken, ids, None, ["no", *[None] * 7]), "image 5 has NaN"),
         ]
         for images, arguments, message in refused:

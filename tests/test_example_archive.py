@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import rasterio
 import zarr
 from PIL import Image
 
@@ -140,10 +141,30 @@ def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
     assert group["valid"][ids.index("water/3.png")]
 
 
-def test_an_image_with_other_bands_is_named(inputs):
+def test_an_image_with_other_bands_costs_its_row(inputs):
     Image.new("L", (40, 40)).save(inputs / "images/field/grey.tif")
-    with pytest.raises(SystemExit, match=r"field/grey.tif has 1 bands, the model takes 3"):
+    run(inputs, "a.zarr")
+    group: Any = zarr.open_group(inputs / "a.zarr", mode="r")
+    [bad] = np.flatnonzero(~group["valid"][:])
+    assert group["id"][bad] == "field/grey.tif"
+    assert "1 channels, the model takes 3" in group["error"][bad]
+    assert np.isnan(group["embedding"][bad]).all()
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+def test_images_of_another_kind_begin_no_archive(inputs, bands):
+    for path in list((inputs / "images").rglob("*.png")):
+        with rasterio.open(
+            path.with_suffix(".tif"), "w", driver="GTiff", width=40, height=40, count=bands,
+            dtype="uint16",
+        ) as file:  # fmt: skip
+            file.write(np.ones((bands, 40, 40), np.uint16))
+        path.unlink()
+    with pytest.raises(
+        SystemExit, match=rf"\.tif: images have {bands} channels, the model takes 3"
+    ):
         run(inputs, "a.zarr")
+    assert not (inputs / "a.zarr").exists()
 
 
 def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
