@@ -32,9 +32,8 @@ from coder.errors import CodecError, FileError, InputError, about
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1 if something is wrong with FILE, 2 if the command line is."""
     options = _parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="surrogateescape")
     # In words, without the line of code that they come from.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:

@@ -151,6 +151,7 @@ def test_an_image_with_other_bands_costs_its_row(inputs):
     assert np.isnan(group["embedding"][bad]).all()
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("bands", [1, 4])
 def test_images_of_another_kind_begin_no_archive(inputs, bands):
     for path in list((inputs / "images").rglob("*.png")):

@@ -146,7 +146,7 @@ def test_a_name_in_bytes_that_are_no_text(tmp_path):
         options = [sys.executable, "-m", "coder", "encode", folder / name, "--out"]
         done = subprocess.run([*options, folder / f"{name}.zarr"], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert b"\\xff" in done.stdout
+        assert b"/\xff/" in done.stdout  # as the file system has it
 
 
 def structured(path: Path) -> None:

@@ -125,7 +125,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     assert "the checkpoint of step 6 is damaged" in printed
     assert "resuming at step 4 of 6" in printed
     assert results(tmp_path) == results(whole)
-    for step in checkpoints(tmp_path):
+    assert checkpoints(tmp_path) == ["4", "6", "6.damaged"]
+    for step in ("4", "6"):
         shutil.rmtree(tmp_path / "checkpoints" / step / "state" / "d")
     with pytest.raises(SystemExit, match=r"no checkpoint in .* can be read .*step 6.*step 4"):
         compress(smoke_mae, tmp_path)
