@@ -2,7 +2,7 @@
 
     python -m benchmarks.threads [--json]
 
-Milliseconds an image, from blobs to floats, by one after the other, in processes of their own, on a
+Milliseconds per image, from blobs to floats, one after the other, in processes of their own, on a
 machine that is left alone and on one whose cores all run another process as well. Synthetic
 embeddings: 64 tokens of 192 channels and a class token by the codec that ships, 196 tokens of 768
 channels by one that is fitted. A data loader is PyTorch's, and left out where there is none.
@@ -171,7 +171,7 @@ def main() -> None:
     cases.insert(1, "small, coder verify")
     rows: dict[str, dict[str, float]] = {}
     if not arguments.json:
-        print("| decoding, ms an image | alone: plain | product | busy: plain | product |")
+        print("| decoding, ms per image | alone: plain | product | busy: plain | product |")
         print("| --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))

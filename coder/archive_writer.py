@@ -110,6 +110,8 @@ class Writer:
                 continue
             try:
                 marks = read(valid, part)
+            except OSError:  # may pass: no reason to write the shard again
+                raise
             except Exception:  # written in part, or damaged
                 todo.add(i)
                 continue
