@@ -171,7 +171,7 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
       FileError: damaged, or of a newer version.
     """
     if ATTRIBUTE not in group.attrs:
-        if all(name in group for name in ("embedding", "valid", "error")):
+        if {"embedding", "valid", "error"} <= set(members(group)[0]):
             raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
         return None
     data: Any = group.attrs[ATTRIBUTE]

@@ -87,7 +87,7 @@ def test_an_archive_of_an_earlier_version_that_lost_a_shard_is_refused(run, tmp_
     kept = Path(__file__).parent / "kept/2026-11/archive.zarr"
     shutil.copytree(kept, tmp_path / "a.zarr")
     (tmp_path / "a.zarr/embedding/c/1/0/0/0").unlink()
-    with pytest.raises(SystemExit, match="error: .*embedding/c/1/0/0/0 is not stored"):
+    with pytest.raises(SystemExit, match=r"error: .*embedding/c/1/0/0/0 is not stored"):
         run(tmp_path / "a.zarr")
 
 
