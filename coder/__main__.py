@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from coder import blob as framing
-from coder import files, safefile
+from coder import files, kinds, safefile
 from coder.codec import EmbeddingCodec
 from coder.errors import CodecError, FileError, InputError, about
 
@@ -142,19 +142,21 @@ def _add_overwrite(command: argparse.ArgumentParser) -> None:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "archive"
-    with safefile.found(path, "file").open("rb") as file:
-        start = file.read(9)
-    # A safetensors file begins with the length of its header, below 2^56, and the header. The
-    # eighth byte of a blob is never 0: it is part of a side of its grid.
-    if start[7:] == b"\0{":
+    file = safefile.found(path, "file")
+    start = kinds.start_of(file)
+    if kinds.is_safetensors(start):
         return "codec"
-    if start[0] >> 4 != framing.VERSION:
-        raise FileError(
-            f"not a blob, codec, model or archive that this version reads (format "
-            f"{framing.VERSION}): is it the right file? If a newer nec-jax wrote it, update",
-            path,
-        )
-    return "blob"
+    if kinds.may_be_blob(start):
+        return "blob"
+    if (found := kinds.described(file)) is not None:
+        what, remedy = found
+        remedy = remedy or "`fit` and `encode` take embeddings"
+        raise FileError(f"{what}, not a blob, codec, model or archive: {remedy}", path)
+    raise FileError(
+        f"not a blob, codec, model or archive that this version reads (format "
+        f"{framing.VERSION}): is it the right file? If a newer nec-jax wrote it, update",
+        path,
+    )
 
 
 def _info_blob(options: argparse.Namespace) -> int:

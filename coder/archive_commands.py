@@ -91,8 +91,14 @@ def verify(options: argparse.Namespace) -> int:
                 path = f"{opened.path}/{zarr_nodes.key(array, place)}"
                 print(f"{path}: {name}{_text(region)}: {error}", file=sys.stderr)
         missing = _count(array) - len(there)
-        bare = bool(missing) and opened.state is None
-        note = f", {missing} of {_count(array)} not stored: they are all fill value" * bare
+        note = ""
+        if missing and opened.state is None:
+            note = f", {missing} of {_count(array)} not stored: they are all fill value"
+            if any(zarr_nodes.key(array, place) in opened.lost for place, _ in _shards(array)):
+                note = (
+                    f", {missing} of {_count(array)} shards of {name} are not stored (lost, or "
+                    "never written)"
+                )
         print(f"{name}: {chunks:,} chunks read{note}")
     _print_archive(opened)
     _print_problems(opened)
@@ -146,7 +152,7 @@ def _open(path: Path) -> _Opened:
     else:
         arrays, damaged = zarr_nodes.members(node)
         state = archive_layout.read_state(node)
-        group = node if state or {"embedding", "id", "label"} <= set(arrays) else None
+        group = node if state or archive_layout.is_earlier(arrays) else None
         problems = [(name, f"cannot be opened: {_line(error)}") for name, error in damaged.items()]
         problems += [one for one in archive_layout.lost(arrays, state) if one.array not in damaged]
     for array in arrays.values():
@@ -162,12 +168,12 @@ def _print_archive(opened: _Opened) -> None:
     group, arrays = opened.group, opened.arrays
     if group is None:
         return
-    if opened.state is None:
-        state = _UNKNOWN
-    elif opened.unfinished:
+    if opened.unfinished:
         state = archive_layout.progress(arrays)
+    elif opened.problems:
+        state = "not whole"
     else:
-        state = "not whole" if opened.problems else "complete"
+        state = _UNKNOWN if opened.state is None else "complete"
     try:
         valid = archive_layout.valid_images(group)
         bad, first = archive_layout.not_valid(group)
@@ -178,9 +184,8 @@ def _print_archive(opened: _Opened) -> None:
     if opened.unfinished:
         print(f"archive: {valid.size:,} images, {valid.sum():,} valid so far; {state}")
     else:
-        print(
-            f"archive: {valid.size:,} images, {valid.sum():,} valid, {labels:,} labelled; {state}"
-        )
+        good = "valid unknown" if opened.state is None else f"{valid.sum():,} valid"
+        print(f"archive: {valid.size:,} images, {good}, {labels:,} labelled; {state}")
     for number, name, error in first:
         print(f"  image {number}, {name}, is not valid: {error}")
     if bad > len(first):

@@ -33,6 +33,9 @@ SHARD = 256
 ATTRIBUTE = "nec_archive"
 VERSION = 1
 _OWN = (ATTRIBUTE, "coordinates")
+_EARLIER = ("embedding", "id", "label")  # in archives of all versions
+_WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
+NOT_STORED = "is not stored (lost, or never written)"
 _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
 
 
@@ -109,7 +112,8 @@ def open_archive(store: Any) -> zarr.Group:
 
     Raises:
       FileError: no archive of images, one that is still being written, or one that lost a part.
-        Archives of earlier versions do not say what they should hold, so theirs cannot be known.
+        Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
+        class tokens or ids that is not stored was lost or never written.
     """
     group = open_node(store)
     with about_store(store):
@@ -120,7 +124,7 @@ def open_archive(store: Any) -> zarr.Group:
             name, error = next(iter(damaged.items()))
             raise FileError(f"{name} cannot be opened: {error}")
         state = read_state(group)
-        if state is None and not {"embedding", "label", "id"} <= set(arrays):
+        if state is None and not is_earlier(arrays):
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
             raise FileError(progress(arrays))
@@ -167,7 +171,7 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
       FileError: damaged, or of a newer version.
     """
     if ATTRIBUTE not in group.attrs:
-        if all(name in group for name in ("embedding", "valid", "error")):
+        if {"embedding", "valid", "error"} <= set(members(group)[0]):
             raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
         return None
     data: Any = group.attrs[ATTRIBUTE]
@@ -191,8 +195,14 @@ def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> I
 
     Args:
       arrays: those of the archive that can be opened, by name.
-      state: of `read_state`.
+      state: of `read_state`; None for an archive of an earlier version, or any other group.
     """
+    if state is None and is_earlier(arrays):
+        for name in (name for name in _WRITTEN if name in arrays):
+            array = arrays[name]
+            parts = shard_slices(array)
+            for i in sorted(set(range(len(parts))) - written_shards(array)):
+                yield Lost(shard_key(array, i), f"{NOT_STORED}: {_images(parts[i])}", name)
     for name, ranges in sorted((state or {"shards": {}})["shards"].items()):
         array = arrays.get(name)
         if array is None:
@@ -200,8 +210,12 @@ def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> I
             continue
         parts = shard_slices(array)
         for i in sorted(expected_shards(array, ranges) - written_shards(array)):
-            images = f"images {parts[i].start} to {parts[i].stop - 1}"
-            yield Lost(shard_key(array, i), f"is lost: {images}", name)
+            yield Lost(shard_key(array, i), f"is lost: {_images(parts[i])}", name)
+
+
+def is_earlier(arrays: Iterable[str]) -> bool:
+    """Whether a group without state, of arrays of these names, is an earlier version's archive."""
+    return set(_EARLIER) <= set(arrays)
 
 
 def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:
@@ -378,7 +392,7 @@ def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[in
     """Raises FileError unless each shard is written, with all embeddings that are valid."""
     valid, embedding = arrays["valid"], arrays["embedding"]
     for i, part in enumerate(shard_slices(valid)):
-        images = f"images {part.start} to {part.stop - 1}"
+        images = _images(part)
         if i not in present["valid"]:
             raise FileError(f"{images} are not written: `valid` has no shard {i}")
         marks = read(valid, part)
@@ -393,6 +407,10 @@ def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[in
             if there[bad[0]]:
                 text = "has an embedding, and is not marked valid"
             raise FileError(f"image {part.start + bad[0]} {text}")
+
+
+def _images(part: slice) -> str:
+    return f"images {part.start} to {part.stop - 1}"
 
 
 def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:

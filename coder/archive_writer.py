@@ -32,7 +32,7 @@ from coder.checks import as_array, as_floats
 from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, printable
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import nec_codec
-from coder.zarr_nodes import about_store, is_empty, local_path, members, read
+from coder.zarr_nodes import about_store, check_metadata, is_empty, local_path, members, read
 
 
 class Writer:
@@ -201,6 +201,8 @@ class Writer:
 
     def _open(self, path: Path | None) -> zarr.Group:
         codec, count, grid = self._settings
+        if path is not None:
+            check_metadata(path)
         try:
             group = zarr.open_group(self._store, mode="r+")
         except CodecError:

@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 from coder.errors import FileError, OutputError
 
+ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
+"""Names of files, one of which a folder that is a Zarr array or group holds."""
 PathLike = str | os.PathLike[str]
 
 
@@ -191,7 +193,7 @@ def write_text(path: PathLike, text: str, *, overwrite: bool = False) -> None:
 
 def is_zarr(path: PathLike) -> bool:
     """Whether a folder is a Zarr array or group, of any version."""
-    return any((Path(path) / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+    return any((Path(path) / name).is_file() for name in ZARR_METADATA)
 
 
 def _unused(target: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from coder import files
+from coder import files, kinds, zarr_nodes
 from coder.checks import as_floats, check_whole, refuse, warn_of_integers, with_mask
 from coder.codec import EmbeddingCodec
 from coder.errors import FileError, InputError, about
 from coder.fitting import fit, missing_tokens
+from coder.kinds import SAVE
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
 
@@ -24,21 +24,10 @@ if TYPE_CHECKING:
 _VECTORS = 256  # in a chunk
 _TILE = 64  # side of a raster's chunks, tokens
 _SHARD = 256  # chunks in a shard
-MAX_TOKENS = 1 << 16  # of a codec that is fitted
+_MAX_TOKENS = 1 << 16  # of a codec that is fitted
 _PART = 1 << 23  # values that are looked at together
 
 _SHAPES = "grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]"
-_SAVE = "save the array of the embeddings as .npy (numpy.save)"
-_STARTS = {
-    b"\x89HDF\r\n\x1a\n": f"an HDF5 or NetCDF file: {_SAVE}",
-    b"CDF": f"a NetCDF file: {_SAVE}",
-    b"II*\0": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
-    b"MM\0*": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
-    b"II+\0": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
-    b"MM\0+": f"a TIFF: read its bands as [H, W, D] (rasterio), and {_SAVE}",
-    b"\x80": f"a pickle, which is not opened, for it may run code: where it was made, {_SAVE}",
-    b"ARROW1": "an Arrow file (Feather): write its table as Parquet",
-}
 # What other tools take for files of other kinds.
 _NOT_ZARR = (
     *(".npy", ".npz", ".parquet", ".geoparquet", ".gpq", ".pq", ".tif", ".tiff", ".safetensors"),
@@ -56,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
                 "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
             )
     if options.max_tokens is None:
-        options.max_tokens = MAX_TOKENS
+        options.max_tokens = _MAX_TOKENS
     check_whole("--max-tokens", options.max_tokens)
     # Before minutes of fitting, as all that follows.
     kept = {"overwrite": options.overwrite, "inputs": inputs}
@@ -107,14 +96,14 @@ def read(path: Path, column: str | None = None) -> Any:
         if path.is_dir():
             values = _read_zarr(path)
         else:
-            with files.check_input(path, "file of embeddings").open("rb") as file:
-                start = file.read(8)
-            if start.startswith(b"PAR1"):
+            start = kinds.start_of(files.check_input(path, "file of embeddings"))
+            if kinds.is_parquet(start):
                 values, column = _read_parquet(path, column), None
-            elif start.startswith(b"\x93NUMPY"):
+            elif kinds.is_npy(start):
                 values = _read_npy(path)
             else:
-                raise FileError(_kind(path, start))
+                unknown = ("not a .npy file, a Zarr array or Parquet", SAVE)
+                raise FileError(": ".join(kinds.described(path) or unknown))
         if column is not None:
             raise InputError(f"no Parquet file, so that it has no column {column}")
         if values.ndim not in (2, 3, 4) or 0 in values.shape:
@@ -238,39 +227,11 @@ def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
     return floats
 
 
-def _kind(path: Path, start: bytes) -> str:
-    """What a file is that is none of those that are read, and what to do."""
-    if start.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as file:
-                names = file.namelist()
-        except (zipfile.BadZipFile, OSError):
-            names = []
-        if any(Path(name).name in (".zarray", ".zgroup", "zarr.json") for name in names):
-            return "a zipped Zarr store: unpack it, and give the folder of the array"
-        if any(Path(name).name == "data.pkl" for name in names):
-            return f"a checkpoint of PyTorch, which is not opened, for it may run code: {_SAVE}"
-        return f"a .npz (or other zip) file, which may hold several arrays: {_SAVE}"
-    for first, what in _STARTS.items():
-        if start.startswith(first):
-            return what
-    with path.open("rb") as file:
-        if file.read(9)[8:] == b"{":
-            return f"a safetensors file (a codec, a model, or tensors), no embeddings: {_SAVE}"
-    return f"not a .npy file, a Zarr array or Parquet: {_SAVE}"
-
-
-def _read_zarr(path: Path) -> Any:
-    if not any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
-        raise FileError("a folder without a Zarr array: give the array's own folder")
-    try:
-        node = zarr.open(path, mode="r")
-    # Whatever is in damaged metadata, zarr and the codecs it names run into.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"no Zarr array that can be read ({error})") from error
+def _read_zarr(path: Path) -> zarr.Array:
+    node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         return node
-    names = ", ".join(name for name, _ in node.arrays()) or "none"
+    names = ", ".join(zarr_nodes.members(node)[0]) or "none"
     raise FileError(f"a Zarr group: give the folder of one of its arrays ({names})")
 
 
@@ -346,12 +307,12 @@ def _column(schema: "pyarrow.Schema", column: str | None) -> str:
         shown = ", ".join(numbers[:4]) + ", ..." * (len(numbers) > 4)
         raise InputError(
             f"no column holds lists, {len(numbers)} hold single numbers ({shown}). "
-            f"If those are dimensions, make one array [N, D] of them (to_numpy in pandas): {_SAVE}"
+            f"If those are dimensions, make one array [N, D] of them (to_numpy in pandas): {SAVE}"
         )
     if (count := schema.names.count(column)) != 1:
         raise InputError(f"{count} columns are called {column}: {', '.join(schema.names)}")
     if column not in lists:
-        others = f"--column, one of {', '.join(lists)}" if lists else f"no column does; {_SAVE}"
+        others = f"--column, one of {', '.join(lists)}" if lists else f"no column does; {SAVE}"
         raise InputError(
             f"column {column} holds {schema.field(column).type}, no lists of numbers: {others}"
         )
@@ -384,7 +345,7 @@ def _rows(name: str, values: Any, row: int) -> np.ndarray:
     shape = [len(values)]
     tensor = isinstance(values.type, pa.FixedShapeTensorType)
     if tensor and values.type.permutation not in (None, list(range(len(values.type.shape)))):
-        raise InputError(f"{what} holds permuted tensors: {_SAVE}")
+        raise InputError(f"{what} holds permuted tensors: {SAVE}")
     rest = list(values.type.shape) if tensor else []
     values = values.storage if tensor else values
     while _is_list(values.type):
@@ -408,6 +369,6 @@ def _rows(name: str, values: Any, row: int) -> np.ndarray:
     if len(shape) == 3:
         raise InputError(
             f"{what} holds rows of {shape[1]} x {shape[2]}, which say nothing of their grid: "
-            f"make grids [N, H, W, D] of them, and {_SAVE}"
+            f"make grids [N, H, W, D] of them, and {SAVE}"
         )
     return values.to_numpy(zero_copy_only=False).reshape(shape)

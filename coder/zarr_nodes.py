@@ -23,6 +23,8 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
     if path is not None and not path.is_dir():
         files.check_input(path, "Zarr group or array")
         raise FileError("a file: an archive is a folder", path)
+    if path is not None:
+        check_metadata(path)
     with about_store(store):
         try:
             return zarr.open(store, mode="r")
@@ -40,6 +42,13 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
             raise FileError(f"its Zarr metadata are damaged: {error}") from error
 
 
+def check_metadata(folder: Path) -> None:
+    """Raises FileError if a pipe, say, is where a node's metadata are: zarr would wait for ever."""
+    for name in (*files.ZARR_METADATA, ".zattrs", ".zmetadata"):
+        if (folder / name).exists():
+            files.check_input(folder / name, "file of Zarr metadata")
+
+
 def members(
     group: zarr.Group, prefix: str = ""
 ) -> tuple[dict[str, zarr.Array], dict[str, Exception]]:
@@ -48,9 +57,12 @@ def members(
     What is no member, such as another file, is left out.
     """
     arrays, damaged = {}, {}
+    root = local_path(group.store)
     metadata = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
     for name in sync(_names(group)):
         try:
+            if root is not None:
+                check_metadata(root / group.path / name)
             if not any(sync((group.store_path / name / m).exists()) for m in metadata):
                 continue
             node = group[name]

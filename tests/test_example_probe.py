@@ -1,6 +1,7 @@
 """examples/probe.py: learns from what is labelled and valid, and says why it cannot."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_what_is_no_whole_archive_is_refused_in_one_line(run, tmp_path):
         with pytest.raises(SystemExit, match=f"error: {tmp_path}/{name}: .*{message}") as caught:
             run(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_an_archive_of_an_earlier_version_that_lost_a_shard_is_refused(run, tmp_path):
+    """It reads as zeros there, of which a probe would learn."""
+    kept = Path(__file__).parent / "kept/2026-11/archive.zarr"
+    shutil.copytree(kept, tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/embedding/c/1/0/0/0").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*embedding/c/1/0/0/0 is not stored"):
+        run(tmp_path / "a.zarr")
 
 
 def test_reading_an_archive_gives_nan_where_it_is_not_valid(tmp_path):

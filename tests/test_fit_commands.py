@@ -18,6 +18,7 @@ from transform_cases import CHANNELS, smooth_embeddings
 
 import coder
 from coder import CodecError, InputError, UnusualEmbedding
+from coder import blob as framing
 from coder.__main__ import main
 from coder.fit_commands import read, run
 
@@ -180,6 +181,20 @@ def zipped(path: Path, name: str = "data.pkl") -> None:
         file.writestr(f"x/{name}", b"")
 
 
+def brace_blob(path: Path) -> None:
+    """Whose ninth byte is a brace, as that of a safetensors file."""
+    header, words = framing.unpack((Path(__file__).parent / "golden/woken.blob").read_bytes())
+    payload = words.copy()
+    payload.view(np.uint8)[0] = ord("{")
+    path.write_bytes(framing.pack(header, payload))
+    assert path.read_bytes()[8:9] == b"{"
+
+
+def fifo_zarr(path: Path) -> None:
+    path.mkdir()
+    os.mkfifo(path / "zarr.json")
+
+
 def group(path: Path) -> None:
     zarr.create_group(path).create_array("inner", data=FLAT)
 
@@ -217,21 +232,25 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         ("y.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n..."), "an HDF5 or NetCDF file: save"),
         ("y.tif", lambda p: p.write_bytes(b"II*\0...."), "a TIFF: read its bands"),
         ("y.npy", lambda p: p.write_bytes(b"MM\0+...."), "a TIFF: read its bands"),
-        ("y.pkl", pickled, "a pickle, which is not opened"),
+        ("y.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n..."), "a PNG picture: a model makes"),
+        ("y.blob", brace_blob, "a blob, which is coded: decode it"),
+        ("y.bin", lambda p: p.write_bytes(b"\x10234567\x08{"), "not a .npy file, a Zarr array or"),
+        ("y.pkl", pickled, "a pickle: it may run code, so it is not opened"),
         ("y.pt", zipped, "a checkpoint of PyTorch"),
         ("y.zip", lambda p: zipped(p, "zarr.json"), "a zipped Zarr store: unpack it"),
         ("y.npz", lambda p: np.savez(p, a=FLAT), "a .npz (or other zip) file"),
         ("y.npy", lambda p: zipped(p, "a.npy"), "a .npz (or other zip) file"),
         ("y", lambda p: coder.fit(FLAT).save(p), "a safetensors file"),
         ("y.zarr", group, "a Zarr group: give the folder of one of its arrays (inner)"),
-        ("y.zarr", damaged_zarr, "no Zarr array that can be read"),
+        ("y.zarr", fifo_zarr, "zarr.json: is a pipe or a device"),
+        ("y.zarr", damaged_zarr, "its Zarr metadata are damaged"),
     ],
 )
 def test_what_a_file_is_its_bytes_say_and_the_error_names_it(name, make, message, tmp_path):
     make(tmp_path / name)
     with pytest.raises(CodecError, match=re.escape(message)) as caught:
         read(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert str(caught.value).startswith((f"{tmp_path / name}: ", f"{tmp_path / name}/zarr.json: "))
     assert "unsafe" not in str(caught.value)
 
 
