@@ -172,7 +172,7 @@ def _info_blob(options: argparse.Namespace) -> int:
         codec = EmbeddingCodec.load(options.codec)
         q, _ = codec.decode_symbols(data)
         print(f"{q.shape[0]} x {q.shape[1]} symbols, ", end="")
-        print(f"{8 * len(data) / (len(q) * codec.channels):.4f} bits an element")
+        print(f"{8 * len(data) / (len(q) * codec.channels):.4f} bits per element")
     return 0
 
 

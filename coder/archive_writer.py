@@ -1,6 +1,5 @@
 """The one process that writes an archive, shard by shard (`coder.archive`)."""
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 from zarr.core.sync import sync
 
+from coder import files
 from coder.archive_layout import (
     ATTRIBUTE,
     array_of,
@@ -28,7 +28,7 @@ from coder.archive_layout import (
     shard_slices,
     written_shards,
 )
-from coder.checks import as_array, as_floats
+from coder.checks import as_array, as_floats, warn_of_integers, with_mask
 from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, printable
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import nec_codec
@@ -82,6 +82,7 @@ class Writer:
         self._strict = strict
         self._retry = retry
         self._stack = ExitStack()
+        self._warned = False  # of integers
 
     def __enter__(self) -> "Writer":
         """Raises as `create`; OutputError if another writes it, or it was begun with others."""
@@ -137,8 +138,10 @@ class Writer:
           embeddings: float [valid, n, D] of those images that have no error, n = h * w tokens, one
             more (the first) with a class token.
           ids: of all images of the shard. What is no UTF-8 in the name of a file becomes `\\xNN`.
-          labels: of all images, int [images]; -1 or None for none.
+          labels: of all images, int [images]; -1, masked or None for none.
           errors: why an image could not be read, None or "" where it could.
+
+        Warns of integer embeddings, which may have lost a scale (`UnusualEmbedding`), once.
 
         Raises:
           InputError: other shapes than these, what the codec cannot code, no shard of this archive,
@@ -174,7 +177,7 @@ class Writer:
             self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
 
     def _lock(self, path: Path) -> None:
-        path = Path(os.path.realpath(path))
+        path = files.real_path(path)
         if not path.parent.is_dir():
             raise OutputError(f"there is no folder {path.parent}: make it first")
         # Beside the archive: readers list what is in it.
@@ -259,17 +262,23 @@ class Writer:
         count = images.stop - images.start
         reasons = _one_line([""] * count if errors is None else errors)
         names = [printable(str(name)) for name in ids]
-        marks = np.full(count, -1) if labels is None else np.asarray(labels)
+        given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
+        has_none, marks = np.ma.getmaskarray(given), np.ma.getdata(given)
         for what, values in (("ids", names), ("errors", reasons), ("labels", marks)):
             if len(values) != count:
                 raise InputError(f"{len(values)} {what} for {count} images: give one for each")
-        if marks.dtype.kind not in "iu" or (marks != marks.astype(np.int32)).any():
+        if marks.dtype.kind not in "iu" or (marks != marks.astype(np.int32))[~has_none].any():
             raise InputError("labels are whole numbers of 32 bits, -1 for none")
+        marks = np.where(has_none, np.int32(-1), marks.astype(np.int32))
         good = np.array([not reason for reason in reasons])
         if self._strict and not good.all():
             bad = int(np.argmin(good))
             raise InputError(f"image {images.start + bad}, {names[bad]}: {reasons[bad]}")
-        y = as_floats(as_array(embeddings))
+        values = as_array(embeddings)
+        if not self._warned:
+            warn_of_integers(values.dtype, stacklevel=3)
+            self._warned = values.dtype.kind in "iu"
+        y = as_floats(values)
         (_, height, width, channels), tokens = arrays["embedding"].shape, "class_token" in arrays
         if good.any() and y.shape != (good.sum(), height * width + tokens, channels):
             raise InputError(
@@ -298,7 +307,7 @@ class Writer:
                     warnings.simplefilter("ignore", UnusualEmbedding)
                 arrays["class_token"][images] = classes
         arrays["id"][images] = np.array(names)
-        arrays["label"][images] = marks.astype(np.int32)
+        arrays["label"][images] = marks
         arrays["error"][images] = np.array(reasons)
         # Last: it says that the shard is done. Before any other, it no longer did.
         arrays["valid"][images] = good

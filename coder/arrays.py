@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from coder.checks import as_array
 from coder.errors import CodecError
 
 
@@ -12,9 +13,9 @@ def immutable(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray:
     Integers must fit `dtype` exactly; floats are rounded to it and must be finite there.
 
     Raises:
-      CodecError: empty, not one-dimensional, not numbers, out of range or not finite.
+      CodecError: empty, not one-dimensional, not numbers, masked, out of range or not finite.
     """
-    source = np.asarray(values)
+    source = as_array(values, name)
     target: np.dtype = np.dtype(dtype)
     if source.ndim != 1 or source.size == 0:
         raise CodecError(f"{name} has shape {source.shape}: give one non-empty dimension")

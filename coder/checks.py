@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.codec import is_whole
 from coder.errors import InputError, UnusualEmbedding
 
 _INT32 = np.iinfo(np.int32)
@@ -22,9 +21,8 @@ def as_array(values: Any, what: str = "embeddings") -> NDArray:
     """
     array = with_mask(values, what)
     if isinstance(array, np.ma.MaskedArray):
-        refuse(
-            np.ma.getmaskarray(array), f"values of {what}", "masked"
-        )  # masked values mean nothing
+        # What a mask hides means nothing.
+        refuse(np.ma.getmaskarray(array), f"values of {what}", "masked")
         array = array.data
     return np.asarray(array)
 
@@ -102,6 +100,29 @@ def as_bytes(blob: Any) -> bytes:
     return view.tobytes()
 
 
+def as_blobs(blobs: Any) -> list[bytes]:
+    """Any iterable of blobs, as a list. Raises InputError: none, or no bytes; says which."""
+    if isinstance(blobs, (bytes, bytearray, memoryview, str)):
+        raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
+    if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
+        # NumPy drops the zeros that a byte string ends with.
+        raise InputError(f"blobs are an array of {blobs.dtype}: pass a list of byte strings")
+    try:
+        many = list(blobs)
+    except TypeError as error:
+        kind = type(blobs).__name__
+        raise InputError(f"blobs are of type {kind}: pass a list of them") from error
+    if not many:
+        raise InputError("no blobs to decode")
+    found = []
+    for i, blob in enumerate(many):
+        try:
+            found.append(as_bytes(blob))
+        except InputError as error:
+            raise InputError(f"blob {i}: {error}") from error
+    return found
+
+
 def as_grid(grid: Any) -> tuple[int, int]:
     """A height and a width, as integers. Raises InputError unless they are two, both above 0."""
     try:
@@ -113,6 +134,11 @@ def as_grid(grid: Any) -> tuple[int, int]:
             f"grid is {grid!r}: give its height and width in tokens, two whole numbers"
         )
     return operator.index(sides[0]), operator.index(sides[1])
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer, of Python or NumPy, and no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import safefile
+from coder.checks import is_whole
 from coder.errors import CodecError, FileError, InputError, about
 from coder.tables import Tables
 
@@ -159,7 +160,10 @@ class EmbeddingCodec(ABC):
         return len(self.to_bytes())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the codec's file."""
+        """Writes the codec's file; one that is there is replaced, as `numpy.save` does.
+
+        Raises OutputError: a folder, pipe or device is there, or it cannot be written.
+        """
         safefile.write(path, _KIND, *self.to_parts())
 
     @classmethod
@@ -193,8 +197,3 @@ def check_limits(codec: Any) -> None:
         if not lowest <= value <= _INT32.max:
             raise CodecError(f"{name} is {value}: give {lowest} to {_INT32.max}")
         object.__setattr__(codec, name, int(value))
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is an integer, of Python or NumPy, and no bool."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

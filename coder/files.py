@@ -52,6 +52,14 @@ def read_bytes(path: PathLike, what: str = "file") -> bytes:
         raise FileError(f"cannot be read: {error.strerror}", path) from error
 
 
+def real_path(path: PathLike) -> Path:
+    """Where a path leads, through all links. Raises OutputError: a NUL in the name."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise OutputError(f"no name of a file ({error}): give another", path) from error
+
+
 def make_folder(path: PathLike) -> None:
     """Make a folder, and those above it, unless it is there. Raises OutputError."""
     try:
@@ -60,6 +68,8 @@ def make_folder(path: PathLike) -> None:
         raise OutputError("is a file, or lies below one, and a folder is needed", path) from error
     except OSError as error:
         raise OutputError(f"cannot be made: {error.strerror}", path) from error
+    except ValueError as error:  # a NUL in the name
+        raise OutputError(f"cannot be made: {error}", path) from error
 
 
 def check_output(
@@ -83,7 +93,7 @@ def check_output(
     Raises:
       OutputError: says what is in the way, and what to do.
     """
-    target = Path(os.path.realpath(path))
+    target = real_path(path)
     if os.fspath(path) == "" or target.name == "":
         raise OutputError("no name of a file: give one", path)
     _refuse_inputs(path, target, inputs)
@@ -115,7 +125,7 @@ def check_outputs(
 
     The folder need not be there: `make_folder` makes it. Raises OutputError as `check_output`.
     """
-    place, inputs = Path(os.path.realpath(folder)), list(inputs)
+    place, inputs = real_path(folder), list(inputs)
     if place.is_dir():
         for name in names:
             check_output(Path(folder) / name, overwrite=overwrite, inputs=inputs)
@@ -203,7 +213,7 @@ def _unused(target: Path) -> Path:
 
 def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:
     for name in inputs:
-        source = Path(os.path.realpath(name))
+        source = real_path(name)
         same = source == target
         if not same and source.exists() and target.exists():
             same = source.samefile(target)  # a hard link, or another spelling

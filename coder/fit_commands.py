@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     metadata = (options.out / "zarr.json").stat().st_size
     print(
         f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
-        f"are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits a value "
+        f"are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits per value "
         "the rest"
     )
     return 0

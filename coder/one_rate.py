@@ -29,7 +29,10 @@ class OneRateCodec(EmbeddingCodec):
 
     @abstractmethod
     def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
-        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D]."""
+        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D].
+
+        Raises InputError: no integers, masked, or beyond int32.
+        """
 
     @abstractmethod
     def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
@@ -68,20 +71,25 @@ class OneRateCodec(EmbeddingCodec):
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
 
-        Warns (`UnusualEmbedding`) of integers, which may have lost a scale.
+        Warns of an `UnusualEmbedding`: integers, which may have lost a scale; or, under a
+        transform, one that needs far more bits than its tables are made for.
 
         Raises:
           InputError: as `quantise` and `encode_symbols`.
         """
         values = as_array(y)
         warn_of_integers(values.dtype, stacklevel=2)
-        return self.encode_quietly(values, grid)
+        blob = self.encode_quietly(values, grid)
+        self.warn_if_unusual(blob, grid, stacklevel=3)
+        return blob
 
-    def encode_quietly(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
-        """`encode` without its warnings."""
-        values = as_array(y)
-        grid = self._check_grid(values.shape, grid, self.channels)
-        return self.encode_symbols(self.quantise(values, grid), grid)
+    def encode_quietly(self, y: NDArray, grid: tuple[int, int]) -> bytes:
+        """`encode` of an array without its warnings."""
+        grid = self._check_grid(y.shape, grid, self.channels)
+        return self.encode_symbols(self.quantise(y, grid), grid)
+
+    def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
+        """The warning of `encode`, for a blob that it made of this grid; none here."""
 
     def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:
         """Symbols int32 [n, K] -> a blob. Raises InputError if they and the grid do not fit."""

@@ -18,7 +18,7 @@ import threading
 import warnings
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.checks import as_array, as_bytes, as_floats, check_whole, warn_of_integers
+from coder.checks import as_array, as_blobs, as_floats, check_whole, warn_of_integers
 from coder.codec import EmbeddingCodec
 from coder.errors import BlobError, InputError, PoolError
 
-_TASKS_A_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
+_TASKS_PER_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
 _AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
 _BLOCK = 1 << 22  # bytes of a block; larger only for one embedding that is larger
 
@@ -127,7 +127,7 @@ class Pool:
             warnings.warn(text, category, stacklevel=2)
         return blobs
 
-    def decode(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
+    def decode(self, blobs: Iterable[bytes]) -> NDArray[np.float32]:
         """Blobs of one grid -> float32 [B, n, D].
 
         Raises:
@@ -135,10 +135,8 @@ class Pool:
           InputError: no blobs, no bytes, or blobs of different grids.
           PoolError: as `encode`.
         """
-        if isinstance(blobs, (bytes, bytearray, memoryview, str)):
-            raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
         # Copies: not everything that `codec.decode` reads can be sent to a process.
-        sent = [_named("blob", i, as_bytes, blob) for i, blob in enumerate(blobs)]
+        sent = as_blobs(blobs)
         self._check()
         grids = {_named("blob", i, self.codec.grid_of, blob) for i, blob in enumerate(sent)}
         if len(grids) != 1:
@@ -173,7 +171,7 @@ class Pool:
         assert self._memory is not None
         give_back = self._memory.give_back
         count, size = shape[0], 4 * int(np.prod(shape[1:]))
-        step = -(-count // (self._workers * _TASKS_A_WORKER))
+        step = -(-count // (self._workers * _TASKS_PER_WORKER))
         step = max(1, min(step, _BLOCK // size))
         pending: deque[tuple[slice, _Block | None, Future]] = deque()
 

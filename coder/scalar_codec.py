@@ -77,7 +77,7 @@ class ScalarCodec(OneRateCodec):
 
     @property
     def symbols_a_token(self) -> int:
-        """D, one a channel."""
+        """D, one per channel."""
         return self.channels
 
     def __repr__(self) -> str:
@@ -96,8 +96,11 @@ class ScalarCodec(OneRateCodec):
     def dequantise(
         self, q: NDArray[np.int32], grid: tuple[int, int] | None = None
     ) -> NDArray[np.float32]:
-        """Symbols int32 [..., D] -> embeddings float32 [..., D]; the grid does not matter here."""
-        return dequantise(np.asarray(q), self.offsets, self.steps)
+        """Symbols int32 [..., D] -> embeddings float32 [..., D]; the grid does not matter here.
+
+        Raises InputError: no integers, masked, or beyond int32.
+        """
+        return dequantise(as_symbols(q), self.offsets, self.steps)
 
     def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int] | None = None) -> float:
         """Of symbols int32 [n, D]; the grid does not matter here."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import immutable
+from coder.checks import as_array
 from coder.errors import CodecError
 
 PRECISION = 24
@@ -32,7 +33,7 @@ def quantise_pmf(pmf: ArrayLike) -> NDArray[np.uint32]:
     Raises:
       CodecError: n outside 2 .. 2^16, a negative or non-finite entry, or a sum of zero.
     """
-    p = np.asarray(pmf, np.float64)
+    p = as_array(pmf, "a pmf").astype(np.float64)
     if p.ndim != 1 or not 2 <= p.size <= MAX_SIZE:
         raise CodecError(f"a pmf of shape {p.shape}: give 2 to {MAX_SIZE} probabilities")
     if not np.isfinite(p).all() or (p < 0).any() or not 0 < p.sum() < np.inf:
@@ -86,8 +87,8 @@ def pmf_from_counts(
     Raises:
       CodecError: symbols that are not integers in int32, a prior that is not a pmf.
     """
-    observed = np.asarray(symbols).ravel()
-    prior = np.asarray(prior_pmf, np.float64)
+    observed = as_array(symbols, "symbols").ravel()
+    prior = as_array(prior_pmf, "a prior").astype(np.float64)
     if observed.size and observed.dtype.kind not in "iu":
         raise CodecError(f"symbols are {observed.dtype}: quantise first")
     if prior.ndim != 1 or not 1 <= prior.size < MAX_SIZE or not np.isfinite(prior).all():
@@ -159,7 +160,7 @@ class Tables:
     @classmethod
     def from_pmfs(cls, pmfs: Sequence[tuple[int, ArrayLike, float]]) -> "Tables":
         """Tables from (minimum, probabilities [m] of minimum .. minimum + m - 1, of the escape)."""
-        rows = [quantise_pmf(np.append(np.asarray(pmf), escape)) for _, pmf, escape in pmfs]
+        rows = [quantise_pmf(np.append(as_array(pmf, "a pmf"), escape)) for _, pmf, escape in pmfs]
         if not rows:
             raise CodecError("no tables: give one pmf at least")
         minimum = np.array([low for low, _, _ in pmfs])

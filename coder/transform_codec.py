@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import frozen, immutable
 from coder.bands import BANDS
-from coder.checks import as_array, as_floats, as_grid, as_symbols, check_finite, warn_of_integers
+from coder.checks import as_array, as_floats, as_grid, as_symbols, check_finite
 from coder.codec import check_limits
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
 from coder.family import MARGIN, cells_of
@@ -75,7 +75,7 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
 
     @property
     def symbols_a_token(self) -> int:
-        """K, one a component."""
+        """K, one per component."""
         return self.transform.components
 
     def __repr__(self) -> str:
@@ -83,21 +83,6 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
             f"<TransformCodec {self.fingerprint[:4].hex()}: {self.channels} channels, "
             f"{self.symbols_a_token} components, {len(self.tables)} tables, rate {self.rate_index}>"
         )
-
-    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
-        """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
-
-        Warns of an `UnusualEmbedding`: integers, which may have lost a scale; or one that needs far
-        more bits than its tables are made for.
-
-        Raises:
-          InputError: as `quantise` and `encode_symbols`.
-        """
-        values = as_array(y)
-        warn_of_integers(values.dtype, stacklevel=2)
-        blob = self.encode_quietly(values, grid)
-        self.warn_if_unusual(blob, grid, stacklevel=3)
-        return blob
 
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
         """The warning of `encode`, for a blob that it made of this grid."""
@@ -126,10 +111,14 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         return q.reshape(*values.shape[:-1], self.symbols_a_token)
 
     def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
-        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D], one at a time."""
-        symbols = np.asarray(q).reshape(-1, *np.shape(q)[-2:])
-        y = np.stack([self._dequantise(one, grid) for one in symbols])
-        return y.reshape(*np.shape(q)[:-1], self.channels)
+        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D], one at a time.
+
+        Raises InputError: no integers, masked, or beyond int32.
+        """
+        symbols = as_symbols(q)
+        many = symbols.reshape(-1, *symbols.shape[-2:])
+        y = np.stack([self._dequantise(one, grid) for one in many])
+        return y.reshape(*symbols.shape[:-1], self.channels)
 
     def is_rewritable(self) -> bool:
         """Whether float32 holds what is decoded so well that it is coded as before."""

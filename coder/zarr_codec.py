@@ -11,6 +11,9 @@ The last dimension is the channels, the one before it the width of a chunk's gri
 that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
 Rows and columns at a chunk's end that are all fill value (there are chunks beyond an array's edge)
 are not coded and read as the fill value, which may be NaN: then what was not written reads as NaN.
+zarr makes float32 of what is assigned before this codec sees it: integers become the numbers that
+they are, without the warning of `codec.encode`, and a mask is dropped, so that what it hides is
+coded. Fill masked values, or write them as NaN where that is the fill value, first.
 
 Under a transform the tokens of a block (at most 16 x 16 of a chunk) are coded together. Writing a
 part of a block codes the rest of it anew, from what was decoded, and so loses a little more each
@@ -49,7 +52,7 @@ class NecCodec(ArrayBytesCodec):
 
     Raises:
       CodecError: a codec with a class token, or an array that it cannot code: another dtype than
-        float32, other channels, too many tokens a chunk, an infinite fill value.
+        float32, other channels, too many tokens per chunk, an infinite fill value.
     """
 
     codec: OneRateCodec

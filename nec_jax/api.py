@@ -17,7 +17,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
 from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
-from coder.checks import as_array, as_bytes, refuse
+from coder.checks import as_array, as_blobs, refuse
 from nec_jax import nec, transform
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
@@ -78,19 +78,7 @@ def decode(
       InputError: no blobs, or blobs of different grids.
     """
     codec = _codec(params)
-    if isinstance(blobs, (bytes, bytearray, memoryview, str)):
-        raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
-    if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
-        # NumPy drops the zeros that a byte string ends with.
-        raise InputError(f"blobs are an array of {blobs.dtype}: pass a list of byte strings")
-    try:
-        blobs = [as_bytes(blob) for blob in blobs]
-    except TypeError as error:
-        raise InputError(
-            f"blobs are of type {type(blobs).__name__}: pass a list of them"
-        ) from error
-    if not blobs:
-        raise InputError("no blobs to decode")
+    blobs = as_blobs(blobs)
     grids = {codec.grid_of(blob) for blob in blobs}
     if len(grids) > 1:
         raise InputError(f"blobs of different token grids {sorted(grids)}: decode each size apart")

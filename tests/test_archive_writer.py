@@ -27,7 +27,7 @@ from coder_cases import fitted_codec
 from transform_cases import class_tokens, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from coder import CodecError, InputError, OutputError, archive, fit
+from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, fit
 
 BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
 
@@ -293,3 +293,26 @@ def test_a_writer_killed_between_any_two_writes_goes_on_to_the_same_archive(writ
     written(tmp_path / "a", BAD)
     written(tmp_path / "whole", BAD)
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_a_label_that_is_masked_is_none(dtype, tmp_path):
+    labels = np.ma.array(np.arange(COUNT, dtype=dtype), mask=np.arange(COUNT) % 3 == 0)
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        for part in writer.missing():
+            ids = [f"{i}" for i in range(part.start, part.stop)]
+            writer.write(part, Y[part], ids, labels[part])
+        writer.finish()
+    expected = np.where(np.arange(COUNT) % 3 == 0, -1, np.arange(COUNT))
+    np.testing.assert_array_equal(opened(tmp_path / "a")["label"][:], expected)
+
+
+def test_integers_are_warned_of_once_by_a_writer(tmp_path):
+    whole = Y.round().clip(-99, 99).astype(np.int8)
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        first, *others = writer.missing()
+        with pytest.warns(UnusualEmbedding, match="are int8: integers") as caught:
+            writer.write(first, whole[first], [""] * SHARD)
+        assert [warning.filename for warning in caught] == [__file__]
+        for part in others:  # warnings are errors
+            writer.write(part, whole[part], [""] * (part.stop - part.start))

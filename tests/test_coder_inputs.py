@@ -1,11 +1,15 @@
 """What may be handed to a codec: missing values, grids, dtypes and blobs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from coder_cases import small_codec
 from transform_cases import GRID, embeddings, ladder
 
-from coder import InputError, UnusualEmbedding
+from coder import CodecError, InputError, Pool, Tables, UnusualEmbedding
+from coder.checks import as_blobs
+from coder.tables import pmf_from_counts, quantise_pmf
 
 LADDER = ladder()
 SCALAR = small_codec(class_token=False)
@@ -50,8 +54,25 @@ def test_a_mask_of_nothing_is_none(kind):
     with pytest.raises(InputError, match=r"3 of .* masked, the first at \(0, 1\)"):
         codec.encode([*np.ma.array(y, mask=mask)], grid)
     symbols, _ = codec.decode_symbols(blob)
-    with pytest.raises(InputError, match="values of symbols are masked"):
-        codec.at().encode_symbols(np.ma.array(symbols, mask=symbols == symbols[0, 0]), grid)
+    one, masked = codec.at(), np.ma.array(symbols, mask=symbols == symbols[0, 0])
+    for function in (one.encode_symbols, one.dequantise, one.estimate_bits):
+        with pytest.raises(InputError, match="values of symbols are masked"):
+            function(masked, grid)
+    np.testing.assert_array_equal(one.dequantise(np.ma.array(symbols), grid), codec.decode(blob))
+
+
+def test_settings_of_codecs_are_not_masked():
+    pmf = np.ma.array([0.5, 0.5], mask=[True, False])
+    calls = [
+        lambda: Tables.from_pmfs([(0, pmf, 0.1)]),
+        lambda: quantise_pmf(pmf),
+        lambda: pmf_from_counts(np.ma.array([1, 2], mask=[True, False]), 0, [0.5, 0.5]),
+        lambda: pmf_from_counts([1, 2], 0, pmf),
+        lambda: replace(SCALAR, steps=np.ma.array(SCALAR.steps, mask=[False, True, False])),
+    ]
+    for call in calls:
+        with pytest.raises(CodecError, match=r"1 of . values of .* are masked"):
+            call()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,6 +122,25 @@ def test_a_blob_is_bytes_in_anything_that_holds_them(kind):
         for function in (codec.decode, codec.decode_symbols, codec.grid_of):
             with pytest.raises(InputError, match="a blob is bytes, as encode returns it, not"):
                 function(wrong)
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        (b"blob", "wrap a single one in a list"),
+        ("blob", "wrap a single one in a list"),
+        (np.array([b"a", b"b\0"]), r"an array of \|S2: pass a list of byte strings"),
+        (None, "of type NoneType: pass a list"),
+        (7, "of type int: pass a list"),
+        ([], "no blobs to decode"),
+        ([b"a", "b"], "blob 1: a blob is bytes"),
+    ],
+)
+def test_blobs_are_a_list_of_bytes(blobs, message):
+    with pytest.raises(InputError, match=message):
+        as_blobs(blobs)
+    with Pool(SCALAR, workers=1) as pool, pytest.raises(InputError, match=message):
+        pool.decode(blobs)
 
 
 @pytest.mark.parametrize("target", ["x", -1, np.nan, True])

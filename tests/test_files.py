@@ -83,6 +83,20 @@ def test_what_appears_in_the_meantime_is_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "y"]
 
 
+def test_a_name_that_no_file_has_is_refused(tmp_path):
+    path = f"{tmp_path}/a\0b"
+    with pytest.raises(OutputError, match="no name of a file"):
+        files.check_output(path)
+    with pytest.raises(OutputError, match="no name of a file"):
+        files.check_outputs(path, ["x"])
+    with pytest.raises(OutputError, match="no name of a file"):
+        files.check_output(tmp_path / "x", inputs=[path])
+    with pytest.raises(OutputError, match="cannot be made"):
+        files.make_folder(path)
+    with pytest.raises(FileError, match="cannot be read"):
+        files.check_input(path)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_input_is_never_replaced(tmp_path, overwrite, monkeypatch):
     source, other = tmp_path / "in", tmp_path / "hard"
