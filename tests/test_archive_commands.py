@@ -147,7 +147,7 @@ def test_damage_anywhere_is_named_with_its_file(run, whole, tmp_path):
             assert status == 1
             assert err.startswith(f"{path}: {name.parts[0]}[")
             assert err.count("\n") == 1
-            assert not (tmp_path / f"out/{name.parts[0]}.npy").exists()
+            assert not list((tmp_path / "out").glob("*"))
             shutil.rmtree(tmp_path / "out", ignore_errors=True)
         path.write_bytes(good)
     assert run("verify", copy)[0] == 0
@@ -259,8 +259,7 @@ def test_damage_is_one_line_for_each_chunk_and_nothing_else(tmp_path):
         where = f"{path}: embedding[{i}:{i + 1}, 0:3, 0:4, 0:3]"
         assert line.startswith(f"{where}: the blob's checksum is wrong")
     assert coder("decode", tmp_path / "a.zarr", "--out", tmp_path / "out") == lines[:1]
-    names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["class_token.npy"]
+    assert not list((tmp_path / "out").iterdir())  # though class_token could be decoded
 
 
 def test_a_read_that_fails_leaves_nothing_that_goes_on(tmp_path):
