@@ -26,7 +26,7 @@ import numpy as np
 from coder import blob as framing
 from coder import files, kinds, safefile
 from coder.codec import EmbeddingCodec
-from coder.errors import CodecError, FileError, InputError, about
+from coder.errors import CodecError, FileError, InputError, about, one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        print("stopped: nothing was written", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as of `| head`; what is left in the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"{options.file}: {error}", file=sys.stderr)
     except CodecError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
     return 1
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from coder import archive_layout, files, zarr_nodes
-from coder.errors import FileError, OutputError
+from coder.errors import FileError, OutputError, one_line
 from coder.zarr_codec import nec_codec
 
 Region = tuple[slice, ...]
@@ -112,7 +112,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def decode(options: argparse.Namespace) -> int:
-    """Write each array as .npy, a shard at a time; nothing of an archive that is not whole."""
+    """Write each array as .npy, a shard at a time; no file unless all can be decoded."""
     opened = _open(options.file)
     if _print_problems(opened):
         return 1
@@ -133,13 +133,15 @@ def decode(options: argparse.Namespace) -> int:
     if opened.state is not None:
         marks = opened.arrays["valid"]
         valid = _read(opened, "valid", marks, _whole(marks), None)
+    with files.writing_all(overwrite=options.overwrite) as writing:
+        for name, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            array = opened.arrays[name]
+            marks = valid if _of_images(opened, array) else None
+            with writing(path) as file:
+                _write_npy(opened, name, array, marks, file)
     for name, path in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        array = opened.arrays[name]
-        marks = valid if _of_images(opened, array) else None
-        with files.writing(path, overwrite=options.overwrite) as file:
-            _write_npy(opened, name, array, marks, file)
-        print(f"{path}: {_type(array)} {list(array.shape)}")
+        print(f"{path}: {_type(opened.arrays[name])} {list(opened.arrays[name].shape)}")
     _print_archive(opened)
     return 0
 
@@ -153,7 +155,9 @@ def _open(path: Path) -> _Opened:
         arrays, damaged = zarr_nodes.members(node)
         state = archive_layout.read_state(node)
         group = node if state or archive_layout.is_earlier(arrays) else None
-        problems = [(name, f"cannot be opened: {_line(error)}") for name, error in damaged.items()]
+        problems = [
+            (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
+        ]
         problems += [one for one in archive_layout.lost(arrays, state) if one.array not in damaged]
     for array in arrays.values():
         problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
@@ -179,7 +183,7 @@ def _print_archive(opened: _Opened) -> None:
         bad, first = archive_layout.not_valid(group)
         labels = int((zarr_nodes.read(arrays["label"]) >= 0).sum())
     except Exception as error:  # of damaged or lost arrays, which are named elsewhere
-        print(f"archive: {state}; images cannot be counted: {_line(error)}")
+        print(f"archive: {state}; images cannot be counted: {one_line(error)}")
         return
     if opened.unfinished:
         print(f"archive: {valid.size:,} images, {valid.sum():,} valid so far; {state}")
@@ -210,7 +214,9 @@ def _valid(opened: _Opened) -> np.ndarray | None:
 
 def _of_images(opened: _Opened, array: zarr.Array) -> bool:
     """Whether an array holds the embeddings of an archive's images."""
-    return opened.state is not None and nec_codec(array) is not None
+    if opened.state is None or nec_codec(array) is None:
+        return False
+    return "valid" in opened.arrays and array.shape[0] == opened.arrays["valid"].shape[0]
 
 
 def _damage(
@@ -221,9 +227,9 @@ def _damage(
     try:
         values = zarr_nodes.read(array, shard)
     except Exception as whole:  # whatever any codec of any array raises is damage here
-        bad = [(part, _line(error)) for part in inner if (error := _error(array, part))]
+        bad = [(part, one_line(error)) for part in inner if (error := _error(array, part))]
         if len(bad) in (0, len(inner)) and len({error for _, error in bad}) <= 1:
-            yield shard, _line(whole), len(inner)
+            yield shard, one_line(whole), len(inner)
         else:
             yield from ((part, error, 1) for part, error in bad)
         return
@@ -283,7 +289,7 @@ def _read(
             for part, why, _ in _damage(array, shard, valid):
                 path = f"{opened.path}/{zarr_nodes.key(array, place)}"
                 raise FileError(f"{name}{_text(part)}: {why}", path) from failed
-    raise FileError(f"{name}{_text(region)}: {_line(failed)}") from failed
+    raise FileError(f"{name}{_text(region)}: {one_line(failed)}") from failed
 
 
 def _shards(array: zarr.Array) -> Iterator[tuple[tuple[int, ...], Region]]:
@@ -327,10 +333,6 @@ def _count(array: zarr.Array) -> int:
 
 def _type(array: zarr.Array) -> str:
     return "text" if array.dtype.kind in "OTU" else str(array.dtype)
-
-
-def _line(error: Exception | None) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _text(region: Region) -> str:

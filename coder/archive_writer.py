@@ -29,7 +29,7 @@ from coder.archive_layout import (
     written_shards,
 )
 from coder.checks import as_array, as_floats, warn_of_integers, with_mask
-from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, printable
+from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, one_line, printable
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import nec_codec
 from coder.zarr_nodes import about_store, check_metadata, is_empty, local_path, members, read
@@ -260,7 +260,7 @@ class Writer:
         if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
             raise InputError(f"images {images.start} to {images.stop} are no shard: see `missing`")
         count = images.stop - images.start
-        reasons = _one_line([""] * count if errors is None else errors)
+        reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
         names = [printable(str(name)) for name in ids]
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
         has_none, marks = np.ma.getmaskarray(given), np.ma.getdata(given)
@@ -323,7 +323,3 @@ def _holds(store: Any) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _one_line(errors: Sequence[str | None]) -> list[str]:
-    return [printable(" ".join(str(error).split())) if error else "" for error in errors]

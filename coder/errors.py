@@ -13,6 +13,12 @@ def printable(text: str) -> str:
         return text.encode(errors="backslashreplace").decode()
 
 
+def one_line(what: object) -> str:
+    """An error or a text in one line; of an error without a text, its type."""
+    text = printable(" ".join(str(what).split()))
+    return text or (type(what).__name__ if isinstance(what, BaseException) else "")
+
+
 class CodecError(ValueError):
     """Base of every error that this package raises on purpose; raised itself for bad settings.
 

@@ -10,8 +10,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -147,21 +147,45 @@ def writing(
 
     Raises OutputError as `check_output`.
     """
-    target = check_output(path, overwrite=overwrite, inputs=inputs)
-    part = _unused(target)
-    try:
+    with writing_all(overwrite=overwrite, inputs=inputs) as opened, opened(path) as file:
+        yield file
+
+
+@contextmanager
+def writing_all(
+    *, overwrite: bool = False, inputs: Iterable[PathLike] = ()
+) -> Iterator[Callable[[PathLike], AbstractContextManager[BinaryIO]]]:
+    """As `writing`, of many files: they take their names together, if there was no error.
+
+    The block gets a function from the path of one to its context. Raises OutputError as
+    `check_output`.
+    """
+    inputs = list(inputs)
+    parts: list[tuple[PathLike, Path, Path]] = []
+
+    @contextmanager
+    def opened(path: PathLike) -> Iterator[BinaryIO]:
+        target = check_output(path, overwrite=overwrite, inputs=inputs)
+        part = _unused(target)
+        parts.append((path, target, part))
         # Opened plainly, so that the umask applies.
         with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, part)
-        if not overwrite and os.path.lexists(target):
-            raise OutputError("was made by somebody else in the meantime", path)
-        part.replace(target)
+
+    try:
+        yield opened
+        for path, target, part in parts:
+            if target.exists():
+                shutil.copymode(target, part)
+            if not overwrite and os.path.lexists(target):
+                raise OutputError("was made by somebody else in the meantime", path)
+        for _, target, part in parts:
+            part.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        for _, _, part in parts:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

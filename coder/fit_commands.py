@@ -13,7 +13,7 @@ from coder import files, kinds, zarr_nodes
 from coder.checks import as_floats, check_whole, refuse, warn_of_integers, with_mask
 from coder.codec import EmbeddingCodec
 from coder.errors import FileError, InputError, about
-from coder.fitting import fit, missing_tokens
+from coder.fitting import MOST_RATES, fit, missing_tokens
 from coder.kinds import SAVE
 from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
@@ -62,11 +62,13 @@ def run(options: argparse.Namespace) -> int:
             options.out,
         )
     if options.rate is not None:
-        check_whole("--rate", options.rate, 0)
+        # A codec that is given says itself which rates it has.
+        most = () if options.codec else (MOST_RATES - 1,)
+        check_whole("--rate", options.rate, 0, *most)
     codec = _given_codec(options) if options.codec else None
     y = _shown(options)
     _check_codable(y, codec, options)
-    codec = codec or _fit(y, options).at(options.rate)
+    codec = codec or _fitted(y, options)
     with about(options.file):
         array = write(y, codec, options.out, options.nodata, **kept)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
@@ -171,6 +173,19 @@ def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
     return codec
 
 
+def _fitted(y: Any, options: argparse.Namespace) -> OneRateCodec:
+    """The codec of one rate that is fitted. Raises InputError for a rate that it has not."""
+    whole = _fit(y, options)
+    if options.rate is not None and options.rate >= whole.rates:
+        raise InputError(
+            f"--rate is {options.rate}, and the codec that was fitted has rates 0 to "
+            f"{whole.rates - 1}: give one of those. To fit only once, write the codec first, "
+            "`fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC",
+            options.file,
+        )
+    return whole.at(options.rate)
+
+
 def _given_codec(options: argparse.Namespace) -> OneRateCodec:
     whole = EmbeddingCodec.load(options.codec)
     if whole.class_token:
@@ -185,7 +200,7 @@ def _given_codec(options: argparse.Namespace) -> OneRateCodec:
 
 
 def _check_codable(y: Any, codec: OneRateCodec | None, options: argparse.Namespace) -> None:
-    """Raises InputError for what `write` would refuse only later, where that is cheap to know."""
+    """Raises InputError for what `write` would refuse only later, after minutes of fitting."""
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(
             f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
@@ -202,11 +217,13 @@ def _check_codable(y: Any, codec: OneRateCodec | None, options: argparse.Namespa
         )
     if codec is not None:
         warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
-    if not isinstance(y, np.ndarray):
-        return
-    size = max(1, _PART // math.prod(y.shape[1:]))
+    if not isinstance(y, np.ndarray) and codec is not None:
+        return  # nothing is fitted, and `write` finds it as soon
+    # Few chunks are read twice, and never so many rows that they fill memory.
+    rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], _TILE)
+    size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
     with about(options.file):
-        for start in range(0, len(y), size):
+        for start in range(0, y.shape[0], size):
             _checked(y, start, start + size, options.nodata)
 
 

@@ -28,13 +28,16 @@ from coder.transform import Transform
 
 _BATCH = 1 << 23  # values that are looked at together
 _TILE = (LARGEST, 4 * LARGEST)  # of a raster, tokens
-_STEPS = 64.0 * 2.0 ** (-np.arange(40) / 2)  # in standard deviations of a channel
+MOST_RATES = 40
+"""What `fit` may find: the rates of a codec are fewer, as few as its embeddings need."""
+_STEPS = 64.0 * 2.0 ** (-np.arange(MOST_RATES) / 2)  # in standard deviations of a channel
 _EXPLAINED = (0.05, 0.997)  # of the variance, by the smallest rate and by the largest
 _DEFAULT = 0.8
 _HEAVIEST = 1 << 16  # the weight of a class token; beyond it the histograms end
 _HOLES = 0.25  # of a block's tokens, that may be missing where it is counted
 _MANY = 1000  # more than a thousandth of the tokens with one number in all channels is unusual
-_FEW = 100  # a hundredth of the tokens that has most of the variance is unusual
+_FEW = 100  # a hundredth of the tokens that has most of the variance is unusual, or one of ...
+_FEWEST = 20  # ... so many; of fewer, one may well have it
 _MISSING = "masked, NaN, or the nodata value"
 _LOST = 0.05  # standard deviations: errors of the largest rate
 
@@ -204,9 +207,9 @@ def _energies(
 
 
 def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -> bool:
-    if energies.size < _FEW:
+    if energies.size < _FEWEST:
         return False
-    few = energies.size // _FEW
+    few = max(1, energies.size // _FEW)
     largest = np.partition(energies, -few)[-few:]
     share = largest.sum(dtype=np.float64) / energies.sum(dtype=np.float64)
     unusual = bool(share > 0.5)
@@ -377,7 +380,8 @@ def missing_tokens(values: NDArray, nodata: float | None, *, nan: bool = True) -
 
     Args:
       values: numbers, a masked array or not.
-      nodata: a value of their dtype; None if there is none. Raises InputError if it cannot be one.
+      nodata: a value of their dtype, or in float64 that of float32 which is nearest to it; None if
+        there is none. Raises InputError if it cannot be one.
       nan: whether NaN counts without being named.
     """
     missing = np.zeros(values.shape[:-1], bool)
@@ -388,6 +392,10 @@ def missing_tokens(values: NDArray, nodata: float | None, *, nan: bool = True) -
         mark = _in_dtype(nodata, values.dtype)
         nan = nan or bool(np.isnan(mark))
         missing |= (values == mark).any(-1)
+        if values.dtype.kind == "f" and values.dtype.itemsize > 4:
+            # Embeddings that were float32 hold the mark as float32 does.
+            with np.errstate(over="ignore"):
+                missing |= (values == np.float32(nodata)).any(-1) & np.isfinite(np.float32(nodata))
     if nan and values.dtype.kind not in "iu":
         missing |= np.isnan(values).any(-1)
     return missing
@@ -517,10 +525,23 @@ def _transform(sample: _Sample, class_weight: float) -> Transform:
             spatial=sample.spatial,
         )
     except CodecError as error:
+        remedy = f"multiply them by a constant first ({error})"
+        if scale.max() > 1:
+            remedy = (
+                f"is {_extreme(sample)} among them a mark of missing data? Name it with nodata, "
+                f"exactly, or mask it; if it is none, {remedy}"
+            )
         raise InputError(
             f"embeddings with standard deviations of {scale.min():.3g} to {scale.max():.3g}: "
-            f"multiply them by a constant first ({error})"
+            f"{remedy}"
         ) from error
+
+
+def _extreme(sample: _Sample) -> np.floating:
+    """The value of the largest magnitude."""
+    parts = (batch.y[batch.there] for batch in sample.batches())
+    values = [part.flat[np.abs(part).argmax()] for part in parts if part.size]
+    return values[int(np.abs(values).argmax())]
 
 
 def _check_precision(

@@ -227,4 +227,4 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
 
     monkeypatch.setattr("coder.__main__._run", stop)
     status, out, err = run(capsys, "info", BLOB)
-    assert (status, out, err) == (130, "", "stopped: nothing was written\n")
+    assert (status, out, err) == (130, "", "stopped\n")

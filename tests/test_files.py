@@ -27,6 +27,28 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
+def test_many_files_take_their_names_together(tmp_path):
+    names = [tmp_path / name for name in "abc"]
+    with files.writing_all() as writing:
+        for path in names:
+            with writing(path) as file:
+                file.write(b"new")
+        assert not any(path.exists() for path in names)
+    assert all(path.read_bytes() == b"new" for path in names)
+    others = [tmp_path / name for name in "xyz"]
+
+    def write_with_one_made_late():
+        with files.writing_all() as writing:
+            for path in others:
+                with writing(path) as file:
+                    file.write(b"new")
+            others[-1].write_bytes(b"theirs")
+
+    with pytest.raises(OutputError, match="z: was made by somebody else in the meantime"):
+        write_with_one_made_late()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c", "z"]
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_error_leaves_what_was_there(tmp_path, error):
     path, folder = tmp_path / "x", tmp_path / "y"

@@ -409,6 +409,41 @@ def test_a_thousandth_of_the_tokens_with_most_of_the_variance_is_warned_of(token
         coder.fit(smooth_embeddings(1, 2000, (1, 1)), y)
 
 
+@pytest.mark.parametrize("tokens", [20, 50, 99])
+def test_one_of_few_tokens_with_most_of_the_variance_is_warned_of(tokens):
+    y = smooth_embeddings(1, 56).reshape(-1, CHANNELS)[:tokens].copy()
+    y[7] = -9999
+    with pytest.warns(UnusualEmbedding, match=f"1 of {tokens} tokens carry .*%"):
+        coder.fit(y)
+
+
+@pytest.mark.parametrize("count", [20, 50, 99])
+@pytest.mark.parametrize("seed", range(5))
+def test_heavy_tails_of_few_tokens_are_nothing_unusual(count, seed):
+    coder.fit(laplace_embeddings(seed, 1, count, np.ones(4))[0])
+
+
+LOWEST = float(np.finfo(np.float32).min)  # a usual mark of missing data
+
+
+@pytest.mark.parametrize("nodata", [None, -3.4e38])
+def test_a_mark_of_missing_data_that_is_not_named_is_shown(nodata):
+    y = smooth_embeddings(1, 56).reshape(-1, CHANNELS)[:500].copy()
+    y[7, 3] = LOWEST
+    with pytest.raises(
+        InputError, match=r"is -3\.40282346\d+e\+38 .* Name it with nodata, exactly"
+    ):
+        coder.fit(y, nodata=nodata)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("nodata", [LOWEST, -3.4028235e38])
+def test_a_mark_of_missing_data_may_be_written_as_float32_is(dtype, nodata):
+    y = smooth_embeddings(1, 56).reshape(-1, CHANNELS)[:500].copy()
+    y[7, 3] = LOWEST
+    assert coder.fit(y.astype(dtype), nodata=nodata) == coder.fit(np.delete(y, 7, 0))
+
+
 @pytest.mark.parametrize("channels", [1, 3, 30])
 def test_heavy_tails_are_nothing_unusual(channels):
     # Warnings are errors here. The shipped model's embeddings give none either.

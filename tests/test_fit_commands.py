@@ -274,6 +274,7 @@ def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
     ("command", "options", "message"),
     [
         ("encode", ["--rate", "-1"], "--rate is -1"),
+        ("encode", ["--rate", "40"], "--rate is 40: give a whole number, 0 to 39"),
         ("encode", ["--max-tokens", "0"], "--max-tokens is 0"),
         ("encode", ["--max-tokens", "35"], "chunks of 36 tokens, and the codec takes 35"),
         ("fit", ["--max-tokens", "35"], "grids of 36 tokens, and max_tokens is 35"),
@@ -326,6 +327,32 @@ def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tm
         run(options)
         masked = np.ma.masked_equal(y, value)
         assert coder.EmbeddingCodec.load(options.out) == coder.fit(masked, max_tokens=64)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -9999])
+def test_missing_tokens_of_a_zarr_array_are_found_before_anything_is_fitted(
+    value, tmp_path, capsys, monkeypatch
+):
+    y = Y.copy()
+    y[41, 2, 3, 4] = value
+    zarr.create_array(tmp_path / "y.zarr", data=y, chunks=(7, 3, 6, 12))
+    monkeypatch.setattr("coder.fitting._transform", None)
+    monkeypatch.setattr("coder.fit_commands._PART", Y[:10].size)
+    out = ["--out", str(tmp_path / "out"), "--nodata", "-9999"]
+    assert main(["encode", str(tmp_path / "y.zarr"), *out]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path}/y.zarr: 1 of ")
+    assert "the first at (41, 2, 3" in error
+
+
+def test_a_rate_that_a_fit_has_not_says_how_to_fit_once(tmp_path, capsys):
+    path = written(Y, tmp_path)
+    assert main(["encode", str(path), "--out", str(tmp_path / "out"), "--rate", "39"]) == 1
+    out, error = capsys.readouterr()
+    rates = int(re.findall(r"fitted (\d+) rates", out)[0])
+    assert f"has rates 0 to {rates - 1}: give one of those. To fit only once, write" in error
+    assert "fit EMBEDDINGS --out CODEC" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_integers_are_warned_of_once(tmp_path):
