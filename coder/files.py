@@ -6,6 +6,7 @@ read either: opening one may wait for ever.
 """
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from coder.errors import FileError, OutputError
 
@@ -48,6 +49,18 @@ def read_bytes(path: PathLike, what: str = "file") -> bytes:
         return check_input(path, what).read_bytes()
     except OSError as error:
         raise FileError(f"cannot be read: {error.strerror}", path) from error
+
+
+def read_json(path: PathLike, what: str = "file") -> dict[str, Any]:
+    """A file of one JSON object. Raises FileError as `read_bytes`, or if it is none."""
+    content = read_bytes(path, what)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"damaged, or no {what}: not JSON ({error})", path) from error
+    if not isinstance(value, dict):
+        raise FileError(f"damaged, or no {what}: not a JSON object", path)
+    return value
 
 
 def make_folder(path: PathLike) -> None:
