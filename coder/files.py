@@ -6,6 +6,7 @@ read either: opening one may wait for ever.
 """
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from coder.errors import FileError, OutputError
 
@@ -58,6 +59,18 @@ def real_path(path: PathLike) -> Path:
         return Path(os.path.realpath(path))
     except ValueError as error:
         raise OutputError(f"no name of a file ({error}): give another", path) from error
+
+
+def read_json(path: PathLike, what: str = "file") -> dict[str, Any]:
+    """A file of one JSON object. Raises FileError as `read_bytes`, or if it is none."""
+    content = read_bytes(path, what)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"damaged, or no {what}: not JSON ({error})", path) from error
+    if not isinstance(value, dict):
+        raise FileError(f"damaged, or no {what}: not a JSON object", path)
+    return value
 
 
 def make_folder(path: PathLike) -> None:

@@ -247,3 +247,19 @@ def test_an_error_knows_the_file_that_it_is_about():
     assert (str(again), again.path, type(again)) == ("a/b: damaged", "a/b", FileError)
     with pytest.raises(CodecError, match=r"^inner: x$"), about("outer"), about("inner"):
         raise CodecError("x")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000, None])
+def test_a_file_that_is_no_json_object_is_one_kind_of_error(tmp_path, text):
+    path = tmp_path / "x.json"
+    if text is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(text)
+    with pytest.raises(FileError, match=r"x\.json: "):
+        files.read_json(path, "record")
+    with pytest.raises(FileError, match="no such record"):
+        files.read_json(tmp_path / "y.json", "record")
+    path.unlink()
+    path.write_bytes(b'{"a": 1}')
+    assert files.read_json(path) == {"a": 1}
