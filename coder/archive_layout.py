@@ -36,6 +36,7 @@ _OWN = (ATTRIBUTE, "coordinates")
 _EARLIER = ("embedding", "id", "label")  # in archives of all versions
 _WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
 NOT_STORED = "is not stored (lost, or never written)"
+_MOST = 1 << 16  # images per shard, whose index is read as a whole
 _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
 
 
@@ -86,7 +87,7 @@ def create(
     if not isinstance(codec, OneRateCodec):
         raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
     count = check_whole("count", count)
-    shard = even_shard(count) if shard is None else check_whole("shard", shard)
+    shard = even_shard(count) if shard is None else check_whole("shard", shard, 1, _MOST)
     height, width = as_grid(grid)
     if height * width > codec.max_tokens:
         raise InputError(

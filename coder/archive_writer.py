@@ -1,5 +1,6 @@
 """The one process that writes an archive, shard by shard (`coder.archive`)."""
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from coder.archive_layout import (
     even_shard,
     expected_shards,
     finish,
+    not_valid,
     read_state,
     shard_key,
     shard_size,
@@ -82,6 +84,8 @@ class Writer:
         self._strict = strict
         self._retry = retry
         self._stack = ExitStack()
+        self._is_open = False
+        self._one_thread = threading.Lock()
         self._warned = False  # of integers
 
     def __enter__(self) -> "Writer":
@@ -89,13 +93,16 @@ class Writer:
         with self._stack, about_store(self._store):
             self._enter()
             self._stack = self._stack.pop_all()
+        self._is_open = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_open = False
         self._stack.close()
 
     def missing(self) -> list[slice]:
         """The images of each shard that is still to be written."""
+        self._refuse_closed()
         arrays = self._arrays
         state = read_state(self.group)
         valid = arrays["valid"]
@@ -147,14 +154,32 @@ class Writer:
           InputError: other shapes than these, what the codec cannot code, no shard of this archive,
             or, if the writer is strict, an error.
         """
-        with about_store(self._store):
+        with about_store(self._store), self._one_thread:
+            self._refuse_closed()
             self._write(images, embeddings, ids, labels, errors)
 
     def finish(self) -> None:
-        """Marks the archive as complete. Raises FileError if something is missing, and names it."""
-        with about_store(self._store):
+        """Marks the archive as complete.
+
+        Raises:
+          FileError: something is missing; it is named.
+          InputError: the writer is strict, and an image is not valid.
+        """
+        with about_store(self._store), self._one_thread:
+            self._refuse_closed()
+            if self._strict:
+                count, first = not_valid(self.group)
+                if count:
+                    number, name, reason = first[0]
+                    raise InputError(
+                        f"{count} images are not valid, the first {number}, {name}: {reason}"
+                    )
             finish(self.group)
         self._finished = True
+
+    def _refuse_closed(self) -> None:
+        if not self._is_open:
+            raise InputError("a writer works in its block: with archive.Writer(...) as writer")
 
     def _enter(self) -> None:
         codec, count, grid = self._settings
@@ -260,6 +285,9 @@ class Writer:
         if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
             raise InputError(f"images {images.start} to {images.stop} are no shard: see `missing`")
         count = images.stop - images.start
+        for what, texts in (("ids", ids), ("errors", errors)):
+            if isinstance(texts, str | bytes):
+                raise InputError(f"{what} are one text: give a list, one for each image")
         reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
         names = [printable(str(name)) for name in ids]
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
@@ -275,6 +303,11 @@ class Writer:
             bad = int(np.argmin(good))
             raise InputError(f"image {images.start + bad}, {names[bad]}: {reasons[bad]}")
         values = as_array(embeddings)
+        if not good.any() and values.size:
+            raise InputError(
+                f"every image has an error, and embeddings of shape {values.shape} are given: give "
+                "those of images without an error"
+            )
         if not self._warned:
             warn_of_integers(values.dtype, stacklevel=3)
             self._warned = values.dtype.kind in "iu"

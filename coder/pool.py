@@ -67,13 +67,19 @@ class Pool:
         self._memory = self._executor = None
         if not multiprocessing.current_process().daemon:
             self._memory = _Memory()
-            self._executor = ProcessPoolExecutor(
-                self._workers,
-                # Not fork: a process with JAX in it has threads, and a fork of it may hang.
-                multiprocessing.get_context("spawn"),
-                initializer=_start,
-                initargs=(codec.to_bytes(), self._memory.file),
-            )
+            try:
+                self._executor = ProcessPoolExecutor(
+                    self._workers,
+                    # Not fork: a process with JAX in it has threads, and a fork of it may hang.
+                    multiprocessing.get_context("spawn"),
+                    initializer=_start,
+                    initargs=(codec.to_bytes(), self._memory.file),
+                )
+            except (OSError, ImportError) as error:
+                raise PoolError(
+                    f"this machine gives no processes that can wait for one another ({error}; "
+                    "often /dev/shm is missing or read-only): use the codec itself"
+                ) from error
 
     def __enter__(self) -> "Pool":
         return self
@@ -201,8 +207,12 @@ class Pool:
                 "pool, with fewer workers. A script that makes one does so under "
                 '`if __name__ == "__main__":`'
             ) from error
-        except (CancelledError, RuntimeError):
+        except (CancelledError, RuntimeError) as error:
             self._check()  # closed by another thread
+            if "interpreter shutdown" in str(error):
+                raise PoolError(
+                    "the program has ended while a thread codes: join its threads first"
+                ) from error
             raise
         finally:
             for _, block, future in pending:

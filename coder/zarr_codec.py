@@ -137,6 +137,11 @@ class NecCodec(ArrayBytesCodec):
         # To the last row and column with a token that is there; one token of a chunk without any.
         height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
         part = y[:height, :width]
+        if not there.any() and np.isnan(chunk_spec.fill_value):
+            raise InputError(
+                "a chunk that is all NaN has no embedding: leave write_empty_chunks off, and it is "
+                "not stored"
+            )
         if not np.isfinite(part).all():
             row, column, channel = np.argwhere(~np.isfinite(part))[0]
             what = "NaN" if np.isnan(part[row, column, channel]) else "infinity"

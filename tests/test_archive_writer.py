@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,69 @@ def test_integers_are_warned_of_once_by_a_writer(tmp_path):
         assert [warning.filename for warning in caught] == [__file__]
         for part in others:  # warnings are errors
             writer.write(part, whole[part], [""] * (part.stop - part.start))
+
+
+def test_a_writer_works_in_its_block_alone(tmp_path):
+    ids = [f"image {i}" for i in range(COUNT)]
+    writer = archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD)
+    with pytest.raises(InputError, match="works in its block"):
+        writer.missing()
+    with writer:
+        for part in writer.missing():
+            writer.write(part, Y[part], ids[part])
+        writer.finish()
+    before = contents(tmp_path / "a")
+    for call in (
+        lambda: writer.write(slice(0, SHARD), Y[:SHARD], ids[:SHARD]),
+        writer.missing,
+        writer.finish,
+    ):
+        with pytest.raises(InputError, match="works in its block"):
+            call()
+    assert contents(tmp_path / "a") == before
+
+
+def test_threads_write_one_shard_one_after_another(tmp_path):
+    """The last to come has it whole: never the embeddings of one and the labels of another."""
+    part = slice(0, SHARD)
+    with archive.Writer(tmp_path / "a", CODEC, SHARD, GRID, shard=SHARD) as writer:
+
+        def write(version):
+            labels = np.full(SHARD, version)
+            writer.write(part, Y[part] + version, [str(version)] * SHARD, labels)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, [0, 9, 0, 9, 0, 9]))
+        writer.finish()
+    group = opened(tmp_path / "a")
+    [version] = set(group["label"][:].tolist())
+    assert set(group["id"][:]) == {str(version)}
+    wanted = CODEC.dequantise(CODEC.quantise(Y[part] + version))[:, 1:].reshape(SHARD, *GRID, 3)
+    np.testing.assert_array_equal(group["embedding"][:], wanted)
+
+
+def test_what_would_be_dropped_is_refused(tmp_path):
+    ids = [f"image {i}" for i in range(SHARD)]
+    with archive.Writer(tmp_path / "a", CODEC, SHARD, GRID, shard=SHARD) as writer:
+        part = slice(0, SHARD)
+        for given, message in (
+            ({"errors": ["bad"] * SHARD}, "every image has an error, and embeddings"),
+            ({"errors": "x" * SHARD}, "errors are one text"),
+            ({"ids": "x" * SHARD}, "ids are one text"),
+        ):
+            with pytest.raises(InputError, match=message):
+                writer.write(part, Y[part], **({"ids": ids} | given))
+    with pytest.raises(InputError, match="shard is 10000000: give a whole number, 1 to 65536"):
+        archive.create(tmp_path / "b", CODEC, 5, GRID, shard=10**7)
+
+
+def test_a_strict_writer_does_not_finish_what_is_not_valid(tmp_path):
+    ids = [f"image {i}" for i in range(SHARD)]
+    settings = (tmp_path / "a", CODEC, SHARD, GRID)
+    with archive.Writer(*settings, shard=SHARD) as writer:
+        writer.write(slice(0, SHARD), Y[1:SHARD], ids, errors=["broken", *[""] * (SHARD - 1)])
+    with (
+        pytest.raises(InputError, match="1 images are not valid, the first 0, image 0: broken"),
+        archive.Writer(*settings, shard=SHARD, strict=True) as writer,
+    ):
+        writer.finish()

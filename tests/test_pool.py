@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -290,3 +291,37 @@ def test_processes_that_fork_are_interrupted_or_killed(script, status, expected,
         timeout=120,
     )
     assert (done.returncode, done.stdout) == (status, expected)
+
+
+def test_where_there_are_no_semaphores_a_pool_says_so(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("coder.pool.ProcessPoolExecutor", refuse)
+    with pytest.raises(coder.PoolError, match=r"Read-only.*use the codec itself"):
+        coder.Pool(small_codec())
+
+
+def test_a_thread_that_outlives_the_program_is_told(tmp_path):
+    program = tmp_path / "late.py"
+    program.write_text(
+        "import threading, time\nimport numpy as np\nimport coder\n"
+        "from coder_cases import small_codec\n"
+        "def late():\n"
+        "    time.sleep(0.5)\n"
+        "    try:\n"
+        "        pool.encode(np.zeros((64, 7, 3), 'f4'), (2, 3))\n"
+        "    except coder.PoolError as error:\n"
+        "        print(error, flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    pool = coder.Pool(small_codec(), 1)\n"
+        "    threading.Thread(target=late).start()\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert "the program has ended while a thread codes" in done.stdout, done
