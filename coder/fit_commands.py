@@ -247,6 +247,7 @@ def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
 def _read_zarr(path: Path) -> zarr.Array:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
+        zarr_nodes.check_chunks(node)
         return node
     names = ", ".join(zarr_nodes.members(node)[0]) or "none"
     raise FileError(f"a Zarr group: give the folder of one of its arrays ({names})")
