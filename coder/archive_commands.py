@@ -215,7 +215,9 @@ def _valid(opened: _Opened) -> np.ndarray | None:
 
 def _of_images(opened: _Opened, array: zarr.Array) -> bool:
     """Whether an array holds the embeddings of an archive's images."""
-    return opened.state is not None and nec_codec(array) is not None
+    if opened.state is None or nec_codec(array) is None:
+        return False
+    return "valid" in opened.arrays and array.shape[0] == opened.arrays["valid"].shape[0]
 
 
 def _damage(

@@ -200,6 +200,11 @@ def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> I
       arrays: those of the archive that can be opened, by name.
       state: of `read_state`; None for an archive of an earlier version, or any other group.
     """
+    if state is not None or is_earlier(arrays):
+        others = list(_of_others(arrays))
+        yield from others
+        if others:  # what is recorded is of other arrays
+            return
     if state is None and is_earlier(arrays):
         for name in (name for name in _WRITTEN if name in arrays):
             array = arrays[name]
@@ -212,8 +217,31 @@ def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> I
             yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
             continue
         parts = shard_slices(array)
-        for i in sorted(expected_shards(array, ranges) - written_shards(array)):
+        expected = expected_shards(array, ranges)
+        if (
+            state
+            and state["state"] == "complete"
+            and name == "valid"
+            and len(expected) < len(parts)
+        ):
+            text = (
+                f"says that {len(expected)} of {len(parts)} shards of `valid` were written: it was "
+                "copied or resized by another program, which must call coder.archive.finish"
+            )
+            yield Lost("zarr.json", text, name)
+        for i in sorted(expected - written_shards(array)):
             yield Lost(shard_key(array, i), f"is lost: {_images(parts[i])}", name)
+
+
+def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
+    """Arrays of another number of images than the ids: of another archive, or resized alone."""
+    if "id" not in arrays:
+        return
+    count = arrays["id"].shape[0]
+    for name in ("class_token", "embedding", "error", "label", "valid"):
+        if name in arrays and arrays[name].shape[0] != count:
+            text = f"has {arrays[name].shape[0]} images, and `id` has {count}: it is not its array"
+            yield Lost(f"{name}/zarr.json", text, name)
 
 
 def is_earlier(arrays: Iterable[str]) -> bool:

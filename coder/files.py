@@ -6,19 +6,23 @@ read either: opening one may wait for ever.
 """
 
 import errno
+import json
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from coder.errors import FileError, OutputError
 
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 """Names of files, one of which a folder that is a Zarr array or group holds."""
+_OF_ZARR = re.compile(r"zarr\.json|\.zarray|\.zattrs|c|[0-9]+([./][0-9]+)*")
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 PathLike = str | os.PathLike[str]
 
 
@@ -58,6 +62,18 @@ def real_path(path: PathLike) -> Path:
         return Path(os.path.realpath(path))
     except ValueError as error:
         raise OutputError(f"no name of a file ({error}): give another", path) from error
+
+
+def read_json(path: PathLike, what: str = "file") -> dict[str, Any]:
+    """A file of one JSON object. Raises FileError as `read_bytes`, or if it is none."""
+    content = read_bytes(path, what)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"damaged, or no {what}: not JSON ({error})", path) from error
+    if not isinstance(value, dict):
+        raise FileError(f"damaged, or no {what}: not a JSON object", path)
+    return value
 
 
 def make_folder(path: PathLike) -> None:
@@ -183,6 +199,9 @@ def writing_all(
                 raise OutputError("was made by somebody else in the meantime", path)
         for _, target, part in parts:
             part.replace(target)
+    except OSError as error:
+        _say_full(error, parts[-1][0] if parts else "")
+        raise
     finally:
         for _, _, part in parts:
             part.unlink(missing_ok=True)
@@ -207,6 +226,7 @@ def writing_folder(
         part.rename(target)
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
+        _say_full(error, path)
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         raise OutputError("was made by somebody else in the meantime", path) from error
@@ -228,6 +248,13 @@ def write_text(path: PathLike, text: str, *, overwrite: bool = False) -> None:
 def is_zarr(path: PathLike) -> bool:
     """Whether a folder is a Zarr array or group, of any version."""
     return any((Path(path) / name).is_file() for name in ZARR_METADATA)
+
+
+def _say_full(error: OSError, path: PathLike) -> None:
+    """Raises OutputError if an error means that there is no place for what is written."""
+    if error.errno in _FULL:
+        text = f"cannot be written ({error.strerror}): make space, nothing was changed"
+        raise OutputError(text, path) from error
 
 
 def _unused(target: Path) -> Path:
@@ -260,5 +287,18 @@ def _refuse_existing(
         raise OutputError("is a file, and a folder is to be written: choose another output", path)
     if not overwrite:
         raise OutputError("exists: choose another output, or replace it with --overwrite", path)
-    if folder and any(target.iterdir()) and not is_zarr(target):
-        raise OutputError("is a folder of other files, which is never replaced", path)
+    if folder and any(target.iterdir()) and not _is_zarr_array(target):
+        raise OutputError(
+            "is a folder of other files than one Zarr array, which is never replaced", path
+        )
+
+
+def _is_zarr_array(folder: Path) -> bool:
+    """Whether a folder holds a Zarr array and nothing else: no group, and nobody's notes."""
+    if not (folder / ".zarray").is_file():
+        try:
+            if read_json(folder / "zarr.json").get("node_type") != "array":
+                return False
+        except FileError:
+            return False
+    return all(_OF_ZARR.fullmatch(entry.name) for entry in folder.iterdir())

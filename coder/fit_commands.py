@@ -12,7 +12,7 @@ import zarr
 from coder import files, kinds, zarr_nodes
 from coder.checks import as_floats, check_whole, refuse, warn_of_integers, with_mask
 from coder.codec import EmbeddingCodec
-from coder.errors import FileError, InputError, about
+from coder.errors import FileError, InputError, about, one_line
 from coder.fitting import MOST_RATES, fit, missing_tokens
 from coder.kinds import SAVE
 from coder.one_rate import OneRateCodec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _VECTORS = 256  # in a chunk
 _TILE = 64  # side of a raster's chunks, tokens
+_SCALED = ("scale_factor", "add_offset")  # attributes of CF
 _SHARD = 256  # chunks in a shard
 _MAX_TOKENS = 1 << 16  # of a codec that is fitted
 _PART = 1 << 23  # values that are looked at together
@@ -162,6 +163,10 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _shown(options: argparse.Namespace) -> Any:
     """The embeddings of the file, after a line that says what they are."""
     y = read(options.file, options.column)
+    named = getattr(y, "fill_value", None)
+    if options.nodata is None and isinstance(named, int | float):
+        print(f"{options.file}: its attribute _FillValue says that {named:g} is missing data")
+        options.nodata = float(named)
     print(f"{options.file}: {y.dtype} {list(y.shape)}")
     return y
 
@@ -244,11 +249,38 @@ def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
     return floats
 
 
-def _read_zarr(path: Path) -> zarr.Array:
+class _ZarrReader:
+    """A Zarr array whose damage is a FileError."""
+
+    def __init__(self, array: zarr.Array):
+        self._array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.nbytes, self.chunks, self.shards = array.nbytes, array.chunks, array.shards
+        self.fill_value: Any = array.attrs.get("_FillValue")  # of CF, as xarray writes it
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        try:
+            return zarr_nodes.read(self._array, place)
+        except Exception as error:  # whatever any codec raises is damage here
+            raise FileError(
+                f"damaged ({one_line(error)}): `python -m coder verify` says where"
+            ) from error
+
+
+def _read_zarr(path: Path) -> _ZarrReader:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         zarr_nodes.check_chunks(node)
-        return node
+        scaled = [name for name in _SCALED if name in node.attrs]
+        if scaled:
+            raise FileError(
+                f"its attribute {scaled[0]} says that its numbers are scaled: dequantise them, and "
+                "save floats"
+            )
+        return _ZarrReader(node)
     names = ", ".join(zarr_nodes.members(node)[0]) or "none"
     raise FileError(f"a Zarr group: give the folder of one of its arrays ({names})")
 
@@ -280,6 +312,11 @@ def _read_npy(path: Path) -> np.ndarray:
         raise FileError(
             f"cut short: an array of {dtype} {list(shape)} has {needed:,} bytes, of which "
             f"{there:,} are there: copy it again"
+        )
+    if there > needed:
+        raise FileError(
+            f"longer than its array: {dtype} {list(shape)} has {needed:,} bytes, and {there:,} "
+            "are there: was it copied as text, or are there two arrays in it? Save one array"
         )
     if 0 in shape:
         return np.empty(shape, dtype)  # which no memory map can be of

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ _EXPLAINED = (0.05, 0.997)  # of the variance, by the smallest rate and by the l
 _DEFAULT = 0.8
 _HEAVIEST = 1 << 16  # the weight of a class token; beyond it the histograms end
 _HOLES = 0.25  # of a block's tokens, that may be missing where it is counted
+_MANY = 1000  # more than a thousandth of the tokens with one number in all channels is unusual
 _FEW = 100  # a hundredth of the tokens that has most of the variance is unusual, or one of ...
 _FEWEST = 20  # ... so many; of fewer, one may well have it
 _MISSING = "masked, NaN, or the nodata value"
@@ -143,8 +145,11 @@ def fit(
         )
     sample.warn_of_unnamed(stacklevel=3)
     warn_of_integers(sample.dtype, stacklevel=2)
+    warned = False
     for what, held in zip(("tokens", "class tokens"), energies, strict=True):
-        _warn_of_few(np.concatenate(held), what, stacklevel=3)
+        warned |= _warn_of_few(np.concatenate(held), what, stacklevel=3)
+    if not warned:
+        sample.warn_of_marks(stacklevel=3)
     layout = np.stack(layouts)
     used = np.unique(layout[layout != NOT_CODED])
     return RateLadder(
@@ -201,19 +206,21 @@ def _energies(
     return found[0], found[1]
 
 
-def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -> None:
+def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -> bool:
     if energies.size < _FEWEST:
-        return
+        return False
     few = max(1, energies.size // _FEW)
     largest = np.partition(energies, -few)[-few:]
     share = largest.sum(dtype=np.float64) / energies.sum(dtype=np.float64)
-    if share > 0.5:
+    unusual = bool(share > 0.5)
+    if unusual:
         warnings.warn(
             f"{few} of {energies.size} {what} carry {share:.0%} of the variance: are they missing "
             "data? Name it with nodata, or mask it",
             UnusualEmbedding,
             stacklevel=stacklevel,
         )
+    return unusual
 
 
 class _Batch(NamedTuple):
@@ -252,6 +259,7 @@ class _Sample:
         self._embeddings, self._class, self._most = embeddings, class_tokens, most
         self._nodata = nodata
         self._unnamed = self._seen = 0
+        self._same: Counter[float] = Counter()  # tokens by the number that all their channels have
         self.channels = shape[-1]
         self.spatial = len(shape) > 2
         self.class_tokens = class_tokens is not None
@@ -266,6 +274,7 @@ class _Sample:
     def batches(self) -> Iterator[_Batch]:
         """All of the sample, in the same order each time."""
         self._unnamed = self._seen = 0
+        self._same.clear()
         shape = self._embeddings.shape
         if len(shape) == 3:
             yield from self._tiles()
@@ -315,6 +324,18 @@ class _Sample:
                 stacklevel=stacklevel,
             )
 
+    def warn_of_marks(self, *, stacklevel: int) -> None:
+        """Of tokens in the last round whose channels all have one number: no model makes them."""
+        same = self._same.total()
+        if same > self._seen // _MANY:
+            [(value, _)] = self._same.most_common(1)
+            warnings.warn(
+                f"{same} of {self._seen} tokens have one number in all channels, as {value:g}: do "
+                "they mark missing data? Name it with nodata, or mask them",
+                UnusualEmbedding,
+                stacklevel=stacklevel,
+            )
+
     def _read_all(
         self, array: Any, spans: list[slice], what: str
     ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
@@ -348,6 +369,9 @@ class _Sample:
         else:
             missing = named
         self._seen += missing.size
+        if self.channels > 1:
+            equal = (narrow == narrow[..., :1]).all(-1) & ~missing
+            self._same.update(narrow[..., 0][equal].tolist())
         return floats, ~missing
 
 

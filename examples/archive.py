@@ -1,18 +1,19 @@
 """Encode a folder of images into an archive, shard by shard; run it again to go on.
 
-    python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--shard 256] [--strict]
+    python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--chip 256] [--shard 256]
 
 MODEL is a model file or the name of a model that ships, as nec-vit-ti. IMAGES is whatever
 `train.main --data` takes. The archive is an ordinary Zarr group: open it with zarr or xarray where
 the package `coder` is installed, no JAX needed. One process writes it. Images that cannot be read,
-or that the model does not take, are marked as not valid, with the reason; `--retry` reads them once
-more.
+or that the model does not take, are marked as not valid, with the reason: `--retry` reads them once
+more, `--strict` stops at the first.
 """
 
 import argparse
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from train.data import (
     open_source,
     spread,
 )
+from train.data.read import SceneError
 
 _TRIED = 16  # images that are looked at before an archive is begun
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("out")
     parser.add_argument("--split", default="all")
+    parser.add_argument("--chip", type=int, help="cut images into windows of this side, pixels")
     parser.add_argument("--shard", type=int, default=archive.SHARD, help="most images per shard")
     parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
     parser.add_argument("--retry", action="store_true", help="read unreadable images once more")
@@ -49,7 +52,8 @@ def main() -> None:
     if params.codec is None:
         raise SystemExit(f"{options.model} has no codec: train it with `train.main compress`")
     config, codec = params.config, params.codec.at()
-    source = open_source(options.images, options.split)
+    refuse_inside(options.images, options.out)
+    source = open_source(options.images, options.split, chip=options.chip)
     refuse_other_images(params, source)  # before anything is written
     writer = archive.Writer(
         options.out,
@@ -105,13 +109,23 @@ def id_list(source: Source) -> list[str]:
 
 def read(params: NecParams, source: Source, index: int) -> tuple[Record, np.ndarray]:
     """An image that the model takes, of the model's size; CorruptImageError for any other."""
-    record = source[index]
+    try:
+        record = source[index]
+    except SceneError as error:
+        raise CorruptImageError(str(error)) from error
     image = fit_to(record["image"], params.config.image_size)
     try:
         check_images(params.config, image[None])
     except CodecError as error:
         raise CorruptImageError(f"{record['id']}: {error}") from error
     return record, image
+
+
+def refuse_inside(images: str, out: str) -> None:
+    """Raise DataError if the archive would lie in the folder of images: it would be one of them."""
+    folder, target = Path(images).resolve(), Path(out).resolve()
+    if folder.is_dir() and folder in (target, *target.parents):
+        raise DataError(f"{out} lies in the folder of images {images}: choose another place")
 
 
 def refuse_other_images(params: NecParams, source: Source) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from archive_cases import (
     CLASS_TOKEN_HAT,
@@ -18,6 +19,8 @@ from archive_cases import (
     COUNT,
     EMBEDDING_HAT,
     GRID,
+    SHARD,
+    Y,
     contents,
     created,
     filled,
@@ -402,3 +405,38 @@ def test_a_folder_of_archives_names_them(run, tmp_path):
         assert (status, out) == (1, "")
         assert "without a Zarr array or group; a.zarr, b.zarr in it are some: give one" in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["embedding", "class_token", "id", "label", "valid", "error"])
+def test_an_array_of_another_archive_is_named(name, tmp_path, capsys):
+    """Each array is sound, but they do not belong together."""
+    of_images(tmp_path / "a", COUNT)
+    of_images(tmp_path / "b", COUNT - 9)
+    shutil.rmtree(tmp_path / "a" / name)
+    shutil.copytree(tmp_path / "b" / name, tmp_path / "a" / name)
+    assert main(["verify", str(tmp_path / "a")]) == 1
+    assert "it is not its array" in capsys.readouterr().err
+    assert main(["decode", str(tmp_path / "a"), "--out", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    with pytest.raises(FileError, match="it is not its array"):
+        archive.open_archive(tmp_path / "a")
+
+
+def test_a_copy_that_was_put_together_elsewhere_must_be_finished_again(tmp_path, capsys):
+    of_images(tmp_path / "a", COUNT)
+    data = xr.open_zarr(tmp_path / "a", consolidated=False)
+    both = xr.concat([data, data], "image").load()
+    both.to_zarr(tmp_path / "both", consolidated=False, zarr_format=3)
+    with pytest.raises(FileError, match=r"coder\.archive\.finish"):
+        archive.open_archive(tmp_path / "both")
+    assert main(["verify", str(tmp_path / "both")]) == 1
+    assert "coder.archive.finish" in capsys.readouterr().err
+
+
+def of_images(path, count):
+    with archive.Writer(path, CODEC, count, GRID, shard=SHARD) as writer:
+        for part in writer.missing():
+            ids = [f"image {i}" for i in range(part.start, part.stop)]
+            writer.write(part, Y[part], ids)
+        writer.finish()

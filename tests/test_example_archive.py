@@ -168,6 +168,33 @@ def test_images_of_another_kind_begin_no_archive(inputs, bands):
     assert not (inputs / "a.zarr").exists()
 
 
+def test_a_scene_among_images_costs_its_row_and_chip_cuts_it(inputs, capsys):
+    place = rasterio.Affine(10, 0, 500000, 0, -10, 4100000)
+    with rasterio.open(
+        inputs / "images/field/scene.tif", "w", driver="GTiff", width=1500, height=40, count=3,
+        dtype="uint8", transform=place, crs="EPSG:32633",
+    ) as file:  # fmt: skip
+        file.write(np.full((3, 40, 1500), 90, np.uint8))
+    run(inputs, "a.zarr")
+    group: Any = zarr.open_group(inputs / "a.zarr", mode="r")
+    [bad] = np.flatnonzero(~group["valid"][:])
+    assert group["id"][bad] == "field/scene.tif"
+    assert "--chip" in group["error"][bad]
+    assert "field/scene.tif" in capsys.readouterr().out
+    run(inputs, "cut.zarr", "--chip", "40")
+    cut: Any = zarr.open_group(inputs / "cut.zarr", mode="r")
+    assert cut["id"].shape == (COUNT + 1500 // 40,)
+    assert cut["valid"][:].all()
+
+
+def test_an_archive_does_not_lie_among_its_images(inputs):
+    before = files(inputs)
+    for out in ("images", "images/a.zarr", "images/field/a.zarr"):
+        with pytest.raises(SystemExit, match="lies in the folder of images"):
+            run(inputs, out)
+    assert files(inputs) == before
+
+
 def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
     run(inputs, "a.zarr")
     group: Any = zarr.open_group(inputs / "a.zarr", mode="r")

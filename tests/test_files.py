@@ -1,10 +1,14 @@
 """The one way to write files and folders, and to read them."""
 
+import errno
 import os
 import pickle
+import shutil
 import stat
 
+import numpy as np
 import pytest
+import zarr
 
 from coder import CodecError, FileError, OutputError, files
 from coder.errors import about
@@ -201,26 +205,40 @@ def test_names_need_not_be_utf8(tmp_path):
     assert path.read_bytes() == files.read_bytes(path) == b"new"
 
 
-def test_only_an_empty_folder_or_a_zarr_store_is_replaced(tmp_path):
+def test_only_an_empty_folder_or_a_zarr_array_is_replaced(tmp_path):
     path, unfinished = tmp_path / "x", tmp_path / "x.unfinished"
     path.mkdir()
     unfinished.mkdir()
     with pytest.raises(OutputError, match="exists"), files.writing_folder(path):
         pass
     with files.writing_folder(path, overwrite=True) as part:
-        (part / "zarr.json").write_text("{}")
+        zarr.create_array(part / "new", data=np.ones(3))
+        (part / "new" / "zarr.json").rename(part / "zarr.json")
     with pytest.raises(OutputError, match="exists"), files.writing_folder(path):
         pass
+    shutil.rmtree(path / "new")
     with files.writing_folder(path, overwrite=True) as part:
         (part / "zarr.json").write_text("{} ")
     assert (path / "zarr.json").read_text() == "{} "
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis").write_text("x")
-    with (
-        pytest.raises(OutputError, match="never replaced"),
-        files.writing_folder(tmp_path / "mine", overwrite=True),
-    ):
+    theirs = tmp_path / "mine"
+    zarr.create_array(theirs / "array", data=np.ones(3))
+    zarr.open_group(theirs / "group").create_array("embedding", data=np.ones(3))
+    (theirs / "notes").mkdir()
+    (theirs / "notes" / "thesis").write_text("x")
+    (theirs / "hidden").mkdir()
+    (theirs / "hidden" / ".zgroup").write_text("{}")
+    (theirs / "hidden" / "thesis").write_text("x")
+    (theirs / "array" / "notes.txt").write_text("x")
+    for name in ("notes", "hidden", "array", "group"):
+        with (
+            pytest.raises(OutputError, match="never replaced"),
+            files.writing_folder(theirs / name, overwrite=True),
+        ):
+            pass
+    (theirs / "array" / "notes.txt").unlink()
+    with files.writing_folder(theirs / "array", overwrite=True):
         pass
+    assert not any((theirs / "array").iterdir())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "x", "x.unfinished"]
 
 
@@ -247,3 +265,34 @@ def test_an_error_knows_the_file_that_it_is_about():
     assert (str(again), again.path, type(again)) == ("a/b: damaged", "a/b", FileError)
     with pytest.raises(CodecError, match=r"^inner: x$"), about("outer"), about("inner"):
         raise CodecError("x")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000, None])
+def test_a_file_that_is_no_json_object_is_one_kind_of_error(tmp_path, text):
+    path = tmp_path / "x.json"
+    if text is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(text)
+    with pytest.raises(FileError, match=r"x\.json: "):
+        files.read_json(path, "record")
+    with pytest.raises(FileError, match="no such record"):
+        files.read_json(tmp_path / "y.json", "record")
+    path.unlink()
+    path.write_bytes(b'{"a": 1}')
+    assert files.read_json(path) == {"a": 1}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_names_the_output_and_leaves_nothing(tmp_path, number):
+    def write(path, folder):
+        if folder:
+            with files.writing_folder(path):
+                raise OSError(number, "full")
+        with files.writing(path):
+            raise OSError(number, "full")
+
+    for folder in (False, True):
+        with pytest.raises(OutputError, match=r"x: cannot be written \(full\): make space"):
+            write(tmp_path / "x", folder)
+    assert not list(tmp_path.iterdir())

@@ -486,3 +486,15 @@ def test_a_transform_of_other_units_is_named():
     mean = np.broadcast_to(transform.mean, (5, 6, 6, CHANNELS))
     with pytest.raises(InputError, match="all the same"):
         coder.fit(mean, transform=transform)
+
+
+@pytest.mark.parametrize("part", [0.002, 0.1, 0.6])
+@pytest.mark.parametrize("value", [-9999.0, 0.0])
+def test_tokens_of_one_number_are_unusual(part, value):
+    """What marks missing data in products fills all channels; a model's tokens never do."""
+    y = np.random.default_rng(0).normal(size=(2000, 12)).astype(np.float32)
+    bad = y.copy()
+    bad[: int(part * len(y))] = value
+    with pytest.warns(UnusualEmbedding, match=r"one number in all channels, as|of the variance"):
+        coder.fit(bad)
+    assert coder.fit(bad, nodata=value) == coder.fit(y[int(part * len(y)) :])

@@ -371,3 +371,39 @@ def test_no_jax_is_needed(tmp_path):
         f"sys.exit(main(['encode', {str(file)!r}, '--out', {str(tmp_path / 'a.zarr')!r}]))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_npy_that_is_longer_than_it_says_is_named(tmp_path, capsys):
+    """Two files in one, or one that was copied as text: bytes that are not the array's."""
+    path = written(SHAPES["vectors"], tmp_path)
+    data = path.read_bytes()
+    for more in (data + data, data.replace(b"\n", b"\r\n")):
+        path.write_bytes(more)
+        assert main(["encode", str(path), "--out", str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "longer than its array" in error or "damaged .npy" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zarr_array_with_marks_scales_or_damage(tmp_path, capsys):
+    y = SHAPES["vectors"].copy()
+    y[100:120] = -9999
+    attributes = {"_FillValue": -9999.0}
+    zarr.create_array(tmp_path / "marked", data=y, chunks=(500, CHANNELS), attributes=attributes)
+    assert main(["fit", str(tmp_path / "marked"), "--out", str(tmp_path / "codec")]) == 0
+    assert "_FillValue says that -9999 is missing data" in capsys.readouterr().out
+    assert coder.EmbeddingCodec.load(tmp_path / "codec") == coder.fit(y, nodata=-9999)
+    for name in ("scale_factor", "add_offset"):
+        zarr.create_array(tmp_path / name, data=y, attributes={name: 0.5})
+        assert main(["fit", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 1
+        assert f"{name}: its attribute {name} says" in capsys.readouterr().err
+    zarr.create_array(tmp_path / "cut", data=y, chunks=(500, CHANNELS))
+    chunk = tmp_path / "cut" / "c" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    for command in ("fit", "encode"):
+        assert main([command, str(tmp_path / "cut"), "--out", str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"{tmp_path / 'cut'}: damaged (")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -21,18 +21,19 @@ import pytest
 from PIL import Image
 
 import nec_jax
-from coder import CodecError, EmbeddingCodec, fit_commands
+from coder import CodecError, EmbeddingCodec, archive, fit_commands
 from coder.__main__ import main as coder_main
 from coder.cli import main as nec_main
 from nec_jax import heads
 from train import configs, results
 from train.config import OptionsError
 from train.data import DataError, open_source, read_all
+from train.data.read import read_image, read_mask
 from train.main import main as train_main
 
 ROOT = Path(__file__).parent
 KEPT = ROOT / "kept" / "2026-11"
-CODEC = KEPT / "codec.safetensors"
+CODEC, MODEL = KEPT / "codec.safetensors", KEPT / "model.safetensors"
 EXAMPLES = ROOT.parent / "examples"
 LONGEST = 60  # seconds
 
@@ -54,6 +55,10 @@ def right_file(kind: str, folder: Path) -> Path:
         shutil.copy(ROOT / "parity/golden/timm-no-class-token/model.safetensors", path)
     elif kind == "torch":
         shutil.copy(ROOT / "parity/golden/openai-clip/checkpoint.pt", path)
+    elif kind == "transformers":
+        shutil.copytree(ROOT / "parity/golden/transformers-vit", path)
+    elif kind == "image":
+        Image.effect_noise((60, 60), 50).save(path)
     elif kind == "study":
         path.write_text(f'[compress]\ninit = "{200 * "x"}"\n[axes]\nlambda = [1, 2]\n')
     elif kind == "table":
@@ -64,6 +69,11 @@ def right_file(kind: str, folder: Path) -> Path:
         path.mkdir()
         (path / "report.json").write_text("{}")
         np.savez(path / "images.npz", a=np.ones(3))
+    elif kind == "labelled":
+        for name in "ab":
+            (path / name).mkdir(parents=True)
+            for i in range(12):
+                Image.new("RGB", (20, 20), (i, 2, 3)).save(path / name / f"{i}.png")
     elif kind == "images":
         path.mkdir()
         for i in range(3):
@@ -80,10 +90,13 @@ SUFFIXES = {
     "embeddings": ".npy",
     "checkpoint": ".safetensors",
     "torch": ".pt",
+    "transformers": "",
+    "image": ".png",
     "study": ".toml",
     "table": ".csv",
     "report": "",
     "images": "",
+    "labelled": "",
 }
 
 
@@ -92,7 +105,7 @@ def coder_command(*words: str) -> Reader:
 
     def call(path: Path, out: Path) -> None:
         there = {"FILE": str(path), "OUT": str(out / "written"), "BLOB": str(KEPT / "image.blob")}
-        there["NPY"] = str(out.parent / "right.npy")
+        there |= {"NPY": str(out.parent / "right.npy"), "CODEC": str(CODEC)}
         status = coder_main([there.get(word, word) for word in words])
         if status:
             raise SystemExit(status)
@@ -103,6 +116,7 @@ def coder_command(*words: str) -> Reader:
 def train_command(*words: str) -> Reader:
     def call(path: Path, out: Path) -> None:
         there = {"FILE": str(path), "OUT": str(out / "written")}
+        there["MODEL"] = str(MODEL)
         train_main([there.get(word, word) for word in words])
 
     return call
@@ -134,6 +148,11 @@ READERS: dict[str, tuple[str, Reader]] = {
     "coder verify archive": ("archive", coder_command("verify", "FILE")),
     "coder decode archive": ("archive", coder_command("decode", "FILE", "--out", "OUT")),
     "coder verify --codec": ("codec", coder_command("verify", "BLOB", "--codec", "FILE")),
+    "coder verify blob": ("blob", coder_command("verify", "FILE", "--codec", "CODEC")),
+    "coder decode blob": (
+        "blob",
+        coder_command("decode", "FILE", "--codec", "CODEC", "--out", "OUT"),
+    ),
     "coder decode --codec": (
         "codec",
         coder_command("decode", "BLOB", "--codec", "FILE", "--out", "OUT"),
@@ -146,6 +165,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     ),
     "nec convert": ("checkpoint", convert),
     "nec convert of PyTorch": ("torch", convert),
+    "nec convert of a folder": ("transformers", convert),
     "train compress --init": (
         "model",
         train_command("compress", "--init", "FILE", *BLUE, "--workdir", "OUT"),
@@ -161,6 +181,14 @@ READERS: dict[str, tuple[str, Reader]] = {
     "train evaluate --base": (
         "model",
         train_command("evaluate", "--base", "FILE", *BLUE, "--out", "OUT"),
+    ),
+    "train evaluate --models": (
+        "model",
+        train_command("evaluate", "--base", "MODEL", "--models", "FILE", *BLUE, "--out", "OUT"),
+    ),
+    "train evaluate --data": (
+        "images",
+        train_command("evaluate", "--base", "MODEL", "--data", "FILE", "--out", "OUT"),
     ),
     "train pretrain --data": (
         "images",
@@ -185,6 +213,9 @@ READERS: dict[str, tuple[str, Reader]] = {
     "heads.load": ("head", lambda path, _: heads.load(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
     "fit_commands.read": ("embeddings", lambda path, _: fit_commands.read(path)),
+    "archive.open_archive": ("archive", lambda path, _: archive.open_archive(path)),
+    "read_image": ("image", lambda path, _: read_image(path, "an image")),
+    "read_mask": ("image", lambda path, _: read_mask(path)),
     "open_source": ("images", lambda path, _: read_all(open_source(path), 16)),
     "configs.load": ("study", lambda path, _: configs.load(str(path), "sweep")),
     "results.read": ("table", lambda path, _: results.read(path)),
@@ -325,6 +356,18 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Path, list[str]], Any]]] = {
         "model",
         lambda path, out, more: train_main(
             ["compress", "--init", str(path), *BLUE, "--workdir", str(out)]
+        ),
+    ),
+    "train pretrain": (
+        "images",
+        lambda path, out, _: train_main(
+            ["pretrain", "--data", str(path), "--workdir", str(out), "--steps", "1"]
+        ),
+    ),
+    "train evaluate of images": (
+        "labelled",
+        lambda path, out, more: train_main(
+            ["evaluate", "--base", str(MODEL), "--data", str(path), "--out", str(out), *more]
         ),
     ),
     "train report": (

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from coder import CodecError, FileError
 from train import run_record
 from train.config import Compress, OptionsError
 from train.data import fingerprint, open_source
 from train.data.record import Source
 from train.files import sha256
+from train.log import MetricsLog, read_metrics
 from train.run_record import git_revision
 
 
@@ -202,3 +204,48 @@ def test_a_run_from_before_chip_could_be_left_out_goes_on(tmp_path: Path) -> Non
     run_record.begin(options, {"train": source})  # the same images: nothing was cut
     with pytest.raises(OptionsError, match="--chip: 256 -> 64"):
         run_record.refuse_changed_config(dataclasses.replace(options, chip=64))
+
+
+NO_RECORDS = ["", "{", "[]", "{}", '{"config": 3, "starts": []}', '{"config": {}, "starts": [1]}']
+
+
+@pytest.mark.parametrize("text", [*NO_RECORDS, None])
+def test_a_damaged_record_is_named(text: str | None, tmp_path: Path) -> None:
+    options, path = Compress(workdir=tmp_path), tmp_path / "run.json"
+    write_or_pipe(path, text)
+    (tmp_path / "model.safetensors").touch()
+    for read in (
+        lambda: run_record.refuse_changed_config(options),
+        lambda: run_record.begin(options, {}),
+        lambda: run_record.finish(tmp_path),
+    ):
+        with pytest.raises(FileError, match=r"run\.json: "):
+            read()
+
+
+@pytest.mark.parametrize("text", ["{\n", "[]\n", "{}\n", '{"step": "1"}\n', "\xff\n", None])
+def test_damaged_metrics_are_named(text: str | None, tmp_path: Path) -> None:
+    write_or_pipe(tmp_path / "metrics.jsonl", text)
+    with pytest.raises(CodecError, match=r"metrics\.jsonl: "):
+        MetricsLog(tmp_path, start=2)
+    with pytest.raises(FileError, match=r"metrics\.jsonl: "):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_metrics_may_be_missing_empty_or_torn(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.touch()
+    assert read_metrics(path) == []
+    line = json.dumps({"step": 1, "split": "val", "loss": 0.1 + 0.2})
+    path.write_text(f'{line}\n{line.replace("1", "3", 1)}\n{{"step": 4, "sp')
+    MetricsLog(tmp_path, start=2).close()
+    assert path.read_text() == line + "\n"
+
+
+def write_or_pipe(path: Path, text: str | None) -> None:
+    """A file of this text; or a pipe, which it would take for ever to read."""
+    if text is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(text.encode("latin-1"))

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from sweep_case import STUDY
 
+from coder import FileError
 from nec_jax import NecParams, load
 from nec_jax.api import with_coding
 from train import compress, configs, evaluate, results, sweep
@@ -284,3 +286,24 @@ def test_every_option_is_an_axis_but_those_of_fresh_models() -> None:
     fields = set(Compress.__dataclass_fields__)
     fresh = {"arch", "image_size", "patch", "depth"}
     assert fields - set(AXES.values()) == {"workdir", "describe"} | fresh
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"compress": [], "evaluate": {}}', None])
+def test_a_damaged_record_of_a_study_is_named(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.json"
+    if text is None:
+        os.mkfifo(path)  # which it would take for ever to read
+    else:
+        path.write_text(text)
+    with pytest.raises(FileError, match=r"sweep\.json: "):
+        sweep.open_table(Sweep(workdir=tmp_path, axes={"lambda": [1]}))
+
+
+@pytest.mark.parametrize("part", ["compress", "evaluate"])
+def test_a_study_does_not_write_into_its_images(part: str, smoke_mae: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for place in (folder, folder / "study"):
+        with pytest.raises(SystemExit, match=f"lies inside the input {folder}"):
+            again(place, smoke_mae, f"--{part}.data", str(folder), "--evaluate.chip", "None")
+    assert {path.suffix for path in folder.iterdir()} == {".toml"}  # of `again`

@@ -1,6 +1,7 @@
 """The commands, on real images (NASA's Blue Marble): train, resume, stop, describe, refuse."""
 
 import json
+import os
 from dataclasses import replace
 from importlib.metadata import entry_points
 from itertools import islice
@@ -15,9 +16,12 @@ from PIL import Image
 from train_cases import run_compress
 
 import nec_jax
+from coder import OutputError
 from nec_jax.config import model_config
+from train import inputs
 from train.config import Compress, OptionsError
 from train.data import DataError
+from train.files import held
 from train.initial import initial_model
 from train.inputs import held_to, in_steps, open_training_source, train_batches
 from train.main import main
@@ -90,21 +94,22 @@ def test_the_class_token_can_be_left_out(smoke_mae: Path) -> None:
 
 
 def test_images_of_other_bands_are_refused_before_training(smoke_mae: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
     for split in ("train", "val"):
-        (tmp_path / split).mkdir()
+        (data / split).mkdir(parents=True)
         for i in range(4):
-            path = tmp_path / split / f"{i}.tif"
+            path = data / split / f"{i}.tif"
             with rasterio.open(
                 path, "w", driver="GTiff", width=40, height=40, count=2, dtype="uint8",
                 transform=rasterio.Affine(10.0, 0.0, 0.0, 0.0, -10.0, 0.0),
             ) as file:  # fmt: skip
                 file.write(np.full((2, 40, 40), 50 * i, np.uint8))
-    (tmp_path / "split.csv").write_text(
+    (data / "split.csv").write_text(
         "path,label,split\n"
         + "".join(f"{s}/{i}.tif,sea,{s}\n" for s in ("train", "val") for i in range(4))
     )
     with pytest.raises(SystemExit, match="images have 2 channels, the model takes 3"):
-        run_compress(smoke_mae, tmp_path / "work", "--data", str(tmp_path))
+        run_compress(smoke_mae, tmp_path / "work", "--data", str(data))
     assert not (tmp_path / "work" / "checkpoints").exists()
 
 
@@ -201,3 +206,70 @@ def test_every_training_image_is_held_to_what_the_model_takes(tmp_path: Path) ->
     for value in (1.5, np.nan):
         with pytest.raises(DataError, match=r"a\.tif ranges from .* the model takes 0 to 1"):
             held_to(floats, {"id": "a.tif", "image": np.full((4, 5, 3), value, np.float32)})
+
+
+def images_in(folder: Path) -> Path:
+    """Twelve images of two classes."""
+    for i in range(12):
+        path = folder / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(path)
+    return folder
+
+
+def listed(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("inside", ["", "runs", "a", ".hidden"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pretrain", "--workdir"],
+        ["compress", "--workdir"],
+        ["compress", "--proxy", "features", "--trainable", "late", "--cache"],
+        ["distil", "--teacher", "x", "--workdir"],
+        ["distil", "--teacher", "x", "--cache"],
+        ["evaluate", "--out"],
+        ["evaluate", "--out", "{tmp}/report", "--cache"],
+    ],
+)
+def test_no_command_writes_into_its_images(
+    command: list[str], inside: str, smoke_mae: Path, tmp_path: Path
+) -> None:
+    images, other = images_in(tmp_path / "im"), images_in(tmp_path / "other")
+    before = listed(tmp_path)
+    data = f"{other}, {images}" if command[0] == "distil" else str(images)
+    words = [word.format(tmp=tmp_path) for word in command] + [str(images / inside)]
+    model = {"compress": ["--init"], "evaluate": ["--base"]}.get(command[0])
+    words += [*model, str(smoke_mae)] if model else []
+    if "--workdir" not in words and command[0] != "evaluate":
+        words += ["--workdir", str(tmp_path / "work")]
+    with pytest.raises(SystemExit, match=f"lies inside the input {images}: choose another"):
+        main([*words, "--data", data])
+    assert listed(tmp_path) == before
+
+
+def test_images_may_lie_in_the_work_folder(tmp_path: Path) -> None:
+    images = images_in(tmp_path / "im")
+    inputs.refuse_folders(Compress(data=str(images), workdir=tmp_path, cache=tmp_path / "cache"))
+    # Names of data sets that are no folders.
+    for name in ("blue-marble", "tfds:runs", ""):
+        inputs.refuse_folders(Compress(data=name, workdir=tmp_path / "blue-marble" / "runs"))
+    assert listed(tmp_path) == listed(images.parent)
+
+
+@pytest.mark.parametrize("name", ["", "run.json", "metrics.jsonl", "checkpoints", "tensorboard"])
+def test_a_work_folder_that_cannot_be_one_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    if name:
+        work.mkdir()
+    if "." in name:
+        os.mkfifo(work / name)  # which it would take for ever to read
+    else:
+        (work / name).write_bytes(b"mine")
+    with pytest.raises(SystemExit, match=r"choose another|is a file"):
+        main(["pretrain", "--data", "blue-marble", "--workdir", str(work)])
+    if not name:
+        with pytest.raises(OutputError, match="a folder is needed"), held(work):
+            pass

@@ -6,7 +6,6 @@ equals; between them the logarithm of the rate is interpolated, piecewise cubic 
 error is compared by its logarithm, as in the PSNR of the original.
 """
 
-import json
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -28,6 +27,9 @@ from train.scores import Scores
 _SAMPLES = 200  # of the scores that two curves share
 _MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
 _NONE = "-"
+# What is read of a point, and of each of its images; errors are not of all points.
+_OF_A_POINT = ("method", "setting", "head", "with_decoder", "bytes_per_image", "codec_bytes")
+_EACH = ("bytes", "hits", "totals", "errors")
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # log bytes, and scores
 Key = tuple[str, bool]  # the method, and whether its scores are behind the decoder's first block
 
@@ -251,19 +253,22 @@ def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
         return [(point, {"bytes": np.array([point["bytes_per_image"]])}) for point in points]
     if not (path / "report.json").is_file() or not (path / "images.npz").is_file():
         raise OptionsError(f"{path} has no report.json and images.npz: `evaluate` writes both")
+    report = files.read_json(path / "report.json", "report of `evaluate`")
     try:
-        report = json.loads((path / "report.json").read_text())
         what = [report[name] for name in ("dataset", "split", "images")]
         points = [point | {"of": what} for point in report["points"]]
         with np.load(path / "images.npz") as held:
             each = dict(held)
+        for i, point in enumerate(points):
+            here = point.keys() | {name for name in _EACH if f"{i}.{name}" in each}
+            if missing := {*_OF_A_POINT, *_EACH[:3]} - here:
+                raise ValueError(f"point {i} has no {min(missing)}")
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise OptionsError(
             f"{path}: report.json or images.npz is damaged ({error}): evaluate again"
         ) from error
-    names = ("bytes", "hits", "totals", "errors")
     return [
-        (point, {name: each[f"{i}.{name}"] for name in names if f"{i}.{name}" in each})
+        (point, {name: each[f"{i}.{name}"] for name in _EACH if f"{i}.{name}" in each})
         for i, point in enumerate(points)
     ]
 

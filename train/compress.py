@@ -36,6 +36,7 @@ from train.inputs import (
     open_inputs,
     open_training_source,
     open_val_source,
+    refuse_folders,
 )
 from train.optim import optimiser
 from train.pictures import evenly_spread, pictures_of
@@ -58,6 +59,7 @@ def run(options: Compress) -> None:
             "--trainable all, for fresh weights"
         )
     processes.print_devices()
+    refuse_folders(options)
     given = given_model(options)
     source = open_training_source(options)
     options = in_steps(options, source)

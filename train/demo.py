@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import CodecError, RateLadder
+from coder import CodecError, RateLadder, files
 from nec_jax import heads
 from nec_jax.params import NecParams
 from train import baselines, evaluate, report
@@ -47,7 +47,7 @@ def main() -> None:
     """Encode, decode, evaluate, draw."""
     start = time.monotonic()
     params = nec_jax.load(MODEL)
-    WORKDIR.mkdir(parents=True, exist_ok=True)
+    files.make_folder(WORKDIR)
     draw_earth(params, WORKDIR / "earth.png")
     study = evaluate.open_study(OPTIONS, params)
     report.write(evaluate.evaluate(OPTIONS, study, params, {"": params}), WORKDIR)

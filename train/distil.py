@@ -35,7 +35,7 @@ from train.data import read_all
 from train.data.joined import Joined
 from train.data.record import Source
 from train.initial import feature_scale, fresh_model
-from train.inputs import in_steps
+from train.inputs import in_steps, refuse_folders
 from train.objective import Batch, Metrics, Objective, measured_alike
 from train.pictures import evenly_spread
 from train.summary import print_summary
@@ -50,6 +50,7 @@ def run(options: Distil) -> None:
     processes.print_devices()
     if not options.teacher:
         raise OptionsError("no teacher: pass --teacher (a model file, as nec convert makes it)")
+    refuse_folders(options)
     teacher = nec_jax.load(options.teacher)
     images = Images(options, teacher, options.split)
     options = in_steps(options, images.source)

@@ -25,7 +25,8 @@ from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import OptionsError
 from train.config_study import HEADS, Evaluate
-from train.data import IGNORE, DataError, Split, at_most, open_source, read_all, spread
+from train.data import IGNORE, DataError, Split, at_most, folder_of, open_source, read_all, spread
+from train.inputs import refuse_cache
 from train.methods import load_compressed, methods, refuse_one_rate
 from train.prefix import open_prefix, start_of
 from train.scores import METRICS, Scores
@@ -42,8 +43,11 @@ def run(options: Evaluate) -> None:
         )
     if not options.data:
         raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
-    inputs = [name for name in (options.model, options.base, *options.models) if name]
+    images = [folder for folder in [folder_of(options.data)] if folder is not None]
+    inputs = [*(name for name in (options.model, options.base, *options.models) if name), *images]
     files.check_outputs(options.out, report.FILES, overwrite=options.overwrite, inputs=inputs)
+    if options.cache is not None:
+        refuse_cache(options.cache, images)
     base = nec_jax.load(options.model or options.base)
     if options.model:
         refuse_one_rate(base)

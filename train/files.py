@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from coder import files
 from train.config import OptionsError
 
 
@@ -24,8 +25,9 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises:
       OptionsError: another run has it.
+      OutputError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

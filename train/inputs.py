@@ -2,24 +2,48 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coder import files
 from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
-from train.config import Compress, OptionsError, Training
-from train.data import at_most, open_source, read_all, train_iterator
+from train.config import Compress, Distil, OptionsError, Training
+from train.data import at_most, folder_of, open_source, read_all, train_iterator
 from train.data.record import DataError, Record, Source
 from train.initial import config_for, mask_ratio
 from train.prefix import Prefix, finish, open_prefix
 from train.processes import own_share
 
 AnyTraining = TypeVar("AnyTraining", bound=Training)
+
+
+def refuse_folders(options: Training) -> None:
+    """Refuse, before any work, folders of a run that cannot be written, or that images lie in.
+
+    Raises:
+      OutputError: what is in the way; or the folder is that of the images, or lies inside it.
+    """
+    names = options.data.split(",") if isinstance(options, Distil) else [options.data]
+    images = [folder for name in names if (folder := folder_of(name.strip())) is not None]
+    written = {"": ("run.json", "metrics.jsonl", "model.safetensors")}
+    written |= {"checkpoints": (), "tensorboard": ()}
+    for folder, files_in_it in written.items():
+        place = options.workdir / folder
+        files.check_outputs(place, files_in_it, overwrite=True, inputs=images)
+    if isinstance(options, Compress | Distil) and options.cache is not None:
+        refuse_cache(options.cache, images)
+
+
+def refuse_cache(folder: Path, images: Sequence[Path]) -> None:
+    """Refuse a folder of activations that cannot be made, or that lies inside one of images."""
+    files.check_outputs(folder, ["prefix"], overwrite=True, inputs=images)
 
 
 def open_training_source(options: Training) -> Source:

@@ -3,12 +3,33 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from coder import files
+from coder import FileError, files
 from train.processes import is_main_process
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, but for a last one that a crash has torn; it may be missing.
+
+    Raises:
+      FileError: as `files.read_bytes`, or a line that no run wrote.
+    """
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return []
+    lines = []
+    for number, line in enumerate(files.read_bytes(path).split(b"\n")[:-1], 1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            raise FileError(f"line {number} holds no metrics of a step: delete that line", path)
+        lines.append(value)
+    return lines
 
 
 class MetricsLog:
@@ -22,20 +43,18 @@ class MetricsLog:
         self._board = None
         if not is_main_process():
             return
-        # A crash may have torn the last line: it lacks its end.
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= start] if start else []
-        if whole and not start:
+        kept = [line for line in read_metrics(self._path) if line["step"] <= start] if start else []
+        if not start and self._path.exists() and self._path.stat().st_size:
             print(
                 f"{workdir} has metrics but no checkpoint: the run starts again from its first "
                 "step",
                 file=sys.stderr,
             )
-        files.write_text(self._path, "".join(kept), overwrite=True)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write_text(self._path, text, overwrite=True)
         # Without a bound on its queue, which would block once a full disk has ended its thread.
-        folder = str(workdir / "tensorboard")
-        self._board = SummaryWriter(folder, max_queue=0, purge_step=start + 1)
+        files.make_folder(workdir / "tensorboard")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), max_queue=0, purge_step=start + 1)
 
     def write(self, step: int, split_name: str, values: dict[str, float]) -> None:
         """One line, and one point a curve."""

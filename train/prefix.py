@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -148,7 +147,7 @@ def open_prefix(
         found = dict(enumerate(there[view]))
         missing = [number for number, shard in found.items() if shard is None]
         if missing:
-            homes[view].mkdir(parents=True, exist_ok=True)
+            files.make_folder(homes[view])
             files.write_text(homes[view] / "about.json", keys[view] + "\n", overwrite=True)
             print(
                 f"activations of {images} images after {blocks} blocks, view {view + 1} of {views}:"
@@ -253,10 +252,9 @@ def _write_shard(home: Path, number: int, rows: NDArray[np.float16]) -> NDArray[
     content = io.BytesIO()
     np.save(content, rows)
     path = home / f"{number:05d}-{zlib.crc32(content.getbuffer()):08x}.npy"
-    # Under a name of its own: other runs may make the same shard at the same time.
-    with tempfile.NamedTemporaryFile(dir=home, suffix=".tmp", delete=False) as partial:
-        partial.write(content.getbuffer())
-    Path(partial.name).replace(path)
+    # Others may make the same shard at the same time: the last one stays, and all are equal.
+    with files.writing(path, overwrite=True) as file:
+        file.write(content.getbuffer())
     return np.load(path, mmap_mode="r")
 
 

@@ -14,6 +14,7 @@ from train.inputs import (
     open_training_source,
     open_val_source,
     read_validation,
+    refuse_folders,
     train_batches,
 )
 from train.pictures import pictures_of
@@ -23,6 +24,7 @@ from train.summary import print_summary
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
     processes.print_devices()
+    refuse_folders(options)
     given = given_model(options)
     source = open_training_source(options)
     options = in_steps(options, source)

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from coder import files
+from coder import FileError, files
 from nec_jax.params import model_path
 from train.config import Distil, OptionsError, Training, deciding, flag, plain
 from train.data import fingerprint
@@ -50,7 +50,7 @@ def refuse_changed_config(options: Training) -> None:
     if not path.exists() or not _has_trained(options.workdir):
         return
     # An option that there was not then had what is its default now.
-    before = deciding(plain(type(options)()) | json.loads(path.read_text())["config"])
+    before = deciding(plain(type(options)()) | read_record(path)["config"])
     now = deciding(plain(options))
     changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
     if changed:
@@ -59,6 +59,24 @@ def refuse_changed_config(options: Training) -> None:
             + ", ".join(f"{flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
             + "): choose another --workdir, or delete it to start again"
         )
+
+
+def read_record(path: Path) -> Record:
+    """What `run.json` holds.
+
+    Raises:
+      FileError: as `files.read_json`, or it is not as a run writes it.
+    """
+    record = files.read_json(path, "record of a run")
+    starts = record.get("starts")
+    of_starts = isinstance(starts, list) and all(
+        isinstance(start, dict) and {"start", "end"} <= start.keys() for start in starts
+    )
+    if not starts or not of_starts or not isinstance(record.get("config"), dict):
+        raise FileError(
+            "damaged, or no record of a run: bring it back, or choose another --workdir", path
+        )
+    return record
 
 
 def _has_trained(workdir: Path) -> bool:
@@ -103,19 +121,19 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     }
     if isinstance(options, Distil):
         made_of["teacher"] = _model(options.teacher)
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(options.workdir)
     path = options.workdir / "run.json"
     record = made_of | {"starts": []}
-    before = json.loads(path.read_text()) if path.exists() else None
+    before = read_record(path) if path.exists() else None
     # Where nothing was trained yet, mended options begin anew.
     if before and (before["config"] == made_of["config"] or _has_trained(options.workdir)):
         record = before
         for part in [name for name in ("data", "init", "teacher") if name in made_of]:
-            if record[part] != made_of[part]:
+            if record.get(part) != made_of[part]:
                 raise OptionsError(
                     f"{options.workdir} was begun with another {part} than is there now, under the "
-                    f"same name ({record[part]} -> {made_of[part]}): bring it back, choose another "
-                    "--workdir, or delete this one to start again"
+                    f"same name ({record.get(part)} -> {made_of[part]}): bring it back, choose "
+                    "another --workdir, or delete this one to start again"
                 )
         _close(record, _last_sign(options.workdir))
     record["starts"].append({"start": _now(), "end": None} | environment())
@@ -128,7 +146,7 @@ def _model(name: str) -> Record | None:
 
 def finish(workdir: Path) -> Record:
     """Note that the run has ended and written its model; returns what `run.json` holds."""
-    record = json.loads((workdir / "run.json").read_text())
+    record = read_record(workdir / "run.json")
     _close(record, _now())
     record |= {"model_sha256": sha256(workdir / "model.safetensors")}
     files.write_text(workdir / "run.json", json.dumps(record, indent=1) + "\n", overwrite=True)

@@ -1,6 +1,5 @@
 """What a training run says at its end."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from nec_jax.params import NecParams
 from train.data.record import Source
+from train.log import read_metrics
 from train.run_record import Record
 
 
@@ -31,10 +31,9 @@ def print_summary(
       params: what was saved at `path`.
       blobs: of some validation images, if the model has a codec.
     """
-    lines = (path.parent / "metrics.jsonl").read_text().splitlines()
     title = f"{record['command']} {path.parent}"
     table = Table(title=title, show_header=False, title_justify="left")
-    rows = _run(record) + _validation([json.loads(line) for line in lines])
+    rows = _run(record) + _validation(read_metrics(path.parent / "metrics.jsonl"))
     if params.codec:
         size = f"{np.mean([len(blob) for blob in blobs]):,.1f} ({len(blobs)} of val)"
         rows += [
@@ -64,7 +63,9 @@ def _run(record: Record) -> list[tuple[str, str]]:
 
 
 def _validation(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    val = [line for line in metrics if line["split"] == "val"]
+    val = [line for line in metrics if line.get("split") == "val"]
+    if not val:  # somebody took the file away
+        return []
     names = {"loss": "val loss", "mse": "val mse", "bits_per_element": "bits an element"}
     rows = [
         (label, f"{val[0][name]:.4g} -> {val[-1][name]:.4g}")

@@ -18,17 +18,17 @@ from typing import Any
 import jax
 
 import nec_jax
-from coder import CodecError, files
+from coder import CodecError, FileError, files
 from nec_jax.api import with_coding
 from train import compress, evaluate, report
 from train.checkpoint import CheckpointError
 from train.config import Compress, OptionsError, deciding, plain
 from train.config_study import AXES, Evaluate, Sweep
 from train.configs import parse
-from train.data import DataError
+from train.data import DataError, folder_of
 from train.files import held
 from train.initial import config_for
-from train.inputs import same_in_every_epoch, unchanged_blocks
+from train.inputs import refuse_cache, refuse_folders, same_in_every_epoch, unchanged_blocks
 from train.loop import NonFiniteLoss
 from train.methods import baseline_methods, load_compressed, nec_methods
 from train.results import Results
@@ -48,6 +48,7 @@ def run(options: Sweep) -> None:
     """
     refuse_incomplete(options)
     points = plan(options)
+    refuse_places(options, points)
     with held(options.workdir):
         fill(options, points, open_table(options))
 
@@ -203,6 +204,21 @@ def refuse_incomplete(options: Sweep) -> None:
             raise OptionsError(f"no {name}: pass --{table}.{name}, or set it in [{table}]")
 
 
+def refuse_places(options: Sweep, points: dict[str, Compress]) -> None:
+    """Refuse, before any work, folders that cannot be written, or that images lie in.
+
+    Raises:
+      OutputError: as `refuse_folders`.
+    """
+    images = [folder for folder in [folder_of(options.evaluate.data)] if folder is not None]
+    names = ("results.csv", "sweep.json")
+    files.check_outputs(options.workdir, names, overwrite=True, inputs=images)
+    if options.evaluate.cache is not None:
+        refuse_cache(options.evaluate.cache, images)
+    for point in points.values():
+        refuse_folders(point)
+
+
 def open_table(options: Sweep) -> Results:
     """results.csv, and the check that its points have in common what the study has.
 
@@ -212,13 +228,19 @@ def open_table(options: Sweep) -> Results:
     path = options.workdir / "sweep.json"
     now = {"compress": plain(options.compress), "evaluate": plain(options.evaluate)}
     # Without the file the table speaks for itself, and of no more than its axes.
-    before = json.loads(path.read_text()) if path.exists() else now
+    before = files.read_json(path, "record of a sweep") if path.exists() else dict(now)
+    if not all(isinstance(before.get(part), dict) for part in now):
+        raise FileError(
+            "damaged, or no record of a sweep: bring it back, or delete it, if the options are "
+            "those of the table",
+            path,
+        )
     # An option that there was not then had what is its default now.
     before["compress"] = plain(Compress()) | before["compress"]
     table = Results(options.workdir / "results.csv", varied(options), before["compress"])
     # Each row says its axes; baselines are rows of their own.
     free = [f"compress.{AXES[name]}" for name in table.axes] + ["evaluate.baselines"]
-    was = {part: deciding(values) for part, values in before.items()}
+    was = {part: deciding(before[part]) for part in now}
     changed = [
         f"{part}.{name}: {was[part].get(name)!r} -> {value!r}"
         for part, values in now.items()

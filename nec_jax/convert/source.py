@@ -1,6 +1,5 @@
 """Opens what `nec convert` is given: a file or folder -> tensors and what is said about them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,15 +85,7 @@ def _preprocessor(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise FileError(f"not JSON ({error})", path) from error
-    if not isinstance(content, dict):
-        raise FileError("not a JSON object", path)
-    return content
+    return files.read_json(path, "configuration") if path.exists() else {}
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray]:

@@ -1,7 +1,7 @@
 """Images for training and scoring: `open_source`, then `train_iterator` or `read_all`."""
 
 from train.data.fingerprint import fingerprint
-from train.data.open import open_source
+from train.data.open import folder_of, open_source
 from train.data.pipeline import Split, read_all, train_iterator
 from train.data.record import (
     IGNORE,
@@ -25,6 +25,7 @@ __all__ = [
     "at_most",
     "fingerprint",
     "fit_to",
+    "folder_of",
     "open_source",
     "read_all",
     "spread",

@@ -11,6 +11,14 @@ from train.data.table import open_table
 from train.data.windows import CHIP
 
 
+def folder_of(root: str | os.PathLike[str]) -> Path | None:
+    """The folder that `open_source` would read; None for data sets that are no folder of images."""
+    root = os.fspath(root)
+    if root in ("", BlueMarble.name) or root.startswith("tfds:"):
+        return None
+    return Path(root).expanduser()
+
+
 def open_source(
     root: str | os.PathLike[str], split: str = "all", *, chip: int | None = None
 ) -> Source:
