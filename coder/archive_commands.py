@@ -160,6 +160,7 @@ def _open(path: Path) -> _Opened:
         ]
         problems += [one for one in archive_layout.lost(arrays, state) if one.array not in damaged]
     for array in arrays.values():
+        zarr_nodes.check_chunks(array)
         problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
     if not any(nec_codec(array) for array in arrays.values()):
         print("holds no array of the nec codec")

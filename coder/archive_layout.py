@@ -20,6 +20,7 @@ from coder.one_rate import OneRateCodec
 from coder.zarr_codec import NecCodec
 from coder.zarr_nodes import (
     about_store,
+    check_chunks,
     is_empty,
     key,
     local_path,
@@ -129,6 +130,8 @@ def open_archive(store: Any) -> zarr.Group:
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
             raise FileError(progress(arrays))
+        for array in arrays.values():
+            check_chunks(array)
         for where, what, _ in lost(arrays, state):
             raise FileError(f"{where} {what}: copy the archive again, or write it again")
     return group

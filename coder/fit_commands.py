@@ -273,6 +273,7 @@ class _ZarrReader:
 def _read_zarr(path: Path) -> _ZarrReader:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
+        zarr_nodes.check_chunks(node)
         scaled = [name for name in _SCALED if name in node.attrs]
         if scaled:
             raise FileError(

@@ -103,6 +103,15 @@ def empty_keys(array: zarr.Array) -> list[str]:
     return [name for name, size in itertools.chain.from_iterable(found) if size == 0]
 
 
+def check_chunks(array: zarr.Array) -> None:
+    """Raises FileError if a pipe, say, is where a local chunk is: zarr would wait for ever."""
+    root = local_path(array.store)
+    if root is not None:
+        for path in sorted((root / array.path).rglob("*")):
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise FileError("is a pipe or a device: copy the array again", path)
+
+
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
     """`array[region]`; if it fails, nothing of the reading is left to go on after the error."""
     try:

@@ -15,6 +15,7 @@ from coder_cases import fitted_codec, laplace_embeddings, own_lines
 from coder import CodecError, EmbeddingCodec, archive
 from coder import blob as framing
 from coder.__main__ import main
+from coder.fit_commands import read
 
 GOLDEN = Path(__file__).parent / "golden"
 CODEC, BLOB = GOLDEN / "woken.codec.safetensors", GOLDEN / "woken.blob"
@@ -185,6 +186,22 @@ def test_a_pipe_in_place_of_metadata_is_named(capsys, tmp_path, store):
         archive.Writer(store, fitted_codec(np.zeros((2, 2, 3)), class_token=True), 20, (3, 4)),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["id/c/1", "valid/c/0", "embedding/c/1/0/0/0"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_pipe_in_place_of_a_chunk_is_named(name, whole, capsys, tmp_path, store):
+    (store / name).unlink()
+    os.mkfifo(store / name)
+    array = name.split("/")[0]
+    path, message = store if whole else store / array, f"{store / name}: is a pipe or a device"
+    for command, *more in (["info"], ["verify"], ["decode", "--out", tmp_path / "out"]):
+        status, out, err = run(capsys, command, path, *more)
+        assert (status, out) == (1, "")
+        assert err.startswith(message)
+    for function, at in ((read, store / array), (archive.open_archive, store)):
+        with pytest.raises(CodecError, match=message):
+            function(at)
 
 
 def test_options_that_do_not_apply_are_refused(capsys, store):
