@@ -89,11 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("file", type=Path, metavar="FILE")
-        command.add_argument("--codec", type=Path, help="codec file of a blob")
+        command.add_argument("file", type=_path, metavar="FILE")
+        command.add_argument("--codec", type=_path, help="codec file of a blob")
         if name == "decode":
             command.add_argument(
-                "--out", type=Path, required=True, help="file of a blob's embedding, or folder"
+                "--out", type=_path, required=True, help="file of a blob's embedding, or folder"
             )
             _add_overwrite(command)
     texts = {
@@ -104,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "file",
-            type=Path,
+            type=_path,
             metavar="EMBEDDINGS",
             help=".npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], "
             "or vectors [N, D]",
         )
         command.add_argument(
             "--out",
-            type=Path,
+            type=_path,
             required=True,
             help="codec file, or Zarr array, to write",
         )
@@ -126,9 +126,16 @@ def _parser() -> argparse.ArgumentParser:
             help="at most so many tokens in a grid or chunk of the fitted codec (65536)",
         )
         if name == "encode":
-            command.add_argument("--codec", type=Path, help="codec file, as fit writes it")
+            command.add_argument("--codec", type=_path, help="codec file, as fit writes it")
             command.add_argument("--rate", type=int, help="0, the smallest, to the codec's largest")
     return parser
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; an empty one, as of an unset variable, is not the folder `.`."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: is a variable not set?")
+    return Path(text)
 
 
 def _add_overwrite(command: argparse.ArgumentParser) -> None:

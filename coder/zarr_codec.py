@@ -154,6 +154,15 @@ class NecCodec(ArrayBytesCodec):
             raise InputError(f"{what} in channel {channel} of {where}: embeddings are finite")
         blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
         before = getattr(chunk_data, "before", None)
+        gaps = ~there[:height, :width]
+        if before is None and there.any() and gaps.any():
+            warnings.warn(
+                f"{gaps.sum()} tokens of a chunk have its fill value, {chunk_spec.fill_value:g}, "
+                "before others that have not: they are coded as any embedding, and read as other "
+                "numbers. Write whole chunks, or their tokens in order",
+                LossyWrite,
+                stacklevel=2,
+            )
         if before is not None:
             self._warn_if_lossy(y, before.reshape(y.shape), blob, chunk_spec.fill_value)
         return chunk_spec.prototype.buffer.from_bytes(blob)

@@ -88,9 +88,11 @@ def main() -> None:
         writer.finish()
         count, first = archive.not_valid(writer.group)
     if count:
-        print(f"{count} images could not be read, and are marked as not valid:")
+        print(f"{count} images cannot be used, and are marked as not valid:")
         for _, name, reason in first:
             print(f"  {name}: {reason}")
+        if count > len(first):
+            print(f"  and {count - len(first)} more: see the array `error`")
 
 
 def image_list(source: Source) -> str:
@@ -170,5 +172,7 @@ def write(
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped: the same command goes on with it") from None
     except (CodecError, DataError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -245,3 +245,11 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     monkeypatch.setattr("coder.__main__._run", stop)
     status, out, err = run(capsys, "info", BLOB)
     assert (status, out, err) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize("arguments", [["info", ""], ["fit", "x", "--out", ""], ["encode", ""]])
+def test_an_empty_path_is_not_this_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "an empty path: is a variable not set?" in capsys.readouterr().err

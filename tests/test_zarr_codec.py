@@ -428,3 +428,27 @@ def test_metadata_that_unfolds_without_end_is_refused(monkeypatch):
     text = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
     with pytest.raises(FileError, match="does not end"):
         NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})
+
+
+def test_tokens_that_were_not_written_before_others_are_warned_of():
+    """Under a number as fill value they are coded like others, and read as other numbers."""
+    codec = fit(smooth_embeddings(1, 60)).at()
+    y = smooth_embeddings(2, 1)[0]
+    height, width = y.shape[:2]
+
+    def new():
+        return zarr.create_array(
+            MemoryStore(),
+            shape=y.shape,
+            chunks=y.shape,
+            dtype="float32",
+            serializer=NecCodec(codec),
+            compressors=None,
+            fill_value=0.0,
+        )
+
+    with pytest.warns(LossyWrite, match=f"{2 * width} tokens of a chunk have its fill value, 0"):
+        new()[2:] = y[2:]
+    array = new()
+    array[: height - 2] = y[: height - 2]  # in order: what is not written is at the end
+    assert not array[height - 2 :].any()
