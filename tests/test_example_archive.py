@@ -118,7 +118,7 @@ def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
         run(inputs, "strict.zarr", "--strict")
     run(inputs, "a.zarr")
     out = capsys.readouterr().out
-    assert "2 images could not be read, and are marked as not valid:" in out
+    assert "2 images cannot be used, and are marked as not valid:" in out
     assert "  field/4.png: cannot read " in out
     group: Any = zarr.open_group(inputs / "a.zarr", mode="r")
     ids = [str(name) for name in group["id"][:]]
@@ -136,7 +136,7 @@ def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
     assert "3 of 3 shards are there" in capsys.readouterr().out
     bad.write_bytes(good)
     run(inputs, "a.zarr", "--retry")
-    assert "1 images could not be read" in capsys.readouterr().out
+    assert "1 images cannot be used" in capsys.readouterr().out
     group = zarr.open_group(inputs / "a.zarr", mode="r")
     assert group["valid"][ids.index("water/3.png")]
 
