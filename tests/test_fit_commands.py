@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -389,7 +390,7 @@ def test_a_npy_that_is_longer_than_it_says_is_named(tmp_path, capsys):
 def test_a_zarr_array_with_marks_scales_or_damage(tmp_path, capsys):
     y = SHAPES["vectors"].copy()
     y[100:120] = -9999
-    attributes = {"_FillValue": -9999.0}
+    attributes: dict[str, Any] = {"_FillValue": -9999.0}
     zarr.create_array(tmp_path / "marked", data=y, chunks=(500, CHANNELS), attributes=attributes)
     assert main(["fit", str(tmp_path / "marked"), "--out", str(tmp_path / "codec")]) == 0
     assert "_FillValue says that -9999 is missing data" in capsys.readouterr().out
