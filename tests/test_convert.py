@@ -283,3 +283,10 @@ def test_without_jax_the_help_says_what_is_needed(arguments: list[str], message:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_of_this_project_is_told_so() -> None:
+    """Its codec has unsigned tensors, which other projects' checkpoints seldom have."""
+    path = Path(__file__).parent / "kept" / "2026-11" / "model.safetensors"
+    with pytest.raises(FileError, match=r"model.safetensors: is a model of nec-jax already"):
+        nec_jax.convert_checkpoint(path)

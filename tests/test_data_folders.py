@@ -185,6 +185,29 @@ def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path):
     assert open_source(tmp_path)[0]["id"] == "ä.png"
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("a.png,x,train", "b.png,x,Train"),
+        ("a.png,caf\u00e9,train", "b.png,cafe\u0301,train"),
+        ("a.png,Sea,train", "b.png,sea,train"),
+    ],
+)
+def test_names_that_look_alike_are_refused(tmp_path: Path, rows: tuple[str, ...]):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    (tmp_path / "split.csv").write_text("\n".join(["path,label,split", *rows]), "utf-8")
+    with pytest.raises(DataError, match="are they one"):
+        open_source(tmp_path, "train")
+
+
+def test_an_empty_name_is_not_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="an empty name of a data set"):
+        open_source("")
+
+
 def test_a_table_that_is_no_file_is_not_passed_over(tmp_path: Path):
     save(tmp_path / "a.png")
     (tmp_path / "split.csv").symlink_to(tmp_path / "gone.csv")

@@ -99,6 +99,7 @@ def _read_safetensors(path: Path) -> dict[str, NDArray]:
 def _array(item: Mapping[str, Any]) -> NDArray:
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
     kinds |= {"I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"}
+    kinds |= {"U64": "<u8", "U32": "<u4", "U16": "<u2"}
     values = np.frombuffer(item["data"], kinds[item["dtype"]]).reshape(item["shape"])
     if item["dtype"] == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)

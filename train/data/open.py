@@ -63,6 +63,8 @@ def open_source(
         ModuleNotFoundError: an optional package is missing; the message says which.
     """
     root = os.fspath(root)
+    if not root:
+        raise DataError("an empty name of a data set: is a variable not set?")
     if chip is not None and chip < 1:
         raise DataError(f"chip is {chip} px; a window has a side of at least 1")
     if root == BlueMarble.name:

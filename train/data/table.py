@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import os
+import unicodedata
 from pathlib import Path
 
 from train.data.folder import whole_or_cut
@@ -30,6 +31,9 @@ def open_table(root: Path, split: str, chip: int | None) -> Source:
     header, lines = _read_csv(table, _HEADERS)
     _refuse_repeated(table, root, lines)
     rows = [row for _, row in lines]
+    _refuse_twins(table, {row[2] for row in rows}, "split")
+    if header[1] == "label":
+        _refuse_twins(table, {row[1] for row in rows}, "label")
     check_split(split, (row[2] for row in rows), str(root))
     if header[1] == "mask":
         pairs = [Pair(image, mask, part) for image, mask, part in rows]
@@ -43,6 +47,15 @@ def open_table(root: Path, split: str, chip: int | None) -> Source:
     check_filled(len(kept), split, str(root), len(rows))
     paths, labels = [row[0] for row in kept], [number[row[1]] for row in kept]
     return whole_or_cut(root, paths, labels, classes, chip, split)
+
+
+def _refuse_twins(table: Path, names: set[str], what: str) -> None:
+    """Refuse names that differ in case or in Unicode's form alone: images would be left out."""
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        before = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if before != name:
+            raise DataError(f"{table} has the {what}s {before!r} and {name!r}: are they one?")
 
 
 def _refuse_repeated(table: Path, root: Path, lines: list[_Row]) -> None:
