@@ -12,7 +12,7 @@ import pytest
 from model_cases import random_images
 
 import nec_jax
-from coder import CorruptBlob, InputError, TruncatedBlob, WrongCodec
+from coder import BlobError, CorruptBlob, InputError, TruncatedBlob, WrongCodec
 from nec_jax.api import check_images
 
 SIDES = [64, 224]
@@ -196,3 +196,14 @@ def test_importing_without_jax_says_what_to_install():
     )
     assert "nec-jax[train]" in done.stdout
     assert "import coder" in done.stdout
+
+
+def test_a_blob_that_cannot_be_decoded_is_named_by_its_place(model):
+    good = nec_jax.encode(model, random_images(0, 1))[0]
+    flipped = good[:-1] + bytes([good[-1] ^ 1])
+    for bad, error in ((b"", TruncatedBlob), (flipped, BlobError), (3, InputError)):
+        for place in (0, 2):
+            blobs: list[Any] = [good, good]
+            blobs.insert(place, bad)
+            with pytest.raises(error, match=f"^blob {place}: "):
+                nec_jax.decode(model, blobs)

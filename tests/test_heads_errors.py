@@ -169,3 +169,16 @@ def test_a_damaged_or_foreign_file_is_a_file_error(bare_model: NecParams, tmp_pa
     safefile.write(path, "head", tensors, content | {"surplus": 1})
     with pytest.raises(FileError, match="update nec-jax"):
         heads.load(path)
+
+
+@pytest.mark.parametrize("kind", ["linear", "attention"])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": -5}, {"epochs": 1.5}, {"batch": "x"}, {"batch": 0}, {"lr": 0}, {"lr": np.nan}],
+)
+def test_what_a_linear_head_ignores_is_checked_all_the_same(
+    bare_model: NecParams, kind: Any, wrong: dict[str, Any]
+) -> None:
+    y, _ = labelled(0, 8)
+    with pytest.raises(InputError, match="epochs and batch are at least 1"):
+        heads.fit(bare_model, y, np.arange(8) % 3, kind=kind, classes=CLASSES, **wrong)

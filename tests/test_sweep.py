@@ -119,7 +119,7 @@ def test_changed_common_options_are_refused_by_name(
         again(swept[0] / "a", smoke_mae, "--compress.steps", "5", "--evaluate.limit", "41")
     # Not those that change no result.
     free = ["--compress.checkpoint-every", "9", "--compress.microbatch", "4"]
-    again(swept[0] / "a", smoke_mae, *free, "--compress.cache-gb", "40")
+    again(swept[0] / "a", smoke_mae, *free)
 
 
 def test_a_point_that_fails_is_named_and_the_others_go_on(
@@ -159,12 +159,12 @@ def test_a_folder_with_no_images_costs_its_point_and_no_other(
 def test_points_that_a_shared_cache_cannot_serve_go_without_it(smoke_mae: Path) -> None:
     base = load(str(smoke_mae))
     kept = "decoder/.*,bottleneck/.*"  # the only block of the encoder stays as it is
-    served = Compress(cache=Path("c"), views=2, trainable=kept, proxy="features")
+    served = Compress(cache=Path("c"), cache_gb=3, views=2, trainable=kept, proxy="features")
     assert sweep.without_useless_cache(served, base) is served
     for change in ({"trainable": "paper"}, {"proxy": "pixels"}, {"mask_ratio": 0.5}):
         point = dataclasses.replace(served, **change)
         without = sweep.without_useless_cache(point, base)
-        assert without == dataclasses.replace(point, cache=None, views=1)
+        assert without == dataclasses.replace(point, cache=None, cache_gb=None, views=1)
     uncached = Compress(trainable="paper")
     assert sweep.without_useless_cache(uncached, base) is uncached
 
@@ -190,7 +190,10 @@ def test_a_folder_is_named_by_what_is_set() -> None:
     assert name == sweep.folder_name(chosen, Compress(lam=3.0, seed=0))
     assert name != sweep.folder_name(chosen, Compress(lam=3.0, seed=1))
     # A point that was cut off is found again whatever changes no result.
-    assert name == sweep.folder_name(chosen, Compress(lam=3.0, checkpoint_every=9, cache_gb=40))
+    assert name == sweep.folder_name(chosen, Compress(lam=3.0, checkpoint_every=9))
+    cached = Compress(lam=3.0, cache=Path("a"))
+    elsewhere = dataclasses.replace(cached, cache=Path("b"), cache_gb=40)
+    assert sweep.folder_name(chosen, cached) == sweep.folder_name(chosen, elsewhere)
 
 
 def test_points_are_combined_with_axes() -> None:

@@ -19,8 +19,9 @@ import nec_jax
 from coder import OutputError
 from nec_jax.config import model_config
 from train import inputs
-from train.config import Compress, OptionsError
-from train.data import DataError
+from train.config import Compress, Distil, OptionsError, Pretrain
+from train.config_study import Evaluate
+from train.data import DataError, open_source
 from train.files import held
 from train.initial import initial_model
 from train.inputs import held_to, in_steps, open_training_source, train_batches
@@ -273,3 +274,65 @@ def test_a_work_folder_that_cannot_be_one_is_refused_at_once(name: str, tmp_path
     if not name:
         with pytest.raises(OutputError, match="a folder is needed"), held(work):
             pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Compress, {"cache_gb": 3}, "--cache-gb goes with --cache"),
+        (Compress, {"cache_gb": 0, "cache": Path("c")}, "--cache-gb must be positive"),
+        (Distil, {"cache_gb": -1}, "--cache-gb must be positive"),
+        (Evaluate, {"cache_gb": 20.0}, "--cache-gb goes with --cache"),
+        (Evaluate, {"heads": ("linear", "conv")}, "--heads conv: not for classification, choose"),
+        (Evaluate, {"heads": ("linear",), "task": "segmentation"}, "--heads linear: not for seg"),
+        (Evaluate, {"base": "x", "baselines": False}, "nothing to measure, pass --models"),
+        (Compress, {"warmup": 11, "steps": 10}, "--warmup 11 is longer than the run of 10 steps"),
+        (Pretrain, {"warmup": 11, "steps": 10}, "--warmup 11 is longer than the run of 10 steps"),
+        (Distil, {"warmup": 11, "steps": 10}, "--warmup 11 is longer than the run of 10 steps"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused_by_name(
+    kind: type, given: dict, message: str
+) -> None:
+    with pytest.raises(OptionsError, match=message):
+        kind(**given)
+
+
+def test_a_warm_up_may_be_as_long_as_the_run_and_its_default_longer(tmp_path: Path) -> None:
+    for options in (Pretrain(steps=4), Distil(steps=4), Compress(warmup=10, steps=10)):
+        assert options.warmup >= options.steps
+    # Epochs are only known in steps with the images.
+    options = Compress(data="blue-marble", chip=32, images=80, epochs=1, batch=8, warmup=10)
+    source = open_training_source(options)
+    assert in_steps(options, source).steps == 10
+    with pytest.raises(OptionsError, match="--warmup 11 is longer than the run of 10 steps"):
+        in_steps(replace(options, warmup=11), source)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ["--uqe-bits", "3"],
+        ["--jpeg2000", "10"],
+        ["--transform-rates", "0"],
+        ["--channel-gains", "1"],
+        ["--pca", "2"],
+        ["--binary"],
+    ],
+)
+def test_baselines_that_are_named_and_left_out_are_refused(
+    named: list[str], tmp_path: Path
+) -> None:
+    command = ["evaluate", "--base", "x", "--models", "y", "--data", "blue-marble"]
+    command += ["--no-baselines", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=f"{named[0]}: not measured with --no-baselines"):
+        main([*command, *named])
+    for empty in ([], ["--uqe-bits"], ["--jpeg2000"]):
+        with pytest.raises(SystemExit, match="x: no such model"):
+            main([*command, *empty])
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_tfds_are_not_cut() -> None:
+    with pytest.raises(DataError, match=r"tfds:x: images of TFDS .* chip=4 .* leave it out"):
+        open_source("tfds:x", chip=4)

@@ -36,6 +36,25 @@ def _check_counts(options: Any, *names: str) -> None:
     _check(options, names, lambda n: n >= 1, "1 or more")
 
 
+def check_cache(options: Any) -> None:
+    """Raises OptionsError unless `--cache-gb` is a size, and of a cache that is there."""
+    _check(options, ("cache_gb",), lambda x: x > 0, "positive")
+    if options.cache_gb is not None and options.cache is None:
+        raise OptionsError("--cache-gb goes with --cache: pass both, or leave it out")
+
+
+def refuse_warmup(options: "Training", steps: int) -> None:
+    """Raises OptionsError if a warm-up that was asked for is longer than the run.
+
+    The default may be: of a short run it is cut off.
+    """
+    if steps < options.warmup != type(options).warmup:
+        raise OptionsError(
+            f"--warmup {options.warmup} is longer than the run of {steps} steps, which would never "
+            "reach --lr: lower it, or raise --steps"
+        )
+
+
 def plain(options: Any) -> dict[str, Any]:
     """Options as JSON has them, by field."""
     return json.loads(json.dumps(asdict(options), default=str))
@@ -45,9 +64,9 @@ def deciding(options: dict[str, Any]) -> dict[str, Any]:
     """What results follow from, of options as `plain` has them.
 
     Left out is what may change between two starts of a run, rounding apart: where things lie, how
-    often they are saved, how many images are taken at a time. Of a cache it counts whether there
-    is one. No chip counts as 256, its value once if none was given: where the two differ, so does
-    the fingerprint of the data.
+    often they are saved, how many images are taken at a time. What counts for a cache is whether
+    there is one, not where. No chip counts as 256, which was the default once: where the two
+    differ, so does the fingerprint of the data.
     """
     free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb")
     kept = {name: value for name, value in options.items() if name not in free}
@@ -127,6 +146,8 @@ class Training:
         _check_counts(self, "checkpoint_every", "images", "epochs", "decoder_depth")
         _check(self, ("lr",), lambda x: x > 0, "positive")
         _check(self, ("warmup", "weight_decay"), lambda x: x >= 0, "0 or more")
+        if self.epochs is None:  # else the steps are not known yet: `in_steps`
+            refuse_warmup(self, self.steps)
         if self.microbatch is not None and (self.microbatch < 1 or self.batch % self.microbatch):
             raise OptionsError(f"--microbatch {self.microbatch} must divide --batch {self.batch}")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
@@ -170,8 +191,8 @@ class Compress(Training):
     """Whole training images that the tables are calibrated on after training."""
     cache: Path | None = None
     """Folder for the activations of the frozen first blocks, which are then computed once an image (features, nothing hidden; --trainable late). Runs may share it."""  # noqa: E501
-    cache_gb: float = 20.0
-    """What that folder may take, 1e9 bytes each."""
+    cache_gb: float | None = None
+    """What that folder may take, 1e9 bytes each; 20 if not given."""
     views: int = 1
     """With --cache: how many versions of each image, the first whole, the others cropped at random."""  # noqa: E501
     describe: bool = False
@@ -185,6 +206,7 @@ class Compress(Training):
             raise OptionsError(f"--gain {self.gain} is not for --codec {self.codec}: leave it out")
         if not isinstance(self.gain, str) and not self.gain > 0:
             raise OptionsError(f"--gain {self.gain:g} must be positive")
+        check_cache(self)
         if self.views > 1 and self.cache is None:
             raise OptionsError("--views goes with --cache: without it each crop is a new one")
         coded = ["paper", "paper+gain", "late", "density", "all"]  # the rate depends on these
@@ -215,8 +237,8 @@ class Distil(Training):
     """The model to learn from: the path of its file."""
     cache: Path = Path("runs/cache")
     """Folder for the teacher's tokens, which are computed once an image. Runs may share it."""
-    cache_gb: float = 20.0
-    """What that folder may take, 1e9 bytes each."""
+    cache_gb: float | None = None
+    """What that folder may take, 1e9 bytes each; 20 if not given."""
     views: tuple[int, ...] = (1,)
     """How many versions of each image: the first whole, the others crops in other colours, half of them mixed with another image. One number, or one for each data set."""  # noqa: E501
     mask_ratio: float | None = None
@@ -242,6 +264,7 @@ class Distil(Training):
             raise OptionsError("--init and --proxy: a distilled model starts from nothing")
         if self.decoder_depth is not None:
             raise OptionsError("--decoder-depth: the blocks of the prediction are --predictor")
+        check_cache(self)
         _check_counts(self, "views", "calibration_images", "most_bytes")
         _check(self, ("predictor",), lambda n: n >= 0, "0 or more")
         _check(self, ("class_weight",), lambda x: 0 <= x <= 1, "from 0 to 1")

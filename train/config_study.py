@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional, Suppress
 
-from train.config import Compress, OptionsError
+from train.config import Compress, OptionsError, check_cache, flag
 
 HeadKind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
 HEADS: dict[str, tuple[HeadKind, ...]] = {
@@ -31,8 +31,8 @@ class Evaluate:
     """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, a Potsdam folder."""
     cache: Path | None = None
     """Folder of activations that the models were trained with (compress --cache), to read them instead of passing every image through the frozen blocks. float16: the bytes differ a little."""  # noqa: E501
-    cache_gb: float = 20.0
-    """What that folder may take, 1e9 bytes each."""
+    cache_gb: float | None = None
+    """What that folder may take, 1e9 bytes each; 20 if not given."""
     out: Path = Path("runs/evaluate")
     """Folder for report.json, images.npz, report.md and rate_distortion.png."""
     overwrite: bool = False
@@ -91,10 +91,35 @@ class Evaluate:
             raise OptionsError("--seeds and --epochs must be 1 or more")
         if self.image_size is not None and self.image_size < 1:
             raise OptionsError("--image-size must be 1 or more")
-        if self.heads and not set(self.heads) & set(HEADS[self.task]):
-            raise OptionsError(f"--heads {' '.join(self.heads)}: none is for {self.task}")
+        if wrong := [head for head in self.heads if head not in HEADS[self.task]]:
+            raise OptionsError(
+                f"--heads {' '.join(wrong)}: not for {self.task}, choose from "
+                f"{', '.join(HEADS[self.task])}"
+            )
+        check_cache(self)
+        if self.base and not self.models and not self.baselines:
+            raise OptionsError(
+                "--base alone measures the baselines, and --no-baselines leaves them out: nothing "
+                "to measure, pass --models, or leave --no-baselines out"
+            )
         if self.split in ("train", "all"):
             raise OptionsError(f"--split {self.split} would score images that the heads learned on")
+
+
+def refuse_unused_baselines(options: Evaluate) -> None:
+    """Raise OptionsError for baselines that are named though none is measured.
+
+    A study may name them all the same: its next sweep may measure them.
+    """
+    names = ("uqe_bits", "jpeg2000", "transform_rates", "channel_gains", "pca", "pq", "binary")
+    usual = Evaluate()
+    named = [
+        flag(name)
+        for name in names
+        if getattr(options, name) not in (getattr(usual, name), (), False)
+    ]
+    if named and not options.baselines:
+        raise OptionsError(f"{', '.join(named)}: not measured with --no-baselines, leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)

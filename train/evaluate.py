@@ -24,7 +24,7 @@ from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import report
 from train.config import OptionsError
-from train.config_study import HEADS, Evaluate
+from train.config_study import HEADS, Evaluate, refuse_unused_baselines
 from train.data import IGNORE, DataError, Split, at_most, folder_of, open_source, read_all, spread
 from train.inputs import refuse_cache
 from train.methods import load_compressed, methods, refuse_one_rate
@@ -43,6 +43,7 @@ def run(options: Evaluate) -> None:
         )
     if not options.data:
         raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
+    refuse_unused_baselines(options)
     images = [folder for folder in [folder_of(options.data)] if folder is not None]
     inputs = [*(name for name in (options.model, options.base, *options.models) if name), *images]
     files.check_outputs(options.out, report.FILES, overwrite=options.overwrite, inputs=inputs)

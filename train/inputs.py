@@ -14,7 +14,7 @@ from nec_jax.api import check_images
 from nec_jax.config import ModelConfig
 from nec_jax.params import NecParams
 from nec_jax.trainable import frozen_blocks, trainable_rule
-from train.config import Compress, Distil, OptionsError, Training
+from train.config import Compress, Distil, OptionsError, Training, refuse_warmup
 from train.data import at_most, folder_of, open_source, read_all, train_iterator
 from train.data.record import DataError, Record, Source
 from train.initial import config_for, mask_ratio
@@ -57,7 +57,9 @@ def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
     """The same options, with `epochs` said in steps, rounded up."""
     if options.epochs is None:
         return options
-    return dataclasses.replace(options, steps=-(-options.epochs * len(source) // options.batch))
+    steps = -(-options.epochs * len(source) // options.batch)
+    refuse_warmup(options, steps)
+    return dataclasses.replace(options, steps=steps)
 
 
 def train_batches(options: Training, source: Source, config: ModelConfig):

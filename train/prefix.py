@@ -40,6 +40,7 @@ from train.data.record import CorruptImageError, DataError, Source
 from train.views import MIXED, view_of
 
 _SHARD_BYTES = 1 << 26
+_LIMIT_GB = 20.0  # of all caches in a folder, unless told
 _BATCH = 16  # images that pass the frozen blocks together
 
 
@@ -99,7 +100,7 @@ class Prefix:
 
 def open_prefix(
     folder: Path,
-    limit_gb: float,
+    limit_gb: float | None,
     params: NecParams,
     blocks: int,
     source: Source,
@@ -112,7 +113,7 @@ def open_prefix(
 
     Args:
       folder: of any number of caches.
-      limit_gb: what all of them may take, 1e9 bytes each.
+      limit_gb: what all of them may take, 1e9 bytes each; None for 20.
       params: the model; its first `blocks` blocks are frozen.
       views: of each image.
       seed: of all views but the first.
@@ -141,7 +142,7 @@ def open_prefix(
         for chunk, shard in zip(chunks, shards, strict=True)
         if shard is None
     )
-    _refuse_too_large(folder, to_make, limit_gb)
+    _refuse_too_large(folder, to_make, _LIMIT_GB if limit_gb is None else limit_gb)
 
     def shards(view: int) -> Iterator[NDArray[np.float16]]:
         found = dict(enumerate(there[view]))

@@ -135,7 +135,7 @@ class Studies:
             if blocks:
                 key = (point.init, blocks, base.config.precision)
             else:
-                options = dataclasses.replace(options, cache=None)
+                options = dataclasses.replace(options, cache=None, cache_gb=None)
         if key not in self._read:
             self._read[key] = evaluate.open_study(options, base, blocks)
         return base, self._read[key]
@@ -159,7 +159,7 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
     if trains_from_tokens and unchanged_blocks(point, base):
         return point
     evaluate.CONSOLE.print("no activations that the cache could hold: trains from the images")
-    return dataclasses.replace(point, cache=None, views=1)
+    return dataclasses.replace(point, cache=None, cache_gb=None, views=1)
 
 
 def measure_point(options: Evaluate, study: Study, model: Path, base: nec_jax.NecParams) -> Points:

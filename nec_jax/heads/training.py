@@ -76,7 +76,7 @@ def fit(
       batch: embeddings a step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
       seed: of initial weights and order; the same seed gives the same head. Linear heads are
-        in closed form: they ignore these four.
+        in closed form: they ignore these four, which are checked all the same.
 
     Raises:
       InputError: what is wrong and what to do.
@@ -99,9 +99,9 @@ def fit(
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
     check_whole("seed", seed, 0, 2**32 - 1)
+    schedule = _schedule(config, epochs, batch, lr)
     if kind in LINEAR:
         return fit_linear(config, params, data, held)
-    schedule = _schedule(config, epochs, batch, lr)
     weights = starting_weights(config, params, y, seed)
     return HeadParams(_train(config, weights, data, held, schedule, seed), config)
 

@@ -54,7 +54,7 @@ def open_source(
         split: "train", "val", "test", "all", or another one that the data set names.
         chip: side of the windows that every image is cut into, pixels. None: 256 for data sets
             that are always cut (1, 4, and 3 with masks), whole images for others. A data set of
-            TFDS is never cut.
+            TFDS is never cut: leave it None.
 
     Raises:
         FileNotFoundError: `root` is no folder.
@@ -72,6 +72,12 @@ def open_source(
     if root.startswith("tfds:"):
         # Imported here: it takes half a second, which no other source should pay.
         from train.data.tfds_source import TfdsSource
+
+        if chip is not None:
+            raise DataError(
+                f"{root}: images of TFDS are embedded whole, so chip={chip} (--chip {chip}) cannot "
+                "cut them: leave it out (--chip None, if a config sets it)"
+            )
 
         name, _, data_dir = root.removeprefix("tfds:").partition("@")
         return TfdsSource(name, split, data_dir or None)
