@@ -25,10 +25,10 @@ _SIZES = (
 )
 _MAY_BE_ZERO = ("depth", "registers")
 _DEEPEST = 256
-_DTYPES = ("uint8", "uint16", "int16", "float32")
+DTYPES = ("uint8", "uint16", "int16", "float32")
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 _CHOICES = {
-    "dtype": _DTYPES,
+    "dtype": DTYPES,
     "precision": _PRECISIONS,
     "activation": ("gelu", "gelu-tanh", "quick-gelu"),
     "positions": ("sincos", "learned"),

@@ -1,12 +1,14 @@
 """Models taken to other bands."""
 
 import json
+import logging
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rasterio
+from image_files import write_raster
 from model_cases import FLOAT32, random_images, random_weights, tiny_config
 from train_cases import SMALL, TINY
 
@@ -14,7 +16,8 @@ import nec_jax
 from coder import InputError
 from nec_jax import NecParams, latents, nec
 from nec_jax.bands import with_bands
-from train.data import open_source, read_all
+from train.data import DataError, open_source, read_all
+from train.initial import measure_bands
 from train.main import main
 
 RGB = NecParams(random_weights(tiny_config()), tiny_config())
@@ -160,3 +163,56 @@ def test_without_a_model_bands_are_names(reflectances: Path, tmp_path: Path) -> 
         main([*common, *size, "--bands", "B02=blue", "B03", "B04", "B08", "B11"])
     main([*common, *size, "--bands", "B02", "B03", "B04", "B08", "B11"])
     assert nec_jax.load(tmp_path / "model.safetensors").config.bands[3] == "B08"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "uint32", "int64"])
+def test_images_of_a_dtype_that_no_model_takes_are_named(dtype: str, tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", np.ones((1, 8, 8), dtype))
+    message = rf"a\.tif of {tmp_path.name} is {dtype}, a model takes uint8, .*: convert"
+    with pytest.raises(DataError, match=message):
+        measure_bands(open_source(tmp_path), 8)
+
+
+def said_of(bands: np.ndarray, folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is logged of files of these bands [N, bands, H, W]."""
+    for i, one in enumerate(bands):
+        write_raster(folder / f"{i}.tif", one)
+    caplog.set_level(logging.WARNING, "train.data")
+    caplog.clear()
+    measure_bands(open_source(folder), 4)
+    return caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mark"),
+    [
+        ("int16", -9999),
+        ("int16", -32768),
+        ("float32", -9999),
+        ("float32", -32768),
+        ("float32", float(np.finfo(np.float32).min)),
+        ("float32", -3.4e38),
+    ],
+)
+def test_numbers_that_may_mark_missing_pixels_are_said(
+    dtype: str, mark: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bands = np.linspace(-100, 5000, 2 * 2 * 64).reshape(2, 2, 8, 8).astype(dtype)
+    assert said_of(bands, tmp_path, caplog) == []
+    bands[1, 1, 2, 3:5] = mark  # 2 of 128 pixels, which resizing would blend with others
+    [message] = said_of(bands, tmp_path, caplog)
+    value = float(np.dtype(dtype).type(mark))
+    assert message.startswith(f"band 2 of {tmp_path.name} has the value {value:g} in 1.6 % of the")
+    assert f"(gdal_edit.py -a_nodata {value:.9g} FILE)" in message
+
+
+def test_values_that_go_on_down_to_a_mark_are_no_marks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for low, high in ((-9999, 9000), (-32768, 32767), (-20000, 9000)):
+        bands = np.linspace(low, high, 2 * 2 * 64).astype(np.int16).reshape(2, 2, 8, 8)
+        bands[0, 0, 0, :2] = low, -9999
+        assert said_of(bands, tmp_path / f"{low}", caplog) == []
+    bands = np.zeros((1, 1, 8, 8), np.uint16)
+    bands[0, 0, 0, 0] = 55537  # the bits of -9999
+    assert said_of(bands, tmp_path / "unsigned", caplog) == []

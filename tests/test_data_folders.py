@@ -11,7 +11,7 @@ from image_files import encoded, noise, png, write_raster
 
 from train.data import CorruptImageError, DataError, fingerprint, open_source, read_all
 from train.data.folder import find_images
-from train.data.read import read_image
+from train.data.read import IMAGE_SUFFIXES, read_image
 from train.data.windows import WindowSource
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
@@ -36,7 +36,8 @@ def test_what_is_no_image_is_counted(tmp_path: Path, notes: pytest.LogCaptureFix
         (tmp_path / name).touch()
     assert find_images(tmp_path) == ["a.png", "b.jp2"]
     [note] = notes.messages
-    assert note.startswith("left out: 3 .xml, 1 .txt, 1 without suffix (not images) in ")
+    assert note.startswith("left out by their suffix: 3 .xml, 1 .txt, 1 without suffix in ")
+    assert note.endswith("images are " + " ".join(IMAGE_SUFFIXES))
 
 
 def test_folders_that_are_linked_to_each_other_are_listed_once(
@@ -303,3 +304,33 @@ def test_a_mask_that_cannot_be_counted_is_said(tmp_path: Path, notes: pytest.Log
     assert source.mask_classes == ("0", "1", "2")
     assert "not counted for the classes: cannot read the mask" in notes.text
     assert "n.png" in notes.text
+
+
+def test_a_hard_link_is_no_second_file_of_a_table(tmp_path: Path):
+    save(tmp_path / "a.png")
+    (tmp_path / "b").mkdir()
+    for name in ("b/c.png", "d.png"):
+        os.link(tmp_path / "a.png", tmp_path / name)
+    (tmp_path / "e.png").symlink_to(tmp_path / "d.png")
+    for other in ("b/c.png", "d.png", "e.png"):
+        for rows in (("a.png,x,train", f"{other},x,test"), (f"{other},x,train", "a.png,x,test")):
+            with pytest.raises(DataError, match=r"one file, .*more than once, in lines 2 and 3"):
+                open_source(table(tmp_path, *rows))
+    # Other names outside of the table are none of its business.
+    save(tmp_path / "f.png")
+    assert len(open_source(table(tmp_path, "d.png,x,train", "f.png,x,test"))) == 2
+
+
+def test_hard_links_are_listed_once_under_the_first_path(
+    tmp_path: Path, notes: pytest.LogCaptureFixture
+):
+    root = tmp_path / "root"
+    save(root / "sea" / "b.png")
+    save(root / "sea" / "c.png", seed=1)
+    for path in (root / "land" / "z.png", root / "sea" / "a.png", tmp_path / "outside.png"):
+        path.parent.mkdir(exist_ok=True)
+        os.link(root / "sea" / "b.png", path)
+    (root / "sea" / "d.png").symlink_to(tmp_path / "outside.png")
+    assert find_images(root) == ["land/z.png", "sea/c.png"]
+    listed = f"leads to what is listed already, {root}/land/z.png"
+    assert notes.messages == [f"left out: {root}/sea/{name}.png {listed}" for name in "abd"]

@@ -1,7 +1,9 @@
 """Files of images: what they hold is read whole, or they are refused by name."""
 
+import errno
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,19 @@ import pytest
 import rasterio
 from image_files import encoded, noise, png, write_raster
 from PIL import Image, ImageOps
+from rasterio.errors import RasterioIOError
 
-from train.data import CorruptImageError, MissingPixels, open_source
+from train.data import (
+    CorruptImageError,
+    DataError,
+    MissingPixels,
+    fingerprint,
+    open_source,
+    read_all,
+)
+from train.data import read as module
 from train.data.potsdam import read_colour_mask
-from train.data.read import image_size, read_image, read_mask
+from train.data.read import image_size, is_raster, read_image, read_mask
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
 
@@ -313,3 +324,72 @@ def test_masks_of_colours_or_16_bits_are_refused(tmp_path: Path):
     path = write_raster(tmp_path / "label.tif", noise(1, 4, 4))
     with pytest.raises(CorruptImageError, match=r"label\.tif: its labels are colours"):
         read_colour_mask(path)
+
+
+PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM)
+
+
+@pytest.mark.parametrize("number", [*PASSING, errno.EACCES, errno.ENOENT])
+@pytest.mark.parametrize("place", ["opened", "cause", "read again"])
+def test_an_error_of_the_system_is_none_of_the_image(
+    number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_raster(tmp_path / "a.tif", noise(1, 6, 5))
+    source = open_source(tmp_path)
+    failure = OSError(number, os.strerror(number))
+    kept = module.open_regular
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    def fail_as_gdal(*_: object) -> None:
+        if place == "cause":
+            raise RasterioIOError("see the cause") from failure
+        monkeypatch.setattr(module, "open_regular", fail)  # it said no number; Python will
+        raise RasterioIOError("read failed")
+
+    readers: list[Callable[[], object]] = [
+        lambda: read_image(path, "a.tif"),
+        lambda: read_mask(path),
+        lambda: image_size(path),
+        lambda: read_all(source, 4),
+    ]
+    for reader in readers:
+        monkeypatch.setattr(module, "open_regular", fail if place == "opened" else kept)
+        monkeypatch.setattr(module, "open_raster", fail_as_gdal)
+        error = OSError if number in PASSING else DataError
+        with pytest.raises(error, match=r"a\.tif") as caught:
+            reader()
+        if number in PASSING:
+            assert isinstance(caught.value, OSError)
+            assert caught.value.errno == number
+            assert "give the same command again" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [*PASSING, errno.EACCES])
+def test_neither_a_fingerprint_nor_a_kind_of_file_comes_from_a_failing_disk(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = put(tmp_path / "a.png", encoded(noise(6, 5, 3), "PNG"))
+    source = open_source(tmp_path)
+
+    def fail(self: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    for name in ("open", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, fail)
+            if number in PASSING:
+                for look in (lambda: fingerprint(source), lambda: is_raster(path)):
+                    with pytest.raises(OSError, match=str(path)) as caught:
+                        look()
+                    assert caught.value.errno == number
+            else:
+                assert fingerprint(source)["images"] == 1
+                assert not is_raster(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".jpe", ".jfif", ".JFIF"])
+def test_a_jpeg_is_an_image_whatever_its_suffix(tmp_path: Path, suffix: str):
+    put(tmp_path / f"a{suffix}", encoded(noise(6, 5, 3), "JPEG"))
+    assert open_source(tmp_path)[0]["image"].shape == (6, 5, 3)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 import nec_jax
 from nec_jax.bands import with_bands
-from nec_jax.config import ModelConfig, model_config
+from nec_jax.config import DTYPES, ModelConfig, model_config
 from nec_jax.nec import Weights, init_weights
 from nec_jax.params import NecParams
 from nec_jax.trainable import split
 from train.config import Compress, OptionsError, Training
-from train.data import read_all
+from train.data import DataError, Record, read_all
+from train.data.marks import Marks
 from train.data.record import Source
 
 _SAMPLE = 512  # images that the normalisation of bands is measured on
@@ -222,8 +223,24 @@ def mask_ratio(options: Training, config: ModelConfig) -> float:
 
 
 def measure_bands(source: Source, size: int) -> dict[str, Any]:
-    """Normalisation, dtype and range of the images of a source."""
-    sample = read_all(source, size, limit=_SAMPLE).images
+    """Normalisation, dtype and range of the images of a source.
+
+    Raises:
+      DataError: an image of a dtype that no model takes.
+    """
+    marks = Marks()
+
+    def look(record: Record) -> None:
+        dtype = record["image"].dtype
+        if dtype.name not in DTYPES:
+            raise DataError(
+                f"{record['id']} of {source.name} is {dtype}, a model takes {', '.join(DTYPES)}: "
+                "convert the files (gdal_translate -ot Float32)"
+            )
+        marks(record)
+
+    sample = read_all(source, size, limit=_SAMPLE, check=look).images
+    marks.warn(source.name)
     pixels = sample.reshape(-1, sample.shape[-1]).astype(np.float64)
     limits = np.iinfo(sample.dtype) if sample.dtype.kind in "iu" else np.finfo(sample.dtype)
     mean = pixels.mean(0)

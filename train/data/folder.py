@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coder.errors import printable
 from train.data.read import IMAGE_SUFFIXES, LARGEST, read_image
-from train.data.record import DataError, Record, Source
+from train.data.record import DataError, Record, Source, raise_passing
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
 from train.data.windows import Pair, WindowSource
 
@@ -101,8 +101,8 @@ def find_images(root: Path) -> list[str]:
     """Return the sorted relative paths of all images under `root`, hidden ones left out.
 
     Linked folders are entered. A folder, and a file, that several paths lead to is listed once:
-    under the path without links, or else under the first one. What is left out, hidden files
-    apart, is logged: files that are no images in a line of counts, others by name.
+    under the path without links, or else (also of hard links) under the first one. What is left
+    out, hidden files apart, is logged: files of other suffixes in a line of counts, others by name.
 
     Raises:
         OSError: a folder that may not be listed.
@@ -120,8 +120,13 @@ def find_images(root: Path) -> list[str]:
     if search.others:
         ordered = sorted(search.others.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {suffix}" for suffix, count in ordered)
-        log.warning("left out: %s (not images) in %s", counts, printable(str(root)))
-    return sorted(search.found)
+        log.warning(
+            "left out by their suffix: %s in %s; images are %s",
+            counts,
+            printable(str(root)),
+            " ".join(IMAGE_SUFFIXES),
+        )
+    return search.without_repeated()
 
 
 class _Search:
@@ -132,7 +137,8 @@ class _Search:
         self._names: dict[str, set[str]] = {}  # of the images in each folder, by its real path
         self._first: dict[str, str] = {}  # path that first led to a real folder or linked file
         self.found: list[str] = []
-        self.others: Counter[str] = Counter()  # files that are no images, by suffix
+        self._numbers: list[int] = []  # of each, as its folder has it (inode)
+        self.others: Counter[str] = Counter()  # files of other suffixes
         self.linked_folders: list[str] = []
         self.linked_files: list[str] = []
 
@@ -162,7 +168,7 @@ class _Search:
                     self.linked_files.append(path)
                 else:
                     names.add(entry.name)
-                    self.found.append(path)
+                    self._add(path, entry.inode())
         for path in sorted(inner):
             self.enter(path)
 
@@ -175,9 +181,44 @@ class _Search:
             before = f"{self._first[folder]}/{name}".removeprefix("/")
         if before is None:
             self._first[real] = path
-            self.found.append(path)
+            try:
+                number = Path(real).stat().st_ino
+            except OSError as error:  # a link to nothing costs its row, in reading
+                raise_passing(error, real)
+                number = 0
+            self._add(path, number)
         else:
             self._say_twice(path, before)
+
+    def _add(self, path: str, number: int) -> None:
+        self.found.append(path)
+        self._numbers.append(number)
+
+    def without_repeated(self) -> list[str]:
+        """The sorted paths, without further hard links to a file."""
+        # Folders say the numbers at no cost; only files whose numbers are alike are looked at.
+        times = Counter(self._numbers)
+        alike = {
+            path
+            for path, number in zip(self.found, self._numbers, strict=True)
+            if times[number] > 1
+        }
+        kept: list[str] = []
+        first: dict[tuple[int, int], str] = {}
+        for path in sorted(self.found):
+            if path in alike:
+                try:
+                    found = (self._root / path).stat()
+                except OSError as error:
+                    raise_passing(error, self._root / path)
+                    kept.append(path)
+                    continue
+                before = first.setdefault((found.st_dev, found.st_ino), path)
+                if found.st_nlink > 1 and before != path:
+                    self._say_twice(path, before)
+                    continue
+            kept.append(path)
+        return kept
 
     def _say_twice(self, path: str, before: str) -> None:
         log.warning(

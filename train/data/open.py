@@ -39,11 +39,11 @@ def open_source(
        80/10/10 by the SHA-256 of an image's relative path. A folder or file that several links
        lead to is listed once; what is no image is left out, and a log line counts it.
 
-    Images are .jpg, .jpeg, .png, .webp (read as RGB, uint8, turned as EXIF says; a PNG of 16 bits
-    as uint16), and .tif, .tiff, .jp2, .j2k, .j2c, .jpc, .jpf, .jpx (every band, the file's own
-    dtype, with `transform` and `crs`). The bytes of a file say what it is, not its name. An image
-    with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that is
-    damaged: training and scoring log it and go on without. See `read_image`.
+    Images are .jpg, .jpeg, .jpe, .jfif, .png, .webp (read as RGB, uint8, turned as EXIF says; a PNG
+    of 16 bits as uint16), and .tif, .tiff, .jp2, .j2k, .j2c, .jpc, .jpf, .jpx (every band, the
+    file's own dtype, with `transform` and `crs`). The bytes of a file say what it is, not its name.
+    An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that
+    is damaged: training and scoring log it and go on without. See `read_image`.
 
     Whole images are embedded whole: a georeferenced one with a side above 1,024 px is a scene, and
     reading it is an error unless `chip` says how to cut it. Windows do not overlap, the remainder

@@ -112,7 +112,14 @@ class Split:
         )
 
 
-def read_all(source: Source, size: int, *, limit: int | None = None, threads: int = 4) -> Split:
+def read_all(
+    source: Source,
+    size: int,
+    *,
+    limit: int | None = None,
+    threads: int = 4,
+    check: Callable[[Record], None] = lambda record: None,
+) -> Split:
     """Read a whole source, brought to size x size by `fit_to`; images that are corrupt are skipped.
 
     Args:
@@ -120,6 +127,7 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
         size: side of an image, pixels.
         limit: read only so many, spread evenly over the source, the same ones each time.
         threads: that decode in parallel.
+        check: looks at each record as it was read, from any thread.
 
     Raises:
         DataError: no image can be read, or images differ in bands or dtype.
@@ -136,6 +144,7 @@ def read_all(source: Source, size: int, *, limit: int | None = None, threads: in
         record = read(index)
         if record is None:
             return None
+        check(record)
         alike(record)
         if "mask" in record:
             record["image"], record["mask"] = fit_to(record["image"], size, record["mask"])

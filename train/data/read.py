@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from train.data.record import IGNORE, CorruptImageError, DataError, MissingPixels, Record
+from train.data.record import (
+    IGNORE,
+    CorruptImageError,
+    DataError,
+    MissingPixels,
+    Record,
+    raise_passing,
+)
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]  # row, column, height, width in pixels
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
     ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
 )  # fmt: skip
 LARGEST = 1024  # side of a georeferenced image that is taken for one image and not for a scene
@@ -65,6 +72,7 @@ def read_image(
 
     Raises:
         CorruptImageError: the file is missing, damaged, or no image; the message names it.
+        OSError: the system failed, and not the file (`raise_passing`); it names the file too.
         MissingPixels: (one of these) pixels are missing: transparent, the value of the file's
             nodata tag, left out by its mask, NaN or infinite.
         SceneError: a georeferenced image with a side above `largest`.
@@ -87,6 +95,7 @@ def decode(
     except (ModuleNotFoundError, MemoryError, SceneError):
         raise
     except Exception as error:
+        _raise_passing(error, path)
         raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
 
 
@@ -138,6 +147,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
+        _raise_passing(error, path)
         raise CorruptImageError(f"cannot read the mask {path}: {reason_of(error)}") from error
 
 
@@ -160,6 +170,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
+        _raise_passing(error, path)
         raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
 
 
@@ -171,8 +182,20 @@ def is_raster(path: Path) -> bool:
     try:
         with open_regular(path) as file:
             return _head(file).startswith(_RASTERS)
-    except (OSError, DataError):
+    except (OSError, DataError) as error:
+        raise_passing(error, path)
         return False
+
+
+def _raise_passing(error: Exception, path: Path) -> None:
+    """As `raise_passing`; also of what GDAL says without its number, if it is so still."""
+    raise_passing(error, path)
+    try:
+        with open_regular(path) as file:
+            while file.read(1 << 22):
+                pass
+    except Exception as again:
+        raise_passing(again, path)
 
 
 def open_regular(path: Path) -> IO[bytes]:

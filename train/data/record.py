@@ -1,5 +1,7 @@
 """What a data source is: a random-access sequence of records, one an image."""
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, Required, TypedDict
@@ -62,6 +64,40 @@ class DataError(ValueError):
 
 class CorruptImageError(DataError):
     """An image (or its mask) cannot be read; the message names the file and the reason."""
+
+
+# What says nothing about a file: the disk, the network, memory, or what this process may open.
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        "EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "EAGAIN", "EINTR", "ETIMEDOUT", "ENOTCONN",
+        "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
+        "ENOBUFS", "EREMOTEIO",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+
+
+def raise_passing(error: BaseException, path: Path | str) -> None:
+    """Raise an error of the system, or one that `error` comes from; an image is not damaged by it.
+
+    A run that is stopped can go on when the disk or the network is well again, and a row that was
+    left out would stay so.
+
+    Raises:
+        OSError: it names the file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number is not None and number in _PASSING:
+            raise OSError(
+                number,
+                f"{os.strerror(number)}: nothing is said about the file itself; see to the "
+                "disk, the network or the limits of this process, and give the same command again",
+                os.fspath(path),
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 class MissingPixels(CorruptImageError):

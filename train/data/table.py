@@ -4,11 +4,12 @@ import csv
 import functools
 import io
 import os
+import stat
 import unicodedata
 from pathlib import Path
 
 from train.data.folder import whole_or_cut
-from train.data.record import DataError, Source
+from train.data.record import DataError, Source, raise_passing
 from train.data.splits import check_filled, check_split
 from train.data.windows import CHIP, Pair, WindowSource, numbered_classes
 
@@ -66,8 +67,15 @@ def _refuse_repeated(table: Path, root: Path, lines: list[_Row]) -> None:
     for number, row in lines:
         name = row[0].rpartition("/")[2]
         real = f"{real_folder(row[0].removesuffix(name))}/{name}"
-        if name in ("", ".", "..") or os.path.islink(real):  # noqa: PTH114 - a third of the time
-            real = os.path.realpath(real)
+        try:
+            found = os.lstat(real)
+            if name in ("", ".", "..") or stat.S_ISLNK(found.st_mode):
+                real = os.path.realpath(real)
+                found = os.lstat(real)
+            if found.st_nlink > 1:  # a file of several names is known by its number alone
+                real = f"{found.st_dev} {found.st_ino}"
+        except OSError as error:  # a file that is not there costs its row, in reading
+            raise_passing(error, real)
         if real in first:
             before, other = first[real]
             same = row[0] if row[0] == other[0] else f"one file, {other[0]} and {row[0]},"

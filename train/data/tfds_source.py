@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from train.data.read import not_finite, read_picture, reason_of, whole
-from train.data.record import IGNORE, CorruptImageError, DataError, Record
+from train.data.record import IGNORE, CorruptImageError, DataError, Record, raise_passing
 from train.data.splits import check_filled, check_split, hash_split
 
 _MASK_FEATURES = ("segmentation_mask", "mask")
@@ -97,6 +97,7 @@ class TfdsSource:
             if self._as_files:
                 record = read_picture(io.BytesIO(example["image"]), _id(part, position))
         except Exception as error:
+            raise_passing(error, name)
             raise CorruptImageError(f"cannot read {name}: {reason_of(error)}") from error
         image = record["image"]
         if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "uif":

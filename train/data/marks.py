@@ -1,0 +1,69 @@
+"""Numbers that often stand for missing pixels, in files that have no nodata tag."""
+
+import logging
+import threading
+
+import numpy as np
+
+from coder.errors import printable
+from train.data.record import Record
+
+_MARKS = (-9999, -32768)
+_FLOOR = -1e38  # of floats: what is below is float32's lowest, or -3.4e38, written by hand
+_FAR = 0.05  # part of the range of all else, by which a mark lies below it
+
+log = logging.getLogger("train.data")
+
+
+class Marks:
+    """Looks at images as they are read, from any thread, and says in the end what looks like marks.
+
+    A mark is the lowest value of a band, one of the usual ones, and far below all other values:
+    a band whose values go on down to -9999 has none.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._pixels = 0
+        self._counts: dict[tuple[int, float], int] = {}  # by band and mark
+        self._low: dict[int, float] = {}  # of a band, marks apart
+        self._high: dict[int, float] = {}
+
+    def __call__(self, record: Record) -> None:
+        """Count the marks of an image [H, W, C]."""
+        image = record["image"]
+        if image.dtype.kind not in "if" or 0 in image.shape:
+            return
+        with self._lock:
+            self._pixels += image.shape[0] * image.shape[1]
+            for band in range(image.shape[-1]):
+                self._look(band, image[..., band])
+
+    def _look(self, band: int, values: np.ndarray) -> None:
+        found = np.isin(values, _MARKS)
+        if values.dtype.kind == "f":
+            found |= values < _FLOOR
+        for mark, count in zip(*np.unique(values[found], return_counts=True), strict=True):
+            key = band, float(mark)
+            self._counts[key] = self._counts.get(key, 0) + int(count)
+        if not found.all():
+            rest = values[~found]
+            self._low[band] = min(self._low.get(band, np.inf), float(rest.min()))
+            self._high[band] = max(self._high.get(band, -np.inf), float(rest.max()))
+
+    def warn(self, name: str) -> None:
+        """Log what of the images of a data set looks like marks of missing pixels."""
+        for band, mark in sorted(self._counts):
+            low, high = self._low.get(band, np.inf), self._high.get(band, -np.inf)
+            if low - mark <= _FAR * max(high - low, 1.0):
+                continue
+            log.warning(
+                "band %d of %s has the value %g in %.2g %% of the pixels: if it marks missing "
+                "data, set the nodata tag of the files (gdal_edit.py -a_nodata %.9g FILE), so that "
+                "nothing is learned from it",
+                band + 1,
+                printable(name),
+                mark,
+                100 * self._counts[band, mark] / self._pixels,
+                mark,
+            )
