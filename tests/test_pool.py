@@ -242,6 +242,8 @@ START = """
 import os, signal, sys, time
 import numpy as np
 import coder
+# Where the tests run in the background, a shell has it ignored, which processes inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 y, grid = np.zeros((8, 6, 12), np.float32), (2, 3)
 pool = coder.Pool(coder.EmbeddingCodec.load(sys.argv[1]), 2)
 blobs = pool.encode(y, grid)
