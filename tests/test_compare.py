@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coder import FileError
 from train import compare, curves, report
 from train.config import OptionsError
 from train.config_study import Compare
@@ -178,3 +179,15 @@ def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> Non
     other = written(tmp_path / "other", fewer)
     with pytest.raises(OptionsError, match="UQE, as published is of 9 images, not of 60"):
         compare.run(Compare(reports=(folder, other)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"points": 3}', "point", "key"])
+def test_a_damaged_report_is_named(text: str, folder: Path) -> None:
+    path = folder / "report.json"
+    whole = json.loads(path.read_text())
+    if text in ("point", "key"):
+        whole["points"][1] = 3 if text == "point" else {"method": "nec"}
+        text = json.dumps(whole)
+    path.write_text(text)
+    with pytest.raises((OptionsError, FileError), match=str(folder)):
+        compare.read_reports(Compare(reports=(folder,)))

@@ -1,6 +1,7 @@
 """What a checkpoint says of itself, and what has to be told: config.json, preprocessor, script."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,18 @@ def test_units_of_the_normalisation(tmp_path: Path) -> None:
     assert bgr.mean == rgb.mean[::-1]
     with pytest.raises(InputError, match="is for red, green and blue, not nir, red, green"):
         convert_checkpoint(timm, bands=("nir", "red", "green"), **told)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", None])
+def test_a_configuration_that_is_no_json_object_is_named(
+    name: str, text: str | None, tmp_path: Path
+) -> None:
+    path = folder_with("transformers-mae", tmp_path) / name
+    path.unlink(missing_ok=True)
+    if text is None:
+        os.mkfifo(path)  # which it would take for ever to read
+    else:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(FileError, match=rf"{name}: "):
+        convert_checkpoint(tmp_path)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import stat
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ from PIL import Image
 from train_cases import SMALL
 
 import nec_jax
+from coder import OutputError
 from nec_jax import NecParams, latents, nec
 from nec_jax.trainable import frozen_blocks, trainable_rule
 from train import prefix
@@ -263,3 +266,19 @@ def test_a_cache_that_cannot_serve_is_refused(smoke_mae: Path, tmp_path: Path) -
         main([*run, "--trainable", "paper", "--proxy", "features"])
     with pytest.raises(OptionsError, match="--views goes with --cache"):
         Compress(views=2)
+
+
+def test_other_users_may_read_a_cache_and_a_file_is_none(
+    params: NecParams, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source, before = open_source(str(folder)), os.umask(0o022)
+    cache = tmp_path_factory.mktemp("shared") / "cache"
+    try:
+        open_prefix(cache, 1.0, params, 1, source)
+    finally:
+        os.umask(before)
+    found = [path for path in cache.rglob("*") if path.is_file()]
+    assert {path.suffix for path in found} == {".json", ".npy"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o644}
+    with pytest.raises(OutputError, match=r"about\.json.* and a folder is needed"):
+        open_prefix(next(iter(cache.rglob("about.json"))), 1.0, params, 1, source)
