@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.errors import InputError, UnusualEmbedding
+from coder.errors import InputError, UnusualEmbedding, named
 
 _INT32 = np.iinfo(np.int32)
 _MISSING = "nothing coded can be missing; leave those out, or fill them, first"
@@ -114,13 +114,7 @@ def as_blobs(blobs: Any) -> list[bytes]:
         raise InputError(f"blobs are of type {kind}: pass a list of them") from error
     if not many:
         raise InputError("no blobs to decode")
-    found = []
-    for i, blob in enumerate(many):
-        try:
-            found.append(as_bytes(blob))
-        except InputError as error:
-            raise InputError(f"blob {i}: {error}") from error
-    return found
+    return [named("blob", i, as_bytes, blob) for i, blob in enumerate(many)]
 
 
 def as_grid(grid: Any) -> tuple[int, int]:

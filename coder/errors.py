@@ -1,8 +1,11 @@
 """What can go wrong, as types: catch `CodecError` for all of it, a subclass for one cause."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def printable(text: str) -> str:
@@ -92,3 +95,11 @@ def about(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.path is None:
             error.path = os.fspath(path)
         raise
+
+
+def named(kind: str, index: int, function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns; its errors say which one of many it was, as `blob 3: ...`."""
+    try:
+        return function(*arguments)
+    except (BlobError, InputError) as error:
+        raise type(error)(f"{kind} {index}: {error}") from error

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.checks import as_array, as_blobs, as_floats, check_whole, warn_of_integers
 from coder.codec import EmbeddingCodec
-from coder.errors import BlobError, InputError, PoolError
+from coder.errors import InputError, PoolError, named
 
 _TASKS_PER_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
 _AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
@@ -112,7 +112,7 @@ class Pool:
         warn_of_integers(values.dtype, stacklevel=2)
         if self._executor is None:
             code, floats = self.codec.encode, as_floats(values)
-            return [_named("embedding", i, code, one, grid) for i, one in enumerate(floats)]
+            return [named("embedding", i, code, one, grid) for i, one in enumerate(floats)]
         blobs: list[bytes] = []
         caught: dict[tuple[type[Warning], str], None] = {}
 
@@ -144,7 +144,7 @@ class Pool:
         # Copies: not everything that `codec.decode` reads can be sent to a process.
         sent = as_blobs(blobs)
         self._check()
-        grids = {_named("blob", i, self.codec.grid_of, blob) for i, blob in enumerate(sent)}
+        grids = {named("blob", i, self.codec.grid_of, blob) for i, blob in enumerate(sent)}
         if len(grids) != 1:
             raise InputError(f"blobs of {len(grids)} grids {sorted(grids)[:3]}: give those of one")
         height, width = grids.pop()
@@ -153,7 +153,7 @@ class Pool:
         )
         if self._executor is None:
             for i, blob in enumerate(sent):
-                y_hat[i] = _named("blob", i, self.codec.decode, blob)
+                y_hat[i] = named("blob", i, self.codec.decode, blob)
             return y_hat
 
         def hand_out(span: slice, block: "_Block | None") -> tuple:
@@ -244,13 +244,6 @@ def _batch(y: ArrayLike) -> NDArray:
         raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
     as_floats(values[:0])  # numbers?
     return values
-
-
-def _named(kind: str, index: int, function: Callable, *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except (BlobError, InputError) as error:
-        raise type(error)(f"{kind} {index}: {error}") from error
 
 
 class _Place(NamedTuple):
@@ -375,7 +368,7 @@ def _encode(
     y = values if place is None else _floats(_mapped(place), values)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        blobs = [_named("embedding", i, _codec.encode, one, grid) for i, one in enumerate(y, start)]
+        blobs = [named("embedding", i, _codec.encode, one, grid) for i, one in enumerate(y, start)]
     return blobs, [(one.category, str(one.message)) for one in caught]
 
 
@@ -385,5 +378,5 @@ def _decode(
     """Floats of this shape, at `place` if there is one."""
     y_hat = np.empty(shape, np.float32) if place is None else _floats(_mapped(place), shape)
     for i, blob in enumerate(blobs, start):
-        y_hat[i - start] = _named("blob", i, _codec.decode, blob)
+        y_hat[i - start] = named("blob", i, _codec.decode, blob)
     return y_hat if place is None else None

@@ -8,8 +8,7 @@ batch is coded while the device computes the next.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +16,13 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
-from coder import BlobError, EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
+from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
 from coder.checks import as_array, as_blobs, refuse
+from coder.errors import named
 from nec_jax import nec, transform
 from nec_jax.config import ModelConfig
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
-
-T = TypeVar("T")
 
 
 def encode(
@@ -82,18 +80,10 @@ def decode(
     """
     codec = _codec(params)
     sent = as_blobs(blobs)
-    grids = {_of_blob(i, codec.grid_of, blob) for i, blob in enumerate(sent)}
+    grids = {named("blob", i, codec.grid_of, blob) for i, blob in enumerate(sent)}
     if len(grids) > 1:
         raise InputError(f"blobs of different token grids {sorted(grids)}: decode each size apart")
-    return np.stack([_of_blob(i, codec.decode, blob) for i, blob in enumerate(sent)])
-
-
-def _of_blob(index: int, function: Callable[[Any], T], blob: Any) -> T:
-    """What a function makes of a blob; its errors say which one of the list it was."""
-    try:
-        return function(blob)
-    except (BlobError, InputError) as error:
-        raise type(error)(f"blob {index}: {error}") from error
+    return np.stack([named("blob", i, codec.decode, blob) for i, blob in enumerate(sent)])
 
 
 def embed(
