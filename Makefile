@@ -21,12 +21,12 @@ $(PEERS)/installed: pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/python -m train.demo
+	$(BIN)/python -m examples.demo
 
 # Huge pages make training on a CPU a tenth to a third faster (docs/performance.md).
 demo-train: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 demo-train: setup
-	$(BIN)/python -m train.demo_train
+	$(BIN)/python -m examples.demo_train
 
 test: setup
 	$(BIN)/python -m pytest

@@ -28,12 +28,14 @@ from benchmarks.peer import best_seconds, parse
 from benchmarks.train_step import MASK_RATIO, compiled_step
 from coder import Pool
 from coder.pool import available_cores
-from nec_jax import NecParams, nec
-from nec_jax.config import ModelConfig, model_config
-from nec_jax.mae import DecoderStem
-from nec_jax.nec import init_weights
-from nec_jax.trainable import path_name, trainable_rule
-from nec_jax.vit import Encoder
+from nec_jax import NecParams
+from nec_jax.models import nec
+from nec_jax.models.architecture import ModelConfig, model_config
+from nec_jax.models.freezing import trainable_rule
+from nec_jax.models.mae import DecoderStem
+from nec_jax.models.nec import init_weights
+from nec_jax.models.vit import Encoder
+from nec_jax.models.weight_tree import path_name
 
 # Dense bfloat16 products a second, from the maker's data sheet.
 DATA_SHEET = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12}
@@ -94,12 +96,12 @@ def measured_peak() -> float:
 
 
 def attend_by_xla(qkv: jax.Array, _: str) -> jax.Array:
-    """`nec_jax.vit.attend` without flash attention."""
+    """`nec_jax.models.vit.attend` without flash attention."""
     return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
 
 
 def plain_product(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
-    """`nec_jax.dense.product` with JAX's own gradient."""
+    """`nec_jax.models.dense.product` with JAX's own gradient."""
     return jnp.matmul(x, kernel, precision=precision)
 
 
@@ -116,8 +118,8 @@ def variant(name: str) -> ExitStack:
     """The model with a part replaced, while the context lasts."""
     patches = {
         "": [],
-        "attention by XLA": [patch("nec_jax.vit.attend", attend_by_xla)],
-        "dense layers without barriers": [patch("nec_jax.dense.product", plain_product)],
+        "attention by XLA": [patch("nec_jax.models.vit.attend", attend_by_xla)],
+        "dense layers without barriers": [patch("nec_jax.models.dense.product", plain_product)],
         "sums in bfloat16": [
             patch.object(Encoder, "_tokens", halved(Encoder._tokens)),
             patch.object(DecoderStem, "__call__", halved(DecoderStem.__call__)),

@@ -22,8 +22,8 @@ from benchmarks.peer import ROUNDS, best_seconds, parse, run_peer
 from coder import ScalarCodec, Tables
 from coder.pool import available_cores
 from nec_jax import NecParams, convert_checkpoint
-from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import init_weights
+from nec_jax.models.architecture import ModelConfig, model_config
+from nec_jax.models.nec import init_weights
 
 ARCHITECTURES = ("vit-ti", "vit-b")
 RATES = (0.1, 0.5)  # bits an element

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 import nec_jax
 from nec_jax import heads
-from nec_jax.heads.params import HeadParams
-from nec_jax.params import NecParams
+from nec_jax.heads.head import HeadParams
+from nec_jax.images.size_rule import resize
+from nec_jax.model_file import NecParams
 from train.data import Split, open_source, read_all
-from train.data.resize import resize
 
 SIZES = (64, 192, 256, 512)
 Images = NDArray[np.uint8]

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 import nec_jax
 from coder import ScalarCodec, Tables
-from nec_jax import NecParams, density
+from nec_jax import NecParams
 from nec_jax.calibration import density_pmfs
+from nec_jax.models import density
 from train.data import open_source, read_all
 
 Pmf = tuple[int, NDArray[np.float64]]

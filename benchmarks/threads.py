@@ -1,4 +1,4 @@
-"""What threads of BLAS cost a decoder: `coder.transform.product` against NumPy's plain product.
+"""What threads of BLAS cost a decoder: `dct.product` against NumPy's plain product.
 
     python -m benchmarks.threads [--json]
 
@@ -26,16 +26,16 @@ import numpy as np
 import zarr
 
 import coder
-import coder.transform
 from coder.__main__ import main as command
+from coder.archive.zarr_codec import NecCodec
 from coder.pool import available_cores
-from coder.zarr_codec import NecCodec
+from coder.transform import dct, klt
 
 REPEATS = 3
 IMAGES = 32
-PRODUCTS = {"plain": np.matmul, "product": coder.transform.product}
+PRODUCTS = {"plain": np.matmul, "product": dct.product}
 # Here, since processes that start others (a pool, a loader) have those import this again.
-coder.transform.product = PRODUCTS[os.environ.get("NEC_BENCHMARK_PRODUCT", "product")]
+klt.product = dct.product = PRODUCTS[os.environ.get("NEC_BENCHMARK_PRODUCT", "product")]
 
 
 def embeddings(codec: coder.EmbeddingCodec, grid: tuple[int, int]) -> np.ndarray:
@@ -52,7 +52,7 @@ def embeddings(codec: coder.EmbeddingCodec, grid: tuple[int, int]) -> np.ndarray
 
 def small() -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
     """The codec that ships."""
-    return coder.EmbeddingCodec.load("nec-vit-ti"), (8, 8)
+    return coder.load("nec-vit-ti"), (8, 8)
 
 
 def large(folder: Path) -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
@@ -64,7 +64,7 @@ def large(folder: Path) -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
         walks = rng.laplace(size=(24, 14, 14, 768)).cumsum(1).cumsum(2)
         ladder = coder.fit((walks @ mixing.T).astype(np.float32))
         ladder.at(2 * ladder.rates // 3).save(path)
-    return coder.EmbeddingCodec.load(path), (14, 14)
+    return coder.load(path), (14, 14)
 
 
 def prepare(folder: Path) -> None:

@@ -17,13 +17,14 @@ import numpy as np
 
 from benchmarks.peer import ROUNDS, best_seconds, parse, run_peer
 from coder.pool import available_cores
-from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import init_weights
-from nec_jax.trainable import split, trainable_rule
-from train import objective
-from train.config import Compress
-from train.optim import optimiser
-from train.step import data_mesh, init_state, make_step
+from nec_jax.models.architecture import ModelConfig, model_config
+from nec_jax.models.freezing import trainable_rule
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import split
+from train.configs.options import Compress
+from train.engine import objective
+from train.engine.optim import optimiser
+from train.engine.step import data_mesh, init_state, make_step
 
 CASES = (("vit-ti", 8), ("vit-ti", 64), ("vit-b", 8), ("vit-b", 64))
 SECONDS = 8.0  # of steps, a case, side and round; two steps at least

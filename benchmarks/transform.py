@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 import coder
 from benchmarks.peer import ROUNDS, best_seconds
 from coder import ScalarCodec
-from coder.one_rate import OneRateCodec
-from train.baselines import per_channel
+from coder.codecs.base import OneRateCodec
+from train.studies.baselines import per_channel
 
 RATES = (4, 6, 8, 10, 12)
 SEARCH_STEPS = 18

@@ -1,13 +1,18 @@
 """Embeddings <-> bytes. NumPy and constriction only: a consumer needs no deep-learning framework.
 
 ```python
-codec = coder.EmbeddingCodec.load("codec.safetensors")
+codec = coder.load("codec.safetensors")
 blob = codec.encode(y, grid=(14, 14))  # y: float [n, D]
 y_hat = codec.decode(blob)  # float32 [n, D]
 ```
 """
 
-from coder.codec import EmbeddingCodec
+from coder.codecs.base import EmbeddingCodec
+from coder.codecs.ladder import RateLadder
+from coder.codecs.loading import from_bytes, load
+from coder.codecs.scalar_codec import ScalarCodec
+from coder.codecs.transform_codec import TransformCodec
+from coder.entropy.tables import Tables
 from coder.errors import (
     BlobError,
     CodecError,
@@ -22,12 +27,8 @@ from coder.errors import (
     UnusualEmbedding,
     WrongCodec,
 )
-from coder.fitting import fit
+from coder.fitting.fit_codec import fit
 from coder.pool import Pool
-from coder.rate_ladder import RateLadder
-from coder.scalar_codec import ScalarCodec
-from coder.tables import Tables
-from coder.transform_codec import TransformCodec
 
 __all__ = [
     "BlobError",
@@ -49,4 +50,6 @@ __all__ = [
     "UnusualEmbedding",
     "WrongCodec",
     "fit",
+    "from_bytes",
+    "load",
 ]

@@ -23,10 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coder import blob as framing
-from coder import files, kinds, safefile
-from coder.codec import EmbeddingCodec
+from coder import files
+from coder.codecs import loading
+from coder.codecs.base import EmbeddingCodec
 from coder.errors import CodecError, FileError, InputError, about, one_line
+from coder.format import blob as framing
+from coder.format import container, file_kinds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command in ("fit", "encode"):
-        from coder import fit_commands
+        from coder.cli import fit_commands
 
         return fit_commands.run(options)
     kind = _kind(options.file)
@@ -66,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
     if kind == "archive":
         # Not needed for blobs, and slow to import.
-        from coder import archive_commands
+        from coder.cli import archive_commands
 
         return getattr(archive_commands, options.command)(options)
     return _COMMANDS[options.command, kind](options)
@@ -149,13 +151,13 @@ def _add_overwrite(command: argparse.ArgumentParser) -> None:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "archive"
-    file = safefile.found(path, "file")
-    start = kinds.start_of(file)
-    if kinds.is_safetensors(start):
+    file = container.found(path, "file")
+    start = file_kinds.start_of(file)
+    if file_kinds.is_safetensors(start):
         return "codec"
-    if kinds.may_be_blob(start):
+    if file_kinds.may_be_blob(start):
         return "blob"
-    if (found := kinds.described(file)) is not None:
+    if (found := file_kinds.described(file)) is not None:
         what, remedy = found
         remedy = remedy or "`fit` and `encode` take embeddings"
         raise FileError(f"{what}, not a blob, codec, model or archive: {remedy}", path)
@@ -176,7 +178,7 @@ def _info_blob(options: argparse.Namespace) -> int:
     print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
     print(f"payload {payload} bytes, {words.size} words")
     if options.codec:
-        codec = EmbeddingCodec.load(options.codec)
+        codec = loading.load(options.codec)
         q, _ = codec.decode_symbols(data)
         print(f"{q.shape[0]} x {q.shape[1]} symbols, ", end="")
         print(f"{8 * len(data) / (len(q) * codec.channels):.4f} bits per element")
@@ -184,7 +186,7 @@ def _info_blob(options: argparse.Namespace) -> int:
 
 
 def _info_codec(options: argparse.Namespace) -> int:
-    codec = EmbeddingCodec.load(options.file)
+    codec = loading.load(options.file)
     print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
     print(f"fingerprint {codec.fingerprint.hex()}")
     print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
@@ -206,7 +208,7 @@ def _verify_blob(options: argparse.Namespace) -> int:
 
 
 def _verify_codec(options: argparse.Namespace) -> int:
-    codec = EmbeddingCodec.load(options.file)
+    codec = loading.load(options.file)
     print(f"good: codec {codec.fingerprint[:4].hex()}, {codec.channels} channels")
     return 0
 
@@ -228,7 +230,7 @@ def _decode_codec(options: argparse.Namespace) -> int:
 def _codec(options: argparse.Namespace) -> EmbeddingCodec:
     if options.codec is None:
         raise InputError("a blob: add --codec with the codec file that it was made with")
-    return EmbeddingCodec.load(options.codec)
+    return loading.load(options.codec)
 
 
 _COMMANDS = {

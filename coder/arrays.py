@@ -1,10 +1,173 @@
-"""Arrays that nobody can change, so that a fingerprint once taken stays true."""
+"""Arrays that callers hand over: what is taken, what is refused, and copies that cannot change."""
+
+import operator
+import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from coder.checks import as_array
-from coder.errors import CodecError
+from coder.errors import CodecError, InputError, UnusualEmbedding, named
+
+_INT32 = np.iinfo(np.int32)
+_MISSING = "nothing coded can be missing; leave those out, or fill them, first"
+
+
+def as_array(values: Any, what: str = "embeddings") -> NDArray:
+    """Anything that NumPy takes for an array, as one without a mask.
+
+    Raises:
+      InputError: not an array, or one with masked elements.
+    """
+    array = with_mask(values, what)
+    if isinstance(array, np.ma.MaskedArray):
+        # What a mask hides means nothing.
+        refuse(np.ma.getmaskarray(array), f"values of {what}", "masked")
+        array = array.data
+    return np.asarray(array)
+
+
+def with_mask(values: Any, what: str = "embeddings") -> NDArray:
+    """As `as_array`, but a masked array stays what it is."""
+    if isinstance(values, np.ndarray):
+        return values
+    # NumPy drops the masks of dask's arrays, and of masked arrays in a list.
+    if callable(compute := getattr(values, "compute", None)):
+        values = compute()
+    masked = isinstance(values, (list, tuple)) and any(
+        isinstance(part, np.ma.MaskedArray) for part in values
+    )
+    try:
+        array = np.ma.array(values) if masked else np.asanyarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} are no array: {error}") from error
+    if array.dtype == object:
+        kind = "dtype object" if hasattr(values, "dtype") else f"type {type(values).__name__}"
+        raise InputError(f"{what} are of {kind}, which is no array of numbers: give an array")
+    return array
+
+
+def as_floats(
+    y: NDArray, what: str = "embeddings", dtype: type[np.floating] = np.float32
+) -> NDArray[Any]:
+    """Numbers as float32, or another type. Raises InputError if they are none."""
+    if y.dtype.kind not in "fiu" and y.dtype.name != "bfloat16":
+        raise InputError(f"{what} are {y.dtype}: give floats, float32 for example")
+    with np.errstate(over="ignore"):
+        return y.astype(dtype, copy=False)
+
+
+def check_finite(floats: NDArray[np.floating], source: NDArray, what: str = "embeddings") -> None:
+    """Raises InputError that says where the first NaN or infinity is, and what it was before."""
+    # One sum finds any, and allocates nothing of their size; it may overflow all the same.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(floats.sum(dtype=np.float64))
+    if not finite:
+        refuse(~np.isfinite(floats), f"values of {what}", "NaN or infinite in float32", source)
+
+
+def warn_of_integers(dtype: np.dtype, *, stacklevel: int) -> None:
+    """Embeddings that are integers are often stored with a scale, which nobody applies here."""
+    if dtype.kind in "iu":
+        warnings.warn(
+            f"embeddings are {dtype}: integers are coded as the numbers that they are. If a scale, "
+            "a companding or a no-data value belongs to them, dequantise them first",
+            UnusualEmbedding,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def as_symbols(q: ArrayLike) -> NDArray[np.int32]:
+    """Integers of any type as int32. Raises InputError if they are not, or do not fit."""
+    symbols = as_array(q, "symbols")
+    if symbols.dtype.kind not in "iu":
+        raise InputError(f"symbols are {symbols.dtype}: give integers, or embeddings to `encode`")
+    if symbols.dtype == np.int32:
+        return symbols
+    if symbols.size and not _INT32.min <= int(symbols.min()) <= int(symbols.max()) <= _INT32.max:
+        raise InputError("symbols are beyond int32")
+    return symbols.astype(np.int32)
+
+
+def as_bytes(blob: Any) -> bytes:
+    """A blob in anything that holds bytes. Raises InputError for what does not."""
+    try:
+        view = memoryview(blob)
+    except TypeError:
+        view = None
+    if view is None or view.itemsize != 1:
+        raise InputError(f"a blob is bytes, as encode returns it, not {type(blob).__name__}")
+    return view.tobytes()
+
+
+def as_blobs(blobs: Any) -> list[bytes]:
+    """Any iterable of blobs, as a list. Raises InputError: none, or no bytes; says which."""
+    if isinstance(blobs, (bytes, bytearray, memoryview, str)):
+        raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
+    if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
+        # NumPy drops the zeros that a byte string ends with.
+        raise InputError(f"blobs are an array of {blobs.dtype}: pass a list of byte strings")
+    try:
+        many = list(blobs)
+    except TypeError as error:
+        kind = type(blobs).__name__
+        raise InputError(f"blobs are of type {kind}: pass a list of them") from error
+    if not many:
+        raise InputError("no blobs to decode")
+    return [named("blob", i, as_bytes, blob) for i, blob in enumerate(many)]
+
+
+def as_grid(grid: Any) -> tuple[int, int]:
+    """A height and a width, as integers. Raises InputError unless they are two, both above 0."""
+    try:
+        sides = tuple(grid)
+    except TypeError:
+        sides = ()
+    if len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
+        raise InputError(
+            f"grid is {grid!r}: give its height and width in tokens, two whole numbers"
+        )
+    return operator.index(sides[0]), operator.index(sides[1])
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer, of Python or NumPy, and no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, of Python or NumPy, or NaN."""
+    return isinstance(value, (float, np.floating)) or is_whole(value)
+
+
+def check_whole(name: str, value: Any, lowest: int = 1, highest: int = _INT32.max) -> int:
+    """A count that somebody asks for. Raises InputError unless it is whole and in range."""
+    if not is_whole(value) or not lowest <= value <= highest:
+        raise InputError(f"{name} is {value!r}: give a whole number, {lowest} to {highest}")
+    return int(value)
+
+
+def refuse(
+    bad: NDArray[np.bool_],
+    what: str,
+    kind: str,
+    values: NDArray | None = None,
+    remedy: str = _MISSING,
+    start: tuple[int, ...] = (),
+) -> None:
+    """Raises InputError if any is bad: how many, where the first is, what it is.
+
+    Places count from `start`, that of the first value in a larger array.
+    """
+    if not bad.any():
+        return
+    first = np.unravel_index(int(bad.argmax()), bad.shape)
+    shown = "" if values is None else f" ({values[first]})"
+    starts = (*start, *[0] * (bad.ndim - len(start)))
+    place = tuple(int(i) + s for i, s in zip(first, starts, strict=True))
+    raise InputError(
+        f"{int(bad.sum())} of {bad.size} {what} are {kind}, the first at {place}{shown}: {remedy}"
+    )
 
 
 def immutable(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray:

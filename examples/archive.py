@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 import nec_jax
-from coder import CodecError, archive, safefile
+from coder import CodecError, archive
+from coder.format import container
 from nec_jax import NecParams
 from nec_jax.api import check_images
-from nec_jax.params import flatten_weights
+from nec_jax.images.read import SceneError
+from nec_jax.models.weight_tree import flatten_weights
 from train.data import (
     CorruptImageError,
     DataError,
@@ -31,7 +33,6 @@ from train.data import (
     open_source,
     spread,
 )
-from train.data.read import SceneError
 
 _TRIED = 16  # images that are looked at before an archive is begun
 
@@ -70,8 +71,8 @@ def main() -> None:
             "classes": list(source.classes),
             "codec": codec.fingerprint.hex(),
             # A codec's fingerprint says nothing of the encoder before it.
-            "model": safefile.digest(
-                flatten_weights(params.weights), safefile.canonical_json(config.to_meta())
+            "model": container.digest(
+                flatten_weights(params.weights), container.canonical_json(config.to_meta())
             ).hex(),
         },
         strict=options.strict,

@@ -18,10 +18,10 @@ except ImportError:
 from nec_jax import heads
 from nec_jax.api import decode, embed, embed_traced, encode, latents, with_coding
 from nec_jax.calibration import calibrate
-from nec_jax.config import VARIANTS, ModelConfig, model_config
 from nec_jax.convert import convert_checkpoint
 from nec_jax.export import export_decoder_block
-from nec_jax.params import NecParams, load, save
+from nec_jax.model_file import NecParams, load, save
+from nec_jax.models.architecture import VARIANTS, ModelConfig, model_config
 
 __all__ = [
     "VARIANTS",

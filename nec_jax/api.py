@@ -17,12 +17,12 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
 from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
-from coder.checks import as_array, as_blobs, refuse
+from coder.arrays import as_array, as_blobs, refuse
 from coder.errors import named
-from nec_jax import nec, transform
-from nec_jax.config import ModelConfig
-from nec_jax.nec import Weights
-from nec_jax.params import NecParams
+from nec_jax.model_file import NecParams
+from nec_jax.models import nec, transform_bottleneck
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.weight_tree import Weights
 
 
 def encode(
@@ -110,7 +110,7 @@ def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     codec = _codec(params).at()
     y = _latents(params.weights, params.config, images)
     if isinstance(codec, TransformCodec):
-        return transform.rounded(codec, y, params.config.grid(*images.shape[1:3]))
+        return transform_bottleneck.rounded(codec, y, params.config.grid(*images.shape[1:3]))
     assert isinstance(codec, ScalarCodec)
     offsets, steps = jnp.asarray(codec.offsets), jnp.asarray(codec.steps)
     return jnp.round((y - offsets) / steps) * steps + offsets

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import EmbeddingCodec, InputError, RateLadder, ScalarCodec, Tables, fit
-from coder.quantise import quantise
-from coder.tables import pmf_from_counts
-from coder.transform import Transform
-from nec_jax import density
+from coder.codecs.quantiser import quantise
+from coder.entropy.tables import pmf_from_counts
+from coder.transform.klt import Transform
 from nec_jax.api import latents
-from nec_jax.nec import Weights
-from nec_jax.params import NecParams
+from nec_jax.model_file import NecParams
+from nec_jax.models import density
+from nec_jax.models.weight_tree import Weights
 
 # A density's pmf weighs as much as this many symbols: next to nothing beside the counts of the
 # grid's tables (images x tokens), a sensible shape for those of the class token (images).

@@ -11,9 +11,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from coder import InputError, files
-from nec_jax.nec import Weights
-from nec_jax.params import NecParams
-from nec_jax.vit import sincos_positions
+from nec_jax.model_file import NecParams
+from nec_jax.models.vit import sincos_positions
+from nec_jax.models.weight_tree import Weights
 
 
 def export_decoder_block(

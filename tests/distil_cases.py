@@ -8,8 +8,8 @@ from PIL import Image
 
 import nec_jax
 from nec_jax import NecParams
-from train.config import Distil
-from train.teacher import Images
+from train.configs.options import Distil
+from train.tasks.teacher import Images
 
 TEACHER = tiny_config(depth=2, image_size=64, patch=8, registers=2)  # 8 x 8 tokens
 

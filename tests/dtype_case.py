@@ -17,8 +17,8 @@ from model_cases import random_images, tiny_config
 
 import nec_jax
 from nec_jax import NecParams, heads
-from nec_jax.nec import init_weights
-from nec_jax.params import flatten_weights
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import flatten_weights
 
 HEADS = {"linear": {}, "attention": {"with_decoder": True}}
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from nec_jax import ModelConfig, NecParams, density, latents, model_config
-from nec_jax.nec import Weights, init_weights
-from nec_jax.trainable import path_name
+from nec_jax import ModelConfig, NecParams, latents, model_config
+from nec_jax.models import density
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import Weights, path_name
 
 # Every tolerance of the model's tests.
 FLOAT32: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # one expression, computed in another order

@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from train import compress, log
+from train.engine import log
 from train.main import main
+from train.tasks import compress
 
 write = log.MetricsLog.write
 STUDY = """

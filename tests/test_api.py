@@ -11,7 +11,7 @@ from model_cases import NETWORK, TIES, pretrained, random_images, tiny_config
 
 import coder
 import nec_jax
-from coder import EmbeddingCodec, InputError, ScalarCodec
+from coder import InputError, ScalarCodec
 from nec_jax import NecParams, api
 
 REAL_BITS_FACTOR, REAL_BYTES_CONSTANT = 1.01, 16
@@ -49,7 +49,7 @@ def test_images_of_any_sides_that_the_patch_divides(model):
 def test_a_consumer_decodes_with_the_codec_alone(model, coded, tmp_path: Path):
     _, blobs = coded
     model.codec.save(tmp_path / "codec")
-    codec = EmbeddingCodec.load(tmp_path / "codec")
+    codec = coder.load(tmp_path / "codec")
     for blob, expected in zip(blobs, nec_jax.decode(model, blobs), strict=True):
         np.testing.assert_array_equal(codec.decode(blob), expected)
 

@@ -30,8 +30,9 @@ from archive_cases import (
 from coder_cases import own_lines
 from zarr.core.sync import sync
 
-from coder import CodecError, FileError, archive, zarr_nodes
+from coder import CodecError, FileError, archive
 from coder.__main__ import main
+from coder.archive import zarr_nodes
 
 KEPT = Path(__file__).parent / "kept/2026-11/archive.zarr"
 BAD = {0, 10, *range(16, 24)}

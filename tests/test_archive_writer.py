@@ -260,7 +260,7 @@ def test_no_locks_are_a_warning(tmp_path, monkeypatch):
     def acquire(self, **_):
         raise NotImplementedError
 
-    monkeypatch.setattr("coder.archive_writer.FileLock.acquire", acquire)
+    monkeypatch.setattr("coder.archive.writer.FileLock.acquire", acquire)
     with pytest.warns(UserWarning, match="has no locks"):
         written(tmp_path / "a")
 

@@ -8,7 +8,7 @@ from transform_cases import GRID, ladder
 from transform_cases import embeddings as smooth
 
 from coder import InputError
-from train import baselines
+from train.studies import baselines
 
 
 def embeddings(seed: int, count: int) -> np.ndarray:

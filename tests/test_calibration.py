@@ -11,9 +11,10 @@ from model_cases import CALIBRATION_IMAGES, FLOAT32, TIES, random_images
 
 import nec_jax
 from coder import InputError, ScalarCodec
-from nec_jax import NecParams, density
-from nec_jax.bottleneck import bottleneck
+from nec_jax import NecParams
 from nec_jax.calibration import TAIL_MASS, bottleneck_scales, density_pmfs
+from nec_jax.models import density
+from nec_jax.models.bottleneck import bottleneck
 
 WIDTH = 48
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from train.checkpoint import CheckpointError, Checkpoints
-from train.step import data_mesh, replicated
+from train.engine.checkpoint import CheckpointError, Checkpoints
+from train.engine.step import data_mesh, replicated
 
 SHAPES = {
     "weights": jax.ShapeDtypeStruct((300, 100), np.float32),
@@ -113,9 +113,9 @@ def test_an_error_of_reading_changes_nothing(
         if where == "sums":
             patched.setattr(Path, "read_text", fail)
         elif where == "digest":
-            patched.setattr("train.checkpoint.sha256", fail)
+            patched.setattr("train.engine.checkpoint.sha256", fail)
         else:
-            patched.setattr("train.checkpoint.ocp.load_checkpointables", fail_wrapped)
+            patched.setattr("train.engine.checkpoint.ocp.load_checkpointables", fail_wrapped)
         with pytest.raises(CheckpointError, match=r"2 cannot be read now .*Nothing was changed"):
             restored(tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

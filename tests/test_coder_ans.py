@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from reference_ans import Table, escape_reads, integer_ans, length_table, reads, uniform
 
 from coder import CorruptBlob, Tables
-from coder.ans import SymbolCoder
-from coder.escape import length_weights
-from coder.models import TABLE_EACH, UNIFORM, AnsCoder, model
-from coder.tables import quantise_pmf
+from coder.entropy.ans import SymbolCoder
+from coder.entropy.escape import length_weights
+from coder.entropy.integer_models import TABLE_EACH, UNIFORM, AnsCoder, model
+from coder.entropy.tables import quantise_pmf
 
 INT32 = np.iinfo(np.int32)
 
@@ -179,7 +179,7 @@ def test_coder_calls_do_not_grow_with_escapes(monkeypatch):
     symbols = np.full((100_000, 1), -1, np.int32)
     symbols[::1000, 0] = np.arange(100) ** 4
     words = coder.encode([symbols])
-    monkeypatch.setattr("coder.ans.AnsCoder", Counting)
+    monkeypatch.setattr("coder.entropy.ans.AnsCoder", Counting)
     (decoded,) = coder.decode(words, [len(symbols)])
     np.testing.assert_array_equal(decoded, symbols)
     assert len(calls) <= 1 + 1 + 5 * 8

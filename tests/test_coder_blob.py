@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder import CorruptBlob, TruncatedBlob, UnsupportedVersion
-from coder.blob import Header, pack, unpack
+from coder.format.blob import Header, pack, unpack
 
 HEADER = Header(b"\x01\x02\x03\x04", 0, (14, 14), True)
 

@@ -16,7 +16,7 @@ from coder import (
     UnsupportedVersion,
     WrongCodec,
 )
-from coder.blob import Header, pack, unpack
+from coder.format.blob import Header, pack, unpack
 
 # small_codec().encode(Y, (1, 2)): changes only with the format version.
 GOLDEN_BLOB = "11b6e25988000102ecbff71f91ce75bf0f637d0adb88d4d3"

@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 import coder
 from coder import (
     CodecError,
-    EmbeddingCodec,
     FileError,
 )
+from coder.codecs import loading
 
 
 def test_save_and_load_keep_fingerprint_and_bytes(tmp_path):
     codec = small_codec(rate_index=2)
     path = tmp_path / "codec.safetensors"
     codec.save(path)
-    loaded = EmbeddingCodec.load(path)
+    loaded = coder.load(path)
     assert loaded == codec
     assert hash(loaded) == hash(codec)
     assert loaded.fingerprint == codec.fingerprint
     assert loaded.to_bytes() == codec.to_bytes() == path.read_bytes()
     assert codec.codec_bytes == path.stat().st_size
     assert loaded.encode(Y, (1, 2)) == codec.encode(Y, (1, 2))
-    assert EmbeddingCodec.from_parts(*codec.to_parts()) == codec
+    assert loading.from_parts(*codec.to_parts()) == codec
 
 
 @settings(max_examples=200)
@@ -40,14 +40,14 @@ def test_flipped_bits_of_the_file_are_detected(position, data):
     position %= 8 * len(file)
     file[position // 8] ^= 1 << position % 8
     with pytest.raises(FileError):
-        EmbeddingCodec.from_bytes(bytes(file))
+        coder.from_bytes(bytes(file))
 
 
 def test_loading_names_the_file(tmp_path):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(small_codec().to_bytes()[:-1])
     with pytest.raises(FileError, match=r"broken\.safetensors"):
-        EmbeddingCodec.load(path)
+        coder.load(path)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_loading_names_the_file(tmp_path):
 def test_parts_that_make_no_codec_are_refused(tensors, content, message):
     parts = small_codec().to_parts()
     with pytest.raises(FileError, match=message):
-        EmbeddingCodec.from_parts(parts[0] | tensors, parts[1] | content)
+        loading.from_parts(parts[0] | tensors, parts[1] | content)
 
 
 def test_every_part_changes_the_fingerprint():
@@ -79,7 +79,7 @@ def test_every_part_changes_the_fingerprint():
         {"grid_layout": np.array([0, 2, 1])},
         {"class_layout": np.array([2, 0, 0])},
     ]
-    codecs = [EmbeddingCodec.from_parts(tensors | change, content) for change in changed]
+    codecs = [loading.from_parts(tensors | change, content) for change in changed]
     codecs += [small_codec(False), small_codec(max_tokens=9), small_codec(rate_index=1), base]
     assert len({codec.fingerprint for codec in codecs}) == len(codecs)
     assert base != codecs[0]

@@ -8,8 +8,8 @@ from coder_cases import small_codec
 from transform_cases import GRID, embeddings, ladder
 
 from coder import CodecError, InputError, Pool, Tables, UnusualEmbedding
-from coder.checks import as_blobs
-from coder.tables import pmf_from_counts, quantise_pmf
+from coder.arrays import as_blobs
+from coder.entropy.tables import pmf_from_counts, quantise_pmf
 
 LADDER = ladder()
 SCALAR = small_codec(class_token=False)

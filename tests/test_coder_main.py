@@ -12,10 +12,11 @@ import pytest
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, own_lines
 
-from coder import CodecError, EmbeddingCodec, archive
-from coder import blob as framing
+import coder
+from coder import CodecError, archive
 from coder.__main__ import main
-from coder.fit_commands import read
+from coder.cli.fit_commands import read
+from coder.format import blob as framing
 
 GOLDEN = Path(__file__).parent / "golden"
 CODEC, BLOB = GOLDEN / "woken.codec.safetensors", GOLDEN / "woken.blob"
@@ -53,7 +54,7 @@ def test_info_says_what_a_blob_is(capsys):
 def test_info_says_what_a_codec_is(capsys):
     status, out, _ = run(capsys, "info", CODEC)
     assert status == 0
-    assert EmbeddingCodec.load(CODEC).fingerprint.hex() in out
+    assert coder.load(CODEC).fingerprint.hex() in out
     assert "48 channels" in out
     assert "3 tables of 2 to 9 entries" in out
 
@@ -69,7 +70,7 @@ def test_info_says_what_an_archive_is(capsys, store):
 
 
 def test_decode_writes_npy(capsys, tmp_path, store):
-    codec = EmbeddingCodec.load(CODEC)
+    codec = coder.load(CODEC)
     assert run(capsys, "decode", BLOB, "--codec", CODEC, "--out", tmp_path / "y")[0] == 0
     np.testing.assert_array_equal(np.load(tmp_path / "y"), codec.decode(BLOB.read_bytes()))
     assert run(capsys, "decode", store, "--out", tmp_path / "all")[0] == 0

@@ -5,7 +5,7 @@ import pytest
 import safetensors.numpy
 
 from coder import FileError
-from coder.safefile import canonical_json, digest, from_bytes, read, to_bytes, write
+from coder.format.container import canonical_json, digest, from_bytes, read, to_bytes, write
 
 TENSORS = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_ans import ONE, count_table, half_table
 
-from coder import CorruptBlob, Tables, sparse
-from coder.ans import SymbolCoder
-from coder.models import TABLE_EACH, AnsCoder
-from coder.places import Reader, Rows, walk
+from coder import CorruptBlob, Tables
+from coder.entropy import sparse
+from coder.entropy.ans import SymbolCoder
+from coder.entropy.integer_models import TABLE_EACH, AnsCoder
+from coder.entropy.places import Reader, Rows, walk
 
 
 def bits(words):

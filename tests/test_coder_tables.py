@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder import CodecError, Tables
-from coder.tables import MAX_SIZE, quantise_pmf
-from coder.tables import pmf_from_counts as recalibrate
+from coder.entropy.tables import MAX_SIZE, quantise_pmf
+from coder.entropy.tables import pmf_from_counts as recalibrate
 
 TOTAL = 1 << 24
 

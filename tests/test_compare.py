@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from coder import FileError
-from train import compare, curves, report
-from train.config import OptionsError
-from train.config_study import Compare
+from train.configs.options import OptionsError
+from train.configs.study_options import Compare
 from train.main import main
-from train.scores import Scores
+from train.studies import compare, curves, report
+from train.studies.scores import Scores
 
 IMAGES = 60
 

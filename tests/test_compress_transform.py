@@ -9,8 +9,8 @@ from train_cases import SMALL, run_compress
 
 import nec_jax
 from coder import RateLadder
-from nec_jax.params import flatten_weights
-from train.config import Compress, OptionsError
+from nec_jax.models.weight_tree import flatten_weights
+from train.configs.options import Compress, OptionsError
 from train.data import open_source, read_all
 from train.main import main
 

@@ -12,7 +12,7 @@ from convert_cases import GOLDEN, MAE, convert, options_of, rewritten, tensors_o
 
 import nec_jax
 from coder import FileError, InputError
-from coder.cli import main
+from coder.cli.nec import main
 from nec_jax import convert_checkpoint
 
 
@@ -278,7 +278,7 @@ def test_the_command_replaces_neither_a_file_nor_its_input(tmp_path: Path) -> No
 )
 def test_without_jax_the_help_says_what_is_needed(arguments: list[str], message: str) -> None:
     program = (
-        f"import sys; sys.modules['jax'] = None; from coder.cli import main; main({arguments})"
+        f"import sys; sys.modules['jax'] = None; from coder.cli.nec import main; main({arguments})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert message in done.stdout + done.stderr

@@ -9,10 +9,10 @@ import pytest
 import rasterio
 from image_files import encoded, noise, png, write_raster
 
+from nec_jax.images.read import IMAGE_SUFFIXES, read_image
+from nec_jax.images.windows import WindowSource
 from train.data import CorruptImageError, DataError, fingerprint, open_source, read_all
 from train.data.folder import find_images
-from train.data.read import IMAGE_SUFFIXES, read_image
-from train.data.windows import WindowSource
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
 

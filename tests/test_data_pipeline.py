@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nec_jax.images.size_rule import random_crop, resize
 from train.data import CorruptImageError, DataError, Record, fit_to, read_all, train_iterator
-from train.data.resize import random_crop, resize
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from image_files import encoded, noise, png, write_raster
 from PIL import Image, ImageOps
 from rasterio.errors import RasterioIOError
 
+from nec_jax.images import read as module
+from nec_jax.images.read import image_size, is_raster, read_image, read_mask
 from train.data import (
     CorruptImageError,
     DataError,
@@ -23,9 +25,7 @@ from train.data import (
     open_source,
     read_all,
 )
-from train.data import read as module
 from train.data.potsdam import read_colour_mask
-from train.data.read import image_size, is_raster, read_image, read_mask
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
 

@@ -14,8 +14,7 @@ from image_files import png as deep_png
 from PIL import Image
 
 from nec_jax import NecParams
-from train import evaluate
-from train.config_study import Evaluate
+from train.configs.study_options import Evaluate
 from train.data import (
     CorruptImageError,
     DataError,
@@ -24,6 +23,7 @@ from train.data import (
     read_all,
     train_iterator,
 )
+from train.studies import evaluate
 
 
 def png(array: np.ndarray) -> io.BytesIO:

@@ -8,10 +8,11 @@ import numpy as np
 from model_cases import random_images
 
 import nec_jax
+from examples import demo, demo_train
 from nec_jax import NecParams
-from train import demo, demo_train, evaluate
 from train.data import fit_to
 from train.data.blue_marble import BlueMarble
+from train.studies import evaluate
 
 
 def test_a_mosaic_of_all_tiles_is_the_earth() -> None:

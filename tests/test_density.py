@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from model_cases import FLOAT32
 
-from nec_jax import density
-from nec_jax.density import LIKELIHOOD_FLOOR, init_density, quantile
+from nec_jax.models import density
+from nec_jax.models.density import LIKELIHOOD_FLOOR, init_density, quantile
 
 CHANNELS = 5
 FAR_OUT = np.array([[-1e5], [1e5]], np.float32) * np.ones(CHANNELS, np.float32)

@@ -11,17 +11,17 @@ from distil_cases import TEACHER, make_teacher, opened, options, write_data
 from model_cases import random_images, random_weights, tiny_config
 
 import nec_jax
-from coder import RateLadder, safefile
+from coder import RateLadder
+from coder.format import container
 from nec_jax import NecParams, latents
-from nec_jax.params import flatten_weights
-from nec_jax.trainable import split
-from train import distil
-from train import teacher as teacher_of
-from train.config import OptionsError
+from nec_jax.models.weight_tree import flatten_weights, split
+from train.configs.options import OptionsError
 from train.data import open_source, read_all
+from train.engine.step import data_mesh, init_state, make_step
+from train.engine.stop import StopSignals
 from train.main import main
-from train.step import data_mesh, init_state, make_step
-from train.stop import StopSignals
+from train.tasks import distil
+from train.tasks import teacher as teacher_of
 
 FAST = ["--steps", "4", "--batch", "4", "--val-every", "2", "--log-every", "3",
         "--checkpoint-every", "2", "--warmup", "1", "--image-size", "64", "--depth", "1",
@@ -141,7 +141,7 @@ def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) 
     params = nec_jax.load(whole / "model.safetensors")
     encoder = flatten_weights(params.weights["encoder"])
     assert all(v.dtype == np.float32 for v in encoder.values())
-    stored, _ = safefile.read(whole / "model.safetensors", "model")
+    stored, _ = container.read(whole / "model.safetensors", "model")
     assert {v.dtype for k, v in stored.items() if k.startswith("weights/encoder/")} == {
         np.dtype(np.float16)
     }

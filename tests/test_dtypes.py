@@ -20,11 +20,11 @@ import nec_jax
 from coder import InputError
 from nec_jax import NecParams, heads
 from nec_jax.heads.network import init_weights as init_head
-from nec_jax.nec import forward, init_weights
-from nec_jax.params import flatten_weights
-from nec_jax.transform import blank
-from train.objective import rate_distortion
-from train.step import State, data_mesh, make_step
+from nec_jax.models.nec import forward, init_weights
+from nec_jax.models.transform_bottleneck import blank
+from nec_jax.models.weight_tree import flatten_weights
+from train.engine.objective import rate_distortion
+from train.engine.step import State, data_mesh, make_step
 
 
 def test_with_x64_models_heads_and_training_are_what_they_are_without(tmp_path):

@@ -12,12 +12,13 @@ import coder
 import nec_jax
 from nec_jax.api import with_coding
 from nec_jax.calibration import calibrate_latents, fit_latents
-from train import evaluate, initial, methods, report, scores
-from train.config import Compress, OptionsError
-from train.config_study import Evaluate
+from train.configs.options import Compress, OptionsError
+from train.configs.study_options import Evaluate
 from train.data import IGNORE, DataError, Split, open_source, read_all
+from train.engine import initial
+from train.engine.activation_cache import Prefix
 from train.main import main
-from train.prefix import Prefix
+from train.studies import evaluate, methods, report, scores
 
 KEYS = {
     "method", "setting", "task", "head", "with_decoder", "bytes_per_image", "codec_bytes",

@@ -11,8 +11,8 @@ import safetensors
 import safetensors.numpy
 
 import nec_jax
+from nec_jax.heads.head import HeadConfig
 from nec_jax.heads.network import decoder_features
-from nec_jax.heads.params import HeadConfig
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TORCH = os.environ.get("NEC_TORCH_PYTHON")

@@ -12,13 +12,14 @@ from train_cases import SMALL
 
 import nec_jax
 from coder import InputError
-from nec_jax import NecParams, export_decoder_block, heads, latents, nec
-from nec_jax.mae import random_masking
-from nec_jax.params import flatten_weights
-from nec_jax.trainable import trainable_rule
-from train.config import Compress, Pretrain
+from nec_jax import NecParams, export_decoder_block, heads, latents
+from nec_jax.models import nec
+from nec_jax.models.freezing import trainable_rule
+from nec_jax.models.mae import random_masking
+from nec_jax.models.weight_tree import flatten_weights
+from train.configs.options import Compress, Pretrain
 from train.data import open_source, read_all
-from train.initial import config_for, feature_scale, initial_model, with_teacher
+from train.engine.initial import config_for, feature_scale, initial_model, with_teacher
 from train.main import main
 
 GRID = (4, 4)

@@ -14,8 +14,9 @@ from transform_cases import CHANNELS, GRID, class_tokens, embeddings, ladder, sm
 
 import coder
 from coder import InputError, UnusualEmbedding
-from coder.family import SCALES, SHAPES, cells, member
-from coder.histograms import BINS, CENTRES, EDGES, add, empty
+from coder.fitting.histograms import BINS, CENTRES, EDGES, add, empty
+from coder.transform.dead_zone import cells
+from coder.transform.distributions import SCALES, SHAPES, member
 
 
 def test_half_of_the_bytes_of_a_codec_without_transform():
@@ -69,7 +70,7 @@ def test_what_can_be_sliced_is_read_in_parts(monkeypatch):
             reads.append(at.stop - at.start)
             return y[at]
 
-    monkeypatch.setattr("coder.fitting._BATCH", 20 * y[0].size)
+    monkeypatch.setattr("coder.fitting.fit_codec._BATCH", 20 * y[0].size)
     lazy: Any = Lazy()
     codec = coder.fit(lazy)
     assert max(reads) <= 20

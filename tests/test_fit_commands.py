@@ -19,9 +19,9 @@ from transform_cases import CHANNELS, smooth_embeddings
 
 import coder
 from coder import CodecError, InputError, UnusualEmbedding
-from coder import blob as framing
 from coder.__main__ import main
-from coder.fit_commands import read, run
+from coder.cli.fit_commands import read, run
+from coder.format import blob as framing
 
 Y = smooth_embeddings(1, 60)
 SHAPES = {"grids": Y, "raster": Y.reshape(-1, 90, CHANNELS), "vectors": Y.reshape(-1, CHANNELS)}
@@ -37,7 +37,7 @@ def test_embeddings_become_an_array_that_holds_its_codec(name, tmp_path, capsys)
     y = SHAPES[name]
     file = written(y, tmp_path)
     assert main(["fit", str(file), "--out", str(tmp_path / "codec")]) == 0
-    codec = coder.EmbeddingCodec.load(tmp_path / "codec")
+    codec = coder.load(tmp_path / "codec")
     for rate in (2, codec.rates - 1):
         out = tmp_path / f"{rate}.zarr"
         options = ["--codec", str(tmp_path / "codec"), "--rate", str(rate)]
@@ -295,7 +295,7 @@ def test_what_cannot_work_is_refused_before_anything_is_fitted(
     written(Y, tmp_path)
     coder.fit(FLAT[:, :4]).save(tmp_path / "other")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("coder.fitting._transform", None)
+    monkeypatch.setattr("coder.fitting.fit_codec._transform", None)
     assert main([command, "y.npy", "--out", "out", *options]) == 1
     error = capsys.readouterr().err
     assert message in error
@@ -327,7 +327,7 @@ def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tm
         options.command, options.max_tokens = "fit", 64
         run(options)
         masked = np.ma.masked_equal(y, value)
-        assert coder.EmbeddingCodec.load(options.out) == coder.fit(masked, max_tokens=64)
+        assert coder.load(options.out) == coder.fit(masked, max_tokens=64)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -9999])
@@ -337,8 +337,8 @@ def test_missing_tokens_of_a_zarr_array_are_found_before_anything_is_fitted(
     y = Y.copy()
     y[41, 2, 3, 4] = value
     zarr.create_array(tmp_path / "y.zarr", data=y, chunks=(7, 3, 6, 12))
-    monkeypatch.setattr("coder.fitting._transform", None)
-    monkeypatch.setattr("coder.fit_commands._PART", Y[:10].size)
+    monkeypatch.setattr("coder.fitting.fit_codec._transform", None)
+    monkeypatch.setattr("coder.cli.fit_commands._PART", Y[:10].size)
     out = ["--out", str(tmp_path / "out"), "--nodata", "-9999"]
     assert main(["encode", str(tmp_path / "y.zarr"), *out]) == 1
     error = capsys.readouterr().err
@@ -394,7 +394,7 @@ def test_a_zarr_array_with_marks_scales_or_damage(tmp_path, capsys):
     zarr.create_array(tmp_path / "marked", data=y, chunks=(500, CHANNELS), attributes=attributes)
     assert main(["fit", str(tmp_path / "marked"), "--out", str(tmp_path / "codec")]) == 0
     assert "_FillValue says that -9999 is missing data" in capsys.readouterr().out
-    assert coder.EmbeddingCodec.load(tmp_path / "codec") == coder.fit(y, nodata=-9999)
+    assert coder.load(tmp_path / "codec") == coder.fit(y, nodata=-9999)
     for name in ("scale_factor", "add_offset"):
         zarr.create_array(tmp_path / name, data=y, attributes={name: 0.5})
         assert main(["fit", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 1

@@ -8,8 +8,9 @@ import pytest
 from golden.make import cases, encoded
 from reference_ans import Table, integer_ans, reads
 
-from coder import EmbeddingCodec, ScalarCodec, TransformCodec
-from coder.blob import unpack
+import coder
+from coder import ScalarCodec, TransformCodec
+from coder.format.blob import unpack
 
 GOLDEN = Path(__file__).parent / "golden"
 SHA256 = {
@@ -28,7 +29,7 @@ TRANSFORMED = ("channels-alone", "ladder", "transform")
 
 def load(name):
     # No case may be missing: each of these fails without its file.
-    codec = EmbeddingCodec.load(GOLDEN / f"{name}.codec.safetensors")
+    codec = coder.load(GOLDEN / f"{name}.codec.safetensors")
     return codec, (GOLDEN / f"{name}.blob").read_bytes(), np.load(GOLDEN / f"{name}.symbols.npy")
 
 

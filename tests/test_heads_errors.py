@@ -9,7 +9,8 @@ import pytest
 from head_cases import CLASSES, labelled, masked, quick
 from model_cases import tiny_config
 
-from coder import FileError, InputError, safefile
+from coder import FileError, InputError
+from coder.format import container
 from nec_jax import NecParams, heads
 
 NAN = np.full((8, 17, 48), np.nan, np.float32)
@@ -145,10 +146,10 @@ def test_a_damaged_or_foreign_file_is_a_file_error(bare_model: NecParams, tmp_pa
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
     with pytest.raises(FileError, match="no such head file"):
         heads.load(tmp_path / "nowhere")
-    safefile.write(tmp_path / "codec", "codec", {}, {})
+    container.write(tmp_path / "codec", "codec", {}, {})
     with pytest.raises(FileError, match="a codec file where a head file is needed"):
         heads.load(tmp_path / "codec")
-    tensors, content = safefile.read(path, "head")
+    tensors, content = container.read(path, "head")
     changes = [
         {"kind": "tree"},
         {"classes": "ab"},
@@ -159,14 +160,14 @@ def test_a_damaged_or_foreign_file_is_a_file_error(bare_model: NecParams, tmp_pa
         {"surplus": 1},
     ]
     for change in changes:
-        safefile.write(path, "head", tensors, {"config": content["config"] | change})
+        container.write(path, "head", tensors, {"config": content["config"] | change})
         with pytest.raises(FileError, match="unusable head configuration"):
             heads.load(path)
-    safefile.write(path, "head", tensors, {"config": content["config"] | {"kind": "attention"}})
+    container.write(path, "head", tensors, {"config": content["config"] | {"kind": "attention"}})
     with pytest.raises(FileError, match="missing head/pool") as caught:
         heads.load(path)
     assert str(caught.value).startswith(f"{path}: ")
-    safefile.write(path, "head", tensors, content | {"surplus": 1})
+    container.write(path, "head", tensors, content | {"surplus": 1})
     with pytest.raises(FileError, match="update nec-jax"):
         heads.load(path)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_golden import SHA256, TRANSFORMED
 
-from coder import EmbeddingCodec, RateLadder
-from coder.layout import NOT_CODED
+import coder
+from coder import RateLadder
+from coder.codecs.coefficients import NOT_CODED
 
 GOLDEN = Path(__file__).parent / "golden"
 DECODER = Path(__file__).parent / "interop" / "decode.mjs"
@@ -35,7 +36,7 @@ def test_symbols_and_floats_are_the_same(name, tmp_path):
         np.load(tmp_path / "q.npy"), np.load(GOLDEN / f"{name}.symbols.npy")
     )
     assert decode(*files, tmp_path / "y.npy", "--floats").returncode == 0
-    y_hat = EmbeddingCodec.load(files[0]).decode(files[1].read_bytes())
+    y_hat = coder.load(files[0]).decode(files[1].read_bytes())
     if name in TRANSFORMED:  # sums in another order
         scale = np.abs(y_hat).max()
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y_hat, atol=1e-5 * scale)
@@ -44,7 +45,7 @@ def test_symbols_and_floats_are_the_same(name, tmp_path):
 
 
 def test_a_rate_of_a_ladder_that_codes_nothing(tmp_path):
-    whole = EmbeddingCodec.load(GOLDEN / "ladder.codec.safetensors")
+    whole = coder.load(GOLDEN / "ladder.codec.safetensors")
     assert isinstance(whole, RateLadder)
     layout = whole.layout.copy()
     layout[0] = NOT_CODED

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 import zarr
 
+import coder
 import nec_jax
-from coder import EmbeddingCodec
 from coder.__main__ import main
 from nec_jax import heads
 
@@ -38,7 +38,7 @@ def test_a_model_and_a_head_give_the_same(kept):
 def test_a_codec_decodes_its_blob(kept):
     folder, expected = kept
     blob = (folder / "image.blob").read_bytes()
-    codec = EmbeddingCodec.load(folder / "codec.safetensors")
+    codec = coder.load(folder / "codec.safetensors")
     symbols, grid = codec.decode_symbols(blob)
     np.testing.assert_array_equal(symbols, expected["blob_symbols"])
     assert grid == (2, 2)

@@ -12,13 +12,15 @@ import pytest
 from model_cases import FLOAT32, NETWORK, ONE_ULP, random_images, tiny_config
 from vit_b_shapes import VIT_B
 
-from nec_jax import VARIANTS, NecParams, density, model_config
-from nec_jax.bottleneck import bottleneck as plain_bottleneck
-from nec_jax.mae import random_masking
-from nec_jax.nec import Nec, forward, init_weights, normalise
-from nec_jax.rounding import soft_round
-from nec_jax.trainable import TRAINABLE, merge, path_name, split, trainable_rule
-from nec_jax.vit import patchify
+from nec_jax import VARIANTS, NecParams, model_config
+from nec_jax.models import density
+from nec_jax.models.bottleneck import bottleneck as plain_bottleneck
+from nec_jax.models.freezing import TRAINABLE, trainable_rule
+from nec_jax.models.mae import random_masking
+from nec_jax.models.nec import Nec, forward, init_weights, normalise
+from nec_jax.models.rounding import soft_round
+from nec_jax.models.vit import patchify
+from nec_jax.models.weight_tree import merge, path_name, split
 
 
 @functools.cache

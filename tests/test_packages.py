@@ -11,7 +11,7 @@ import pytest
 
 import nec_jax
 from coder import FileError, InputError
-from coder.cli import main
+from coder.cli.nec import main
 from nec_jax import convert_checkpoint
 from nec_jax.convert import packages
 from nec_jax.convert.packages import PACKAGES

@@ -13,11 +13,12 @@ from coder_cases import small_codec
 from model_cases import random_images, random_weights, tiny_config
 from orbax.checkpoint import v1 as ocp
 
+import coder
 import nec_jax
-from coder import EmbeddingCodec, FileError, ScalarCodec, safefile
+from coder import FileError, ScalarCodec
+from coder.format import container
 from nec_jax import NecParams
-from nec_jax.nec import Weights
-from nec_jax.params import flatten_weights, unflatten_weights
+from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +155,14 @@ def test_a_truncated_file_is_found(model_path: Path, tmp_path: Path, length: int
 def test_a_shipped_model_is_loaded_by_its_name_and_others_are_unknown(
     model: NecParams, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent)
+    monkeypatch.setattr("coder.format.container.SHIPPED", model_path.parent)
     assert nec_jax.load("nec-tiny").codec == model.codec
     for path in ("elsewhere/nec-tiny", f"../{model_path.parent.name}/nec-tiny"):
         with pytest.raises(FileError, match="no such model"):
             nec_jax.load(path)  # no name, but a path where nothing is
     with pytest.raises(FileError, match=r"nec-huge: no such model: .* \(nec-tiny\)"):
         nec_jax.load("nec-huge")
-    monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent / "nowhere")
+    monkeypatch.setattr("coder.format.container.SHIPPED", model_path.parent / "nowhere")
     with pytest.raises(FileError, match=r"nec-huge: no such model: give the path of a file$"):
         nec_jax.load("nec-huge")
 
@@ -173,14 +174,14 @@ def test_a_consumer_reads_the_codec_of_a_models_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    assert EmbeddingCodec.load(model_path) == model.codec
-    monkeypatch.setattr("coder.safefile.SHIPPED", model_path.parent)
-    assert EmbeddingCodec.load("nec-tiny") == model.codec
+    assert coder.load(model_path) == model.codec
+    monkeypatch.setattr("coder.format.container.SHIPPED", model_path.parent)
+    assert coder.load("nec-tiny") == model.codec
     with pytest.raises(FileError, match=r"nec-huge: no such codec: .* \(nec-tiny\)"):
-        EmbeddingCodec.load("nec-huge")
+        coder.load("nec-huge")
     nec_jax.save(bare_model, tmp_path / "bare")
     with pytest.raises(FileError, match="bare: a model without a codec"):
-        EmbeddingCodec.load(tmp_path / "bare")
+        coder.load(tmp_path / "bare")
 
 
 def test_weights_that_float16_holds_take_half_of_the_bytes(model: NecParams, tmp_path: Path):
@@ -190,7 +191,7 @@ def test_weights_that_float16_holds_take_half_of_the_bytes(model: NecParams, tmp
         model, weights=half | {"encoder": half["encoder"] | {"class_token": odd}}
     )
     nec_jax.save(rounded, tmp_path / "half")
-    tensors, _ = safefile.read(tmp_path / "half", "model")
+    tensors, _ = container.read(tmp_path / "half", "model")
     halves = {name for name, array in tensors.items() if array.dtype == np.float16}
     assert {name for name in tensors if name.startswith("weights/")} - halves == {
         "weights/encoder/class_token"
@@ -206,11 +207,11 @@ def test_a_codec_is_not_a_model(model: NecParams, tmp_path: Path):
 
 
 def test_weights_that_do_not_fit_are_named(model_path: Path, tmp_path: Path):
-    tensors, content = safefile.read(model_path, "model")
+    tensors, content = container.read(model_path, "model")
     del tensors["weights/encoder/class_token"]
     tensors["weights/encoder/surplus"] = np.zeros(3, np.float32)
     tensors["weights/decoder/norm/bias"] = np.zeros(31, np.float32)
-    safefile.write(tmp_path / "m", "model", tensors, content)
+    container.write(tmp_path / "m", "model", tensors, content)
     with pytest.raises(FileError, match="do not fit the configuration") as caught:
         nec_jax.load(tmp_path / "m")
     for problem in (
@@ -236,18 +237,18 @@ def test_weights_that_do_not_fit_are_named(model_path: Path, tmp_path: Path):
     ],
 )
 def test_content_of_another_form_is_a_file_error(model_path: Path, tmp_path: Path, key, value):
-    tensors, content = safefile.read(model_path, "model")
+    tensors, content = container.read(model_path, "model")
     if value == "DEFAULT + unknown":
         value = content["config"] | {"unknown": 1}
     content = {k: v for k, v in content.items() if k != key}
     if value != "absent":
         content[key] = value
-    safefile.write(tmp_path / "m", "model", tensors, content)
+    container.write(tmp_path / "m", "model", tensors, content)
     with pytest.raises(FileError):
         nec_jax.load(tmp_path / "m")
     if key == "codec" and value != "absent":  # a consumer reads no more than this
         with pytest.raises(FileError):
-            EmbeddingCodec.load(tmp_path / "m")
+            coder.load(tmp_path / "m")
 
 
 def test_a_codec_of_another_architecture_is_refused(model: NecParams, tmp_path: Path):

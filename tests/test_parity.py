@@ -12,8 +12,9 @@ import safetensors.numpy
 
 import nec_jax
 from coder import FileError, InputError, ScalarCodec
-from nec_jax import NecParams, convert_checkpoint, density, latents, nec
+from nec_jax import NecParams, convert_checkpoint, latents
 from nec_jax.convert.positions import resize
+from nec_jax.models import density, nec
 
 GOLDEN = Path(os.environ.get("NEC_PARITY", Path(__file__).parent / "parity/golden"))
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/options.json"))

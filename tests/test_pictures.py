@@ -16,11 +16,12 @@ from model_cases import random_images, random_weights, tiny_config
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from nec_jax import NecParams, nec
-from nec_jax.nec import Weights
-from nec_jax.trainable import trainable_rule
-from train.initial import with_teacher
-from train.pictures import pictures_of, principal_colours
+from nec_jax import NecParams
+from nec_jax.models import nec
+from nec_jax.models.freezing import trainable_rule
+from nec_jax.models.weight_tree import Weights
+from train.engine.initial import with_teacher
+from train.engine.pictures import pictures_of, principal_colours
 
 COUNT, SIDE, GAP = 5, 64, 2
 Event = vars(event_pb2)["Event"]  # made at run time, unknown to a type checker

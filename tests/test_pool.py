@@ -17,7 +17,7 @@ from coder_cases import Y, laplace_embeddings, small_codec
 
 import coder
 import coder.pool
-from coder import blob
+from coder.format import blob
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ import coder
 # Where the tests run in the background, a shell has it ignored, which processes inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 y, grid = np.zeros((8, 6, 12), np.float32), (2, 3)
-pool = coder.Pool(coder.EmbeddingCodec.load(sys.argv[1]), 2)
+pool = coder.Pool(coder.load(sys.argv[1]), 2)
 blobs = pool.encode(y, grid)
 """
 FORK = """

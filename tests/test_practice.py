@@ -5,7 +5,7 @@ import pytest
 from transform_cases import CHANNELS, embeddings
 
 from coder import InputError
-from train import practice
+from train.studies import practice
 
 TRAIN, Y = embeddings(False, 60, seed=1), embeddings(False)
 TOKENS = Y.shape[1]

@@ -11,12 +11,13 @@ from model_cases import random_images, random_weights, tiny_config
 
 import nec_jax
 from benchmarks.accelerator import model_flops
-from nec_jax import nec
-from nec_jax.nec import Losses, forward
-from nec_jax.trainable import split, trainable_rule
-from train.compress import count_flops
-from train.config import Compress
-from train.initial import config_for
+from nec_jax.models import nec
+from nec_jax.models.freezing import trainable_rule
+from nec_jax.models.nec import Losses, forward
+from nec_jax.models.weight_tree import split
+from train.configs.options import Compress
+from train.engine.initial import config_for
+from train.tasks.compress import count_flops
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 IMAGES = jnp.asarray(random_images(3, 2))

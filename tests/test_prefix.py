@@ -16,15 +16,16 @@ from train_cases import SMALL
 
 import nec_jax
 from coder import OutputError
-from nec_jax import NecParams, latents, nec
-from nec_jax.trainable import frozen_blocks, trainable_rule
-from train import prefix
-from train.config import Compress, OptionsError
+from nec_jax import NecParams, latents
+from nec_jax.models import nec
+from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from train.configs.options import Compress, OptionsError
 from train.data import DataError, Split, open_source, read_all
-from train.inputs import Cache
+from train.engine import activation_cache
+from train.engine.activation_cache import finish, open_prefix, start_of
+from train.engine.inputs import Cache
 from train.main import main
-from train.prefix import finish, open_prefix, start_of
-from train.study import Study
+from train.studies.study import Study
 
 CONFIG = tiny_config(depth=3, pre_norm=True, registers=2)
 ROW = 2 * (1 + 2 + 16) * 48  # bytes
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix, "_SHARD_BYTES", 4 * ROW)
+    monkeypatch.setattr(activation_cache, "_SHARD_BYTES", 4 * ROW)
 
 
 def test_an_encoder_cut_in_two_is_the_same_encoder(params: NecParams) -> None:
@@ -97,13 +98,13 @@ def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
     source = open_source(str(folder), "all")
     first = open_prefix(folder / "cache", 1, params, 2, source).whole()
     made: list[list[int]] = []
-    compute = prefix._compute
+    compute = activation_cache._compute
 
     def counted(*arguments: object) -> np.ndarray:
         made.append(list(arguments[3]))  # type: ignore[arg-type]
         return compute(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prefix, "_compute", counted)
+    monkeypatch.setattr(activation_cache, "_compute", counted)
     open_prefix(folder / "cache", 1, params, 2, source)
     assert not made
     shard = next((folder / "cache").glob("prefix-*/00001-*.npy"))
@@ -141,7 +142,7 @@ def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
     open_prefix(home, 1, params, 2, source, views=2, mixed=True)
     assert len(keys()) == 5
     with monkeypatch.context() as other:
-        other.setattr(prefix, "MIXED", [(0.0, 1.0)])
+        other.setattr(activation_cache, "MIXED", [(0.0, 1.0)])
         open_prefix(home, 1, params, 2, source, views=2, mixed=True)
     assert len(keys()) == 6
     Image.fromarray(random_images(9, 1, 80)[0]).save(folder / "0.png")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from train_cases import SMALL
 
+from train.engine.stop import RESUMABLE
 from train.main import main
-from train.stop import RESUMABLE
 
 STEPS = 30
 EVERY = ["--steps", str(STEPS), "--val-every", "10", "--checkpoint-every", "10"]

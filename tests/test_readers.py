@@ -20,16 +20,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import coder
 import nec_jax
-from coder import CodecError, EmbeddingCodec, archive, fit_commands
+from coder import CodecError, archive
 from coder.__main__ import main as coder_main
-from coder.cli import main as nec_main
+from coder.cli import fit_commands
+from coder.cli.nec import main as nec_main
 from nec_jax import heads
-from train import configs, results
-from train.config import OptionsError
+from nec_jax.images.read import read_image, read_mask
+from train import configs
+from train.configs.options import OptionsError
 from train.data import DataError, open_source, read_all
-from train.data.read import read_image, read_mask
 from train.main import main as train_main
+from train.studies import results
 
 ROOT = Path(__file__).parent
 KEPT = ROOT / "kept" / "2026-11"
@@ -208,7 +211,7 @@ READERS: dict[str, tuple[str, Reader]] = {
         example("archive.py", "nec-vit-ti", "FILE", "OUT"),
     ),
     "examples/probe.py": ("archive", example("probe.py", "FILE")),
-    "EmbeddingCodec.load": ("codec", lambda path, _: EmbeddingCodec.load(path)),
+    "coder.load": ("codec", lambda path, _: coder.load(path)),
     "nec_jax.load": ("model", lambda path, _: nec_jax.load(path)),
     "heads.load": ("head", lambda path, _: heads.load(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from train import curves as curve_drawing
-from train import report, results
-from train.config import OptionsError
-from train.config_study import Report
-from train.figure import Curve
+from train.configs.options import OptionsError
+from train.configs.study_options import Report
 from train.main import main
+from train.studies import curves as curve_drawing
+from train.studies import report, results
+from train.studies.figure import Curve
 
 TABLE = """\
 method,setting,task,head,with_decoder,bytes_per_image,codec_bytes,metric,mean,std,seeds,lambda,estimated_bytes_per_image,trainable,seed

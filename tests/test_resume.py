@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from train_cases import SMALL
 
-from train.checkpoint import CheckpointError, Checkpoints
+from train.engine.checkpoint import CheckpointError, Checkpoints
+from train.engine.stop import RESUMABLE, StopSignals
 from train.main import main
-from train.stop import RESUMABLE, StopSignals
 
 # A line of metrics tells of four steps, so that one that was cut off must remember some of them.
 OPTIONS = [*SMALL, "--gain", "identity", "--steps", "6", "--log-every", "4"]

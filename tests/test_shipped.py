@@ -14,7 +14,7 @@ import coder
 import nec_jax
 from coder.__main__ import main
 from nec_jax import NecParams, heads
-from nec_jax.params import model_path
+from nec_jax.model_file import model_path
 from train.data import open_source, read_all
 
 NAME = "nec-vit-ti"
@@ -41,7 +41,7 @@ def test_the_file_is_small_and_the_one_of_its_card() -> None:
 
 
 def test_consumers_have_the_same_codec(params: NecParams, capsys) -> None:
-    assert coder.EmbeddingCodec.load(NAME) == params.codec
+    assert coder.load(NAME) == params.codec
     assert main(["info", NAME]) == 0
     assert f"rates 0 to 16, {default_row()[0]:.0f} if not told" in capsys.readouterr().out
 

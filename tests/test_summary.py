@@ -10,10 +10,10 @@ import tyro
 from PIL import Image
 
 import nec_jax
-from train.config import Compress
-from train.config_study import Evaluate
+from train.configs.options import Compress
+from train.configs.study_options import Evaluate
 from train.data import open_source
-from train.summary import duration, next_command, print_summary
+from train.engine.summary import duration, next_command, print_summary
 
 
 def summary(

@@ -15,13 +15,15 @@ from sweep_case import STUDY
 from coder import FileError
 from nec_jax import NecParams, load
 from nec_jax.api import with_coding
-from train import compress, configs, evaluate, results, sweep
-from train.config import Compress, OptionsError
-from train.config_study import AXES, Evaluate, Sweep
+from train import configs
+from train.configs.options import Compress, OptionsError
+from train.configs.study_options import AXES, Evaluate, Sweep
 from train.data import open_source
-from train.loop import NonFiniteLoss
+from train.engine.loop import NonFiniteLoss
 from train.main import main
-from train.study import Study
+from train.studies import evaluate, results, sweep
+from train.studies.study import Study
+from train.tasks import compress
 
 
 @pytest.fixture(scope="module")

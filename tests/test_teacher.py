@@ -11,10 +11,11 @@ from image_files import png
 from model_cases import NETWORK, random_images
 from PIL import Image
 
-from nec_jax import NecParams, latents, nec
-from train import teacher as teacher_of
+from nec_jax import NecParams, latents
+from nec_jax.models import nec
 from train.data import DataError, open_source
 from train.data.joined import Joined
+from train.tasks import teacher as teacher_of
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ from train_cases import run_compress
 
 import nec_jax
 from coder import OutputError
-from nec_jax.config import model_config
-from train import inputs
-from train.config import Compress, Distil, OptionsError, Pretrain
-from train.config_study import Evaluate
+from nec_jax.models.architecture import model_config
+from train.configs.options import Compress, Distil, OptionsError, Pretrain
+from train.configs.study_options import Evaluate
 from train.data import DataError, open_source
-from train.files import held
-from train.initial import initial_model
-from train.inputs import held_to, in_steps, open_training_source, train_batches
+from train.engine import inputs
+from train.engine.initial import initial_model
+from train.engine.inputs import held_to, in_steps, open_training_source, train_batches
+from train.engine.run_folder import held
 from train.main import main
 
 

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from model_cases import random_weights
 
-from nec_jax.config import ModelConfig, model_config
-from nec_jax.nec import init_weights
-from nec_jax.trainable import merge, path_name, split, trainable_rule
-from train import compress, objective
-from train.calibrate import GAIN_LADDER, calibrate_bottleneck
-from train.config import Compress
+from nec_jax.models.architecture import ModelConfig, model_config
+from nec_jax.models.freezing import trainable_rule
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import merge, path_name, split
+from train.configs.options import Compress
+from train.engine import objective
+from train.engine.optim import optimiser
+from train.engine.step import data_mesh, init_state, make_step
 from train.main import main
-from train.optim import optimiser
-from train.step import data_mesh, init_state, make_step
+from train.tasks import compress
+from train.tasks.first_density import GAIN_LADDER, calibrate_bottleneck
 
 STEPS = 3
 

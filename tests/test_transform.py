@@ -13,9 +13,11 @@ import threadpoolctl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coder import CodecError, EmbeddingCodec
-from coder.bands import BANDS, LARGEST, bands_of_block, bands_of_grid, parts
-from coder.transform import Transform, cosines, over_blocks, product
+import coder
+from coder import CodecError
+from coder.transform.dct import cosines, over_blocks, product
+from coder.transform.frequencies import BANDS, LARGEST, bands_of_block, bands_of_grid, parts
+from coder.transform.klt import Transform
 
 GRIDS = [(1, 1), (1, 7), (13, 1), (17, 31), (16, 16), (14, 14), (64, 64), (33, 5)]
 
@@ -187,7 +189,7 @@ basis = np.rint(rows / norms[:, None]).astype(np.int8)
 vectors = [rng.normal(size=768), np.ones(768)]
 wide = Transform(*vectors, basis, norms, *vectors)
 wide.__dict__["analysis"] = np.float32(rows.T)  # without LAPACK, which has threads
-shipped = EmbeddingCodec.load("nec-vit-ti")
+shipped = coder.load("nec-vit-ti")
 units = shipped.transform
 y = np.float32(units.mean + units.scale * rng.laplace(size=(65, 192)) / 2)
 c = np.float32(rng.laplace(size=(197, 768)))
@@ -228,7 +230,7 @@ def test_no_thread_of_blas_takes_part_and_none_changes_the_bits():
 
 
 def test_limits_on_threads_stay_as_they_are():
-    codec, limits = EmbeddingCodec.load("nec-vit-ti"), threadpoolctl.threadpool_info()
+    codec, limits = coder.load("nec-vit-ti"), threadpoolctl.threadpool_info()
     y = np.zeros((65, 192), np.float32)
     blob = codec.encode(y, (8, 8))
 

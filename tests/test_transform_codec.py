@@ -16,7 +16,6 @@ import coder
 from coder import (
     BlobError,
     CodecError,
-    EmbeddingCodec,
     FileError,
     InputError,
     TransformCodec,
@@ -24,7 +23,8 @@ from coder import (
     WrongCodec,
     archive,
 )
-from coder.zarr_codec import NecCodec
+from coder.archive.zarr_codec import NecCodec
+from coder.codecs import loading
 
 BOTH = pytest.mark.parametrize("with_class_token", [False, True])
 
@@ -101,7 +101,7 @@ def test_a_rate_that_was_cut_out_reads_and_writes_the_same_blobs(with_class_toke
     codec, y = ladder(with_class_token), embeddings(with_class_token)[0]
     for rate in (0, 7, codec.rates - 1):
         codec.at(rate).save(tmp_path / "one")
-        alone = EmbeddingCodec.load(tmp_path / "one")
+        alone = coder.load(tmp_path / "one")
         assert isinstance(alone, TransformCodec)
         assert alone == codec.at(rate)
         blob = codec.encode(y, GRID, rate=rate)
@@ -116,7 +116,7 @@ def test_a_rate_that_was_cut_out_reads_and_writes_the_same_blobs(with_class_toke
 def test_files_keep_everything(with_class_token, tmp_path):
     codec = ladder(with_class_token)
     codec.save(tmp_path / "codec")
-    loaded = EmbeddingCodec.load(tmp_path / "codec")
+    loaded = coder.load(tmp_path / "codec")
     assert loaded == codec
     assert loaded.to_bytes() == codec.to_bytes()
     assert pickle.loads(pickle.dumps(codec.at(3))) == codec.at(3)
@@ -240,14 +240,14 @@ def test_parts_that_make_no_codec_are_refused():
     tensors, content = ladder().at(5).to_parts()
     for name in tensors:
         with pytest.raises(FileError):
-            EmbeddingCodec.from_parts({k: v for k, v in tensors.items() if k != name}, content)
+            loading.from_parts({k: v for k, v in tensors.items() if k != name}, content)
     for change in ({"transform": "klt-wavelet"}, {"more": 1}):
         with pytest.raises(FileError):
-            EmbeddingCodec.from_parts(tensors, content | change)
+            loading.from_parts(tensors, content | change)
     tables = tensors["layout"].copy()
     tables[0, 0] = 200
     with pytest.raises(FileError, match="table"):
-        EmbeddingCodec.from_parts(tensors | {"layout": tables}, content)
+        loading.from_parts(tensors | {"layout": tables}, content)
 
 
 def test_a_zarr_array_of_one_rate(tmp_path):

@@ -12,12 +12,12 @@ from transform_cases import GRID, embeddings, ladder, smooth_embeddings
 
 import coder
 import nec_jax
-from nec_jax import nec, transform
-from nec_jax.bottleneck import bottleneck
 from nec_jax.calibration import fit_transform
-from nec_jax.mae import random_masking
-from train.calibrate import calibrate_transform
-from train.initial import feature_scale
+from nec_jax.models import nec, transform_bottleneck
+from nec_jax.models.bottleneck import bottleneck
+from nec_jax.models.mae import random_masking
+from train.engine.initial import feature_scale
+from train.tasks.first_density import calibrate_transform
 
 TIES = 1e-3  # of all coefficients may round differently
 
@@ -25,11 +25,11 @@ TIES = 1e-3  # of all coefficients may round differently
 @pytest.mark.parametrize("with_class_token", [False, True])
 def test_coefficients_and_embeddings_are_those_of_the_coder(with_class_token: bool) -> None:
     own, y = ladder(with_class_token).transform, embeddings(with_class_token)
-    held = transform.arrays(own)
-    c = jax.jit(lambda y: transform.forward(held, y, GRID))(y)
+    held = transform_bottleneck.arrays(own)
+    c = jax.jit(lambda y: transform_bottleneck.forward(held, y, GRID))(y)
     expected = np.stack([own.forward(one, GRID) for one in y])
     np.testing.assert_allclose(c, expected, atol=1e-4 * np.abs(expected).max())
-    back = transform.inverse(held, c, GRID)
+    back = transform_bottleneck.inverse(held, c, GRID)
     np.testing.assert_allclose(back, y, atol=1e-4 * np.abs(y).max())
 
 
@@ -37,16 +37,18 @@ def test_coefficients_and_embeddings_are_those_of_the_coder(with_class_token: bo
 def test_other_grids(grid: tuple[int, int]) -> None:
     own, y = ladder().transform, smooth_embeddings(3, 1, grid).reshape(-1, 12)
     expected = own.forward(y, grid)
-    held = transform.arrays(own)
-    c = transform.forward(held, jnp.asarray(y), grid)
+    held = transform_bottleneck.arrays(own)
+    c = transform_bottleneck.forward(held, jnp.asarray(y), grid)
     np.testing.assert_allclose(c, expected, atol=1e-4 * np.abs(expected).max())
-    np.testing.assert_allclose(transform.inverse(held, c, grid), y, atol=1e-4 * np.abs(y).max())
+    np.testing.assert_allclose(
+        transform_bottleneck.inverse(held, c, grid), y, atol=1e-4 * np.abs(y).max()
+    )
 
 
 @pytest.mark.parametrize("rate", [2, 7, 12])
 def test_what_is_rounded_is_what_the_coder_decodes_but_for_ties(rate: int) -> None:
     codec, y = ladder(True).at(rate), embeddings(True)
-    found = transform.rounded(codec, jnp.asarray(y), GRID)
+    found = transform_bottleneck.rounded(codec, jnp.asarray(y), GRID)
     expected = codec.dequantise(codec.quantise(y, GRID), GRID)
     c = np.stack([codec.transform.forward(one, GRID) for one in np.asarray(found)])
     other = np.stack([codec.transform.forward(one, GRID) for one in expected])
@@ -80,20 +82,23 @@ def test_bits_are_those_of_unit_bins_of_a_laplacian() -> None:
     scale = jnp.asarray([0.02, 0.3, 1.0, 40.0])[:, None]
     whole = np.arange(-4000, 4001)
     total = np.sum(
-        np.exp2(-np.asarray(transform.laplacian_bits(jnp.asarray(whole), scale), np.float64)), 1
+        np.exp2(
+            -np.asarray(transform_bottleneck.laplacian_bits(jnp.asarray(whole), scale), np.float64)
+        ),
+        1,
     )
     np.testing.assert_allclose(total, 1, atol=1e-4)
     x = np.random.default_rng(0).laplace(size=200_000)
     for edge in (0.3, 2.2):
         inside = np.mean((x > edge - 0.5) & (x < edge + 0.5))
-        bits = float(transform.laplacian_bits(jnp.float32(edge), jnp.float32(1)))
+        bits = float(transform_bottleneck.laplacian_bits(jnp.float32(edge), jnp.float32(1)))
         assert bits == pytest.approx(-np.log2(inside), abs=0.03)
 
 
 def test_magnitudes_cost_what_their_cells_hold_of_a_laplacian() -> None:
     scale = jnp.asarray([0.05, 0.3, 1.0, 40.0])[:, None]
-    zone = transform.zone_of(scale)
-    bits = np.asarray(transform.coded_bits(jnp.arange(2000.0), zone, scale), np.float64)
+    zone = transform_bottleneck.zone_of(scale)
+    bits = np.asarray(transform_bottleneck.coded_bits(jnp.arange(2000.0), zone, scale), np.float64)
     mass = np.exp2(-bits)
     np.testing.assert_allclose(mass[:, 0] + 2 * mass[:, 1:].sum(1), 1, atol=1e-4)
     x = np.abs(np.random.default_rng(0).laplace(size=400_000)) * 0.3
@@ -110,7 +115,9 @@ compiled = jax.jit(bottleneck, static_argnums=(2, 5))
 def initial(step: float, drawn: tuple[float, float] | None = None) -> Any:
     """The bottleneck of the embeddings with class tokens."""
     own = ladder(True).transform
-    return transform.initial(own, step, transform.spread_of(own, embeddings(True), GRID), drawn)
+    return transform_bottleneck.initial(
+        own, step, transform_bottleneck.spread_of(own, embeddings(True), GRID), drawn
+    )
 
 
 def coded(rounding: Any, y: Any, keys: Any = None, step: float = 0.4) -> tuple[Any, Any]:
@@ -176,7 +183,7 @@ def test_hidden_tokens_are_hidden_behind_the_transform() -> None:
     params = pretrained(config, CALIBRATION_IMAGES)
     y = nec_jax.latents(params, CALIBRATION_IMAGES)
     own = fit_transform(y, (4, 4)).transform
-    held = transform.initial(own, 0.01, transform.spread_of(own, y, (4, 4)))
+    held = transform_bottleneck.initial(own, 0.01, transform_bottleneck.spread_of(own, y, (4, 4)))
     weights = {**params.weights, "bottleneck": held}
     images, keys = jnp.asarray(CALIBRATION_IMAGES[:2]), jax.random.split(jax.random.key(3), 2)
     forward = jax.jit(nec.forward, static_argnums=0, static_argnames=("mask_ratio", "rounding"))
@@ -194,11 +201,11 @@ def test_hidden_tokens_are_hidden_behind_the_transform() -> None:
 def test_the_gradient_of_a_choice_between_integers() -> None:
     scale = jnp.full((1, 1, 4), 0.5)
     z = jnp.asarray([[[0.1, -0.3, 1.4, -2.2]]])
-    zone = transform.zone_of(jnp.float32(0.5))
-    bits = np.asarray(transform.coded_bits(jnp.arange(4.0), zone, jnp.float32(0.5)))
+    zone = transform_bottleneck.zone_of(jnp.float32(0.5))
+    bits = np.asarray(transform_bottleneck.coded_bits(jnp.arange(4.0), zone, jnp.float32(0.5)))
 
     def gradient(of_seen: float, of_bits: float) -> np.ndarray:
-        _, backward = jax.vjp(transform._straight_through, z, scale)
+        _, backward = jax.vjp(transform_bottleneck._straight_through, z, scale)
         like = jnp.ones_like(z)
         return np.asarray(backward((of_seen * like, of_bits * like))[0]).ravel()
 

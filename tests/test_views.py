@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train import views
-from train.views import recoloured, view_of
+from train.data import views
+from train.data.views import recoloured, view_of
 
 
 def ramps(dtype: str = "float32", bands: int = 3) -> Any:

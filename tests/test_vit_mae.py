@@ -13,8 +13,8 @@ from model_cases import FLOAT32, NETWORK, filled, random_images, tiny_config
 
 from coder import InputError
 from nec_jax import ModelConfig, model_config
-from nec_jax.mae import Decoder, DecoderStem, masked_mse, random_masking
-from nec_jax.vit import Encoder, Mlp, layer_norm, patchify, sincos_positions, unpatchify
+from nec_jax.models.mae import Decoder, DecoderStem, masked_mse, random_masking
+from nec_jax.models.vit import Encoder, Mlp, layer_norm, patchify, sincos_positions, unpatchify
 
 GRID = (4, 4)
 

@@ -10,9 +10,9 @@ from model_cases import FLOAT32, NETWORK, random_images, random_weights, tiny_co
 
 from coder import InputError
 from nec_jax import NecParams, calibrate, decode, embed, encode, latents, load, save
-from nec_jax.nec import Weights, init_weights
-from nec_jax.trainable import path_name
-from nec_jax.vit import Mlp
+from nec_jax.models.nec import init_weights
+from nec_jax.models.vit import Mlp
+from nec_jax.models.weight_tree import Weights, path_name
 
 IMAGES = random_images(0, 3)
 

@@ -40,7 +40,7 @@ from coder import (
     WrongCodec,
     fit,
 )
-from coder.zarr_codec import NecCodec, nec_codec
+from coder.archive.zarr_codec import NecCodec, nec_codec
 
 
 def fsspec_store(tmp_path):
@@ -424,7 +424,7 @@ def test_metadata_without_a_configuration_is_refused(more):
 
 
 def test_metadata_that_unfolds_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr("coder.zarr_codec._LARGEST", 1 << 16)
+    monkeypatch.setattr("coder.archive.zarr_codec._LARGEST", 1 << 16)
     text = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
     with pytest.raises(FileError, match="does not end"):
         NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})

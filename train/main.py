@@ -6,9 +6,11 @@ import signal
 import sys
 import traceback
 
-COMMANDS = ("pretrain", "distil", "compress", "evaluate", "sweep", "report", "compare")
-"""Each is a module of `train` with `run(options)`, and a dataclass of `train.config` or
-`train.config_study`."""
+TASKS = ("pretrain", "distil", "compress")
+STUDIES = ("evaluate", "sweep", "report", "compare")
+COMMANDS = TASKS + STUDIES
+"""Each is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass of
+`train.configs.options` or `train.configs.study_options`."""
 
 
 def usage() -> str:
@@ -53,14 +55,16 @@ def main(argv: list[str] | None = None) -> None:
     import tyro  # after --help without a command, which must be quick
 
     from coder import CodecError
-    from train import config, config_study, configs
-    from train.checkpoint import CheckpointError
+    from train import configs
+    from train.configs import options as task_options
+    from train.configs import study_options
     from train.data import DataError
-    from train.loop import NonFiniteLoss
-    from train.processes import fail, join_processes
-    from train.stop import RESUMABLE, raise_stopped
+    from train.engine.checkpoint import CheckpointError
+    from train.engine.loop import NonFiniteLoss
+    from train.engine.processes import fail, join_processes
+    from train.engine.stop import RESUMABLE, raise_stopped
 
-    kind = (vars(config) | vars(config_study))[command.capitalize()]
+    kind = (vars(task_options) | vars(study_options))[command.capitalize()]
     default = kind()
     arguments = [part for word in arguments for part in _split_config(word)]
     if command == "sweep" and arguments and not arguments[0].startswith("-"):
@@ -69,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         at = arguments.index("--config")
         try:
             default = configs.load(" ".join(arguments[at + 1 : at + 2]), command)
-        except config.OptionsError as error:
+        except task_options.OptionsError as error:
             sys.exit(f"error: {error}")
         del arguments[at : at + 2]
     about = kind.__doc__ or ""
@@ -81,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
         join_processes()
-        importlib.import_module(f"train.{command}").run(options)
+        room = "tasks" if command in TASKS else "studies"
+        importlib.import_module(f"train.{room}.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
         print(f"stopped{where}: the same command goes on with it", file=sys.stderr)
@@ -91,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         CodecError,
         DataError,
         NonFiniteLoss,
-        config.OptionsError,
+        task_options.OptionsError,
         OSError,
         ModuleNotFoundError,
     ) as error:

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 
 from coder import EmbeddingCodec, FileError, InputError, ScalarCodec, Tables
-from nec_jax import density
-from nec_jax.config import VARIANTS, ModelConfig
 from nec_jax.convert.options import NORMALISATIONS, Imported, Options, Scale
 from nec_jax.convert.positions import are_sincos, frames, resize
 from nec_jax.convert.source import Checkpoint
-from nec_jax.nec import Weights, init_weights
-from nec_jax.params import NecParams, unflatten_weights
-from nec_jax.params import flatten_weights as flatten
+from nec_jax.model_file import NecParams
+from nec_jax.models import density
+from nec_jax.models.architecture import VARIANTS, ModelConfig
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import Weights, unflatten_weights
+from nec_jax.models.weight_tree import flatten_weights as flatten
 
 _RGB = ("red", "green", "blue")
 _RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": (-32768.0, 32767.0)}

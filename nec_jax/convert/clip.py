@@ -20,7 +20,7 @@ from nec_jax.convert.tensors import (
     patch_kernel,
     under,
 )
-from nec_jax.trainable import Weights
+from nec_jax.models.weight_tree import Weights
 
 _OPENAI = {
     "patches": "conv1",

@@ -23,7 +23,7 @@ from nec_jax.convert.tensors import (
     patch_kernel,
     under,
 )
-from nec_jax.trainable import Weights
+from nec_jax.models.weight_tree import Weights
 
 _QKV = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
 _PROJ = "attention.output.dense"

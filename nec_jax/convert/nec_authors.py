@@ -13,7 +13,7 @@ from nec_jax.convert import mae
 from nec_jax.convert.options import Imported, Options
 from nec_jax.convert.source import Checkpoint
 from nec_jax.convert.tensors import Tensors
-from nec_jax.density import WIDTHS
+from nec_jax.models.density import WIDTHS
 
 _NAMES = (("_matrix{}", "_bias{}", "_factor{}"), ("matrices.{}", "biases.{}", "factors.{}"))
 

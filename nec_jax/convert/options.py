@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from coder import FileError, InputError
 from nec_jax.convert.positions import Resizing
-from nec_jax.trainable import Weights
+from nec_jax.models.weight_tree import Weights
 
 # Mean and deviation of the bands, for pixels from 0 to 1.
 NORMALISATIONS = {

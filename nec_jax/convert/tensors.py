@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError
-from nec_jax.trainable import Weights
+from nec_jax.models.weight_tree import Weights
 
-# What is not the ViT of `nec_jax.vit`, by a tensor that gives it away.
+# What is not the ViT of `nec_jax.models.vit`, by a tensor that gives it away.
 _VARIANTS = (
     (r"(^|\.)patch_embed\.\d+\.", "grouped channels (SatMAE), a patch embedding a group of bands"),
     (r"channel_embed|channel_cls_embed", "grouped channels (SatMAE)"),
@@ -145,7 +145,7 @@ def norm(tensors: Tensors, name: str, width: int) -> Weights:
 def block(
     tensors: Tensors, names: BlockNames, width: int, hidden: int, biased: bool = True
 ) -> Weights:
-    """One transformer block as `nec_jax.vit.Block` has it.
+    """One transformer block as `nec_jax.models.vit.Block` has it.
 
     Where its queries, keys and values are not `biased` (qkv_bias=False), their bias is zero, which
     is the same function.

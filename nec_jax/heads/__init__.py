@@ -17,9 +17,9 @@ With `with_decoder=True` the embedding passes the first block of the model's dec
 head. "attention" and "conv" train that block too, the linear ones leave it as it is.
 """
 
-from nec_jax.heads.files import load, save
+from nec_jax.heads.head import IGNORE, HeadConfig, HeadParams, Kind
+from nec_jax.heads.head_file import load, save
 from nec_jax.heads.inference import classify, predict
-from nec_jax.heads.params import IGNORE, HeadConfig, HeadParams, Kind
 from nec_jax.heads.training import fit
 
 __all__ = [

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
-from coder.checks import as_array, as_floats, check_finite
-from nec_jax.config import ModelConfig
-from nec_jax.heads.params import IGNORE, HeadConfig
+from coder.arrays import as_array, as_floats, check_finite
+from nec_jax.heads.head import IGNORE, HeadConfig
+from nec_jax.models.architecture import ModelConfig
 
 
 def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nec_jax.heads.checks import check_embeddings, check_tokens
+from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import logits
-from nec_jax.heads.params import HeadConfig, HeadParams
-from nec_jax.nec import Weights
+from nec_jax.models.weight_tree import Weights
 
 
 def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:

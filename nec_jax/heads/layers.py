@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nec_jax.vit import Mlp, layer_norm
+from nec_jax.models.vit import Mlp, layer_norm
 
 _INIT = nn.initializers.xavier_uniform()
 

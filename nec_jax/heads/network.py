@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from nec_jax.dense import FLOAT32
-from nec_jax.heads.params import HeadConfig
-from nec_jax.mae import DecoderStem
-from nec_jax.nec import Weights
-from nec_jax.params import NecParams
-from nec_jax.vit import Block, layer_norm
+from nec_jax.heads.head import HeadConfig
+from nec_jax.model_file import NecParams
+from nec_jax.models.dense import FLOAT32
+from nec_jax.models.mae import DecoderStem
+from nec_jax.models.vit import Block, layer_norm
+from nec_jax.models.weight_tree import Weights
 
 _SAMPLE = 256  # embeddings that the statistics after the decoder block are taken from
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.inference import batch_size, in_batches
 from nec_jax.heads.network import (
     as_norm,
@@ -12,8 +13,7 @@ from nec_jax.heads.network import (
     standardisation,
     with_decoder,
 )
-from nec_jax.heads.params import HeadConfig, HeadParams
-from nec_jax.params import NecParams
+from nec_jax.model_file import NecParams
 
 # From next to nothing to 100 times the data's own weight, two steps a decade.
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))

@@ -12,16 +12,15 @@ import optax
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
-from coder.checks import as_grid, check_whole, is_number
-from coder.codec import is_whole
+from coder.arrays import as_grid, check_whole, is_number
+from coder.codecs.base import is_whole
 from nec_jax.heads import checks
+from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.inference import batch_size
 from nec_jax.heads.network import logits, starting_weights
-from nec_jax.heads.params import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.ridge import fit_linear
-from nec_jax.nec import Weights
-from nec_jax.params import NecParams
-from nec_jax.trainable import path_name
+from nec_jax.model_file import NecParams
+from nec_jax.models.weight_tree import Weights, path_name
 
 WEIGHT_DECAY = 0.05  # of matrices only
 WARMUP = 0.1  # part of the steps in which the rate grows to its peak

@@ -20,14 +20,16 @@ from pathlib import Path
 
 import atheris
 
+import coder
+
 with atheris.instrument_imports(include=["coder"]):
-    from coder import BlobError, EmbeddingCodec, FileError
-    from coder.blob import unpack
+    from coder import BlobError, FileError
+    from coder.format.blob import unpack
 
 ROUND = 20_000
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = [
-    (EmbeddingCodec.load(path.with_suffix(".codec.safetensors")), path.read_bytes())
+    (coder.load(path.with_suffix(".codec.safetensors")), path.read_bytes())
     for path in sorted(GOLDEN.glob("*.blob"))
 ]
 
@@ -44,7 +46,7 @@ def one_input(data: bytes) -> None:
     kind, rest = data[0] % 4, data[1:]
     if kind == 3:
         with contextlib.suppress(FileError):
-            EmbeddingCodec.from_bytes(rest)
+            coder.from_bytes(rest)
         return
     codec, blob = CASES[data[0] // 4 % len(CASES)]
     if kind == 1:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+import coder
 from coder import BlobError, EmbeddingCodec
-from coder.blob import unpack
+from coder.format.blob import unpack
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECONDS = 2.0
@@ -75,7 +76,7 @@ def run(count: int, seed: int) -> collections.Counter:
     rng = np.random.default_rng(seed)
     cases = []
     for path in sorted(GOLDEN.glob("*.blob")):
-        codec = EmbeddingCodec.load(path.with_suffix(".codec.safetensors"))
+        codec = coder.load(path.with_suffix(".codec.safetensors"))
         cases.append((codec, path.read_bytes()))
         codec.decode(cases[-1][1])
     whole = {blob for _, blob in cases}

@@ -16,7 +16,7 @@ import coder
 import nec_jax
 from coder import archive
 from nec_jax import NecParams, calibrate, heads, model_config
-from nec_jax.nec import init_weights
+from nec_jax.models.nec import init_weights
 
 HERE = Path(__file__).parent
 CLASSES = ("dark", "bright")

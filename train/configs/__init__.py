@@ -1,6 +1,6 @@
 """Experiments: one TOML file each. Its first lines say the command and what to expect.
 
-A table holds the options of a command, named as in `train.config` and `train.config_study` but
+A table holds the options of a command, named as in `train.configs.options` and `train.configs.study_options` but
 `lambda`: [pretrain], [distil], [compress], [evaluate]. [axes] and [[points]] make a study of it:
 docs/studies.md.
 """
@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train.config import Compress, Distil, OptionsError, Pretrain
-from train.config_study import Evaluate, Sweep
+from train.configs.options import Compress, Distil, OptionsError, Pretrain
+from train.configs.study_options import Evaluate, Sweep
 
 _FOLDER = Path(__file__).parent
 _KINDS = {"pretrain": Pretrain, "distil": Distil, "compress": Compress, "evaluate": Evaluate}

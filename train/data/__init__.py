@@ -1,9 +1,6 @@
 """Images for training and scoring: `open_source`, then `train_iterator` or `read_all`."""
 
-from train.data.fingerprint import fingerprint
-from train.data.open import folder_of, open_source
-from train.data.pipeline import Split, read_all, train_iterator
-from train.data.record import (
+from nec_jax.images.record import (
     IGNORE,
     CorruptImageError,
     DataError,
@@ -11,7 +8,10 @@ from train.data.record import (
     Record,
     Source,
 )
-from train.data.resize import fit_to
+from nec_jax.images.size_rule import fit_to
+from train.data.fingerprint import fingerprint
+from train.data.open import folder_of, open_source
+from train.data.pipeline import Split, read_all, train_iterator
 from train.data.subset import at_most, spread
 
 __all__ = [

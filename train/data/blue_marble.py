@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.read import read_image
-from train.data.record import CorruptImageError, DataError, Record, raise_passing
+from nec_jax.images.read import read_image
+from nec_jax.images.record import CorruptImageError, DataError, Record, raise_passing
+from nec_jax.images.windows import corners_of
 from train.data.splits import HASH_SPLITS, check_split
-from train.data.windows import corners_of
 
 PIXELS_PER_DEGREE = 15
 COAST_SHARE = 0.95  # a tile with less than this of its commonest class is labelled `coast`

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from train.data.record import Source, raise_passing
+from nec_jax.images.record import Source, raise_passing
 from train.data.subset import spread
 
 _PROBED = 64  # images of a source whose files are read ...

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coder.errors import printable
-from train.data.read import IMAGE_SUFFIXES, LARGEST, read_image
-from train.data.record import DataError, Record, Source, raise_passing
+from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image
+from nec_jax.images.record import DataError, Record, Source, raise_passing
+from nec_jax.images.windows import Pair, WindowSource
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
-from train.data.windows import Pair, WindowSource
 
 log = logging.getLogger("train.data")
 

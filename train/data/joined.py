@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from train.data.record import Record, Source
+from nec_jax.images.record import Record, Source
 
 
 class Joined:

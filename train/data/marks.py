@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from coder.errors import printable
-from train.data.record import Record
+from nec_jax.images.record import Record
 
 _MARKS = (-9999, -32768)
 _FLOOR = -1e38  # of floats: what is below is float32's lowest, or -3.4e38, written by hand

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
+from nec_jax.images.record import DataError, Source
+from nec_jax.images.windows import CHIP
 from train.data.blue_marble import BlueMarble
 from train.data.folder import open_folder
 from train.data.potsdam import is_potsdam, open_potsdam
-from train.data.record import DataError, Source
 from train.data.table import open_table
-from train.data.windows import CHIP
 
 
 def folder_of(root: str | os.PathLike[str]) -> Path | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from train.data.read import not_finite, whole
-from train.data.record import CorruptImageError, DataError, Record, Source
-from train.data.resize import fit_to, random_crop
+from nec_jax.images.read import not_finite, whole
+from nec_jax.images.record import CorruptImageError, DataError, Record, Source
+from nec_jax.images.size_rule import fit_to, random_crop
 from train.data.subset import spread
 
 log = logging.getLogger("train.data")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.read import Box, decode
-from train.data.record import CorruptImageError, DataError
+from nec_jax.images.read import Box, decode
+from nec_jax.images.record import CorruptImageError, DataError
+from nec_jax.images.windows import Pair, WindowSource
 from train.data.splits import HASH_SPLITS, check_split
-from train.data.windows import Pair, WindowSource
 
 MASK_CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from train.data.record import DataError
+from nec_jax.images.record import DataError
 
 ALL = "all"
 HASH_SPLITS = ("train", "val", "test")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from train.data.record import Record, Source
+from nec_jax.images.record import Record, Source
 
 
 def spread(total: int, limit: int | None) -> list[int]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train.data.read import not_finite, read_picture, reason_of, whole
-from train.data.record import IGNORE, CorruptImageError, DataError, Record, raise_passing
+from nec_jax.images.read import not_finite, read_picture, reason_of, whole
+from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record, raise_passing
 from train.data.splits import check_filled, check_split, hash_split
 
 _MASK_FEATURES = ("segmentation_mask", "mask")
@@ -90,7 +90,7 @@ class TfdsSource:
     def __getitem__(self, index: int, /) -> Record:
         part, position = self._keys[index]
         name = f"{_id(part, position)} of tfds:{self.name}"
-        # As in train.data.read: decoders raise nearly anything on damaged bytes.
+        # As in nec_jax.images.read: decoders raise nearly anything on damaged bytes.
         try:
             example = self._data[part][position]
             record: Record = {"id": _id(part, position), "image": example["image"]}

@@ -1,0 +1,47 @@
+"""Archives: embeddings of many images as an ordinary Zarr v3 group.
+
+| array | dimensions | stored as |
+| --- | --- | --- |
+| `embedding` | image, y, x, channel | one blob per image, in shards of many (`sharding_indexed`) |
+| `class_token` | image, channel | one blob per shard; only if the codec codes a class token |
+| `id` | image | text, a coordinate |
+| `label` | image | int32, a coordinate; -1 where there is none |
+| `valid` | image | bool, a coordinate; false where there is no embedding |
+| `error` | image | text, a coordinate; why an image is not valid |
+
+Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
+`nec_archive` says which shards there must be (docs/format.md, section 9), so that what is lost is
+named. `Writer` writes an archive shard by shard, and goes on after an interruption; whoever writes
+the arrays of `create` by assignment ends with `finish`, and several may do so at once.
+
+A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image that it has room
+for: 28 bytes per image, and one for class tokens, where shards are full (`even_shard`).
+"""
+
+from coder.archive.contents import (
+    SHARD,
+    create,
+    even_shard,
+    finish,
+    labelled,
+    not_valid,
+    open_archive,
+    read_array,
+    valid_images,
+    written_shards,
+)
+from coder.archive.writer import Writer
+
+__all__ = [
+    "SHARD",
+    "Writer",
+    "create",
+    "even_shard",
+    "finish",
+    "labelled",
+    "not_valid",
+    "open_archive",
+    "read_array",
+    "valid_images",
+    "written_shards",
+]

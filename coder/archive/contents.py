@@ -1,0 +1,468 @@
+"""What an archive must hold, whether it holds it, and how a new one is made (`coder.archive`)."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import SuffixByteRequest
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.errors import ContainsArrayError, ContainsGroupError
+
+from coder import files
+from coder.archive.zarr_codec import NecCodec
+from coder.archive.zarr_nodes import (
+    about_store,
+    check_chunks,
+    is_empty,
+    key,
+    local_path,
+    members,
+    open_node,
+    read,
+    stored,
+)
+from coder.arrays import as_grid, check_whole
+from coder.codecs.base import OneRateCodec
+from coder.errors import CodecError, FileError, InputError, OutputError
+
+SHARD = 256
+ATTRIBUTE = "nec_archive"
+VERSION = 1
+_OWN = (ATTRIBUTE, "coordinates")
+_EARLIER = ("embedding", "id", "label")  # in archives of all versions
+_WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
+NOT_STORED = "is not stored (lost, or never written)"
+_MOST = 1 << 16  # images per shard, whose index is read as a whole
+_EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
+
+
+class Lost(NamedTuple):
+    """A part that an archive must hold, and that is not in its store."""
+
+    key: str  # of what is lost, relative to the group
+    what: str
+    array: str  # its name
+
+
+def even_shard(count: int, most: int = SHARD) -> int:
+    """Images per shard, at most `most`, so that the last shard is nearly full.
+
+    Raises InputError if there are no images, or shards of none.
+    """
+    count, most = check_whole("count", count), check_whole("shard", most)
+    shards = -(-count // most)
+    return -(-count // shards)
+
+
+def create(
+    store: Any,
+    codec: OneRateCodec,
+    count: int,
+    grid: tuple[int, int],
+    *,
+    shard: int | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> zarr.Group:
+    """A new archive in a Zarr store or path; its arrays are written by assignment, then `finish`.
+
+    Args:
+      store: what zarr opens; there must be nothing in it.
+      codec: of one rate; may code a class token or not.
+      count: images.
+      grid: tokens (height, width) of every image.
+      shard: images per shard, the least that a writer should write; None is `even_shard(count)`.
+      attributes: what else the archive should say of itself (JSON).
+
+    Raises:
+      CodecError: a codec of several rates.
+      InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
+        tokens, than the codec takes, attributes that are no JSON; nothing is made.
+      OutputError: there is something in the store.
+    """
+    attributes = check_attributes(attributes)
+    if not isinstance(codec, OneRateCodec):
+        raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
+    count = check_whole("count", count)
+    shard = even_shard(count) if shard is None else check_whole("shard", shard, 1, _MOST)
+    height, width = as_grid(grid)
+    if height * width > codec.max_tokens:
+        raise InputError(
+            f"a grid of {height} x {width}: this codec takes {codec.max_tokens} tokens"
+        )
+    if codec.class_token and shard > codec.max_tokens:
+        raise InputError(
+            f"the class tokens of a shard of {shard} images are one blob, and this codec takes "
+            f"{codec.max_tokens} tokens: give a smaller shard"
+        )
+    settings = (codec, count, (height, width), shard, attributes)
+    path = local_path(store)
+    if path is None:
+        return _make(store, *settings)
+    # Whole or not at all; a folder that is there may be empty.
+    with files.writing_folder(path, overwrite=is_empty(path)) as part:
+        _make(part, *settings)
+    return zarr.open_group(store, mode="r+")
+
+
+def open_archive(store: Any) -> zarr.Group:
+    """An archive that is whole, for reading.
+
+    Raises:
+      FileError: no archive of images, one that is still being written, or one that lost a part.
+        Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
+        class tokens or ids that is not stored was lost or never written.
+    """
+    group = open_node(store)
+    with about_store(store):
+        if not isinstance(group, zarr.Group):
+            raise FileError("a Zarr array, not an archive: give the group that holds it")
+        arrays, damaged = members(group)
+        if damaged:
+            name, error = next(iter(damaged.items()))
+            raise FileError(f"{name} cannot be opened: {error}")
+        state = read_state(group)
+        if state is None and not is_earlier(arrays):
+            raise FileError("not an archive of images: it has no embedding, label and id")
+        if state and state["state"] == "writing":
+            raise FileError(progress(arrays))
+        for array in arrays.values():
+            check_chunks(array)
+        for where, what, _ in lost(arrays, state):
+            raise FileError(f"{where} {what}: copy the archive again, or write it again")
+    return group
+
+
+def finish(group: zarr.Group) -> None:
+    """Marks an archive as complete, after a look at what it holds; no embedding is decoded.
+
+    Args:
+      group: of `create`, open for writing; of every shard, `valid` and what is valid are written.
+
+    Raises:
+      FileError: something is missing; the message names it.
+    """
+    with about_store(group.store):
+        arrays, damaged = members(group)
+        for name, error in damaged.items():
+            raise FileError(f"{name} cannot be opened: {error}")
+        state = read_state(group)
+        if state is None:
+            raise FileError("not an archive, or one of an earlier version")
+        for name in state["shards"]:
+            if name not in arrays:
+                raise FileError(f"{name}/zarr.json is lost, and with it the whole array")
+        present = {name: written_shards(arrays[name]) for name in state["shards"]}
+        _check_shards(arrays, present)
+        shards = {name: _ranges(there) for name, there in present.items()}
+        new = {"version": VERSION, "state": "complete", "shards": shards}
+        if new != state:
+            group.attrs[ATTRIBUTE] = new
+
+
+def read_state(group: zarr.Group) -> dict[str, Any] | None:
+    """What an archive says that it holds; None if it is none, or of an earlier version.
+
+    Returns:
+      `state`, "writing" or "complete"; `shards`, by the name of each array that there must be the
+      ranges [first, end) of shards that there must be.
+
+    Raises:
+      FileError: damaged, or of a newer version.
+    """
+    if ATTRIBUTE not in group.attrs:
+        if {"embedding", "valid", "error"} <= set(members(group)[0]):
+            raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
+        return None
+    data: Any = group.attrs[ATTRIBUTE]
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise FileError(f"an archive of version {version}, this reads {VERSION}: update nec-jax")
+    try:
+        if version != VERSION or data["state"] not in ("writing", "complete"):
+            raise ValueError(f"version {version}, state {data.get('state')}")
+        for ranges in data["shards"].values():
+            for first, end in ranges:
+                if not (type(first) is type(end) is int and 0 <= first < end):
+                    raise ValueError(f"shards {first} to {end}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"its attribute {ATTRIBUTE} is damaged: {error}") from error
+    return data
+
+
+def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> Iterator[Lost]:
+    """What an archive must hold, and does not.
+
+    Args:
+      arrays: those of the archive that can be opened, by name.
+      state: of `read_state`; None for an archive of an earlier version, or any other group.
+    """
+    if state is not None or is_earlier(arrays):
+        others = list(_of_others(arrays))
+        yield from others
+        if others:  # what is recorded is of other arrays
+            return
+    if state is None and is_earlier(arrays):
+        for name in (name for name in _WRITTEN if name in arrays):
+            array = arrays[name]
+            parts = shard_slices(array)
+            for i in sorted(set(range(len(parts))) - written_shards(array)):
+                yield Lost(shard_key(array, i), f"{NOT_STORED}: {_images(parts[i])}", name)
+    for name, ranges in sorted((state or {"shards": {}})["shards"].items()):
+        array = arrays.get(name)
+        if array is None:
+            yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
+            continue
+        parts = shard_slices(array)
+        expected = expected_shards(array, ranges)
+        if (
+            state
+            and state["state"] == "complete"
+            and name == "valid"
+            and len(expected) < len(parts)
+        ):
+            text = (
+                f"says that {len(expected)} of {len(parts)} shards of `valid` were written: it was "
+                "copied or resized by another program, which must call coder.archive.finish"
+            )
+            yield Lost("zarr.json", text, name)
+        for i in sorted(expected - written_shards(array)):
+            yield Lost(shard_key(array, i), f"is lost: {_images(parts[i])}", name)
+
+
+def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
+    """Arrays of another number of images than the ids: of another archive, or resized alone."""
+    if "id" not in arrays:
+        return
+    count = arrays["id"].shape[0]
+    for name in ("class_token", "embedding", "error", "label", "valid"):
+        if name in arrays and arrays[name].shape[0] != count:
+            text = f"has {arrays[name].shape[0]} images, and `id` has {count}: it is not its array"
+            yield Lost(f"{name}/zarr.json", text, name)
+
+
+def is_earlier(arrays: Iterable[str]) -> bool:
+    """Whether a group without state, of arrays of these names, is an earlier version's archive."""
+    return set(_EARLIER) <= set(arrays)
+
+
+def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:
+    """The shards of an array in ranges [first, end). Raises FileError: there cannot be such."""
+    count, numbers = len(shard_slices(array)), set()
+    for first, end in ranges:
+        if end > count:
+            raise FileError(
+                f"its attribute {ATTRIBUTE} is damaged: {array.path} has {count} shards"
+            )
+        numbers.update(range(first, end))
+    return numbers
+
+
+def progress(arrays: Mapping[str, zarr.Array]) -> str:
+    """How far an archive is written whose state is "writing"."""
+    text = "still being written, or its writer was stopped"
+    if "embedding" not in arrays or "valid" not in arrays:
+        return text
+    # Shards without a valid image have no embeddings: what is written last says what is done.
+    there, count = len(written_shards(arrays["valid"])), len(shard_slices(arrays["valid"]))
+    return f"{text}: {there} of {count} shards of `embedding` are there; run the writer again"
+
+
+def written_shards(array: zarr.Array) -> set[int]:
+    """Which shards of an array's first dimension are in its store."""
+    return {place[0] for place in stored(array)}
+
+
+def shard_key(array: zarr.Array, number: int) -> str:
+    """The key of a shard of the first dimension."""
+    return key(array, (number, *(0,) * (array.ndim - 1)))
+
+
+def shard_slices(array: zarr.Array) -> list[slice]:
+    """The images of each shard."""
+    size, count = shard_size(array), array.shape[0]
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def shard_size(array: zarr.Array) -> int:
+    """Images per shard, or per chunk."""
+    return (array.shards or array.chunks)[0]
+
+
+def valid_images(group: zarr.Group) -> NDArray[np.bool_]:
+    """Which images have an embedding: bool [images]; all, in archives of earlier versions."""
+    if "valid" in group:
+        return read_array(group, "valid")
+    return np.ones(array_of(group, "embedding").shape[0], np.bool_)
+
+
+def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Which images are valid and have a label: bool [images]; and all labels, int32 [images].
+
+    Raises:
+      InputError: none are, or all have one label: nothing can be learned from them.
+    """
+    labels = read_array(group, "label")
+    use = valid_images(group) & (labels >= 0)
+    classes = len(np.unique(labels[use]))
+    if classes < 2:
+        text = "one class only" if classes else "no labels"
+        with about_store(group.store):
+            raise InputError(f"{text}, in {use.sum()} images: give an archive of labelled images")
+    return use, labels
+
+
+def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
+    """All of an array of an archive; floats of images that are not valid are NaN.
+
+    Raises FileError: it is damaged.
+    """
+    array = array_of(group, name)
+    try:
+        values = read(array)
+    except Exception as error:  # whatever any codec raises is damage here
+        with about_store(group.store):
+            text = f"{name} is damaged ({error}): `python -m coder verify` says where"
+            raise FileError(text) from error
+    if name in ("embedding", "class_token"):
+        values[~valid_images(group)] = np.nan
+    return values
+
+
+def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, str, str]]]:
+    """Images that were written and have no embedding.
+
+    Returns:
+      How many, and of the first few: number, id, and why.
+    """
+    if "valid" not in group:
+        return 0, []
+    valid = array_of(group, "valid")
+    bad = ~valid_images(group)
+    there = written_shards(valid)
+    for i, images in enumerate(shard_slices(valid)):
+        if i not in there:
+            bad[images] = False
+    ids, errors = array_of(group, "id"), array_of(group, "error")
+    first = [int(i) for i in np.flatnonzero(bad)[:limit]]
+    return int(bad.sum()), [(i, str(ids[i]), str(errors[i])) for i in first]
+
+
+def begun(names: Iterable[str]) -> dict[str, Any]:
+    """The state of an archive of these arrays that is being written."""
+    return {"version": VERSION, "state": "writing", "shards": {name: [] for name in names}}
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array:
+    """A member of a group that is an array."""
+    node = group[name]
+    assert isinstance(node, zarr.Array), name
+    return node
+
+
+def check_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As they are read again. Raises InputError."""
+    for name in _OWN:
+        if name in (attributes or {}):
+            raise InputError(f"the attribute {name} is the archive's own: choose another name")
+    try:
+        return json.loads(json.dumps(dict(attributes or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"attributes that are no JSON: {error}") from error
+
+
+def _make(
+    store: Any,
+    codec: OneRateCodec,
+    count: int,
+    grid: tuple[int, int],
+    shard: int,
+    attributes: Mapping[str, Any],
+) -> zarr.Group:
+    for_grid, for_class = codec.split()
+    names = ["id", "label", "valid", "error", "embedding"]
+    names += ["class_token"] * (for_class is not None)
+    own = {
+        # xarray reads this, and makes them coordinates.
+        "coordinates": "id label valid error",
+        ATTRIBUTE: begun(names),
+    }
+    try:
+        group = zarr.create_group(store, attributes={**attributes, **own})
+    except (ContainsGroupError, ContainsArrayError) as error:
+        raise OutputError("there is a Zarr group or array in this store: choose another") from error
+
+    def add(name: str, dimensions: Sequence[str], shape: Sequence[int], **settings) -> None:
+        group.create_array(
+            name,
+            shape=(count, *shape),
+            chunks=settings.pop("chunks", (shard, *shape)),
+            dimension_names=("image", *dimensions),
+            **settings,
+        )
+
+    # With a checksum: Zstandard alone decodes damaged bytes to other values.
+    small = {"compressors": [ZstdCodec(), Crc32cCodec()]}
+    add("id", (), (), dtype=str, **small)
+    add("label", (), (), dtype="int32", fill_value=-1, **small)
+    add("valid", (), (), dtype="bool", fill_value=False, **small)
+    add("error", (), (), dtype=str, **small)
+    floats = {"dtype": "float32", "fill_value": np.nan, "compressors": None}
+    shape = (*grid, codec.channels)
+    whole = {"chunks": (1, *shape), "shards": (shard, *shape), "serializer": NecCodec(for_grid)}
+    add("embedding", ("y", "x", "channel"), shape, **floats, **whole)
+    if for_class is not None:
+        add("class_token", ("channel",), shape[2:], **floats, serializer=NecCodec(for_class))
+    return group
+
+
+def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[int]]) -> None:
+    """Raises FileError unless each shard is written, with all embeddings that are valid."""
+    valid, embedding = arrays["valid"], arrays["embedding"]
+    for i, part in enumerate(shard_slices(valid)):
+        images = _images(part)
+        if i not in present["valid"]:
+            raise FileError(f"{images} are not written: `valid` has no shard {i}")
+        marks = read(valid, part)
+        for name in ("embedding", "class_token"):
+            if name in arrays and marks.any() and i not in present[name]:
+                raise FileError(f"{images} are not written: `{name}` has no shard {i}")
+        there = np.zeros_like(marks)
+        if i in present["embedding"]:
+            there = _in_shard(embedding, i)[: len(marks)]
+        if (bad := np.flatnonzero(there != marks)).size:
+            text = "is valid, and has no embedding"
+            if there[bad[0]]:
+                text = "has an embedding, and is not marked valid"
+            raise FileError(f"image {part.start + bad[0]} {text}")
+
+
+def _images(part: slice) -> str:
+    return f"images {part.start} to {part.stop - 1}"
+
+
+def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
+    """Which images a shard of embeddings holds, by its index: offsets and lengths, CRC-32C."""
+    size = 16 * shard_size(embedding) + 4
+    name = shard_key(embedding, number)
+    get = embedding.store_path.store.get
+    index = sync(get(name, default_buffer_prototype(), SuffixByteRequest(size)))
+    data = b"" if index is None else index.to_bytes()
+    if len(data) != size:
+        raise FileError(f"{name} is cut short")
+    return np.frombuffer(data[:-4], "<u8")[::2] != _EMPTY
+
+
+def _ranges(numbers: set[int]) -> list[list[int]]:
+    """Numbers as rising ranges [first, end)."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([number, number + 1])
+    return ranges

@@ -1,0 +1,251 @@
+"""The Zarr v3 codec `nec`: an array of embeddings in any Zarr store, each chunk one blob.
+
+```python
+array = zarr.create_array(
+    store, shape=(images, 14, 14, 768), dtype="float32", chunks=(1, 14, 14, 768),
+    shards=(256, 14, 14, 768), serializer=NecCodec(codec), compressors=None,
+)
+```
+
+The last dimension is the channels, the one before it the width of a chunk's grid, and all before
+that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
+Rows and columns at a chunk's end that are all fill value (there are chunks beyond an array's edge)
+are not coded and read as the fill value, which may be NaN: then what was not written reads as NaN.
+zarr makes float32 of what is assigned before this codec sees it: integers become the numbers that
+they are, without the warning of `codec.encode`, and a mask is dropped, so that what it hides is
+coded. Fill masked values, or write them as NaN where that is the fill value, first.
+
+Under a transform the tokens of a block (at most 16 x 16 of a chunk) are coded together. Writing a
+part of a block codes the rest of it anew, from what was decoded, and so loses a little more each
+time: a `LossyWrite` warns of it (in zarr's own pipelines, where the array has no codec but this
+one, or this one in shards). Write whole chunks, or parts that begin and end at block borders.
+
+The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
+this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
+"""
+
+import base64
+import math
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, NDBuffer, cpu
+from zarr.core.common import JSON, parse_named_configuration
+from zarr.core.dtype import ZDType
+
+from coder.codecs import loading
+from coder.codecs.base import OneRateCodec
+from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
+
+_NAME = "nec"
+_LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to
+
+
+@dataclass(frozen=True)
+class NecCodec(ArrayBytesCodec):
+    """Codes chunks of float32 [..., width, D] with an `EmbeddingCodec` without class token.
+
+    Raises:
+      CodecError: a codec with a class token, or an array that it cannot code: another dtype than
+        float32, other channels, too many tokens per chunk, an infinite fill value.
+    """
+
+    codec: OneRateCodec
+    is_fixed_size = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.codec, OneRateCodec):
+            raise CodecError("an array has one rate: cut it out of the codec, codec.at(rate)")
+        if self.codec.class_token:
+            raise CodecError(
+                "the codec codes a class token, which no grid of a Zarr array has: split it with "
+                "codec.split()"
+            )
+        if not self.codec.is_rewritable():
+            raise CodecError(
+                "writing what was read would change it: the codec's steps are too small beside its "
+                "offsets for float32"
+            )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, JSON]) -> "NecCodec":
+        """The codec of an array's metadata. Raises FileError if it is damaged."""
+        try:
+            _, configuration = parse_named_configuration(data, _NAME)
+        except (TypeError, ValueError) as error:
+            raise FileError(f"not the metadata of a nec codec: {error}") from error
+        text = configuration.get("codec")
+        if set(configuration) != {"codec"} or not isinstance(text, str):
+            raise FileError(f"the nec codec's configuration is not {sorted(configuration)}")
+        try:
+            unfold = zlib.decompressobj()
+            file = unfold.decompress(base64.b64decode(text, validate=True), _LARGEST)
+        except (ValueError, zlib.error) as error:
+            raise FileError(f"the codec in the array's metadata is damaged: {error}") from error
+        if not unfold.eof or unfold.unused_data:
+            raise FileError("the codec in the array's metadata is damaged: it does not end")
+        codec = loading.from_bytes(file)
+        if not isinstance(codec, OneRateCodec):
+            raise FileError("the codec in the array's metadata has several rates")
+        return cls(codec)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The codec's file, deflated and in base 64, as JSON."""
+        text = base64.b64encode(zlib.compress(self.codec.to_bytes(), 9)).decode()
+        return {"name": _NAME, "configuration": {"codec": text}}
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> "NecCodec":
+        """Itself, if it can code such an array (zarr gives its shape) or such inner chunks."""
+        dtype = array_spec.dtype.to_native_dtype()
+        if dtype != np.float32:
+            raise CodecError(f"an array of {dtype}: the nec codec stores float32")
+        self._grid(array_spec.shape)
+        if np.isinf(np.float32(array_spec.fill_value)):
+            raise CodecError(f"fill value {array_spec.fill_value}: use NaN, or a number as 0")
+        return self
+
+    def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: Any) -> None:
+        """Refuses chunks that cannot be coded.
+
+        zarr 3.1 does not ask this of chunks inside shards: too many tokens in those are refused
+        when the first is written, and their sides are not looked at.
+        """
+        # By its attribute: the class of a regular grid has another name in zarr 3.2 and later.
+        chunk = getattr(chunk_grid, "chunk_shape", None)
+        if chunk is None:
+            return
+        inner = zip(shape[1:-2], chunk[1:-2], strict=True)
+        if self.codec.spatial and chunk[0] > 1 and any(side % part for side, part in inner):
+            raise CodecError(
+                f"chunks of {tuple(chunk)} end beyond an array of {shape} between others: what is "
+                "there would spoil its neighbours; take parts of the sides, or the first side 1"
+            )
+        height, width = self._grid(tuple(chunk))
+        if height * width > self.codec.max_tokens:
+            raise CodecError(
+                f"chunks of {height} x {width} tokens: this codec takes {self.codec.max_tokens}"
+            )
+
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        y = chunk_data.as_numpy_array().reshape(*self._grid(chunk_spec.shape), self.codec.channels)
+        there = _written(y, chunk_spec.fill_value)
+        # To the last row and column with a token that is there; one token of a chunk without any.
+        height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
+        part = y[:height, :width]
+        if not there.any() and np.isnan(chunk_spec.fill_value):
+            raise InputError(
+                "a chunk that is all NaN has no embedding: leave write_empty_chunks off, and it is "
+                "not stored"
+            )
+        if not np.isfinite(part).all():
+            row, column, channel = np.argwhere(~np.isfinite(part))[0]
+            what = "NaN" if np.isnan(part[row, column, channel]) else "infinity"
+            where = f"the token at row {row}, column {column} of a chunk"
+            if np.isnan(chunk_spec.fill_value) and not there[row, column]:
+                raise InputError(
+                    f"{where} is NaN, as if it were not written, and one after it is not: write "
+                    "whole chunks, or their tokens in order"
+                )
+            raise InputError(f"{what} in channel {channel} of {where}: embeddings are finite")
+        blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
+        before = getattr(chunk_data, "before", None)
+        gaps = ~there[:height, :width]
+        if before is None and there.any() and gaps.any():
+            warnings.warn(
+                f"{gaps.sum()} tokens of a chunk have its fill value, {chunk_spec.fill_value:g}, "
+                "before others that have not: they are coded as any embedding, and read as other "
+                "numbers. Write whole chunks, or their tokens in order",
+                LossyWrite,
+                stacklevel=2,
+            )
+        if before is not None:
+            self._warn_if_lossy(y, before.reshape(y.shape), blob, chunk_spec.fill_value)
+        return chunk_spec.prototype.buffer.from_bytes(blob)
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        y = self._decoded(chunk_data.to_bytes(), chunk_spec.shape, chunk_spec.fill_value)
+        kind = chunk_spec.prototype.nd_buffer
+        if self.codec.spatial and kind is cpu.NDBuffer:
+            kind = _DecodedChunk
+        return kind.from_numpy_array(y.reshape(chunk_spec.shape))
+
+    def _decoded(self, blob: bytes, shape: tuple[int, ...], fill_value: Any) -> np.ndarray:
+        height, width = self._grid(shape)
+        h, w = self.codec.grid_of(blob)
+        if h > height or w > width:
+            raise CorruptBlob(f"a chunk of {shape} holds a blob of {h} x {w} tokens")
+        y = np.full((height, width, self.codec.channels), fill_value, np.float32)
+        y[:h, :w] = self.codec.decode(blob).reshape(h, w, -1)
+        return y
+
+    def _warn_if_lossy(
+        self, y: np.ndarray, before: np.ndarray, blob: bytes, fill_value: Any
+    ) -> None:
+        """Warns if tokens that a write left as they were are decoded to something else after it.
+
+        Args:
+          y: float32 [h, w, D], the chunk as it is coded now.
+          before: the chunk as it was decoded before the write.
+          blob: what y was coded to.
+          fill_value: the array's.
+        """
+        kept = (y == before).all(-1) & _written(before, fill_value)
+        if not kept.any() or (y == before).all():
+            return
+        after = self._decoded(blob, y.shape, fill_value)
+        change = np.abs(after[kept] - before[kept])
+        # Two grids' sums round differently: docs/format.md, section 11.
+        changed = (change > 1e-4 * np.abs(before[kept]).max()).any(-1)
+        if changed.any():
+            warnings.warn(
+                f"writing a part of a chunk changed {changed.sum()} tokens beside it, by up to "
+                f"{change.max():.3g}: they share blocks with what was written. Write whole chunks, "
+                "or parts that begin and end at block borders",
+                LossyWrite,
+                stacklevel=2,
+            )
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        """No size is known beforehand."""
+        raise NotImplementedError("the nec codec's output has no fixed size")
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        if len(shape) < 2 or shape[-1] != self.codec.channels:
+            raise CodecError(
+                f"chunks of shape {shape}: give [..., width, {self.codec.channels}], all channels "
+                "in one chunk"
+            )
+        return math.prod(shape[:-2]), shape[-2]
+
+
+class _DecodedChunk(cpu.NDBuffer):
+    """A decoded chunk. zarr writes a part of a chunk to a copy of it, which remembers it."""
+
+    before: np.ndarray | None = None
+
+    def copy(self) -> "_DecodedChunk":
+        copy = _DecodedChunk(self._data.copy())
+        copy.before = self.as_numpy_array()
+        return copy
+
+
+def _written(y: np.ndarray, fill_value: Any) -> Any:
+    """Which tokens of [h, w, D] are not all fill value: bool [h, w]."""
+    fill = np.float32(fill_value)
+    return ~np.isnan(y).all(-1) if np.isnan(fill) else (y != fill).any(-1)
+
+
+def nec_codec(array: Any) -> OneRateCodec | None:
+    """The codec that a Zarr array's chunks are coded with, or None if that is not `nec`."""
+    codecs = list(getattr(array.metadata, "codecs", ()))  # Zarr v2 has none
+    while codecs:
+        one = codecs.pop()
+        if isinstance(one, NecCodec):
+            return one.codec
+        codecs += getattr(one, "codecs", ())
+    return None

@@ -1,0 +1,341 @@
+"""What `python -m coder` does with an archive, or with any Zarr group or array."""
+
+import argparse
+import itertools
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zarr
+
+from coder import files
+from coder.archive import contents, zarr_nodes
+from coder.archive.zarr_codec import nec_codec
+from coder.errors import FileError, OutputError, one_line
+
+Region = tuple[slice, ...]
+_UNKNOWN = "completeness unknown: written by an earlier version"
+
+
+class _Opened(NamedTuple):
+    """A store, and what is wrong with it before anything is read.
+
+    Attributes:
+      group: the archive, if it is one.
+      state: of `archive_layout.read_state`.
+      arrays: those that can be opened.
+      problems: what cannot be opened or is lost, a line each.
+      lost: keys of shards that are lost.
+    """
+
+    path: Path
+    group: zarr.Group | None
+    state: dict[str, Any] | None
+    arrays: dict[str, zarr.Array]
+    problems: list[str]
+    lost: set[str]
+
+    @property
+    def unfinished(self) -> bool:
+        return self.state is not None and self.state["state"] == "writing"
+
+
+def info(options: argparse.Namespace) -> int:
+    """Print arrays, sizes and codecs, and what is lost; 1 if anything is."""
+    opened = _open(options.file)
+    total, images = 0, 0
+    for name, array in sorted(opened.arrays.items()):
+        stored = array.nbytes_stored()
+        total += stored
+        names = getattr(array.metadata, "dimension_names", None) or ("",) * array.ndim
+        pairs = zip(names, array.shape, strict=True)
+        dimensions = ", ".join(f"{n or ''} {s}".strip() for n, s in pairs)
+        print(f"{name}: {_type(array)} ({dimensions}), {stored:,} bytes stored")
+        shape = array.shards or array.chunks
+        of = "shards" if array.shards else "chunks"
+        written = len(zarr_nodes.stored(array))
+        print(f"  {written} of {_count(array)} {of} of {list(shape)} written", end="")
+        print(f", read in chunks of {list(array.chunks)}" if array.shards else "")
+        codec = nec_codec(array)
+        if codec is not None:
+            images = max(images, array.shape[0])
+            print(
+                f"  nec codec {codec.fingerprint[:4].hex()}: {codec.channels} channels, "
+                f"{len(codec.tables)} tables, rate {codec.rate_index}, {codec.codec_bytes:,} bytes"
+            )
+    per_image = f", {total / images:.1f} per image" if images else ""
+    print(f"{total:,} bytes in all arrays{per_image}")
+    _print_archive(opened)
+    return _print_problems(opened)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Read everything; name what is damaged, lost or still to be written: 1 if anything is."""
+    opened = _open(options.file)
+    valid = _valid(opened)
+    damaged = 0
+    for name, array in sorted(opened.arrays.items()):
+        chunks = 0
+        marks = valid if _of_images(opened, array) else None
+        there = zarr_nodes.stored(array)
+        for place, shard in _shards(array):
+            if zarr_nodes.key(array, place) in opened.lost:
+                continue
+            if opened.unfinished and place not in there:
+                continue
+            chunks += len(list(_regions(array.shape, array.chunks, shard)))
+            for region, error, count in _damage(array, shard, marks):
+                damaged += count
+                path = f"{opened.path}/{zarr_nodes.key(array, place)}"
+                print(f"{path}: {name}{_text(region)}: {error}", file=sys.stderr)
+        missing = _count(array) - len(there)
+        note = ""
+        if missing and opened.state is None:
+            note = f", {missing} of {_count(array)} not stored: they are all fill value"
+            if any(zarr_nodes.key(array, place) in opened.lost for place, _ in _shards(array)):
+                note = (
+                    f", {missing} of {_count(array)} shards of {name} are not stored (lost, or "
+                    "never written)"
+                )
+        print(f"{name}: {chunks:,} chunks read{note}")
+    _print_archive(opened)
+    _print_problems(opened)
+    wrong = [f"{damaged} damaged chunks"] * (damaged > 0)
+    wrong += [f"{len(opened.problems)} parts lost or unreadable"] * (len(opened.problems) > 0)
+    if opened.unfinished:
+        print(f"{opened.path}: {contents.progress(opened.arrays)}", file=sys.stderr)
+        wrong.append("not finished")
+    print(", ".join(wrong) or "good: no damage")
+    return 1 if wrong else 0
+
+
+def decode(options: argparse.Namespace) -> int:
+    """Write each array as .npy, a shard at a time; no file unless all can be decoded."""
+    opened = _open(options.file)
+    if _print_problems(opened):
+        return 1
+    if opened.unfinished:
+        raise FileError(contents.progress(opened.arrays))
+    # An archive's errors are text of any length, and nearly all empty: they stay in it.
+    names = sorted(set(opened.arrays) - ({"error"} if opened.state else set()))
+    paths = {name: options.out / f"{name}.npy" for name in names}
+    source, out = options.file.resolve(), options.out.resolve()
+    if source in (out, *out.parents):
+        raise OutputError(f"lies inside the input {options.file}: choose another", options.out)
+    if not options.out.is_dir():
+        files.check_output(options.out, folder=True)
+    for path in paths.values():
+        if path.parent.is_dir():
+            files.check_output(path, overwrite=options.overwrite)
+    valid = None
+    if opened.state is not None:
+        marks = opened.arrays["valid"]
+        valid = _read(opened, "valid", marks, _whole(marks), None)
+    with files.writing_all(overwrite=options.overwrite) as writing:
+        for name, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            array = opened.arrays[name]
+            marks = valid if _of_images(opened, array) else None
+            with writing(path) as file:
+                _write_npy(opened, name, array, marks, file)
+    for name, path in paths.items():
+        print(f"{path}: {_type(opened.arrays[name])} {list(opened.arrays[name].shape)}")
+    _print_archive(opened)
+    return 0
+
+
+def _open(path: Path) -> _Opened:
+    node = zarr_nodes.open_node(path)
+    if isinstance(node, zarr.Array):
+        name = node.basename or path.resolve().name.removesuffix(".zarr")
+        group, state, arrays, problems = None, None, {name: node}, []
+    else:
+        arrays, damaged = zarr_nodes.members(node)
+        state = contents.read_state(node)
+        group = node if state or contents.is_earlier(arrays) else None
+        problems = [
+            (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
+        ]
+        problems += [one for one in contents.lost(arrays, state) if one.array not in damaged]
+    for array in arrays.values():
+        zarr_nodes.check_chunks(array)
+        problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
+    if not any(nec_codec(array) for array in arrays.values()):
+        print("holds no array of the nec codec")
+    lines = [f"{problem[0]} {problem[1]}" for problem in problems]
+    return _Opened(path, group, state, arrays, lines, {problem[0] for problem in problems})
+
+
+def _print_archive(opened: _Opened) -> None:
+    """Of an archive, one line, and one for each of the first images that are not valid."""
+    group, arrays = opened.group, opened.arrays
+    if group is None:
+        return
+    if opened.unfinished:
+        state = contents.progress(arrays)
+    elif opened.problems:
+        state = "not whole"
+    else:
+        state = _UNKNOWN if opened.state is None else "complete"
+    try:
+        valid = contents.valid_images(group)
+        bad, first = contents.not_valid(group)
+        labels = int((zarr_nodes.read(arrays["label"]) >= 0).sum())
+    except Exception as error:  # of damaged or lost arrays, which are named elsewhere
+        print(f"archive: {state}; images cannot be counted: {one_line(error)}")
+        return
+    if opened.unfinished:
+        print(f"archive: {valid.size:,} images, {valid.sum():,} valid so far; {state}")
+    else:
+        good = "valid unknown" if opened.state is None else f"{valid.sum():,} valid"
+        print(f"archive: {valid.size:,} images, {good}, {labels:,} labelled; {state}")
+    for number, name, error in first:
+        print(f"  image {number}, {name}, is not valid: {error}")
+    if bad > len(first):
+        print(f"  and {bad - len(first):,} more: the array `error` says why")
+
+
+def _print_problems(opened: _Opened) -> int:
+    for problem in opened.problems:
+        print(f"{opened.path}: {problem}", file=sys.stderr)
+    return 1 if opened.problems else 0
+
+
+def _valid(opened: _Opened) -> np.ndarray | None:
+    """Which images are valid, if it is known and can be read."""
+    if opened.state is None or "valid" not in opened.arrays:
+        return None
+    try:
+        return zarr_nodes.read(opened.arrays["valid"])
+    except Exception:  # named when the array itself is read
+        return None
+
+
+def _of_images(opened: _Opened, array: zarr.Array) -> bool:
+    """Whether an array holds the embeddings of an archive's images."""
+    if opened.state is None or nec_codec(array) is None:
+        return False
+    return "valid" in opened.arrays and array.shape[0] == opened.arrays["valid"].shape[0]
+
+
+def _damage(
+    array: zarr.Array, shard: Region, valid: np.ndarray | None
+) -> Iterator[tuple[Region, str, int]]:
+    """Regions of a shard that cannot be read, why, and how many chunks each is."""
+    inner = list(_regions(array.shape, array.chunks, shard))
+    try:
+        values = zarr_nodes.read(array, shard)
+    except Exception as whole:  # whatever any codec of any array raises is damage here
+        bad = [(part, one_line(error)) for part in inner if (error := _error(array, part))]
+        if len(bad) in (0, len(inner)) and len({error for _, error in bad}) <= 1:
+            yield shard, one_line(whole), len(inner)
+        else:
+            yield from ((part, error, 1) for part, error in bad)
+        return
+    for i in _not_stored(values, valid, shard):
+        region = (slice(shard[0].start + i, shard[0].start + i + 1), *shard[1:])
+        yield region, "the image is marked valid, and its embedding is not stored", 1
+
+
+def _not_stored(values: np.ndarray, valid: np.ndarray | None, region: Region) -> list[int]:
+    """Images of a region that are marked valid, and have no values."""
+    if valid is None:
+        return []
+    empty = np.isnan(values.reshape(len(values), -1)).any(1)
+    return [int(i) for i in np.flatnonzero(empty & valid[region[0]])]
+
+
+def _write_npy(
+    opened: _Opened, name: str, array: zarr.Array, valid: np.ndarray | None, file: Any
+) -> None:
+    """Write an array as .npy, one row of shards at a time."""
+    rows = (array.shards or array.chunks)[:1]
+    bands = list(_regions(array.shape[:1], rows)) if math.prod(array.shape) else []
+
+    def values(band: Region) -> np.ndarray:
+        part = _read(opened, name, array, band + _whole(array)[1:], valid)
+        return np.array([str(text) for text in part.flat]) if is_text else part
+
+    dtype, is_text = array.dtype, _type(array) == "text"
+    if is_text:
+        # Text of any length becomes text of one length, which needs no pickle.
+        longest = max((values(band).dtype.itemsize // 4 for band in bands), default=1)
+        dtype = np.dtype(f"<U{longest}")
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for band in bands:
+        part = values(band)
+        if valid is not None:
+            part[~valid[band[0]]] = np.nan
+        file.write(np.ascontiguousarray(part, dtype).tobytes())
+
+
+def _read(
+    opened: _Opened, name: str, array: zarr.Array, region: Region, valid: np.ndarray | None
+) -> np.ndarray:
+    """A region of whole shards. Raises FileError, which names the first chunk that is damaged."""
+    failed = None
+    try:
+        values = zarr_nodes.read(array, region)
+        if not _not_stored(values, valid, region):
+            return values
+    except Exception as error:
+        failed = error
+    for place, shard in _shards(array):
+        # Of one row of shards, or of all.
+        if region[:1] in (shard[:1], _whole(array)[:1]):
+            for part, why, _ in _damage(array, shard, valid):
+                path = f"{opened.path}/{zarr_nodes.key(array, place)}"
+                raise FileError(f"{name}{_text(part)}: {why}", path) from failed
+    raise FileError(f"{name}{_text(region)}: {one_line(failed)}") from failed
+
+
+def _shards(array: zarr.Array) -> Iterator[tuple[tuple[int, ...], Region]]:
+    """Places of an array's shards, or chunks, and their regions."""
+    sizes = array.shards or array.chunks
+    for region in _regions(array.shape, sizes):
+        yield tuple(p.start // size for p, size in zip(region, sizes, strict=True)), region
+
+
+def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> Iterator[Region]:
+    """Pieces of that shape of an array, or of a region of it; smaller at the end."""
+    bounds = within or tuple(slice(0, size) for size in shape)
+    axes = [
+        [
+            slice(start, min(start + part, bound.stop))
+            for start in range(bound.start, bound.stop, part)
+        ]
+        for bound, part in zip(bounds, parts, strict=True)
+    ]
+    yield from itertools.product(*axes)
+
+
+def _error(array: zarr.Array, region: Region) -> Exception | None:
+    try:
+        zarr_nodes.read(array, region)
+    except Exception as error:
+        return error
+    return None
+
+
+def _whole(array: zarr.Array) -> Region:
+    return tuple(slice(0, side) for side in array.shape)
+
+
+def _count(array: zarr.Array) -> int:
+    return math.prod(
+        -(-side // size)
+        for side, size in zip(array.shape, array.shards or array.chunks, strict=True)
+    )
+
+
+def _type(array: zarr.Array) -> str:
+    return "text" if array.dtype.kind in "OTU" else str(array.dtype)
+
+
+def _text(region: Region) -> str:
+    return "[" + ", ".join(f"{part.start}:{part.stop}" for part in region) + "]"

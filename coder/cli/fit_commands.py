@@ -1,0 +1,431 @@
+"""`fit` and `encode` of the command line: a codec, and an archive, of anybody's embeddings."""
+
+import argparse
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from coder import files
+from coder.archive import zarr_nodes
+from coder.archive.zarr_codec import NecCodec
+from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
+from coder.codecs import loading
+from coder.codecs.base import EmbeddingCodec, OneRateCodec
+from coder.errors import FileError, InputError, about, one_line
+from coder.fitting.fit_codec import MOST_RATES, fit, missing_tokens
+from coder.format import file_kinds
+from coder.format.file_kinds import SAVE
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_VECTORS = 256  # in a chunk
+_TILE = 64  # side of a raster's chunks, tokens
+_SCALED = ("scale_factor", "add_offset")  # attributes of CF
+_SHARD = 256  # chunks in a shard
+_MAX_TOKENS = 1 << 16  # of a codec that is fitted
+_PART = 1 << 23  # values that are looked at together
+
+_SHAPES = "grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]"
+# What other tools take for files of other kinds.
+_NOT_ZARR = (
+    *(".npy", ".npz", ".parquet", ".geoparquet", ".gpq", ".pq", ".tif", ".tiff", ".safetensors"),
+    *(".h5", ".hdf5", ".nc", ".csv", ".json", ".zip", ".pkl", ".pt", ".arrow", ".feather"),
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fit a codec to embeddings, or write them as a Zarr array, by one if it is given."""
+    inputs = [options.file]
+    if options.command == "encode" and options.codec is not None:
+        inputs.append(options.codec)
+        if options.max_tokens is not None:
+            raise InputError(
+                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
+            )
+    if options.max_tokens is None:
+        options.max_tokens = _MAX_TOKENS
+    check_whole("--max-tokens", options.max_tokens)
+    # Before minutes of fitting, as all that follows.
+    kept = {"overwrite": options.overwrite, "inputs": inputs}
+    files.check_output(options.out, folder=options.command == "encode", **kept)
+    if options.command == "fit":
+        codec = _fit(_shown(options), options)
+        with files.writing(options.out, **kept) as file:
+            file.write(codec.to_bytes())
+        print(f"{options.out}: {options.out.stat().st_size:,} bytes")
+        return 0
+    if options.out.suffix.lower() in _NOT_ZARR:
+        raise InputError(
+            f"a Zarr array is written, which is a folder: name it {options.out.stem}.zarr",
+            options.out,
+        )
+    if options.rate is not None:
+        # A codec that is given says itself which rates it has.
+        most = () if options.codec else (MOST_RATES - 1,)
+        check_whole("--rate", options.rate, 0, *most)
+    codec = _given_codec(options) if options.codec else None
+    y = _shown(options)
+    _check_codable(y, codec, options)
+    codec = codec or _fitted(y, options)
+    with about(options.file):
+        array = write(y, codec, options.out, options.nodata, **kept)
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    metadata = (options.out / "zarr.json").stat().st_size
+    print(
+        f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
+        f"are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits per value "
+        "the rest"
+    )
+    return 0
+
+
+def read(path: Path, column: str | None = None) -> Any:
+    """Embeddings of a file, to be read in parts where it can be.
+
+    What a file is, its first bytes say, whatever its name.
+
+    Args:
+      path: `.npy`; a Zarr array; or (Geo)Parquet, of which `column` holds lists of one length, or
+        tensors. A single column of those needs no name.
+
+    Raises:
+      FileError: not such a file, a damaged one, or one of another kind: says what to do.
+      InputError: an array or a column of something else than embeddings.
+    """
+    with about(path):
+        if path.is_dir():
+            values = _read_zarr(path)
+        else:
+            start = file_kinds.start_of(files.check_input(path, "file of embeddings"))
+            if file_kinds.is_parquet(start):
+                values, column = _read_parquet(path, column), None
+            elif file_kinds.is_npy(start):
+                values = _read_npy(path)
+            else:
+                unknown = ("not a .npy file, a Zarr array or Parquet", SAVE)
+                raise FileError(": ".join(file_kinds.described(path) or unknown))
+        if column is not None:
+            raise InputError(f"no Parquet file, so that it has no column {column}")
+        if values.ndim not in (2, 3, 4) or 0 in values.shape:
+            raise InputError(f"an array of shape {list(values.shape)}: give {_SHAPES}")
+        if values.dtype.kind not in "fiu":
+            raise InputError(f"an array of {values.dtype}: give floats")
+    return values
+
+
+def write(
+    y: Any,
+    codec: OneRateCodec,
+    path: Path,
+    nodata: float | None = None,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[files.PathLike] = (),
+) -> zarr.Array:
+    """A new Zarr array [N, H, W, D], [H, W, D] or [N, D] of embeddings, part by part.
+
+    It takes its name when it is whole.
+
+    Raises:
+      InputError: tokens that are missing (see `coder.fit`), or infinite: says where the first is.
+      OutputError: as `files.check_output`.
+    """
+    chunks = _chunks(y.shape)
+    shards = (min(_SHARD, y.shape[0]), *y.shape[1:]) if y.ndim == 4 else chunks
+    with files.writing_folder(path, overwrite=overwrite, inputs=inputs) as part:
+        array = zarr.create_array(
+            part,
+            shape=y.shape,
+            dtype="float32",
+            chunks=chunks,
+            shards=None if shards == chunks else shards,
+            serializer=NecCodec(codec),
+            compressors=None,
+            fill_value=0.0,
+        )
+        for start in range(0, y.shape[0], shards[0]):
+            array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
+    return zarr.open_array(path, mode="r")
+
+
+def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The chunks of an array of embeddings: each becomes one blob."""
+    if len(shape) == 4:
+        return (1, *shape[1:])
+    if len(shape) == 3:
+        return (*(min(_TILE, side) for side in shape[:2]), shape[2])
+    return (min(_VECTORS, shape[0]), shape[1])
+
+
+def _shown(options: argparse.Namespace) -> Any:
+    """The embeddings of the file, after a line that says what they are."""
+    y = read(options.file, options.column)
+    named = getattr(y, "fill_value", None)
+    if options.nodata is None and isinstance(named, int | float):
+        print(f"{options.file}: its attribute _FillValue says that {named:g} is missing data")
+        options.nodata = float(named)
+    print(f"{options.file}: {y.dtype} {list(y.shape)}")
+    return y
+
+
+def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
+    with about(options.file):
+        codec = fit(y, max_tokens=options.max_tokens, nodata=options.nodata)
+    print(f"fitted {codec.rates} rates, {codec.rate_index} if not told")
+    return codec
+
+
+def _fitted(y: Any, options: argparse.Namespace) -> OneRateCodec:
+    """The codec of one rate that is fitted. Raises InputError for a rate that it has not."""
+    whole = _fit(y, options)
+    if options.rate is not None and options.rate >= whole.rates:
+        raise InputError(
+            f"--rate is {options.rate}, and the codec that was fitted has rates 0 to "
+            f"{whole.rates - 1}: give one of those. To fit only once, write the codec first, "
+            "`fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC",
+            options.file,
+        )
+    return whole.at(options.rate)
+
+
+def _given_codec(options: argparse.Namespace) -> OneRateCodec:
+    whole = loading.load(options.codec)
+    if whole.class_token:
+        raise InputError(
+            "this codec codes a class token with every grid, and an array has none. A model's "
+            "codec is used by nec_jax, on images; arrays of grids and of class tokens make an "
+            "archive (coder.archive). For grids alone, fit a codec: leave --codec out",
+            options.codec,
+        )
+    with about(options.codec):
+        return whole.at(options.rate)
+
+
+def _check_codable(y: Any, codec: OneRateCodec | None, options: argparse.Namespace) -> None:
+    """Raises InputError for what `write` would refuse only later, after minutes of fitting."""
+    if codec is not None and codec.channels != y.shape[-1]:
+        raise InputError(
+            f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
+            f"{codec.channels}",
+            options.file,
+        )
+    tokens = math.prod(_chunks(y.shape)[:-1])
+    most = options.max_tokens if codec is None else codec.max_tokens
+    if tokens > most:
+        raise InputError(
+            f"chunks of {tokens} tokens, and the codec takes {most}: "
+            + ("raise --max-tokens" if codec is None else "fit one with larger --max-tokens"),
+            options.file,
+        )
+    if codec is not None:
+        warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
+    if not isinstance(y, np.ndarray) and codec is not None:
+        return  # nothing is fitted, and `write` finds it as soon
+    # Few chunks are read twice, and never so many rows that they fill memory.
+    rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], _TILE)
+    size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
+    with about(options.file):
+        for start in range(0, y.shape[0], size):
+            _checked(y, start, start + size, options.nodata)
+
+
+def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
+    """Rows of an array as float32. Raises InputError that says where the first missing token is."""
+    values = with_mask(y[start:stop])
+    floats = as_floats(np.ma.getdata(values))
+    remedy = "an array has no missing tokens: fill them, or leave them out"
+    refuse(
+        missing_tokens(values, nodata),
+        "tokens looked at",
+        "missing (NaN, or nodata)",
+        remedy=remedy,
+        start=(start,),
+    )
+    bad = np.isinf(floats)
+    refuse(bad, "values looked at", "infinite in float32", np.ma.getdata(values), remedy, (start,))
+    return floats
+
+
+class _ZarrReader:
+    """A Zarr array whose damage is a FileError."""
+
+    def __init__(self, array: zarr.Array):
+        self._array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.nbytes, self.chunks, self.shards = array.nbytes, array.chunks, array.shards
+        self.fill_value: Any = array.attrs.get("_FillValue")  # of CF, as xarray writes it
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        try:
+            return zarr_nodes.read(self._array, place)
+        except Exception as error:  # whatever any codec raises is damage here
+            raise FileError(
+                f"damaged ({one_line(error)}): `python -m coder verify` says where"
+            ) from error
+
+
+def _read_zarr(path: Path) -> _ZarrReader:
+    node = zarr_nodes.open_node(path)
+    if isinstance(node, zarr.Array):
+        zarr_nodes.check_chunks(node)
+        scaled = [name for name in _SCALED if name in node.attrs]
+        if scaled:
+            raise FileError(
+                f"its attribute {scaled[0]} says that its numbers are scaled: dequantise them, and "
+                "save floats"
+            )
+        return _ZarrReader(node)
+    names = ", ".join(zarr_nodes.members(node)[0]) or "none"
+    raise FileError(f"a Zarr group: give the folder of one of its arrays ({names})")
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            readers = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }
+            # Version 3 is for names of fields that are not Latin.
+            shape, _, dtype = readers.get(version, np.lib.format.read_array_header_2_0)(file)
+            there, needed = path.stat().st_size - file.tell(), math.prod(shape) * dtype.itemsize
+    except (ValueError, EOFError, UnicodeError) as error:
+        raise FileError(f"a damaged .npy file ({error}): write it again") from error
+    if dtype.hasobject:
+        raise FileError(
+            "an object array, which holds Python objects and no numbers: stack them as "
+            "one array of floats (numpy.stack), and save that"
+        )
+    if dtype.fields:
+        raise FileError(
+            f"a structured array, of fields {', '.join(dtype.fields)}: save one of them, "
+            "or stack them as one array of floats"
+        )
+    if there < needed:
+        raise FileError(
+            f"cut short: an array of {dtype} {list(shape)} has {needed:,} bytes, of which "
+            f"{there:,} are there: copy it again"
+        )
+    if there > needed:
+        raise FileError(
+            f"longer than its array: {dtype} {list(shape)} has {needed:,} bytes, and {there:,} "
+            "are there: was it copied as text, or are there two arrays in it? Save one array"
+        )
+    if 0 in shape:
+        return np.empty(shape, dtype)  # which no memory map can be of
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _read_parquet(path: Path, column: str | None) -> np.ndarray:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        message = "Parquet files need pyarrow: pip install nec-jax[parquet]"
+        raise ModuleNotFoundError(message) from error
+    # Opened here: pyarrow takes no names that are not UTF-8, and reads keys out of folders' names.
+    with path.open("rb") as file:
+        try:
+            table = parquet.ParquetFile(file)
+            name = _column(table.schema_arrow, column)
+            values = table.read(columns=[name]).column(name)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise FileError(f"a damaged Parquet file ({error}): copy it again") from error
+    parts, row = [], 0
+    for chunk in values.chunks:
+        if len(chunk):
+            parts.append(_rows(name, chunk, row))
+        row += len(chunk)
+    if len(shapes := sorted({part.shape[1:] for part in parts})) > 1:
+        raise InputError(f"column {name} does not hold lists of one length: {shapes}")
+    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+
+def _column(schema: "pyarrow.Schema", column: str | None) -> str:
+    """The column that is asked for, or the only one that may hold embeddings."""
+    from pyarrow import types
+
+    lists = [field.name for field in schema if _is_list(field.type)]
+    if column is None:
+        if len(lists) == 1:
+            return lists[0]
+        if lists:
+            raise InputError(f"which column? --column, one of {', '.join(lists)}")
+        numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
+        shown = ", ".join(numbers[:4]) + ", ..." * (len(numbers) > 4)
+        raise InputError(
+            f"no column holds lists, {len(numbers)} hold single numbers ({shown}). "
+            f"If those are dimensions, make one array [N, D] of them (to_numpy in pandas): {SAVE}"
+        )
+    if (count := schema.names.count(column)) != 1:
+        raise InputError(f"{count} columns are called {column}: {', '.join(schema.names)}")
+    if column not in lists:
+        others = f"--column, one of {', '.join(lists)}" if lists else f"no column does; {SAVE}"
+        raise InputError(
+            f"column {column} holds {schema.field(column).type}, no lists of numbers: {others}"
+        )
+    return column
+
+
+def _is_list(type_: Any) -> bool:
+    from pyarrow import FixedShapeTensorType, types
+
+    return isinstance(type_, FixedShapeTensorType) or any(
+        of(type_)
+        for of in (
+            *(types.is_list, types.is_large_list, types.is_fixed_size_list),
+            *(types.is_list_view, types.is_large_list_view),
+        )
+    )
+
+
+def _rows(name: str, values: Any, row: int) -> np.ndarray:
+    """A column's chunk as [N, ...]; `row` is that of its first in the file."""
+    import pyarrow as pa
+
+    what = f"column {name}"
+    if values.null_count:
+        first = row + values.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise InputError(
+            f"{what} has {values.null_count} null rows of {len(values)}, the first is row {first}: "
+            "leave them out (table.filter)"
+        )
+    shape = [len(values)]
+    tensor = isinstance(values.type, pa.FixedShapeTensorType)
+    if tensor and values.type.permutation not in (None, list(range(len(values.type.shape)))):
+        raise InputError(f"{what} holds permuted tensors: {SAVE}")
+    rest = list(values.type.shape) if tensor else []
+    values = values.storage if tensor else values
+    while _is_list(values.type):
+        lengths = values.value_lengths().unique()
+        if len(lengths) != 1 or not lengths[0].as_py():
+            raise InputError(
+                f"{what} does not hold lists of one length: "
+                f"{', '.join(str(length) for length in lengths[:4])} ..."
+            )
+        shape.append(lengths[0].as_py())
+        values = values.flatten()
+        if values.null_count:
+            place = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+            at = row + place // math.prod(shape[1:])
+            raise InputError(
+                f"{what} has nulls inside of lists, the first in row {at}: leave those rows out"
+            )
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        raise InputError(f"{what} holds lists of {values.type}, no numbers")
+    shape = [shape[0], *rest] if tensor else shape
+    if len(shape) == 3:
+        raise InputError(
+            f"{what} holds rows of {shape[1]} x {shape[2]}, which say nothing of their grid: "
+            f"make grids [N, H, W, D] of them, and {SAVE}"
+        )
+    return values.to_numpy(zero_copy_only=False).reshape(shape)

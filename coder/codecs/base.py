@@ -1,0 +1,316 @@
+"""What every codec has: files, fingerprints, and blobs in a frame that names the codec and grid.
+
+`EmbeddingCodec` is any codec, `OneRateCodec` one of a single rate, whose symbols can be had too.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder.arrays import as_array, as_bytes, as_grid, as_symbols, is_whole, warn_of_integers
+from coder.entropy.tables import Tables
+from coder.errors import CodecError, CorruptBlob, FileError, InputError, WrongCodec
+from coder.format import blob as framing
+from coder.format import container
+
+CODEC = "codec"
+"""The kind of a codec's file."""
+_INT32 = np.iinfo(np.int32)
+
+
+class EmbeddingCodec(ABC):
+    """Codes embeddings of n tokens in D channels; two codecs are equal if their fingerprints are.
+
+    A token is one row: the class token first, if it is coded, then a grid of h x w, row by row.
+
+    Attributes:
+      max_tokens: the largest h * w that is coded, and the bound on a hostile blob's memory.
+      rate_index: which rate of its model this is; every blob carries it.
+      tables: the integer probability tables.
+    """
+
+    tables: Tables
+    max_tokens: int
+    rate_index: int
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """D."""
+
+    @property
+    @abstractmethod
+    def class_token(self) -> bool:
+        """Whether a class token is coded before the grid."""
+
+    @property
+    def rates(self) -> int:
+        """How many rates it has."""
+        return 1
+
+    @abstractmethod
+    def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
+
+    @abstractmethod
+    def at(self, rate: int | None = None) -> "OneRateCodec":
+        """The codec of one rate; None for the one that `encode` uses unless it is told."""
+
+    @abstractmethod
+    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+        """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
+
+        Raises:
+          InputError: another number of channels or tokens, no floats, NaN, infinity, or values
+            beyond int32.
+        """
+
+    @abstractmethod
+    def decode(self, blob: bytes) -> NDArray[np.float32]:
+        """A blob -> its embedding float32 [n, D], in bounded time and memory.
+
+        Raises:
+          BlobError: TruncatedBlob, CorruptBlob, UnsupportedVersion, or WrongCodec when the blob
+            was written with another codec.
+        """
+
+    @abstractmethod
+    def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
+        """A blob -> symbols int32 [n, K] and the grid (h, w); K is that of the blob's rate.
+
+        Raises as `decode`.
+        """
+
+    @abstractmethod
+    def grid_of(self, blob: bytes) -> tuple[int, int]:
+        """The grid (h, w) of a blob whose frame and header are sound; its payload is not read.
+
+        Raises BlobError as `decode`.
+        """
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 (32 bytes) over everything that `decode` reads, and nothing else."""
+        tensors, content = self.to_parts()
+        return container.digest(tensors, container.canonical_json(content))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EmbeddingCodec):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __reduce__(self):
+        # The entropy coder's models cannot be pickled; the file's bytes are all there is anyway.
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> Self:
+        """The codec that `to_parts` described. Raises FileError or CodecError on anything else."""
+
+    def _content(self, transform: str) -> dict[str, Any]:
+        """The JSON content of `to_parts`."""
+        limits = {"max_tokens": self.max_tokens, "rate_index": self.rate_index}
+        return limits | {"transform": transform}
+
+    def to_bytes(self) -> bytes:
+        """The codec's file in memory; equal codecs have equal bytes."""
+        return container.to_bytes(CODEC, *self.to_parts())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The codec whose file is `data`, of this class; `coder.from_bytes` takes any.
+
+        Raises FileError.
+        """
+        try:
+            return cls.from_parts(*container.from_bytes(data, CODEC))
+        except CodecError as error:
+            raise FileError(f"not a usable codec: {error}") from error
+
+    @property
+    def codec_bytes(self) -> int:
+        """Size of the codec's file, which a report has to count."""
+        return len(self.to_bytes())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the codec's file; one that is there is replaced, as `numpy.save` does.
+
+        Raises OutputError: a folder, pipe or device is there, or it cannot be written.
+        """
+        container.write(path, CODEC, *self.to_parts())
+
+
+class OneRateCodec(EmbeddingCodec):
+    """A codec of one rate, whose symbols can be had as well."""
+
+    @property
+    @abstractmethod
+    def symbols_a_token(self) -> int:
+        """How many symbols stand for a token, K."""
+
+    @abstractmethod
+    def quantise(self, y: ArrayLike, grid: tuple[int, int]) -> NDArray[np.int32]:
+        """Embeddings float [..., n, D] -> symbols int32 [..., n, K], computed in float32.
+
+        Raises:
+          InputError: another number of channels, no floats, masked, NaN, infinity, or beyond int32.
+        """
+
+    @abstractmethod
+    def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D].
+
+        Raises InputError: no integers, masked, or beyond int32.
+        """
+
+    @abstractmethod
+    def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
+        """Symbols int32 [n, K] -> a blob's payload."""
+
+    @abstractmethod
+    def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
+        """The inverse. Raises CorruptBlob."""
+
+    @abstractmethod
+    def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int]) -> float:
+        """Ideal code length in bits of symbols int32 [n, K] under the tables, without framing."""
+
+    @abstractmethod
+    def split(self) -> tuple["OneRateCodec", "OneRateCodec | None"]:
+        """A codec for the grid alone, and one for class tokens alone, many as one grid.
+
+        Each has only the tables it needs; the second is None if no class token is coded.
+        """
+
+    @property
+    def spatial(self) -> bool:
+        """Whether what a token is decoded to depends on its neighbours in the grid."""
+        return False
+
+    @abstractmethod
+    def is_rewritable(self) -> bool:
+        """Whether what was decoded is always coded as before, as a Zarr array needs it."""
+
+    def at(self, rate: int | None = None) -> "OneRateCodec":
+        """Itself. Raises InputError for another rate."""
+        if rate is not None and check_rate(rate) != self.rate_index:
+            raise InputError(f"rate {rate}: this codec has rate {self.rate_index} alone")
+        return self
+
+    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+        """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
+
+        Warns of an `UnusualEmbedding`: integers, which may have lost a scale; or, under a
+        transform, one that needs far more bits than its tables are made for.
+
+        Raises:
+          InputError: as `quantise` and `encode_symbols`.
+        """
+        values = as_array(y)
+        warn_of_integers(values.dtype, stacklevel=2)
+        blob = self.encode_quietly(values, grid)
+        self.warn_if_unusual(blob, grid, stacklevel=3)
+        return blob
+
+    def encode_quietly(self, y: NDArray, grid: tuple[int, int]) -> bytes:
+        """`encode` of an array without its warnings."""
+        grid = self._check_grid(y.shape, grid, self.channels)
+        return self.encode_symbols(self.quantise(y, grid), grid)
+
+    def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
+        """The warning of `encode`, for a blob that it made of this grid; none here."""
+
+    def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:
+        """Symbols int32 [n, K] -> a blob. Raises InputError if they and the grid do not fit."""
+        symbols = as_symbols(q)
+        grid = self._check_grid(symbols.shape, grid, self.symbols_a_token)
+        header = framing.Header(self.fingerprint[:4], self.rate_index, grid, self.class_token)
+        return framing.pack(header, self._encode_words(symbols, grid))
+
+    def decode(self, blob: bytes) -> NDArray[np.float32]:
+        """A blob -> its embedding float32 [n, D]. Raises as `decode_symbols`."""
+        return self.dequantise(*self.decode_symbols(blob))
+
+    def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
+        """A blob -> symbols int32 [n, K] and the grid (h, w), in bounded time and memory.
+
+        Raises:
+          BlobError: TruncatedBlob, CorruptBlob, UnsupportedVersion, or WrongCodec when the blob
+            was written with another codec.
+        """
+        header, words = self._open(blob)
+        return self._decode_words(words, header.grid), header.grid
+
+    def grid_of(self, blob: bytes) -> tuple[int, int]:
+        """The grid (h, w) of a blob whose frame and header are sound; its payload is not read.
+
+        Raises BlobError as `decode_symbols`.
+        """
+        return self._open(blob)[0].grid
+
+    def _open(self, blob: bytes) -> tuple[framing.Header, NDArray[np.uint32]]:
+        header, words = framing.unpack(as_bytes(blob))
+        if header.fingerprint != self.fingerprint[:4]:
+            raise WrongCodec(
+                f"the blob was written with codec {header.fingerprint.hex()}, this is "
+                f"{self.fingerprint[:4].hex()}: load the model or codec it was made with"
+            )
+        if header.rate_index != self.rate_index:
+            raise WrongCodec(
+                f"the blob has rate {header.rate_index}, this codec is for {self.rate_index}: "
+                "load the codec of that rate"
+            )
+        if header.class_token != self.class_token:
+            raise CorruptBlob("the blob and its codec disagree about the class token")
+        height, width = header.grid
+        # Before anything is allocated: symbols may cost no bits, so the payload bounds nothing.
+        if min(height, width) < 1 or height * width > self.max_tokens:
+            raise CorruptBlob(
+                f"the blob claims {height} x {width} tokens, its codec allows 1 to "
+                f"{self.max_tokens}"
+            )
+        return header, words
+
+    def _check_grid(
+        self, shape: tuple[int, ...], grid: tuple[int, int], width: int
+    ) -> tuple[int, int]:
+        height, columns = as_grid(grid)
+        if height * columns > self.max_tokens:
+            raise InputError(
+                f"a grid of {height} x {columns} tokens: this codec takes 1 to {self.max_tokens}"
+            )
+        expected = (height * columns + self.class_token, width)
+        if shape != expected:
+            extra = " and the class token" if self.class_token else ""
+            raise InputError(
+                f"embedding of shape {shape}: a grid of {height} x {columns}{extra} needs "
+                f"{expected}"
+            )
+        return height, columns
+
+
+def check_rate(rate: Any) -> int:
+    """A rate that somebody asks for. Raises InputError unless it is a whole number."""
+    if not is_whole(rate):
+        raise InputError(f"rate {rate!r}: give a whole number, or None")
+    return int(rate)
+
+
+def check_limits(codec: Any) -> None:
+    """Makes `max_tokens` and `rate_index` of a codec integers; CodecError if they are none."""
+    for name, lowest in (("max_tokens", 1), ("rate_index", 0)):
+        value = getattr(codec, name)
+        if not is_whole(value):
+            raise CodecError(f"{name} must be an integer, not {value!r}")
+        if not lowest <= value <= _INT32.max:
+            raise CodecError(f"{name} is {value}: give {lowest} to {_INT32.max}")
+        object.__setattr__(codec, name, int(value))

@@ -1,0 +1,55 @@
+"""Open any codec, of whatever class, from its file or its parts."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from coder.codecs.base import CODEC, EmbeddingCodec
+from coder.codecs.coefficients import TRANSFORMS
+from coder.codecs.ladder import LADDER, RateLadder
+from coder.codecs.scalar_codec import IDENTITY, ScalarCodec
+from coder.codecs.transform_codec import TransformCodec
+from coder.errors import CodecError, FileError, about
+from coder.format import container
+
+MODEL = "model"
+"""The kind of a model's file, which holds its codec."""
+
+_CLASSES: dict[str, type[EmbeddingCodec]] = {IDENTITY: ScalarCodec}
+for _name in TRANSFORMS:
+    _CLASSES |= {_name: TransformCodec, _name + LADDER: RateLadder}
+
+
+def load(path: str | os.PathLike[str]) -> EmbeddingCodec:
+    """Read the codec of a codec file, of a model file, or of a model that ships, by its name.
+
+    Raises FileError: no such file, a damaged one, or one of another kind.
+    """
+    tensors, content = container.read(container.found(path, "codec"), CODEC, MODEL)
+    with about(path):
+        if "config" in content:  # a model's
+            if not isinstance(content := content.get("codec"), dict):
+                raise FileError("a model without a codec")
+            tensors = container.under("codec/", tensors)
+        return from_parts(tensors, content)
+
+
+def from_bytes(data: bytes) -> EmbeddingCodec:
+    """The codec whose file is `data`. Raises FileError."""
+    return from_parts(*container.from_bytes(data, CODEC))
+
+
+def from_parts(tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> EmbeddingCodec:
+    """The codec that `EmbeddingCodec.to_parts` described. Raises FileError on anything else."""
+    name = content.get("transform")
+    kind = _CLASSES.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise FileError(f"unknown transform {name!r}: update nec-jax")
+    if set(content) != {"max_tokens", "rate_index", "transform"}:
+        raise FileError(f"a codec's content is not {sorted(content)}: update nec-jax")
+    try:
+        return kind.from_parts(tensors, content)
+    except CodecError as error:
+        raise FileError(f"not a usable codec: {error}") from error

@@ -1,0 +1,182 @@
+"""ScalarCodec: every channel of every token is coded as it is, under its own table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder.arrays import as_array, as_symbols, immutable
+from coder.codecs.base import OneRateCodec, check_limits
+from coder.codecs.quantiser import dequantise, quantise
+from coder.entropy.ans import SymbolCoder
+from coder.entropy.tables import Tables
+from coder.errors import CodecError, FileError, InputError
+
+IDENTITY = "identity"
+"""The name of its transform in a file."""
+_TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScalarCodec(OneRateCodec):
+    """Codes channel d as `rint((y - offsets[d]) / steps[d])`; the paper's way.
+
+    Attributes:
+      offsets: float32 [D], the value of symbol 0.
+      steps: float32 [D], the distance of two symbols, > 0.
+      tables: the integer probability tables.
+      grid_layout: int32 [D], the table of each channel, for every token of the grid.
+      class_layout: int32 [D], the tables of the class token; None when it is not coded.
+      max_tokens, rate_index: as every codec's.
+
+    Raises:
+      CodecError: settings that do not fit together.
+    """
+
+    offsets: NDArray[np.float32]
+    steps: NDArray[np.float32]
+    tables: Tables
+    grid_layout: NDArray[np.int32]
+    class_layout: NDArray[np.int32] | None = None
+    max_tokens: int = 1 << 16
+    rate_index: int = 0
+
+    def __post_init__(self) -> None:
+        dtypes = {"offsets": "<f4", "steps": "<f4", "grid_layout": "<i4", "class_layout": "<i4"}
+        for name, dtype in dtypes.items():
+            value: Any = getattr(self, name)
+            if name == "class_layout" and self.class_layout is None:
+                continue
+            value = immutable(name, value, dtype)
+            if value.size != np.size(self.offsets):
+                raise CodecError(f"{name}: {value.size} channels, offsets: {np.size(self.offsets)}")
+            if name.endswith("layout") and not 0 <= value.min() <= value.max() < len(self.tables):
+                raise CodecError(f"{name} names a table outside 0 .. {len(self.tables) - 1}")
+            object.__setattr__(self, name, value)
+        if self.steps.min() < np.finfo(np.float32).tiny:
+            raise CodecError("every step must be a positive, normal float32")
+        with np.errstate(over="ignore"):
+            ends = np.float32(2**31) * self.steps + np.abs(self.offsets)
+        if not np.isfinite(ends).all():
+            raise CodecError("steps or offsets are so large that an int32 symbol is infinite")
+        check_limits(self)
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.offsets.size
+
+    @property
+    def class_token(self) -> bool:
+        """Whether a class token is coded before the grid."""
+        return self.class_layout is not None
+
+    @property
+    def symbols_a_token(self) -> int:
+        """D, one per channel."""
+        return self.channels
+
+    def __repr__(self) -> str:
+        return (
+            f"<ScalarCodec {self.fingerprint[:4].hex()}: {self.channels} channels, "
+            f"{len(self.tables)} tables, rate {self.rate_index}>"
+        )
+
+    def quantise(self, y: ArrayLike, grid: tuple[int, int] | None = None) -> NDArray[np.int32]:
+        """Embeddings float [..., D] -> symbols int32 [..., D]; the grid does not matter here."""
+        values = as_array(y)
+        if values.ndim < 1 or values.shape[-1] != self.channels:
+            raise InputError(f"shape {values.shape}: this codec has {self.channels} channels, last")
+        return quantise(values, self.offsets, self.steps)
+
+    def dequantise(
+        self, q: NDArray[np.int32], grid: tuple[int, int] | None = None
+    ) -> NDArray[np.float32]:
+        """Symbols int32 [..., D] -> embeddings float32 [..., D]; the grid does not matter here.
+
+        Raises InputError: no integers, masked, or beyond int32.
+        """
+        return dequantise(as_symbols(q), self.offsets, self.steps)
+
+    def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int] | None = None) -> float:
+        """Of symbols int32 [n, D]; the grid does not matter here."""
+        symbols = as_symbols(q)
+        if symbols.ndim != 2 or symbols.shape[1] != self.channels:
+            raise InputError(
+                f"symbols of shape {symbols.shape}: give those of one embedding, [n, "
+                f"{self.channels}]"
+            )
+        return self._coder.ideal_bits(self._blocks(symbols))
+
+    def is_rewritable(self) -> bool:
+        """Whether float32 tells the least and the greatest symbols of tables from others."""
+        low = self.tables.minimum[self.grid_layout]
+        q = np.stack([low, low + self.tables.sizes[self.grid_layout] - 2])
+        return bool((self.quantise(self.dequantise(q)) == q).all())
+
+    def split(self) -> tuple["ScalarCodec", "ScalarCodec | None"]:
+        """As every codec's."""
+        if self.class_layout is None:
+            return self, None
+        return self._only(self.grid_layout), self._only(self.class_layout)
+
+    def _only(self, layout: NDArray[np.int32]) -> "ScalarCodec":
+        used, inverse = np.unique(layout, return_inverse=True)
+        return replace(
+            self,
+            tables=self.tables.only(used),
+            grid_layout=inverse.astype(np.int32),
+            class_layout=None,
+        )
+
+    def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
+        tensors = {
+            "offsets": self.offsets,
+            "steps": self.steps,
+            "minimum": self.tables.minimum,
+            "sizes": self.tables.sizes,
+            "weights": self.tables.weights,
+            "grid_layout": self.grid_layout,
+        }
+        if self.class_layout is not None:
+            tensors["class_layout"] = self.class_layout
+        return tensors, self._content(IDENTITY)
+
+    @classmethod
+    def from_parts(
+        cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
+    ) -> "ScalarCodec":
+        """The codec that `to_parts` described; FileError or CodecError on anything else."""
+        if set(tensors) - {"class_layout"} != _TENSORS:
+            raise FileError(f"a codec has tensors {sorted(_TENSORS)}, not {sorted(tensors)}")
+        return cls(
+            tensors["offsets"],
+            tensors["steps"],
+            Tables(tensors["minimum"], tensors["sizes"], tensors["weights"]),
+            tensors["grid_layout"],
+            tensors.get("class_layout"),
+            content["max_tokens"],
+            content["rate_index"],
+        )
+
+    @cached_property
+    def _coder(self) -> SymbolCoder:
+        layouts = [self.grid_layout]
+        if self.class_layout is not None:
+            layouts.insert(0, self.class_layout)
+        return SymbolCoder(self.tables, layouts)
+
+    def _blocks(self, q: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+        return [q] if self.class_layout is None else [q[:1], q[1:]]
+
+    def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
+        return self._coder.encode(self._blocks(q))
+
+    def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
+        tokens = [1] * self.class_token + [grid[0] * grid[1]]
+        blocks = self._coder.decode(words, tokens)
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -1,0 +1,286 @@
+"""TransformCodec: embeddings <-> bytes by way of decorrelated coefficients, at one rate."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder.arrays import as_array, as_floats, as_grid, as_symbols, check_finite, frozen, immutable
+from coder.codecs.base import OneRateCodec, check_limits
+from coder.codecs.coefficients import (
+    NOT_CODED,
+    CoefficientCodec,
+    Plan,
+    check_layout,
+    make_plan,
+    open_parts,
+    renumbered,
+)
+from coder.codecs.quantiser import UNITS
+from coder.entropy.tables import Tables
+from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
+from coder.transform.dead_zone import MARGIN, cells_of
+from coder.transform.frequencies import BANDS
+from coder.transform.klt import Parts, Transform
+
+_FEW = 0.6  # of all kinds of coefficients
+_PLANS, _LARGE = 16, 1 << 20  # how many are kept, and the coefficients from which one is large
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TransformCodec(CoefficientCodec, OneRateCodec):
+    """Codes the coefficients of a `Transform`, K for every token, each under a table of its kind.
+
+    The symbol q of a coefficient whose table is t stands for `sign(q) * (|q| - shifts[t]) * step`.
+    The encoder's dead zone and rounding follow from t (`family.cells`).
+
+    Attributes:
+      transform: embeddings to coefficients and back.
+      step: float32, > 0, of all coefficients.
+      layout: uint8 [K, BANDS], the table of a component's coefficients in each band
+        (`coder.transform.frequencies`); with a class token [K, BANDS + 1], the last column its own. 255 where they
+        are not coded.
+      tables: the integer probability tables, at most 255.
+      shifts: float32 [T], -0.4 to 0.4.
+      max_tokens, rate_index: as every codec's.
+
+    Raises:
+      CodecError: settings that do not fit together.
+    """
+
+    transform: Transform
+    step: float
+    layout: NDArray[np.uint8]
+    tables: Tables
+    shifts: NDArray[np.float32]
+    max_tokens: int = 1 << 16
+    rate_index: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", float(np.float32(self.step)))
+        object.__setattr__(self, "shifts", immutable("shifts", self.shifts, "<f4"))
+        check_layout(self.layout, self.transform, self.tables, self.shifts)
+        if self.layout.ndim != 2:
+            raise CodecError(f"a layout of one rate has two dimensions, not {self.layout.ndim}")
+        object.__setattr__(self, "layout", frozen(self.layout))
+        check_step(self.step)
+        check_limits(self)
+        # Large ones fill memory: of these the last alone.
+        for name, count in (("_plans", _PLANS), ("_large", 1)):
+            object.__setattr__(self, name, lru_cache(count)(self._make_plan))
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the places of a grid are transformed."""
+        return self.transform.spatial
+
+    @property
+    def symbols_a_token(self) -> int:
+        """K, one per component."""
+        return self.transform.components
+
+    def __repr__(self) -> str:
+        return (
+            f"<TransformCodec {self.fingerprint[:4].hex()}: {self.channels} channels, "
+            f"{self.symbols_a_token} components, {len(self.tables)} tables, rate {self.rate_index}>"
+        )
+
+    def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
+        """The warning of `encode`, for a blob that it made of this grid."""
+        if 8 * len(blob) > self._plan(as_grid(grid)).most_bits:
+            warnings.warn(
+                "an embedding needs far more bits than those that its codec was fitted on: is it "
+                "of the same model, in the same units? If so, fit a codec on embeddings like it",
+                UnusualEmbedding,
+                stacklevel=stacklevel,
+            )
+
+    def quantise(self, y: ArrayLike, grid: tuple[int, int]) -> NDArray[np.int32]:
+        """Embeddings float [..., n, D] -> symbols int32 [..., n, K], one embedding at a time.
+
+        Raises:
+          InputError: another shape, no floats, masked, NaN, infinity, or beyond int32.
+        """
+        values = as_array(y)
+        grid = self._check_grid(values.shape[-2:], grid, self.channels)
+        floats = as_floats(values)
+        check_finite(floats, values)
+        many = floats.reshape(-1, *values.shape[-2:])
+        q = np.empty((*many.shape[:2], self.symbols_a_token), np.int32)
+        for i, one in enumerate(many):
+            q[i] = self._quantise(one, grid)
+        return q.reshape(*values.shape[:-1], self.symbols_a_token)
+
+    def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D], one at a time.
+
+        Raises InputError: no integers, masked, or beyond int32.
+        """
+        symbols = as_symbols(q)
+        many = symbols.reshape(-1, *symbols.shape[-2:])
+        y = np.stack([self._dequantise(one, grid) for one in many])
+        return y.reshape(*symbols.shape[:-1], self.channels)
+
+    def is_rewritable(self) -> bool:
+        """Whether float32 holds what is decoded so well that it is coded as before."""
+        largest = np.abs(self.transform.mean) + 32 * self.transform.scale
+        rounding = np.finfo(np.float32).eps * np.sqrt(
+            np.mean((largest / self.transform.scale) ** 2)
+        )
+        return bool(8 * rounding < MARGIN * self.step)
+
+    def split(self) -> tuple["TransformCodec", "TransformCodec | None"]:
+        """As every codec's; class tokens of many images are transformed one by one."""
+        if not self.class_token:
+            return self, None
+        grid, own = self.layout[:, :BANDS], np.full_like(self.layout[:, :BANDS], NOT_CODED)
+        own[:, 0] = self.layout[:, BANDS]
+        whole = self.transform
+        transform = replace(whole, class_mean=None, class_scale=None)
+        alone = replace(transform, mean=whole.class_mean, scale=whole.class_scale, spatial=False)
+        rest = self.tables, self.shifts, self.max_tokens, self.rate_index
+        return cut(transform, self.step, grid, *rest), cut(alone, self.step, own, *rest)
+
+    def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
+        return self._parts({"step": np.array([self.step], "<f4")})
+
+    @classmethod
+    def from_parts(
+        cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
+    ) -> "TransformCodec":
+        """The codec that `to_parts` described; FileError or CodecError on anything else."""
+        parts = open_parts(tensors, content, "step")
+        if np.shape(tensors["step"]) != (1,):
+            raise FileError("a codec of one rate has one step")
+        return cls(*parts[:1], float(tensors["step"][0]), *parts[1:])
+
+    def _plan(self, grid: tuple[int, int]) -> Plan:
+        large = grid[0] * grid[1] * self.symbols_a_token > _LARGE
+        return (self._large if large else self._plans)(grid)  # type: ignore[attr-defined]
+
+    def _make_plan(self, grid: tuple[int, int]) -> Plan:
+        return make_plan(self.layout.T[self.transform.columns(grid)].ravel(), self.tables)
+
+    def cells(
+        self, grid: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """How coefficients are rounded, in steps: float32 [n, K] each.
+
+        Returns:
+          Where magnitude 1 begins (infinity where nothing is coded); what is added to larger
+          values before they are rounded down; what is taken from a magnitude to decode it.
+        """
+        table = self.layout.T[self.transform.columns(grid)]
+        zone, rounding = self._cells
+        parts = [np.append(values, last) for values, last in ((zone, np.inf), (rounding, 0))]
+        index = np.minimum(table, len(self.tables))
+        shift = np.append(self.shifts, np.float32(0))
+        return tuple(values.astype(np.float32)[index] for values in (*parts, shift))  # type: ignore
+
+    @cached_property
+    def _analyses(self) -> Parts | None:
+        return None if self._few is None else self.transform.analyses(self._few)
+
+    @cached_property
+    def _syntheses(self) -> Parts | None:
+        return None if self._few is None else self.transform.syntheses(self._few)
+
+    @property
+    def _few(self) -> NDArray[np.bool_] | None:
+        """What is coded [K, columns], if it is so little that parts of the products are quicker."""
+        coded = self.layout != NOT_CODED
+        return coded if coded.mean() < _FEW else None
+
+    @cached_property
+    def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of each table: where magnitude 1 begins, and what is added before rounding down."""
+        cells = [cells_of(self.tables, k, float(self.shifts[k])) for k in range(len(self.tables))]
+        return np.array([zone for zone, _ in cells], "<f4"), np.array([r for _, r in cells], "<f4")
+
+    def _quantise(self, y: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.int32]:
+        plan = self._plan(grid)
+        zone, rounding = self._cells
+        with np.errstate(over="ignore", invalid="ignore"):
+            c = self.transform.forward(y, grid, self._analyses).reshape(-1)
+            some = c[plan.order]
+            size = np.abs(some)
+            size /= np.float32(self.step)
+        if size.size and not size.max() < 2.0**30:
+            raise InputError(
+                f"embeddings are too far from the codec's mean for int32 symbols: {UNITS}"
+            )
+        q = np.floor(size + rounding[plan.table])
+        q[size < zone[plan.table]] = 0
+        result = np.zeros(c.size, np.int32)
+        result[plan.order] = np.copysign(q, some)
+        return result.reshape(len(y), -1)
+
+    def _dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
+        plan = self._plan(grid)
+        some = q.reshape(-1)[plan.order].astype(np.float32)
+        some -= np.sign(some) * self.shifts[plan.table]
+        some *= np.float32(self.step)
+        c = np.zeros(q.size, np.float32)
+        c[plan.order] = some
+        return self.transform.inverse(c.reshape(q.shape), grid, self._syntheses)
+
+    def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
+        plan = self._plan(grid)
+        return plan.coder.encode(self._coded(q, plan))
+
+    def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
+        plan = self._plan(grid)
+        q = np.zeros((grid[0] * grid[1] + self.class_token, self.symbols_a_token), np.int32)
+        q.reshape(-1)[plan.order] = plan.coder.decode(words)
+        return q
+
+    def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int]) -> float:
+        """Ideal code length in bits of symbols int32 [n, K] under the tables, without framing."""
+        symbols = as_symbols(q)
+        grid = self._check_grid(symbols.shape, grid, self.symbols_a_token)
+        plan = self._plan(grid)
+        return plan.coder.ideal_bits(self._coded(symbols, plan))
+
+    @staticmethod
+    def _coded(q: NDArray[np.int32], plan: Plan) -> NDArray[np.int32]:
+        some = q.reshape(-1)[plan.order]
+        if some.size < q.size and np.count_nonzero(some) != np.count_nonzero(q):
+            raise InputError("symbols where the codec codes none must be zero")
+        return some
+
+
+def check_step(step: float) -> None:
+    """Raises CodecError unless a step can be used."""
+    if not np.finfo(np.float32).tiny <= step < 2.0**30:
+        raise CodecError(f"step {step}: give a positive, normal float32 below 2^30")
+
+
+def cut(
+    transform: Transform,
+    step: float,
+    layout: NDArray[np.uint8],
+    tables: Tables,
+    shifts: NDArray[np.float32],
+    max_tokens: int,
+    rate_index: int,
+) -> TransformCodec:
+    """A codec of those components and tables that the layout uses; of the first, if of none."""
+    kept = np.flatnonzero((layout != NOT_CODED).any(1))
+    kept = kept if kept.size else np.arange(1)
+    part = layout[kept]
+    used = np.unique(part[part != NOT_CODED])
+    used = used if used.size else np.arange(1, dtype=np.uint8)
+    return TransformCodec(
+        transform.with_components(kept),
+        step,
+        renumbered(part, used),
+        tables.only(used),
+        shifts[used],
+        max_tokens,
+        rate_index,
+    )

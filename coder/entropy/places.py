@@ -1,0 +1,210 @@
+"""Where the events of sparse rows are: counts, halves, patterns (the rules are `coder.entropy.sparse`).
+
+**Reading order.** Rows of all blocks, in order, are cut in segments.
+
+1. Counts. Block by block: the segments of 64 tokens, row by row; then the rest of each row.
+   After all blocks, for each segment that said "15 or more", in the same order: `count - 15`,
+   uniform below `length - 14` (if that is 1, nothing is read).
+2. Halves. Segments without events are dropped. Twice, for 32 and then for 16 tokens: of each
+   segment longer than that, in order, the events in its first 32 (16) tokens. The new list is the
+   segments that were short enough, then all first parts, then all second parts; those without
+   events are dropped.
+3. Patterns. For each segment left, in order: its pattern's rank, uniform below
+   `binomial(length, count)` (if that is 1, nothing is read).
+
+One walk serves both directions: a `Reader` decodes each number, a `Writer` knows it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.entropy import sparse
+from coder.entropy.integer_models import TABLE_EACH, UNIFORM
+from coder.errors import CorruptBlob
+
+_MANY = sparse.COUNTS - 1
+_PIECES = sparse.SEGMENT // sparse.LEAF
+
+
+@dataclass(frozen=True)
+class Places:
+    """Pieces of at most 16 tokens that hold events.
+
+    A row has ceil(T / 16) pieces; they are numbered through the rows of all blocks.
+
+    Attributes:
+      piece: int64 [P], the pieces' numbers, ascending.
+      pattern: uint16 [P], never 0; bit j is set if token j of the piece is an event.
+    """
+
+    piece: NDArray[np.int64]
+    pattern: NDArray[np.uint16]
+
+
+class Reader:
+    """Decodes the numbers of a walk."""
+
+    def __init__(self, ans):
+        self._ans = ans
+
+    def counts(self, piece: NDArray, length: NDArray, tables: NDArray) -> NDArray[np.int32]:
+        """Events [S] in `length` tokens from each piece on; float64 [S, n]: weights less 1."""
+        return self._ans.decode(TABLE_EACH, tables)
+
+    def excess(self, piece: NDArray, length: NDArray, sizes: NDArray) -> NDArray[np.int32]:
+        """Events [S] beyond 15, each uniform below its size."""
+        return self._ans.decode(UNIFORM, sizes)
+
+    def ranks(self, piece: NDArray, sizes: NDArray) -> NDArray[np.int32]:
+        """The ranks [S] of the pieces' patterns, each uniform below its size."""
+        return self._ans.decode(UNIFORM, sizes)
+
+
+class Writer:
+    """Knows the numbers of a walk, and keeps them to push them in reverse."""
+
+    def __init__(self, places: Places, pieces: int):
+        self._places = places
+        events = np.zeros(pieces + 1, np.int64)
+        events[places.piece + 1] = np.bitwise_count(places.pattern)
+        self._before = np.cumsum(events)
+        self._kept = []
+
+    def counts(self, piece: NDArray, length: NDArray, tables: NDArray) -> NDArray[np.int32]:
+        """As the reader's."""
+        numbers = np.minimum(self._within(piece, length), tables.shape[1] - 1)
+        return self._keep(TABLE_EACH, tables, numbers)
+
+    def excess(self, piece: NDArray, length: NDArray, sizes: NDArray) -> NDArray[np.int32]:
+        """As the reader's."""
+        return self._keep(UNIFORM, sizes, self._within(piece, length) - _MANY)
+
+    def ranks(self, piece: NDArray, sizes: NDArray) -> NDArray[np.int32]:
+        """As the reader's."""
+        known = np.searchsorted(self._places.piece, piece)
+        return self._keep(UNIFORM, sizes, sparse.rank_of(self._places.pattern[known]))
+
+    def push(self, ans) -> None:
+        """Codes all of them."""
+        for numbers, family, parameters in reversed(self._kept):
+            ans.encode_reverse(numbers, family, parameters)
+
+    def _within(self, piece: NDArray, length: NDArray) -> NDArray[np.int64]:
+        return self._before[piece + sparse.leaves(length)] - self._before[piece]
+
+    def _keep(self, family, parameters: NDArray, numbers: NDArray) -> NDArray[np.int32]:
+        numbers = numbers.astype(np.int32, copy=False)
+        self._kept.append((numbers, family, parameters))
+        return numbers
+
+
+class Rows:
+    """The sparse rows of one block: int64 [R], the weights of their events."""
+
+    def __init__(self, weights: NDArray[np.int64]):
+        self._weights = weights.tolist()
+        self._kept: tuple[int, list[tuple[NDArray, NDArray, NDArray]]] = (0, [])
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def segments(self, tokens: int) -> list[tuple[NDArray, NDArray, NDArray]]:
+        """First piece [S], length [S] and count table (less 1) [S, 16] of all that are read at
+        once: the segments of 64 tokens, then the rest of each row.
+        """
+        kept, segments = self._kept
+        if tokens != kept and self._weights:
+            row = np.arange(len(self)) * sparse.leaves(tokens)
+            full, rest = divmod(tokens, sparse.SEGMENT)
+            at = np.arange(full + 1) * _PIECES
+            segments = [
+                (
+                    (row[:, None] + starts).ravel(),
+                    np.full(row.size * starts.size, length),
+                    np.repeat(self._count_tables(length), starts.size, axis=0),
+                )
+                for length, starts in ((sparse.SEGMENT, at[:full]), (rest, at[full:]))
+                if length and starts.size
+            ]
+            # Embeddings of one codec mostly have one grid. Set at once: threads may share this.
+            self._kept = (tokens, segments)
+        return segments
+
+    def _count_tables(self, length: int) -> NDArray[np.float64]:
+        tables = [sparse.count_weights(weight, length) for weight in self._weights]
+        return np.array(tables, np.float64) - 1
+
+
+def walk(source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]) -> Places:
+    """Reads, or writes, where the events of blocks of (rows, T) are.
+
+    Raises:
+      CorruptBlob: a count that its segment cannot have.
+    """
+    piece, length, count = _alive(*_counts(source, blocks))
+    if not piece.size:
+        return Places(piece, np.zeros(0, np.uint16))
+    for left in sparse.HALVES:
+        wide = length > left
+        if not wide.any():
+            continue
+        whole, tokens, events = piece[wide], length[wide], count[wide]
+        parts = np.full(whole.size, left)
+        first = source.counts(whole, parts, _split_tables(tokens, events, left))
+        second = events - first
+        if second.min() < 0 or (second > tokens - left).any():
+            raise CorruptBlob("damaged payload: more events than tokens in half a segment")
+        piece, length, count = _alive(
+            np.concatenate([piece[~wide], whole, whole + left // sparse.LEAF]),
+            np.concatenate([length[~wide], parts, tokens - left]),
+            np.concatenate([count[~wide], first, second]),
+        )
+    sizes = sparse.BINOMIAL[length, count]
+    ranks = np.zeros(count.size, np.int32)
+    free = np.flatnonzero(sizes > 1)
+    if free.size:
+        ranks[free] = source.ranks(piece[free], sizes[free])
+    order = np.argsort(piece)
+    return Places(piece[order], sparse.pattern_of(count[order], ranks[order]))
+
+
+def _counts(
+    source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """First piece, length and events of every segment, in reading order."""
+    parts = [(np.zeros(0, np.int64),) * 3]
+    start = 0
+    for rows, tokens in blocks:
+        for piece, length, tables in rows.segments(tokens):
+            piece = piece + start
+            count = source.counts(piece, length, tables)
+            parts.append((piece, length, count.astype(np.int64)))
+        start += len(rows) * sparse.leaves(tokens)
+    piece, length, count = (np.concatenate(part) for part in zip(*parts, strict=True))
+    many = np.flatnonzero(count == _MANY)
+    if many.size:
+        free = many[length[many] > _MANY]
+        if free.size:
+            sizes = (length[free] - _MANY + 1).astype(np.int32)
+            count[free] += source.excess(piece[free], length[free], sizes)
+    if (count > length).any():
+        raise CorruptBlob("damaged payload: more events than tokens in a segment")
+    return piece, length, count
+
+
+def _alive(piece: NDArray, length: NDArray, count: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    some = np.flatnonzero(count)
+    return piece[some], length[some], count[some]
+
+
+def _split_tables(length: NDArray, count: NDArray, left: int) -> NDArray[np.float64]:
+    if (length == length[0]).all():
+        return sparse.split_weights(int(length[0]), left)[count]
+    tables = np.empty((length.size, left + 1))
+    for size in np.unique(length).tolist():
+        same = length == size
+        tables[same] = sparse.split_weights(size, left)[count[same]]
+    return tables

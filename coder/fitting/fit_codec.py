@@ -1,0 +1,564 @@
+"""`fit`: a codec for anybody's embeddings, from a sample of them. No model, no training."""
+
+import itertools
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder.arrays import (
+    as_floats,
+    check_whole,
+    is_number,
+    refuse,
+    warn_of_integers,
+    with_mask,
+)
+from coder.codecs.coefficients import NOT_CODED, renumbered
+from coder.codecs.ladder import RateLadder
+from coder.errors import CodecError, InputError, UnusualEmbedding
+from coder.fitting import histograms
+from coder.fitting.table_choice import choose
+from coder.transform.distributions import family
+from coder.transform.frequencies import BANDS, LARGEST, parts
+from coder.transform.klt import Transform
+
+_BATCH = 1 << 23  # values that are looked at together
+_TILE = (LARGEST, 4 * LARGEST)  # of a raster, tokens
+MOST_RATES = 40
+"""What `fit` may find: the rates of a codec are fewer, as few as its embeddings need."""
+_STEPS = 64.0 * 2.0 ** (-np.arange(MOST_RATES) / 2)  # in standard deviations of a channel
+_EXPLAINED = (0.05, 0.997)  # of the variance, by the smallest rate and by the largest
+_DEFAULT = 0.8
+_HEAVIEST = 1 << 16  # the weight of a class token; beyond it the histograms end
+_HOLES = 0.25  # of a block's tokens, that may be missing where it is counted
+_MANY = 1000  # more than a thousandth of the tokens with one number in all channels is unusual
+_FEW = 100  # a hundredth of the tokens that has most of the variance is unusual, or one of ...
+_FEWEST = 20  # ... so many; of fewer, one may well have it
+_MISSING = "masked, NaN, or the nodata value"
+_LOST = 0.05  # standard deviations: errors of the largest rate
+
+
+def fit(
+    embeddings: ArrayLike,
+    class_tokens: ArrayLike | None = None,
+    *,
+    class_weight: float = 1.0,
+    nodata: float | None = None,
+    most: int = 4096,
+    max_tokens: int = 1 << 16,
+    transform: Transform | None = None,
+) -> RateLadder:
+    """Fit a codec of many rates.
+
+    A token is missing if it is masked (`numpy.ma`), holds NaN, or holds `nodata`, in any channel.
+    Missing tokens are left out of all statistics. What is coded later must hold none.
+
+    Args:
+      embeddings: floats, of a shape [N, H, W, D], grids of tokens; [H, W, D], one raster of them;
+        or [N, D], vectors, any number of which may be coded together as a grid of N x 1. Whatever
+        can be sliced will do (a memory map, a Zarr array): it is read in parts, twice.
+      class_tokens: [N, D], a class token for each grid, if there are any; coded before the grid.
+      class_weight: how many tokens of the grid a class token counts as, in squared error, at most
+        65536. The mean of a grid of n tokens has errors of 1/sqrt(n); with a weight of n the class
+        token is coded as finely.
+      nodata: the value that stands for missing data, in the embeddings' own dtype.
+      most: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens; or runs
+        of 256 vectors.
+      max_tokens: the largest grid that the codec will code.
+      transform: that of another codec, which stays as it is: steps and tables alone are fitted.
+
+    Returns:
+      A codec of the rates from 5 % of the variance explained to 99.7 %, each with a step that is
+      1/sqrt(2) of the one before. An error counts in standard deviations of its channel; one that
+      hardly varies, in thousandths of the median channel's.
+
+    Warns (`UnusualEmbedding`) of NaN that neither a mask nor `nodata` names; of a hundredth of the
+    tokens that has most of the variance, as missing data have that nobody named; and of integers,
+    which may have lost a scale.
+
+    Raises:
+      InputError: another shape, no floats, infinity, or nothing that varies in float32; grids that
+        are larger than `max_tokens`, or whose tokens are mostly missing; embeddings of another
+        kind than the transform's; a weight that is not positive, or has no use.
+    """
+    if not (is_number(class_weight) and 0 < class_weight <= _HEAVIEST):
+        raise InputError(
+            f"class_weight is {class_weight!r}: give a positive number of tokens, at most "
+            f"{_HEAVIEST}"
+        )
+    if class_weight != 1 and (class_tokens is None or transform is not None):
+        raise InputError("class_weight goes with class tokens, and without a transform")
+    if nodata is not None and not is_number(nodata):
+        raise InputError(f"nodata is {nodata!r}: give the number that stands for missing data")
+    most, max_tokens = check_whole("most", most), check_whole("max_tokens", max_tokens)
+    sample = _Sample(embeddings, class_tokens, nodata, most)
+    if sample.tokens > max_tokens:
+        raise InputError(
+            f"grids of {sample.tokens} tokens, and max_tokens is {max_tokens}: the codec could not "
+            "code them; raise max_tokens, or cut the grids"
+        )
+    if transform is None:
+        transform = _transform(sample, class_weight)
+    kind = (sample.channels, sample.spatial, class_tokens is not None)
+    if kind != (transform.channels, transform.spatial, transform.class_mean is not None):
+        raise InputError(
+            f"the transform is of {transform.channels} channels, the embeddings have "
+            f"{sample.channels}; or only one of them has a grid, or a class token"
+        )
+    counts = histograms.empty(transform.components, transform.width)
+    squares, energies = 0.0, ([], [])
+    for part in sample.batches():
+        columns = transform.columns(part.grid)
+        y = part.y.astype(np.float32, copy=False)
+        c = np.stack([transform.forward(one, part.grid) for one in y])
+        if part.counted.all():
+            squares += float(np.square(c, dtype=np.float64).sum())
+            histograms.add(counts, c, columns)
+        else:
+            for one, counted in zip(c, part.counted, strict=True):
+                squares += float(np.square(one[counted], dtype=np.float64).sum())
+                histograms.add(counts, one[None, counted], columns[counted])
+        for held, more in zip(energies, _energies(transform, part), strict=True):
+            held.append(more)
+    _check_counts(counts, squares, sample)
+    sources = _sources(counts)
+    tables, shifts = family()
+    steps, layouts, chosen = [], [], 0
+    for step in _STEPS:
+        found = choose(counts, step, tables, shifts)
+        explained = found.saved / squares
+        if explained < _EXPLAINED[0]:
+            continue
+        chosen += explained < _DEFAULT
+        steps.append(step)
+        layouts.append(found.layout[:, sources])
+        if explained >= _EXPLAINED[1]:
+            break
+    if not steps:
+        raise InputError(
+            "the embeddings are far smaller or larger than the transform's: are they of one model, "
+            "in the same units?"
+        )
+    sample.warn_of_unnamed(stacklevel=3)
+    warn_of_integers(sample.dtype, stacklevel=2)
+    warned = False
+    for what, held in zip(("tokens", "class tokens"), energies, strict=True):
+        warned |= _warn_of_few(np.concatenate(held), what, stacklevel=3)
+    if not warned:
+        sample.warn_of_marks(stacklevel=3)
+    layout = np.stack(layouts)
+    used = np.unique(layout[layout != NOT_CODED])
+    return RateLadder(
+        transform,
+        np.array(steps),
+        renumbered(layout, used),
+        tables.only(used),
+        shifts[used],
+        max_tokens,
+        min(chosen, len(steps) - 1),
+    )
+
+
+def _sources(counts: NDArray[np.int64]) -> NDArray[np.intp]:
+    """For each column of a layout, the one whose tables it gets: itself, or for a band that no
+    block of the sample has the nearest that some have, the lower of two."""
+    seen = np.flatnonzero(counts.any((0, 2)))
+    columns = np.arange(counts.shape[1])
+    bands = seen[seen < BANDS]
+    nearest = bands[np.abs(bands - columns[:, None]).argmin(1)]
+    return np.where(np.isin(columns, seen), columns, nearest)
+
+
+def _check_counts(counts: NDArray[np.int64], squares: float, sample: "_Sample") -> None:
+    """Raises InputError where there is nothing to choose tables by."""
+    if not counts[:, :BANDS].any():
+        raise InputError(
+            f"tokens are missing in more than {_HOLES:.0%} of every block of {LARGEST} x {LARGEST} "
+            "that was looked at: fit the others as vectors, [N, D]"
+            if sample.spatial
+            else f"all tokens are missing ({_MISSING}): there is nothing to fit"
+        )
+    if counts.shape[1] > BANDS and not counts[:, BANDS].any():
+        raise InputError("all class tokens are missing: fit the grids without them")
+    if not squares > 0:
+        raise InputError("the embeddings are all the same: there is nothing to fit")
+
+
+def _energies(
+    transform: Transform, part: "_Batch"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Squared deviations, in the channels' own, of tokens that are there; and of class tokens."""
+    first = part.y.shape[1] - part.grid[0] * part.grid[1]
+    found = []
+    for place, mean, scale in (
+        (slice(first, None), transform.mean, transform.scale),
+        (slice(first), transform.class_mean, transform.class_scale),
+    ):
+        y = part.y[:, place][part.there[:, place]].astype(np.float32)
+        if mean is not None and scale is not None:
+            with np.errstate(over="ignore"):
+                y = (y - mean) / scale
+        found.append(np.einsum("td,td->t", y, y))
+    return found[0], found[1]
+
+
+def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -> bool:
+    if energies.size < _FEWEST:
+        return False
+    few = max(1, energies.size // _FEW)
+    largest = np.partition(energies, -few)[-few:]
+    share = largest.sum(dtype=np.float64) / energies.sum(dtype=np.float64)
+    unusual = bool(share > 0.5)
+    if unusual:
+        warnings.warn(
+            f"{few} of {energies.size} {what} carry {share:.0%} of the variance: are they missing "
+            "data? Name it with nodata, or mask it",
+            UnusualEmbedding,
+            stacklevel=stacklevel,
+        )
+    return unusual
+
+
+class _Batch(NamedTuple):
+    """Embeddings of one grid.
+
+    float32 [B, n, D], or float64 if they are more than that; which tokens are there, and whose
+    blocks are counted [B, n]; (h, w).
+    """
+
+    y: NDArray[np.floating]
+    there: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    grid: tuple[int, int]
+
+
+class _Sample:
+    """Embeddings in batches of one grid."""
+
+    def __init__(self, embeddings: Any, class_tokens: Any, nodata: float | None, most: int):
+        if not hasattr(embeddings, "shape"):
+            embeddings = with_mask(embeddings)
+        shape = tuple(embeddings.shape)
+        if len(shape) not in (2, 3, 4) or 0 in shape:
+            raise InputError(
+                f"embeddings of shape {shape}: give grids [N, H, W, D], a raster [H, W, D], "
+                "or vectors [N, D]"
+            )
+        if class_tokens is not None:
+            if not hasattr(class_tokens, "shape"):
+                class_tokens = with_mask(class_tokens, "class tokens")
+            if len(shape) != 4 or tuple(class_tokens.shape) != (shape[0], shape[-1]):
+                raise InputError(
+                    f"class tokens of shape {tuple(class_tokens.shape)}: give one for each of the "
+                    f"grids, of shape {shape}"
+                )
+        self._embeddings, self._class, self._most = embeddings, class_tokens, most
+        self._nodata = nodata
+        self._unnamed = self._seen = 0
+        self._same: Counter[float] = Counter()  # tokens by the number that all their channels have
+        self.channels = shape[-1]
+        self.spatial = len(shape) > 2
+        self.class_tokens = class_tokens is not None
+        self.dtype = np.dtype(np.float32)  # of what was read last
+
+    @property
+    def tokens(self) -> int:
+        """Of a grid, which is always coded as a whole."""
+        shape = self._embeddings.shape
+        return shape[1] * shape[2] if len(shape) == 4 else 1
+
+    def batches(self) -> Iterator[_Batch]:
+        """All of the sample, in the same order each time."""
+        self._unnamed = self._seen = 0
+        self._same.clear()
+        shape = self._embeddings.shape
+        if len(shape) == 3:
+            yield from self._tiles()
+            return
+        unit = 1 if self.spatial else LARGEST**2
+        runs = _spread(-(-shape[0] // unit), self._most)
+        size = max(1, _BATCH // (unit * int(np.prod(shape[1:]))))
+        for some in np.array_split(runs, -(-len(runs) // size)):
+            # As few slices, which everything can read, as there are gaps.
+            parts = np.split(some, np.flatnonzero(np.diff(some) > 1) + 1)
+            spans = [slice(int(p[0]) * unit, (int(p[-1]) + 1) * unit) for p in parts]
+            rows, there = self._read_all(self._embeddings, spans, "embeddings")
+            if not self.spatial:  # one after another, as they may be coded
+                rows = rows[there][None]
+                if rows.size:
+                    there = np.ones(rows.shape[:2], bool)
+                    yield _Batch(rows, there, there, (rows.shape[1], 1))
+                continue
+            rows, there, counted = _patched(rows, there)
+            if self._class is not None:
+                tokens, known = self._read_all(self._class, spans, "class tokens")
+                tokens = np.where(known[:, None], tokens, 0)
+                rows = np.concatenate([tokens[:, None], rows], axis=1)
+                there, counted = (
+                    np.concatenate([known[:, None], part], axis=1) for part in (there, counted)
+                )
+            yield _Batch(rows, there, counted, shape[1:3])
+
+    def _tiles(self) -> Iterator[_Batch]:
+        sides = self._embeddings.shape[:2]
+        down, across = (-(-side // tile) for side, tile in zip(sides, _TILE, strict=True))
+        for number in _spread(down * across, self._most):
+            top, left = divmod(int(number), across)
+            place = tuple(
+                slice(k * t, (k + 1) * t) for k, t in zip((top, left), _TILE, strict=True)
+            )
+            tile, there = self._read(self._embeddings, place, "embeddings")
+            yield _Batch(*_patched(tile[None], there[None]), tile.shape[:2])
+
+    def warn_of_unnamed(self, *, stacklevel: int) -> None:
+        """Of NaN in the last round that neither a mask nor `nodata` named."""
+        if self._unnamed:
+            warnings.warn(
+                f"{self._unnamed} of {self._seen} tokens hold NaN, and were left out: say that "
+                "those are missing with nodata nan, or mask them",
+                UnusualEmbedding,
+                stacklevel=stacklevel,
+            )
+
+    def warn_of_marks(self, *, stacklevel: int) -> None:
+        """Of tokens in the last round whose channels all have one number: no model makes them."""
+        same = self._same.total()
+        if same > self._seen // _MANY:
+            [(value, _)] = self._same.most_common(1)
+            warnings.warn(
+                f"{same} of {self._seen} tokens have one number in all channels, as {value:g}: do "
+                "they mark missing data? Name it with nodata, or mask them",
+                UnusualEmbedding,
+                stacklevel=stacklevel,
+            )
+
+    def _read_all(
+        self, array: Any, spans: list[slice], what: str
+    ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+        values, there = zip(*[self._read(array, span, what) for span in spans], strict=True)
+        return np.concatenate(values), np.concatenate(there)
+
+    def _read(
+        self, array: Any, place: slice | tuple[slice, ...], what: str
+    ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+        """A part of an array, [..., D], and which of its tokens [...] are there."""
+        values = with_mask(array[place], what)
+        self.dtype = values.dtype
+        # More than float32 holds, for as long as it is not known whether that matters.
+        wide = self.dtype.itemsize > (2 if self.dtype.kind in "iu" else 4)
+        floats = as_floats(np.ma.getdata(values), what, np.float64 if wide else np.float32)
+        named = missing_tokens(values, self._nodata, nan=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = as_floats(floats)
+            finite = np.isfinite(narrow.sum(dtype=np.float64))
+        if not finite:
+            missing = named | np.isnan(narrow).any(-1)
+            self._unnamed += int(missing.sum() - named.sum())
+            refuse(
+                np.isinf(narrow) & ~missing[..., None],
+                f"values of {what} looked at",
+                "infinite in float32",
+                np.ma.getdata(values),
+                "if those are missing data, name them with nodata, or mask them",
+                tuple(part.start for part in (place if isinstance(place, tuple) else (place,))),
+            )
+        else:
+            missing = named
+        self._seen += missing.size
+        if self.channels > 1:
+            equal = (narrow == narrow[..., :1]).all(-1) & ~missing
+            self._same.update(narrow[..., 0][equal].tolist())
+        return floats, ~missing
+
+
+def missing_tokens(values: NDArray, nodata: float | None, *, nan: bool = True) -> NDArray[np.bool_]:
+    """Which tokens of [..., D] are missing [...]: masked, `nodata` or NaN in any channel.
+
+    Args:
+      values: numbers, a masked array or not.
+      nodata: a value of their dtype, or in float64 that of float32 which is nearest to it; None if
+        there is none. Raises InputError if it cannot be one.
+      nan: whether NaN counts without being named.
+    """
+    missing = np.zeros(values.shape[:-1], bool)
+    if isinstance(values, np.ma.MaskedArray):
+        missing |= np.ma.getmaskarray(values).any(-1)
+        values = values.data
+    if nodata is not None:
+        mark = _in_dtype(nodata, values.dtype)
+        nan = nan or bool(np.isnan(mark))
+        missing |= (values == mark).any(-1)
+        if values.dtype.kind == "f" and values.dtype.itemsize > 4:
+            # Embeddings that were float32 hold the mark as float32 does.
+            with np.errstate(over="ignore"):
+                missing |= (values == np.float32(nodata)).any(-1) & np.isfinite(np.float32(nodata))
+    if nan and values.dtype.kind not in "iu":
+        missing |= np.isnan(values).any(-1)
+    return missing
+
+
+def _in_dtype(nodata: float, dtype: np.dtype) -> Any:
+    """A value as one of a dtype, with which it is compared."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        fits = np.isfinite(nodata) and nodata % 1 == 0 and limits.min <= nodata <= limits.max
+        nodata = int(nodata) if fits else nodata
+    else:
+        with np.errstate(over="ignore"):
+            fits = np.isfinite(dtype.type(nodata)) or not np.isfinite(nodata)
+    if not fits:
+        raise InputError(f"nodata is {nodata}: embeddings of {dtype} cannot hold that")
+    return dtype.type(nodata)
+
+
+def _patched(
+    y: NDArray[np.floating], there: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Grids [B, h, w, D] without holes; which tokens are there, and which blocks are counted.
+
+    A block of which a quarter is missing at most counts, and what is missing in it becomes like
+    its neighbours: so it adds next to nothing to what the transform separates.
+
+    Returns:
+      [B, n, D], and [B, n] twice.
+    """
+    counted = np.ones_like(there)
+    if not there.all():
+        y = np.where(there[..., None], y, 0)
+        for b in np.flatnonzero(~there.all((1, 2))):
+            for rows in _spans(there.shape[1]):
+                for columns in _spans(there.shape[2]):
+                    block = there[b, rows, columns]
+                    if block.mean() < 1 - _HOLES:
+                        counted[b, rows, columns] = False
+                    elif not block.all():
+                        y[b, rows, columns] = _filled(y[b, rows, columns], block)
+    shape = (len(y), -1)
+    return y.reshape(*shape, y.shape[-1]), there.reshape(shape), counted.reshape(shape)
+
+
+def _spans(side: int) -> list[slice]:
+    """Where the blocks of a side are."""
+    ends = np.cumsum([0, *parts(side)]).tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def _filled(y: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """A block [h, w, D] whose holes, which are 0, are means of their neighbours, from the rim."""
+    y, there = y.astype(np.float64), there.copy()
+    height, width = there.shape
+    while not there.all():
+        sums, count = np.zeros_like(y), np.zeros(there.shape)
+        values, known = np.pad(y, [(1, 1), (1, 1), (0, 0)]), np.pad(there, 1)
+        for place in np.ndindex(3, 3):
+            around = tuple(slice(i, i + n) for i, n in zip(place, (height, width), strict=True))
+            sums += values[around]
+            count += known[around]
+        rim = ~there & (count > 0)
+        y[rim] = sums[rim] / count[rim][:, None]
+        there |= rim
+    return y
+
+
+def _spread(count: int, most: int) -> NDArray[np.intp]:
+    """At most so many of 0 .. count - 1, evenly spread."""
+    some = min(count, most)
+    return np.arange(some) * count // some
+
+
+def _transform(sample: _Sample, class_weight: float) -> Transform:
+    """Means, deviations and principal components, in one pass."""
+    d = sample.channels
+    centre: NDArray[np.float64] | None = None
+    sums, products, tokens = np.zeros(d), np.zeros((d, d)), 0
+    lost = np.zeros(d)
+    of_class, images = np.zeros((2, d)), 0
+    for batch in sample.batches():
+        y = batch.y.astype(np.float64)  # so that neither large values nor tiny ones are lost
+        first = y.shape[1] - batch.grid[0] * batch.grid[1]
+        part = y[:, first:][batch.there[:, first:]]
+        if not len(part):
+            continue
+        if batch.y.dtype != np.float32:
+            lost += np.square(part - part.astype(np.float32)).sum(0)
+        if centre is None:
+            centre = np.asarray(part.mean(0))
+        part -= centre
+        sums += part.sum(0)
+        products += part.T @ part
+        tokens += len(part)
+        if first:
+            own = y[batch.there[:, 0], 0] - centre
+            of_class += own.sum(0), np.square(own).sum(0)
+            images += len(own)
+    if centre is None:
+        raise InputError(f"all tokens are missing ({_MISSING}): there is nothing to fit")
+    mean = sums / tokens
+    covariance = products / tokens - np.outer(mean, mean)
+    scale = _deviations(np.diag(covariance))
+    if scale is None:
+        raise InputError("the embeddings are all the same: there is nothing to fit")
+    _check_precision(np.sqrt(lost / tokens), mean + centre, scale)
+    _, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    rows = vectors.T[::-1]
+    norms = np.abs(rows).max(1) / 127
+    class_mean = class_scale = None
+    if sample.class_tokens:
+        if not images:
+            raise InputError("all class tokens are missing: fit the grids without them")
+        class_mean, squares = of_class / images
+        class_scale = _deviations(squares - class_mean**2)
+        class_scale = (scale if class_scale is None else class_scale) / np.sqrt(class_weight)
+        class_mean = (class_mean + centre).astype(np.float32)
+    try:
+        return Transform(
+            (mean + centre).astype(np.float32),
+            scale.astype(np.float32),
+            np.rint(rows / norms[:, None]).astype(np.int8),
+            norms.astype(np.float32),
+            class_mean,
+            None if class_scale is None else class_scale.astype(np.float32),
+            spatial=sample.spatial,
+        )
+    except CodecError as error:
+        remedy = f"multiply them by a constant first ({error})"
+        if scale.max() > 1:
+            remedy = (
+                f"is {_extreme(sample)} among them a mark of missing data? Name it with nodata, "
+                f"exactly, or mask it; if it is none, {remedy}"
+            )
+        raise InputError(
+            f"embeddings with standard deviations of {scale.min():.3g} to {scale.max():.3g}: "
+            f"{remedy}"
+        ) from error
+
+
+def _extreme(sample: _Sample) -> np.floating:
+    """The value of the largest magnitude."""
+    parts = (batch.y[batch.there] for batch in sample.batches())
+    values = [part.flat[np.abs(part).argmax()] for part in parts if part.size]
+    return values[int(np.abs(values).argmax())]
+
+
+def _check_precision(
+    lost: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
+) -> None:
+    """Raises InputError where float32, which is what is decoded, does not hold what varies."""
+    d = int((lost / scale).argmax())
+    if lost[d] > _LOST * scale[d]:
+        raise InputError(
+            f"channel {d} varies by {scale[d]:.3g} around {mean[d]:.6g}, beyond float32's "
+            "precision, in which embeddings are coded: subtract a constant first"
+        )
+
+
+def _deviations(variances: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Of each channel; one that hardly moves is not blown up. None if all are zero."""
+    scale = np.sqrt(np.maximum(variances, 0))
+    if not scale.max() > 0:
+        return None
+    return np.maximum(scale, 1e-3 * np.median(scale[scale > 0]))

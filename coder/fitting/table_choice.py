@@ -1,0 +1,66 @@
+"""Which table codes which coefficients at each step: what costs least, from histograms.
+
+Of a component's coefficients in a band, each with the magnitude x, a table costs
+
+    sum of  KAPPA * bits(m) + (x / step - point(m))^2 - (x / step)^2
+
+with m the magnitude that its encoder chooses. Not coding them at all costs 0, and is what happens
+where no table costs less.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.codecs.coefficients import NOT_CODED
+from coder.entropy.tables import PRECISION, Tables
+from coder.fitting import histograms
+from coder.transform.dead_zone import KAPPA, cells_of
+
+
+class Chosen(NamedTuple):
+    """The tables at one step.
+
+    Attributes:
+      layout: uint8 [K, columns].
+      saved: squared error that coding saves, in the units of the coefficients.
+    """
+
+    layout: NDArray[np.uint8]
+    saved: float
+
+
+def choose(
+    counts: NDArray[np.int64], step: float, tables: Tables, shifts: NDArray[np.float32]
+) -> Chosen:
+    """The best table for each component and column of `counts` [K, columns, BINS]."""
+    x = histograms.CENTRES / step
+    bits, saved = _per_magnitude(x, tables, shifts)
+    flat = counts.reshape(-1, counts.shape[-1]).astype(np.float64)
+    cost = flat @ (KAPPA * bits - saved).T
+    best = cost.argmin(1)
+    coded = cost.min(1) < 0
+    layout = np.where(coded, best, NOT_CODED).astype(np.uint8)
+    own, which = flat[coded], best[coded]
+    return Chosen(
+        layout.reshape(counts.shape[:-1]),
+        float((own * saved[which]).sum()) * step**2,
+    )
+
+
+def _per_magnitude(
+    x: NDArray[np.float64], tables: Tables, shifts: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of magnitudes x [M], in steps, by each table [T, M]: bits, and squared error saved."""
+    bits, saved = np.empty((len(tables), x.size)), np.empty((len(tables), x.size))
+    for k in range(len(tables)):
+        shift = float(shifts[k])
+        first, rounding = cells_of(tables, k, shift)
+        m = np.where(x < first, 0, np.floor(x + rounding)).astype(np.int64)
+        weights, low = tables.weights_of(k), int(tables.minimum[k])
+        index = np.minimum(m - low, len(weights) - 1)
+        escaped = np.maximum(m + low, 0)  # how far beyond the table, at twice the bits of a number
+        bits[k] = PRECISION - np.log2(weights[index]) + 2 * np.log2(2.0 * escaped + 1)
+        saved[k] = x**2 - (x - np.where(m > 0, m - shift, 0)) ** 2
+    return bits, saved

@@ -1,0 +1,91 @@
+"""What a file is, as its first bytes say, whatever its name; and what to do with other kinds."""
+
+import zipfile
+from pathlib import Path
+
+from coder.errors import BlobError
+from coder.format import blob as framing
+
+SAVE = "save the array of the embeddings as .npy (numpy.save)"
+_BANDS = f"read its bands as [H, W, D] (rasterio), and {SAVE}"
+_PICTURE = "a model makes embeddings of pictures and codes them (nec_jax.encode)"
+_CODE = "it may run code, so it is not opened: where it was made"
+# First bytes -> what begins so, and what to do with it.
+_STARTS = {
+    b"\x93NUMPY": ("a .npy file", ""),
+    b"PAR1": ("a Parquet file", ""),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 or NetCDF file", SAVE),
+    b"CDF": ("a NetCDF file", SAVE),
+    b"II*\0": ("a TIFF", _BANDS),
+    b"MM\0*": ("a TIFF", _BANDS),
+    b"II+\0": ("a TIFF", _BANDS),
+    b"MM\0+": ("a TIFF", _BANDS),
+    b"\x80": ("a pickle", f"{_CODE}, {SAVE}"),
+    b"ARROW1": ("an Arrow file (Feather)", "write its table as Parquet"),
+    b"\x89PNG\r\n\x1a\n": ("a PNG picture", _PICTURE),
+    b"\xff\xd8\xff": ("a JPEG picture", _PICTURE),
+    b"\0\0\0\x0cjP  \r\n\x87\n": ("a JPEG 2000 picture", _PICTURE),
+    b"GIF8": ("a GIF picture", _PICTURE),
+    b"RIFF": ("a WebP picture, or another RIFF file", _PICTURE),
+}
+_BYTES = max(map(len, _STARTS))
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of a file, which the functions below take."""
+    with path.open("rb") as file:
+        return file.read(_BYTES)
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that begins so is a safetensors file, as codecs and models are."""
+    # It begins with the length of its header, below 2^56, and the header. The eighth byte of a
+    # blob is never 0: it is part of a side of its grid.
+    return start[7:9] == b"\0{"
+
+
+def may_be_blob(start: bytes) -> bool:
+    """Whether a file that begins so may be a blob that this version reads."""
+    return start[0] >> 4 == framing.VERSION and not is_safetensors(start)
+
+
+def is_npy(start: bytes) -> bool:
+    """Whether a file that begins so is NumPy's."""
+    return start.startswith(b"\x93NUMPY")
+
+
+def is_parquet(start: bytes) -> bool:
+    """Whether a file that begins so is a Parquet file."""
+    return start.startswith(b"PAR1")
+
+
+def described(path: Path) -> tuple[str, str] | None:
+    """What a file is, and how to get embeddings of it that can be read; None if it is unknown."""
+    start = start_of(path)
+    if start.startswith(b"PK"):
+        return _zipped(path)
+    for first, found in _STARTS.items():
+        if start.startswith(first):
+            return found
+    if is_safetensors(start):
+        return "a safetensors file (a codec, a model, or tensors), no embeddings", SAVE
+    if may_be_blob(start):
+        try:
+            framing.unpack(path.read_bytes())
+        except BlobError:
+            return None
+        return "a blob, which is coded", "decode it with `python -m coder decode`"
+    return None
+
+
+def _zipped(path: Path) -> tuple[str, str]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = {Path(name).name for name in file.namelist()}
+    except (zipfile.BadZipFile, OSError):
+        names = set()
+    if names & {".zarray", ".zgroup", "zarr.json"}:
+        return "a zipped Zarr store", "unpack it, and give its folder"
+    if "data.pkl" in names:
+        return "a checkpoint of PyTorch", f"{_CODE}, {SAVE}"
+    return "a .npz (or other zip) file, which may hold several arrays", SAVE

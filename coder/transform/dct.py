@@ -1,0 +1,76 @@
+"""The DCT-II over the blocks of a grid, and matrix products that start no threads."""
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.transform.frequencies import parts as parts_of_side
+
+_ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
+_ROWS = 8  # of a piece; 4 to 16 are about as quick
+
+
+def over_blocks(
+    values: NDArray[np.float32], grid: tuple[int, int], *, inverse: bool
+) -> NDArray[np.float32]:
+    """The DCT-II of each block of a grid, or its inverse: float32 [h * w, K] -> the same shape."""
+    height, width = grid
+    if height == width == 1:
+        return values
+    source = values.reshape(height, width, -1)
+    result = np.empty_like(source)
+    top = 0
+    for h in parts_of_side(height):
+        left = 0
+        for w in parts_of_side(width):
+            place = np.s_[top : top + h, left : left + w]
+            rows, columns = cosines(h), cosines(w)
+            if inverse:
+                rows, columns = rows.T, columns.T
+            block = product(rows, source[place].reshape(h, -1))
+            result[place] = product(columns, block.reshape(h, w, -1))
+            left += w
+        top += h
+    return result.reshape(values.shape)
+
+
+@lru_cache(64)
+def cosines(side: int) -> NDArray[np.float32]:
+    """The orthonormal DCT-II of `side` values, as a matrix [side, side]: frequencies first."""
+    k, place = np.ogrid[:side, :side]
+    matrix = np.cos(np.pi * k * (2 * place + 1) / (2 * side)) * np.sqrt(2 / side)
+    matrix[0] = np.sqrt(1 / side)
+    return matrix.astype(np.float32)
+
+
+def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """a [m, k] @ b [..., k, n], on this thread alone.
+
+    OpenBLAS, which NumPy's wheels have, starts threads for larger products than `_ALONE`. They gain
+    little on embeddings and wait for one another where cores are busy: so large ones are computed
+    in pieces. Its limits on threads will not do, since they hold for the whole process.
+    """
+    (m, k), n = a.shape, b.shape[-1]
+    if min(m, n) < 2 or k > _ALONE // (4 * _ROWS):
+        # For vectors, which pieces would be, BLAS has other limits. This is NumPy's own loop.
+        return np.einsum("mk,...kn->...mn", a, b)
+    if m * k * n <= _ALONE:
+        return a @ b
+    rows = min(m, _ROWS)
+    columns = _ALONE // (rows * k)  # of a piece, at most
+    result = np.empty((*b.shape[:-2], m, n), np.float32)
+    whole = m - m % rows
+    pieces = a[:whole].reshape(-1, rows, k)
+    edges = np.linspace(0, n, -(-n // columns) + 1).astype(int)  # even, so that none is a vector
+    for left, right in pairwise(edges):
+        out = result[..., :whole, left:right]
+        np.matmul(
+            pieces,
+            b[..., None, :, left:right],
+            out=out.reshape(*out.shape[:-2], -1, rows, right - left),
+        )
+    if whole < m:
+        result[..., whole:, :] = product(a[whole:], b)
+    return result

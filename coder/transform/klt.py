@@ -1,0 +1,224 @@
+"""The transform of a grid of tokens: its channels decorrelated, then its places.
+
+    c = DCT((y - mean) / scale) @ analysis        y_hat = mean + scale * IDCT(c @ basis)
+
+`basis` [K, D] has nearly orthonormal rows (principal components, stored in bytes); `analysis` is
+its pseudo-inverse, so that what was reconstructed is found again. The DCT is the orthonormal DCT-II
+over the blocks of `coder.transform.frequencies`. A class token passes the channels' part alone, with a mean and a
+scale of its own.
+
+Of the products only those parts are computed that are coded: few, at low rates. Everything is
+computed an embedding at a time in float32, on the thread that asks for it (`product`): on one
+machine the same bits alone and in any batch, for any number of BLAS threads; on others equal to
+1e-5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.arrays import frozen, immutable
+from coder.errors import CodecError, FileError
+from coder.transform.dct import over_blocks, product
+from coder.transform.frequencies import BANDS, bands_of_grid
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Embeddings of D channels <-> coefficients of K components.
+
+    Attributes:
+      mean: float32 [D], of the tokens of the grid.
+      scale: float32 [D], > 0: what counts as one unit of error in each channel.
+      basis: int8 [K, D].
+      norms: float32 [K], > 0: what a unit of `basis` stands for.
+      class_mean, class_scale: float32 [D], of the class token; None when it is not coded.
+      spatial: whether the places of a grid are transformed too; not where tokens are strangers.
+
+    Raises:
+      CodecError: shapes that do not fit together; no positive, finite numbers; rows of the basis
+        that depend on one another.
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    basis: NDArray[np.int8]
+    norms: NDArray[np.float32]
+    class_mean: NDArray[np.float32] | None = None
+    class_scale: NDArray[np.float32] | None = None
+    spatial: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.class_mean is None) != (self.class_scale is None):
+            raise CodecError("a class token needs a mean and a scale of its own: one is missing")
+        names = ["mean", "scale", "norms", *self._of_class_token()]
+        for name in names:
+            object.__setattr__(self, name, immutable(name, getattr(self, name), "<f4"))
+        if self.basis.dtype != np.int8 or self.basis.ndim != 2:
+            raise CodecError("a basis is int8 [components, channels]")
+        components, channels = self.basis.shape
+        if not 1 <= components <= channels:
+            raise CodecError(f"{components} components of {channels} channels")
+        for name in names:
+            expected = components if name == "norms" else channels
+            if (size := getattr(self, name).size) != expected:
+                raise CodecError(f"{name} has {size} values, the basis needs {expected}")
+            if not np.isfinite(getattr(self, name)).all():
+                raise CodecError(f"{name} is not finite")
+        means, scales = [self.mean], [self.scale]
+        if self.class_mean is not None and self.class_scale is not None:
+            means, scales = [*means, self.class_mean], [*scales, self.class_scale]
+        if min(part.min() for part in (*scales, self.norms)) < np.finfo(np.float32).tiny:
+            raise CodecError("scales and norms must be positive, normal float32")
+        with np.errstate(over="ignore"):
+            largest = float(self.norms.max()) * float(np.max(scales)) * components
+        # So that nothing that is decoded is infinite: int32 symbols, of int8 rows.
+        if not largest < 2.0**60 or np.abs(means).max() > 2.0**100:
+            raise CodecError("scales, norms or means are too large for float32")
+        object.__setattr__(self, "basis", frozen(self.basis))
+
+    def to_tensors(self) -> dict[str, NDArray]:
+        """What a file stores of it."""
+        names = ["mean", "scale", "basis", "norms", *self._of_class_token()]
+        return {name: getattr(self, name) for name in names}
+
+    def _of_class_token(self) -> list[str]:
+        return [] if self.class_mean is None else ["class_mean", "class_scale"]
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray], spatial: bool) -> "Transform":
+        """The inverse. Raises FileError or CodecError."""
+        needed = {"mean", "scale", "basis", "norms"}
+        if set(tensors) - {"class_mean", "class_scale"} != needed:
+            raise FileError(f"a transform has tensors {sorted(needed)}, not {sorted(tensors)}")
+        return cls(**tensors, spatial=spatial)
+
+    def columns(self, grid: tuple[int, int]) -> NDArray[np.uint8]:
+        """The column of a layout for each token [n] of a grid: its band, or the class token's."""
+        bands = bands_of_grid(*grid).ravel() if self.spatial else np.zeros(grid[0] * grid[1], "u1")
+        if self.class_mean is None:
+            return bands
+        return np.concatenate([[np.uint8(BANDS)], bands])
+
+    @property
+    def width(self) -> int:
+        """Columns of a layout: one a band, and one for a class token."""
+        return BANDS + (self.class_mean is not None)
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.mean.size
+
+    @property
+    def components(self) -> int:
+        """K."""
+        return self.norms.size
+
+    def with_components(self, which: NDArray[np.integer]) -> "Transform":
+        """The transform with some of its components alone."""
+        return replace(self, basis=self.basis[which], norms=self.norms[which])
+
+    def forward(
+        self, y: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
+    ) -> NDArray[np.float32]:
+        """Embedding float32 [n, D] -> coefficients [n, K]; those of a block lie at its places.
+
+        With `parts`, of `analyses`, those that they leave out are zero.
+        """
+        first = len(y) - grid[0] * grid[1]
+        x = np.empty((len(y), self.channels), np.float32)
+        if first:
+            assert self.class_mean is not None
+            assert self.class_scale is not None
+            x[:first] = (y[:first] - self.class_mean) / self.class_scale
+        np.subtract(y[first:], self.mean, out=x[first:])
+        x[first:] /= self.scale
+        if self.spatial:
+            x[first:] = over_blocks(x[first:], grid, inverse=False)
+        if parts is None:
+            return product(x, self.analysis)
+        c = np.zeros((len(y), self.components), np.float32)
+        for tokens, (kept, matrix) in zip(self._tokens(grid), parts, strict=True):
+            if len(kept):
+                c[np.ix_(tokens, kept)] = product(x[tokens], matrix)
+        return c
+
+    def inverse(
+        self, c: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
+    ) -> NDArray[np.float32]:
+        """Coefficients float32 [n, K] -> embedding [n, D]; `parts` as `syntheses`' result."""
+        first = len(c) - grid[0] * grid[1]
+        y = np.zeros((len(c), self.channels), np.float32)
+        if parts is None:
+            y[first:] = product(c[first:], self.synthesis)
+            if first:
+                y[:first] = product(c[:first], self._class_synthesis)
+        else:
+            for tokens, (kept, matrix) in zip(self._tokens(grid), parts, strict=True):
+                if len(kept):
+                    y[tokens] = product(c[np.ix_(tokens, kept)], matrix)
+        if self.spatial:
+            y[first:] = over_blocks(y[first:], grid, inverse=True)
+        y[first:] += self.mean
+        if first:
+            assert self.class_mean is not None
+            y[:first] += self.class_mean
+        return y
+
+    def analyses(self, coded: NDArray[np.bool_]) -> "Parts":
+        """The parts of `analysis` for the components [K, columns] that are coded: [D, k] each."""
+        kept = map(np.flatnonzero, coded.T)
+        return tuple(Part(k, _taken(self.analysis.T, k).T) for k in kept)
+
+    def syntheses(self, coded: NDArray[np.bool_]) -> "Parts":
+        """The parts of `synthesis` for the components [K, columns] that are coded: [k, D] each."""
+        wholes = [self.synthesis] * BANDS
+        if self.class_mean is not None:
+            wholes.append(self._class_synthesis)
+        kept = map(np.flatnonzero, coded.T)
+        return tuple(Part(k, _taken(whole, k)) for k, whole in zip(kept, wholes, strict=True))
+
+    def _tokens(self, grid: tuple[int, int]) -> list[NDArray[np.intp]]:
+        """The tokens of each column of a layout."""
+        columns = self.columns(grid)
+        return [np.flatnonzero(columns == column) for column in range(self.width)]
+
+    @cached_property
+    def synthesis(self) -> NDArray[np.float32]:
+        """[K, D]: components to channels, in their units."""
+        return self.basis * self.norms[:, None] * self.scale
+
+    @cached_property
+    def _class_synthesis(self) -> NDArray[np.float32]:
+        assert self.class_scale is not None
+        return self.basis * self.norms[:, None] * self.class_scale
+
+    @cached_property
+    def analysis(self) -> NDArray[np.float32]:
+        """[D, K]: the pseudo-inverse of the basis, for channels in units of `scale`."""
+        rows = self.basis * self.norms[:, None].astype(np.float64)
+        products = rows @ rows.T
+        # Rows that depend on one another would blow up what is rounded.
+        if np.linalg.eigvalsh(products)[0] < 0.1 * np.diag(products).max():
+            raise CodecError("rows of the basis are far from orthonormal")
+        inverse = np.linalg.solve(products, rows)
+        return np.ascontiguousarray(inverse.T, np.float32)
+
+
+class Part(NamedTuple):
+    """The components [k] of one column of a layout, and what a matrix has for them."""
+
+    kept: NDArray[np.intp]
+    matrix: NDArray[np.float32]
+
+
+Parts = tuple[Part, ...]  # one a column
+
+
+def _taken(rows: NDArray[np.float32], kept: NDArray[np.intp]) -> NDArray[np.float32]:
+    return rows if len(kept) == len(rows) else rows[kept]

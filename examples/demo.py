@@ -1,0 +1,177 @@
+"""`make demo`: the Earth as the embeddings of the model that ships, in some hundred kilobytes.
+
+NASA's Blue Marble is cut into tiles, each tile becomes a blob of a few hundred bytes, and all that
+follows is made of the decoded blobs alone: principal colours, a map of land and water, and scores
+beside those of the usual ways to store pixels and embeddings. Nothing is trained but linear heads.
+Everything lands in `runs/demo/`.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import nec_jax
+from coder import CodecError, RateLadder, files
+from nec_jax import heads
+from nec_jax.model_file import NecParams
+from train.configs.options import OptionsError
+from train.configs.study_options import Evaluate
+from train.data import DataError, fit_to
+from train.data.blue_marble import BlueMarble
+from train.engine.pictures import principal_colours
+from train.studies import baselines, evaluate, report
+from train.studies.figure import save
+
+WORKDIR = Path("runs/demo")
+MODEL = "nec-vit-ti"
+SMALL = 7  # the rate of the map of land and water
+CHIP = 90  # divides the image: no tile is left over
+
+OPTIONS = Evaluate(
+    model=MODEL,
+    data="blue-marble",
+    chip=CHIP,
+    split="test",
+    heads=("class-linear",),
+    uqe_bits=(3,),
+    jpeg2000=(60.0,),
+)
+"""Bytes against the accuracy of telling ocean, land and coast, on longitudes held out."""
+
+
+def main() -> None:
+    """Encode, decode, evaluate, draw."""
+    start = time.monotonic()
+    params = nec_jax.load(MODEL)
+    files.make_folder(WORKDIR)
+    draw_earth(params, WORKDIR / "earth.png")
+    study = evaluate.open_study(OPTIONS, params)
+    report.write(evaluate.evaluate(OPTIONS, study, params, {"": params}), WORKDIR)
+    print((WORKDIR / "report.md").read_text())
+    names = ("report.json", "report.md", "rate_distortion.png", "earth.png")
+    print("wrote " + ", ".join(str(WORKDIR / name) for name in names))
+    print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+def draw_earth(params: NecParams, path: Path) -> None:
+    """Four views of the Earth, three of them from blobs alone.
+
+    The share of right pixels is that of the test longitudes, which the head did not see.
+    """
+    print("encoding the Earth, half a minute", file=sys.stderr)
+    earth = BlueMarble("all", CHIP)
+    tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
+    assert isinstance(params.codec, RateLadder)
+    codec = params.codec.codec_bytes / 1e3
+    images = np.stack([fit_to(tile, params.config.image_size) for tile in tiles])
+    y = nec_jax.latents(params, images)
+    grid = params.config.grid(*images.shape[1:3])
+    default = params.codec.rate_index
+    coded = {
+        rate: [params.codec.encode(one, grid, rate=rate) for one in y] for rate in (default, SMALL)
+    }
+    decoded = {rate: nec_jax.decode(params, blobs) for rate, blobs in coded.items()}
+    size = {rate: sum(map(len, blobs)) for rate, blobs in coded.items()}
+    raw = int(baselines.raw_zstd(tiles).bytes_per_image.sum())
+    water, accuracy = land_and_water(params, earth, decoded[SMALL], kind="token-linear")
+
+    def says(what: str, rate: int) -> str:
+        times = f"{raw / size[rate]:,.0f} times smaller"
+        return f"{what}: {size[rate] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
+
+    # In the colours of the larger rate, so that the two can be compared.
+    both = np.concatenate([decoded[default][:, 1:], decoded[SMALL][:, 1:]])
+    colours = principal_colours(both)
+    views = [
+        (f"Blue Marble, 8 bit + zstd: {raw / 1e6:,.1f} MB", mosaic(earth, tiles)),
+        (
+            says("decoded embeddings, three principal components", default),
+            mosaic(earth, colours[: len(tiles)]),
+        ),
+        (
+            says("the same at a smaller rate", SMALL),
+            mosaic(earth, colours[len(tiles) :]),
+        ),
+        (
+            "land and water by a linear head on those: "
+            f"{100 * accuracy:.1f} % right on longitudes that it did not see",
+            mosaic(earth, water),
+        ),
+    ]
+    each = " and ".join(f"{size[rate] / len(tiles):.0f}" for rate in (default, SMALL))
+    draw_views(views, f"{MODEL}: {len(tiles):,} tiles of {each} bytes", path)
+
+
+def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None:
+    """Four pictures of the whole Earth, each with its caption."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(16, 9), layout="constrained")
+    for axis, (caption, image) in zip(axes.ravel(), views, strict=True):
+        axis.imshow(image, extent=(-180, 180, -90, 90), interpolation="antialiased")
+        axis.set_title(caption, fontsize=11)
+        axis.set_xticks(range(-180, 181, 60))
+        axis.set_yticks(range(-90, 91, 30))
+    figure.suptitle(title, fontsize=13)
+    save(figure, path, dpi=120)
+    plt.close(figure)
+
+
+def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
+    """Tiles [N, h, w, ...] at their places -> one image."""
+    h, w = tiles.shape[1:3]
+    rows = [row // earth.chip for row, _ in earth.windows]
+    cols = [col // earth.chip for _, col in earth.windows]
+    canvas = np.zeros(((max(rows) + 1) * h, (max(cols) + 1) * w, *tiles.shape[3:]), tiles.dtype)
+    for row, col, tile in zip(rows, cols, tiles, strict=True):
+        canvas[row * h : (row + 1) * h, col * w : (col + 1) * w] = tile
+    return canvas
+
+
+def land_and_water(
+    params: NecParams,
+    earth: BlueMarble,
+    y_hat: NDArray[np.float32],
+    every: tuple[int, int] = (1, 1),
+    **head: Any,
+) -> tuple[NDArray[np.uint8], float]:
+    """Segment every tile from its decoded embedding.
+
+    The head learns on the training longitudes alone, on every so-many-th tile of train and of val;
+    `head` is what `heads.fit` takes beside the data.
+
+    Returns:
+      colours uint8 [N, CHIP, CHIP, 3], and the accuracy over the pixels of the test longitudes.
+    """
+    where = {window: i for i, window in enumerate(earth.windows)}
+    train, val, test = (
+        np.array([where[w] for w in BlueMarble(split, earth.chip).windows])
+        for split in ("train", "val", "test")
+    )
+    masks = np.stack([earth[i].get("mask", np.empty(0)) for i in range(len(earth))])
+    fit, choose = train[:: every[0]], val[:: every[1]]
+    trained = heads.fit(
+        params,
+        y_hat[fit],
+        masks[fit],
+        classes=earth.mask_classes,
+        val=(y_hat[choose], masks[choose]),
+        **head,
+    )
+    predicted = heads.classify(trained, y_hat)
+    colours = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
+    return colours[predicted], float(np.mean(predicted[test] == masks[test]))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CodecError, DataError, ModuleNotFoundError, OSError, OptionsError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,40 @@
+"""The file of a head: weights and config in one safetensors file, with its digest."""
+
+import os
+
+import jax
+
+from coder import FileError
+from coder.errors import about
+from coder.format import container
+from nec_jax.heads.head import HeadConfig, HeadParams
+from nec_jax.heads.network import init_weights
+from nec_jax.model_file import check_float32
+from nec_jax.models.weight_tree import flatten_weights, unflatten_weights
+
+_KIND = "head"
+
+
+def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
+    """Write a head's file. Raises InputError for weights that are not float32."""
+    weights = flatten_weights(head.weights)
+    check_float32(weights)
+    container.write(path, _KIND, weights, {"config": head.config.to_meta()})
+
+
+def load(path: str | os.PathLike[str]) -> HeadParams:
+    """Read a head's file.
+
+    Raises:
+      FileError: no such file, a damaged one, or one of another kind.
+    """
+    tensors, content = container.read(path, _KIND)
+    if content.keys() != {"config"}:
+        raise FileError("not the content of a head file: update nec-jax", path)
+    try:
+        config = HeadConfig.from_meta(content["config"])
+        like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(f"unusable head configuration: {error}", path) from error
+    with about(path):
+        return HeadParams(unflatten_weights(tensors, like), config)

@@ -1,0 +1,476 @@
+"""Image and mask files <-> arrays, whole or one window at a time. Safe to call from threads.
+
+What a file is, its first bytes say; its name and Pillow's mode do not.
+"""
+
+import stat
+import struct
+import warnings
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from nec_jax.images.record import (
+    IGNORE,
+    CorruptImageError,
+    DataError,
+    MissingPixels,
+    Record,
+    raise_passing,
+)
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+Box = tuple[int, int, int, int]  # row, column, height, width in pixels
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+)  # fmt: skip
+LARGEST = 1024  # side of a georeferenced image that is taken for one image and not for a scene
+
+_RASTERS = (  # what rasterio reads: TIFF, BigTIFF, JPEG 2000 in a file or as a codestream
+    b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
+)  # fmt: skip
+_PNG = b"\x89PNG\r\n\x1a\n"
+# All that Pillow reads of 8 bits a band at most, PNG apart: it would read others as 8 bits.
+_PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# What may turn a PNG, wherever in the file it stands.
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pillow's names of them
+
+
+class SceneError(DataError):
+    """A scene where images are expected: it would be one embedding of very few tokens."""
+
+
+def read_image(
+    path: Path, image_id: str, box: Box | None = None, *, largest: int | None = None
+) -> Record:
+    """Read `path`, or only its window `box`, as a Record with this id.
+
+    TIFF and JPEG 2000: every band, [H, W, C] in the file's dtype, with `transform` and `crs` (of
+    the window) where the file is georeferenced. Numbers are as stored: tags of scale and offset
+    are not applied. A palette becomes RGB, and bands of fewer than 8 bits fill 8.
+
+    JPEG, PNG, WebP: RGB, uint8 [H, W, 3], grey ones too; turned as EXIF says. A PNG of 16 bits is
+    uint16 [H, W, 1 or 3]: grey of 16 bits is a measurement rather than a picture, and stays one
+    band, as it does in a TIFF.
+
+    An alpha band is no band of the image.
+
+    Args:
+        path: the file.
+        image_id: of the record.
+        box: the part of the image; all of it if None.
+        largest: longest side that a georeferenced image may have, pixels.
+
+    Raises:
+        CorruptImageError: the file is missing, damaged, or no image; the message names it.
+        OSError: the system failed, and not the file (`raise_passing`); it names the file too.
+        MissingPixels: (one of these) pixels are missing: transparent, the value of the file's
+            nodata tag, left out by its mask, NaN or infinite.
+        SceneError: a georeferenced image with a side above `largest`.
+    """
+    return whole(decode(path, image_id, box, largest=largest), path, box)
+
+
+def decode(
+    path: Path, image_id: str, box: Box | None = None, *, largest: int | None = None
+) -> Record:
+    """Read an image as `read_image` does, and say under `missing` which pixels are missing."""
+    # Decoders raise nearly anything on damaged bytes (SyntaxError, struct.error, KeyError ...).
+    try:
+        with open_regular(path) as file:
+            head = _head(file)
+            if not head.startswith(_RASTERS):
+                return _crop_all(read_picture(file, image_id), box)
+            _refuse_turned(file, head)
+        return _read_raster(path, image_id, box, largest)
+    except (ModuleNotFoundError, MemoryError, SceneError):
+        raise
+    except Exception as error:
+        _raise_passing(error, path)
+        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
+
+
+def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
+    """Return a decoded record, of the window `box` of `path`, unless it lacks pixels.
+
+    Raises:
+        MissingPixels: how many are missing, why, and where the first one is.
+    """
+    gaps = {kind: where for kind, where in record.pop("missing", {}).items() if where.any()}
+    if not gaps:
+        return record
+    where = np.logical_or.reduce(list(gaps.values()))
+    row, col = (int(place[0]) for place in np.nonzero(where))
+    kinds = " and ".join(gaps)
+    top, left = box[:2] if box else (0, 0)
+    raise MissingPixels(
+        f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
+        f"({kinds}), the first at row {top + row}, column {left + col}; an encoder needs whole "
+        "images: fill these pixels, or cut images that have none. If they are not missing, the "
+        "file says so wrongly: unset its nodata value, its mask, or its mark of alpha "
+        "(gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
+    )
+
+
+def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
+    """Read a single-band mask of class indices, uint8 [H, W], or only its window `box`.
+
+    The indices are the numbers that are stored: those of a palette, not its colours; 0 to 3 where
+    there are two bits. Pixels that a TIFF says are missing (nodata tag, mask) are IGNORE.
+
+    Raises:
+        CorruptImageError: missing, damaged, lossy, or not single-band 8-bit; the message names it.
+    """
+    try:
+        with open_regular(path) as file:
+            head = _head(file)
+            picture = not head.startswith(_RASTERS)
+            mask = _crop(_read_indices(file, head), box) if picture else None
+            if mask is None:
+                _refuse_turned(file, head)
+        if mask is None:
+            mask = _read_raster_indices(path, box)
+        if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
+            raise DataError(
+                f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}"
+            )
+        return mask.astype(np.uint8)
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        _raise_passing(error, path)
+        raise CorruptImageError(f"cannot read the mask {path}: {reason_of(error)}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in pixels from the header alone; CorruptImageError as read_image."""
+    try:
+        with open_regular(path) as file:
+            head = _head(file)
+            if not head.startswith(_RASTERS):
+                with Image.open(file, formats=_PICTURES) as image:
+                    height, width = image.height, image.width
+                    if head.startswith(_PNG):  # its EXIF may come last
+                        file.seek(0)
+                        content = file.read()
+                        if any(name in content for name in _PNG_EXIF):
+                            image.load()
+                    return (width, height) if _orientation(image) >= 5 else (height, width)
+        with open_raster(path) as dataset:
+            return dataset.height, dataset.width
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        _raise_passing(error, path)
+        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
+
+
+def is_raster(path: Path) -> bool:
+    """Say whether `path` is read with rasterio, so that a window costs only its own pixels.
+
+    A file that cannot be read is none: what is wrong with it, `read_image` says.
+    """
+    try:
+        with open_regular(path) as file:
+            return _head(file).startswith(_RASTERS)
+    except (OSError, DataError) as error:
+        raise_passing(error, path)
+        return False
+
+
+def _raise_passing(error: Exception, path: Path) -> None:
+    """As `raise_passing`; also of what GDAL says without its number, if it is so still."""
+    raise_passing(error, path)
+    try:
+        with open_regular(path) as file:
+            while file.read(1 << 22):
+                pass
+    except Exception as again:
+        raise_passing(again, path)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file of bytes; opening a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError("it is no regular file")
+    return path.open("rb")
+
+
+def open_raster(path: Path) -> "DatasetReader":
+    """Open `path` with rasterio; a file without georeferencing is no reason to warn."""
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'reading {path.name} needs rasterio: pip install "nec-jax[scenes]"'
+        ) from error
+    # Not warnings.catch_warnings: it swaps the process' filters, which is not thread-safe.
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    return rasterio.open(path)
+
+
+def cut(record: Record, box: Box) -> Record:
+    """Return the window `box` of an already decoded record (the arrays are views)."""
+    out = _crop_all(record, box)
+    if "transform" in out:
+        a, b, c, d, e, f = out["transform"]
+        row, col = box[:2]
+        out["transform"] = (a, b, c + a * col + b * row, d, e, f + d * col + e * row)
+    return out
+
+
+def not_finite(image: np.ndarray) -> dict[str, NDArray[np.bool_]]:
+    """Where an image [H, W, C] holds no numbers, or is masked, by what is there instead."""
+    missing = {}
+    if isinstance(image, np.ma.MaskedArray):
+        missing["masked"] = np.ma.getmaskarray(image).any(-1)
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        missing |= {"NaN": np.isnan(image).any(-1), "infinity": np.isinf(image).any(-1)}
+    return missing
+
+
+def _head(file: IO[bytes]) -> bytes:
+    """The first bytes of a file, which goes on from its beginning."""
+    head = file.read(32)
+    file.seek(0)
+    if not head:
+        raise DataError("it is empty")
+    return head
+
+
+def _png_depth(head: bytes) -> int:
+    """Bits a sample of a PNG, 0 of any other file."""
+    return head[24] if head.startswith(_PNG) and len(head) > 24 else 0
+
+
+def read_picture(file: IO[bytes], image_id: str) -> Record:
+    """Read an open JPEG, PNG or WebP file as `decode` does; raises nearly anything."""
+    record: Record
+    head = _head(file)
+    with Image.open(file, formats=_PICTURES) as image:
+        _refuse_frames(image)
+        image.load()  # before its EXIF is asked for, which may come last
+        if _png_depth(head) == 16:
+            file.seek(0)
+            pixels = imagecodecs.png_decode(file.read())
+            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+            pixels = np.asarray(image.convert("RGBA"))
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+        pixels = turned(pixels, _orientation(image))
+    if pixels.shape[-1] in (1, 3):
+        return {"id": image_id, "image": pixels}
+    record = {"id": image_id, "image": np.ascontiguousarray(pixels[..., :-1])}
+    transparent = pixels[..., -1] < np.iinfo(pixels.dtype).max
+    if transparent.any():
+        record["missing"] = {"transparent": transparent}
+    return record
+
+
+def _refuse_frames(image: Image.Image) -> None:
+    # The further pictures of a camera's JPEG (MPO) are previews or another eye's view.
+    frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"it has {frames} frames: save each as a file of its own")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, as it is stored, where EXIF is damaged."""
+    if not any(name in image.info for name in _ORIENTED):
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as of decoders
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return [H, W, ...] as EXIF says that it is to be shown (orientation 1 to 8)."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:  # rows and columns change places
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _read_indices(file: IO[bytes], head: bytes) -> np.ndarray:
+    """Class indices of a picture's pixels; a palette image gives its own."""
+    with Image.open(file, formats=_PICTURES) as image:
+        _refuse_frames(image)
+        if image.format in ("JPEG", "MPO"):
+            raise DataError("JPEG changes the class indices of a mask: save it as PNG or TIFF")
+        mask = np.asarray(image)
+        mask = turned(mask, _orientation(image))
+    depth = _png_depth(head)
+    if depth in (2, 4) and image.mode == "L":  # which Pillow stretches to 0 to 255
+        return mask // np.uint8(255 // (2**depth - 1))
+    return mask
+
+
+def _read_raster(path: Path, image_id: str, box: Box | None, largest: int | None) -> Record:
+    from rasterio.enums import ColorInterp
+
+    with open_raster(path) as dataset:
+        _refuse_pages(dataset)
+        if largest is not None and max(dataset.shape) > largest and _is_georeferenced(dataset):
+            raise SceneError(
+                f"{path} is a scene of {dataset.height} x {dataset.width} px, which would be one "
+                f"embedding of a few tokens: pass --chip N (open_source: chip=N), to cut all "
+                f"images into windows of N x N px; or keep images of at most {largest} px"
+            )
+        options = _window(box)
+        kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
+        bands = [index for index, kind in kinds.items() if kind != ColorInterp.alpha]
+        if not bands:
+            raise DataError("it has no band but alpha")
+        image = np.moveaxis(dataset.read(bands, **options), 0, -1)
+        if image.dtype.kind not in "uif":
+            raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
+        missing = _missing(dataset, bands, options) | not_finite(image)
+        if kinds[bands[0]] == ColorInterp.palette:
+            image, transparent = _coloured(image[..., 0], dataset.colormap(bands[0]))
+            missing |= {"transparent": transparent}
+        elif (bits := _bits(dataset)) < 8:
+            image = (image.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+        record: Record = {"id": image_id, "image": image}
+        if missing:
+            record["missing"] = missing
+        if dataset.crs is not None:
+            record["crs"] = dataset.crs.to_string()
+        if not dataset.transform.is_identity:
+            a, b, c, d, e, f = dataset.transform[:6]
+            row, col = (0, 0) if box is None else box[:2]
+            record["transform"] = (a, b, c + a * col + b * row, d, e, f + d * col + e * row)
+    return record
+
+
+def _read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
+    from rasterio.enums import Compression
+
+    with open_raster(path) as dataset:
+        _refuse_pages(dataset)
+        if dataset.compression == Compression.jpeg:
+            raise DataError("JPEG changes the class indices of a mask: save it without loss")
+        mask = np.moveaxis(dataset.read(**_window(box)), 0, -1)
+        if mask.shape[-1] == 1:
+            mask = mask[..., 0]
+            for missing in _missing(dataset, [1], _window(box)).values():
+                mask[missing] = IGNORE
+    return mask
+
+
+def _window(box: Box | None) -> dict[str, Any]:
+    if box is None:
+        return {}
+    row, col, height, width = box
+    return {"window": ((row, row + height), (col, col + width))}
+
+
+def _refuse_pages(dataset: "DatasetReader") -> None:
+    if len(dataset.subdatasets) > 1:
+        raise DataError(f"it has {len(dataset.subdatasets)} pages: save each as a file of its own")
+
+
+def _refuse_turned(file: IO[bytes], head: bytes) -> None:
+    """Refuse a TIFF that is to be shown turned, which rasterio does not heed."""
+    if not head.startswith(_RASTERS[:4]):
+        return
+    order, big = ("<" if head[:1] == b"I" else ">"), b"+" in head[2:4]
+    offset, entry, value = (8, 20, 12) if big else (4, 12, 8)
+    file.seek(struct.unpack_from(order + "IQ"[big], head, offset)[0])
+    (count,) = struct.unpack(order + "HQ"[big], file.read(8 if big else 2))
+    tags = file.read(entry * min(count, 4096))
+    for place in range(0, len(tags) - entry + 1, entry):
+        tag, _ = struct.unpack_from(order + "HH", tags, place)
+        (found,) = struct.unpack_from(order + "H", tags, place + value)
+        if tag == ExifTags.Base.Orientation and found in range(2, 9):
+            raise DataError(f"its orientation tag is {found}: save it upright, as 1")
+
+
+def _is_georeferenced(dataset: "DatasetReader") -> bool:
+    placed = dataset.crs is not None or not dataset.transform.is_identity
+    return placed or bool(dataset.gcps[0]) or dataset.rpcs is not None
+
+
+def _missing(
+    dataset: "DatasetReader", bands: list[int], options: dict[str, Any]
+) -> dict[str, NDArray[np.bool_]]:
+    """Where one of the bands of a dataset is missing, by its nodata tag, mask or alpha band."""
+    from rasterio.enums import MaskFlags
+
+    flags = {flag for index in bands for flag in dataset.mask_flag_enums[index - 1]}
+    if flags <= {MaskFlags.all_valid}:
+        return {}
+    where = (dataset.read_masks(bands, **options) < 255).any(0)
+    if MaskFlags.alpha in flags:
+        kind = (
+            "transparent: "
+            + ", ".join(f"band {index}" for index in dataset.indexes if index not in bands)
+            + " is marked as alpha"
+        )
+    elif MaskFlags.nodata in flags:
+        values = dict.fromkeys(v for v in dataset.nodatavals if v is not None)
+        kind = "nodata value " + ", ".join(f"{value:.6g}" for value in values)
+    else:
+        kind = "left out by the file's mask"
+    return {kind: where} if where.any() else {}
+
+
+def _coloured(
+    indices: np.ndarray, palette: dict[int, tuple[int, ...]]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """RGB [H, W, 3] of palette indices [H, W], and where the colour is transparent."""
+    table = np.zeros((max(palette) + 1, 4), np.uint8)
+    for index, colour in palette.items():
+        table[index] = colour
+    if indices.max() >= len(table):
+        raise DataError(f"its palette has {len(table)} colours, a pixel is {indices.max()}")
+    coloured = table[indices]
+    return np.ascontiguousarray(coloured[..., :3]), coloured[..., 3] < 255
+
+
+def _bits(dataset: "DatasetReader") -> int:
+    """Bits a sample, where the file says that they are fewer than its dtype has."""
+    named = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+    return int(named or 8 * np.dtype(dataset.dtypes[0]).itemsize)
+
+
+def _crop_all(record: Record, box: Box | None) -> Record:
+    out = record.copy()
+    out["image"] = _crop(out["image"], box)
+    if "mask" in out:
+        out["mask"] = _crop(out["mask"], box)
+    if "missing" in out:
+        out["missing"] = {kind: _crop(where, box) for kind, where in out["missing"].items()}
+    return out
+
+
+def _crop(array: np.ndarray, box: Box | None) -> np.ndarray:
+    if box is None:
+        return array
+    row, col, height, width = box
+    return array[row : row + height, col : col + width]
+
+
+def reason_of(error: BaseException) -> str:
+    """What a message says of the error that a decoder raised."""
+    error = error.__cause__ or error  # rasterio's own message only points to GDAL's
+    if isinstance(error, DataError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

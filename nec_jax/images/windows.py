@@ -1,0 +1,171 @@
+"""Large images, with their masks if they have any, cut into square windows."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from coder.errors import printable
+from nec_jax.images.read import Box, cut, decode, image_size, is_raster, read_mask, whole
+from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record
+
+CHIP = 256  # side of a window if none is given, of data sets that are always cut, pixels
+
+log = logging.getLogger("train.data")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, and its mask or its label; files as paths relative to the data set's root."""
+
+    image: str
+    mask: str | None
+    split: str
+    # Not shown: an archive knows its images by how pairs are shown.
+    label: int | None = field(default=None, repr=False)
+
+
+class WindowSource:
+    """Record i is one `chip` x `chip` window of an image, with its part of the mask, or its label.
+
+    Windows do not overlap, go row by row, and the remainder at the right and the bottom is
+    dropped. A TIFF or JPEG 2000 is read window by window; any other file is decoded whole, so the
+    last few are kept for the neighbouring windows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        pairs: list[Pair],
+        split: str,
+        chip: int,
+        mask_classes: Callable[[], tuple[str, ...]] = tuple,
+        decode_mask: Callable[[Path, Box | None], np.ndarray] = read_mask,
+        classes: tuple[str, ...] = (),
+    ):
+        """Read the image headers of `split`, but no pixels.
+
+        Args:
+            name: what errors and reports call the source.
+            root: the folder that the pairs' paths are relative to.
+            pairs: the pairs of every split.
+            split: which of them to take, or "all".
+            chip: side of a window, pixels.
+            mask_classes: called once, when the names are first asked for.
+            decode_mask: (path, window or None) -> uint8 [H, W] class indices.
+            classes: names of the pairs' labels.
+
+        Raises:
+            DataError: not one whole window, or a mask of another size than its image.
+        """
+        self.name = name
+        self.classes = classes
+        self.root = root
+        self.chip = chip
+        self.windows: list[tuple[Pair, int, int]] = []  # pair, row, column
+        self._mask_classes = functools.cache(mask_classes)
+        self._decode_mask = decode_mask
+        self._decoded = functools.lru_cache(maxsize=4)(self._read)
+        chosen = [pair for pair in pairs if split in ("all", pair.split)]
+        self._in_parts: set[Pair] = set()  # read window by window
+        with ThreadPoolExecutor() as pool:  # on a network drive each header takes its time
+            for pair, (corners, in_parts) in zip(chosen, pool.map(self._grid, chosen), strict=True):
+                self.windows += [(pair, row, col) for row, col in corners]
+                if in_parts:
+                    self._in_parts.add(pair)
+        if not self.windows:
+            raise DataError(f"split {split!r} of {name} has no window of {chip} x {chip} px")
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the mask values."""
+        return self._mask_classes()
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int, /) -> Record:
+        pair, row, col = self.windows[index]
+        box = (row, col, self.chip, self.chip)
+        if pair in self._in_parts:
+            record = self._read(pair, box)
+        else:
+            record = cut(self._decoded(pair, None), box)
+        record = whole(record, self.root / pair.image, box)
+        record["id"] = _window_id(pair, row, col)
+        if pair.label is not None:
+            record["label"] = pair.label
+        return record
+
+    def files(self) -> Iterable[tuple[str, Path]]:
+        """Id, with the window's size, and image file of each window."""
+        return (
+            (f"{_window_id(*window)},{self.chip}", self.root / window[0].image)
+            for window in self.windows
+        )
+
+    def _read(self, pair: Pair, box: Box | None) -> Record:
+        record = decode(self.root / pair.image, pair.image, box)
+        if pair.mask is None:
+            return record
+        mask = self._decode_mask(self.root / pair.mask, box)
+        if mask.shape != record["image"].shape[:2]:  # the files changed since they were opened
+            raise CorruptImageError(
+                f"cannot read {self.root / pair.image}: it has {record['image'].shape[:2]} px and "
+                f"its mask {pair.mask} {mask.shape}"
+            )
+        record["mask"] = mask
+        return record
+
+    def _grid(self, pair: Pair) -> tuple[list[tuple[int, int]], bool]:
+        """Corners of a pair's windows, and whether they are read one by one."""
+        files = [self.root / path for path in (pair.image, pair.mask) if path is not None]
+        try:
+            sizes = [image_size(file) for file in files]
+        except CorruptImageError as error:
+            log.warning("skipped: %s", error)
+            return [], False
+        if len(set(sizes)) > 1:
+            (height, width), mask_size = sizes
+            raise DataError(
+                f"{pair.image} has {height} x {width} px but its mask {pair.mask} has "
+                f"{mask_size[0]} x {mask_size[1]}: a mask has one value a pixel of its image"
+            )
+        corners = list(corners_of(*sizes[0], self.chip))
+        if not corners:
+            log.warning(
+                "skipped: %s (%d x %d px) is smaller than the chip of %d px",
+                printable(str(files[0])), *sizes[0], self.chip,
+            )  # fmt: skip
+        return corners, all(map(is_raster, files))
+
+
+def _window_id(pair: Pair, row: int, col: int) -> str:
+    return f"{pair.image}@{row},{col}"
+
+
+def corners_of(height: int, width: int, chip: int) -> Iterator[tuple[int, int]]:
+    """Yield (row, col) of each whole `chip` x `chip` window of a height x width image."""
+    for row in range(0, height - chip + 1, chip):
+        for col in range(0, width - chip + 1, chip):
+            yield row, col
+
+
+def numbered_classes(root: Path, masks: Iterable[str]) -> tuple[str, ...]:
+    """Name mask classes "0", "1", ... to the highest index in the masks of every split."""
+
+    def highest(mask_path: str) -> int:
+        try:
+            mask = read_mask(root / mask_path)
+        except CorruptImageError as error:
+            log.warning("not counted for the classes: %s", error)
+            return -1
+        return int(np.max(mask, where=mask != IGNORE, initial=0))
+
+    with ThreadPoolExecutor() as pool:
+        return tuple(str(i) for i in range(max(pool.map(highest, masks)) + 1))

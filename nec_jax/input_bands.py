@@ -1,0 +1,96 @@
+"""A model of some bands taken to others: RGB to the bands of Sentinel-2, or back."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from coder import InputError
+from nec_jax.model_file import NecParams
+
+
+def with_bands(
+    params: NecParams,
+    bands: Sequence[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: str,
+    value_range: tuple[float, float],
+) -> NecParams:
+    """The same model for images of other bands.
+
+    The patch embedding's weights of each new band (and the decoder's, where it predicts pixels) are
+    those of the band it is mapped to; bands that are mapped to none start from the mean of those
+    that were used. Everything else stays, so the model should be trained on before it is used.
+
+    Args:
+      params: any model; its codec is dropped, for it belongs to other embeddings.
+      bands: one word a band of the new images, in their order: `NAME=BAND`, or `NAME` alone, which
+        is mapped to the model's band of that name, if there is one. `("B04=red", "B03=green",
+        "B02=blue", "B08")`
+      mean, std: normalisation of each new band, in units of the new images.
+      dtype, value_range: of the new images.
+
+    Raises:
+      InputError: a band that the model does not have, a name given twice, or no band mapped at all.
+    """
+    names, origins = _parse(params.config.bands, bands)
+    config = dataclasses.replace(
+        params.config,
+        bands=names,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=dtype,
+        value_range=value_range,
+    )
+    old, area = params.config.channels, config.patch**2
+    used = sorted({origin for origin in origins if origin is not None})
+
+    def moved(values: NDArray, axis: int) -> jax.Array:
+        """Rearranges an axis of patch values (pixels, then bands)."""
+        split = np.moveaxis(values, axis, 0).reshape(area, old, -1)
+        average = split[:, used].mean(axis=1)
+        parts = [average if origin is None else split[:, origin] for origin in origins]
+        whole = np.stack(parts, axis=1).reshape(area * len(parts), *np.delete(values.shape, axis))
+        return jnp.asarray(np.moveaxis(whole, 0, axis))
+
+    weights = dict(params.weights)
+    encoder = dict(weights["encoder"])
+    embed = encoder["patch_embed"]
+    encoder["patch_embed"] = embed | {"kernel": moved(np.asarray(embed["kernel"]), 0)}
+    weights["encoder"] = encoder
+    if config.decoder_target in ("pixels", "normalised-pixels"):
+        pred = weights["decoder"]["pred"]
+        pred = {
+            "kernel": moved(np.asarray(pred["kernel"]), 1),
+            "bias": moved(np.asarray(pred["bias"]), 0),
+        }
+        weights["decoder"] = weights["decoder"] | {"pred": pred}
+    return dataclasses.replace(params, weights=weights, config=config, codec=None)
+
+
+def _parse(
+    known: tuple[str, ...], bands: Sequence[str]
+) -> tuple[tuple[str, ...], list[int | None]]:
+    names, origins = [], []
+    for word in bands:
+        name, equals, origin = word.partition("=")
+        if equals and origin not in known:
+            raise InputError(
+                f"--bands {word}: the model has no band {origin!r}; it has {', '.join(known)}"
+            )
+        origin = origin if equals else name
+        names.append(name)
+        origins.append(known.index(origin) if origin in known else None)
+    if len(set(names)) < len(names) or not all(names):
+        raise InputError(f"--bands {' '.join(bands)}: every band needs a name of its own")
+    if all(origin is None for origin in origins):
+        raise InputError(
+            f"--bands {' '.join(bands)}: none is a band of the model ({', '.join(known)}): map one "
+            f"at least, as {bands[0]}={known[0]}"
+        )
+    return tuple(names), origins

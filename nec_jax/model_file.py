@@ -1,0 +1,120 @@
+"""NecParams: a model as a JAX pytree, and its file."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from coder import EmbeddingCodec, FileError, InputError
+from coder.codecs import loading
+from coder.codecs.loading import MODEL
+from coder.errors import about
+from coder.format import container
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
+
+_STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NecParams:
+    """Weights (leaves) with their static config and codec, which compare by value.
+
+    It goes through `jit`, `device_put` and orbax like any pytree.
+
+    Attributes:
+      weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}, float32.
+      config: architecture and input contract.
+      codec: how the latents become bytes; None for a model that is only pre-trained.
+      provenance: canonical JSON of how the model was made, for people and reports.
+    """
+
+    weights: Weights
+    config: ModelConfig = field(metadata=_STATIC)
+    codec: EmbeddingCodec | None = field(default=None, metadata=_STATIC)
+    provenance: str = field(default="{}", metadata=_STATIC)
+
+
+def save(params: NecParams, path: str | os.PathLike[str]) -> None:
+    """Write a model file: weights, config and codec in one safetensors file, with its digest.
+
+    Weights that float16 holds exactly are written as such, in half of the bytes.
+
+    Raises:
+      InputError: weights that are not float32, which could not be loaded.
+    """
+    weights = flatten_weights(params.weights)
+    check_float32(weights)
+    tensors = {f"weights/{k}": _stored(v) for k, v in weights.items()}
+    content = {
+        "config": params.config.to_meta(),
+        "codec": None,
+        "provenance": params.provenance,
+    }
+    if params.codec is not None:
+        codec_tensors, content["codec"] = params.codec.to_parts()
+        tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
+    container.write(path, MODEL, tensors, content)
+
+
+def check_float32(tensors: dict[str, np.ndarray]) -> None:
+    """Raises InputError where weights are of another dtype, which no model is loaded with."""
+    wrong = [f"{name} is {value.dtype}" for name, value in tensors.items() if value.dtype != "f4"]
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} of {len(tensors)} weights are not float32 ({', '.join(wrong[:3])}): "
+            "cast them, jax.tree.map(lambda w: w.astype('float32'), weights)"
+        )
+
+
+def _stored(leaf: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = leaf.astype(np.float16)
+    return half if np.array_equal(half.astype(leaf.dtype), leaf, equal_nan=True) else leaf
+
+
+def model_path(name: str | os.PathLike[str]) -> Path:
+    """The file of a model: a path, or the name of a model that ships with the package.
+
+    Raises:
+      FileError: no such model, or a checkpoint of another project.
+    """
+    path = Path(name)
+    if path.suffix in (".pth", ".pt", ".bin"):
+        raise FileError("not a model of nec-jax: nec convert makes one of a checkpoint", path)
+    return container.found(name, "model")
+
+
+def load(name: str | os.PathLike[str]) -> NecParams:
+    """Read a model: a path, or the name of a model that ships with the package.
+
+    Raises:
+      FileError: no such model, a damaged file, or one of another kind.
+    """
+    path = model_path(name)
+    tensors, content = container.read(path, MODEL)
+    forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
+    if content.keys() != forms.keys() or not all(
+        isinstance(content[key], form) for key, form in forms.items()
+    ):
+        raise FileError("not the content of a model file: update nec-jax", path)
+    try:
+        config = ModelConfig.from_meta(content["config"])
+        like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"unusable model configuration: {error}", path) from error
+    with about(path):
+        weights = unflatten_weights(container.under("weights/", tensors), like)
+        codec = None
+        if content["codec"] is not None:
+            codec = loading.from_parts(container.under("codec/", tensors), content["codec"])
+    if codec is not None and (codec.channels, codec.class_token) != (
+        config.embedding_width,
+        config.code_class_token,
+    ):
+        raise FileError("its codec is not one of its architecture: make it again", path)
+    return NecParams(weights, config, codec, content["provenance"])

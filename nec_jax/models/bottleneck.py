@@ -1,0 +1,75 @@
+"""The bottleneck in training: what the decoder sees of an embedding, and what it costs."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from coder import InputError
+from nec_jax.models import density, transform_bottleneck
+from nec_jax.models.rounding import Rounding, soft_round
+from nec_jax.models.weight_tree import Weights
+
+
+def bottleneck(
+    weights: Weights,
+    y: jax.Array,
+    rounding: Rounding,
+    keys: jax.Array | None = None,
+    alpha: jax.Array | float = 1.0,
+    grid: tuple[int, int] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Quantise y (or imitate it, in training) and measure its rate.
+
+    Args:
+      weights: the sub-tree `bottleneck` of a model's weights; in training through a transform that
+        of `nec_jax.models.transform_bottleneck.initial`.
+      y: float32 [B, n, D].
+      rounding: what the decoder sees. `noise`: y plus uniform noise, as in the paper;
+        `straight-through`: the rounded y with the gradient of y (Minnen and Singh 2020);
+        `soft`: `soft_round` with sharpness `alpha`. The rate of these three is that of the noisy
+        y. `hard`: the rounded y, with the rate of the rounded symbols, for validation.
+      keys: randomness of the noise, one key an image: [B]; not needed by `hard`.
+      grid: of the tokens; a transform needs it.
+
+    Returns:
+      y_hat [B, n, D], and bits [B, n, D], of each channel or component of each token.
+    """
+    if "transform" in weights:
+        assert grid is not None
+        return transform_bottleneck.bottleneck(weights, y, grid, rounding, keys, alpha)
+    gain = jnp.exp(weights["log_gain"])
+    params = weights["density"]
+    z = y * gain
+    median = density.quantile(params, 0.5)
+    rounded = jnp.round(z - median) + median
+    if rounding == "hard":
+        return rounded / gain, density.bin_bits(params, rounded)
+    if keys is None:
+        raise InputError(f"rounding {rounding!r} draws noise: pass keys")
+    noise = functools.partial(
+        jax.random.uniform, shape=z.shape[1:], dtype=z.dtype, minval=-0.5, maxval=0.5
+    )
+    noisy = z + jax.vmap(noise)(keys)
+    seen = {
+        "noise": lambda: noisy,
+        "straight-through": lambda: z + jax.lax.stop_gradient(rounded - z),
+        "soft": lambda: soft_round(z - median, alpha) + median,
+    }[rounding]()
+    return seen / gain, density.bin_bits(params, noisy)
+
+
+class Bottleneck(nn.Module):
+    """Holds the density and the logarithm of the gains."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> Weights:  # noqa: D102
+        return {
+            "log_gain": self.param(
+                "log_gain", nn.initializers.zeros, (self.channels,), jnp.float32
+            ),
+            "density": density.FactorisedDensity(self.channels, name="density")(),
+        }

@@ -1,0 +1,89 @@
+"""Which parameters train: rules on the paths of a weight tree."""
+
+import re
+from collections.abc import Callable, Iterable
+
+import jax
+
+from coder import InputError
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import Weights, path_name
+
+# The paper's trainable set, as patterns of paths; `log_gain` is ours and not in it.
+_PAPER = (
+    "encoder/(patch_embed|class_token|norm|block_{last})(/.*)?",
+    "decoder/(stem|block_0|norm|pred)(/.*)?",
+    "bottleneck/density/.*",
+)
+TRAINABLE = {
+    "paper": _PAPER,
+    "paper+gain": (*_PAPER, "bottleneck/log_gain"),
+    "late": ("encoder/(norm|block_{last})(/.*)?", "decoder/.*", "bottleneck/.*"),
+    "density": ("bottleneck/density/.*",),
+    "decoder": ("decoder/.*",),
+    "all": ("encoder/.*", "decoder/.*", "bottleneck/.*"),
+    "mae": ("encoder/.*", "decoder/.*"),
+}
+
+_FIXED = "bottleneck/transform/"  # never trains
+
+
+def trainable_rule(name: str, config: ModelConfig) -> Callable[[str], bool]:
+    """Which weights train: a predicate of a path.
+
+    Args:
+      name: of a preset of `TRAINABLE`; or patterns of paths, regular expressions between commas,
+        in which {last} is the number of the last encoder block:
+        `encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*`.
+
+    Raises:
+      InputError: neither; or a pattern that is no path of this model.
+    """
+    if name in TRAINABLE:
+        return _matcher(TRAINABLE[name], config)
+    if "/" not in name:
+        raise InputError(
+            f"unknown trainable set {name!r}: choose from {', '.join(TRAINABLE)}, or give patterns "
+            "of paths between commas, such as 'encoder/block_{last}/.*,bottleneck/.*'"
+        )
+    patterns = [pattern.strip() for pattern in name.split(",")]
+    for pattern in patterns:
+        try:
+            matches = _matcher((pattern,), config)
+        except re.error as error:
+            raise InputError(f"trainable set: {pattern!r} is no pattern: {error}") from error
+        if not any(map(matches, _paths(config))):
+            raise InputError(
+                f"trainable set: no weight's path is {pattern!r}; there are "
+                "encoder/patch_embed/kernel, encoder/block_0/attn/qkv/kernel, ..."
+            )
+    return _matcher(patterns, config)
+
+
+def _matcher(patterns: Iterable[str], config: ModelConfig) -> Callable[[str], bool]:
+    last = str(config.depth - 1)
+    compiled = [re.compile(pattern.replace("{last}", last)) for pattern in patterns]
+    return lambda path: (
+        not path.startswith(_FIXED) and any(pattern.fullmatch(path) for pattern in compiled)
+    )
+
+
+def _paths(config: ModelConfig) -> list[str]:
+    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+
+
+def frozen_blocks(config: ModelConfig, weights: Weights, train: Callable[[str], bool]) -> int:
+    """How many of the encoder's first blocks, and all before them, stay as they are.
+
+    0 where something before the blocks trains. No block counts that comes after the first of
+    `embedding_blocks`: its output is not all that the rest needs.
+    """
+    lowest = min(config.embedding_blocks or (config.depth,))
+    for path, _ in jax.tree_util.tree_leaves_with_path({"encoder": weights["encoder"]}):
+        name = path_name(path)
+        if train(name) and not name.startswith("encoder/norm/"):
+            block = re.match(r"encoder/block_(\d+)/", name)
+            lowest = min(lowest, int(block[1]) if block else 0)
+    return lowest

@@ -1,0 +1,149 @@
+"""The masked autoencoder's other half: random masking, decoder and loss (He 2022)."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coder import InputError
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.dense import Dense
+from nec_jax.models.vit import Block, layer_norm, sincos_positions
+
+
+def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Array, jax.Array]:
+    """Choose the visible patches of each image, uniformly without replacement.
+
+    Args:
+      keys: randomness, one key an image: [B].
+      ratio: part of the patches to hide, 0 <= ratio < 1; `int(tokens * (1 - ratio))` are kept.
+
+    Returns:
+      kept: int32 [B, K], indices of the visible patches, in random order as in MAE.
+      masked: float32 [B, tokens], 1 where a patch is hidden.
+    """
+    count = int(tokens * (1 - ratio))
+    if not 0 < count <= tokens:
+        raise InputError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: keep one at least")
+    draw = functools.partial(jax.random.uniform, shape=(tokens,), dtype=jnp.float32)
+    kept = jnp.argsort(jax.vmap(draw)(keys), axis=1)[:, :count].astype(jnp.int32)
+    images = jnp.arange(len(keys))[:, None]
+    masked = jnp.ones((len(keys), tokens), jnp.float32).at[images, kept].set(0.0)
+    return kept, masked
+
+
+def place(tokens: jax.Array, kept: jax.Array, count: int, filler: jax.Array) -> jax.Array:
+    """Put visible tokens [B, K, D] in their places: [B, count, D], `filler` [D] in the others."""
+    b, _, d = tokens.shape
+    full = jnp.broadcast_to(filler, (b, count, d))
+    return full.at[jnp.arange(b)[:, None], kept].set(tokens)
+
+
+class DecoderStem(nn.Module):
+    """Tokens of the encoder -> the decoder's width, at their places in the grid.
+
+    Hidden patches become the mask token. Heads use this part and the first block as well.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
+        c = self.config
+        dense = Dense(c.decoder_width, precision=c.precision, name="embed")
+        mask_token = self.param(
+            "mask_token", nn.initializers.normal(0.02), (c.decoder_width,), jnp.float32
+        )
+        x = dense(tokens)
+        start = 1 if c.code_class_token else 0
+        count = grid[0] * grid[1]
+        if kept is not None:
+            places = place(x[:, start:], kept, count, mask_token)
+            x = jnp.concatenate([x[:, :start], places], axis=1)
+        if c.decoder_positions == "learned":
+            init = nn.initializers.normal(0.02)
+            shape = (start + count, c.decoder_width)
+            return x + self.param("positions", init, shape, jnp.float32)
+        return x + np.pad(sincos_positions(grid, c.decoder_width), [(start, 0), (0, 0)])
+
+
+class Decoder(nn.Module):
+    """Decoded tokens -> what `config.decoder_target` names."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
+    ) -> jax.Array:
+        """Tokens [B, (1 +) K, embedding_width] of whole or masked images -> predictions, float32.
+
+        Returns:
+          [B, T, patch_dim], pixels normalised as the target is; or [B, (1 +) T, embedding_width],
+          features in units of their standard deviations.
+        """
+        c = self.config
+        x = DecoderStem(c, name="stem")(tokens, grid, kept)
+        for i in range(c.decoder_depth):
+            block = Block(
+                c.decoder_heads,
+                c.mlp_ratio,
+                epsilon=c.epsilon,
+                precision=c.precision,
+                name=f"block_{i}",
+            )
+            x = block(x)
+        x = layer_norm("norm", c.epsilon)(x)
+        start = 1 if c.code_class_token else 0
+        if c.decoder_target == "features":
+            # Starts as the identity: predicted is what was decoded and a correction to it.
+            skip = FeatureScale(c.embedding_width, name="target")(tokens)
+            if kept is not None:
+                filler = jnp.zeros(c.embedding_width, jnp.float32)
+                grid_part = place(skip[:, start:], kept, grid[0] * grid[1], filler)
+                skip = jnp.concatenate([skip[:, :start], grid_part], axis=1)
+            zeros = nn.initializers.zeros
+            pred = Dense(c.embedding_width, kernel_init=zeros, precision=c.precision, name="pred")
+            return skip + pred(x)
+        pred = Dense(c.patch_dim, precision=c.precision, name="pred")
+        return pred(x[:, start:]).astype(jnp.float32)
+
+
+class FeatureScale(nn.Module):
+    """Standardises embeddings by constants: mean and deviation of each channel of the target."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
+        mean = self.param("mean", nn.initializers.zeros, (self.channels,), jnp.float32)
+        std = self.param("std", nn.initializers.ones, (self.channels,), jnp.float32)
+        # Constants of the data, which no optimiser may move.
+        return (y - jax.lax.stop_gradient(mean)) / jax.lax.stop_gradient(std)
+
+
+def pixel_targets(config: ModelConfig, patches: jax.Array) -> jax.Array:
+    """Patches [B, T, patch_dim], normalised by band -> what a decoder of pixels is to predict.
+
+    `normalised-pixels`: each patch minus its mean, over its deviation, as MAE's norm_pix_loss (He
+    2022, table 1d; the variance is the unbiased one, plus 1e-6).
+    """
+    if config.decoder_target != "normalised-pixels":
+        return patches
+    mean = jnp.mean(patches, axis=-1, keepdims=True)
+    return (patches - mean) / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + 1e-6)
+
+
+def masked_mse(predicted: jax.Array, targets: jax.Array, masked: jax.Array) -> jax.Array:
+    """Mean squared error over hidden patches (over all of them when none is hidden).
+
+    Both are [B, T, patch_dim], `masked` [B, T] is 1 where a patch is hidden.
+    """
+    per_patch = jnp.mean((predicted - targets) ** 2, axis=-1)
+    weight = jnp.where(jnp.sum(masked) > 0, masked, jnp.ones_like(masked))
+    return jnp.sum(per_patch * weight) / jnp.sum(weight)

@@ -1,0 +1,240 @@
+"""Neural embedding compression: encoder, bottleneck and decoder, and which parameters train.
+
+Gomes and Brunschwiler 2024 (arXiv 2403.17886). The latent is the encoder's normalised output y,
+class token included; the bottleneck multiplies each channel by a gain, z = g * y, and rounds
+around the median m of the channel's density: q = round(z - m), z_hat = q + m, y_hat = z_hat / g.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from coder import InputError
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.bottleneck import Bottleneck, Rounding, bottleneck
+from nec_jax.models.mae import Decoder, FeatureScale, masked_mse, pixel_targets, random_masking
+from nec_jax.models.vit import Encoder, patchify
+from nec_jax.models.weight_tree import Weights, merge
+
+
+class Losses(NamedTuple):
+    """What a forward pass measures; scalars."""
+
+    mse: jax.Array  # of hidden patches, or of features: see `distortion`
+    bits_per_element: jax.Array  # under the density, an element = one channel of one token
+
+
+class Nec(nn.Module):
+    """The whole model. Its methods are reached by `Nec(config).apply(..., method=...)`."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:  # noqa: D102
+        self.encoder = Encoder(self.config)
+        self.bottleneck = Bottleneck(self.config.embedding_width)
+        if self.config.decoder_target != "none":
+            self.decoder = Decoder(self.config)
+
+    def latents(
+        self, images: jax.Array, kept: jax.Array | None = None, start: int = 0
+    ) -> jax.Array:
+        """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded.
+
+        With `start`, what `prefix` made of images is given in their place.
+        """
+        if start:
+            y = self.encoder(images.astype(jnp.float32), (0, 0), kept, start)
+        else:
+            patches = patchify(normalise(self.config, images), self.config.patch)
+            y = self.encoder(patches, self.config.grid(*images.shape[1:3]), kept)
+        drop = self.config.class_token and not self.config.code_class_token
+        return y[:, 1:] if drop else y
+
+    def prefix(self, images: jax.Array, stop: int) -> jax.Array:
+        """Images [B, H, W, C] -> all tokens after `stop` blocks, [B, n, width]."""
+        patches = patchify(normalise(self.config, images), self.config.patch)
+        return self.encoder(patches, self.config.grid(*images.shape[1:3]), stop=stop)
+
+    def reconstruct(
+        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
+    ) -> jax.Array:
+        """Decoded tokens of whole (or masked) images -> what `Decoder` predicts."""
+        return self.decoder(tokens, grid, kept)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Touch every parameter: what `init_weights` initialises by."""
+        y = self.latents(images)
+        self.bottleneck()
+        if self.config.decoder_target == "none":
+            return y
+        return self.reconstruct(y, self.config.grid(*images.shape[1:3]))
+
+
+def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
+    """Input units -> zero mean and unit variance a band, float32."""
+    mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)
+    return (images.astype(jnp.float32) - mean) / std
+
+
+# One program: eagerly, Flax would run and compile the whole model, operation by operation.
+@functools.partial(jax.jit, static_argnames="config")
+def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
+    """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
+    shape = (1, config.image_size, config.image_size, config.channels)
+    images = jnp.zeros(shape, jnp.float32)
+    variables: Any = Nec(config).init(key, images)
+    return variables["params"]
+
+
+def forward(
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    keys: jax.Array,
+    *,
+    mask_ratio: float,
+    rounding: Rounding | None,
+    alpha: jax.Array | float = 1.0,
+    start: int = 0,
+) -> Losses:
+    """Mask, encode, quantise, decode and compare.
+
+    Args:
+      images: [B, H, W, C] in input units; or what `prefix` made of images of `image_size`.
+      keys: randomness of masks and noise, one key an image: [B]. An image's draws thus do not
+        depend on how many are computed at once.
+      mask_ratio: part of the patches that is hidden.
+      rounding, alpha: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
+      start: blocks that the input has passed (`prefix`); then nothing can be hidden any more, and
+        only features can be compared.
+    """
+    mask_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    grid = grid_of(config, images, start)
+    # A masked input has no grid to transform: tokens are hidden after the bottleneck then.
+    whole = rounding is not None and "transform" in weights["bottleneck"]
+    ratio = 0.0 if whole else mask_ratio
+    y, kept, masked = masked_latents(config, weights, images, mask_keys, ratio, start)
+    bits = jnp.zeros((), jnp.float32)
+    if rounding is not None:
+        y, bits = bottleneck(weights["bottleneck"], y, rounding, noise_keys, alpha, grid)
+    if whole and mask_ratio:
+        kept, masked = random_masking(mask_keys, grid[0] * grid[1], mask_ratio)
+        y = visible(y, kept, grid)
+    goal = targets(config, weights, images, start)
+    mse = distortion(config, weights, y, goal, grid, kept, masked)
+    return Losses(mse, jnp.mean(bits))
+
+
+def visible(y: jax.Array, kept: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Tokens [B, (1 +) T, D] of a whole grid -> the class token, and those that are kept [B, K]."""
+    tokens = grid[0] * grid[1]
+    first, places = y[:, :-tokens], y[:, -tokens:]
+    return jnp.concatenate([first, jnp.take_along_axis(places, kept[..., None], axis=1)], axis=1)
+
+
+def masked_latents(
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    keys: jax.Array,
+    mask_ratio: float,
+    start: int = 0,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """The latents of randomly masked images, and `random_masking`'s `kept` and `masked`.
+
+    At a ratio of 0 all tokens stay in their order, and `kept` is None.
+    """
+    grid = grid_of(config, images, start)
+    if mask_ratio == 0:
+        nothing = jnp.zeros((images.shape[0], grid[0] * grid[1]), jnp.float32)
+        return latents(config, weights, images, start=start), None, nothing
+    if start:
+        raise InputError("patches are hidden before the first block: the mask ratio must be 0")
+    kept, masked = random_masking(keys, grid[0] * grid[1], mask_ratio)
+    return latents(config, weights, images, kept), kept, masked
+
+
+def grid_of(config: ModelConfig, images: Any, start: int = 0) -> tuple[int, int]:
+    """The token grid of images [B, H, W, C]; with `start`, that of images of `image_size`."""
+    size = (config.image_size, config.image_size) if start else images.shape[1:3]
+    return config.grid(*size)
+
+
+def targets(config: ModelConfig, weights: Weights, images: jax.Array, start: int = 0) -> jax.Array:
+    """What the decoder is to predict from images [B, H, W, C].
+
+    Pixels: patches [B, T, patch_dim] (see `pixel_targets`). Features: the embedding [B, (1 +) T, D]
+    of the whole image by the teacher, whose weights never change, in standard deviations.
+    """
+    if config.decoder_target == "none":
+        raise InputError(
+            "this model has no decoder, so nothing measures its distortion: train one (python -m "
+            "train.main pretrain --init MODEL --trainable decoder), or pass --proxy features"
+        )
+    if config.decoder_target != "features":
+        if start:
+            raise InputError("pixels cannot be compared where only the tokens of blocks are given")
+        patches = patchify(normalise(config, images), config.patch)
+        return pixel_targets(config, patches)
+    if "teacher" not in weights:
+        raise InputError('features are compared with a teacher\'s: weights need "teacher"')
+    teacher = {"encoder": merge(weights["teacher"], weights["encoder"])}
+    y = jax.lax.stop_gradient(latents(config, teacher, images, start=start))
+    scale = FeatureScale(config.embedding_width)
+    return jnp.asarray(scale.apply({"params": weights["decoder"]["target"]}, y))
+
+
+def distortion(
+    config: ModelConfig,
+    weights: Weights,
+    y_hat: jax.Array,
+    goal: jax.Array,
+    grid: tuple[int, int],
+    kept: jax.Array | None,
+    masked: jax.Array,
+) -> jax.Array:
+    """Mean squared error of what is decoded from y_hat: a scalar.
+
+    Pixels: over the hidden patches, the MAE loss (over all where none is hidden). Features: over
+    all tokens and channels, hidden or not.
+    """
+    predicted = reconstruct(config, weights, y_hat, grid, kept)
+    if config.decoder_target == "features":
+        return jnp.mean((predicted - goal) ** 2)
+    return masked_mse(predicted, goal, masked)
+
+
+def latents(
+    config: ModelConfig,
+    weights: Weights,
+    images: jax.Array,
+    kept: jax.Array | None = None,
+    start: int = 0,
+) -> jax.Array:
+    """`Nec.latents` on given weights."""
+    part = {"encoder": weights["encoder"]}
+    y: Any = Nec(config).apply({"params": part}, images, kept, start, method=Nec.latents)
+    return y
+
+
+def prefix(config: ModelConfig, weights: Weights, images: jax.Array, stop: int) -> jax.Array:
+    """`Nec.prefix` on given weights."""
+    part = {"encoder": weights["encoder"]}
+    tokens: Any = Nec(config).apply({"params": part}, images, stop, method=Nec.prefix)
+    return tokens
+
+
+def reconstruct(
+    config: ModelConfig,
+    weights: Weights,
+    tokens: jax.Array,
+    grid: tuple[int, int],
+    kept: jax.Array | None = None,
+) -> jax.Array:
+    """`Nec.reconstruct` on given weights."""
+    part = {"decoder": weights["decoder"]}
+    predicted: Any = Nec(config).apply({"params": part}, tokens, grid, kept, method=Nec.reconstruct)
+    return predicted

@@ -1,0 +1,230 @@
+"""The vision transformer: blocks, positions and the encoder (Dosovitskiy 2021, He 2022).
+
+One encoder for MAE, CLIP (Radford 2021), DINOv2 (Oquab 2023) and their kin: what differs is data
+(`ModelConfig`), not code.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.dense import FLOAT32, Dense
+
+EPSILON = 1e-6  # of LayerNorms, as in MAE
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
+    """Fixed 2-d sin-cos position embedding of a token grid.
+
+    Half of the channels encode the column and half the row, each as sines, then cosines, of
+    geometrically spaced frequencies (He 2022, as released: column first).
+
+    Returns:
+      float32 [grid_h * grid_w, width].
+    """
+    frequencies = 1.0 / 10000.0 ** (np.arange(width // 4) / (width / 4))
+    rows, cols = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    angles = [np.outer(axis.reshape(-1), frequencies) for axis in (cols, rows)]
+    parts = [f(a) for a in angles for f in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def patchify(images: jax.Array, patch: int) -> jax.Array:
+    """[B, H, W, C] -> [B, (H/patch)(W/patch), patch * patch * C], patches row by row."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
+    """The inverse of `patchify`: [B, gh * gw, patch * patch * C] -> [B, H, W, C]."""
+    b, gh, gw = patches.shape[0], *grid
+    x = patches.reshape(b, gh, gw, patch, patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, gh * patch, gw * patch, -1)
+
+
+def layer_norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
+    """A LayerNorm, by default with the epsilon of MAE."""
+    # Not E[x^2] - E[x]^2: in float32 that loses what tokens with outlier channels need.
+    return nn.LayerNorm(epsilon=epsilon, name=name, use_fast_variance=False)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    heads: int
+    precision: str = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+        b, n, d = x.shape
+        qkv = Dense(3 * d, precision=self.precision, name="qkv")(x)
+        x = attend(qkv.reshape(b, n, 3, self.heads, d // self.heads), self.precision)
+        return Dense(d, precision=self.precision, name="proj")(x.reshape(b, n, d))
+
+
+def attend(qkv: jax.Array, precision: str) -> jax.Array:
+    """Scaled dot-product attention: [B, N, 3, heads, D] -> [B, N, heads, D].
+
+    The softmax is float32 at any precision.
+    """
+    if precision == "bfloat16":
+        return _attend_fused(qkv)
+    matmul = functools.partial(jnp.matmul, precision=precision)
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, D]
+    logits = matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2))
+    # A softmax that is normalised after the product with v, where there is less to divide.
+    highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - highest)
+    x = matmul(weights, v) / jnp.sum(weights, axis=-1, keepdims=True)
+    return x.transpose(0, 2, 1, 3)
+
+
+def _attend_fused(qkv: jax.Array) -> jax.Array:
+    """`attend` by cuDNN's flash attention, where there is a GPU that has it."""
+    if jax.default_backend() != "gpu" or qkv.shape[-1] % 8:
+        return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
+    b, n = qkv.shape[:2]
+    even = jnp.pad(qkv, [(0, 0), (0, n % 2), (0, 0), (0, 0), (0, 0)])  # as its gradient needs it
+    lengths = jnp.full(b, n, jnp.int32) if n % 2 else None
+    return jax.nn.dot_product_attention(
+        *jnp.moveaxis(even, 2, 0),
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )[:, :n]
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation (see `ModelConfig`) between them."""
+
+    hidden: int
+    activation: str = "gelu"
+    precision: str = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+        h = Dense(self.hidden, precision=self.precision, name="fc1")(x)
+        if self.activation == "quick-gelu":
+            h = h * nn.sigmoid(1.702 * h)
+        else:
+            h = nn.gelu(h, approximate=self.activation == "gelu-tanh")
+        return Dense(x.shape[-1], precision=self.precision, name="fc2")(h)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: float32 [B, N, D] -> [B, N, D].
+
+    The sums and the norms are float32 at any precision.
+    """
+
+    heads: int
+    mlp_ratio: int = 4
+    activation: str = "gelu"
+    epsilon: float = EPSILON
+    layer_scale: bool = False
+    precision: str = FLOAT32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+        def scaled(part: jax.Array, name: str) -> jax.Array:
+            if not self.layer_scale:
+                return part
+            return part * self.param(name, nn.initializers.ones, (x.shape[-1],), jnp.float32)
+
+        h = layer_norm("norm1", self.epsilon)(x)
+        x = x + scaled(Attention(self.heads, self.precision, name="attn")(h), "scale1")
+        h = layer_norm("norm2", self.epsilon)(x)
+        mlp = Mlp(self.mlp_ratio * x.shape[-1], self.activation, self.precision, name="mlp")
+        return x + scaled(mlp(h), "scale2")
+
+
+class Encoder(nn.Module):
+    """Patches -> tokens, class token first; or a part of the way (`start`, `stop`)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        grid: tuple[int, int],
+        kept: jax.Array | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> jax.Array:
+        """Encode all patches, or those that masking kept.
+
+        Args:
+          x: float32 [B, T, patch_dim], normalised patches, all of the grid; or, if `start` is not
+            0, what `stop=start` returned.
+          grid: height and width of the grid, T = height * width.
+          kept: int32 [B, K], indices of the visible patches; None for all.
+          start: blocks that `x` has passed; no more than the first of `embedding_blocks`.
+          stop: blocks to pass before leaving early; None for all, and the final norm.
+
+        Returns:
+          float32 [B, (1 +) K, embedding_width], after the final norm; with `stop`
+          [B, (1 +) registers + K, width].
+        """
+        if not start:
+            x = self._tokens(x, grid, kept)
+        if stop is not None:
+            return self._blocks(x, start, stop)[-1]
+        return self._embedding(self._blocks(x, start, self.config.depth), start)
+
+    def _tokens(
+        self, patches: jax.Array, grid: tuple[int, int], kept: jax.Array | None
+    ) -> jax.Array:
+        c = self.config
+        if c.positions == "learned":
+            side = c.image_size // c.patch
+            init = nn.initializers.normal(0.02)
+            positions = self.param("positions", init, (side * side, c.width), jnp.float32)
+        else:
+            positions = jnp.asarray(sincos_positions(grid, c.width))
+        if kept is None:
+            positions = positions[None]
+        else:
+            patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
+            positions = positions[kept]
+        embed = Dense(c.width, c.patch_bias, precision=c.precision, name="patch_embed")
+        x = embed(patches) + positions
+        # The class token has no position of its own: where a checkpoint has one, it is added in.
+        extra = [("class_token", int(c.class_token)), ("registers", c.registers)]
+        for name, count in reversed(extra):
+            if count:
+                shape = (c.width,) if name == "class_token" else (count, c.width)
+                token = self.param(name, nn.initializers.normal(0.02), shape, jnp.float32)
+                token = jnp.broadcast_to(token, (x.shape[0], count, c.width))
+                x = jnp.concatenate([token, x], axis=1)
+        return layer_norm("pre_norm", c.epsilon)(x) if c.pre_norm else x
+
+    def _blocks(self, x: jax.Array, start: int, stop: int) -> list[jax.Array]:
+        """The tokens after each number of blocks, from `start` to `stop`."""
+        c, passed = self.config, [x]
+        for i in range(start, stop):
+            block = Block(
+                c.heads,
+                c.mlp_ratio,
+                c.activation,
+                c.epsilon,
+                c.layer_scale,
+                c.precision,
+                name=f"block_{i}",
+            )
+            passed.append(block(passed[-1]))
+        return passed
+
+    def _embedding(self, passed: list[jax.Array], start: int) -> jax.Array:
+        c, norm = self.config, layer_norm("norm", self.config.epsilon)
+        taken = [norm(passed[block - start]) for block in c.embedding_blocks or (c.depth,)]
+        y = jnp.concatenate(taken, axis=-1)
+        if not c.registers:
+            return y
+        first = int(c.class_token)
+        return jnp.concatenate([y[:, :first], y[:, first + c.registers :]], axis=1)

@@ -1,0 +1,184 @@
+"""Checkpoints of a run. The only file that imports orbax's v1 interface, which still changes.
+
+Precedence at the start of a run: 1. the newest whole checkpoint in the work folder; 2. the model
+given by `--init`; 3. fresh weights.
+"""
+
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from coder import files
+from train.engine.processes import is_main_process
+from train.engine.run_folder import sha256
+
+_SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, or none that can be read; says what to do."""
+
+
+class Checkpoints:
+    """Numbered checkpoints of (state, position) in one folder; the newest two are kept.
+
+    The state is a tree of arrays, the position what JSON can hold: where in the data the run was.
+    Each checkpoint lists the SHA-256 of its files, because orbax loads a flipped bit silently.
+    """
+
+    # Not orbax's own Checkpointer: it reads the metadata of all checkpoints before anything else,
+    # so that one damaged file would stop every start of the run.
+    def __init__(self, folder: Path):
+        self._folder = folder.absolute()
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future[None] | None = None
+        if is_main_process() and folder.exists():
+            for cut_off in folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(cut_off)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, the oldest first."""
+        if not self._folder.exists():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+        """Save in the background; waits for a save that is still under way.
+
+        Raises:
+          CheckpointError: this one, or the one that was under way, cannot be written.
+        """
+        self.close()
+        if step in self.steps:
+            return
+        path = self._folder / str(step)
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            response = ocp.save_checkpointables_async(
+                str(path), {"state": state}, custom_metadata={"position": position}
+            )
+            self._saving = self._thread.submit(self._finish, response, path)
+
+    def close(self) -> None:
+        """Wait until everything is on disk. Raises as `save`."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            with self._writing():
+                saving.result()
+
+    def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[int, Any, dict]:
+        """The newest checkpoint that is whole, in the shapes of `like`, on `sharding`.
+
+        Checkpoints after it, which are damaged, are named on stderr and set aside: renamed to
+        STEP.damaged. An error of reading is no damage: it may pass, and nothing is changed.
+
+        Returns:
+          Step, state, position.
+
+        Raises:
+          CheckpointError: none is whole, or one cannot be read.
+        """
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+        )
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
+            path = self._folder / str(step)
+            whole = False
+            try:
+                whole = _is_whole(path)
+                state = ocp.load_checkpointables(str(path), {"state": abstract})["state"]
+                record: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
+                position = record["position"]
+            except Exception as error:  # ours, or whatever orbax makes of files
+                if _is_of_the_system(error):
+                    raise CheckpointError(
+                        f"the checkpoint {path} cannot be read now ({error}). Nothing was changed: "
+                        "see to the disk or the network, and give the same command again"
+                    ) from error
+                if whole:
+                    raise CheckpointError(
+                        f"the checkpoint {path} is whole, but is not one of this run ({error}): "
+                        "choose another --workdir"
+                    ) from error
+                damaged[step] = str(error)
+                continue
+            for bad, reason in damaged.items():
+                aside = self._set_aside(bad)
+                print(
+                    f"the checkpoint of step {bad} is damaged ({reason}): it is kept as {aside}; "
+                    f"going on from {step}",
+                    file=sys.stderr,
+                )
+            return step, state, position
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise CheckpointError(
+            f"no checkpoint in {self._folder} can be read ({reasons}): restore the folder from a "
+            "copy, or delete the work folder to start again"
+        )
+
+    def _finish(self, response: Any, path: Path) -> None:
+        response.result()
+        if is_main_process():
+            sums = "".join(f"{sha256(file)}  {file.relative_to(path)}\n" for file in _files(path))
+            files.write_text(path / _SUMS, sums, overwrite=True)
+        for old in self.steps[:-2]:
+            self._delete(old)
+
+    def _set_aside(self, step: int) -> Path:
+        path = self._folder / str(step)
+        names = (f"{step}.damaged{'' if i == 1 else f'-{i}'}" for i in itertools.count(1))
+        aside = next(p for p in map(self._folder.joinpath, names) if not p.exists())
+        if is_main_process():
+            path.rename(aside)
+        return aside
+
+    def _delete(self, step: int) -> None:
+        if is_main_process():
+            shutil.rmtree(self._folder / str(step))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # OSError, or what tensorstore makes of it
+            raise CheckpointError(
+                f"cannot write a checkpoint to {self._folder} ({error}). Earlier ones are whole: "
+                "make space, and give the same command again"
+            ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the sums are there and match; ValueError if they do not."""
+    sums = path / _SUMS
+    if not sums.exists():  # cut off right before it was written: everything else is there
+        return False
+    for line in sums.read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if sha256(path / name) != expected:
+            raise ValueError(f"the SHA-256 of {name} does not match")
+    return True
+
+
+def _is_of_the_system(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, is the operating system's."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file())

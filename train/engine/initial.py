@@ -1,0 +1,253 @@
+"""What a run starts from: a model, other bands, a fresh decoder, a teacher."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+import nec_jax
+from nec_jax.images.record import Source
+from nec_jax.input_bands import with_bands
+from nec_jax.model_file import NecParams
+from nec_jax.models.architecture import DTYPES, ModelConfig, model_config
+from nec_jax.models.nec import init_weights
+from nec_jax.models.weight_tree import Weights, split
+from train.configs.options import Compress, OptionsError, Training
+from train.data import DataError, Record, read_all
+from train.data.marks import Marks
+
+_SAMPLE = 512  # images that the normalisation of bands is measured on
+_FEATURE_SAMPLE = 128  # and the scale of features
+_IMAGE_SIZE = 128  # if neither the user nor a model says
+FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
+PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
+
+Embed = Callable[[NecParams, int], NDArray[np.float32]]
+
+
+def given_model(options: Training) -> NecParams | None:
+    """The model of `--init`, if there is one."""
+    if not options.init:
+        return None
+    base = nec_jax.load(options.init)
+    if options.arch not in (None, base.config.arch):
+        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
+    return base
+
+
+def starting_model(
+    options: Training, given: NecParams | None, source: Source, embed: Embed | None = None
+) -> NecParams:
+    """The given model as the options want it, or without one a fresh model.
+
+    Args:
+      embed: (model, limit) -> embeddings of at most so many images of the source, if they can be
+        had in another way than from the images.
+    """
+    if given is None:
+        return fresh_model(options, source)
+    return initial_model(options, given, source, embed)
+
+
+def fresh_model(options: Training, source: Source) -> NecParams:
+    """Random weights for the bands, dtype and normalisation of the data."""
+    if options.proxy == "features":
+        raise OptionsError("--proxy features needs a model whose features they are: pass --init")
+    contract = measure_bands(source, options.image_size or _IMAGE_SIZE)
+    channels = len(contract["mean"])
+    named = {1: ("grey",), 3: ("red", "green", "blue")}
+    bands = options.bands or named.get(channels, tuple(f"band_{i + 1}" for i in range(channels)))
+    if len(bands) != channels or any("=" in band for band in bands):
+        raise OptionsError(
+            f"--bands {' '.join(bands)}: without --init these are names of the {channels} bands of "
+            f"{source.name}"
+        )
+    config = fresh_config(
+        options, image_size=options.image_size or _IMAGE_SIZE, bands=bands, **contract
+    )
+    weights = init_weights(config, jax.random.key(options.seed))
+    return NecParams(weights, config)
+
+
+def fresh_config(options: Training, **contract: Any) -> ModelConfig:
+    """The architecture that the options describe, for inputs of a contract."""
+    overrides = {
+        "image_size": options.image_size,
+        "depth": options.depth,
+        "patch": options.patch,
+        "decoder_depth": options.decoder_depth,
+        "code_class_token": options.code_class_token,
+        "precision": options.precision,
+    }
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return model_config(options.arch or "vit-ti", **(given | contract))
+
+
+def initial_model(
+    options: Training, base: NecParams, source: Source, embed: Embed | None = None
+) -> NecParams:
+    """A model for `--bands`, with a decoder of what `--proxy` names; `embed` as above."""
+    base = dataclasses.replace(base, codec=None, config=as_asked(options, base.config))
+    if options.bands:
+        print("measuring the bands of the training images", file=sys.stderr)
+        contract = measure_bands(source, base.config.image_size)
+        found = len(contract["mean"])
+        if found != len(options.bands):
+            raise OptionsError(
+                f"--bands names {len(options.bands)}, the images of {source.name} have {found}"
+            )
+        base = with_bands(base, options.bands, **contract)
+    config = config_for(options, base.config)
+    # The scale of a model's features is that of its bands.
+    rescaled = bool(options.bands) and config.decoder_target == "features"
+    if config == base.config and not rescaled:
+        return base
+    if embed is None:
+        embed = functools.partial(_embed, source)
+    return with_fresh_decoder(base, config, options.seed, embed)
+
+
+def _embed(source: Source, params: NecParams, limit: int) -> NDArray[np.float32]:
+    return nec_jax.latents(params, read_all(source, params.config.image_size, limit=limit).images)
+
+
+def decoder_target(options: Training, config: ModelConfig) -> str:
+    """What the decoder will predict: what it does now, unless `--proxy` asks for another.
+
+    Raises:
+      OptionsError: the model has no decoder and `--proxy` does not say which.
+    """
+    now = config.decoder_target
+    if options.proxy is None and now == "none":
+        raise OptionsError(
+            "the model has no decoder, so nothing measures distortion: pass --proxy features, or "
+            "pre-train a decoder of pixels first (train.main pretrain --init MODEL --proxy pixels "
+            "--trainable decoder)"
+        )
+    if options.proxy is None or (options.proxy == "pixels" and now == "normalised-pixels"):
+        return now
+    return options.proxy
+
+
+def config_for(options: Training, config: ModelConfig) -> ModelConfig:
+    """The configuration that a run trains: that of `--init`, with the decoder that it asks for."""
+    config = as_asked(options, config)
+    target = decoder_target(options, config)
+    untrained = target == "pixels" and config.decoder_target in ("none", "features")
+    if untrained and isinstance(options, Compress):
+        raise OptionsError(
+            "the model has no decoder of pixels, and a random one measures nothing: train one "
+            "first (train.main pretrain --init MODEL --proxy pixels --trainable decoder), or pass "
+            "--proxy features"
+        )
+    if target == config.decoder_target:
+        if options.decoder_depth not in (None, config.decoder_depth):
+            raise OptionsError(
+                "--decoder-depth is for a new decoder; this model has one of "
+                f"{config.decoder_depth} blocks"
+            )
+        return config
+    if target == "features":
+        depth = FEATURE_DEPTH
+    else:
+        depth = PIXEL_DEPTH if config.decoder_target == "features" else config.decoder_depth
+    return dataclasses.replace(
+        config,
+        decoder_target=target,
+        decoder_depth=options.decoder_depth or depth,
+        decoder_positions="sincos",
+    )
+
+
+def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
+    """The same model at `--precision`, with the class token coded or not (`--code-class-token`)."""
+    if options.precision is not None:
+        config = dataclasses.replace(config, precision=options.precision)
+    if options.code_class_token in (None, config.code_class_token):
+        return config
+    if config.decoder_target != "none" and config.decoder_positions == "learned":
+        raise OptionsError("--code-class-token: the decoder has learned positions of its tokens")
+    return dataclasses.replace(config, code_class_token=options.code_class_token)
+
+
+def with_fresh_decoder(base: NecParams, config: ModelConfig, seed: int, embed: Embed) -> NecParams:
+    """The same encoder with a new decoder: random, or for features the identity."""
+    fresh = _fresh_decoder(config, jax.random.key(seed))
+    if config.decoder_target == "features":
+        print("measuring the model's features", file=sys.stderr)
+        fresh["target"] = feature_scale(embed(base, _FEATURE_SAMPLE))
+    weights = {**base.weights, "decoder": fresh}
+    return dataclasses.replace(base, weights=weights, config=config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _fresh_decoder(config: ModelConfig, key: jax.Array) -> Weights:
+    return init_weights(config, key)["decoder"]
+
+
+def feature_scale(y: np.ndarray) -> Weights:
+    """Mean and deviation [D] of embeddings [N, n, D], over images and tokens.
+
+    A channel that hardly moves is not blown up: its deviation counts as a thousandth of the
+    median at least.
+    """
+    mean = y.mean((0, 1), dtype=np.float64)
+    std = y.std((0, 1), dtype=np.float64)
+    std = np.maximum(std, 1e-3 * np.median(std) + 1e-12)
+    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+
+
+def with_teacher(config: ModelConfig, weights: Weights, rule: Any) -> Weights:
+    """Weights for training on features: "teacher" keeps the first values of what trains."""
+    if config.decoder_target != "features":
+        return weights
+    return {**weights, "teacher": split(weights, rule)[0]["encoder"]}
+
+
+def without_teacher(weights: Weights) -> Weights:
+    """The inverse of `with_teacher`."""
+    return {name: part for name, part in weights.items() if name != "teacher"}
+
+
+def mask_ratio(options: Training, config: ModelConfig) -> float:
+    """`--mask-ratio`, or what suits the proxy: nothing is hidden where features are compared."""
+    if options.mask_ratio is not None:
+        return options.mask_ratio
+    return 0.0 if config.decoder_target == "features" else 0.75
+
+
+def measure_bands(source: Source, size: int) -> dict[str, Any]:
+    """Normalisation, dtype and range of the images of a source.
+
+    Raises:
+      DataError: an image of a dtype that no model takes.
+    """
+    marks = Marks()
+
+    def look(record: Record) -> None:
+        dtype = record["image"].dtype
+        if dtype.name not in DTYPES:
+            raise DataError(
+                f"{record['id']} of {source.name} is {dtype}, a model takes {', '.join(DTYPES)}: "
+                "convert the files (gdal_translate -ot Float32)"
+            )
+        marks(record)
+
+    sample = read_all(source, size, limit=_SAMPLE, check=look).images
+    marks.warn(source.name)
+    pixels = sample.reshape(-1, sample.shape[-1]).astype(np.float64)
+    limits = np.iinfo(sample.dtype) if sample.dtype.kind in "iu" else np.finfo(sample.dtype)
+    mean = pixels.mean(0)
+    deviation = np.maximum(pixels.std(0), 1e-6 * np.maximum(1.0, np.abs(mean)))
+    return {
+        "mean": tuple(float(f"{v:.6g}") for v in mean),
+        "std": tuple(float(f"{v:.6g}") for v in deviation),
+        "dtype": sample.dtype.name,
+        "value_range": (float(limits.min), float(limits.max)),
+    }

@@ -1,0 +1,199 @@
+"""What a training run reads: images, or the activations of frozen blocks in their place."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder import files
+from nec_jax.api import check_images
+from nec_jax.images.record import DataError, Record, Source
+from nec_jax.model_file import NecParams
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from train.configs.options import Compress, Distil, OptionsError, Training, refuse_warmup
+from train.data import at_most, folder_of, open_source, read_all, train_iterator
+from train.engine.activation_cache import Prefix, finish, open_prefix
+from train.engine.initial import config_for, mask_ratio
+from train.engine.processes import own_share
+
+AnyTraining = TypeVar("AnyTraining", bound=Training)
+
+
+def refuse_folders(options: Training) -> None:
+    """Refuse, before any work, folders of a run that cannot be written, or that images lie in.
+
+    Raises:
+      OutputError: what is in the way; or the folder is that of the images, or lies inside it.
+    """
+    names = options.data.split(",") if isinstance(options, Distil) else [options.data]
+    images = [folder for name in names if (folder := folder_of(name.strip())) is not None]
+    written = {"": ("run.json", "metrics.jsonl", "model.safetensors")}
+    written |= {"checkpoints": (), "tensorboard": ()}
+    for folder, files_in_it in written.items():
+        place = options.workdir / folder
+        files.check_outputs(place, files_in_it, overwrite=True, inputs=images)
+    if isinstance(options, Compress | Distil) and options.cache is not None:
+        refuse_cache(options.cache, images)
+
+
+def refuse_cache(folder: Path, images: Sequence[Path]) -> None:
+    """Refuse a folder of activations that cannot be made, or that lies inside one of images."""
+    files.check_outputs(folder, ["prefix"], overwrite=True, inputs=images)
+
+
+def open_training_source(options: Training) -> Source:
+    """The images to train on."""
+    if not options.data:
+        raise OptionsError("no data: pass --data (a folder, tfds:NAME, or blue-marble)")
+    return at_most(open_source(options.data, options.split, chip=options.chip), options.images)
+
+
+def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
+    """The same options, with `epochs` said in steps, rounded up."""
+    if options.epochs is None:
+        return options
+    steps = -(-options.epochs * len(source) // options.batch)
+    refuse_warmup(options, steps)
+    return dataclasses.replace(options, steps=steps)
+
+
+def train_batches(options: Training, source: Source, config: ModelConfig):
+    """The endless, shuffled, augmented batches."""
+    own, index, count = own_share(options.batch)
+    return train_iterator(
+        source,
+        batch=own,
+        size=config.image_size,
+        seed=options.seed,
+        process_index=index,
+        process_count=count,
+        check=functools.partial(held_to, config),
+    )
+
+
+def held_to(config: ModelConfig, record: Record) -> None:
+    """Hold an image as it was read, of any size, against what the model takes.
+
+    Raises:
+      DataError: other bands, another dtype or range; the message names the image.
+    """
+    image, (low, high) = record["image"], config.value_range
+    if image.shape[-1] != config.channels or image.dtype != np.dtype(config.dtype):
+        raise DataError(
+            f"{record['id']} has {image.shape[-1]} bands of {image.dtype}; the model takes "
+            f"{config.channels} of {config.dtype} ({', '.join(config.bands)}): keep it in a folder "
+            "of its own"
+        )
+    kind = np.iinfo(image.dtype) if image.dtype.kind in "ui" else None
+    if kind is not None and low <= kind.min and kind.max <= high:  # as of pictures: no need to look
+        return
+    if not (image.min() >= low and image.max() <= high):
+        raise DataError(
+            f"{record['id']} ranges from {image.min():g} to {image.max():g}; the model takes "
+            f"{low:g} to {high:g}: rescale or clip it"
+        )
+
+
+def open_val_source(options: Training) -> Source:
+    """The images to validate on."""
+    return open_source(options.data, options.val_split, chip=options.chip)
+
+
+def read_validation(options: Training, config: ModelConfig, source: Source) -> np.ndarray:
+    """The validation images [N, S, S, C] that are taken from their source."""
+    return read_all(source, config.image_size, limit=options.val_images).images
+
+
+class Inputs(NamedTuple):
+    """Inputs of a compression run.
+
+    Attributes:
+      start: blocks that the inputs have passed; 0 for images.
+      batches: endless training batches, as the objective takes them; resumable.
+      val: all that is validated on.
+      sample: (limit) -> at most so many whole training images, or their tokens.
+    """
+
+    start: int
+    batches: Iterator[dict[str, np.ndarray]]
+    val: dict[str, np.ndarray]
+    sample: Callable[[int], np.ndarray]
+
+
+def unchanged_blocks(options: Compress, params: NecParams) -> int:
+    """How many of a model's first blocks stay as they are in a run, and all before them."""
+    rule = trainable_rule(options.trainable, config_for(options, params.config))
+    return frozen_blocks(params.config, params.weights, rule)
+
+
+def same_in_every_epoch(options: Compress, config: ModelConfig) -> bool:
+    """Whether nothing but tokens is compared and nothing is hidden, as a cache needs it.
+
+    Args:
+      config: of the model that trains.
+    """
+    return config.decoder_target == "features" and not mask_ratio(options, config)
+
+
+class Cache:
+    """Activations of a run's images, in `--cache`; the training images' are opened once."""
+
+    def __init__(self, options: Compress, source: Source):
+        self._options = options
+        self._source = source
+        self._train: Prefix | None = None
+
+    def train(self, params: NecParams) -> Prefix:
+        """Those of the training images; every call is of a model with the same encoder."""
+        if self._train is None:
+            self._train = self.open(params, self._source, self._options.views)
+        return self._train
+
+    def embed(self, params: NecParams, limit: int) -> NDArray[np.float32]:
+        """The embeddings of at most so many whole training images."""
+        train = self.train(params)
+        return finish(params, train.whole(limit), train.blocks)
+
+    def open(self, params: NecParams, source: Source, views: int = 1) -> Prefix:
+        """Those of any images."""
+        options = self._options
+        blocks = unchanged_blocks(options, params)
+        if not blocks:
+            raise OptionsError(
+                f"--cache: with --trainable {options.trainable} no first block stays as it is: "
+                "pass --trainable late, or leave --cache out"
+            )
+        assert options.cache is not None
+        where = (options.cache, options.cache_gb)
+        return open_prefix(*where, params, blocks, source, views=views, seed=options.seed)
+
+
+def open_inputs(
+    options: Compress, base: NecParams, source: Source, val_source: Source, cache: Cache | None
+) -> Inputs:
+    """Images; with a cache the activations of all blocks that stay as they are."""
+    config = base.config
+    if cache is None:
+        val_images = read_validation(options, config, val_source)
+        check_images(config, val_images)  # before hours of training: bands, dtype, range
+
+        def images(limit: int) -> np.ndarray:
+            return read_all(source, config.image_size, limit=limit).images
+
+        return Inputs(0, train_batches(options, source, config), {"image": val_images}, images)
+
+    if not same_in_every_epoch(options, config):
+        raise OptionsError(
+            "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
+            "compare: pass --proxy features, and no --mask-ratio"
+        )
+    train = cache.train(base)
+    val = cache.open(base, at_most(val_source, options.val_images)).whole()
+    own, index, count = own_share(options.batch)
+    batches = train.batches(own, options.seed, index, count)
+    return Inputs(train.blocks, batches, {"tokens": val}, train.whole)

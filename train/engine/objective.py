@@ -1,0 +1,117 @@
+"""What training minimises, and what validation measures."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.nec import forward
+from nec_jax.models.rounding import Rounding
+from nec_jax.models.weight_tree import Weights
+
+Metrics = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+SOFT_ALPHA = (1.0, 16.0)  # sharpness of soft rounding, from the first step to the last
+
+
+class Objective(NamedTuple):
+    """A loss and its counterpart on validation images.
+
+    Attributes:
+      loss: (weights, batch, keys, progress in [0, 1]) -> loss, metrics.
+      validate: (weights, batch, keys) -> metrics, each a mean over the images; `loss` is one.
+
+    A batch is {"image": [B, H, W, C]}, or {"tokens": [B, n, width]} of blocks that were passed.
+    Keys are one an image, [B].
+    """
+
+    loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+    validate: Callable[[Weights, Batch, jax.Array], Metrics]
+
+
+def measured_alike(measure: Callable[[Weights, Batch, jax.Array], Metrics]) -> Objective:
+    """The objective that validates by what it minimises."""
+
+    def loss(
+        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        metrics = measure(weights, batch, keys)
+        return metrics["loss"], metrics
+
+    return Objective(loss, measure)
+
+
+def mae(config: ModelConfig, mask_ratio: float) -> Objective:
+    """The masked autoencoder's loss: mse of hidden patches."""
+
+    def measure(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
+        losses = forward(
+            config, weights, batch["image"], keys, mask_ratio=mask_ratio, rounding=None
+        )
+        return {"loss": losses.mse, "mse": losses.mse}
+
+    return measured_alike(measure)
+
+
+def rate_distortion(
+    config: ModelConfig, lam: float, rounding: Rounding, mask_ratio: float, start: int = 0
+) -> Objective:
+    """`lam * mse + bits_per_element`: the paper's loss, made independent of the batch size.
+
+    In training the rate is that of the noisy latent (or as `nec_jax.models.transform_bottleneck.bottleneck` has it,
+    through a transform), and the distortion follows `rounding`; on
+    validation both are those of rounded symbols. With `start`, batches hold the tokens after so
+    many blocks.
+    """
+    elements = config.grid(config.image_size, config.image_size)
+    elements = (elements[0] * elements[1] + config.code_class_token) * config.embedding_width
+
+    def measure(
+        weights: Weights,
+        batch: Batch,
+        keys: jax.Array,
+        rounding: Rounding,
+        alpha: jax.Array | float = 1.0,
+    ) -> Metrics:
+        losses = forward(
+            config,
+            weights,
+            batch["tokens" if start else "image"],
+            keys,
+            mask_ratio=mask_ratio,
+            rounding=rounding,
+            alpha=alpha,
+            start=start,
+        )
+        bits = losses.bits_per_element
+        return {
+            "loss": lam * losses.mse + bits,
+            "mse": losses.mse,
+            "bits_per_element": bits,
+            "bits_per_image": bits * elements,  # at the masked inputs' bits an element
+        }
+
+    def loss(
+        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        low, high = SOFT_ALPHA
+        alpha = low * (high / low) ** progress
+        metrics = measure(weights, batch, keys, rounding, alpha)
+        return metrics["loss"], metrics
+
+    def validate(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
+        return measure(weights, batch, keys, "hard")
+
+    return Objective(loss, validate)
+
+
+def mean_metrics(batches: list[Metrics], sizes: list[int]) -> dict[str, float]:
+    """The mean of metrics over batches, weighted by the images in each."""
+    total = sum(sizes)
+    return {
+        name: float(sum(jnp.asarray(b[name]) * n for b, n in zip(batches, sizes, strict=True)))
+        / total
+        for name in batches[0]
+    }

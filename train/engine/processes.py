@@ -1,0 +1,80 @@
+"""One run in many processes: the environment says who they are, and process 0 writes."""
+
+import os
+import sys
+from typing import NoReturn
+
+import jax
+from orbax.checkpoint import multihost
+from rich.console import Console
+
+from train.configs.options import OptionsError
+
+_ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def join_processes() -> None:
+    """Join the other processes of this run, if there are any. Must come before all other JAX.
+
+    JAX_COORDINATOR_ADDRESS is HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID are what
+    they say; or the first is `auto`, where JAX knows a way to find all three: under Slurm and Open
+    MPI, on TPU pods, in Kubernetes jobs. On CPUs the processes talk by gloo.
+
+    Raises:
+      OptionsError: variables are missing or do not go together, or not all processes came.
+    """
+    address = os.environ.pop(_ADDRESS, "")  # JAX would read it too, and `auto` is ours
+    if not address:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        if address == "auto":
+            jax.distributed.initialize()
+        else:
+            count, own = int(os.environ[_COUNT]), int(os.environ[_ID])
+            jax.distributed.initialize(address, count, own)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise OptionsError(
+            f"cannot join the processes of {_ADDRESS}={address} ({error}): set {_COUNT} and {_ID} "
+            f"too, or unset {_ADDRESS} for one process"
+        ) from error
+
+
+def wait_for_others(what: str) -> None:
+    """Wait until every process has come to the point called `what`, an hour at most.
+
+    To be called before the first collectives: on CPUs, those wait for 30 seconds only (gloo), and
+    processes that compile and calibrate can be further apart.
+    """
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=3_600_000)
+
+
+def own_share(batch: int) -> tuple[int, int, int]:
+    """Images of a batch that this process reads, its number, and how many processes there are."""
+    count = jax.process_count()
+    if batch % count:
+        raise OptionsError(f"--batch {batch} is not a multiple of {count} processes")
+    return batch // count, jax.process_index(), count
+
+
+def is_main_process() -> bool:
+    """Whether this process writes reports, metrics and models: one of a run does."""
+    return jax.process_index() == 0
+
+
+def fail(message: str) -> NoReturn:
+    """End this process with an error. One of many does not wait for the others, who wait for it."""
+    if jax.process_count() == 1:
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def print_devices() -> None:
+    """Say first where this run computes."""
+    devices = jax.devices()
+    kinds = ", ".join(sorted({d.device_kind for d in devices}))
+    several = f", process {jax.process_index()} of {jax.process_count()}"
+    Console(stderr=True).print(
+        f"on {len(devices)} {kinds}" + (several if jax.process_count() > 1 else "")
+    )

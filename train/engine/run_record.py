@@ -1,0 +1,212 @@
+"""`run.json`: what a run was made of and when, so that its model can be traced and made again.
+
+Times stand here and nowhere in a model file: two runs of one configuration make one model.
+"""
+
+import functools
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from coder import FileError, files
+from nec_jax.images.record import Source
+from nec_jax.model_file import model_path
+from train.configs.options import Distil, OptionsError, Training, deciding, flag, plain
+from train.data import fingerprint
+from train.engine.processes import is_main_process
+from train.engine.run_folder import held, sha256
+
+PACKAGES = (
+    "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
+    "grain",
+)  # fmt: skip
+
+Record = dict[str, Any]
+
+
+def refuse_changed_config(options: Training) -> None:
+    """A work folder belongs to one configuration: going on with another mixes two runs.
+
+    Raises:
+      OptionsError: what differs.
+    """
+    path = options.workdir / "run.json"
+    if not path.exists():
+        names = ("model.safetensors", "metrics.jsonl", "checkpoints")
+        theirs = [name for name in names if (options.workdir / name).exists()]
+        if theirs:
+            raise OptionsError(
+                f"{options.workdir} holds {theirs[0]}, which no run wrote (there is no run.json), "
+                "and which would be replaced: choose another --workdir"
+            )
+    if not path.exists() or not _has_trained(options.workdir):
+        return
+    # An option that there was not then had what is its default now.
+    before = deciding(plain(type(options)()) | read_record(path)["config"])
+    now = deciding(plain(options))
+    changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
+    if changed:
+        raise OptionsError(
+            f"{options.workdir} was made with other settings ("
+            + ", ".join(f"{flag(k)}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
+            + "): choose another --workdir, or delete it to start again"
+        )
+
+
+def read_record(path: Path) -> Record:
+    """What `run.json` holds.
+
+    Raises:
+      FileError: as `files.read_json`, or it is not as a run writes it.
+    """
+    record = files.read_json(path, "record of a run")
+    starts = record.get("starts")
+    of_starts = isinstance(starts, list) and all(
+        isinstance(start, dict) and {"start", "end"} <= start.keys() for start in starts
+    )
+    if not starts or not of_starts or not isinstance(record.get("config"), dict):
+        raise FileError(
+            "damaged, or no record of a run: bring it back, or choose another --workdir", path
+        )
+    return record
+
+
+def _has_trained(workdir: Path) -> bool:
+    """Whether there is anything to lose: a checkpoint, or a model."""
+    return (workdir / "model.safetensors").exists() or any((workdir / "checkpoints").glob("*"))
+
+
+@contextmanager
+def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable[[], Record]]:
+    """Have the work folder for this run alone, with `run.json` begun; gives what finishes it.
+
+    Process 0 does it for all. Arguments and errors are those of `begin`.
+
+    Raises:
+      OptionsError: another run is at work in the folder.
+    """
+    finish_record = functools.partial(finish, options.workdir)
+    if not is_main_process():
+        yield finish_record
+        return
+    with held(options.workdir):
+        refuse_changed_config(options)  # again: another run may have been here meanwhile
+        begin(options, sources)
+        yield finish_record
+
+
+def begin(options: Training, sources: dict[str, Source]) -> None:
+    """Write `run.json`, or add another start to the one that is there.
+
+    Args:
+      options: of a work folder that `refuse_changed_config` lets go on.
+      sources: what is trained and validated on, by role.
+
+    Raises:
+      OptionsError: the data or the initial model are not those that the run was begun with.
+    """
+    made_of = {
+        "command": type(options).__name__.lower(),
+        "config": plain(options),
+        "data": {role: fingerprint(source) for role, source in sources.items()},
+        "init": _model(options.init),
+    }
+    if isinstance(options, Distil):
+        made_of["teacher"] = _model(options.teacher)
+    files.make_folder(options.workdir)
+    path = options.workdir / "run.json"
+    record = made_of | {"starts": []}
+    before = read_record(path) if path.exists() else None
+    # Where nothing was trained yet, mended options begin anew.
+    if before and (before["config"] == made_of["config"] or _has_trained(options.workdir)):
+        record = before
+        for part in [name for name in ("data", "init", "teacher") if name in made_of]:
+            if record.get(part) != made_of[part]:
+                raise OptionsError(
+                    f"{options.workdir} was begun with another {part} than is there now, under the "
+                    f"same name ({record.get(part)} -> {made_of[part]}): bring it back, choose "
+                    "another --workdir, or delete this one to start again"
+                )
+        _close(record, _last_sign(options.workdir))
+    record["starts"].append({"start": _now(), "end": None} | environment())
+    files.write_text(path, json.dumps(record, indent=1) + "\n", overwrite=True)
+
+
+def _model(name: str) -> Record | None:
+    return {"path": name, "sha256": sha256(model_path(name))} if name else None
+
+
+def finish(workdir: Path) -> Record:
+    """Note that the run has ended and written its model; returns what `run.json` holds."""
+    record = read_record(workdir / "run.json")
+    _close(record, _now())
+    record |= {"model_sha256": sha256(workdir / "model.safetensors")}
+    files.write_text(workdir / "run.json", json.dumps(record, indent=1) + "\n", overwrite=True)
+    return record
+
+
+def _close(record: Record, end: str) -> None:
+    """Give the last start its end, unless it has one."""
+    last = record["starts"][-1]
+    if last["end"] is None:
+        last["end"] = max(end, last["start"])
+    spans = [
+        datetime.fromisoformat(start["end"]) - datetime.fromisoformat(start["start"])
+        for start in record["starts"]
+    ]
+    record["wall_s"] = sum(span.total_seconds() for span in spans)
+
+
+def _last_sign(workdir: Path) -> str:
+    """When a run that was cut off wrote its last line of metrics."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return ""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment() -> Record:
+    """Software, machine and devices of this process."""
+    devices = jax.devices()
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "git": git_revision(Path(__file__).parent.parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": {
+            "kinds": sorted({device.device_kind for device in devices}),
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+    }
+
+
+def git_revision(root: Path) -> Record | None:
+    """The commit that the packages in `root` are of, and whether they differ from it.
+
+    None unless `root` is itself a checkout: an installed package may lie in another project's.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
+            return None
+        changed = git("status", "--porcelain", "--", "coder", "nec_jax", "train")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None

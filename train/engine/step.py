@@ -1,0 +1,105 @@
+"""One training step: pure, jitted, donating its state, data-parallel over a mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nec_jax.models.weight_tree import Weights, merge
+from train.engine.objective import Batch, Metrics, Objective
+
+
+class State(NamedTuple):
+    """What changes from step to step."""
+
+    step: jax.Array  # int32 scalar
+    trainable: Weights
+    opt_state: optax.OptState
+
+
+def data_mesh(count: int | None = None) -> Mesh:
+    """All devices, or the first `count`, on one axis, `data`."""
+    devices = jax.devices()[:count]
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis split over devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def init_state(trainable: Weights, tx: optax.GradientTransformation, mesh: Mesh) -> State:
+    """The state before the first step, on every device."""
+
+    def start(trainable: Weights) -> State:
+        # Copied, because the step donates its buffers and the caller may keep the weights.
+        trainable = jax.tree.map(jnp.copy, trainable)
+        return State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable))
+
+    return jax.jit(start, out_shardings=replicated(mesh))(trainable)
+
+
+def make_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+    microbatch: int | None = None,
+) -> jax.stages.Wrapped:
+    """Compile `(state, frozen, batch, key) -> (state, metrics)`.
+
+    The batch is sharded over the mesh, everything else is replicated. `key` is the root key: the
+    step folds its own number in, and gives each image a key by its place in the batch. The gradient
+    is taken for `state.trainable` alone; with `microbatch`, of so many images at a time, which must
+    divide the batch and be a multiple of the devices.
+    """
+
+    def step(state: State, frozen: Weights, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        def loss(trainable: Weights, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+            return objective.loss(
+                merge(trainable, frozen), batch, keys, jnp.float32(state.step) / steps
+            )
+
+        gradient = functools.partial(jax.grad(loss, has_aux=True), state.trainable)
+        count = len(next(iter(batch.values())))
+        inputs = batch, jax.random.split(jax.random.fold_in(key, state.step), count)
+        if microbatch is None:
+            grads, metrics = gradient(*inputs)
+        else:
+            grads, metrics = _mean(gradient, inputs, count // microbatch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, opt_state), metrics
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(replicated(mesh), replicated(mesh), sharded(mesh), replicated(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def _mean(compute: Callable[..., Any], inputs: tuple[Any, ...], parts: int) -> Any:
+    """The mean of `compute(*part)` over `parts` equal parts of the inputs, one after another."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        # A part is every parts-th image, so that each device has an equal share of it already.
+        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def add(total: Any, part: tuple[Any, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, compute(*part)), None
+
+    split = jax.tree.map(cut, inputs)
+    like = jax.eval_shape(compute, *jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda x: x / parts, total)

@@ -1,0 +1,293 @@
+"""`python -m train.main compare`: bytes at equal score, with intervals of a paired bootstrap.
+
+Bjontegaard's delta (ITU-T VCEG-M33, 2001) is the mean difference of the logarithms of two rates
+over the scores that both curves reach. Of a curve only those points count that no cheaper point
+equals; between them the logarithm of the rate is interpolated, piecewise cubic and monotone. An
+error is compared by its logarithm, as in the PSNR of the original.
+"""
+
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+
+from coder import files
+from train.configs.options import OptionsError
+from train.configs.study_options import AXES, Compare
+from train.studies import results
+from train.studies.curves import Point, draw_points, head_name, head_of, label
+from train.studies.report import FILES, average
+from train.studies.scores import Scores
+
+_SAMPLES = 200  # of the scores that two curves share
+_MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
+_NONE = "-"
+# What is read of a point, and of each of its images; errors are not of all points.
+_OF_A_POINT = ("method", "setting", "head", "with_decoder", "bytes_per_image", "codec_bytes")
+_EACH = ("bytes", "hits", "totals", "errors")
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # log bytes, and scores
+Key = tuple[str, bool]  # the method, and whether its scores are behind the decoder's first block
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Bytes and score, or error, of each point of a curve; of N images, or of their means (N = 1).
+
+    Attributes:
+      sizes: float64 [P, N].
+      scores: of P heads; or errors [P, N].
+    """
+
+    sizes: NDArray[np.float64]
+    scores: Sequence[Scores] | NDArray[np.float64]
+
+    def points(self, times: NDArray[np.int64]) -> Points:
+        """Log bytes and scores [P]; of each image so many as `times` [N] says."""
+        rates = np.log(self.sizes @ times / times.sum())
+        if isinstance(self.scores, np.ndarray):
+            values = -10 * np.log10(self.scores @ times / times.sum())
+        else:
+            values = np.array([one.percent(times).mean() for one in self.scores])
+        return rates, values
+
+    def front(self, times: NDArray[np.int64]) -> Points:
+        """Of the points those that no cheaper one equals, both increasing."""
+        points = self.points(times)
+        return _taken(points, on_front(points))
+
+
+def on_front(points: Points) -> NDArray[np.intp]:
+    """Which points no cheaper one equals, by rising rate."""
+    rates, values = points
+    order = np.lexsort((-values, rates))
+    values = values[order]
+    best = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+    return order[values > best]
+
+
+def _taken(points: Points, which: NDArray[np.intp]) -> Points:
+    rates, values = points
+    return rates[which], values[which]
+
+
+def run(options: Compare) -> None:
+    """Print the tables, and draw the curves."""
+    if not options.reports:
+        raise OptionsError("no reports: give folders that `train.main evaluate` wrote")
+    if options.plot is not None:
+        place = options.plot.parent, [options.plot.name]
+        inputs = [folder / name for folder in options.reports for name in FILES]
+        files.check_outputs(*place, overwrite=options.overwrite, inputs=inputs)
+    measured = read_reports(options)
+    curves = as_curves(options, measured)
+    against = (options.against, options.against_decoder)
+    if against not in curves:
+        known = ", ".join(_name(key) for key in curves)
+        raise OptionsError(f"no curve of {_name(against)}: there are {known}")
+    if len(curves) == 1:
+        raise OptionsError(f"only {_name(against)} is there: nothing to compare it with")
+    for number, what in enumerate(("score", "mse")):
+        ours = {key: one for key, pair in curves.items() if (one := pair[number]) is not None}
+        reference = ours.pop(against, None)
+        if what == "mse":  # it is the same whatever the heads, which may have a decoder before them
+            ours = {k: v for k, v in ours.items() if not (k[1] and (k[0], False) in curves)}
+            ours.pop((against[0], not against[1]), None)
+        if reference is not None and ours:
+            print("\n".join(tables(options, what, _name(against), reference, ours)) + "\n")
+    if options.plot is not None:
+        plot(options, [point for point, _ in measured], options.plot)
+
+
+def plot(options: Compare, points: Sequence[Point], path: Path) -> None:
+    """Bytes an image against score, of all reports in one figure; of equal points the first."""
+    x = "bytes_per_image"
+    if options.archive:
+        x = f"bytes an image + codec / {options.archive:,}"
+    shown: dict[tuple, Point] = {}
+    for point in points:
+        same = (point["method"], point["setting"], *head_of(point))
+        shown.setdefault(same, point | {x: point["bytes_per_image"] + share(options, point)})
+    of = points[0].get("of")
+    title = f"{of[0]}, {of[1]} split, {of[2]} images" if of else ""
+    files.make_folder(path.parent)
+    draw_points(list(shown.values()), x, (), (), title, [path])
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def share(options: Compare, point: Point) -> float:
+    """An image's share of the bytes that come once."""
+    return point["codec_bytes"] / options.archive if options.archive else 0.0
+
+
+def tables(
+    options: Compare, what: str, name: str, reference: Rated, others: dict[Key, Rated]
+) -> list[str]:
+    """Two tables in markdown: deltas over ranges of bytes, and bytes at the reference's scores."""
+    images = reference.sizes.shape[1]
+    generator = np.random.default_rng(0)
+    samples = generator.multinomial(images, np.full(images, 1 / images), options.resamples)
+    draws = [np.ones(images, np.int64), *(samples if images > 1 else [])]
+    edge = np.log(options.edge)
+    ranges = {"all": (-np.inf, np.inf)}
+    ranges |= {f"below {options.edge:g}": (-np.inf, edge), f"from {options.edge:g}": (edge, np.inf)}
+    head = [f"bytes at equal {what}, against {name}", *ranges]
+    rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(ranges)]
+    ours = [reference.points(times) for times in draws]
+    fronts = [_taken(points, on_front(points)) for points in ours]
+    which = on_front(ours[0])
+    rates, values = fronts[0]
+    shown = [f"{np.exp(r):,.0f} ({_shown(what, v)})" for r, v in zip(rates, values, strict=True)]
+    points = [
+        f"| bytes ({what}) of {name} | {' | '.join(shown)} |",
+        "| --- |" + " ---: |" * len(rates),
+    ]
+    apart = []
+    for key, other in others.items():
+        if other.sizes.shape[1] != images:
+            raise OptionsError(f"{_name(key)} is of {other.sizes.shape[1]} images, not of {images}")
+        pairs = [(front, other.front(times)) for front, times in zip(fronts, draws, strict=True)]
+        cells = [_interval([_delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
+        at = [
+            _rates_at(theirs, values[which]) - rates[which]
+            for (rates, values), (_, theirs) in zip(ours, pairs, strict=True)
+        ]
+        shown = [_interval(column) for column in np.array(at).T]
+        if set(cells + shown) == {_NONE}:
+            apart.append(_name(key))
+            continue
+        rows.append(f"| {_name(key)} | {' | '.join(cells)} |")
+        points.append(f"| {_name(key)} | {' | '.join(shown)} |")
+    if apart:
+        points += ["", f"Without a {what} in common, or of one point alone: {', '.join(apart)}."]
+    return [*rows, "", *points]
+
+
+def _delta(
+    reference: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray], low: float, high: float
+) -> float:
+    """Mean log ratio of bytes over the scores that both have and the reference has in a range."""
+    (rates, values), (_, others) = reference, other
+    if len(values) < 2 or len(others) < 2:
+        return np.nan
+    ends = np.interp(np.clip([low, high], rates[0], rates[-1]), rates, values)
+    first, last = max(ends[0], others[0]), min(ends[1], others[-1])
+    if not first < last:
+        return np.nan
+    at = np.linspace(first, last, _SAMPLES)
+    return float(np.mean(_rates_at(other, at) - _rates_at(reference, at)))
+
+
+def _rates_at(front: tuple[NDArray, NDArray], at: NDArray) -> NDArray[np.float64]:
+    """Log bytes of a curve at scores; NaN beyond it."""
+    rates, values = front
+    if len(values) < 2:
+        return np.where(at == values[0], rates[0], np.nan)
+    return PchipInterpolator(values, rates, extrapolate=False)(at)
+
+
+def _interval(logs: Sequence[float] | NDArray) -> str:
+    """The first in percent, and the interval that 95 % of the others lie in."""
+    if not np.isfinite(logs[0]):
+        return _NONE
+    percent = 100 * np.expm1(np.asarray(logs))
+    drawn = percent[1:][np.isfinite(percent[1:])]
+    if len(drawn) < max(1, (1 - _MISSING) * (len(percent) - 1)):
+        return f"{round(percent[0]):+d} %"
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{round(percent[0]):+d} % ({round(low):+d} to {round(high):+d})"
+
+
+def _shown(what: str, value: float) -> str:
+    return f"{value:.1f}" if what == "score" else f"{10 ** (-value / 10):.3f}"
+
+
+def _name(key: Key) -> str:
+    return head_name(label(key[0]), key[1])
+
+
+def read_reports(options: Compare) -> list[tuple[Point, dict[str, NDArray]]]:
+    """The points of all reports, of the head that is asked for."""
+    found = [pair for path in options.reports for pair in read_points(path)]
+    of, heads = [point.get("of") for point, _ in found], {point["head"] for point, _ in found}
+    if any(what != of[0] for what in of):
+        raise OptionsError(f"the reports are of different images: {of[0]}, and others")
+    if options.head not in heads | {""} or (not options.head and len(heads) > 1):
+        raise OptionsError(f"--head {options.head}: choose from {', '.join(sorted(heads))}")
+    return [pair for pair in found if pair[0]["head"] == (options.head or pair[0]["head"])]
+
+
+def as_curves(
+    options: Compare, measured: Sequence[tuple[Point, dict[str, NDArray]]]
+) -> dict[Key, tuple[Rated, Rated | None]]:
+    """The curves, by score and by error; those with one point alone as well."""
+    found: dict[Key, list[tuple[Point, dict[str, NDArray]]]] = {}
+    for point, images in measured:
+        found.setdefault((point["method"], point["with_decoder"]), []).append((point, images))
+    return {key: _rated(options, points) for key, points in found.items()}
+
+
+def refuse_mixtures(path: Path, points: Sequence[Point]) -> None:
+    """Raise OptionsError where points of a table differ in more than lambda."""
+    for method in dict.fromkeys(point["method"] for point in points):
+        mine = [point for point in points if point["method"] == method]
+        for name in set(AXES) - {"lambda"}:
+            if len(values := {point.get(name) for point in mine}) > 1:
+                raise OptionsError(
+                    f"{path}: points of {label(method)} differ in {name} "
+                    f"({', '.join(sorted(map(str, values)))}): give a table of one of them"
+                )
+
+
+def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
+    """Points of a folder of `evaluate`, or a table, and what each is the mean of."""
+    if path.suffix == ".csv" and path.is_file():
+        points = average(results.read(path))
+        if not points:
+            raise OptionsError(f"{path} has no rows yet: run the sweep first")
+        refuse_mixtures(path, points)
+        return [(point, {"bytes": np.array([point["bytes_per_image"]])}) for point in points]
+    if not (path / "report.json").is_file() or not (path / "images.npz").is_file():
+        raise OptionsError(f"{path} has no report.json and images.npz: `evaluate` writes both")
+    report = files.read_json(path / "report.json", "report of `evaluate`")
+    try:
+        what = [report[name] for name in ("dataset", "split", "images")]
+        points = [point | {"of": what} for point in report["points"]]
+        with np.load(path / "images.npz") as held:
+            each = dict(held)
+        for i, point in enumerate(points):
+            here = point.keys() | {name for name in _EACH if f"{i}.{name}" in each}
+            if missing := {*_OF_A_POINT, *_EACH[:3]} - here:
+                raise ValueError(f"point {i} has no {min(missing)}")
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionsError(
+            f"{path}: report.json or images.npz is damaged ({error}): evaluate again"
+        ) from error
+    return [
+        (point, {name: each[f"{i}.{name}"] for name in _EACH if f"{i}.{name}" in each})
+        for i, point in enumerate(points)
+    ]
+
+
+def _rated(
+    options: Compare, points: Sequence[tuple[Point, dict[str, NDArray]]]
+) -> tuple[Rated, Rated | None]:
+    once = [share(options, p) for p, _ in points]
+    counts = {len(images["bytes"]) for _, images in points}
+    if len(counts) > 1:
+        raise OptionsError(f"points of one curve are of {sorted(counts)} images: give one report")
+    sizes = np.stack([images["bytes"] for _, images in points]) + np.array(once)[:, None]
+    if "hits" in points[0][1]:
+        scores = [Scores(images["hits"], images["totals"]) for _, images in points]
+        errors = [images.get("errors") for _, images in points]
+    else:  # a mean, as one image's
+        means = [np.array([[[round(1e6 * p["mean"])]]]) for p, _ in points]
+        scores = [Scores(mean, np.full_like(mean, 10**8)) for mean in means]
+        errors = [np.array([float(p["mse"])]) if p.get("mse") else None for p, _ in points]
+    known = [one for one in errors if one is not None]
+    of_errors = len(known) == len(points) and all(np.all(one > 0) for one in known)
+    return Rated(sizes, scores), Rated(sizes, np.stack(known)) if of_errors else None

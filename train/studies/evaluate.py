@@ -1,0 +1,240 @@
+"""`python -m train.main evaluate`: real bytes against the scores of heads on what was decoded.
+
+Every method codes the same images of the same splits, and every method's decoded embeddings get
+the same heads: fitted on train, chosen on val (a fifth of train when val itself is scored),
+scored once on the split that is reported.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+import nec_jax
+from coder import files
+from nec_jax import heads
+from nec_jax.api import with_coding
+from nec_jax.heads.head import LINEAR, Kind
+from nec_jax.model_file import NecParams
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from train.configs.options import OptionsError
+from train.configs.study_options import HEADS, Evaluate, refuse_unused_baselines
+from train.data import IGNORE, DataError, Split, at_most, folder_of, open_source, read_all, spread
+from train.engine.activation_cache import open_prefix, start_of
+from train.engine.inputs import refuse_cache
+from train.studies import report
+from train.studies.methods import load_compressed, methods, refuse_one_rate
+from train.studies.scores import METRICS, Scores
+from train.studies.study import Method, Study
+
+CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
+
+
+def run(options: Evaluate) -> None:
+    """Measure everything and write report.json, report.md and rate_distortion.png."""
+    if not (options.base or options.model):
+        raise OptionsError(
+            "no model: pass --model (nec-vit-ti), or --base, the uncompressed model of --models"
+        )
+    if not options.data:
+        raise OptionsError("no data: pass --data, labelled images (--help says of what kinds)")
+    refuse_unused_baselines(options)
+    images = [folder for folder in [folder_of(options.data)] if folder is not None]
+    inputs = [*(name for name in (options.model, options.base, *options.models) if name), *images]
+    files.check_outputs(options.out, report.FILES, overwrite=options.overwrite, inputs=inputs)
+    if options.cache is not None:
+        refuse_cache(options.cache, images)
+    base = nec_jax.load(options.model or options.base)
+    if options.model:
+        refuse_one_rate(base)
+    models = {"": base} if options.model else load_compressed(options.models)
+    precisions = {model.config.precision for model in models.values()}
+    if len(precisions) == 1:  # the baselines' too
+        base = with_coding(base, precision=precisions.pop())
+    elif options.cache is not None and precisions:
+        raise OptionsError(
+            f"--cache is of one precision, the models have {', '.join(sorted(precisions))}: "
+            "evaluate those of each alone, or leave --cache out"
+        )
+    for setting, model in models.items():
+        for name in ("image_size", "patch", "bands", "dtype"):
+            if getattr(model.config, name) != getattr(base.config, name):
+                raise OptionsError(
+                    f"the model of {setting} has another {name} than {options.base}: give the "
+                    "--base that it was made from"
+                )
+    blocks = shared_blocks([base, *models.values()]) if options.cache is not None else 0
+    study = open_study(options, base, blocks)
+    result = evaluate(options, study, base, models)
+    report.write(result, options.out)
+    print(f"wrote {options.out}/report.json, report.md, rate_distortion.png", file=sys.stderr)
+
+
+def evaluate(
+    options: Evaluate, study: Study, base: NecParams, models: dict[str, NecParams]
+) -> report.Report:
+    """Score every method of a study, one after another."""
+    metric = report.AXES[report.METRICS[options.task]]
+    CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
+    coded = methods(options, study, base, models)
+    points = [point for method in coded for point in measure(options, study, method)]
+    return as_report(options, study, options.model or options.base, points)
+
+
+def as_report(
+    options: Evaluate, study: Study, model: str, points: Sequence[report.Point]
+) -> report.Report:
+    """What `report.write` writes, of points that `measure` returned."""
+    return {
+        "dataset": study.name,
+        "model": model,
+        "images": len(study.score.images),
+        "split": options.split,
+        "roundtrip_exact": True,  # `nec_method` raises otherwise
+        "points": list(points),
+    }
+
+
+def measure(options: Evaluate, study: Study, method: Method) -> list[report.Point]:
+    """Points of the report: one a head, fitted and scored on what `method` decoded."""
+    CONSOLE.print(f"{method.name} {method.setting}: {method.bytes_per_image:.1f} bytes an image")
+    points = []
+    for head in head_kinds(options, method.model.config):
+        scores = score_head(options, study, method, *head)
+        points.append(report.point(method, options.task, *head, scores))
+        CONSOLE.print(f"  {report.head_name(*head):22s} {report.spread(scores.percent())}")
+    return points
+
+
+def shared_blocks(models: Sequence[NecParams]) -> int:
+    """How many first blocks no `train.main compress` of these models has changed."""
+    blocks = []
+    for params in models:
+        facts = json.loads(params.provenance).get("compress", {})
+        rule = trainable_rule(facts.get("trainable", "late"), params.config)
+        blocks.append(frozen_blocks(params.config, params.weights, rule))
+    return min(blocks)
+
+
+def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
+    """Read the splits at `--image-size`, or the model's; with `--cache`, `blocks` further on."""
+    size = options.image_size or base.config.image_size
+    if options.cache is not None and (not blocks or size != base.config.image_size):
+        raise OptionsError(
+            "--cache holds what frozen blocks make of images of the models' size: the models must "
+            "share their first blocks (--trainable late), and --image-size be left out"
+        )
+
+    def read(split: str) -> tuple[Split, tuple[str, ...], str]:
+        source = open_source(options.data, split, chip=options.chip)
+        classes = source.classes if options.task == "classification" else source.mask_classes
+        if not classes:
+            raise OptionsError(f"{source.name} has no labels for {options.task}")
+        images = read_all(source, size, limit=options.limit)
+        refuse_unlabelled(options, images, classes, f"split {split!r} of {source.name}")
+        if options.cache is not None:
+            cache = (options.cache, options.cache_gb, base, blocks)
+            chosen = spread(len(source), options.limit)
+            prefix = open_prefix(*cache, at_most(source, options.limit))
+            then, now = {chosen[place] for place in prefix.readable()}, set(images.places)
+            if other := sorted(then ^ now):
+                raise DataError(
+                    f"{source.name}: image {other[0]} is among the {len(now)} that can be read or "
+                    f"the {len(then)} that could be when the cache was made, not among both: "
+                    f"delete it from {options.cache}"
+                )
+            images = dataclasses.replace(images, tokens=prefix.whole())
+        return images, classes, source.name
+
+    fit, classes, name = read("train")
+    score = read(options.split)[0]
+    if options.split == "val":
+        fifth = np.arange(len(fit.images)) % 5 == 0
+        fit, choose = fit.take(~fifth), fit.take(fifth)
+    else:
+        choose = read("val")[0]
+    start = start_of(base, blocks) if options.cache is not None else None
+    return Study(fit, choose, score, classes, name, blocks, start)
+
+
+def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]:
+    """(kind, with decoder) of the heads of a model's embeddings.
+
+    One of them is behind the decoder, the last that is not class-linear.
+    """
+    kinds: list[Kind] = [
+        kind for kind in HEADS[options.task] if not options.heads or kind in options.heads
+    ]
+    if not (model.code_class_token or "class-linear" in options.heads):
+        kinds = [kind for kind in kinds if kind != "class-linear"]
+    plain: list[tuple[Kind, bool]] = [(kind, False) for kind in kinds]
+    if not options.decoder_heads or model.decoder_target == "none":
+        return plain
+    behind = [head for head in plain if head[0] != "class-linear"][-1:]
+    return plain + [(kind, True) for kind, _ in behind]
+
+
+def score_head(
+    options: Evaluate, study: Study, method: Method, kind: Kind, with_decoder: bool
+) -> Scores:
+    """What a head gets right, in a training for each seed (a linear probe is exact: one)."""
+    fit, choose, score = (_targets(options, split) for split in study.splits())
+    counts = []
+    for seed in range(1 if kind in LINEAR else options.seeds):
+        head = heads.fit(
+            method.model,
+            method.values[0],
+            fit,
+            kind=kind,
+            classes=study.classes,
+            with_decoder=with_decoder,
+            val=(method.values[1], choose),
+            epochs=options.epochs,
+            seed=seed,
+        )
+        predicted = heads.classify(head, method.values[2])
+        counts.append(METRICS[options.task](predicted, score, len(study.classes)))
+    hits, totals = map(np.stack, zip(*counts, strict=True))
+    return Scores(hits, totals)
+
+
+def refuse_unlabelled(
+    options: Evaluate, images: Split, classes: tuple[str, ...], name: str
+) -> None:
+    """Refuse images whose targets would be scored though they are none.
+
+    Raises:
+      DataError: an image without label or mask, a mask value that is no class, or masks that
+        ignore every pixel.
+    """
+    without = images.unlabelled if options.task == "classification" else images.unmasked
+    if without:
+        what = "label" if options.task == "classification" else "mask"
+        raise DataError(
+            f"{name} cannot be used for {options.task}: {without} has no {what}; name a --split "
+            f"whose images all have one"
+        )
+    if options.task == "classification" or images.masks is None:
+        return
+    if (images.masks == IGNORE).all():
+        raise DataError(f"{name} cannot be used for {options.task}: its masks ignore every pixel")
+    wrong = (images.masks != IGNORE) & (images.masks >= len(classes))
+    if wrong.any():
+        first = int(np.argmax(wrong.any((1, 2))))
+        value = images.masks[first][wrong[first]][0]
+        raise DataError(
+            f"the mask of {images.ids[first]} has the value {value}, but {name} has the "
+            f"{len(classes)} classes {', '.join(classes)}: name all of them, or mend the mask"
+        )
+
+
+def _targets(options: Evaluate, split: Split) -> NDArray:
+    targets = split.labels if options.task == "classification" else split.masks
+    if targets is None:
+        raise OptionsError(f"the data have no {options.task} targets")
+    return targets

@@ -1,0 +1,269 @@
+"""The methods of a study, each coding the same images for real: NEC, and its baselines."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+import nec_jax
+from coder import RateLadder
+from coder.codecs.base import OneRateCodec
+from nec_jax.calibration import fit_transform
+from nec_jax.model_file import NecParams
+from nec_jax.models import nec
+from train.configs.options import OptionsError
+from train.configs.study_options import Evaluate
+from train.studies import baselines, practice
+from train.studies.study import Method, Study
+
+_RATES = 8  # of a model that codes at more, if none is named; and its own
+
+
+class RoundTripError(RuntimeError):
+    """Decoded bytes are not the embedding that was encoded: a bug, never bad luck."""
+
+
+def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
+    """Load compressed models: their settings in the report, in the order of their lambdas.
+
+    Raises:
+      OptionsError: a model without a codec, or not made by `train.main compress`.
+    """
+    models = {path: nec_jax.load(path) for path in paths}
+    for path, params in models.items():
+        if params.codec is None or trained_lambda(params) is None:
+            raise OptionsError(f"{path} is not a compressed model: run `train.main compress`")
+    ordered = sorted(models, key=lambda path: trained_lambda(models[path]) or 0.0)
+    names = [f"lambda {trained_lambda(models[path]):g}" for path in ordered]
+    return {
+        name if names.count(name) == 1 else f"{name} ({path})": models[path]
+        for name, path in zip(names, ordered, strict=True)
+    }
+
+
+def refuse_one_rate(params: NecParams) -> None:
+    """Raise OptionsError unless a model is one for `--model`: with a codec of many rates."""
+    if not isinstance(params.codec, RateLadder):
+        raise OptionsError(
+            "--model takes one that codes at many rates, as nec-vit-ti and those of `train.main "
+            "distil` do; of others pass --base and --models"
+        )
+
+
+def trained_lambda(params: NecParams) -> float | None:
+    """The lambda in a model's provenance, if any."""
+    facts = json.loads(params.provenance).get("compress")
+    return float(facts["lambda"]) if isinstance(facts, dict) and "lambda" in facts else None
+
+
+def methods(
+    options: Evaluate, study: Study, base: NecParams, models: dict[str, NecParams]
+) -> Iterator[Method]:
+    """NEC at every model's lambda, then the baselines, each coded for real.
+
+    Raises:
+      OptionsError: rates that a model has not, before anything is measured.
+    """
+    refuse_rates(options, models)
+    for setting, model in models.items():
+        yield from nec_methods(options, study, setting, model, base)
+    if options.baselines:
+        yield from baseline_methods(options, study, base)
+
+
+def refuse_rates(options: Evaluate, models: dict[str, NecParams]) -> None:
+    """Raise OptionsError where `--rates` names what a model has not."""
+    ladders = {name: m.codec for name, m in models.items() if isinstance(m.codec, RateLadder)}
+    if options.rates and not ladders:
+        raise OptionsError("--rates: none of the models has a codec of many rates")
+    for name, ladder in ladders.items():
+        if max(options.rates, default=0) >= ladder.rates:
+            raise OptionsError(
+                f"--rates {max(options.rates)}: {name or options.model} has rates 0 to "
+                f"{ladder.rates - 1}"
+            )
+
+
+def nec_methods(
+    options: Evaluate, study: Study, setting: str, model: NecParams, base: NecParams
+) -> Iterator[Method]:
+    """Encode, decode and compare every image of every split; at several rates, if it has them.
+
+    Args:
+      model: as `load_compressed` returns it, or, with `--model`, `base` itself.
+      base: what it was made from.
+
+    Raises:
+      RoundTripError: any image whose decoded bytes differ from its embedding.
+    """
+    codec = model.codec
+    assert codec is not None
+    own = bool(options.model)  # coded as it is
+    # Nearly all of the time.
+    y = study.embedded(base) if own else [study.latents(model, split) for split in study.splits()]
+    features = model.config.decoder_target == "features"
+    goals = y if own and not features else None  # such a decoder's are those of an older base
+    if not own and features and model.config.bands == base.config.bands:
+        goals = study.embedded(base)
+    if not isinstance(codec, RateLadder):
+        yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
+        return
+    some = np.linspace(0, codec.rates - 1, min(_RATES, codec.rates)).round().astype(int)
+    spread = sorted({*some.tolist(), codec.rate_index})
+    for rate in options.rates or (spread if own else (codec.rate_index,)):
+        name, at = ("nec", f"rate {rate}") if own else ("nec-transform", f"{setting}, rate {rate}")
+        yield nec_method(study, name, at, model, codec.at(rate), y, goals)
+
+
+def nec_method(
+    study: Study,
+    name: str,
+    setting: str,
+    model: NecParams,
+    codec: OneRateCodec,
+    latents: list[NDArray[np.float32]],
+    goals: list[NDArray[np.float32]] | None,
+) -> Method:
+    """One rate of a model; of its latents and the base's of each split. Raises as `nec_methods`."""
+    grid = study.grid(model)
+    values, blobs = [], []
+    for split, y in zip(study.splits(), latents, strict=True):
+        embedded = codec.dequantise(codec.quantise(y, grid), grid)
+        blobs = [codec.encode(one, grid) for one in y]
+        decoded = nec_jax.decode(model, blobs)
+        if decoded.tobytes() != embedded.tobytes():
+            wrong = [
+                i for i, d, e in zip(split.ids, decoded, embedded, strict=True) if (d != e).any()
+            ]
+            raise RoundTripError(f"decoding is not exact for {', '.join(wrong[:5])}")
+        values.append(decoded)
+    estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
+    fit, choose, score = values
+    errors = None
+    if goals is not None:
+        own = int(model.config.code_class_token)
+        goals = [part[:, -(grid[0] * grid[1]) - own :] for part in goals]
+        if goals[2].shape[1] == score.shape[1]:  # else the base has no class token
+            found = decoded_features(model, score, grid)
+            errors = squared_errors(found, goals)
+    lam, estimated = trained_lambda(model), {"estimated_bytes_per_image": float(np.mean(estimates))}
+    return Method(
+        name=name,
+        setting=setting,
+        model=model,
+        values=(fit, choose, score),
+        sizes=np.array([len(blob) for blob in blobs]),
+        errors=errors,
+        codec_bytes=codec.codec_bytes,
+        facts=({} if lam is None else {"lambda": lam}) | estimated,
+    )
+
+
+def squared_errors(
+    found: NDArray[np.float32], y: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """`Method.errors` of what was found for the last of the splits of embeddings y."""
+    variance = np.maximum(y[0].var((0, 1), dtype=np.float64), 1e-12)
+    return (((found - y[-1]) ** 2).mean(1, dtype=np.float64) / variance).mean(1)
+
+
+def decoded_features(
+    model: NecParams, decoded: NDArray[np.float32], grid: tuple[int, int]
+) -> NDArray[np.float32]:
+    """What a model's decoder of features makes of decoded embeddings, in their own units.
+
+    Those themselves, where there is no such decoder.
+    """
+    if model.config.decoder_target != "features":
+        return decoded
+    own = model.weights["decoder"]["target"]
+    predicted = [
+        np.asarray(_reconstructed(model.config, model.weights, y_hat[None], grid))[0]
+        for y_hat in decoded
+    ]
+    return np.stack(predicted) * np.asarray(own["std"]) + np.asarray(own["mean"])
+
+
+_reconstructed = jax.jit(nec.reconstruct, static_argnames=("config", "grid"))
+
+
+def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterator[Method]:
+    """Quantised and uncompressed embeddings of the base, JPEG 2000, and lossless pixels."""
+    y = study.embedded(base)
+    config = base.config
+    ends = np.cumsum([len(part) for part in y])[:-1]
+
+    def method(
+        name: str,
+        setting: str,
+        values: Sequence[NDArray[np.float32]],
+        sizes: NDArray[np.int64],
+        codec_bytes: int = 0,
+    ) -> Method:
+        fit, choose, score = values
+        errors = squared_errors(score, y)
+        return Method(name, setting, base, (fit, choose, score), sizes, errors, codec_bytes)
+
+    def of_latents(
+        name: str, setting: str, code: Callable[[NDArray[np.float32]], baselines.Coded]
+    ) -> Method:
+        coded = [code(part) for part in y]
+        values, last = [c.values for c in coded], coded[-1]
+        return method(name, setting, values, last.bytes_per_image, last.codec_bytes)
+
+    for bits in options.uqe_bits:
+        yield of_latents("uqe", f"{bits} bit", lambda v, b=bits: baselines.uqe(v, b))
+    for bits in options.uqe_bits:
+        yield of_latents(
+            "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
+        )
+    grid = study.grid(base)
+    if options.transform_rates:
+        ladder = fit_transform(y[0], grid)
+        # All of them first: a rate that there is not is refused before the others are measured.
+        for one in [ladder.at(rate) for rate in options.transform_rates]:
+            name = f"rate {one.rate_index}"
+            yield of_latents("transform", name, lambda v, c=one: baselines.coded_by(v, c, grid))
+    for gain in options.channel_gains:
+        codec = baselines.per_channel(y[0], gain, int(config.code_class_token))
+        yield of_latents(
+            "channels", f"gain {gain:g}", lambda v, c=codec: baselines.coded_by(v, c, grid)
+        )
+    for name, setting, code in practices(options, y[0]):
+        for zstd, more in ((False, ""), (True, "-zstd")):
+            # All splits at once: what is fitted is the same for all.
+            coded = code(np.concatenate(y), zstd=zstd)
+            values, sizes = np.split(coded.values, ends), coded.bytes_per_image[ends[-1] :]
+            yield method(name + more, setting, values, sizes, coded.codec_bytes)
+    yield of_latents("float16", "float16", baselines.float16)
+    if config.channels in (1, 3) and config.dtype in ("uint8", "uint16"):
+        for ratio in options.jpeg2000:
+            coded = [baselines.jpeg2000(split.images, ratio) for split in study.splits()]
+            values = [nec_jax.latents(base, c.values) for c in coded]
+            yield method("jpeg2000", f"1:{ratio:g}", values, coded[-1].bytes_per_image)
+    else:
+        print(
+            f"no JPEG 2000: it takes 1 or 3 bands of uint8 or uint16, not {config.channels} of "
+            f"{config.dtype}",
+            file=sys.stderr,
+        )
+    raw = baselines.raw_zstd(study.score.images)
+    yield method("raw-zstd", config.dtype, y, raw.bytes_per_image)
+
+
+def practices(
+    options: Evaluate, train: NDArray[np.float32]
+) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
+    """Name, setting and coder (embeddings, zstd=) of what is asked for of `train.studies.practice`."""
+    for count in options.pca:
+        code = functools.partial(practice.pca_int8, components=count, calibration=train)
+        yield "pca-int8", f"{count} components", code
+    for parts in options.pq:
+        code = functools.partial(practice.product_quantised, parts=parts, calibration=train)
+        yield "pq", f"{parts} bytes a token", code
+    if options.binary:
+        yield "binary", "1 bit", functools.partial(practice.binary, calibration=train)

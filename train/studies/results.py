@@ -1,0 +1,121 @@
+"""results.csv: the one tidy table of a study, a row a point and head, or a baseline and head.
+
+Its columns are those of report.json's points, then the axes: options of `compress`. A point is
+known by its values of the axes, so that the table alone says what is done.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coder import files
+from train.configs.options import OptionsError
+from train.configs.study_options import AXES
+
+Row = dict[str, str]
+NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model (`init`)
+
+
+class Results:
+    """The table of a study: in memory, and written whole whenever rows are added.
+
+    Attributes:
+      rows: all with the same columns.
+      axes: the columns that are options.
+    """
+
+    def __init__(self, path: Path, axes: Iterable[str], shared: Mapping[str, Any]):
+        """Read the table at `path`, if there is one.
+
+        Args:
+          axes: of the study as it is now; those that the table lacks are added to it.
+          shared: options of `compress` that its points had in common, by field.
+        """
+        self._path = path
+        self.rows = read(path) if path.exists() else []
+        before = axes_of(self.rows)
+        self.axes = list(dict.fromkeys(["lambda", *before, *axes]))
+        for row in self.rows:
+            for name in self.axes:
+                if name not in before:
+                    known = row["method"] in NEC or name == "init"
+                    row[name] = cell(shared.get(AXES[name])) if known else ""
+
+    def values(self, options: Mapping[str, Any]) -> Row:
+        """The axes' values of a point, as the table writes them, from options by field."""
+        return {name: cell(options[AXES[name]]) for name in self.axes}
+
+    def has(self, values: Row, *, baseline: bool = False) -> bool:
+        """Whether there are rows of the point (or of baselines) with these values."""
+        return any(
+            (row["method"] not in NEC) == baseline and values.items() <= row.items()
+            for row in self.rows
+        )
+
+    def add(self, values: Row, points: Iterable[Mapping[str, Any]]) -> None:
+        """Append the points of a report as rows of these values, and write the table."""
+        blank = dict.fromkeys(self.axes, "")
+        self.rows += [blank | {k: cell(v) for k, v in point.items()} | values for point in points]
+        write(self._path, self.rows)
+
+
+def cell(value: Any) -> str:
+    """How a value stands in the table; nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(cell, value))
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def axes_of(rows: Sequence[Row]) -> list[str]:
+    """The axes of a table: its columns that are options of `compress`."""
+    return [name for name in rows[0] if name in AXES] if rows else []
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a table, all with the same columns.
+
+    If the file ends in half a row, the point of the last whole row is left out as well: others of
+    its rows may be missing.
+
+    Raises:
+      OptionsError: no table of a study.
+      FileError: as `files.read_bytes`.
+    """
+    try:
+        text = files.read_bytes(path, "table").decode()
+        whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole, newline=""))
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise OptionsError(f"{path} is no table of `train.main sweep` ({error})") from error
+    names = set(reader.fieldnames or ())
+    uneven = any(None in row or None in row.values() for row in rows)
+    if uneven or not {"method", "head", "lambda"} <= names:
+        raise OptionsError(f"{path} is no table of `train.main sweep`")
+    if rows and whole != text:
+        print(f"{path} ends in half a row: its last point is left out", file=sys.stderr)
+        last = point_of(rows[-1])
+        rows = [row for row in rows if point_of(row) != last]
+    return rows
+
+
+def point_of(row: Row) -> tuple[str, ...]:
+    """What is alike in all rows of a point, or of the baselines of a model."""
+    values = (row[name] for name in row if name in AXES)
+    return ("nec", *values) if row["method"] in NEC else ("", row.get("init", ""))
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Replace the table: whatever happens, the file is the old or the new one, whole."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns.sort(key=lambda name: name in AXES)  # stable: the axes come last
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue(), overwrite=True)

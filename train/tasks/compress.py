@@ -1,0 +1,239 @@
+"""`python -m train.main compress`: adapt a model for rate and distortion, and freeze its codec."""
+
+import dataclasses
+import functools
+import json
+import sys
+
+import jax
+import numpy as np
+
+import nec_jax
+from coder import RateLadder
+from coder.transform.klt import Transform
+from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
+from nec_jax.model_file import NecParams
+from nec_jax.models import transform_bottleneck
+from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from nec_jax.models.nec import init_weights, prefix
+from nec_jax.models.weight_tree import Weights, merge, split
+from train.configs.options import Compress, OptionsError
+from train.engine import loop, objective, processes, run_record
+from train.engine.activation_cache import finish
+from train.engine.initial import (
+    config_for,
+    fresh_config,
+    given_model,
+    mask_ratio,
+    starting_model,
+    with_teacher,
+    without_teacher,
+)
+from train.engine.inputs import (
+    Cache,
+    Inputs,
+    in_steps,
+    open_inputs,
+    open_training_source,
+    open_val_source,
+    refuse_folders,
+)
+from train.engine.optim import optimiser
+from train.engine.pictures import evenly_spread, pictures_of
+from train.engine.step import data_mesh, init_state, make_step
+from train.engine.summary import print_summary
+from train.tasks.first_density import calibrate_bottleneck, calibrate_transform
+
+_CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
+_CODED = 64  # validation images that are coded for real in the end
+
+
+def run(options: Compress) -> None:
+    """Train and write `model.safetensors`, with its codec, in the work folder."""
+    if options.describe:
+        print(json.dumps(describe(options)))
+        return
+    if not options.init and (options.arch is None or options.trainable != "all"):
+        raise OptionsError(
+            "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
+            "--trainable all, for fresh weights"
+        )
+    processes.print_devices()
+    refuse_folders(options)
+    given = given_model(options)
+    source = open_training_source(options)
+    options = in_steps(options, source)
+    val_source = open_val_source(options)
+    run_record.refuse_changed_config(options)
+    cache = Cache(options, source) if options.cache else None
+    base = starting_model(options, given, source, cache.embed if cache else None)
+    config = base.config
+    hidden = mask_ratio(options, config)
+    rule = trainable_rule(options.trainable, config)
+    inputs = open_inputs(options, base, source, val_source, cache)
+    first = with_teacher(config, trained_weights(options, config, base.weights), rule)
+
+    # At the start, and again in the end.
+    ladder = functools.cache(functools.partial(fit_ladder, base, options, inputs))
+
+    def start() -> Weights:
+        images = inputs.sample(_CALIBRATION_BATCH)
+        print(f"calibrating on {len(images)} images", file=sys.stderr)
+        calibrated = calibrate_bottleneck
+        if options.codec == "transform":
+            calibrated = functools.partial(calibrate_transform, codec=ladder())
+        weights, facts = calibrated(
+            config,
+            first,
+            images,
+            jax.random.key(options.seed),
+            lam=options.lam,
+            mask_ratio=hidden,
+            gain=options.gain,
+            start=inputs.start,
+        )
+        print("calibrated: " + loop.describe(facts), file=sys.stderr)
+        return weights
+
+    with run_record.recorded(options, {"train": source, "val": val_source}) as finish_record:
+        weights = loop.fit(
+            options,
+            objective.rate_distortion(config, options.lam, options.rounding, hidden, inputs.start),
+            start,
+            first,
+            rule,
+            inputs.batches,
+            inputs.val,
+            density_lr=options.density_lr,
+            pictures=pictures_of(
+                config,
+                inputs.val,
+                hidden,
+                coded=options.codec == "per-channel",
+                start=inputs.start,
+            ),
+        )
+        print("making the tables of the codec", file=sys.stderr)
+        through = ladder().transform if options.codec == "transform" else None
+        params = with_codec(base, without_teacher(weights), options, source.name, inputs, through)
+        path = options.workdir / "model.safetensors"
+        if processes.is_main_process():
+            nec_jax.save(params, path)
+            blobs = code_some(params, inputs)
+            print_summary(finish_record(), path, source, params, blobs)
+
+
+def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
+    """Blobs of some validation images, which took no part in making the codec."""
+    some = evenly_spread(inputs.val["tokens" if inputs.start else "image"], _CODED)
+    assert params.codec is not None
+    grid = params.config.grid(params.config.image_size, params.config.image_size)
+    return [params.codec.encode(y, grid) for y in finish(params, some, inputs.start)]
+
+
+def trained_weights(options: Compress, config: ModelConfig, weights: Weights) -> Weights:
+    """Weights of the shapes that train: through a transform the bottleneck is another."""
+    if options.codec == "per-channel":
+        return weights
+    held = transform_bottleneck.blank(config.embedding_width, class_token=config.code_class_token)
+    return {**weights, "bottleneck": held}
+
+
+def with_codec(
+    base: NecParams,
+    weights: Weights,
+    options: Compress,
+    data: str,
+    inputs: Inputs,
+    through: Transform | None,
+) -> NecParams:
+    """The trained model, its tables counted on whole training images (fitted to size, not cropped
+    at random). `through` is the transform that it was trained through, if any."""
+    images = inputs.sample(options.calibration_images)
+    held = weights["bottleneck"]
+    if through is not None:  # the model has that of its form, which nothing reads
+        weights = {**weights, "bottleneck": base.weights["bottleneck"]}
+    params = dataclasses.replace(base, weights=weights)
+    facts = {
+        "lambda": options.lam,
+        "codec": options.codec,
+        "rounding": options.rounding,
+        "trainable": options.trainable,
+        "proxy": params.config.decoder_target,
+        "init": options.init or "fresh weights",
+        "steps": options.steps,
+        "batch": options.batch,
+        "data": data,
+        "calibration_images": len(images),
+    }
+    y = finish(params, images, inputs.start)
+    if through is not None:
+        step = float(held["transform"]["step"])
+        return fit_latents(params, y, step, through, {"compress": facts})
+    return calibrate_latents(params, [y], {"compress": facts})
+
+
+def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> RateLadder:
+    """The transform that training goes through: of the embeddings that it starts from."""
+    y = finish(base, inputs.sample(options.calibration_images), inputs.start)
+    side = base.config.image_size
+    return fit_transform(y, base.config.grid(side, side))
+
+
+def describe(options: Compress) -> dict[str, float | int]:
+    """Sizes of a run without running it: parameters, coded tokens, FLOPs of a compiled step."""
+    config = _described_config(options)
+    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    shapes = trained_weights(options, config, shapes)
+    rule = trainable_rule(options.trainable, config)
+    trainable, frozen = split(with_teacher(config, shapes, rule), rule)
+    start = frozen_blocks(config, shapes, rule) if options.cache else 0
+    grid = config.grid(config.image_size, config.image_size)
+    return {
+        "params": _count(shapes),
+        "trainable_params": _count(trainable),
+        "tokens": grid[0] * grid[1] + config.code_class_token,
+        "flops_per_step": count_flops(options, config, trainable, frozen, start),
+    }
+
+
+def count_flops(
+    options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights, start: int = 0
+) -> float:
+    """What XLA counts for one compiled step of the whole batch; nothing is allocated.
+
+    With `start`, the batch has passed so many blocks.
+    """
+    mesh = data_mesh()
+    tx = optimiser(options, options.density_lr)
+    hidden = mask_ratio(options, config)
+    goal = objective.rate_distortion(config, options.lam, options.rounding, hidden, start)
+    side = config.image_size
+    images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
+    batch = {"image": images}
+    if start:
+        passed = jax.eval_shape(
+            lambda weights, x: prefix(config, weights, x, start), merge(trainable, frozen), images
+        )
+        batch = {"tokens": jax.ShapeDtypeStruct(passed.shape, np.float16)}
+    state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
+    key = jax.eval_shape(jax.random.key, 0)
+    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, batch, key)
+    # Operations are counted before machine code is made of them: that need not be good.
+    cost = lowered.compile({"xla_backend_optimization_level": "0"}).cost_analysis()
+    if cost is None:
+        raise RuntimeError("this backend counts no FLOPs: describe on a CPU")
+    return float(cost["flops"]) * mesh.size  # XLA counts one device's part
+
+
+def _described_config(options: Compress) -> ModelConfig:
+    if options.arch:
+        return config_for(options, fresh_config(options))
+    if options.init:
+        return config_for(options, nec_jax.load(options.init).config)
+    raise OptionsError("nothing to describe: pass --arch or --init")
+
+
+def _count(tree: Weights) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
