@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import coder
 from benchmarks.peer import ROUNDS, best_seconds
 from coder import ScalarCodec
-from coder.codecs.base import OneRateCodec
+from coder.codecs import OneRateCodec
 from train.studies.baselines import per_channel
 
 RATES = (4, 6, 8, 10, 12)

@@ -7,12 +7,8 @@ y_hat = codec.decode(blob)  # float32 [n, D]
 ```
 """
 
-from coder.codecs.base import EmbeddingCodec
-from coder.codecs.ladder import RateLadder
-from coder.codecs.loading import from_bytes, load
-from coder.codecs.scalar_codec import ScalarCodec
-from coder.codecs.transform_codec import TransformCodec
-from coder.entropy.tables import Tables
+from coder.codecs import EmbeddingCodec, RateLadder, ScalarCodec, TransformCodec, from_bytes, load
+from coder.entropy import Tables
 from coder.errors import (
     BlobError,
     CodecError,
@@ -27,7 +23,7 @@ from coder.errors import (
     UnusualEmbedding,
     WrongCodec,
 )
-from coder.fitting.fit_codec import fit
+from coder.fitting import fit
 from coder.pool import Pool
 
 __all__ = [

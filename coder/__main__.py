@@ -23,9 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coder import files
-from coder.codecs import loading
-from coder.codecs.base import EmbeddingCodec
+from coder import codecs, files
+from coder.codecs import EmbeddingCodec
 from coder.errors import CodecError, FileError, InputError, about, one_line
 from coder.format import blob as framing
 from coder.format import container, file_kinds
@@ -178,7 +177,7 @@ def _info_blob(options: argparse.Namespace) -> int:
     print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
     print(f"payload {payload} bytes, {words.size} words")
     if options.codec:
-        codec = loading.load(options.codec)
+        codec = codecs.load(options.codec)
         q, _ = codec.decode_symbols(data)
         print(f"{q.shape[0]} x {q.shape[1]} symbols, ", end="")
         print(f"{8 * len(data) / (len(q) * codec.channels):.4f} bits per element")
@@ -186,7 +185,7 @@ def _info_blob(options: argparse.Namespace) -> int:
 
 
 def _info_codec(options: argparse.Namespace) -> int:
-    codec = loading.load(options.file)
+    codec = codecs.load(options.file)
     print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
     print(f"fingerprint {codec.fingerprint.hex()}")
     print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
@@ -208,7 +207,7 @@ def _verify_blob(options: argparse.Namespace) -> int:
 
 
 def _verify_codec(options: argparse.Namespace) -> int:
-    codec = loading.load(options.file)
+    codec = codecs.load(options.file)
     print(f"good: codec {codec.fingerprint[:4].hex()}, {codec.channels} channels")
     return 0
 
@@ -230,7 +229,7 @@ def _decode_codec(options: argparse.Namespace) -> int:
 def _codec(options: argparse.Namespace) -> EmbeddingCodec:
     if options.codec is None:
         raise InputError("a blob: add --codec with the codec file that it was made with")
-    return loading.load(options.codec)
+    return codecs.load(options.codec)
 
 
 _COMMANDS = {

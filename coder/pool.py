@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coder import codecs
 from coder.arrays import as_array, as_blobs, as_floats, check_whole, warn_of_integers
-from coder.codecs import loading
-from coder.codecs.base import EmbeddingCodec
+from coder.codecs import EmbeddingCodec
 from coder.errors import InputError, PoolError, named
 
 _TASKS_PER_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
@@ -346,7 +346,7 @@ def _start(codec: bytes, file: _File | None) -> None:
     # An interrupt in a terminal reaches all processes: the one that made the pool ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _codec, _file = loading.from_bytes(codec), file
+    _codec, _file = codecs.from_bytes(codec), file
 
 
 def _end_with_parent() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import EmbeddingCodec, InputError, RateLadder, ScalarCodec, Tables, fit
-from coder.codecs.quantiser import quantise
-from coder.entropy.tables import pmf_from_counts
-from coder.transform.klt import Transform
+from coder.codecs import quantise
+from coder.entropy import pmf_from_counts
+from coder.transform import Transform
 from nec_jax.api import latents
 from nec_jax.model_file import NecParams
 from nec_jax.models import density

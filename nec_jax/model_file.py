@@ -7,9 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from coder import EmbeddingCodec, FileError, InputError
-from coder.codecs import loading
-from coder.codecs.loading import MODEL
+from coder import EmbeddingCodec, FileError, InputError, codecs
+from coder.codecs import MODEL
 from coder.errors import about
 from coder.format import container
 from nec_jax.models.architecture import ModelConfig
@@ -111,7 +110,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         weights = unflatten_weights(container.under("weights/", tensors), like)
         codec = None
         if content["codec"] is not None:
-            codec = loading.from_parts(container.under("codec/", tensors), content["codec"])
+            codec = codecs.from_parts(container.under("codec/", tensors), content["codec"])
     if codec is not None and (codec.channels, codec.class_token) != (
         config.embedding_width,
         config.code_class_token,

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import ScalarCodec, Tables
-from coder.entropy.tables import pmf_from_counts
+from coder.entropy import pmf_from_counts
 
 Y = np.array([[0.2, 3.0, -40.0], [1.4, 0.5, 2.0], [-9.0, 0.6, 900.0]], np.float32)
 

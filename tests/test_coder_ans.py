@@ -5,10 +5,9 @@ from hypothesis import strategies as st
 from reference_ans import Table, escape_reads, integer_ans, length_table, reads, uniform
 
 from coder import CorruptBlob, Tables
-from coder.entropy.ans import SymbolCoder
+from coder.entropy import SymbolCoder, quantise_pmf
 from coder.entropy.escape import length_weights
 from coder.entropy.integer_models import TABLE_EACH, UNIFORM, AnsCoder, model
-from coder.entropy.tables import quantise_pmf
 
 INT32 = np.iinfo(np.int32)
 

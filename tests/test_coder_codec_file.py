@@ -15,8 +15,8 @@ import coder
 from coder import (
     CodecError,
     FileError,
+    codecs,
 )
-from coder.codecs import loading
 
 
 def test_save_and_load_keep_fingerprint_and_bytes(tmp_path):
@@ -30,7 +30,7 @@ def test_save_and_load_keep_fingerprint_and_bytes(tmp_path):
     assert loaded.to_bytes() == codec.to_bytes() == path.read_bytes()
     assert codec.codec_bytes == path.stat().st_size
     assert loaded.encode(Y, (1, 2)) == codec.encode(Y, (1, 2))
-    assert loading.from_parts(*codec.to_parts()) == codec
+    assert codecs.from_parts(*codec.to_parts()) == codec
 
 
 @settings(max_examples=200)
@@ -65,7 +65,7 @@ def test_loading_names_the_file(tmp_path):
 def test_parts_that_make_no_codec_are_refused(tensors, content, message):
     parts = small_codec().to_parts()
     with pytest.raises(FileError, match=message):
-        loading.from_parts(parts[0] | tensors, parts[1] | content)
+        codecs.from_parts(parts[0] | tensors, parts[1] | content)
 
 
 def test_every_part_changes_the_fingerprint():
@@ -79,10 +79,10 @@ def test_every_part_changes_the_fingerprint():
         {"grid_layout": np.array([0, 2, 1])},
         {"class_layout": np.array([2, 0, 0])},
     ]
-    codecs = [loading.from_parts(tensors | change, content) for change in changed]
-    codecs += [small_codec(False), small_codec(max_tokens=9), small_codec(rate_index=1), base]
-    assert len({codec.fingerprint for codec in codecs}) == len(codecs)
-    assert base != codecs[0]
+    others = [codecs.from_parts(tensors | change, content) for change in changed]
+    others += [small_codec(False), small_codec(max_tokens=9), small_codec(rate_index=1), base]
+    assert len({codec.fingerprint for codec in others}) == len(others)
+    assert base != others[0]
     assert base != "a codec"
 
 

@@ -9,7 +9,7 @@ from transform_cases import GRID, embeddings, ladder
 
 from coder import CodecError, InputError, Pool, Tables, UnusualEmbedding
 from coder.arrays import as_blobs
-from coder.entropy.tables import pmf_from_counts, quantise_pmf
+from coder.entropy import pmf_from_counts, quantise_pmf
 
 LADDER = ladder()
 SCALAR = small_codec(class_token=False)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from reference_ans import Table, integer_ans, reads
 
 from coder import CorruptBlob, Tables
-from coder.entropy.rows import RowCoder
+from coder.entropy import RowCoder
 
 TABLES = Tables.from_pmfs(
     [

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from reference_ans import ONE, count_table, half_table
 
 from coder import CorruptBlob, Tables
-from coder.entropy import sparse
-from coder.entropy.ans import SymbolCoder
+from coder.entropy import SymbolCoder, sparse
 from coder.entropy.integer_models import TABLE_EACH, AnsCoder
 from coder.entropy.places import Reader, Rows, walk
 

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder import CodecError, Tables
-from coder.entropy.tables import MAX_SIZE, quantise_pmf
-from coder.entropy.tables import pmf_from_counts as recalibrate
+from coder.entropy import pmf_from_counts as recalibrate
+from coder.entropy import quantise_pmf
+from coder.entropy.tables import MAX_SIZE
 
 TOTAL = 1 << 24
 

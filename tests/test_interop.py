@@ -12,7 +12,7 @@ from test_golden import SHA256, TRANSFORMED
 
 import coder
 from coder import RateLadder
-from coder.codecs.coefficients import NOT_CODED
+from coder.codecs import NOT_CODED
 
 GOLDEN = Path(__file__).parent / "golden"
 DECODER = Path(__file__).parent / "interop" / "decode.mjs"

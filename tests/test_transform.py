@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import coder
 from coder import CodecError
-from coder.transform.dct import cosines, over_blocks, product
-from coder.transform.frequencies import BANDS, LARGEST, bands_of_block, bands_of_grid, parts
-from coder.transform.klt import Transform
+from coder.transform import BANDS, LARGEST, Transform, bands_of_grid, cosines, parts
+from coder.transform.dct import over_blocks, product
+from coder.transform.frequencies import bands_of_block
 
 GRIDS = [(1, 1), (1, 7), (13, 1), (17, 31), (16, 16), (14, 14), (64, 64), (33, 5)]
 

@@ -22,9 +22,9 @@ from coder import (
     UnusualEmbedding,
     WrongCodec,
     archive,
+    codecs,
 )
 from coder.archive.zarr_codec import NecCodec
-from coder.codecs import loading
 
 BOTH = pytest.mark.parametrize("with_class_token", [False, True])
 
@@ -240,14 +240,14 @@ def test_parts_that_make_no_codec_are_refused():
     tensors, content = ladder().at(5).to_parts()
     for name in tensors:
         with pytest.raises(FileError):
-            loading.from_parts({k: v for k, v in tensors.items() if k != name}, content)
+            codecs.from_parts({k: v for k, v in tensors.items() if k != name}, content)
     for change in ({"transform": "klt-wavelet"}, {"more": 1}):
         with pytest.raises(FileError):
-            loading.from_parts(tensors, content | change)
+            codecs.from_parts(tensors, content | change)
     tables = tensors["layout"].copy()
     tables[0, 0] = 200
     with pytest.raises(FileError, match="table"):
-        loading.from_parts(tensors | {"layout": tables}, content)
+        codecs.from_parts(tensors | {"layout": tables}, content)
 
 
 def test_a_zarr_array_of_one_rate(tmp_path):

@@ -27,7 +27,7 @@ from coder.archive.zarr_nodes import (
     stored,
 )
 from coder.arrays import as_grid, check_whole
-from coder.codecs.base import OneRateCodec
+from coder.codecs import OneRateCodec
 from coder.errors import CodecError, FileError, InputError, OutputError
 
 SHARD = 256

@@ -40,7 +40,7 @@ from coder.archive.zarr_nodes import (
     read,
 )
 from coder.arrays import as_array, as_floats, warn_of_integers, with_mask
-from coder.codecs.base import OneRateCodec
+from coder.codecs import OneRateCodec
 from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, one_line, printable
 
 

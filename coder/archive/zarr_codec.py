@@ -38,8 +38,8 @@ from zarr.core.buffer import Buffer, NDBuffer, cpu
 from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
-from coder.codecs import loading
-from coder.codecs.base import OneRateCodec
+from coder import codecs
+from coder.codecs import OneRateCodec
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
 
 _NAME = "nec"
@@ -89,7 +89,7 @@ class NecCodec(ArrayBytesCodec):
             raise FileError(f"the codec in the array's metadata is damaged: {error}") from error
         if not unfold.eof or unfold.unused_data:
             raise FileError("the codec in the array's metadata is damaged: it does not end")
-        codec = loading.from_bytes(file)
+        codec = codecs.from_bytes(file)
         if not isinstance(codec, OneRateCodec):
             raise FileError("the codec in the array's metadata has several rates")
         return cls(codec)

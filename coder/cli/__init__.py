@@ -1,1 +1,1 @@
-"""TODO."""
+"""Commands that need no JAX."""

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from coder import files
+from coder import codecs, files
 from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
-from coder.codecs import loading
-from coder.codecs.base import EmbeddingCodec, OneRateCodec
+from coder.codecs import EmbeddingCodec, OneRateCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting.fit_codec import MOST_RATES, fit, missing_tokens
+from coder.fitting import MOST_RATES, fit, missing_tokens
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -194,7 +193,7 @@ def _fitted(y: Any, options: argparse.Namespace) -> OneRateCodec:
 
 
 def _given_codec(options: argparse.Namespace) -> OneRateCodec:
-    whole = loading.load(options.codec)
+    whole = codecs.load(options.codec)
     if whole.class_token:
         raise InputError(
             "this codec codes a class token with every grid, and an array has none. A model's "

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, as_bytes, as_grid, as_symbols, is_whole, warn_of_integers
-from coder.entropy.tables import Tables
+from coder.entropy import Tables
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder.codecs.base import EmbeddingCodec
-from coder.entropy.rows import RowCoder
-from coder.entropy.tables import Tables
+from coder.entropy import RowCoder, Tables
 from coder.errors import CodecError, FileError
-from coder.transform.klt import Transform
+from coder.transform import Transform
 
 NOT_CODED = 255
 """In a layout: these coefficients are zero, always."""

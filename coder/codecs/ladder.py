@@ -12,10 +12,10 @@ from coder.arrays import as_array, as_bytes, frozen, immutable, is_number, warn_
 from coder.codecs.base import check_limits, check_rate
 from coder.codecs.coefficients import CoefficientCodec, check_layout, open_parts
 from coder.codecs.transform_codec import TransformCodec, check_step, cut
-from coder.entropy.tables import Tables
+from coder.entropy import Tables
 from coder.errors import CodecError, InputError, WrongCodec
 from coder.format import blob as framing
-from coder.transform.klt import Transform
+from coder.transform import Transform
 
 _KEPT = 64  # rates that were cut out
 LADDER = "-ladder"

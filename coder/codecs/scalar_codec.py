@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from coder.arrays import as_array, as_symbols, immutable
 from coder.codecs.base import OneRateCodec, check_limits
 from coder.codecs.quantiser import dequantise, quantise
-from coder.entropy.ans import SymbolCoder
-from coder.entropy.tables import Tables
+from coder.entropy import SymbolCoder, Tables
 from coder.errors import CodecError, FileError, InputError
 
 IDENTITY = "identity"

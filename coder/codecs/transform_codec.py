@@ -21,11 +21,9 @@ from coder.codecs.coefficients import (
     renumbered,
 )
 from coder.codecs.quantiser import UNITS
-from coder.entropy.tables import Tables
+from coder.entropy import Tables
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
-from coder.transform.dead_zone import MARGIN, cells_of
-from coder.transform.frequencies import BANDS
-from coder.transform.klt import Parts, Transform
+from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
 
 _FEW = 0.6  # of all kinds of coefficients
 _PLANS, _LARGE = 16, 1 << 20  # how many are kept, and the coefficients from which one is large

@@ -17,14 +17,11 @@ from coder.arrays import (
     warn_of_integers,
     with_mask,
 )
-from coder.codecs.coefficients import NOT_CODED, renumbered
-from coder.codecs.ladder import RateLadder
+from coder.codecs import NOT_CODED, RateLadder, renumbered
 from coder.errors import CodecError, InputError, UnusualEmbedding
 from coder.fitting import histograms
 from coder.fitting.table_choice import choose
-from coder.transform.distributions import family
-from coder.transform.frequencies import BANDS, LARGEST, parts
-from coder.transform.klt import Transform
+from coder.transform import BANDS, LARGEST, Transform, family, parts
 
 _BATCH = 1 << 23  # values that are looked at together
 _TILE = (LARGEST, 4 * LARGEST)  # of a raster, tokens

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.codecs.coefficients import NOT_CODED
-from coder.entropy.tables import PRECISION, Tables
+from coder.codecs import NOT_CODED
+from coder.entropy import PRECISION, Tables
 from coder.fitting import histograms
-from coder.transform.dead_zone import KAPPA, cells_of
+from coder.transform import KAPPA, cells_of
 
 
 class Chosen(NamedTuple):

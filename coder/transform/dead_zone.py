@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.entropy.tables import PRECISION, Tables
+from coder.entropy import PRECISION, Tables
 
 KAPPA = math.log(4) / 12
 MARGIN = 0.05

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.entropy.tables import Tables
+from coder.entropy import Tables
 from coder.transform.dead_zone import cells
 
 SCALES = 2.0 ** (np.arange(-9, 17) / 2)

@@ -12,8 +12,7 @@ import optax
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
-from coder.arrays import as_grid, check_whole, is_number
-from coder.codecs.base import is_whole
+from coder.arrays import as_grid, check_whole, is_number, is_whole
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.inference import batch_size

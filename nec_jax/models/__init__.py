@@ -1,1 +1,1 @@
-"""TODO."""
+"""The model: encoder, bottleneck and decoder, their weights, and which of them train."""

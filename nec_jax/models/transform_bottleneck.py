@@ -8,10 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import InputError, TransformCodec
-from coder.transform.dct import cosines
-from coder.transform.dead_zone import KAPPA, MARGIN
-from coder.transform.frequencies import BANDS, bands_of_grid, parts
-from coder.transform.klt import Transform
+from coder.transform import BANDS, KAPPA, MARGIN, Transform, bands_of_grid, cosines, parts
 from nec_jax.models.rounding import Rounding, soft_round
 from nec_jax.models.weight_tree import Weights
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from coder import EmbeddingCodec, RateLadder, ScalarCodec, Tables
-from coder.codecs.coefficients import NOT_CODED
-from coder.entropy.tables import quantise_pmf
-from coder.transform.klt import Transform
+from coder.codecs import NOT_CODED
+from coder.entropy import quantise_pmf
+from coder.transform import Transform
 
 HERE = Path(__file__).parent
 INT32 = np.iinfo(np.int32)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Measuring: `evaluate`, `sweep`, `report` and `compare`, each a command of `train.main`."""

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import InputError, ScalarCodec, Tables, TransformCodec
-from coder.codecs.quantiser import quantise
-from coder.entropy.tables import pmf_from_counts
+from coder.codecs import quantise
+from coder.entropy import pmf_from_counts
 
 _ZSTD_LEVEL = 3
 _FLOAT32_PAIR = 8  # bytes of a minimum and a maximum

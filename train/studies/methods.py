@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import nec_jax
 from coder import RateLadder
-from coder.codecs.base import OneRateCodec
+from coder.codecs import OneRateCodec
 from nec_jax.calibration import fit_transform
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What can be trained: `pretrain`, `distil` and `compress`, each a command of `train.main`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 import nec_jax
 from coder import RateLadder
-from coder.transform.klt import Transform
+from coder.transform import Transform
 from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
 from nec_jax.model_file import NecParams
 from nec_jax.models import transform_bottleneck
