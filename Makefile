@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
-COLD := tests/test_api.py tests/test_api_errors.py tests/test_bands.py tests/test_baselines.py
+COLD := $(addprefix tests/nec_jax/,test_api.py test_api_errors.py test_input_bands.py) tests/train/studies/test_baselines.py
 
 .PHONY: setup demo demo-train test test-cold test-slow test-versions test-torch parity kill fuzz lint format bench clean
 
@@ -45,7 +45,7 @@ test-versions:
 
 # The PyTorch example, in an environment without JAX, against JAX.
 test-torch: setup .venv-torch/installed
-	NEC_TORCH_PYTHON=$(CURDIR)/.venv-torch/bin/python $(BIN)/python -m pytest tests/test_export.py
+	NEC_TORCH_PYTHON=$(CURDIR)/.venv-torch/bin/python $(BIN)/python -m pytest tests/nec_jax/test_export.py
 
 .venv-torch/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-torch
@@ -57,7 +57,7 @@ test-torch: setup .venv-torch/installed
 parity: setup $(PEERS)/installed
 	rm -rf runs/parity
 	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1 --every-timm
-	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/test_parity.py
+	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/nec_jax/convert/test_parity.py
 
 # Kills two training runs 20 times each at random moments: they must end with the same bytes.
 kill: setup

@@ -26,8 +26,8 @@ import numpy as np
 import zarr
 
 import coder
-from coder.__main__ import main as command
 from coder.archive.zarr_codec import NecCodec
+from coder.cli.file_commands import main as command
 from coder.pool import available_cores
 from coder.transform import dct, klt
 

@@ -1,19 +1,19 @@
 """What earlier versions wrote (tests/kept, by its make.py) is read for ever."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from folders import TESTS
 
 import coder
 import nec_jax
-from coder.__main__ import main
+from coder.cli.file_commands import main
 from nec_jax import heads
 
-VERSIONS = sorted(p for p in (Path(__file__).parent / "kept").iterdir() if p.is_dir())
+VERSIONS = sorted(p for p in (TESTS / "kept").iterdir() if p.is_dir())
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # of decoded floats, between machines
 
 

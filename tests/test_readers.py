@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import ROOT
 from PIL import Image
 
 import coder
 import nec_jax
 from coder import CodecError, archive
-from coder.__main__ import main as coder_main
 from coder.cli import fit_commands
-from coder.cli.nec import main as nec_main
+from coder.cli import main as nec_main
+from coder.cli.file_commands import main as coder_main
 from nec_jax import heads
 from nec_jax.images.read import read_image, read_mask
 from train import configs
@@ -34,7 +35,6 @@ from train.data import DataError, open_source, read_all
 from train.main import main as train_main
 from train.studies import results
 
-ROOT = Path(__file__).parent
 KEPT = ROOT / "kept" / "2026-11"
 CODEC, MODEL = KEPT / "codec.safetensors", KEPT / "model.safetensors"
 EXAMPLES = ROOT.parent / "examples"

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from convert_cases import GOLDEN, MAE, convert, options_of, rewritten, tensors_of
+from folders import TESTS
 
 import nec_jax
 from coder import FileError, InputError
-from coder.cli.nec import main
+from coder.cli import main
 from nec_jax import convert_checkpoint
 
 
@@ -278,7 +279,7 @@ def test_the_command_replaces_neither_a_file_nor_its_input(tmp_path: Path) -> No
 )
 def test_without_jax_the_help_says_what_is_needed(arguments: list[str], message: str) -> None:
     program = (
-        f"import sys; sys.modules['jax'] = None; from coder.cli.nec import main; main({arguments})"
+        f"import sys; sys.modules['jax'] = None; from coder.cli import main; main({arguments})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert message in done.stdout + done.stderr
@@ -287,6 +288,6 @@ def test_without_jax_the_help_says_what_is_needed(arguments: list[str], message:
 
 def test_a_model_of_this_project_is_told_so() -> None:
     """Its codec has unsigned tensors, which other projects' checkpoints seldom have."""
-    path = Path(__file__).parent / "kept" / "2026-11" / "model.safetensors"
+    path = TESTS / "kept" / "2026-11" / "model.safetensors"
     with pytest.raises(FileError, match=r"model.safetensors: is a model of nec-jax already"):
         nec_jax.convert_checkpoint(path)

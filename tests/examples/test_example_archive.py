@@ -5,7 +5,6 @@ import runpy
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,13 +12,14 @@ import numpy as np
 import pytest
 import rasterio
 import zarr
+from folders import ROOT
 from PIL import Image
 
 import nec_jax
-from coder.__main__ import main as command
+from coder.cli.file_commands import main as command
 from train.data import fit_to, open_source
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "archive.py"
+EXAMPLE = ROOT / "examples" / "archive.py"
 COUNT, SHARD = 11, 4
 
 

@@ -3,16 +3,16 @@
 import runpy
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from archive_cases import CODEC, COUNT, GRID, SHARD, Y, written
+from folders import ROOT, TESTS
 
 from coder import FileError, InputError, archive
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "probe.py"
+EXAMPLE = ROOT / "examples" / "probe.py"
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_what_is_no_whole_archive_is_refused_in_one_line(run, tmp_path):
 
 def test_an_archive_of_an_earlier_version_that_lost_a_shard_is_refused(run, tmp_path):
     """It reads as zeros there, of which a probe would learn."""
-    kept = Path(__file__).parent / "kept/2026-11/archive.zarr"
+    kept = TESTS / "kept/2026-11/archive.zarr"
     shutil.copytree(kept, tmp_path / "a.zarr")
     (tmp_path / "a.zarr/embedding/c/1/0/0/0").unlink()
     with pytest.raises(SystemExit, match=r"error: .*embedding/c/1/0/0/0 is not stored"):

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 import transform_cases
 from coder_cases import Y, laplace_embeddings, small_codec
+from folders import TESTS
 
 import coder
 import coder.pool
@@ -319,7 +319,7 @@ def test_a_thread_that_outlives_the_program_is_told(tmp_path):
         "    pool = coder.Pool(small_codec(), 1)\n"
         "    threading.Thread(target=late).start()\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, program],
         env=os.environ | {"PYTHONPATH": path},

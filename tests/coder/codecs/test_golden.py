@@ -1,10 +1,10 @@
 """Bytes that must never change: tables, symbols and blobs written once, committed."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import GOLDEN
 from golden.make import cases, encoded
 from reference_ans import Table, integer_ans, reads
 
@@ -12,7 +12,6 @@ import coder
 from coder import ScalarCodec, TransformCodec
 from coder.format.blob import unpack
 
-GOLDEN = Path(__file__).parent / "golden"
 SHA256 = {
     "4096-tokens": "36312e1d526e326addef834b57be6a67177ea2abfff29d57a7df5f0319765cf6",
     "channels-alone": "71d41f5659a8bf5801eb2ee46320956f4426b073671792311a9130506f77086c",

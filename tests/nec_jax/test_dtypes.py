@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from dtype_case import HEADS, facts
+from folders import TESTS
 from head_cases import CLASSES, labelled, quick
 from model_cases import random_weights, tiny_config
 
@@ -31,7 +31,7 @@ def test_with_x64_models_heads_and_training_are_what_they_are_without(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    case = Path(__file__).with_name("dtype_case.py")
+    case = TESTS / "dtype_case.py"
     done = subprocess.run(
         [sys.executable, str(case), str(there)],
         env=os.environ | {"JAX_ENABLE_X64": "1"},

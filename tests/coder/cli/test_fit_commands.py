@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from folders import TESTS
 from transform_cases import CHANNELS, smooth_embeddings
 
 import coder
 from coder import CodecError, InputError, UnusualEmbedding
-from coder.__main__ import main
+from coder.cli.file_commands import main
 from coder.cli.fit_commands import read, run
 from coder.format import blob as framing
 
@@ -184,7 +185,7 @@ def zipped(path: Path, name: str = "data.pkl") -> None:
 
 def brace_blob(path: Path) -> None:
     """Whose ninth byte is a brace, as that of a safetensors file."""
-    header, words = framing.unpack((Path(__file__).parent / "golden/woken.blob").read_bytes())
+    header, words = framing.unpack((TESTS / "golden/woken.blob").read_bytes())
     payload = words.copy()
     payload.view(np.uint8)[0] = ord("{")
     path.write_bytes(framing.pack(header, payload))
@@ -368,7 +369,7 @@ def test_no_jax_is_needed(tmp_path):
     file = written(SHAPES["vectors"], tmp_path)
     code = (
         "import sys; sys.modules['jax'] = None\n"
-        "from coder.__main__ import main\n"
+        "from coder.cli.file_commands import main\n"
         f"sys.exit(main(['encode', {str(file)!r}, '--out', {str(tmp_path / 'a.zarr')!r}]))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

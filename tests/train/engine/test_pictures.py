@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from folders import TESTS
 from model_cases import random_images, random_weights, tiny_config
 from PIL import Image
 from tensorboardX.proto import event_pb2
@@ -147,7 +148,7 @@ def test_a_model_does_not_depend_on_pictures(smoke_mae: Path, tmp_path: Path) ->
     program = (
         "import os, sys; from pathlib import Path\n"
         "if sys.platform == 'linux': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from train import compress; from train_cases import run_compress\n"
         "init, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "run_compress(init, folder / 'with', '--gain', 'identity')\n"

@@ -1,0 +1,242 @@
+"""Look into, check and decode blobs, codec files and archives, without JAX.
+
+    python -m coder info FILE
+    python -m coder verify FILE
+    python -m coder decode FILE --out OUT
+    python -m coder fit EMBEDDINGS --out CODEC
+    python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--rate N]
+
+What exists is not replaced without --overwrite; an input, a pipe or a device never is.
+
+FILE is a blob, a codec or model file, the name of a model that ships, or an archive (a Zarr store).
+A blob needs `--codec CODEC` to be verified or decoded; an archive holds its own. EMBEDDINGS are a
+.npy file, a Zarr array or a column of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or
+vectors [N, D]; ARRAY is a Zarr array.
+"""
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from coder import codecs, files
+from coder.codecs import EmbeddingCodec
+from coder.errors import CodecError, FileError, InputError, about, one_line
+from coder.format import blob as framing
+from coder.format import container, file_kinds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 1 if something is wrong with FILE, 2 if the command line is."""
+    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="surrogateescape")
+    # In words, without the line of code that they come from.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        with about(options.file):
+            status = _run(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as of `| head`; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"{options.file}: {error}", file=sys.stderr)
+    except CodecError as error:
+        print(one_line(error), file=sys.stderr)
+    return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command in ("fit", "encode"):
+        from coder.cli import fit_commands
+
+        return fit_commands.run(options)
+    kind = _kind(options.file)
+    if options.codec is not None and kind != "blob":
+        raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
+    if kind == "archive":
+        # Not needed for blobs, and slow to import.
+        from coder.cli import archive_commands
+
+        return getattr(archive_commands, options.command)(options)
+    return _COMMANDS[options.command, kind](options)
+
+
+_KINDS = {"archive": "an archive, which holds its own", "codec": "a codec or model file"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m coder",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=(__doc__ or "").split("\n\n")[2],
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = {
+        "info": "print what FILE holds",
+        "verify": "decode everything in FILE, write nothing; status 1 if anything is damaged",
+        "decode": "write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("file", type=_path, metavar="FILE")
+        command.add_argument("--codec", type=_path, help="codec file of a blob")
+        if name == "decode":
+            command.add_argument(
+                "--out", type=_path, required=True, help="file of a blob's embedding, or folder"
+            )
+            _add_overwrite(command)
+    texts = {
+        "fit": "fit a codec of many rates to EMBEDDINGS, and write its file",
+        "encode": "write EMBEDDINGS as a Zarr array, by a codec that is fitted if none is given",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "file",
+            type=_path,
+            metavar="EMBEDDINGS",
+            help=".npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], "
+            "or vectors [N, D]",
+        )
+        command.add_argument(
+            "--out",
+            type=_path,
+            required=True,
+            help="codec file, or Zarr array, to write",
+        )
+        _add_overwrite(command)
+        command.add_argument("--column", help="column of a Parquet file")
+        command.add_argument(
+            "--nodata", type=float, help="value that stands for missing data, as -9999"
+        )
+        command.add_argument(
+            "--max-tokens",
+            type=int,
+            help="at most so many tokens in a grid or chunk of the fitted codec (65536)",
+        )
+        if name == "encode":
+            command.add_argument("--codec", type=_path, help="codec file, as fit writes it")
+            command.add_argument("--rate", type=int, help="0, the smallest, to the codec's largest")
+    return parser
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; an empty one, as of an unset variable, is not the folder `.`."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: is a variable not set?")
+    return Path(text)
+
+
+def _add_overwrite(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what is at --out; an input, a pipe or a device is never replaced",
+    )
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "archive"
+    file = container.found(path, "file")
+    start = file_kinds.start_of(file)
+    if file_kinds.is_safetensors(start):
+        return "codec"
+    if file_kinds.may_be_blob(start):
+        return "blob"
+    if (found := file_kinds.described(file)) is not None:
+        what, remedy = found
+        remedy = remedy or "`fit` and `encode` take embeddings"
+        raise FileError(f"{what}, not a blob, codec, model or archive: {remedy}", path)
+    raise FileError(
+        f"not a blob, codec, model or archive that this version reads (format "
+        f"{framing.VERSION}): is it the right file? If a newer nec-jax wrote it, update",
+        path,
+    )
+
+
+def _info_blob(options: argparse.Namespace) -> int:
+    data = files.read_bytes(options.file, "blob")
+    header, words = framing.unpack(data)
+    height, width = header.grid
+    payload = len(data) - framing.framing_bytes(header)
+    print(f"blob, {len(data)} bytes, format {framing.VERSION}, checksum right")
+    print(f"codec {header.fingerprint.hex()}, rate {header.rate_index}")
+    print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
+    print(f"payload {payload} bytes, {words.size} words")
+    if options.codec:
+        codec = codecs.load(options.codec)
+        q, _ = codec.decode_symbols(data)
+        print(f"{q.shape[0]} x {q.shape[1]} symbols, ", end="")
+        print(f"{8 * len(data) / (len(q) * codec.channels):.4f} bits per element")
+    return 0
+
+
+def _info_codec(options: argparse.Namespace) -> int:
+    codec = codecs.load(options.file)
+    print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
+    print(f"fingerprint {codec.fingerprint.hex()}")
+    print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
+    if codec.rates > 1:
+        print(f"rates 0 to {codec.rates - 1}, {codec.rate_index} if not told")
+    else:
+        print(f"rate {codec.rate_index}")
+    print(f"class token {'not ' * (not codec.class_token)}coded")
+    tables = codec.tables
+    print(f"{len(tables)} tables of {tables.sizes.min()} to {tables.sizes.max()} entries")
+    return 0
+
+
+def _verify_blob(options: argparse.Namespace) -> int:
+    codec = _codec(options)
+    _, grid = codec.decode_symbols(files.read_bytes(options.file, "blob"))
+    print(f"good: {grid[0]} x {grid[1]} tokens, {codec.channels} channels")
+    return 0
+
+
+def _verify_codec(options: argparse.Namespace) -> int:
+    codec = codecs.load(options.file)
+    print(f"good: codec {codec.fingerprint[:4].hex()}, {codec.channels} channels")
+    return 0
+
+
+def _decode_blob(options: argparse.Namespace) -> int:
+    inputs = [options.file, *([options.codec] if options.codec else [])]
+    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
+    y_hat = _codec(options).decode(files.read_bytes(options.file, "blob"))
+    with files.writing(options.out, overwrite=options.overwrite, inputs=inputs) as file:
+        np.save(file, y_hat)
+    print(f"{options.out}: float32 {list(y_hat.shape)}")
+    return 0
+
+
+def _decode_codec(options: argparse.Namespace) -> int:
+    raise InputError("a codec, which holds no embeddings: give a blob or an archive")
+
+
+def _codec(options: argparse.Namespace) -> EmbeddingCodec:
+    if options.codec is None:
+        raise InputError("a blob: add --codec with the codec file that it was made with")
+    return codecs.load(options.codec)
+
+
+_COMMANDS = {
+    ("info", "blob"): _info_blob,
+    ("info", "codec"): _info_codec,
+    ("verify", "blob"): _verify_blob,
+    ("verify", "codec"): _verify_codec,
+    ("decode", "blob"): _decode_blob,
+    ("decode", "codec"): _decode_codec,
+}
