@@ -40,8 +40,8 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
       transform: embeddings to coefficients and back.
       step: float32, > 0, of all coefficients.
       layout: uint8 [K, BANDS], the table of a component's coefficients in each band
-        (`coder.transform.frequencies`); with a class token [K, BANDS + 1], the last column its own. 255 where they
-        are not coded.
+        (`coder.transform.frequencies`); 255 where they are not coded. With a class token
+        [K, BANDS + 1]: the last column is its own.
       tables: the integer probability tables, at most 255.
       shifts: float32 [T], -0.4 to 0.4.
       max_tokens, rate_index: as every codec's.

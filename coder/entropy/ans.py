@@ -34,8 +34,8 @@ class SymbolCoder:
     """Codes blocks of symbols with given tables and layouts; models are built once, here.
 
     Guarantees: any int32 round-trips through any table; the words are those of an integer ANS
-    with exactly the stored weights and those that `coder.entropy.sparse` derives; `decode` takes time and
-    memory in proportion to the symbols asked for, whatever the words.
+    with exactly the stored weights and those that `coder.entropy.sparse` derives; `decode` takes
+    time and memory in proportion to the symbols asked for, whatever the words.
     """
 
     def __init__(self, tables: Tables, layouts: Sequence[Layout]):

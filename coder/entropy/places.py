@@ -1,4 +1,4 @@
-"""Where the events of sparse rows are: counts, halves, patterns (the rules are `coder.entropy.sparse`).
+"""Where the events of sparse rows are: counts, halves, patterns; `sparse` has the rules.
 
 **Reading order.** Rows of all blocks, in order, are cut in segments.
 

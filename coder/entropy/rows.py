@@ -1,8 +1,8 @@
 """Rows of unequal lengths, each with a table of its own <-> 32-bit words.
 
-The reading order is that of `coder.entropy.ans`, of one block whose rows have lengths of their own: counts
-of all segments of 64 symbols, row by row; counts of what is left of each row; halves; patterns;
-events; dense rows; escaped values.
+The reading order is that of `coder.entropy.ans`, of one block whose rows have lengths of their own:
+counts of all segments of 64 symbols, row by row; counts of what is left of each row; halves;
+patterns; events; dense rows; escaped values.
 """
 
 from collections.abc import Iterator

@@ -4,8 +4,8 @@
 
 `basis` [K, D] has nearly orthonormal rows (principal components, stored in bytes); `analysis` is
 its pseudo-inverse, so that what was reconstructed is found again. The DCT is the orthonormal DCT-II
-over the blocks of `coder.transform.frequencies`. A class token passes the channels' part alone, with a mean and a
-scale of its own.
+over the blocks of `coder.transform.frequencies`. A class token passes the channels' part alone,
+with a mean and a scale of its own.
 
 Of the products only those parts are computed that are coded: few, at low rates. Everything is
 computed an embedding at a time in float32, on the thread that asks for it (`product`): on one

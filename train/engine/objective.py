@@ -60,8 +60,8 @@ def rate_distortion(
 ) -> Objective:
     """`lam * mse + bits_per_element`: the paper's loss, made independent of the batch size.
 
-    In training the rate is that of the noisy latent (or as `nec_jax.models.transform_bottleneck.bottleneck` has it,
-    through a transform), and the distortion follows `rounding`; on
+    In training the rate is that of the noisy latent (through a transform, as
+    `nec_jax.models.transform_bottleneck` has it), and the distortion follows `rounding`; on
     validation both are those of rounded symbols. With `start`, batches hold the tokens after so
     many blocks.
     """

@@ -136,7 +136,7 @@ def test_settings_that_make_no_sense_are_refused(changes):
 
 def test_a_consumer_needs_no_jax():
     program = (
-        "import sys, coder; from coder import safefile, tables; "
+        "import sys, coder; from coder import entropy, format; "
         "sys.exit(any(m in sys.modules for m in ('jax', 'flax', 'nec_jax', 'torch')))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -149,7 +149,7 @@ def test_a_model_does_not_depend_on_pictures(smoke_mae: Path, tmp_path: Path) ->
         "import os, sys; from pathlib import Path\n"
         "if sys.platform == 'linux': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
-        "from train import compress; from train_cases import run_compress\n"
+        "from train.tasks import compress; from train_cases import run_compress\n"
         "init, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "run_compress(init, folder / 'with', '--gain', 'identity')\n"
         "compress.pictures_of = lambda *_, **__: None\n"
