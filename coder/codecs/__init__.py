@@ -1,7 +1,7 @@
 """Codecs: embeddings <-> blobs.
 
-`ScalarCodec` codes channels as they are, `TransformCodec` coefficients, `RateLadder` coefficients at
-many rates. All are an `EmbeddingCodec`; `load` opens any of them.
+`ScalarCodec` codes channels as they are, `TransformCodec` coefficients, `RateLadder` coefficients
+at many rates. All are an `EmbeddingCodec`; `load` opens any of them.
 """
 
 from coder.codecs.base import EmbeddingCodec, OneRateCodec

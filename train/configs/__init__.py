@@ -1,8 +1,8 @@
 """Experiments: one TOML file each. Its first lines say the command and what to expect.
 
-A table holds the options of a command, named as in `train.configs.options` and `train.configs.study_options` but
-`lambda`: [pretrain], [distil], [compress], [evaluate]. [axes] and [[points]] make a study of it:
-docs/studies.md.
+A table holds the options of a command: [pretrain], [distil], [compress], [evaluate]. They have the
+names of `train.configs.options` and `train.configs.study_options`, but for `lambda`. [axes] and
+[[points]] make a study of it: docs/studies.md.
 """
 
 import difflib

@@ -258,7 +258,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
 def practices(
     options: Evaluate, train: NDArray[np.float32]
 ) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
-    """Name, setting and coder (embeddings, zstd=) of each method of `practice` that is asked for."""
+    """Name, setting and coder (embeddings, zstd=) of each method of `practice` in use."""
     for count in options.pca:
         code = functools.partial(practice.pca_int8, components=count, calibration=train)
         yield "pca-int8", f"{count} components", code

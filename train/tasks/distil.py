@@ -3,10 +3,10 @@
 A masked autoencoder of pixels needs millions of images; the tokens of a teacher that has seen them
 can be learned from some thousands, and from mixtures of them (`train.data.views`). The teacher's
 embedding of each view is computed once and kept (`train.engine.activation_cache`). The student
-sees the same view,
-at its own size and turned or mirrored as the teacher's grid of tokens is, and a few blocks behind
-it predict that grid, averaged to the student's. Compared is smooth L1 (Girshick 2015, eq. 3) of
-standardised channels, as in the distillation of features by Wei 2022 (arXiv 2205.14141).
+sees the same view, at its own size and turned or mirrored as the teacher's grid of tokens is, and a
+few blocks behind it predict that grid, averaged to the student's. Compared is smooth L1
+(Girshick 2015, eq. 3) of standardised channels, as in the distillation of features by Wei 2022
+(arXiv 2205.14141).
 """
 
 import dataclasses
