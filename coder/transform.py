@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.arrays import frozen, immutable
+from coder.arrays import frozen, immutable, read_only
 from coder.bands import BANDS, bands_of_grid
 from coder.bands import parts as parts_of_side
 from coder.errors import CodecError, FileError
@@ -195,12 +195,12 @@ class Transform:
     @cached_property
     def synthesis(self) -> NDArray[np.float32]:
         """[K, D]: components to channels, in their units."""
-        return self.basis * self.norms[:, None] * self.scale
+        return read_only(self.basis * self.norms[:, None] * self.scale)
 
     @cached_property
     def _class_synthesis(self) -> NDArray[np.float32]:
         assert self.class_scale is not None
-        return self.basis * self.norms[:, None] * self.class_scale
+        return read_only(self.basis * self.norms[:, None] * self.class_scale)
 
     @cached_property
     def analysis(self) -> NDArray[np.float32]:
@@ -211,7 +211,7 @@ class Transform:
         if np.linalg.eigvalsh(products)[0] < 0.1 * np.diag(products).max():
             raise CodecError("rows of the basis are far from orthonormal")
         inverse = np.linalg.solve(products, rows)
-        return np.ascontiguousarray(inverse.T, np.float32)
+        return read_only(np.ascontiguousarray(inverse.T, np.float32))
 
 
 class Part(NamedTuple):
@@ -289,4 +289,4 @@ def cosines(side: int) -> NDArray[np.float32]:
     k, place = np.ogrid[:side, :side]
     matrix = np.cos(np.pi * k * (2 * place + 1) / (2 * side)) * np.sqrt(2 / side)
     matrix[0] = np.sqrt(1 / side)
-    return matrix.astype(np.float32)
+    return read_only(matrix.astype(np.float32))

@@ -21,10 +21,12 @@ from coder.checks import as_array, as_blobs, refuse
 from coder.errors import named
 from nec_jax import nec, transform
 from nec_jax.config import ModelConfig
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
 
 
+@jax_defaults()
 def encode(
     params: NecParams,
     images: ArrayLike,
@@ -86,6 +88,7 @@ def decode(
     return np.stack([named("blob", i, codec.decode, blob) for i, blob in enumerate(sent)])
 
 
+@jax_defaults()
 def embed(
     params: NecParams,
     images: ArrayLike,
@@ -101,6 +104,7 @@ def embed(
     return np.concatenate([codec.dequantise(codec.quantise(y, grid), grid) for y in batches])
 
 
+@jax_defaults()
 def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
 
@@ -116,6 +120,7 @@ def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     return jnp.round((y - offsets) / steps) * steps + offsets
 
 
+@jax_defaults()
 def latents(params: NecParams, images: ArrayLike) -> NDArray[np.float32]:
     """The embeddings before any rounding, float32 [B, (1 +) T, D], computed as `encode` does."""
     return np.concatenate(list(_latent_batches(params, images, "latents")[0]))

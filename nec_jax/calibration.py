@@ -15,6 +15,7 @@ from coder.tables import pmf_from_counts
 from coder.transform import Transform
 from nec_jax import density
 from nec_jax.api import latents
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.nec import Weights
 from nec_jax.params import NecParams
 
@@ -25,6 +26,7 @@ TAIL_MASS = 1e-6
 _WIDEST = 4096  # symbols on each side of the median that the density's own pmf covers
 
 
+@jax_defaults()
 def bottleneck_scales(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Offsets and steps [D] of the codec: y_hat = q * step + offset; step = 1 / gain."""
     steps = np.exp(-np.asarray(weights["bottleneck"]["log_gain"], np.float32))
@@ -32,6 +34,7 @@ def bottleneck_scales(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np
     return medians * steps, steps
 
 
+@jax_defaults()
 def density_pmfs(params: density.Params) -> list[tuple[int, NDArray[np.float64]]]:
     """The learned pmf of each channel's symbols: [(smallest symbol, probabilities)] * D.
 

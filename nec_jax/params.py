@@ -11,6 +11,7 @@ from coder import EmbeddingCodec, FileError, InputError, safefile
 from coder.codec import MODEL
 from coder.errors import about
 from nec_jax.config import ModelConfig
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.nec import Weights, init_weights
 from nec_jax.trainable import path_name
 
@@ -65,6 +66,7 @@ def unflatten_weights(tensors: dict[str, np.ndarray], like: Weights) -> Weights:
     )
 
 
+@jax_defaults()
 def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     """Write a model file: weights, config and codec in one safetensors file, with its digest.
 
@@ -115,6 +117,7 @@ def model_path(name: str | os.PathLike[str]) -> Path:
     return safefile.found(name, "model")
 
 
+@jax_defaults()
 def load(name: str | os.PathLike[str]) -> NecParams:
     """Read a model: a path, or the name of a model that ships with the package.
 

@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     import tyro  # after --help without a command, which must be quick
 
     from coder import CodecError
+    from nec_jax.jax_defaults import jax_defaults
     from train import config, config_study, configs
     from train.checkpoint import CheckpointError
     from train.data import DataError
@@ -80,8 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
-        join_processes()
-        importlib.import_module(f"train.{command}").run(options)
+        with jax_defaults():
+            join_processes()
+            importlib.import_module(f"train.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
         print(f"stopped{where}: the same command goes on with it", file=sys.stderr)

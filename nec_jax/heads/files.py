@@ -8,11 +8,13 @@ from coder import FileError, safefile
 from coder.errors import about
 from nec_jax.heads.network import init_weights
 from nec_jax.heads.params import HeadConfig, HeadParams
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.params import check_float32, flatten_weights, unflatten_weights
 
 _KIND = "head"
 
 
+@jax_defaults()
 def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
     """Write a head's file. Raises InputError for weights that are not float32."""
     weights = flatten_weights(head.weights)
@@ -20,6 +22,7 @@ def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
     safefile.write(path, _KIND, weights, {"config": head.config.to_meta()})
 
 
+@jax_defaults()
 def load(path: str | os.PathLike[str]) -> HeadParams:
     """Read a head's file.
 
