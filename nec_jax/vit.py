@@ -102,7 +102,8 @@ def _attend_fused(qkv: jax.Array) -> jax.Array:
 
 def _on_gpu() -> bool:
     """Whether what is traced now will run on a GPU: JAX's first device, or the user's default."""
-    chosen: Any = jax.config.jax_default_device
+    config: Any = jax.config
+    chosen = config.jax_default_device
     platform = getattr(chosen, "platform", chosen) or jax.default_backend()
     return platform in ("gpu", "cuda")
 

@@ -62,7 +62,7 @@ def test_the_same_model_gives_the_same_bytes(model, tmp_path):
 
 @pytest.mark.parametrize("grid", [(0, 0), (-1, 4), (4,), (4.0, 4.0), (True, 4), (), 4])
 def test_a_grid_that_is_none_is_refused(model, tmp_path, grid):
-    with pytest.raises(InputError, match="grid is .*height and width in tokens"):
+    with pytest.raises(InputError, match=r"grid is .*height and width in tokens"):
         nec_jax.export_decoder_block(model, tmp_path / "block", grid)
     assert not list(tmp_path.iterdir())
 

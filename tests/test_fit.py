@@ -230,10 +230,10 @@ def test_tokens_of_one_number_are_counted_once(monkeypatch):
     counted = []
 
     class Counting(Counter):
-        def update(self, values=()):
-            values = list(values or ())
+        def update(self, iterable=None, /, **kwds):
+            values = list(iterable or ())
             counted.extend(values)
-            super().update(values)
+            super().update(values, **kwds)
 
     monkeypatch.setattr(coder.fitting, "Counter", Counting)
     y = np.random.default_rng(0).normal(size=(2000, 12)).astype(np.float32)

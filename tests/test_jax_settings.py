@@ -161,7 +161,7 @@ def test_outside_of_a_call_the_settings_are_the_users(model: NecParams) -> None:
             assert jnp.ones(3) + jnp.ones((2, 3), jnp.int32) is not None
         assert jnp.ones(1).dtype == jnp.float64
         with pytest.raises(ValueError, match="rank_promotion"):
-            jnp.ones(3) + jnp.ones((2, 3))
+            jnp.add(jnp.ones(3), jnp.ones((2, 3)))
         nec_jax.calibrate(model, images())
     assert set(seen) == {np.dtype("float64")}
 

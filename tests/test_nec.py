@@ -62,7 +62,7 @@ def test_a_configuration_is_of_pythons_own_values():
     """So that it is hashed, compared and written, whatever it was made of."""
     usual = tiny_config(mean=(1.5, 2.5, 3.5), value_range=(0.0, 255.0), embedding_blocks=(1, 2))
     other = tiny_config(
-        mean=np.float32([1.5, 2.5, 3.5]),
+        mean=np.array([1.5, 2.5, 3.5], np.float32),
         std=list(usual.std),
         value_range=np.array([0.0, 255.0]),
         embedding_blocks=[np.int64(1), np.int8(2)],
