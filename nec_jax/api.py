@@ -3,7 +3,8 @@
 `encode` and `embed` call one compiled function for the latents, and the NumPy codec quantises and
 dequantises for both: `decode(encode(x)) == embed(x)`, bit for bit, on one machine. Images pass in
 batches padded to one static size, so that an image's bytes depend on nothing but the image. One
-batch is coded while the device computes the next.
+batch is coded while the device computes the next. JAX's settings change nothing (`jax_defaults`):
+the precision of products is the model's, whatever `jax_default_matmul_precision` says.
 """
 
 import dataclasses
