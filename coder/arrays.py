@@ -198,6 +198,12 @@ def immutable(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray:
     return np.frombuffer(copy.tobytes(), target)
 
 
+def read_only(values: NDArray) -> NDArray:
+    """The array itself, which many will be given: none of them may change it for the others."""
+    values.flags.writeable = False
+    return values
+
+
 def frozen(values: NDArray) -> NDArray:
     """A C-ordered copy of any array that cannot be written."""
     return np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape)

@@ -14,6 +14,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 import weakref
@@ -36,6 +37,8 @@ from coder.errors import InputError, PoolError, named
 _TASKS_PER_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
 _AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
 _BLOCK = 1 << 22  # bytes of a block; larger only for one embedding that is larger
+MOST_WORKERS = 61 if sys.platform == "win32" else 1024
+"""Windows waits for no more; elsewhere more than any machine has cores, which is all that helps."""
 
 
 class Pool:
@@ -50,19 +53,22 @@ class Pool:
     Args:
       codec: the codec. One of many rates codes at its `rate_index`; for another rate, make a pool
         of `codec.at(rate)`.
-      workers: how many processes; None for as many as there are cores to use.
+      workers: how many processes at most, 1 to 1024 (61 on Windows); None for as many as there are
+        cores to use.
 
     Raises:
-      InputError: no codec, or workers that are not a whole number from 1 on.
+      InputError: no codec, or workers that are no whole number in this range.
     """
 
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
         if not isinstance(codec, EmbeddingCodec):
             raise InputError(
-                f"a pool of a {type(codec).__name__}: give a codec, as EmbeddingCodec.load returns"
+                f"a pool of a {type(codec).__name__}: give a codec, as coder.load returns"
             )
         self.codec = codec
-        self._workers = available_cores() if workers is None else check_whole("workers", workers)
+        if workers is None:
+            workers = min(available_cores(), MOST_WORKERS)
+        self._workers = check_whole("workers", workers, highest=MOST_WORKERS)
         self._process = os.getpid()
         self._closed = False
         self._memory = self._executor = None

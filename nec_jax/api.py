@@ -3,7 +3,8 @@
 `encode` and `embed` call one compiled function for the latents, and the NumPy codec quantises and
 dequantises for both: `decode(encode(x)) == embed(x)`, bit for bit, on one machine. Images pass in
 batches padded to one static size, so that an image's bytes depend on nothing but the image. One
-batch is coded while the device computes the next.
+batch is coded while the device computes the next. JAX's settings change nothing (`jax_defaults`):
+the precision of products is the model's, whatever `jax_default_matmul_precision` says.
 """
 
 import dataclasses
@@ -19,12 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
 from coder.arrays import as_array, as_blobs, refuse
 from coder.errors import named
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec, transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import Weights
 
 
+@jax_defaults()
 def encode(
     params: NecParams,
     images: ArrayLike,
@@ -86,6 +89,7 @@ def decode(
     return np.stack([named("blob", i, codec.decode, blob) for i, blob in enumerate(sent)])
 
 
+@jax_defaults()
 def embed(
     params: NecParams,
     images: ArrayLike,
@@ -101,6 +105,7 @@ def embed(
     return np.concatenate([codec.dequantise(codec.quantise(y, grid), grid) for y in batches])
 
 
+@jax_defaults()
 def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
 
@@ -116,6 +121,7 @@ def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     return jnp.round((y - offsets) / steps) * steps + offsets
 
 
+@jax_defaults()
 def latents(params: NecParams, images: ArrayLike) -> NDArray[np.float32]:
     """The embeddings before any rounding, float32 [B, (1 +) T, D], computed as `encode` does."""
     return np.concatenate(list(_latent_batches(params, images, "latents")[0]))

@@ -14,6 +14,7 @@ from coder.codecs import quantise
 from coder.entropy import pmf_from_counts
 from coder.transform import Transform
 from nec_jax.api import latents
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models import density
 from nec_jax.models.weight_tree import Weights
@@ -25,6 +26,7 @@ TAIL_MASS = 1e-6
 _WIDEST = 4096  # symbols on each side of the median that the density's own pmf covers
 
 
+@jax_defaults()
 def bottleneck_scales(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Offsets and steps [D] of the codec: y_hat = q * step + offset; step = 1 / gain."""
     steps = np.exp(-np.asarray(weights["bottleneck"]["log_gain"], np.float32))
@@ -32,6 +34,7 @@ def bottleneck_scales(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np
     return medians * steps, steps
 
 
+@jax_defaults()
 def density_pmfs(params: density.Params) -> list[tuple[int, NDArray[np.float64]]]:
     """The learned pmf of each channel's symbols: [(smallest symbol, probabilities)] * D.
 

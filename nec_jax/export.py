@@ -4,6 +4,7 @@ At the lowest rates a head needs them: the decoder turns what little arrives int
 head can use (arXiv 2403.17886, section IV: 94 % against 64 %).
 """
 
+import json
 import os
 
 import numpy as np
@@ -11,11 +12,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from coder import InputError, files
+from coder.arrays import as_grid
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models.vit import sincos_positions
 from nec_jax.models.weight_tree import Weights
 
 
+@jax_defaults()
 def export_decoder_block(
     params: NecParams, path: str | os.PathLike[str], grid: tuple[int, int] | None = None
 ) -> None:
@@ -41,9 +45,12 @@ def export_decoder_block(
       params: a model; its codec may be missing.
       path: the file.
       grid: tokens (height, width) to make positions for; those of the model's image size if None.
+
+    Raises:
+      InputError: a model without decoder, or a grid that it cannot have.
     """
     config = params.config
-    grid = grid or config.grid(config.image_size, config.image_size)
+    grid = config.grid(config.image_size, config.image_size) if grid is None else as_grid(grid)
     if config.decoder_target == "none":
         raise InputError("this model has no decoder to export")
     decoder = params.weights["decoder"]
@@ -72,7 +79,16 @@ def export_decoder_block(
         "class_token": str(class_tokens),
         "codec": params.codec.fingerprint.hex() if params.codec is not None else "",
     }
-    files.write_bytes(path, safetensors.numpy.save(tensors, metadata), overwrite=True)
+    files.write_bytes(path, _in_order(safetensors.numpy.save(tensors, metadata)), overwrite=True)
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file whose metadata, which safetensors writes in random order, is sorted."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return data[:8] + text.ljust(end - 8) + data[end:]
 
 
 def _dense(name: str, weights: Weights) -> dict[str, NDArray[np.float32]]:

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import InputError
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 
 
+@jax_defaults()
 def with_bands(
     params: NecParams,
     bands: Sequence[str],

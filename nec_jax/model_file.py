@@ -11,6 +11,7 @@ from coder import EmbeddingCodec, FileError, InputError, codecs
 from coder.codecs import MODEL
 from coder.errors import about
 from coder.format import container
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
@@ -38,6 +39,7 @@ class NecParams:
     provenance: str = field(default="{}", metadata=_STATIC)
 
 
+@jax_defaults()
 def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     """Write a model file: weights, config and codec in one safetensors file, with its digest.
 
@@ -88,6 +90,7 @@ def model_path(name: str | os.PathLike[str]) -> Path:
     return container.found(name, "model")
 
 
+@jax_defaults()
 def load(name: str | os.PathLike[str]) -> NecParams:
     """Read a model: a path, or the name of a model that ships with the package.
 

@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     import tyro  # after --help without a command, which must be quick
 
     from coder import CodecError
+    from nec_jax.jax_defaults import jax_defaults
     from train import configs
     from train.configs import options as task_options
     from train.configs import study_options
@@ -84,9 +85,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
-        join_processes()
-        room = "tasks" if command in TASKS else "studies"
-        importlib.import_module(f"train.{room}.{command}").run(options)
+        with jax_defaults():
+            join_processes()
+            room = "tasks" if command in TASKS else "studies"
+            importlib.import_module(f"train.{room}.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
         print(f"stopped{where}: the same command goes on with it", file=sys.stderr)

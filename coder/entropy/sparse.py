@@ -19,6 +19,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from coder.arrays import read_only
 from coder.entropy.tables import PRECISION
 
 ONE = 1 << PRECISION
@@ -75,7 +76,7 @@ def split_weights(length: int, left: int) -> NDArray[np.float64]:
         ]
         weights[weights.index(max(weights))] += ONE - sum(weights)
         table[count] = weights
-    return table - 1
+    return read_only(table - 1)
 
 
 def event_weights(weights: NDArray[np.uint32], mode: int) -> NDArray[np.int64]:
@@ -94,7 +95,8 @@ def event_weights(weights: NDArray[np.uint32], mode: int) -> NDArray[np.int64]:
 def _ordered_patterns() -> NDArray[np.uint16]:
     """[2^16]: all patterns of 16 bits, by number of ones, then by value."""
     values = np.arange(1 << LEAF)
-    return values[np.argsort(np.bitwise_count(values), kind="stable")].astype(np.uint16)
+    order = np.argsort(np.bitwise_count(values), kind="stable")
+    return read_only(values[order].astype(np.uint16))
 
 
 @cache
@@ -102,7 +104,8 @@ def _ranks() -> NDArray[np.uint16]:
     """[2^16]: how many patterns with as many ones are smaller."""
     ranks = np.empty(1 << LEAF, np.int64)
     ranks[_ordered_patterns()] = np.arange(1 << LEAF)
-    return (ranks - _FIRST[np.bitwise_count(np.arange(1 << LEAF))]).astype(np.uint16)
+    first = _FIRST[np.bitwise_count(np.arange(1 << LEAF))]
+    return read_only((ranks - first).astype(np.uint16))
 
 
 _FIRST = np.concatenate([[0], np.cumsum(BINOMIAL[LEAF], dtype=np.int64)])

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.arrays import as_array, immutable
+from coder.arrays import as_array, immutable, read_only
 from coder.errors import CodecError
 
 PRECISION = 24
@@ -171,18 +171,19 @@ class Tables:
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """[K]: where each table begins in `weights`."""
-        return np.cumsum(self.sizes, dtype=np.int64) - self.sizes
+        return read_only(np.cumsum(self.sizes, dtype=np.int64) - self.sizes)
 
     @cached_property
     def modes(self) -> NDArray[np.int32]:
         """[K]: the index of each table's largest weight, its first if there are several, the
         escape aside."""
-        return np.array([int(np.argmax(self.weights_of(k)[:-1])) for k in range(len(self))], "<i4")
+        modes = [int(np.argmax(self.weights_of(k)[:-1])) for k in range(len(self))]
+        return read_only(np.array(modes, "<i4"))
 
     @cached_property
     def mode_weights(self) -> NDArray[np.uint32]:
         """[K]: the weights of the modes."""
-        return self.weights[self.starts + self.modes]
+        return read_only(self.weights[self.starts + self.modes])
 
     def weights_of(self, k: int) -> NDArray[np.uint32]:
         """The weights [sizes[k]] of table k, escape last."""

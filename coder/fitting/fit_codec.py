@@ -108,7 +108,7 @@ def fit(
         )
     counts = histograms.empty(transform.components, transform.width)
     squares, energies = 0.0, ([], [])
-    for part in sample.batches():
+    for part in sample.batches(looking=True):
         columns = transform.columns(part.grid)
         y = part.y.astype(np.float32, copy=False)
         c = np.stack([transform.forward(one, part.grid) for one in y])
@@ -141,7 +141,8 @@ def fit(
             "in the same units?"
         )
     sample.warn_of_unnamed(stacklevel=3)
-    warn_of_integers(sample.dtype, stacklevel=2)
+    for dtype in dict.fromkeys(sample.dtypes.values()):
+        warn_of_integers(dtype, stacklevel=2)
     warned = False
     for what, held in zip(("tokens", "class tokens"), energies, strict=True):
         warned |= _warn_of_few(np.concatenate(held), what, stacklevel=3)
@@ -208,12 +209,12 @@ def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -
         return False
     few = max(1, energies.size // _FEW)
     largest = np.partition(energies, -few)[-few:]
-    share = largest.sum(dtype=np.float64) / energies.sum(dtype=np.float64)
-    unusual = bool(share > 0.5)
+    part, whole = largest.sum(dtype=np.float64), energies.sum(dtype=np.float64)
+    unusual = bool(part > 0.5 * whole)  # the whole is 0 where all class tokens are the same
     if unusual:
         warnings.warn(
-            f"{few} of {energies.size} {what} carry {share:.0%} of the variance: are they missing "
-            "data? Name it with nodata, or mask it",
+            f"{few} of {energies.size} {what} carry {part / whole:.0%} of the variance: are they "
+            "missing data? Name it with nodata, or mask it",
             UnusualEmbedding,
             stacklevel=stacklevel,
         )
@@ -260,7 +261,8 @@ class _Sample:
         self.channels = shape[-1]
         self.spatial = len(shape) > 2
         self.class_tokens = class_tokens is not None
-        self.dtype = np.dtype(np.float32)  # of what was read last
+        self.dtypes: dict[str, np.dtype] = {}  # of embeddings, and of class tokens
+        self._looking = False
 
     @property
     def tokens(self) -> int:
@@ -268,10 +270,13 @@ class _Sample:
         shape = self._embeddings.shape
         return shape[1] * shape[2] if len(shape) == 4 else 1
 
-    def batches(self) -> Iterator[_Batch]:
-        """All of the sample, in the same order each time."""
-        self._unnamed = self._seen = 0
-        self._same.clear()
+    def batches(self, *, looking: bool = False) -> Iterator[_Batch]:
+        """All of the sample, in the same order each time.
+
+        Args:
+          looking: whether to count what the warnings are of, for which one round is enough.
+        """
+        self._looking = looking
         shape = self._embeddings.shape
         if len(shape) == 3:
             yield from self._tiles()
@@ -312,7 +317,7 @@ class _Sample:
             yield _Batch(*_patched(tile[None], there[None]), tile.shape[:2])
 
     def warn_of_unnamed(self, *, stacklevel: int) -> None:
-        """Of NaN in the last round that neither a mask nor `nodata` named."""
+        """Of NaN that neither a mask nor `nodata` named."""
         if self._unnamed:
             warnings.warn(
                 f"{self._unnamed} of {self._seen} tokens hold NaN, and were left out: say that "
@@ -322,7 +327,7 @@ class _Sample:
             )
 
     def warn_of_marks(self, *, stacklevel: int) -> None:
-        """Of tokens in the last round whose channels all have one number: no model makes them."""
+        """Of tokens whose channels all have one number: no model makes them."""
         same = self._same.total()
         if same > self._seen // _MANY:
             [(value, _)] = self._same.most_common(1)
@@ -344,9 +349,9 @@ class _Sample:
     ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """A part of an array, [..., D], and which of its tokens [...] are there."""
         values = with_mask(array[place], what)
-        self.dtype = values.dtype
+        dtype = self.dtypes[what] = values.dtype
         # More than float32 holds, for as long as it is not known whether that matters.
-        wide = self.dtype.itemsize > (2 if self.dtype.kind in "iu" else 4)
+        wide = dtype.itemsize > (2 if dtype.kind in "iu" else 4)
         floats = as_floats(np.ma.getdata(values), what, np.float64 if wide else np.float32)
         named = missing_tokens(values, self._nodata, nan=False)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -354,7 +359,7 @@ class _Sample:
             finite = np.isfinite(narrow.sum(dtype=np.float64))
         if not finite:
             missing = named | np.isnan(narrow).any(-1)
-            self._unnamed += int(missing.sum() - named.sum())
+            unnamed = int(missing.sum() - named.sum())
             refuse(
                 np.isinf(narrow) & ~missing[..., None],
                 f"values of {what} looked at",
@@ -364,11 +369,13 @@ class _Sample:
                 tuple(part.start for part in (place if isinstance(place, tuple) else (place,))),
             )
         else:
-            missing = named
-        self._seen += missing.size
-        if self.channels > 1:
-            equal = (narrow == narrow[..., :1]).all(-1) & ~missing
-            self._same.update(narrow[..., 0][equal].tolist())
+            missing, unnamed = named, 0
+        if self._looking:
+            self._seen += missing.size
+            self._unnamed += unnamed
+            if self.channels > 1:
+                equal = (narrow == narrow[..., :1]).all(-1) & ~missing
+                self._same.update(narrow[..., 0][equal].tolist())
         return floats, ~missing
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from coder.arrays import read_only
 from coder.transform.frequencies import parts as parts_of_side
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
@@ -42,7 +43,7 @@ def cosines(side: int) -> NDArray[np.float32]:
     k, place = np.ogrid[:side, :side]
     matrix = np.cos(np.pi * k * (2 * place + 1) / (2 * side)) * np.sqrt(2 / side)
     matrix[0] = np.sqrt(1 / side)
-    return matrix.astype(np.float32)
+    return read_only(matrix.astype(np.float32))
 
 
 def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

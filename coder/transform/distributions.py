@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from coder.arrays import read_only
 from coder.entropy import Tables
 from coder.transform.dead_zone import cells
 
@@ -51,7 +52,7 @@ def member(scale: float, shape: float) -> Member:
         bits = -np.log2(np.append(pmf, [1e-12] * 2)[:3] + 1e-12) + [0, 1, 1]
         first, rounding = cells(bits, shift)
     kept = int(np.searchsorted(np.cumsum(pmf), 1 - _ESCAPE)) + 1
-    return Member(pmf[: max(kept, 2)], shift)
+    return Member(read_only(pmf[: max(kept, 2)]), shift)
 
 
 def family() -> tuple[Tables, NDArray[np.float32]]:

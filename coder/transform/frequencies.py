@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from coder.arrays import read_only
+
 LARGEST = 16
 """The longest side of a block, tokens."""
 
@@ -38,11 +40,11 @@ def bands_of_block(height: int, width: int) -> NDArray[np.uint8]:
     frequency = 1024 * ((i * width) ** 2 + (j * height) ** 2)
     edges = np.array(EDGES, np.int64) ** 2 * (height * width) ** 2
     found = (frequency[..., None] >= edges).sum(-1)
-    return np.maximum(found, frequency > 0).astype(np.uint8)
+    return read_only(np.maximum(found, frequency > 0).astype(np.uint8))
 
 
 @lru_cache(64)
 def bands_of_grid(height: int, width: int) -> NDArray[np.uint8]:
     """The band of each coefficient of a grid [h, w]; a block's lie where its tokens do."""
     rows = [np.hstack([bands_of_block(h, w) for w in parts(width)]) for h in parts(height)]
-    return np.vstack(rows)
+    return read_only(np.vstack(rows))

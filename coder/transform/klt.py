@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.arrays import frozen, immutable
+from coder.arrays import frozen, immutable, read_only
 from coder.errors import CodecError, FileError
 from coder.transform.dct import over_blocks, product
 from coder.transform.frequencies import BANDS, bands_of_grid
@@ -191,12 +191,12 @@ class Transform:
     @cached_property
     def synthesis(self) -> NDArray[np.float32]:
         """[K, D]: components to channels, in their units."""
-        return self.basis * self.norms[:, None] * self.scale
+        return read_only(self.basis * self.norms[:, None] * self.scale)
 
     @cached_property
     def _class_synthesis(self) -> NDArray[np.float32]:
         assert self.class_scale is not None
-        return self.basis * self.norms[:, None] * self.class_scale
+        return read_only(self.basis * self.norms[:, None] * self.class_scale)
 
     @cached_property
     def analysis(self) -> NDArray[np.float32]:
@@ -207,7 +207,7 @@ class Transform:
         if np.linalg.eigvalsh(products)[0] < 0.1 * np.diag(products).max():
             raise CodecError("rows of the basis are far from orthonormal")
         inverse = np.linalg.solve(products, rows)
-        return np.ascontiguousarray(inverse.T, np.float32)
+        return read_only(np.ascontiguousarray(inverse.T, np.float32))
 
 
 class Part(NamedTuple):

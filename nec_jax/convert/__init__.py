@@ -11,12 +11,14 @@ from nec_jax.convert.build import build
 from nec_jax.convert.options import Imported, Options
 from nec_jax.convert.packages import open_package, open_wheel
 from nec_jax.convert.source import Checkpoint, open_checkpoint
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 
 # The first that recognises a checkpoint converts it.
 _SOURCES = (nec_authors, mae, huggingface, clip, timm)
 
 
+@jax_defaults()
 def convert_checkpoint(
     source: str | os.PathLike[str],
     *,

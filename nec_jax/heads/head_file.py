@@ -9,12 +9,14 @@ from coder.errors import about
 from coder.format import container
 from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import init_weights
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import check_float32
 from nec_jax.models.weight_tree import flatten_weights, unflatten_weights
 
 _KIND = "head"
 
 
+@jax_defaults()
 def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
     """Write a head's file. Raises InputError for weights that are not float32."""
     weights = flatten_weights(head.weights)
@@ -22,6 +24,7 @@ def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
     container.write(path, _KIND, weights, {"config": head.config.to_meta()})
 
 
+@jax_defaults()
 def load(path: str | os.PathLike[str]) -> HeadParams:
     """Read a head's file.
 

@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from nec_jax.heads.checks import check_embeddings, check_tokens
 from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import logits
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.models.weight_tree import Weights
 
 
+@jax_defaults()
 def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
     """Probabilities of the classes: float32 [N, K], or [N, H, W, K] of a head for masks.
 
@@ -30,6 +32,7 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
     return _infer(head, y_hat, probabilities=True)
 
 
+@jax_defaults()
 def classify(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
     """The most probable class: int32 [N], or [N, H, W] of a head for masks. Raises as `predict`."""
     return _infer(head, y_hat, probabilities=False)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, chec
 from nec_jax.heads.inference import batch_size
 from nec_jax.heads.network import logits, starting_weights
 from nec_jax.heads.ridge import fit_linear
+from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models.weight_tree import Weights, path_name
 
@@ -40,6 +41,7 @@ class Data(NamedTuple):
     targets: NDArray[np.int32]
 
 
+@jax_defaults()
 def fit(
     params: NecParams,
     y_hat: ArrayLike,
@@ -83,8 +85,9 @@ def fit(
     model = params.config
     y = checks.check_embeddings(model, y_hat, "y_hat")
     masks = kind in MASKS
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise InputError(f"classes are {classes!r}: give the names of two or more")
+    # Sets have no order, and mappings another use: which name has which index?
+    if isinstance(classes, (str, Set, Mapping)) or not isinstance(classes, Iterable):
+        raise InputError(f"classes are {classes!r}: give the names of two or more, in a list")
     classes = tuple(classes)
     data = Data(y, checks.check_targets(classes, targets, len(y), masks, "targets"))
     height, width = checks.square_grid(model, y.shape[1]) if grid is None else as_grid(grid)
@@ -96,7 +99,7 @@ def fit(
     if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
-    check_whole("seed", seed, 0, 2**32 - 1)
+    seed = check_whole("seed", seed, 0, 2**32 - 1)
     schedule = _schedule(config, epochs, batch, lr)
     if kind in LINEAR:
         return fit_linear(config, params, data, held)

@@ -5,7 +5,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from coder import InputError
+from coder.arrays import is_whole
 
 SIZE_RULE = "resize the shorter side to image_size (bicubic, antialiased), crop the centre square"
 
@@ -24,6 +27,8 @@ _SIZES = (
     "registers",
 )
 _MAY_BE_ZERO = ("depth", "registers")
+_FLAGS = ("patch_bias", "pre_norm", "layer_scale", "class_token", "code_class_token")
+_TUPLES = ("embedding_blocks", "bands", "value_range", "mean", "std")
 _DEEPEST = 256
 DTYPES = ("uint8", "uint16", "int16", "float32")
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
@@ -131,9 +136,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in _SIZES:
             value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or not least <= value <= 1 << 16:
+            if not is_whole(value) or not least <= value <= 1 << 16:
                 raise InputError(f"{name} is {value!r}: give a whole number from {least} to 65536")
+            object.__setattr__(self, name, int(value))
+        for name in _FLAGS:
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} is {value!r}: give True or False")
+        for name in _TUPLES:  # of Python's own values: a configuration is hashed, and JSON
+            values = (v.item() if isinstance(v, np.generic) else v for v in getattr(self, name))
+            object.__setattr__(self, name, tuple(values))
         if max(self.depth, self.decoder_depth) > _DEEPEST:
             raise InputError(f"more than {_DEEPEST} blocks: is the configuration damaged?")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -166,7 +177,7 @@ class ModelConfig:
 
     def _check_embedding_blocks(self) -> None:
         blocks = self.embedding_blocks
-        ordered = all(isinstance(b, int) for b in blocks) and list(blocks) == sorted(set(blocks))
+        ordered = all(map(is_whole, blocks)) and list(blocks) == sorted(set(blocks))
         if blocks and not (ordered and blocks[0] >= 1 and blocks[-1] == self.depth):
             raise InputError(
                 f"embedding_blocks are {list(blocks)}: give rising numbers from 1, the last of "

@@ -5,6 +5,7 @@ One encoder for MAE, CLIP (Radford 2021), DINOv2 (Oquab 2023) and their kin: wha
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -86,7 +87,7 @@ def attend(qkv: jax.Array, precision: str) -> jax.Array:
 
 def _attend_fused(qkv: jax.Array) -> jax.Array:
     """`attend` by cuDNN's flash attention, where there is a GPU that has it."""
-    if jax.default_backend() != "gpu" or qkv.shape[-1] % 8:
+    if not _on_gpu() or qkv.shape[-1] % 8:
         return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
     b, n = qkv.shape[:2]
     even = jnp.pad(qkv, [(0, 0), (0, n % 2), (0, 0), (0, 0), (0, 0)])  # as its gradient needs it
@@ -97,6 +98,14 @@ def _attend_fused(qkv: jax.Array) -> jax.Array:
         key_value_seq_lengths=lengths,
         implementation="cudnn",
     )[:, :n]
+
+
+def _on_gpu() -> bool:
+    """Whether what is traced now will run on a GPU: JAX's first device, or the user's default."""
+    config: Any = jax.config
+    chosen = config.jax_default_device
+    platform = getattr(chosen, "platform", chosen) or jax.default_backend()
+    return platform in ("gpu", "cuda")
 
 
 class Mlp(nn.Module):

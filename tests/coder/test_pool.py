@@ -172,11 +172,19 @@ def test_a_ladder_codes_at_its_own_rate_and_warnings_reach_the_caller():
 
 
 def test_a_pool_of_nonsense_is_refused():
-    for workers in (0, -1, 1.5, True, "2"):
-        with pytest.raises(coder.InputError, match="workers is"):
+    most = coder.pool.MOST_WORKERS
+    for workers in (0, -1, 1.5, True, "2", np.nan, most + 1, 10**9, 2**31 - 1):
+        with pytest.raises(coder.InputError, match=f"workers is .*whole number, 1 to {most}"):
             coder.Pool(small_codec(), workers)  # type: ignore[arg-type]
     with pytest.raises(coder.InputError, match=r"pool of a str: .*EmbeddingCodec\.load"):
         coder.Pool("nec-vit-ti")  # type: ignore[arg-type]
+
+
+def test_on_more_cores_than_a_pool_may_have_it_has_as_many_as_it_may(monkeypatch):
+    y = batch(2, (1, 1))
+    monkeypatch.setattr("coder.pool.available_cores", lambda: 4096)
+    with coder.Pool(small_codec()) as pool:
+        assert pool.encode(y, (1, 1)) == [small_codec().encode(one, (1, 1)) for one in y]
 
 
 def test_a_pool_that_cannot_be_used_says_so():

@@ -11,6 +11,7 @@ import safetensors.numpy
 from folders import EXAMPLES
 
 import nec_jax
+from coder import InputError
 from nec_jax.heads.head import HeadConfig
 from nec_jax.heads.network import decoder_features
 
@@ -50,6 +51,25 @@ def from_the_file(path, y_hat):
     hidden = dense(norm(x, "block.norm2"), "block.mlp.fc1")
     gelu = hidden * (1 + np.vectorize(erf)(hidden / np.sqrt(2))) / 2
     return norm(x + dense(gelu, "block.mlp.fc2"), "norm")[:, int(facts["class_token"]) :]
+
+
+def test_the_same_model_gives_the_same_bytes(model, tmp_path):
+    for name in "abcdef":
+        nec_jax.export_decoder_block(model, tmp_path / name)
+    assert len({(tmp_path / name).read_bytes() for name in "abcdef"}) == 1
+
+
+@pytest.mark.parametrize("grid", [(0, 0), (-1, 4), (4,), (4.0, 4.0), (True, 4), (), 4])
+def test_a_grid_that_is_none_is_refused(model, tmp_path, grid):
+    with pytest.raises(InputError, match=r"grid is .*height and width in tokens"):
+        nec_jax.export_decoder_block(model, tmp_path / "block", grid)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_may_be_numpys(model, tmp_path):
+    nec_jax.export_decoder_block(model, tmp_path / "one", (4, 4))
+    nec_jax.export_decoder_block(model, tmp_path / "other", np.array([4, 4]))  # type: ignore
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def inputs(params, grid, seed=0):

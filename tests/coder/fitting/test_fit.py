@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections import Counter
 from typing import Any
 
 import dask.array
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from transform_cases import CHANNELS, GRID, class_tokens, embeddings, ladder, smooth_embeddings
 
 import coder
+import coder.fitting
 from coder import InputError, UnusualEmbedding
 from coder.fitting.histograms import BINS, CENTRES, EDGES, add, empty
 from coder.transform.dead_zone import cells
@@ -202,6 +204,43 @@ def test_dead_and_constant_channels_do_no_harm():
 def test_what_cannot_be_fitted_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         coder.fit(values)
+
+
+def test_class_tokens_that_are_all_the_same_are_no_missing_data():
+    tokens = np.ones((40, CHANNELS), np.float32)
+    y = smooth_embeddings(1, 40)
+    with pytest.warns(UnusualEmbedding, match="40 of 1480 tokens have one number"):
+        codec = coder.fit(y, tokens)
+    one = np.concatenate([tokens[:1], y[0].reshape(-1, CHANNELS)])
+    np.testing.assert_allclose(codec.decode(codec.encode(one, GRID))[0], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("integers", ["tokens", "grids"])
+def test_integers_are_warned_of_among_grids_and_among_class_tokens(integers):
+    y, tokens = smooth_embeddings(1, 40) * 30, class_tokens(1, 40) * 30
+    if integers == "grids":
+        y = np.rint(y).astype(np.int16)
+    else:
+        tokens = np.rint(tokens).astype(np.int16)
+    with pytest.warns(UnusualEmbedding, match="embeddings are int16") as caught:
+        coder.fit(y, tokens)
+    assert len(caught) == 1
+
+
+def test_tokens_of_one_number_are_counted_once(monkeypatch):
+    counted = []
+
+    class Counting(Counter):
+        def update(self, iterable=None, /, **kwds):
+            values = list(iterable or ())
+            counted.extend(values)
+            super().update(values, **kwds)
+
+    monkeypatch.setattr(coder.fitting, "Counter", Counting)
+    y = np.random.default_rng(0).normal(size=(2000, 12)).astype(np.float32)
+    y[::1000] = 0.5
+    coder.fit(y)
+    assert counted == [0.5, 0.5]
 
 
 def test_class_tokens_are_one_a_grid():

@@ -40,6 +40,8 @@ MASKED = np.ma.masked_invalid(ONE_HOLE)
         ({"targets": [0, 1, 2, 0, 1, 7, 9, 0]}, "2 have another, the first at \\(5,\\)"),
         ({"classes": "abc"}, "classes are 'abc': give the names"),
         ({"classes": 3}, "classes are 3: give the names"),
+        ({"classes": set(CLASSES)}, "classes are {.*give the names of two or more, in a list"),
+        ({"classes": dict.fromkeys(CLASSES, 0)}, "classes are {.*in a list"),
         ({"classes": (0, 1, 2)}, "give the names of two or more"),
         ({"grid": (4, 4, 1)}, "grid is \\(4, 4, 1\\): give its height and width"),
         ({"grid": 4}, "grid is 4: give its height and width"),

@@ -1,6 +1,7 @@
 """The whole model: its shapes, its bottleneck, and which of its parameters train."""
 
 import functools
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from model_cases import FLOAT32, NETWORK, ONE_ULP, random_images, tiny_config
 from vit_b_shapes import VIT_B
 
+from coder import InputError
 from nec_jax import VARIANTS, NecParams, model_config
 from nec_jax.models import density
 from nec_jax.models.bottleneck import bottleneck as plain_bottleneck
@@ -56,6 +58,44 @@ def test_vit_b_has_the_papers_111_70_million_parameters_and_our_gain():
 )
 def test_every_architecture_has_its_count_of_parameters(arch, count):
     assert total(leaf.shape for leaf in shapes(arch).values()) == count
+
+
+def test_a_configuration_is_of_pythons_own_values():
+    """So that it is hashed, compared and written, whatever it was made of."""
+    usual = tiny_config(mean=(1.5, 2.5, 3.5), value_range=(0.0, 255.0), embedding_blocks=(1, 2))
+    other = tiny_config(
+        mean=np.array([1.5, 2.5, 3.5], np.float32),
+        std=list(usual.std),
+        value_range=np.array([0.0, 255.0]),
+        embedding_blocks=[np.int64(1), np.int8(2)],
+        bands=["red", "green", "blue"],
+        depth=np.int64(2),
+        coding_batch=np.uint8(8),
+    )
+    assert other == usual
+    assert hash(other) == hash(usual)
+    assert json.dumps(other.to_meta()) == json.dumps(usual.to_meta())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code_class_token": 2},
+        {"class_token": 1},
+        {"layer_scale": None},
+        {"patch_bias": "no"},
+        {"depth": True},
+        {"coding_batch": 4.0},
+        {"coding_batch": -1},
+        {"embedding_blocks": (True, 2)},
+        {"embedding_blocks": (1.0, 2.0)},
+        {"value_range": (0.0, np.nan)},
+        {"mean": (np.nan, 1, 1)},
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(changes):
+    with pytest.raises(InputError, match=next(iter(changes)).split("_")[0]):
+        tiny_config(**changes)
 
 
 def test_the_architectures_are_those_that_are_counted():
