@@ -152,6 +152,7 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
         return images, classes, source.name
 
     fit, classes, name = read("train")
+    refuse_one_class(options, fit, classes, f"split 'train' of {name}")
     score = read(options.split)[0]
     if options.split == "val":
         fifth = np.arange(len(fit.images)) % 5 == 0
@@ -230,6 +231,18 @@ def refuse_unlabelled(
         raise DataError(
             f"the mask of {images.ids[first]} has the value {value}, but {name} has the "
             f"{len(classes)} classes {', '.join(classes)}: name all of them, or mend the mask"
+        )
+
+
+def refuse_one_class(options: Evaluate, images: Split, classes: tuple[str, ...], name: str) -> None:
+    """Raise DataError where all that heads are fitted on is of one class."""
+    targets = _targets(options, images)
+    found = np.unique(targets[targets != IGNORE] if options.task == "segmentation" else targets)
+    if len(found) == 1:
+        raise DataError(
+            f"{name} cannot be used for {options.task}: of the classes {', '.join(classes)} it "
+            f"has {classes[found[0]]} alone (in masks, {IGNORE} is no class): see to the labels, "
+            "or raise --limit"
         )
 
 
