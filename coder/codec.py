@@ -151,8 +151,8 @@ class EmbeddingCodec(ABC):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "EmbeddingCodec":
-        """The codec whose file is `data`. Raises FileError."""
-        return cls.from_parts(*safefile.from_bytes(data, _KIND))
+        """The codec whose file is `data`. Raises FileError, as `load`."""
+        return cls._of_this_kind(*safefile.from_bytes(data, _KIND))
 
     @property
     def codec_bytes(self) -> int:
@@ -170,7 +170,8 @@ class EmbeddingCodec(ABC):
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingCodec":
         """Reads the codec of a codec's file, of a model's, or of a model that ships, by its name.
 
-        Raises FileError: no such file, a damaged one, or one of another kind.
+        Raises FileError: no such file, a damaged one, or one of another kind: `RateLadder.load`
+        takes no codec of one rate.
         """
         tensors, content = safefile.read(safefile.found(path, "codec"), _KIND, MODEL)
         with about(path):
@@ -178,7 +179,21 @@ class EmbeddingCodec(ABC):
                 if not isinstance(content := content.get("codec"), dict):
                     raise FileError("a model without a codec")
                 tensors = safefile.under("codec/", tensors)
-            return cls.from_parts(tensors, content)
+            return cls._of_this_kind(tensors, content)
+
+    @classmethod
+    def _of_this_kind(
+        cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
+    ) -> "EmbeddingCodec":
+        """`EmbeddingCodec.from_parts`; raises FileError where that is none of this class."""
+        codec = EmbeddingCodec.from_parts(tensors, content)
+        if not isinstance(codec, cls):
+            rates = "one rate" if codec.rates == 1 else f"{codec.rates} rates"
+            raise FileError(
+                f"a {type(codec).__name__}, a codec of {rates}, and no {cls.__name__}: load it "
+                "with coder.EmbeddingCodec.load"
+            )
+        return codec
 
 
 def check_rate(rate: Any) -> int:

@@ -16,6 +16,9 @@ from coder import (
     CodecError,
     EmbeddingCodec,
     FileError,
+    RateLadder,
+    ScalarCodec,
+    TransformCodec,
 )
 
 
@@ -41,6 +44,28 @@ def test_flipped_bits_of_the_file_are_detected(position, data):
     file[position // 8] ^= 1 << position % 8
     with pytest.raises(FileError):
         EmbeddingCodec.from_bytes(bytes(file))
+
+
+def test_a_codec_of_another_kind_is_named_as_what_it_is(tmp_path):
+    y = np.random.default_rng(0).normal(size=(100, 2, 2, 4)).astype(np.float32)
+    ladder = coder.fit(y)
+    codecs = {type(codec): codec for codec in (ladder, ladder.at(1), small_codec())}
+    says = {
+        RateLadder: rf"a RateLadder, a codec of {ladder.rates} rates, and no ",
+        TransformCodec: "a TransformCodec, a codec of one rate, and no ",
+        ScalarCodec: "a ScalarCodec, a codec of one rate, and no ",
+    }
+    assert codecs.keys() == says.keys()
+    for kind, codec in codecs.items():
+        path = tmp_path / kind.__name__
+        codec.save(path)
+        assert kind.load(path) == kind.from_bytes(path.read_bytes()) == codec
+        for other in codecs.keys() - {kind}:
+            message = f"{says[kind]}{other.__name__}: load it with coder.EmbeddingCodec.load"
+            with pytest.raises(FileError, match=rf"{kind.__name__}: {message}"):
+                other.load(path)
+            with pytest.raises(FileError, match=message):
+                other.from_bytes(path.read_bytes())
 
 
 def test_loading_names_the_file(tmp_path):

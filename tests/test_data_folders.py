@@ -273,7 +273,7 @@ def test_names_that_look_alike_are_refused(tmp_path: Path, rows: tuple[str, ...]
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")
     (tmp_path / "split.csv").write_text("\n".join(["path,label,split", *rows]), "utf-8")
-    with pytest.raises(DataError, match="are they one"):
+    with pytest.raises(DataError, match="which look alike: if they are one, write them"):
         open_source(tmp_path, "train")
 
 

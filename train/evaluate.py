@@ -58,8 +58,9 @@ def run(options: Evaluate) -> None:
         base = with_coding(base, precision=precisions.pop())
     elif options.cache is not None and precisions:
         raise OptionsError(
-            f"--cache is of one precision, the models have {', '.join(sorted(precisions))}: "
-            "evaluate those of each alone, or leave --cache out"
+            f"a cache holds activations of one precision, and the models have "
+            f"{', '.join(sorted(precisions))}: evaluate the models of each precision by "
+            "themselves, or leave --cache out"
         )
     for setting, model in models.items():
         for name in ("image_size", "patch", "bands", "dtype"):
@@ -143,10 +144,11 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
             prefix = open_prefix(*cache, at_most(source, options.limit))
             then, now = {chosen[place] for place in prefix.readable()}, set(images.places)
             if other := sorted(then ^ now):
+                before, after = ("no", "yes") if other[0] in now else ("yes", "no")
                 raise DataError(
-                    f"{source.name}: image {other[0]} is among the {len(now)} that can be read or "
-                    f"the {len(then)} that could be when the cache was made, not among both: "
-                    f"delete it from {options.cache}"
+                    f"{source.name}: other images can be read than when the cache was made; image "
+                    f"{other[0]}, for one, could be read then: {before}, and now: {after}. Bring "
+                    f"the files back, or delete {options.cache}, which is then made again"
                 )
             images = dataclasses.replace(images, tokens=prefix.whole())
         return images, classes, source.name
