@@ -190,7 +190,9 @@ def _info_codec(options: argparse.Namespace) -> int:
     print(f"fingerprint {codec.fingerprint.hex()}")
     print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
     if codec.rates > 1:
-        print(f"rates 0 to {codec.rates - 1}, {codec.rate_index} if not told")
+        print(
+            f"rates 0 to {codec.rates - 1}; rate {codec.rate_index} is used unless another is given"
+        )
     else:
         print(f"rate {codec.rate_index}")
     print(f"class token {'not ' * (not codec.class_token)}coded")

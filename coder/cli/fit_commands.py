@@ -175,7 +175,10 @@ def _shown(options: argparse.Namespace) -> Any:
 def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
     with about(options.file):
         codec = fit(y, max_tokens=options.max_tokens, nodata=options.nodata)
-    print(f"fitted {codec.rates} rates, {codec.rate_index} if not told")
+    print(
+        f"fitted {codec.rates} rates, 0 to {codec.rates - 1}; rate {codec.rate_index} is used "
+        "unless another is given"
+    )
     return codec
 
 
@@ -240,13 +243,13 @@ def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
     remedy = "an array has no missing tokens: fill them, or leave them out"
     refuse(
         missing_tokens(values, nodata),
-        "tokens looked at",
+        "tokens",
         "missing (NaN, or nodata)",
         remedy=remedy,
         start=(start,),
     )
     bad = np.isinf(floats)
-    refuse(bad, "values looked at", "infinite in float32", np.ma.getdata(values), remedy, (start,))
+    refuse(bad, "values", "infinite in float32", np.ma.getdata(values), remedy, (start,))
     return floats
 
 

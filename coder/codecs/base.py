@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, as_bytes, as_grid, as_symbols, is_whole, warn_of_integers
 from coder.entropy import Tables
-from coder.errors import CodecError, CorruptBlob, FileError, InputError, WrongCodec
+from coder.errors import CodecError, CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 
@@ -109,7 +109,7 @@ class EmbeddingCodec(ABC):
 
     def __reduce__(self):
         # The entropy coder's models cannot be pickled; the file's bytes are all there is anyway.
-        return type(self).from_bytes, (self.to_bytes(),)
+        return type(self)._from_bytes, (self.to_bytes(),)
 
     @classmethod
     @abstractmethod
@@ -126,15 +126,9 @@ class EmbeddingCodec(ABC):
         return container.to_bytes(CODEC, *self.to_parts())
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """The codec whose file is `data`, of this class; `coder.from_bytes` takes any.
-
-        Raises FileError.
-        """
-        try:
-            return cls.from_parts(*container.from_bytes(data, CODEC))
-        except CodecError as error:
-            raise FileError(f"not a usable codec: {error}") from error
+    def _from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes` of this class; `coder.from_bytes` takes any codec's file."""
+        return cls.from_parts(*container.from_bytes(data, CODEC))
 
     @property
     def codec_bytes(self) -> int:

@@ -31,14 +31,14 @@ def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray
     return y
 
 
-def check_tokens(config: HeadConfig, y: NDArray[np.float32], name: str) -> None:
+def check_tokens(config: HeadConfig, y: NDArray[np.float32], name: str, remedy: str) -> None:
     """Raises InputError where `y` [N, n, D] has another number of tokens than the head."""
     if y.shape[1] != config.tokens:
         h, w = config.grid
         token = " and a class token" if config.class_tokens else ""
         raise InputError(
             f"{name} has {y.shape[1]} tokens, the head takes {config.tokens} "
-            f"(a grid of {h} x {w}{token}): pass grid=, or embeddings of that size"
+            f"(a grid of {h} x {w}{token}): {remedy}"
         )
 
 

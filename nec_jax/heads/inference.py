@@ -45,7 +45,8 @@ def batch_size(config: HeadConfig) -> int:
 
 def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
     y = check_embeddings(head.config.model, y_hat, "y_hat")
-    check_tokens(head.config, y, "y_hat")
+    remedy = "pass embeddings of images of the size that it was fitted on, or fit another head"
+    check_tokens(head.config, y, "y_hat", remedy)
     return in_batches(
         lambda part: _apply(head.weights, head.config, part, probabilities),
         y,

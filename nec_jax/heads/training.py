@@ -89,13 +89,18 @@ def fit(
     if isinstance(classes, (str, Set, Mapping)) or not isinstance(classes, Iterable):
         raise InputError(f"classes are {classes!r}: give the names of two or more, in a list")
     classes = tuple(classes)
+    if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:
+        raise InputError(
+            f"two classes have the name {twice[0]!r}: give each a name of its own, or, if they are "
+            "one, the same index to the targets of both"
+        )
     data = Data(y, checks.check_targets(classes, targets, len(y), masks, "targets"))
     height, width = checks.square_grid(model, y.shape[1]) if grid is None else as_grid(grid)
     mask_size = (data.targets.shape[1], data.targets.shape[2]) if masks else None
     if with_decoder and model.decoder_target == "none":
         raise InputError("this model has no decoder: fit the head with with_decoder=False")
     config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
-    checks.check_tokens(config, y, "y_hat")
+    checks.check_tokens(config, y, "y_hat", "pass the height and width of its grid as grid=")
     if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
@@ -109,7 +114,7 @@ def fit(
 
 def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:
     y = checks.check_embeddings(config.model, y_hat, "the y_hat of val")
-    checks.check_tokens(config, y, "the y_hat of val")
+    checks.check_tokens(config, y, "the y_hat of val", "pass embeddings of the size of y_hat")
     masks, name = config.mask_size is not None, "the targets of val"
     t = checks.check_targets(config.classes, targets, len(y), masks, name)
     if t.shape[1:] != data.targets.shape[1:]:

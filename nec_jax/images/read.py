@@ -7,7 +7,7 @@ import stat
 import struct
 import warnings
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -40,6 +40,19 @@ _RASTERS = (  # what rasterio reads: TIFF, BigTIFF, JPEG 2000 in a file or as a 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # All that Pillow reads of 8 bits a band at most, PNG apart: it would read others as 8 bits.
 _PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's, of what RGB is made of as it is
+# Tags of a TIFF, and the photometric interpretations that are read (TIFF 6.0, section 8).
+_COMPRESSION, _PHOTOMETRIC, _PLANAR = 259, 262, 284
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_JPEG = 7
+_PHOTOMETRICS = {
+    4: "a transparency mask", 5: "CMYK", 6: "YCbCr", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB",
+    32803: "the mosaic of a camera's sensor", 32844: "LogL", 32845: "LogLuv",
+    34892: "linear values of a camera's sensor",
+}  # fmt: skip
+# Enumerated colour spaces of JPEG 2000 that are grey or RGB (ISO 15444-1 and -2, the colr box).
+_JP2_PLAIN = (16, 17, 20, 21)
+_JP2_SPACES = {12: "CMYK", 13: "YCCK", 14: "CIELAB", 18: "sYCC", 24: "e-sYCC"}
 # What may turn a PNG, wherever in the file it stands.
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pillow's names of them
@@ -55,12 +68,14 @@ def read_image(
     """Read `path`, or only its window `box`, as a Record with this id.
 
     TIFF and JPEG 2000: every band, [H, W, C] in the file's dtype, with `transform` and `crs` (of
-    the window) where the file is georeferenced. Numbers are as stored: tags of scale and offset
-    are not applied. A palette becomes RGB, and bands of fewer than 8 bits fill 8.
+    the window) where the file is georeferenced. A palette becomes RGB, bands of fewer than 8 bits
+    fill 8, and where white is zero (MINISWHITE) black becomes zero. Other colours than grey, RGB,
+    palettes and the YCbCr of JPEG are refused, and so are bands with a scale or an offset: the
+    same number would mean one thing in this file and another in the next.
 
     JPEG, PNG, WebP: RGB, uint8 [H, W, 3], grey ones too; turned as EXIF says. A PNG of 16 bits is
     uint16 [H, W, 1 or 3]: grey of 16 bits is a measurement rather than a picture, and stays one
-    band, as it does in a TIFF.
+    band, as it does in a TIFF. CMYK is refused.
 
     An alpha band is no band of the image.
 
@@ -90,8 +105,8 @@ def decode(
             head = _head(file)
             if not head.startswith(_RASTERS):
                 return _crop_all(read_picture(file, image_id), box)
-            _refuse_turned(file, head)
-        return _read_raster(path, image_id, box, largest)
+            white_is_zero = _refuse_colours(file, head)
+        return _read_raster(path, image_id, box, largest, white_is_zero)
     except (ModuleNotFoundError, MemoryError, SceneError):
         raise
     except Exception as error:
@@ -128,20 +143,25 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     there are two bits. Pixels that a TIFF says are missing (nodata tag, mask) are IGNORE.
 
     Raises:
-        CorruptImageError: missing, damaged, lossy, or not single-band 8-bit; the message names it.
+        CorruptImageError: missing, damaged, lossy, or not single-band 8-bit; white is zero, so
+            that programs do not agree on the indices; a scale. The message names it.
     """
     try:
         with open_regular(path) as file:
             head = _head(file)
             picture = not head.startswith(_RASTERS)
             mask = _crop(_read_indices(file, head), box) if picture else None
-            if mask is None:
-                _refuse_turned(file, head)
+            if mask is None and _refuse_colours(file, head):
+                raise DataError(
+                    "white is zero in it (photometric MINISWHITE), and programs do not agree on "
+                    "the class indices that this means: save it as MINISBLACK"
+                )
         if mask is None:
             mask = _read_raster_indices(path, box)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
             raise DataError(
-                f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}"
+                f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}: "
+                "save the index of each pixel's class, rather than its colour or an alpha"
             )
         return mask.astype(np.uint8)
     except (ModuleNotFoundError, MemoryError):
@@ -151,8 +171,24 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
         raise CorruptImageError(f"cannot read the mask {path}: {reason_of(error)}") from error
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) in pixels from the header alone; CorruptImageError as read_image."""
+class Header(NamedTuple):
+    """What the header of an image, or of a mask, says of where its pixels are.
+
+    Attributes:
+        size: (height, width) in pixels, as the image is shown.
+        orientation: how EXIF turns what is stored, 1 to 8; 1 is not at all.
+        transform: the affine a to f: pixel -> crs; None without georeferencing.
+        crs: rasterio's, which is compared by what it means; None if it is not known.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+    transform: tuple[float, ...] | None = None
+    crs: Any = None
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an image, and no pixels; CorruptImageError as read_image."""
     try:
         with open_regular(path) as file:
             head = _head(file)
@@ -164,14 +200,23 @@ def image_size(path: Path) -> tuple[int, int]:
                         content = file.read()
                         if any(name in content for name in _PNG_EXIF):
                             image.load()
-                    return (width, height) if _orientation(image) >= 5 else (height, width)
+                    turn = _orientation(image)
+                    return Header((width, height) if turn >= 5 else (height, width), turn)
         with open_raster(path) as dataset:
-            return dataset.height, dataset.width
+            place = dataset.transform
+            placed = not (place.is_identity or place.is_degenerate)
+            transform = tuple(place[:6]) if placed else None
+            return Header(dataset.shape, transform=transform, crs=dataset.crs)
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
         _raise_passing(error, path)
         raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in pixels from the header alone; CorruptImageError as read_image."""
+    return read_header(path).size
 
 
 def is_raster(path: Path) -> bool:
@@ -260,6 +305,11 @@ def read_picture(file: IO[bytes], image_id: str) -> Record:
     with Image.open(file, formats=_PICTURES) as image:
         _refuse_frames(image)
         image.load()  # before its EXIF is asked for, which may come last
+        if image.mode not in _MODES and _png_depth(head) != 16:
+            raise DataError(
+                f"its colours are {image.mode}, which are no RGB without a profile: convert it to "
+                "RGB (magick IN -colorspace sRGB OUT)"
+            )
         if _png_depth(head) == 16:
             file.seek(0)
             pixels = imagecodecs.png_decode(file.read())
@@ -323,7 +373,9 @@ def _read_indices(file: IO[bytes], head: bytes) -> np.ndarray:
     return mask
 
 
-def _read_raster(path: Path, image_id: str, box: Box | None, largest: int | None) -> Record:
+def _read_raster(
+    path: Path, image_id: str, box: Box | None, largest: int | None, white_is_zero: bool
+) -> Record:
     from rasterio.enums import ColorInterp
 
     with open_raster(path) as dataset:
@@ -339,14 +391,19 @@ def _read_raster(path: Path, image_id: str, box: Box | None, largest: int | None
         bands = [index for index, kind in kinds.items() if kind != ColorInterp.alpha]
         if not bands:
             raise DataError("it has no band but alpha")
+        _refuse_scaled(dataset, bands)
         image = np.moveaxis(dataset.read(bands, **options), 0, -1)
         if image.dtype.kind not in "uif":
             raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
         missing = _missing(dataset, bands, options) | not_finite(image)
-        if kinds[bands[0]] == ColorInterp.palette:
+        bits = _bits(dataset)
+        if white_is_zero:
+            image = _black_is_zero(image, bits)
+        elif kinds[bands[0]] == ColorInterp.palette:
             image, transparent = _coloured(image[..., 0], dataset.colormap(bands[0]))
             missing |= {"transparent": transparent}
-        elif (bits := _bits(dataset)) < 8:
+            bits = 8
+        if bits < 8:
             image = (image.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
         record: Record = {"id": image_id, "image": image}
         if missing:
@@ -361,12 +418,11 @@ def _read_raster(path: Path, image_id: str, box: Box | None, largest: int | None
 
 
 def _read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
-    from rasterio.enums import Compression
-
     with open_raster(path) as dataset:
         _refuse_pages(dataset)
-        if dataset.compression == Compression.jpeg:
-            raise DataError("JPEG changes the class indices of a mask: save it without loss")
+        _refuse_scaled(dataset, list(dataset.indexes))
+        if lossy := _loss(dataset):
+            raise DataError(f"{lossy} changes the class indices of a mask: save it without loss")
         mask = np.moveaxis(dataset.read(**_window(box)), 0, -1)
         if mask.shape[-1] == 1:
             mask = mask[..., 0]
@@ -387,20 +443,101 @@ def _refuse_pages(dataset: "DatasetReader") -> None:
         raise DataError(f"it has {len(dataset.subdatasets)} pages: save each as a file of its own")
 
 
-def _refuse_turned(file: IO[bytes], head: bytes) -> None:
-    """Refuse a TIFF that is to be shown turned, which rasterio does not heed."""
+def _loss(dataset: "DatasetReader") -> str:
+    """The compression of a dataset that may have changed its numbers; nothing if there is none."""
+    said = dataset.tags(ns="IMAGE_STRUCTURE")
+    kind = said.get("COMPRESSION", "JPEG 2000")
+    if kind in ("JPEG", "YCbCr JPEG"):
+        return "JPEG"
+    # LERC rounds whole numbers by less than one where its tolerance is less.
+    lossy = (
+        said.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or float(said.get("MAX_Z_ERROR", 0)) >= 1
+    )
+    return f"lossy {kind}" if lossy else ""
+
+
+def _refuse_scaled(dataset: "DatasetReader", bands: list[int]) -> None:
+    for index in bands:
+        scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
+        if (scale, offset) != (1, 0):
+            raise DataError(
+                f"its band {index} has the scale {scale:g} and the offset {offset:g}, and files "
+                "with others mean other things by the same numbers: store what is meant "
+                "(gdal_translate -unscale -ot Float32 IN OUT); or, where the numbers are meant as "
+                "they are stored, say so (gdal_edit.py -scale 1 -offset 0 FILE)"
+            )
+
+
+def _black_is_zero(image: np.ndarray, bits: int) -> np.ndarray:
+    """One band [H, W, 1] in which zero is white, the other way round."""
+    if image.shape[-1] > 1 or image.dtype.kind != "u":
+        what = "several bands" if image.shape[-1] > 1 else f"a band of {image.dtype}"
+        raise DataError(
+            f"white is zero in it (photometric MINISWHITE), which has no meaning in {what}: save "
+            "it as MINISBLACK"
+        )
+    return image.dtype.type(2**bits - 1) - image
+
+
+def _refuse_colours(file: IO[bytes], head: bytes) -> bool:
+    """Refuse a raster that is to be shown turned, or in colours that would be taken for RGB.
+
+    GDAL leaves some of these as they are, makes RGB of others, and does not say which.
+
+    Returns:
+        Whether white is zero.
+    """
     if not head.startswith(_RASTERS[:4]):
-        return
+        space = _jp2_space(file)
+        if space is not None and space not in _JP2_PLAIN:
+            name = _JP2_SPACES.get(space, "none that is known")
+            raise DataError(f"its colour space is {name} ({space}): convert it to RGB or grey")
+        return False
+    tags = _tiff_tags(file, head)
+    turn, kind = tags.get(ExifTags.Base.Orientation, 1), tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO)
+    if turn in range(2, 9):
+        raise DataError(f"its orientation tag is {turn}: save it upright, as 1")
+    by_jpeg = kind == _YCBCR and tags.get(_COMPRESSION) == _JPEG and tags.get(_PLANAR, 1) == 1
+    if kind not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) and not by_jpeg:
+        name = _PHOTOMETRICS.get(kind, "none that is known")
+        raise DataError(
+            f"its photometric interpretation is {name} ({kind}), which would be taken for RGB or "
+            "for bands: convert it to RGB or grey"
+        )
+    return kind == _WHITE_IS_ZERO
+
+
+def _tiff_tags(file: IO[bytes], head: bytes) -> dict[int, int]:
+    """The tags of a TIFF's first image that are one whole number."""
     order, big = ("<" if head[:1] == b"I" else ">"), b"+" in head[2:4]
     offset, entry, value = (8, 20, 12) if big else (4, 12, 8)
     file.seek(struct.unpack_from(order + "IQ"[big], head, offset)[0])
     (count,) = struct.unpack(order + "HQ"[big], file.read(8 if big else 2))
-    tags = file.read(entry * min(count, 4096))
-    for place in range(0, len(tags) - entry + 1, entry):
-        tag, _ = struct.unpack_from(order + "HH", tags, place)
-        (found,) = struct.unpack_from(order + "H", tags, place + value)
-        if tag == ExifTags.Base.Orientation and found in range(2, 9):
-            raise DataError(f"its orientation tag is {found}: save it upright, as 1")
+    found, tags = file.read(entry * min(count, 4096)), {}
+    for place in range(0, len(found) - entry + 1, entry):
+        tag, kind, number = struct.unpack_from(order + ("HHQ" if big else "HHI"), found, place)
+        if number == 1 and kind in (1, 3, 4):  # bytes, and whole numbers of 16 and 32 bits
+            form = {1: "B", 3: "H", 4: "I"}[kind]
+            (tags[tag],) = struct.unpack_from(order + form, found, place + value)
+    return tags
+
+
+def _jp2_space(file: IO[bytes]) -> int | None:
+    """The number of the colour space of a JPEG 2000 file, where it is given by a number."""
+    head = file.read(1 << 16)  # the boxes before the pixels; a codestream has none
+    place, end = 0, len(head)
+    while place + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", head, place)
+        if kind == b"jp2h":  # a box of boxes
+            place += 8
+            continue
+        if kind == b"colr" and place + 15 <= end:
+            method, _, _, space = struct.unpack_from(">BBBI", head, place + 8)
+            return space if method == 1 else None
+        if kind == b"jp2c" or size < 8:
+            return None
+        place += size
+    return None
 
 
 def _is_georeferenced(dataset: "DatasetReader") -> bool:

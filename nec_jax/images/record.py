@@ -93,7 +93,7 @@ def raise_passing(error: BaseException, path: Path | str) -> None:
         if number is not None and number in _PASSING:
             raise OSError(
                 number,
-                f"{os.strerror(number)}: nothing is said about the file itself; see to the "
+                f"{os.strerror(number)}: the file may be sound, and could not be read; see to the "
                 "disk, the network or the limits of this process, and give the same command again",
                 os.fspath(path),
             ) from error

@@ -10,10 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from coder.errors import printable
-from nec_jax.images.read import Box, cut, decode, image_size, is_raster, read_mask, whole
+from nec_jax.images.read import (
+    Box,
+    Header,
+    cut,
+    decode,
+    is_raster,
+    read_header,
+    read_mask,
+    whole,
+)
 from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record
 
 CHIP = 256  # side of a window if none is given, of data sets that are always cut, pixels
+_APART = 0.1  # that the corners of a mask may lie from those of its image, pixels
 
 log = logging.getLogger("train.data")
 
@@ -61,7 +71,8 @@ class WindowSource:
             classes: names of the pairs' labels.
 
         Raises:
-            DataError: not one whole window, or a mask of another size than its image.
+            DataError: not one whole window; a mask of another size than its image, georeferenced
+                elsewhere, or of an image that EXIF turns while it does not say so of the mask.
         """
         self.name = name
         self.classes = classes
@@ -126,23 +137,60 @@ class WindowSource:
         """Corners of a pair's windows, and whether they are read one by one."""
         files = [self.root / path for path in (pair.image, pair.mask) if path is not None]
         try:
-            sizes = [image_size(file) for file in files]
+            headers = [read_header(file) for file in files]
         except CorruptImageError as error:
             log.warning("skipped: %s", error)
             return [], False
-        if len(set(sizes)) > 1:
-            (height, width), mask_size = sizes
-            raise DataError(
-                f"{pair.image} has {height} x {width} px but its mask {pair.mask} has "
-                f"{mask_size[0]} x {mask_size[1]}: a mask has one value a pixel of its image"
-            )
-        corners = list(corners_of(*sizes[0], self.chip))
+        if pair.mask is not None:
+            _refuse_apart(files[0], files[1], *headers)
+        size = headers[0].size
+        corners = list(corners_of(*size, self.chip))
         if not corners:
             log.warning(
                 "skipped: %s (%d x %d px) is smaller than the chip of %d px",
-                printable(str(files[0])), *sizes[0], self.chip,
+                printable(str(files[0])), *size, self.chip,
             )  # fmt: skip
         return corners, all(map(is_raster, files))
+
+
+def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) -> None:
+    """Refuse a mask whose pixels are not those of its image, or need not be."""
+    if of_image.size != of_mask.size:
+        (height, width), mask_size = of_image.size, of_mask.size
+        raise DataError(
+            f"{image} has {height} x {width} px but its mask {mask} has {mask_size[0]} x "
+            f"{mask_size[1]}: a mask has one value a pixel of its image"
+        )
+    # One whose sides change places shows by its size of what a mask was drawn; others do not.
+    turn, square = of_image.orientation, of_image.size[0] == of_image.size[1]
+    if turn != of_mask.orientation and (square or {turn, of_mask.orientation} <= {1, 2, 3, 4}):
+        raise DataError(
+            f"EXIF turns {image} (orientation {turn}) and not its mask {mask} (orientation "
+            f"{of_mask.orientation}), which may be of the image as stored or as shown: save both "
+            "upright, without the tag (ImageOps.exif_transpose of Pillow, or exiftran -a)"
+        )
+    if of_image.transform is None or of_mask.transform is None:
+        return
+    apart = _distance(of_image, of_mask)
+    if apart > _APART or (of_image.crs and of_mask.crs and of_image.crs != of_mask.crs):
+        raise DataError(
+            f"{image} and its mask {mask} are georeferenced in different places: {apart:,.3g} px "
+            f"apart, transforms {of_image.transform} and {of_mask.transform}, in {of_image.crs} "
+            f"and {of_mask.crs}: warp the mask to the grid of its image (gdalwarp -te, -tr, "
+            "-t_srs, -r near); or, if it lies on it already, give it the georeference of the image"
+        )
+
+
+def _distance(image: Header, mask: Header) -> float:
+    """How far the farthest corner of a mask lies from its image's, pixels of the image."""
+    assert image.transform is not None
+    assert mask.transform is not None
+    a, b, _, d, e, _ = image.transform
+    height, width = image.size
+    moved = np.subtract(mask.transform, image.transform)
+    corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)])
+    metres = corners @ moved.reshape(2, 3).T
+    return float(np.abs(np.linalg.solve([[a, b], [d, e]], metres.T)).max())
 
 
 def _window_id(pair: Pair, row: int, col: int) -> str:
@@ -157,15 +205,44 @@ def corners_of(height: int, width: int, chip: int) -> Iterator[tuple[int, int]]:
 
 
 def numbered_classes(root: Path, masks: Iterable[str]) -> tuple[str, ...]:
-    """Name mask classes "0", "1", ... to the highest index in the masks of every split."""
+    """Name mask classes "0", "1", ... to the highest index in the masks of every split.
 
-    def highest(mask_path: str) -> int:
+    Raises:
+        DataError: as `names_of`.
+    """
+
+    def values(mask_path: str) -> set[int]:
         try:
-            mask = read_mask(root / mask_path)
+            return set(np.unique(read_mask(root / mask_path)).tolist())
         except CorruptImageError as error:
             log.warning("not counted for the classes: %s", error)
-            return -1
-        return int(np.max(mask, where=mask != IGNORE, initial=0))
+            return set()
 
     with ThreadPoolExecutor() as pool:
-        return tuple(str(i) for i in range(max(pool.map(highest, masks)) + 1))
+        return names_of(set().union(*pool.map(values, masks)), str(root))
+
+
+def names_of(values: set[int], name: str) -> tuple[str, ...]:
+    """Names of mask classes by number, where only the values of the masks of `name` are known.
+
+    Raises:
+        DataError: 0 and 255 alone, as masks of a single class are often written.
+    """
+    indices = values - {IGNORE}
+    if indices == {0} and IGNORE in values:
+        raise DataError(
+            f"the masks of {name} hold 0 and {IGNORE} alone, and pixels of {IGNORE} are ignored: "
+            f"if it stands for a class, write 1 in its place"
+        )
+    count = max(indices, default=-1) + 1
+    if len(indices) < count:
+        held = ", ".join(map(str, sorted(indices)[:8])) + (" ..." if len(indices) > 8 else "")
+        log.warning(
+            "%d of the %d classes of %s are in no mask: the masks hold %s, and classes are "
+            "counted from 0 to the highest",
+            count - len(indices),
+            count,
+            printable(name),
+            held,
+        )
+    return tuple(map(str, range(count)))

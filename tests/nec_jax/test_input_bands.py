@@ -144,7 +144,7 @@ def test_sentinel_2_reflectances_go_in_as_they_are(
 @pytest.mark.parametrize(
     ("bands", "message"),
     [
-        (["B02=blue", "B03=green"], "--bands names 2, the images of .* have 5"),
+        (["B02=blue", "B03=green"], "--bands has 2 names, and the images of .* have 5 bands"),
         (["a", "b", "c", "d", "e"], "none is a band of the model"),
     ],
 )
@@ -160,7 +160,7 @@ def test_bands_that_do_not_fit_the_data_are_refused(
 def test_without_a_model_bands_are_names(reflectances: Path, tmp_path: Path) -> None:
     common = ["pretrain", *SMALL, "--data", str(reflectances), "--workdir", str(tmp_path)]
     size = [*TINY, "--steps", "1"]
-    with pytest.raises(SystemExit, match="without --init these are names of the 5 bands"):
+    with pytest.raises(SystemExit, match="without --init give 5 names, none with ="):
         main([*common, *size, "--bands", "B02=blue", "B03", "B04", "B08", "B11"])
     main([*common, *size, "--bands", "B02", "B03", "B04", "B08", "B11"])
     assert nec_jax.load(tmp_path / "model.safetensors").config.bands[3] == "B08"

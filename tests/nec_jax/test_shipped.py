@@ -43,7 +43,7 @@ def test_the_file_is_small_and_the_one_of_its_card() -> None:
 def test_consumers_have_the_same_codec(params: NecParams, capsys) -> None:
     assert coder.load(NAME) == params.codec
     assert main(["info", NAME]) == 0
-    assert f"rates 0 to 16, {default_row()[0]:.0f} if not told" in capsys.readouterr().out
+    assert f"rates 0 to 16; rate {default_row()[0]:.0f} is used unless" in capsys.readouterr().out
 
 
 def test_the_kinds_of_the_earths_surface_are_told_from_blobs(params: NecParams) -> None:

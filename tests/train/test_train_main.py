@@ -325,7 +325,7 @@ def test_baselines_that_are_named_and_left_out_are_refused(
 ) -> None:
     command = ["evaluate", "--base", "x", "--models", "y", "--data", "blue-marble"]
     command += ["--no-baselines", "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match=f"{named[0]}: not measured with --no-baselines"):
+    with pytest.raises(SystemExit, match=f"{named[0]}: these are baselines, and --no-baselines"):
         main([*command, *named])
     for empty in ([], ["--uqe-bits"], ["--jpeg2000"]):
         with pytest.raises(SystemExit, match="x: no such model"):

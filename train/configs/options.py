@@ -156,7 +156,7 @@ class Training:
         given = [name for name in own if getattr(self, name) is not None]
         if self.init and given:
             flags = ", ".join(flag(name) for name in given)
-            raise OptionsError(f"{flags}: these come from --init")
+            raise OptionsError(f"{flags}: these come from --init, leave them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ class Distil(Training):
     data: str = ""
     """Images, as elsewhere; several data sets between commas."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole. If not given, as elsewhere."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole, as those of TFDS always do. If not given, as elsewhere."""  # noqa: E501
     images: int | None = None
     """At most this many training images of each data set, evenly spread; all if not given."""
     val_images: int = 512
@@ -261,9 +261,13 @@ class Distil(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init or self.proxy is not None:
-            raise OptionsError("--init and --proxy: a distilled model starts from nothing")
+            raise OptionsError(
+                "--init and --proxy: a distilled model starts from nothing, leave them out"
+            )
         if self.decoder_depth is not None:
-            raise OptionsError("--decoder-depth: the blocks of the prediction are --predictor")
+            raise OptionsError(
+                "--decoder-depth: there is no decoder; --predictor is how many blocks predict"
+            )
         check_cache(self)
         _check_counts(self, "views", "calibration_images", "most_bytes")
         _check(self, ("predictor",), lambda n: n >= 0, "0 or more")

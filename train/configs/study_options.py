@@ -103,7 +103,10 @@ class Evaluate:
                 "to measure, pass --models, or leave --no-baselines out"
             )
         if self.split in ("train", "all"):
-            raise OptionsError(f"--split {self.split} would score images that the heads learned on")
+            raise OptionsError(
+                f"--split {self.split} would score images that the heads learned on: choose val or "
+                "test"
+            )
 
 
 def refuse_unused_baselines(options: Evaluate) -> None:
@@ -119,7 +122,10 @@ def refuse_unused_baselines(options: Evaluate) -> None:
         if getattr(options, name) not in (getattr(usual, name), (), False)
     ]
     if named and not options.baselines:
-        raise OptionsError(f"{', '.join(named)}: not measured with --no-baselines, leave one out")
+        raise OptionsError(
+            f"{', '.join(named)}: these are baselines, and --no-baselines measures none: leave "
+            "--no-baselines out, or the options of baselines"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

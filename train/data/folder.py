@@ -2,18 +2,32 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from coder.errors import printable
-from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image
-from nec_jax.images.record import DataError, Record, Source, raise_passing
+from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image, read_mask
+from nec_jax.images.record import CorruptImageError, DataError, Record, Source, raise_passing
 from nec_jax.images.windows import Pair, WindowSource
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
 
 log = logging.getLogger("train.data")
+
+# Names of folders, and ends of names of files, of images and of their masks.
+_OF_IMAGES = re.compile(r"(images?|imgs?|jpeg_?images|rgb|sat)", re.IGNORECASE)
+_OF_MASKS = re.compile(
+    r"(masks?|labels?|gt|ground_?truths?|annotations?|seg|segmentation(_?class)?)", re.IGNORECASE
+)
+_DRAWN = 32  # different values of a file that may be a mask, at most
+# Folders that systems make beside images: thumbnails, attributes, deleted files.
+_OF_SYSTEMS = (
+    "@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def open_folder(root: Path, split: str, chip: int | None = None) -> Source:
 
     Raises:
         DataError: no images; images both beside and inside sub-folders; sub-folders that are
-            splits; unknown or empty split; not one window of `chip` px.
+            splits; masks among the images; unknown or empty split; not one window of `chip` px.
         OSError: a folder that may not be listed.
     """
     check_split(split, HASH_SPLITS, str(root))
@@ -84,6 +98,13 @@ def open_folder(root: Path, split: str, chip: int | None = None) -> Source:
             f"{root} holds images both beside sub-folders ({stray}) and inside them: "
             f"sub-folders are classes, so move {stray} into one, or out of {root}"
         )
+    if pair := _find_mask(root, found):
+        raise DataError(
+            f"{root} holds masks, which would be taken for images: {pair[1]} seems to be one, of "
+            f"{pair[0]}. Write {root / 'split.csv'}: image,mask,split in its first line, then a "
+            f"line for each pair, such as {pair[0]},{pair[1]},train. If there are no masks, list "
+            "the images with path,label,split"
+        )
     top = {name.split("/")[0] for name in classes}
     if "train" in top and top <= {"train", "val", "valid", "validation", "test"}:
         raise DataError(
@@ -97,12 +118,62 @@ def open_folder(root: Path, split: str, chip: int | None = None) -> Source:
     return whole_or_cut(root, [found[i] for i in kept], labels, classes, chip, split)
 
 
+def _find_mask(root: Path, found: list[str]) -> tuple[str, str] | None:
+    """The paths of an image and its mask, if a folder of images seems to hold masks as well.
+
+    Names say so: of folders (images/ and masks/) or of files (1.jpg and 1_mask.png). So does a
+    second file of each stem, in the same folder or in the only other one, if its pixels are few
+    values and the image's are not.
+    """
+    folders: dict[str, dict[str, list[str]]] = {}  # paths by stem, by folder
+    for path in found:
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, {}).setdefault(name.rpartition(".")[0], []).append(path)
+    masks = [name for name in folders if any(map(_OF_MASKS.fullmatch, name.split("/")))]
+    rest = [name for name in folders if name not in masks]
+    named = all(any(map(_OF_IMAGES.fullmatch, name.split("/"))) for name in rest)
+    for mask in masks:
+        for image in rest:
+            both = folders[mask].keys() & folders[image].keys()
+            if named or len(both) == len(folders[mask]):
+                stems = (min(both),) * 2 if both else (min(folders[image]), min(folders[mask]))
+                return folders[image][stems[0]][0], folders[mask][stems[1]][0]
+    for stems in folders.values():
+        for stem, paths in stems.items():
+            start = re.sub(rf"[_-]{_OF_MASKS.pattern}$", "", stem, flags=re.IGNORECASE)
+            ends = (
+                "",
+                *(f"{mark}{end}" for mark in "_-" for end in ("image", "img", "rgb", "sat")),
+            )
+            image = next((stems[start + end] for end in ends if start + end in stems), None)
+            if start != stem and image:
+                return image[0], paths[0]
+    pairs = [paths for stems in folders.values() for paths in stems.values()]
+    if len(folders) == 2:
+        one, two = folders.values()
+        pairs = [one[stem] + two[stem] for stem in one] if one.keys() == two.keys() else []
+    if pairs and all(len(paths) == 2 for paths in pairs):
+        drawn = [path for path in pairs[0] if _seems_drawn(root / path)]
+        if len(drawn) == 1:
+            return next(path for path in pairs[0] if path not in drawn), drawn[0]
+    return None
+
+
+def _seems_drawn(path: Path) -> bool:
+    """Whether the pixels of a file could be class indices."""
+    try:
+        return len(np.unique(read_mask(path))) <= _DRAWN
+    except (CorruptImageError, ModuleNotFoundError):
+        return False
+
+
 def find_images(root: Path) -> list[str]:
     """Return the sorted relative paths of all images under `root`, hidden ones left out.
 
     Linked folders are entered. A folder, and a file, that several paths lead to is listed once:
-    under the path without links, or else (also of hard links) under the first one. What is left
-    out, hidden files apart, is logged: files of other suffixes in a line of counts, others by name.
+    under the path without links, or else (also of hard links) under the first one. Folders that
+    systems make beside images, of thumbnails and the like, are not entered. What is left out is
+    logged: files of other suffixes in a line of counts, others by name.
 
     Raises:
         OSError: a folder that may not be listed.
@@ -117,6 +188,14 @@ def find_images(root: Path) -> list[str]:
         search.linked_folders, search.linked_files = [], []
     for path in links:
         search.follow(path)
+    if search.hidden:
+        names = sorted(search.hidden)
+        log.warning(
+            "left out as hidden, or as a system's own: %s in %s",
+            printable(", ".join(names[:3]))
+            + (f" and {len(names) - 3:,} others" if len(names) > 3 else ""),
+            printable(str(root)),
+        )
     if search.others:
         ordered = sorted(search.others.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {suffix}" for suffix, count in ordered)
@@ -138,6 +217,7 @@ class _Search:
         self._first: dict[str, str] = {}  # path that first led to a real folder or linked file
         self.found: list[str] = []
         self._numbers: list[int] = []  # of each, as its folder has it (inode)
+        self.hidden: list[str] = []  # images and folders
         self.others: Counter[str] = Counter()  # files of other suffixes
         self.linked_folders: list[str] = []
         self.linked_files: list[str] = []
@@ -158,7 +238,11 @@ class _Search:
         with os.scandir(here) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith(".") or self._unnameable(path):
+                if self._unnameable(path):
+                    continue
+                if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
+                    if entry.name.lower().endswith(IMAGE_SUFFIXES) or entry.is_dir():
+                        self.hidden.append(path)
                     continue
                 if entry.is_dir():
                     (self.linked_folders if entry.is_symlink() else inner).append(path)

@@ -31,17 +31,22 @@ def open_source(
     3. A folder with a `split.csv`, in UTF-8. Header `path,label,split`: labelled images. Header
        `image,mask,split`: images and masks, cut into windows of `chip` px; the masks' classes are
        named in `classes.csv` (`index,name`), or else "0", "1", ... Paths are relative to the
-       folder; a file has one line, whatever paths lead to it.
+       folder; a file has one line, whatever paths lead to it. A mask lies on its image pixel by
+       pixel: one of another size, georeferenced elsewhere, or of an image that EXIF turns while
+       the mask says nothing of it, is refused.
     4. The folders of ISPRS Potsdam (2_Ortho_RGB/top_potsdam_2_10_RGB.tif and
        5_Labels_all/top_potsdam_2_10_label.tif, ...), with the official training and test tiles,
        cut into windows of `chip` px. See `train.data.potsdam`.
     5. A folder of images, or of sub-folders of images: the label is then the sub-folder. Split
        80/10/10 by the SHA-256 of an image's relative path. A folder or file that several links
-       lead to is listed once; what is no image is left out, and a log line counts it.
+       lead to is listed once; what is no image, hidden, or in a folder that a system made
+       (@eaDir, __MACOSX, lost+found ...) is left out, and log lines say so. A folder that seems to
+       hold masks (images/ and masks/, 1.jpg and 1_mask.png) is refused: it needs a `split.csv`.
 
     Images are .jpg, .jpeg, .jpe, .jfif, .png, .webp (read as RGB, uint8, turned as EXIF says; a PNG
     of 16 bits as uint16), and .tif, .tiff, .jp2, .j2k, .j2c, .jpc, .jpf, .jpx (every band, the
     file's own dtype, with `transform` and `crs`). The bytes of a file say what it is, not its name.
+    Colours other than grey, RGB and palettes, and bands with a scale or an offset, are refused.
     An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that
     is damaged: training and scoring log it and go on without. See `read_image`.
 

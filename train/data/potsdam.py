@@ -19,6 +19,7 @@ TILES = {
     "val": "2_12 4_11 6_8 7_11",
     "test": "2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13",
 }
+_NEAR = 64  # by which a colour may differ from a label's in a band, below
 # Class of a colour, by its bits red * 4 + green * 2 + blue; black and magenta are no class.
 _CLASS_OF_COLOUR = np.array([255, 1, 3, 2, 5, 255, 4, 0], np.uint8)
 
@@ -58,10 +59,11 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
 
 
 def read_colour_mask(path: Path, box: Box | None = None) -> np.ndarray:
-    """Read a colour-coded label file as class indices, uint8 [H, W]; other colours are 255.
+    """Read a colour-coded label file as class indices, uint8 [H, W]; black and magenta are 255.
 
     Raises:
-        CorruptImageError: missing, damaged, or not 8-bit RGB; the message names it.
+        CorruptImageError: missing, damaged, not 8-bit RGB, or of other colours; the message names
+            it.
     """
     colours = decode(path, path.name, box)["image"]
     if colours.shape[-1] != 3 or colours.dtype != np.uint8:
@@ -71,4 +73,12 @@ def read_colour_mask(path: Path, box: Box | None = None) -> np.ndarray:
         )
     # Some of the official files hold colours such as (252, 255, 0): only the bright bit counts.
     bits = colours >= 128
+    if (other := (np.where(bits, 255 - colours, colours) >= _NEAR).any(-1)).any():
+        row, col = (int(place[0]) for place in np.nonzero(other))
+        top, left = box[:2] if box else (0, 0)
+        raise CorruptImageError(
+            f"cannot read the mask {path}: the colour {tuple(colours[row, col].tolist())} at row "
+            f"{top + row}, column {left + col} is no label's: has it been resized, or saved with "
+            "loss?"
+        )
     return _CLASS_OF_COLOUR[bits @ np.array([4, 2, 1])]

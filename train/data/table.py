@@ -56,7 +56,10 @@ def _refuse_twins(table: Path, names: set[str], what: str) -> None:
     for name in sorted(names):
         before = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if before != name:
-            raise DataError(f"{table} has the {what}s {before!r} and {name!r}: are they one?")
+            raise DataError(
+                f"{table} has the {what}s {before!r} and {name!r}, which look alike: if they are "
+                "one, write them in the same way; otherwise give one another name"
+            )
 
 
 def _refuse_repeated(table: Path, root: Path, lines: list[_Row]) -> None:
@@ -93,7 +96,13 @@ def _mask_classes(root: Path, masks: list[str]) -> tuple[str, ...]:
     names = {index: name for _, (index, name) in lines}
     if len(names) < len(lines) or sorted(names) != sorted(str(i) for i in range(len(lines))):
         raise DataError(f"the indices of {path} must be 0 to {len(lines) - 1}, each once")
-    return tuple(names[str(i)] for i in range(len(lines)))
+    found = tuple(names[str(i)] for i in range(len(lines)))
+    if twice := [i for i, name in enumerate(found) if name in found[:i]]:
+        raise DataError(
+            f"{path}: the index {twice[0]} has the name of another, {found[twice[0]]!r}: give each "
+            "class a name of its own"
+        )
+    return found
 
 
 def _read_csv(

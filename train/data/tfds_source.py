@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from nec_jax.images.read import not_finite, read_picture, reason_of, whole
-from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record, raise_passing
+from nec_jax.images.record import CorruptImageError, DataError, Record, raise_passing
+from nec_jax.images.windows import names_of
 from train.data.splits import check_filled, check_split, hash_split
 
 _MASK_FEATURES = ("segmentation_mask", "mask")
@@ -77,12 +78,11 @@ class TfdsSource:
         if isinstance(feature, tfds.features.LabeledImage):
             return tuple(feature.names or map(str, range(feature.num_classes or 0)))
         skip_image = {"image": tfds.decode.SkipDecoding()}
-        highest = 0
+        values: set[int] = set()
         for part in self._builder.info.splits:
             for example in self._builder.as_data_source(part, decoders=skip_image):
-                mask = example[self._mask]
-                highest = max(highest, int(np.max(mask, where=mask != IGNORE, initial=0)))
-        return tuple(str(i) for i in range(highest + 1))
+                values |= set(np.unique(example[self._mask]).tolist())
+        return names_of(values, f"tfds:{self.name}")
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -70,7 +70,7 @@ class Prefix:
         """
         places = self.readable(limit)
         if not places:
-            raise DataError("none of the images can be read whose activations are asked for")
+            raise DataError("none of the images whose activations are needed can be read")
         return np.stack([self.row(0, image) for image in places])
 
     def readable(self, limit: int | None = None) -> list[int]:
@@ -217,7 +217,8 @@ def _compute(
         made = np.asarray(_prefix(params.weights, config, batch, blocks))[: len(rows)]
         if not np.abs(made).max(initial=0.0) <= np.finfo(np.float16).max:
             raise OptionsError(
-                f"activations after {blocks} blocks are beyond float16: train without --cache"
+                f"activations after {blocks} blocks exceed the largest float16, as which --cache "
+                "keeps them: train without --cache"
             )
         out[rows] = made
     return out

@@ -4,7 +4,11 @@ Precedence at the start of a run: 1. the newest whole checkpoint in the work fol
 given by `--init`; 3. fresh weights.
 """
 
+import errno
 import itertools
+import logging
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,6 +25,12 @@ from train.engine.processes import is_main_process
 from train.engine.run_folder import sha256
 
 _SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_NUMBER = re.compile(r"os_error_code='(\d+)'")  # as tensorstore says it, in errors of its own kinds
+# What orbax cannot do it raises, and logs as well, with the traceback of each of its threads.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
+)
 
 
 class CheckpointError(RuntimeError):
@@ -151,9 +161,12 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # OSError, or what tensorstore makes of it
+            number = _number_of(error)
+            reason = os.strerror(number) if number else str(error)
+            remedy = "make space" if number in _FULL else "see to the disk or the network"
             raise CheckpointError(
-                f"cannot write a checkpoint to {self._folder} ({error}). Earlier ones are whole: "
-                "make space, and give the same command again"
+                f"cannot write a checkpoint to {self._folder} ({reason}). Earlier ones are whole: "
+                f"{remedy}, and give the same command again"
             ) from error
 
 
@@ -178,6 +191,17 @@ def _is_of_the_system(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _number_of(error: BaseException | None) -> int | None:
+    """The system's number (errno) of an error, or of one that it comes from, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if found := _NUMBER.search(str(error)):
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _files(path: Path) -> list[Path]:

@@ -37,7 +37,10 @@ def given_model(options: Training) -> NecParams | None:
         return None
     base = nec_jax.load(options.init)
     if options.arch not in (None, base.config.arch):
-        raise OptionsError(f"--arch {options.arch}: {options.init} is a {base.config.arch}")
+        raise OptionsError(
+            f"--arch {options.arch}: the model of --init, {options.init}, is a "
+            f"{base.config.arch}: leave --arch out"
+        )
     return base
 
 
@@ -58,15 +61,15 @@ def starting_model(
 def fresh_model(options: Training, source: Source) -> NecParams:
     """Random weights for the bands, dtype and normalisation of the data."""
     if options.proxy == "features":
-        raise OptionsError("--proxy features needs a model whose features they are: pass --init")
+        raise OptionsError("--proxy features compares with the features of a model: pass --init")
     contract = measure_bands(source, options.image_size or _IMAGE_SIZE)
     channels = len(contract["mean"])
     named = {1: ("grey",), 3: ("red", "green", "blue")}
     bands = options.bands or named.get(channels, tuple(f"band_{i + 1}" for i in range(channels)))
     if len(bands) != channels or any("=" in band for band in bands):
         raise OptionsError(
-            f"--bands {' '.join(bands)}: without --init these are names of the {channels} bands of "
-            f"{source.name}"
+            f"--bands {' '.join(bands)}: the images of {source.name} have {channels} bands; "
+            f"without --init give {channels} names, none with ="
         )
     config = fresh_config(
         options, image_size=options.image_size or _IMAGE_SIZE, bands=bands, **contract
@@ -100,7 +103,8 @@ def initial_model(
         found = len(contract["mean"])
         if found != len(options.bands):
             raise OptionsError(
-                f"--bands names {len(options.bands)}, the images of {source.name} have {found}"
+                f"--bands has {len(options.bands)} names, and the images of {source.name} have "
+                f"{found} bands: give one for each"
             )
         base = with_bands(base, options.bands, **contract)
     config = config_for(options, base.config)

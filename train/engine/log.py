@@ -1,19 +1,25 @@
 """What a run writes while it goes: metrics as lines and as curves."""
 
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 
-from coder import FileError, files
+from coder import FileError, OutputError, files
 from train.engine.processes import is_main_process
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, but for a last one that a crash has torn; it may be missing.
+    """The lines of `metrics.jsonl`, but for a last one that is cut short, as by a crash.
+
+    Which line that is, is said on stderr. The file may be missing.
 
     Raises:
       FileError: as `files.read_bytes`, or a line that no run wrote.
@@ -21,7 +27,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return []
     lines = []
-    for number, line in enumerate(files.read_bytes(path).split(b"\n")[:-1], 1):
+    *whole, rest = files.read_bytes(path).split(b"\n")
+    if rest:
+        number = len(whole) + 1
+        print(f"{path}: line {number} is cut short, and left out", file=sys.stderr)
+    for number, line in enumerate(whole, 1):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
@@ -32,18 +42,88 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+class _EventFile:
+    """A file of TensorBoard's events, which are left out when the disk takes no more.
+
+    tensorboardX writes in a thread of its own, and once more at the end of the process: errors
+    would end neither the run nor in a message of its own.
+    """
+
+    def __init__(self, path: str):
+        self._path = path.removeprefix(_SCHEME)
+        self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115, PTH123
+        self._whole = True
+
+    def write(self, data: bytes) -> None:
+        self._unless_full(lambda: self._file.write(data))
+
+    def flush(self) -> None:
+        self._unless_full(lambda: os.fsync(self._file.fileno()))
+
+    def close(self) -> None:
+        self._unless_full(self._file.close)
+
+    def _unless_full(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError as error:
+            if self._whole:
+                message = f"cannot be written ({error.strerror}): TensorBoard will lack the rest"
+                print(f"{self._path}: {message}", file=sys.stderr)
+            self._whole = False
+
+
+class _EventFiles:
+    """How tensorboardX opens files of paths that begin with `_SCHEME`."""
+
+    def open(self, path: str) -> _EventFile:
+        return _EventFile(path)
+
+    def directory_check(self, path: str) -> None:
+        files.make_folder(path.removeprefix(_SCHEME))
+
+
+_SCHEME = "nec-jax:"
+register_writer_factory(_SCHEME[:-1], _EventFiles())
+
+
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events; lines beyond the resumed step are cut off.
 
     The file holds results alone, so that equal runs write equal bytes; timings are only drawn.
+
+    Attributes:
+      lines: that were written up to now.
     """
 
-    def __init__(self, workdir: Path, start: int):
+    def __init__(self, workdir: Path, start: int, lines: int | None = None):
+        """Open the file of a run.
+
+        Args:
+          workdir: the run's folder.
+          start: the step that it goes on from; 0 begins anew.
+          lines: how many there were at that step, if it is known.
+
+        Raises:
+          FileError: as `read_metrics`; some of these lines are not there.
+          OutputError: the file cannot be written.
+        """
         self._path = workdir / "metrics.jsonl"
         self._board = None
+        self.lines = lines or 0
         if not is_main_process():
             return
         kept = [line for line in read_metrics(self._path) if line["step"] <= start] if start else []
+        if lines is not None and len(kept) < lines:
+            if self._path.exists():
+                raise FileError(
+                    f"line {len(kept) + 1} of the {lines} up to step {start} is missing or cut "
+                    "short: bring the file back from a copy; or delete it, to go on with the lines "
+                    "of later steps alone",
+                    self._path,
+                )
+            print(f"{self._path} is gone: it begins after step {start}", file=sys.stderr)
+        self.lines = len(kept)
         if not start and self._path.exists() and self._path.stat().st_size:
             print(
                 f"{workdir} has metrics but no checkpoint: the run starts again from its first "
@@ -52,16 +132,35 @@ class MetricsLog:
             )
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_text(self._path, text, overwrite=True)
-        # Without a bound on its queue, which would block once a full disk has ended its thread.
-        files.make_folder(workdir / "tensorboard")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), max_queue=0, purge_step=start + 1)
+        folder = _SCHEME + str(workdir / "tensorboard")
+        # Without a bound on its queue, at which a slow disk would hold training up.
+        self._board = SummaryWriter(folder, max_queue=0, purge_step=start + 1)
 
     def write(self, step: int, split_name: str, values: dict[str, float]) -> None:
-        """One line, and one point a curve."""
+        """One line, and one point a curve. Raises OutputError if it cannot be written."""
+        self.lines += 1
         if is_main_process():
-            with self._path.open("a") as file:
+            with self._appending() as file:
                 file.write(json.dumps({"step": step, "split": split_name, **values}) + "\n")
         self.draw(step, split_name, values)
+
+    def sync(self) -> None:
+        """Have the lines on the disk, before a checkpoint counts them. Raises as `write`."""
+        if is_main_process():
+            with self._appending() as file:
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def _appending(self) -> Iterator[IO[str]]:
+        try:
+            with self._path.open("a") as file:
+                yield file
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written ({error.strerror}). Checkpoints are whole: see to the disk, "
+                "and give the same command again",
+                self._path,
+            ) from error
 
     def draw(self, step: int, split_name: str, values: dict[str, float]) -> None:
         """One point a curve."""

@@ -64,6 +64,7 @@ def fit(
       NonFiniteLoss: with the step and what to try; no checkpoint holds what is not finite.
       OptionsError: a batch that the devices cannot share.
       CheckpointError: none can be written, or those that are there are damaged.
+      FileError: `metrics.jsonl` lacks lines of steps before the newest checkpoint.
       Stopped: by a signal, after a checkpoint.
     """
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
@@ -75,7 +76,7 @@ def fit(
         raise OptionsError(f"{flag(name)} {at_once} is not a multiple of the {mesh.size} devices")
     checkpoints = Checkpoints(options.workdir / "checkpoints")
     tx = optimiser(options, density_lr)
-    start, pending = 0, []
+    start, pending, lines = 0, [], None
     resumed = bool(checkpoints.steps)
     if not resumed:
         # Process 0's: calibration need not give the same floats everywhere.
@@ -91,10 +92,11 @@ def fit(
         start, (state, frozen), position = checkpoints.restore(like, replicated(mesh))
         batches.set_state(position["data"])  # type: ignore[attr-defined]
         pending = [{k: np.float32(v) for k, v in m.items()} for m in position["pending"]]
+        lines = position.get("lines")
         console.print(f"resuming at step {start} of {options.steps}")
     root = jax.jit(jax.random.key, out_shardings=replicated(mesh))(options.seed)
     step_fn: Any = make_step(objective, tx, options.steps, mesh, options.microbatch)
-    log = MetricsLog(options.workdir, start)
+    log = MetricsLog(options.workdir, start, lines)
     validate = jax.jit(objective.validate)
 
     def check(step: int, loss: float) -> None:
@@ -125,7 +127,12 @@ def fit(
         check(step, float(metrics["loss"]))
         # Metrics since the last line are a part of the next, which a resumed run writes.
         held = [{k: float(v) for k, v in m.items()} for m in jax.device_get(pending)]
-        position = {"data": batches.get_state(), "pending": held}  # type: ignore[attr-defined]
+        log.sync()
+        position = {
+            "data": batches.get_state(),  # type: ignore[attr-defined]
+            "pending": held,
+            "lines": log.lines,
+        }
         checkpoints.save(step, (state, frozen), position)
 
     if not resumed:

@@ -149,7 +149,10 @@ def tables(
     apart = []
     for key, other in others.items():
         if other.sizes.shape[1] != images:
-            raise OptionsError(f"{_name(key)} is of {other.sizes.shape[1]} images, not of {images}")
+            raise OptionsError(
+                f"{_name(key)} was measured on {other.sizes.shape[1]} images, {name} on {images}: "
+                "give reports of the same images"
+            )
         pairs = [(front, other.front(times)) for front, times in zip(fronts, draws, strict=True)]
         cells = [_interval([_delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
         at = [
@@ -214,10 +217,18 @@ def read_reports(options: Compare) -> list[tuple[Point, dict[str, NDArray]]]:
     """The points of all reports, of the head that is asked for."""
     found = [pair for path in options.reports for pair in read_points(path)]
     of, heads = [point.get("of") for point, _ in found], {point["head"] for point, _ in found}
-    if any(what != of[0] for what in of):
-        raise OptionsError(f"the reports are of different images: {of[0]}, and others")
-    if options.head not in heads | {""} or (not options.head and len(heads) > 1):
+    if other := [what for what in of if what != of[0]]:
+        one, another = (
+            "a table" if what is None else "{}, {}, {} images".format(*what)
+            for what in (of[0], other[0])
+        )
+        raise OptionsError(
+            f"the reports are of different images ({one}; {another}): give reports of the same ones"
+        )
+    if options.head not in heads | {""}:
         raise OptionsError(f"--head {options.head}: choose from {', '.join(sorted(heads))}")
+    if not options.head and len(heads) > 1:
+        raise OptionsError(f"several heads: pass --head, one of {', '.join(sorted(heads))}")
     return [pair for pair in found if pair[0]["head"] == (options.head or pair[0]["head"])]
 
 

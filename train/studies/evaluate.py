@@ -58,8 +58,9 @@ def run(options: Evaluate) -> None:
         base = with_coding(base, precision=precisions.pop())
     elif options.cache is not None and precisions:
         raise OptionsError(
-            f"--cache is of one precision, the models have {', '.join(sorted(precisions))}: "
-            "evaluate those of each alone, or leave --cache out"
+            f"a cache holds activations of one precision, and the models have "
+            f"{', '.join(sorted(precisions))}: evaluate the models of each precision by "
+            "themselves, or leave --cache out"
         )
     for setting, model in models.items():
         for name in ("image_size", "patch", "bands", "dtype"):
@@ -143,15 +144,17 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
             prefix = open_prefix(*cache, at_most(source, options.limit))
             then, now = {chosen[place] for place in prefix.readable()}, set(images.places)
             if other := sorted(then ^ now):
+                before, after = ("no", "yes") if other[0] in now else ("yes", "no")
                 raise DataError(
-                    f"{source.name}: image {other[0]} is among the {len(now)} that can be read or "
-                    f"the {len(then)} that could be when the cache was made, not among both: "
-                    f"delete it from {options.cache}"
+                    f"{source.name}: other images can be read than when the cache was made; image "
+                    f"{other[0]}, for one, could be read then: {before}, and now: {after}. Bring "
+                    f"the files back, or delete {options.cache}, which is then made again"
                 )
             images = dataclasses.replace(images, tokens=prefix.whole())
         return images, classes, source.name
 
     fit, classes, name = read("train")
+    refuse_one_class(options, fit, classes, f"split 'train' of {name}")
     score = read(options.split)[0]
     if options.split == "val":
         fifth = np.arange(len(fit.images)) % 5 == 0
@@ -230,6 +233,18 @@ def refuse_unlabelled(
         raise DataError(
             f"the mask of {images.ids[first]} has the value {value}, but {name} has the "
             f"{len(classes)} classes {', '.join(classes)}: name all of them, or mend the mask"
+        )
+
+
+def refuse_one_class(options: Evaluate, images: Split, classes: tuple[str, ...], name: str) -> None:
+    """Raise DataError where all that heads are fitted on is of one class."""
+    targets = _targets(options, images)
+    found = np.unique(targets[targets != IGNORE] if options.task == "segmentation" else targets)
+    if len(found) == 1:
+        raise DataError(
+            f"{name} cannot be used for {options.task}: of the classes {', '.join(classes)} it "
+            f"has {classes[found[0]]} alone (in masks, {IGNORE} is no class): see to the labels, "
+            "or raise --limit"
         )
 
 

@@ -49,8 +49,8 @@ def refuse_one_rate(params: NecParams) -> None:
     """Raise OptionsError unless a model is one for `--model`: with a codec of many rates."""
     if not isinstance(params.codec, RateLadder):
         raise OptionsError(
-            "--model takes one that codes at many rates, as nec-vit-ti and those of `train.main "
-            "distil` do; of others pass --base and --models"
+            "--model needs a codec of many rates, as nec-vit-ti and the models of `train.main "
+            "distil` have: pass this model by --models, and by --base what it was made from"
         )
 
 

@@ -37,7 +37,10 @@ def pca_int8(
     """
     y, tokens = _checked(y, calibration)
     if not 1 <= components <= y.shape[2]:
-        raise InputError(f"{components} components of {y.shape[2]} channels")
+        raise InputError(
+            f"{components} principal components: the embeddings have {y.shape[2]} channels, give 1 "
+            f"to {y.shape[2]}"
+        )
     mean = tokens.mean(0, dtype=np.float64)
     centred = tokens - mean.astype(np.float32)
     _, vectors = np.linalg.eigh(np.atleast_2d(np.cov(centred, rowvar=False, bias=True)))
@@ -72,9 +75,14 @@ def product_quantised(
     y, tokens = _checked(y, calibration)
     channels = y.shape[2]
     if parts < 1 or channels % parts:
-        raise InputError(f"{parts} parts of {channels} channels: give a divisor of them")
+        raise InputError(
+            f"{channels} channels cannot be cut into {parts} equal parts: give a divisor of "
+            f"{channels}"
+        )
     if len(tokens) < _CENTROIDS:
-        raise InputError(f"{len(tokens)} tokens to train on: {_CENTROIDS} are needed")
+        raise InputError(
+            f"{len(tokens)} tokens to train on: {_CENTROIDS} are needed, give more images"
+        )
     quantiser: Any = faiss.ProductQuantizer(channels, parts, 8)
     quantiser.train(np.ascontiguousarray(tokens[spread(len(tokens), _SAMPLE)]))
     symbols = quantiser.compute_codes(np.ascontiguousarray(y.reshape(-1, channels)))

@@ -98,7 +98,8 @@ def read(path: Path) -> list[Row]:
     if uneven or not {"method", "head", "lambda"} <= names:
         raise OptionsError(f"{path} is no table of `train.main sweep`")
     if rows and whole != text:
-        print(f"{path} ends in half a row: its last point is left out", file=sys.stderr)
+        line = whole.count("\n") + 1
+        print(f"{path}: line {line} is cut short: the last point is left out", file=sys.stderr)
         last = point_of(rows[-1])
         rows = [row for row in rows if point_of(row) != last]
     return rows

@@ -52,8 +52,8 @@ class Study:
         """The embeddings of a split's images."""
         if split.tokens is not None and start_of(params, self.blocks) != self.start:
             raise OptionsError(
-                "a model's first blocks, normalisation or precision are not those that the cache "
-                "is of: give the base that it was made from, or leave --cache out"
+                "a model has other first blocks, normalisation or precision than the one that the "
+                "cache was made with: give the --base that it was made from, or leave --cache out"
             )
         inputs = split.images if split.tokens is None else split.tokens
         return finish(params, inputs, self.blocks)

@@ -133,7 +133,11 @@ def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) 
 
     fit = [rate for rate in range(ladder.rates) if size(rate) <= most_bytes]
     if not fit:
-        print(f"even the smallest rate needs {size(0):.0f} bytes an image", file=sys.stderr)
+        print(
+            f"even the smallest rate needs {size(0):.0f} bytes per image, more than --most-bytes "
+            f"{most_bytes}: it is the one that is used",
+            file=sys.stderr,
+        )
     return dataclasses.replace(
         params, codec=dataclasses.replace(ladder, rate_index=max(fit, default=0))
     )

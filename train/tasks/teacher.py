@@ -1,6 +1,7 @@
 """What `distil` learns from: images, and the tokens that a teacher makes of each of their views."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -66,6 +67,10 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
 
 def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
     """Open one of the data sets; beside others it is cut only if it has to be, see Distil.chip."""
+    if chip is not None and name.startswith("tfds:"):  # which has no windows to cut
+        if alone:
+            print(f"{name}: its images stay whole, --chip {chip} is not for TFDS", file=sys.stderr)
+        return open_source(name, split)
     if chip is None or alone:
         return open_source(name, split, chip=chip)
     source = open_source(name, split)
@@ -81,7 +86,7 @@ class Images:
             raise OptionsError("no data: pass --data (folders, tfds:NAME ..., between commas)")
         names = [name.strip() for name in options.data.split(",")]
         if not all(names):
-            raise OptionsError(f"--data {options.data}: nothing before or behind a comma")
+            raise OptionsError(f"--data {options.data}: a name is missing before or after a comma")
         if len(options.views) not in (1, len(names)):
             raise OptionsError(
                 f"--views has {len(options.views)} numbers, --data {len(names)} data sets: give "

@@ -43,6 +43,10 @@ MASKED = np.ma.masked_invalid(ONE_HOLE)
         ({"classes": set(CLASSES)}, "classes are {.*give the names of two or more, in a list"),
         ({"classes": dict.fromkeys(CLASSES, 0)}, "classes are {.*in a list"),
         ({"classes": (0, 1, 2)}, "give the names of two or more"),
+        (
+            {"classes": ("farm", "sea", "farm")},
+            "two classes have the name 'farm': give each a name",
+        ),
         ({"grid": (4, 4, 1)}, "grid is \\(4, 4, 1\\): give its height and width"),
         ({"grid": 4}, "grid is 4: give its height and width"),
         ({"grid": (4.0, 4.0)}, "grid is .*two whole numbers"),
@@ -67,12 +71,18 @@ MASKED = np.ma.masked_invalid(ONE_HOLE)
         ({"kind": "conv", "targets": np.full((8, 4, 4), 255)}, "every pixel of targets is 255"),
         ({"kind": "conv", "targets": np.full((8, 4, 4), 3)}, "and 255 is ignored"),
         ({"classes": ("one",), "targets": np.zeros(8, int)}, "names of two or more"),
-        ({"grid": (2, 4)}, r"17 tokens, the head takes 9 \(a grid of 2 x 4 and a class token\)"),
+        (
+            {"grid": (2, 4)},
+            r"the head takes 9 \(a grid of 2 x 4 and a class token\): pass the height .* as grid=",
+        ),
         ({"grid": (16, 0)}, "give its height and width"),
         ({"epochs": 0}, "epochs and batch are at least 1"),
         ({"lr": -1.0}, "lr is above 0"),
         ({"lr": 1e30}, "training diverged in epoch 1: lower lr"),
-        ({"val": (np.zeros((2, 10, 48)), np.zeros(2, int))}, "the y_hat of val has 10 tokens"),
+        (
+            {"val": (np.zeros((2, 10, 48)), np.zeros(2, int))},
+            "the y_hat of val has 10 tokens.*: pass embeddings of the size",
+        ),
         ({"val": (np.zeros((2, 17, 48)), np.zeros(3, int))}, "the targets of val"),
     ],
 )
@@ -92,8 +102,10 @@ def test_masks_of_val_have_the_size_of_the_others(bare_model: NecParams):
 
 def test_embeddings_of_another_grid_are_refused(bare_model: NecParams):
     head = quick(bare_model, "linear")
-    with pytest.raises(InputError, match="10 tokens, the head takes 17"):
-        heads.predict(head, np.zeros((1, 10, 48)))
+    for use in (heads.predict, heads.classify):
+        with pytest.raises(InputError, match=r"10 tokens, the head takes 17 .*fit another") as info:
+            use(head, np.zeros((1, 10, 48)))
+        assert "grid=" not in str(info.value)  # which they do not take
     for wrong, message in (
         (NAN, "NaN"),
         (MASKED, "masked"),

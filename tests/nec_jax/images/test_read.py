@@ -190,12 +190,113 @@ def test_few_bits_fill_eight_in_a_tiff_as_in_a_png(tmp_path: Path, bits: int):
         np.testing.assert_array_equal(read_mask(file), array[..., 0])
 
 
-def test_white_may_be_zero(tmp_path: Path):
-    array = noise(6, 5)
-    path = put(tmp_path / "a.tif", encoded(array, "TIFF", tiffinfo={262: 0}))
-    with Image.open(path) as image:
-        expected = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(pixels(path), expected)
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(np.uint8, 8), (np.uint8, 1), (np.uint8, 2), (np.uint8, 4), (np.uint16, 16)]
+)
+def test_where_white_is_zero_black_becomes_zero(tmp_path: Path, dtype: type, bits: int):
+    array = noise(1, 6, 10, high=2**bits, dtype=dtype)
+    few = {"NBITS": bits} if bits < 8 else {}
+    white = write_raster(tmp_path / "white.tif", array, photometric="MINISWHITE", **few)
+    black = write_raster(tmp_path / "black.tif", 2**bits - 1 - array, **few)
+    expected = pixels(black)[..., :1]  # GDAL has a palette for one bit
+    np.testing.assert_array_equal(pixels(white), expected)
+    window = read_image(white, "", (1, 2, 3, 4))["image"]
+    np.testing.assert_array_equal(window, expected[1:4, 2:6])
+    # as Pillow writes and shows it
+    for image in (Image.fromarray(noise(6, 10)), Image.fromarray(noise(6, 10, high=2) > 0)):
+        path = put(tmp_path / "pillow.tif", encoded(image, "TIFF", tiffinfo={262: 0}))
+        with Image.open(path) as shown:
+            np.testing.assert_array_equal(pixels(path)[..., 0], np.asarray(shown.convert("L")))
+
+
+def test_white_as_zero_is_refused_where_it_has_no_meaning(tmp_path: Path):
+    for bands, what in (
+        (np.ones((1, 4, 4), np.float32), "a band of float32"),
+        (noise(2, 4, 4), "several bands"),
+    ):
+        path = write_raster(tmp_path / "a.tif", bands, photometric="MINISWHITE")
+        with pytest.raises(CorruptImageError, match=rf"a\.tif: .*MINISWHITE.*{what}: save it as"):
+            pixels(path)
+    path = write_raster(tmp_path / "mask.tif", noise(1, 4, 4, high=3), photometric="MINISWHITE")
+    with pytest.raises(CorruptImageError, match=r"mask\.tif: white is zero.*save it as MINISBLACK"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("form", ["classic", "big", "big-endian"])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(4, "transparency mask"), (5, "CMYK"), (6, "YCbCr"), (8, "CIELAB"), (9, "ICCLAB"),
+     (10, "ITULAB"), (32803, "mosaic"), (34892, "linear values"), (777, "none that is known")],
+)  # fmt: skip
+def test_colours_that_are_no_rgb_are_refused(tmp_path: Path, number: int, name: str, form: str):
+    options = {"classic": {}, "big": {"BIGTIFF": "YES"}, "big-endian": {"ENDIANNESS": "BIG"}}
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8), photometric="RGB", **options[form])
+    content = bytearray(path.read_bytes())
+    order = ">" if form == "big-endian" else "<"
+    long = struct.pack(order + "HHQH", 262, 3, 1, 2), struct.pack(order + "HHIH", 262, 3, 1, 2)
+    entry = long[form != "big"]
+    at = content.index(entry) + len(entry) - 2
+    content[at : at + 2] = struct.pack(order + "H", number)
+    path.write_bytes(content)
+    for read in (pixels, read_mask):
+        with pytest.raises(CorruptImageError, match=rf"a\.tif: .*{name}.* \({number}\), .*convert"):
+            read(path)
+
+
+def test_the_ycbcr_of_jpeg_in_a_tiff_is_rgb(tmp_path: Path):
+    rows, columns = np.mgrid[:64, :64] * 4
+    smooth = np.stack([rows, columns, 255 - rows]).astype(np.uint8)
+    how = {"compress": "JPEG", "JPEG_QUALITY": 95}
+    path = write_raster(tmp_path / "a.tif", smooth, photometric="YCBCR", **how)
+    found = pixels(path).transpose(2, 0, 1).astype(int)
+    assert np.abs(found - smooth).mean() < 3  # of another space: 80 and more
+    with rasterio.open(path) as file:
+        assert file.photometric.name == "ycbcr"
+
+
+@pytest.mark.parametrize("space", ["SYCC", "EYCC", "CMYK"])
+def test_colours_of_jpeg_2000_that_are_no_rgb_are_refused(tmp_path: Path, space: str):
+    array = noise(32, 32, 4 if space == "CMYK" else 3)
+    how: dict[str, Any] = {"level": 0, "codecformat": "jp2", "reversible": True}
+    path = tmp_path / "a.jp2"
+    put(path, bytes(imagecodecs.jpeg2k_encode(array, colorspace=space, **how)))
+    with pytest.raises(
+        CorruptImageError, match=r"a\.jp2: its colour space is .*: convert it to RGB"
+    ):
+        pixels(path)
+    for plain in ("SRGB", "GRAY"):
+        put(path, bytes(imagecodecs.jpeg2k_encode(array[..., :3], colorspace=plain, **how)))
+        np.testing.assert_array_equal(pixels(path), array[..., :3])
+
+
+def test_a_cmyk_jpeg_is_refused(tmp_path: Path):
+    picture = Image.fromarray(noise(8, 8, 3)).convert("CMYK")
+    path = put(tmp_path / "print.jpg", encoded(picture, "JPEG"))
+    with pytest.raises(
+        CorruptImageError, match=r"print\.jpg: its colours are CMYK.*convert it to RGB"
+    ):
+        pixels(path)
+
+
+def test_a_scale_or_an_offset_is_refused(tmp_path: Path):
+    path = write_raster(tmp_path / "a.tif", noise(2, 6, 5, dtype=np.uint16))
+    for scales, offsets in (((1, 1e-4), (0, 0)), ((1, 1), (0, -1000))):
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = scales, offsets
+        with pytest.raises(
+            CorruptImageError, match=r"a\.tif: its band 2 has the scale .* offset .*gdal_translate"
+        ):
+            pixels(path)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1, 1), (0, 0)
+    assert pixels(path).dtype == np.uint16
+    mask = write_raster(tmp_path / "mask.tif", noise(1, 6, 5, high=3))
+    with rasterio.open(mask, "r+") as file:
+        file.offsets = (1,)
+    with pytest.raises(
+        CorruptImageError, match=r"mask\.tif: its band 1 has the scale 1 and the offs"
+    ):
+        read_mask(mask)
 
 
 def test_several_frames_or_pages_are_no_image(tmp_path: Path):
@@ -315,6 +416,16 @@ def test_a_mask_that_was_saved_with_loss_is_refused(tmp_path: Path):
     for path in (lossy, tiff):
         with pytest.raises(CorruptImageError, match=rf"{path.name}: JPEG changes the class"):
             read_mask(path)
+    stream = imagecodecs.jpeg2k_encode(mask, level=20, codecformat="jp2", reversible=False)
+    path = put(tmp_path / "mask.jp2", bytes(stream))
+    with pytest.raises(CorruptImageError, match=r"mask\.jp2: lossy JPEG 2000 changes the class"):
+        read_mask(path)
+    rounded = write_raster(tmp_path / "rounded.tif", mask[None], COMPRESS="LERC", MAX_Z_ERROR=2)
+    with pytest.raises(CorruptImageError, match=r"rounded\.tif: lossy LERC changes the class"):
+        read_mask(rounded)
+    exact = write_raster(tmp_path / "exact.tif", mask[None], COMPRESS="LERC")
+    for path in (exact, write_raster(tmp_path / "exact.jp2", mask[None])):
+        np.testing.assert_array_equal(read_mask(path), mask)
 
 
 def test_masks_of_colours_or_16_bits_are_refused(tmp_path: Path):
@@ -324,6 +435,16 @@ def test_masks_of_colours_or_16_bits_are_refused(tmp_path: Path):
     path = write_raster(tmp_path / "label.tif", noise(1, 4, 4))
     with pytest.raises(CorruptImageError, match=r"label\.tif: its labels are colours"):
         read_colour_mask(path)
+    colours = np.zeros((3, 4, 4), np.uint8)
+    colours[:, 2, 1] = 252, 255, 3  # as in an official file
+    assert read_colour_mask(write_raster(path, colours))[2, 1] == 4
+    colours[1, 3, 2] = 100
+    write_raster(path, colours)
+    for box, place in ((None, "row 3, column 2"), ((2, 1, 2, 2), "row 3, column 2")):
+        with pytest.raises(
+            CorruptImageError, match=rf"label\.tif: .*\(0, 100, 0\) at {place} is no"
+        ):
+            read_colour_mask(path, box)
 
 
 PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM)

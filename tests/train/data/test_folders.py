@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import rasterio
 from image_files import encoded, noise, png, write_raster
+from PIL import Image
 
-from nec_jax.images.read import IMAGE_SUFFIXES, read_image
+from nec_jax.images.read import IMAGE_SUFFIXES, read_image, turned
 from nec_jax.images.windows import WindowSource
 from train.data import CorruptImageError, DataError, fingerprint, open_source, read_all
 from train.data.folder import find_images
@@ -32,12 +33,86 @@ def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_what_is_no_image_is_counted(tmp_path: Path, notes: pytest.LogCaptureFixture):
     save(tmp_path / "a.png")
     write_raster(tmp_path / "b.jp2", noise(3, 32, 32))
-    for name in ("a.xml", "b.XML", "c.xml", "notes.txt", "LICENCE", ".hidden.xml", ".b.png"):
+    for name in ("a.xml", "b.XML", "c.xml", "notes.txt", "LICENCE", ".hidden.xml"):
         (tmp_path / name).touch()
     assert find_images(tmp_path) == ["a.png", "b.jp2"]
     [note] = notes.messages
     assert note.startswith("left out by their suffix: 3 .xml, 1 .txt, 1 without suffix in ")
     assert note.endswith("images are " + " ".join(IMAGE_SUFFIXES))
+
+
+def test_what_systems_put_beside_images_is_no_class_and_no_image(
+    tmp_path: Path, notes: pytest.LogCaptureFixture
+):
+    for name in (
+        "sea/a.png", "sea/._a.png", "sea/@eaDir/a.png/SYNOPHOTO_THUMB_M.png",
+        "__MACOSX/sea/._a.png", "__MACOSX/sea/a.png",
+        ".ipynb_checkpoints/a-checkpoint.png", "lost+found/b.png",
+    ):  # fmt: skip
+        save(tmp_path / name)
+    (tmp_path / "sea" / "Thumbs.db").touch()
+    source = open_source(tmp_path)
+    assert (len(source), source.classes) == (1, ("sea",))
+    hidden, others = notes.messages
+    assert hidden == (
+        "left out as hidden, or as a system's own: .ipynb_checkpoints, __MACOSX, lost+found and 2 "
+        f"others in {tmp_path}"
+    )
+    assert others.startswith("left out by their suffix: 1 .db in ")
+
+
+def drawn(path: Path, seed: int = 0) -> None:
+    """A mask of three classes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(noise(6, 5, high=3, seed=seed), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/{}.png", "masks/{}.png"),
+        ("images/{}.png", "masks/{}_m.png"),
+        ("Images/{}.png", "Labels/{}.png"),
+        ("train/images/{}.png", "train/gt/{}.png"),
+        ("imgs/north/{}.png", "ground_truth/north/{}.png"),
+        ("photos/{}.png", "labels/{}.png"),
+        ("photos/{}.png", "drawings/{}.png"),  # by their pixels
+        ("{}.png", "{}_mask.png"),
+        ("{}_sat.png", "{}_mask.png"),
+        ("{}.png", "{}.tif"),
+    ],
+)
+@pytest.mark.parametrize("as_written", [True, False])
+def test_masks_are_no_images_of_a_class(tmp_path: Path, image: str, mask: str, as_written: bool):
+    for i in range(3):
+        save(tmp_path / image.format(i))
+        if mask.endswith(".tif"):
+            write_raster(tmp_path / mask.format(i), noise(1, 6, 5, high=3))
+        else:
+            drawn(tmp_path / mask.format(i))
+    # What the message says is what is to be written.
+    line = f"{image.format(0)},{mask.format(0)},train"
+    if as_written:
+        source = open_source(table(tmp_path, line, header="image,mask,split"), "train", chip=4)
+        assert source.mask_classes == ("0", "1", "2")
+        return
+    with pytest.raises(DataError, match=r"split\.csv: image,mask,split in its first line") as info:
+        open_source(tmp_path)
+    assert f"such as {line}" in str(info.value)
+
+
+def test_classes_whose_files_are_numbered_alike_are_classes(tmp_path: Path):
+    for i in range(3):
+        save(tmp_path / "photos" / f"{i}.png")
+        save(tmp_path / "drawings" / f"{i}.png")
+        drawn(tmp_path / "x" / "forest" / f"{i}.png")
+        drawn(tmp_path / "x" / "sea" / f"{i}.png")
+        save(tmp_path / "y" / f"{i}.png")
+        save(tmp_path / "y" / f"{i}.jpg")
+        save(tmp_path / "z" / "gt" / f"{i}.png")  # one folder alone is no pair
+    for name, classes in (("x", ("forest", "sea")), ("y", ()), ("z", ("gt",))):
+        assert open_source(tmp_path / name).classes == classes
+    assert open_source(table(tmp_path, "photos/0.png,a,train")).classes == ("a",)
 
 
 def test_folders_that_are_linked_to_each_other_are_listed_once(
@@ -198,7 +273,7 @@ def test_names_that_look_alike_are_refused(tmp_path: Path, rows: tuple[str, ...]
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")
     (tmp_path / "split.csv").write_text("\n".join(["path,label,split", *rows]), "utf-8")
-    with pytest.raises(DataError, match="are they one"):
+    with pytest.raises(DataError, match="which look alike: if they are one, write them"):
         open_source(tmp_path, "train")
 
 
@@ -334,3 +409,73 @@ def test_hard_links_are_listed_once_under_the_first_path(
     assert find_images(root) == ["land/z.png", "sea/c.png"]
     listed = f"leads to what is listed already, {root}/land/z.png"
     assert notes.messages == [f"left out: {root}/sea/{name}.png {listed}" for name in "abd"]
+
+
+def pair_of(root: Path, image: dict, mask: dict) -> Path:
+    write_raster(root / "a.tif", noise(3, 8, 8), **image)
+    write_raster(root / "m.tif", noise(1, 8, 8, high=3), **mask)
+    return table(root, "a.tif,m.tif,train", header="image,mask,split")
+
+
+MOVED = rasterio.Affine(10, 0, 500010, 0, -10, 4100000)  # by a pixel
+NEARLY = rasterio.Affine(10.05, 0, 500000.1, 0, -10, 4100000.1)  # by 0.05 px, at the far corner
+
+
+@pytest.mark.parametrize("mask", [{"transform": MOVED}, {"crs": "EPSG:32634"}])
+def test_a_mask_that_lies_elsewhere_than_its_image_is_refused(tmp_path: Path, mask: dict):
+    root = pair_of(tmp_path, PLACE, PLACE | mask)
+    with pytest.raises(
+        DataError, match=r"/a\.tif and its mask .*/m\.tif are georeferenced in diff"
+    ):
+        open_source(root, chip=4)
+
+
+@pytest.mark.parametrize("mask", [PLACE, {}, PLACE | {"transform": NEARLY}, {**PLACE, "crs": None}])
+def test_a_mask_that_lies_on_its_image_or_says_nothing_is_taken(tmp_path: Path, mask: dict):
+    assert len(open_source(pair_of(tmp_path, PLACE, mask), chip=4)) == 4
+    assert len(open_source(pair_of(tmp_path, mask, PLACE), chip=4)) == 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("width", [8, 12])
+def test_whether_exif_turns_a_mask_too_is_known_or_asked(
+    tmp_path: Path, orientation: int, width: int
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture, drawing = noise(8, width, 3), noise(8, width, high=3)
+    (tmp_path / "a.png").write_bytes(encoded(picture, "PNG", exif=exif))
+    root = table(tmp_path, "a.png,m.png,train", header="image,mask,split")
+
+    def put_mask(array: np.ndarray, **options) -> None:
+        (tmp_path / "m.png").write_bytes(encoded(array, "PNG", **options))
+
+    put_mask(drawing, exif=exif)  # both are turned
+    mask = open_source(root, chip=8)[0].get("mask")
+    np.testing.assert_array_equal(mask, turned(drawing, orientation)[:8, :8])
+    put_mask(turned(drawing, orientation))  # of the image as shown, if that can be known
+    if orientation == 1 or (orientation >= 5 and width != 8):
+        np.testing.assert_array_equal(open_source(root, chip=8)[0].get("mask"), mask)
+        return
+    with pytest.raises(
+        DataError, match=rf"EXIF turns .*/a\.png \(orientation {orientation}\) and not .*/m\.png"
+    ):
+        open_source(root, chip=8)
+
+
+def test_masks_of_0_and_255_are_not_one_class(tmp_path: Path, notes: pytest.LogCaptureFixture):
+    save(tmp_path / "a.png")
+    root = table(tmp_path, "a.png,m.png,train", header="image,mask,split")
+
+    def classes(*values: int) -> tuple[str, ...]:
+        mask = np.resize(np.array(values, np.uint8), (6, 5))
+        (tmp_path / "m.png").write_bytes(encoded(mask, "PNG"))
+        return open_source(root, chip=4).mask_classes
+
+    with pytest.raises(DataError, match=r"the masks of .* hold 0 and 255 alone.*write 1"):
+        classes(0, 255)
+    assert classes(0, 1, 255) == ("0", "1")
+    assert notes.messages == []
+    assert len(classes(0, 128)) == 129
+    assert "127 of the 129 classes of " in notes.text
+    assert "are in no mask: the masks hold 0, 128" in notes.text

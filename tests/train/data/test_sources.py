@@ -173,6 +173,9 @@ def test_mask_classes_are_equal_for_every_split(pairs: Path):
     (pairs / "classes.csv").write_text("index,name\n1,road\n2,water\n")
     with pytest.raises(ValueError, match="must be 0 to 1, each once"):
         _ = open_source(str(pairs), "val", chip=8).mask_classes
+    (pairs / "classes.csv").write_text("index,name\n0,road\n1,water\n2,road\n")
+    with pytest.raises(DataError, match=r"classes\.csv: the index 2 has the name of .* 'road'"):
+        _ = open_source(str(pairs), "val", chip=8).mask_classes
 
 
 def test_a_mask_of_another_size_or_kind_is_named(pairs: Path):

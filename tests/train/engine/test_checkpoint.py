@@ -1,6 +1,7 @@
 """Checkpoints: bounded in number, intact or refused, and safe from a disk that is full."""
 
 import errno
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -153,11 +154,41 @@ def test_a_run_is_not_started_again_where_no_checkpoint_is_whole(tmp_path: Path)
     assert Checkpoints(tmp_path).steps == [1, 2]
 
 
-def test_a_full_disk_ends_with_a_message_and_spares_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_ends_with_a_message_and_spares_the_checkpoint_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     save(tmp_path, 1)
-    with full_disk(2**16), pytest.raises(CheckpointError, match="make space"):
+    with full_disk(2**16), pytest.raises(CheckpointError, match="make space") as caught:
         save(tmp_path, 2)
+    assert str(caught.value) == (
+        f"cannot write a checkpoint to {tmp_path} (File too large). Earlier ones are whole: make "
+        "space, and give the same command again"
+    )
+    # orbax's threads would say it with their tracebacks.
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")
     assert restored(tmp_path) == 1
     save(tmp_path, 2)
     assert restored(tmp_path) == 2
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "make space"), (errno.EIO, "see to the disk")]
+)
+def test_what_the_system_says_of_a_checkpoint_is_said_in_a_line(
+    number: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError("Writing failed\nin a thread") from OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.checkpoint.ocp.save_checkpointables_async", fail)
+        with pytest.raises(CheckpointError) as caught:
+            save(tmp_path, 2)
+    reason = os.strerror(number)
+    assert str(caught.value).startswith(
+        f"cannot write a checkpoint to {tmp_path} ({reason}). Earlier ones are whole: {remedy}"
+    )
+    assert restored(tmp_path) == 1

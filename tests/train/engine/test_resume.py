@@ -113,6 +113,24 @@ def test_a_crash_loses_the_steps_since_the_checkpoint_and_nothing_else(
     assert results(tmp_path) == results(whole)
 
 
+def test_a_finished_run_whose_metrics_are_cut_short_is_not_taken_for_whole(
+    smoke_mae: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-5])
+    last = len(lines)
+    said = rf"metrics\.jsonl: line {last} of the {last} up to step 6 is missing or cut short"
+    with pytest.raises(SystemExit, match=said):
+        compress(smoke_mae, tmp_path)
+    assert f"metrics.jsonl: line {last} is cut short" in capsys.readouterr().err
+    assert path.read_bytes() == b"".join(lines)[:-5]
+    path.write_bytes(b"".join(lines))
+    compress(smoke_mae, tmp_path)
+    assert results(tmp_path) == results(whole)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     smoke_mae: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """run.json: what it holds, what a second start adds, and which data it takes for the same."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coder import CodecError, FileError
+from coder import CodecError, FileError, OutputError
 from nec_jax.images.record import Source
 from train.configs.options import Compress, OptionsError
 from train.data import fingerprint, open_source
@@ -232,15 +233,72 @@ def test_damaged_metrics_are_named(text: str | None, tmp_path: Path) -> None:
         read_metrics(tmp_path / "metrics.jsonl")
 
 
-def test_metrics_may_be_missing_empty_or_torn(tmp_path: Path) -> None:
+def test_metrics_may_be_missing_empty_or_torn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
     path.touch()
     assert read_metrics(path) == []
     line = json.dumps({"step": 1, "split": "val", "loss": 0.1 + 0.2})
     path.write_text(f'{line}\n{line.replace("1", "3", 1)}\n{{"step": 4, "sp')
+    capsys.readouterr()
     MetricsLog(tmp_path, start=2).close()
     assert path.read_text() == line + "\n"
+    assert capsys.readouterr().err == f"{path}: line 3 is cut short, and left out\n"
+
+
+def test_a_resumed_run_needs_the_lines_that_its_checkpoint_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+
+    def log(start: int, lines: int | None) -> MetricsLog:
+        opened = MetricsLog(tmp_path, start, lines)
+        opened.close()
+        return opened
+
+    first = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        first.write(step, "train", {"loss": 0.5})
+    first.sync()
+    first.close()
+    assert first.lines == 3
+    assert log(3, 3).lines == 3
+    assert log(2, 2).lines == 2  # and what follows is written again
+    whole = path.read_bytes()
+    for content in (whole[:-3], whole[: whole.index(b"\n") + 1], b""):
+        path.write_bytes(content)
+        number = content.count(b"\n") + 1
+        with pytest.raises(
+            FileError, match=rf"metrics\.jsonl: line {number} of the 2 up to step 2 is missing or"
+        ):
+            log(2, 2)
+        assert path.read_bytes() == content
+    assert log(2, None).lines == 0  # of an older run nobody counted
+    path.unlink()
+    capsys.readouterr()
+    log(2, 2)
+    assert "metrics.jsonl is gone: it begins after step 2" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_of_metrics_and_events_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened = MetricsLog(tmp_path, 0)
+    [events] = (tmp_path / "tensorboard").iterdir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match=r"metrics\.jsonl: cannot be written \(No space left on"):
+        opened.sync()
+    for step in (1, 2):
+        opened.draw(step, "train", {"loss": 0.5})
+    opened.close()
+    said = f"{events}: cannot be written (No space left on device): TensorBoard will lack the rest"
+    assert capfd.readouterr().err == said + "\n"
 
 
 def write_or_pipe(path: Path, text: str | None) -> None:

@@ -252,7 +252,9 @@ def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
 
 def test_a_model_alone_must_have_many_rates_and_no_others_beside_it(smoke_nec: Path) -> None:
     model = ["--model", str(smoke_nec / "model.safetensors")]
-    with pytest.raises(SystemExit, match="--model takes one that codes at many rates"):
+    with pytest.raises(
+        SystemExit, match=r"--model needs a codec of many rates.*pass this model by --models"
+    ):
         main(["evaluate", *model, "--data", "blue-marble"])
     for other in ({"base": "x"}, {"models": ("x",)}, {"cache": Path("x")}):
         with pytest.raises(OptionsError, match="leave"):
@@ -296,6 +298,24 @@ def test_targets_that_are_none_are_not_scored() -> None:
         refuse(Split(images, None, masks, ids, [], unlabelled="c.png"), Evaluate())
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_heads_are_not_fitted_on_one_class(task: str, smoke_mae: Path, tmp_path: Path) -> None:
+    rows = ["path,label,split" if task == "classification" else "image,mask,split"]
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        drawing = np.full((32, 32), 255, np.uint8)  # as a mask of one class is often written
+        drawing[:9] = 0 if i < 4 else 1
+        Image.fromarray(drawing).save(tmp_path / f"{i}_mask.png")
+        target = f"{i}_mask.png" if task == "segmentation" else "ab"[i >= 4]
+        rows.append(f"{i}.png,{target},{'train' if i < 4 else 'val'}")
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    options = Evaluate(data=str(tmp_path), task=task, chip=32)  # type: ignore[arg-type]
+    first = "a" if task == "classification" else "0"
+    with pytest.raises(DataError, match=rf"split 'train' .* classes ., . it has {first} alone"):
+        evaluate.open_study(options, nec_jax.load(smoke_mae))
+
+
 def test_a_cache_of_other_images_is_refused_though_as_many_can_be_read(
     smoke_mae: Path, tmp_path: Path
 ) -> None:
@@ -323,5 +343,7 @@ def test_a_cache_of_other_images_is_refused_though_as_many_can_be_read(
     stale = Prefix(1, 8, (tuple(np.where(np.arange(8) == 2, np.nan, 1)[:, None, None][None]),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "open_prefix", lambda *_: stale)
-        with pytest.raises(DataError, match=r"image 2 is among the 7 .* the 7 .* not among both"):
+        with pytest.raises(
+            DataError, match=r"image 2, for one, could be read then: .* and now: .* delete"
+        ):
             evaluate.open_study(options, base, 1)

@@ -77,7 +77,7 @@ def test_embeddings_that_do_not_fit_are_refused():
             code(Y[..., :5], TRAIN)
     with pytest.raises(InputError, match="36 tokens to train on: 256 are needed"):
         practice.product_quantised(Y, 1, TRAIN[:1], zstd=False)
-    with pytest.raises(InputError, match="give a divisor"):
+    with pytest.raises(InputError, match="give a divisor of"):
         practice.product_quantised(Y, 5, TRAIN, zstd=False)
 
 

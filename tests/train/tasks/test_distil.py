@@ -193,7 +193,7 @@ def test_another_teacher_is_another_run(data: Path, whole: Path, tmp_path: Path)
         (["--class-weight", "2"], "--class-weight must be from 0 to 1"),
         (["--views", "0"], "--views must be 1 or more"),
         (["--views", "1", "2", "3"], "--views has 3 numbers, --data 2 data sets"),
-        (["--data", "one,"], "nothing before or behind a comma"),
+        (["--data", "one,"], "a name is missing before or after a comma"),
         (["--calibration-images", "0"], "--calibration-images must be 1 or more"),
         (["--most-bytes", "0"], "--most-bytes must be 1 or more"),
         (["--views", "2", "0"], "--views must be 1 or more"),

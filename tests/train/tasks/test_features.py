@@ -178,7 +178,7 @@ def test_a_decoder_of_pixels_is_trained_before_an_encoder_is_adapted(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "--proxy", "features"], "needs a model whose features they are"),
+        (["pretrain", "--proxy", "features"], "compares with the features of a model: pass --init"),
         (["pretrain", "--init", "smoke", "--decoder-depth", "3"], "this model has one of 1 blocks"),
     ],
 )

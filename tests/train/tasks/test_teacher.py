@@ -12,6 +12,7 @@ from model_cases import NETWORK, random_images
 from PIL import Image
 
 from nec_jax import NecParams, latents
+from nec_jax.images.record import Source
 from nec_jax.models import nec
 from train.data import DataError, open_source
 from train.data.joined import Joined
@@ -155,3 +156,29 @@ def test_joined_sources_are_one_after_another(data: Path) -> None:
     ]
     with pytest.raises(IndexError, match=f"record {len(joined)} of"):
         joined[len(joined)]
+
+
+@pytest.mark.parametrize("names", [("tfds:scenes@/data",), ("tfds:scenes@/data", "blue-marble")])
+def test_a_chip_does_not_cut_images_of_tfds(
+    names: tuple[str, ...],
+    teacher: NecParams,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the config distil-ti has one, for the Blue Marble."""
+    opened: list[tuple[str, int | None]] = []
+
+    def opening(name: str, split: str, *, chip: int | None = None) -> Source:
+        opened.append((name, chip))
+        if name != "blue-marble":
+            assert chip is None  # `open_source` refuses it
+            name = "blue-marble"
+        return open_source(name, split, chip=chip)
+
+    monkeypatch.setattr(teacher_of, "open_source", opening)
+    wanted = dataclasses.replace(options(Path()), data=",".join(names), chip=90)
+    teacher_of.Images(wanted, teacher, "train")
+    assert opened[0] == ("tfds:scenes@/data", None)
+    assert opened[1:] == [("blue-marble", None), ("blue-marble", 90)][: 2 * (len(names) - 1)]
+    said = "its images stay whole, --chip 90 is not for TFDS" in capsys.readouterr().err
+    assert said == (len(names) == 1)
