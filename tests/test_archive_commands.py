@@ -61,12 +61,12 @@ def shards(path) -> list[Path]:
 def test_a_whole_archive_is_good(run, whole, tmp_path):
     status, out, err = run("info", whole)
     assert (status, err) == (0, "")
-    assert "\narchive: 37 images, 27 valid, 37 labelled; complete\n" in out
+    assert "\narchive: 37 images, 27 valid, 27 labelled; complete\n" in out
     assert "  image 10, image 10, is not valid: no image: 10.png\n" in out
     assert "  and 5 more: the array `error` says why\n" in out
     status, out, err = run("verify", whole)
     assert (status, err) == (0, "")
-    assert "archive: 37 images, 27 valid, 37 labelled; complete\n" in out
+    assert "archive: 37 images, 27 valid, 27 labelled; complete\n" in out
     assert out.endswith("good: no damage\n")
     assert run("decode", whole)[0::2] == (0, "")
     decoded = {path.stem: np.load(path) for path in (tmp_path / "out").iterdir()}
@@ -76,12 +76,13 @@ def test_a_whole_archive_is_good(run, whole, tmp_path):
     for name, expected in (("embedding", EMBEDDING_HAT), ("class_token", CLASS_TOKEN_HAT)):
         np.testing.assert_array_equal(decoded[name][valid], expected[valid])
         assert np.isnan(decoded[name][~valid]).all()
-    np.testing.assert_array_equal(decoded["label"], np.arange(COUNT))
+    np.testing.assert_array_equal(decoded["label"], np.where(valid, np.arange(COUNT), -1))
     assert list(decoded["id"]) == [f"image {i}" for i in range(COUNT)]
 
 
 def test_every_part_that_is_lost_is_named(run, whole, tmp_path):
-    assert len(shards(whole)) == 4 * 2 + 3 * 5 + 3
+    # Of the third shard, no image is valid: it has no floats and no labels.
+    assert len(shards(whole)) == 4 * 3 + 2 * 5 + 3
     copy = tmp_path / "a.zarr"
     for name in shards(whole):
         shutil.copytree(whole, copy)
@@ -379,7 +380,9 @@ def codec_of(data: dict[str, Any], text: str) -> None:
         ),
         (
             "",
-            lambda d: d["attributes"]["nec_archive"].update(shards={"id": [[0, 1 << 50]]}),
+            lambda d: d["attributes"].update(
+                nec_archive={"version": 1, "state": "complete", "shards": {"id": [[0, 1 << 50]]}}
+            ),
             "its attribute nec_archive is damaged: id has 5 shards",
         ),
         ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),

@@ -33,6 +33,13 @@ from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive
 BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
 
 
+OTHER = fitted_codec(Y, class_token=True, step=2.0)
+
+
+def shown_codec(codec) -> str:
+    return " and ".join(part.fingerprint[:4].hex() for part in codec.split())
+
+
 def fsspec_store(path):
     return FsspecStore.from_url(f"memory://{path.name}")
 
@@ -51,10 +58,11 @@ def test_an_unreadable_image_costs_its_row(store, tmp_path):
     np.testing.assert_array_equal(group["embedding"][:][valid], EMBEDDING_HAT[valid])
     assert np.isnan(group["embedding"][:][~valid]).all()
     np.testing.assert_array_equal(group["class_token"][:][valid], CLASS_TOKEN_HAT[valid])
+    assert np.isnan(group["class_token"][:][~valid]).all()
     assert group["error"][10] == "no image: 10.png"
     assert group["error"][11] == ""
     assert list(group["id"][:]) == [f"image {i}" for i in range(COUNT)]
-    np.testing.assert_array_equal(group["label"][:], np.arange(COUNT))
+    np.testing.assert_array_equal(group["label"][:], np.where(valid, np.arange(COUNT), -1))
     assert group.attrs["data"] == "here"
     assert group.attrs["nec_archive"]["state"] == "complete"
     assert archive.not_valid(group, 2) == (
@@ -120,7 +128,7 @@ def test_a_shard_whose_rewriting_is_stopped_is_to_be_written(tmp_path):
         far = Y[:SHARD].copy()
         far[3, 0, 0] = 1e30  # of a class token: the embeddings are written before
         with pytest.raises(InputError):
-            writer.write(slice(0, 8), far, ["x"] * 8)
+            writer.write(slice(0, 8), far, [f"{i}" for i in range(8)])
     with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
         assert writer.missing() == [slice(0, 8)]
         with pytest.raises(CodecError, match="images 0 to 7 are not written"):
@@ -136,13 +144,18 @@ def test_a_strict_writer_stops_at_an_unreadable_image(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": COUNT + 1}, "another number of images: .* cannot be added"),
-        ({"count": COUNT - 8}, "another number of images"),
-        ({"grid": (4, 3)}, "another grid"),
-        ({"shard": 4}, "another shard"),
-        ({"codec": fitted_codec(Y, class_token=True, step=2.0)}, "another codec"),
+        ({"count": COUNT + 1}, "another number of images .* cannot be added"),
+        ({"count": COUNT - 8}, r"another number of images \(number of images: 37, now 29\): give"),
+        ({"grid": (4, 3)}, r"another grid \(grid: \(3, 4\), now \(4, 3\)\)"),
+        ({"shard": 4}, r"another shard \(shard: 8, now 4\)"),
+        (
+            {"codec": OTHER},
+            f"another codec .codec: {shown_codec(CODEC)}, now {shown_codec(OTHER)}",
+        ),
         ({"codec": fitted_codec(Y[:, 1:], class_token=False)}, "another codec"),
-        ({"attributes": {"data": "there"}}, "another data"),
+        ({"attributes": {"data": "there"}}, r"another data \(data: here, now there\)"),
+        ({"attributes": {"data": "x" * 999}}, r"another data \(data: here, now x{60} \.\.\.\)"),
+        ({"attributes": {"new": "x"}}, r"another new \(new: None, now x\)"),
         ({"attributes": {"more": [1]}, "count": 5}, "another more, number of images"),
     ],
 )
@@ -170,12 +183,13 @@ def test_an_archive_of_an_earlier_version_is_not_gone_on_with(tmp_path):
 
 
 def test_class_tokens_of_unreadable_images_are_not_unusual():
-    """They are zeros, wherever the others lie; warnings are errors here."""
+    """They are left out, wherever the others lie; warnings are errors here."""
     far = 0.1 * class_tokens(1, 200) + 100
     codec = fit(smooth_embeddings(1, 200), far).at(8)
     y = np.concatenate([far[:64, None], smooth_embeddings(1, 64).reshape(64, 36, -1)], axis=1)
     with archive.Writer(MemoryStore(), codec, 256, (6, 6)) as writer:
-        writer.write(slice(0, 256), y, ["x"] * 256, errors=["no"] * 192 + [None] * 64)
+        ids = [f"{i}" for i in range(256)]
+        writer.write(slice(0, 256), y, ids, errors=["no"] * 192 + [None] * 64)
         writer.finish()
     assert np.abs(archive.read_array(writer.group, "class_token")[192:] - far[:64]).max() < 0.5
 
@@ -208,15 +222,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
 
 def test_ids_and_errors_of_any_text_are_kept(tmp_path):
     # The name of a file that is not UTF-8, as Python gives it; a lone surrogate; long ones.
-    ids = [os.fsdecode(b"caf\xe9.png"), "\ud800", "Łódź/☃ 😀.png", "x" * 5000, "", "a\nb"]
+    ids = [os.fsdecode(b"caf\xe9.png"), "\ud800", "Łódź/☃ 😀.png", "x" * 65535, "x", "a\nb"]
     with archive.Writer(tmp_path / "a", CODEC, 6, GRID) as writer:
         writer.write(
-            slice(0, 6), Y[:5], ids, errors=["", "", "", "", "", " cannot\n\tread \udce9 "]
+            slice(0, 6), Y[:5], ids, errors=["", "", "", "", "", " cannot\n\tread \udce9\0 "]
         )
         writer.finish()
     group = opened(tmp_path / "a")
     assert list(group["id"][:]) == ["caf\\xe9.png", "\\ud800", *ids[2:]]
-    assert group["error"][5] == "cannot read \\xe9"
+    assert group["error"][5] == "cannot read \\xe9\\x00"
     assert list(group["label"][:]) == [-1] * 6
 
 
@@ -260,7 +274,7 @@ def test_no_locks_are_a_warning(tmp_path, monkeypatch):
     def acquire(self, **_):
         raise NotImplementedError
 
-    monkeypatch.setattr("coder.archive_writer.FileLock.acquire", acquire)
+    monkeypatch.setattr("coder.archive_lock.FileLock.acquire", acquire)
     with pytest.warns(UserWarning, match="has no locks"):
         written(tmp_path / "a")
 
@@ -313,10 +327,10 @@ def test_integers_are_warned_of_once_by_a_writer(tmp_path):
     with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
         first, *others = writer.missing()
         with pytest.warns(UnusualEmbedding, match="are int8: integers") as caught:
-            writer.write(first, whole[first], [""] * SHARD)
+            writer.write(first, whole[first], [f"{i}" for i in range(SHARD)])
         assert [warning.filename for warning in caught] == [__file__]
         for part in others:  # warnings are errors
-            writer.write(part, whole[part], [""] * (part.stop - part.start))
+            writer.write(part, whole[part], [f"{i}" for i in range(part.start, part.stop)])
 
 
 def test_a_writer_works_in_its_block_alone(tmp_path):
@@ -346,14 +360,15 @@ def test_threads_write_one_shard_one_after_another(tmp_path):
 
         def write(version):
             labels = np.full(SHARD, version)
-            writer.write(part, Y[part] + version, [str(version)] * SHARD, labels)
+            ids = [f"{version} {i}" for i in range(SHARD)]
+            writer.write(part, Y[part] + version, ids, labels)
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, [0, 9, 0, 9, 0, 9]))
         writer.finish()
     group = opened(tmp_path / "a")
     [version] = set(group["label"][:].tolist())
-    assert set(group["id"][:]) == {str(version)}
+    assert list(group["id"][:]) == [f"{version} {i}" for i in range(SHARD)]
     wanted = CODEC.dequantise(CODEC.quantise(Y[part] + version))[:, 1:].reshape(SHARD, *GRID, 3)
     np.testing.assert_array_equal(group["embedding"][:], wanted)
 
