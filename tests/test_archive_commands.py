@@ -160,6 +160,8 @@ def test_damage_anywhere_is_named_with_its_file(run, whole, tmp_path):
 def test_an_embedding_that_is_marked_valid_and_is_not_there_is_damage(run, tmp_path):
     group = written(tmp_path / "a.zarr")
     group["embedding"][11] = np.nan
+    # Of an archive with digests, it is another shard than the one that was finished.
+    change(tmp_path / "a.zarr/zarr.json", lambda d: d["attributes"]["nec_archive"].pop("sha256"))
     for command in ("verify", "decode"):
         status, _, err = run(command, tmp_path / "a.zarr")
         assert status == 1
