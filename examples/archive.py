@@ -167,7 +167,7 @@ def refuse_changed(
     had = {name: group.attrs.get(name) for name in (*listed, "data", "split", "images")}
     # Of another data set or split, an earlier version, or damaged: its writer says so.
     is_same_set = (had["data"], had["split"]) == (source.name, split)
-    if None in had.values() or not is_same_set or not {"id", "valid"} <= set(group):
+    if None in had.values() or not is_same_set or "id" not in group or "valid" not in group:
         return listed
     text = f"{out} was begun with other images ({had['images']} then, {len(source)} now): "
     remedy = ": put them back as they were, or write a second archive"

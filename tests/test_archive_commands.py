@@ -225,6 +225,65 @@ def test_a_shard_that_an_archive_of_an_earlier_version_lacks_is_named(name, run,
     assert str(caught.value).startswith(f"{copy}: {message}: copy the archive again")
 
 
+@pytest.mark.parametrize("name", ["embedding", "id", "label"])
+def test_an_array_that_an_archive_of_an_earlier_version_lost_is_named(name, run, tmp_path):
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(KEPT, copy)
+    for lose in ((copy / name / "zarr.json").unlink, lambda: shutil.rmtree(copy / name)):
+        lose()
+        for command in ("info", "verify", "decode"):
+            status, out, err = run(command, copy)
+            line = f"{copy}: {name}/zarr.json is lost, and with it the whole array\n"
+            assert (status, err) == (1, line)
+            assert "good" not in out
+        with pytest.raises(FileError, match=f"{name}/zarr.json is lost"):
+            archive.open_archive(copy)
+
+
+def test_what_an_archive_of_an_earlier_version_may_have_lost_is_unknown(run, tmp_path):
+    """Whether it had class tokens; and, without any embedding, whether it is an archive at all."""
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(KEPT, copy)
+    (copy / "class_token/zarr.json").unlink()
+    assert run("verify", copy)[2] == (
+        f"{copy}: class_token/zarr.json is lost, and with it the whole array\n"
+    )
+    shutil.rmtree(copy / "class_token")
+    status, out, err = run("verify", copy)
+    assert (status, err) == (0, "")
+    assert "completeness unknown: written by an earlier version\n" in out
+    (copy / "embedding/zarr.json").unlink()
+    assert run("verify", copy)[2] == (
+        f"{copy}: embedding/zarr.json is lost, and with it the whole array\n"
+    )
+    shutil.rmtree(copy / "embedding")
+    status, out, err = run("verify", copy)
+    assert (status, err) == (0, "")
+    assert "no archive, or one that lost its embeddings: completeness unknown" in out
+    with pytest.raises(FileError, match="not an archive of images"):
+        archive.open_archive(copy)
+
+
+@pytest.mark.parametrize("name", ["embedding", "valid", "error"])
+def test_an_archive_that_lost_its_record_and_an_array_is_no_other_store(name, run, tmp_path):
+    filled(tmp_path / "a.zarr")
+    change(tmp_path / "a.zarr/zarr.json", lambda d: d["attributes"].pop("nec_archive"))
+    shutil.rmtree(tmp_path / "a.zarr" / name)
+    for command in ("info", "verify", "decode"):
+        status, _, err = run(command, tmp_path / "a.zarr")
+        assert status == 1
+        assert "its attribute nec_archive is lost: copy the archive again" in err
+
+
+def test_info_says_of_what_a_fingerprint_is(run, whole):
+    _, out, _ = run("info", whole)
+    for codec in CODEC.split():
+        assert codec is not None
+        assert (
+            f"  nec codec {codec.fingerprint[:4].hex()} (of this array and rate 0 alone): " in out
+        )
+
+
 def test_an_archive_of_an_earlier_version_may_have_no_labels(run, tmp_path):
     """zarr stores no shard whose labels are all -1, the fill value."""
     copy = tmp_path / "a.zarr"

@@ -28,7 +28,9 @@ from coder_cases import fitted_codec
 from transform_cases import class_tokens, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, fit
+from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, files, fit
+from coder.__main__ import main
+from coder.archive_lock import locked
 
 BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
 
@@ -247,9 +249,15 @@ def test_two_processes_do_not_write_one_archive(tmp_path):
     process.start()
     assert ready.wait(60)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    for path in (tmp_path / "a", str(tmp_path / "link"), LocalStore(tmp_path / "a")):
+    folder = tmp_path / "a"
+    for path in (
+        *(folder, str(tmp_path / "link"), LocalStore(folder), f"file://{folder}"),
+        *(f"local://{folder}", FsspecStore.from_url(f"file://{folder}"), opened(folder)),
+    ):
         with pytest.raises(OutputError, match="another process is writing this archive"):
             written(path)
+        with pytest.raises(OutputError, match="another process is writing this archive"):
+            archive.create(path, CODEC, COUNT, GRID)
     # Whoever reads it sees nothing of the lock.
     assert set(opened(tmp_path / "a")) == {
         "class_token", "embedding", "error", "id", "label", "valid"
@@ -305,9 +313,65 @@ def test_a_writer_killed_between_any_two_writes_goes_on_to_the_same_archive(writ
     killed = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "a").exists() == (writes > 7)
+    assert len(list(tmp_path.glob(".*.part"))) == (writes <= 7)
     written(tmp_path / "a", BAD)
     written(tmp_path / "whole", BAD)
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    # Nothing of what was killed is left, in the archive and beside it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
+
+
+def test_only_an_archive_s_own_remains_are_removed_and_only_by_who_holds_its_lock(tmp_path):
+    def left(name):
+        with files.writing_folder(tmp_path / name) as part:
+            (part / "zarr.json").write_text("{}")
+            shutil.copytree(part, tmp_path / f"copy of {name}")
+            kept = part.name
+        shutil.rmtree(tmp_path / name)
+        return (tmp_path / f"copy of {name}").rename(tmp_path / kept)
+
+    own, other, unnamed = left("a"), left("b"), tmp_path / ".0123456789ab.part"
+    unnamed.write_bytes(b"of an earlier version: whose, nobody knows")
+    with locked(tmp_path / "a"):
+        own.mkdir()  # as if somebody made it now
+        with pytest.raises(OutputError, match="another process"):
+            written(tmp_path / "a")
+        assert own.exists()
+    written(tmp_path / "a")
+    assert not own.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", other, unnamed])
+    created = left("c")
+    archive.create(tmp_path / "c", CODEC, COUNT, GRID)
+    assert not created.exists()
+
+
+def test_remains_in_an_archive_disturb_nobody_and_go_when_it_is_finished(tmp_path, capsys):
+    written(tmp_path / "whole", BAD)
+    shutil.copytree(tmp_path / "whole", tmp_path / "a")
+    remains = [
+        tmp_path / "a" / name
+        for name in ("zarr.json.7f.partial", "embedding/c/1/0/0/0.7f.partial", "id/c/1.7f.partial")
+    ]
+    for path in remains:
+        path.write_bytes(b"half")
+    for command in ("info", "verify"):
+        assert main([command, str(tmp_path / "a")]) == 0
+        assert "complete" in capsys.readouterr().out
+    archive.finish(opened(tmp_path / "a", mode="r+"))
+    assert archive.open_archive(tmp_path / "a").attrs
+    written(tmp_path / "a", BAD)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
+def test_the_name_of_a_folder_does_not_matter(tmp_path):
+    written(tmp_path / "a b")
+    for number, store in enumerate(
+        (lambda path: f"file://{path}", lambda path: FsspecStore.from_url(f"file://{path}"))
+    ):
+        path = tmp_path / f"{number} b"
+        written(store(path))
+        assert contents(path) == contents(tmp_path / "a b")
+        assert archive.open_archive(store(path)).attrs
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])

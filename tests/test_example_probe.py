@@ -91,6 +91,17 @@ def test_an_archive_of_an_earlier_version_that_lost_a_shard_is_refused(run, tmp_
         run(tmp_path / "a.zarr")
 
 
+def test_embeddings_in_other_places_are_refused(run, tmp_path):
+    """Of which a probe would learn with the labels of others."""
+    labelled(tmp_path / "a", np.arange(COUNT) % 3)
+    one, other = (tmp_path / f"a/embedding/c/{i}/0/0/0" for i in (0, 1))
+    one.rename(tmp_path / "moved")
+    other.rename(one)
+    (tmp_path / "moved").rename(other)
+    with pytest.raises(SystemExit, match=r"embedding/c/0/0/0/0 holds what embedding/c/1/0/0/0 he"):
+        run(tmp_path / "a")
+
+
 def test_reading_an_archive_gives_nan_where_it_is_not_valid(tmp_path):
     group = written(tmp_path / "a", {3})
     for name in ("embedding", "class_token"):
