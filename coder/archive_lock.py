@@ -1,5 +1,6 @@
 """The lock of an archive: one process makes, writes or mends it at a time."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from filelock import FileLock, Timeout
 
 from coder import files
 from coder.errors import OutputError
+
+_LONGEST = 255  # bytes of a file's name
 
 
 @dataclass
@@ -35,6 +38,8 @@ def locked(path: Path) -> Iterator[Lock]:
         raise OutputError(f"there is no folder {path.parent}: make it first")
     # Beside the archive: readers list what is in it.
     name = path.with_name(f".{path.name}.lock")
+    if len(os.fsencode(name.name)) > _LONGEST:
+        name = path.with_name(f".{files.mark(path)}.lock")
     lock = FileLock(name)
     held = Lock(is_real=True)
     try:
@@ -43,6 +48,8 @@ def locked(path: Path) -> Iterator[Lock]:
         raise OutputError("another process is writing this archive: wait for its end") from None
     except NotImplementedError:
         held.is_real = False
+    except OSError as error:
+        raise OutputError(f"cannot be written: {name}: {error.strerror}") from error
     try:
         if held.is_real:
             # What is left of one whose process was killed while it was made.

@@ -235,13 +235,18 @@ def writing_folder(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def mark(target: Path) -> str:
+    """What names of its parts begin with; short, for its own may be as long as is allowed."""
+    return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+
+
 def remove_parts(path: PathLike) -> None:
     """Remove what killed processes left of writing this file or folder.
 
     Only for who knows that nobody is writing it, as by a lock.
     """
     target = real_path(path)
-    for part in target.parent.glob(f".{_mark(target)}-*.part"):
+    for part in target.parent.glob(f".{mark(target)}-*.part"):
         if part.is_dir():
             shutil.rmtree(part)
         else:
@@ -272,12 +277,7 @@ def _say_full(error: OSError, path: PathLike) -> None:
 
 
 def _unused(target: Path, ending: str = "part") -> Path:
-    return target.with_name(f".{_mark(target)}-{secrets.token_hex(6)}.{ending}")
-
-
-def _mark(target: Path) -> str:
-    """What the names of its parts begin with; short, for its own may be as long as is allowed."""
-    return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+    return target.with_name(f".{mark(target)}-{secrets.token_hex(6)}.{ending}")
 
 
 def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:

@@ -19,10 +19,11 @@ zarr makes float32 of what is assigned before this codec sees it: integers becom
 they are, without the warning of `codec.encode`, and a mask is dropped, so that what it hides is
 coded. Fill masked values, or write them as NaN where that is the fill value, first.
 
-Under a transform the tokens of a block (at most 16 x 16 of a chunk) are coded together. Writing a
-part of a block codes the rest of it anew, from what was decoded, and so loses a little more each
-time: a `LossyWrite` warns of it (in zarr's own pipelines, where the array has no codec but this
-one, or this one in shards). Write whole chunks, or parts that begin and end at block borders.
+Under a transform the tokens of a block (at most 16 x 16 of a chunk: a side of 40 has blocks of 14,
+13 and 13) are coded together. Writing a part of a block codes the rest of it anew, from what was
+decoded, and so loses a little more each time: a `LossyWrite` warns of it (in zarr's own pipelines,
+where the array has no codec but this one, or this one in shards). Write whole chunks, or parts that
+begin and end at block borders.
 
 The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
 this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).

@@ -278,6 +278,12 @@ def test_one_process_does_not_write_it_twice_at_once(tmp_path):
     written(tmp_path / "a")
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    written(tmp_path / ("a" * 255))
+    archive.create(tmp_path / ("b" * 255), CODEC, COUNT, GRID)
+    assert sorted(path.name[:2] for path in tmp_path.iterdir()) == ["aa", "bb"]
+
+
 def test_no_locks_are_a_warning(tmp_path, monkeypatch):
     def acquire(self, **_):
         raise NotImplementedError
