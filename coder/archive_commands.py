@@ -198,7 +198,7 @@ def _print_archive(opened: _Opened) -> None:
         return
     if opened.unfinished:
         state = archive_layout.progress(arrays)
-    elif opened.problems:
+    elif opened.problems or opened.changed:
         state = "not whole"
     elif opened.state is None:
         state = _UNKNOWN

@@ -328,17 +328,16 @@ def changed(
         if digest == recorded.get(number):
             continue
         other = next((n for n in places if recorded[n] == digest), None)
+        then, own = "when the archive was finished", _images(parts[number])
         if other is not None:
-            what = f"holds what {shard_key(array, other)} held ({_images(parts[other])})"
+            held = shard_key(array, other)
+            what = f"holds what {held} held {then}, {_images(parts[other])} in place of {own}"
         elif number in recorded:
-            what = "does not hold what it held"
+            what = f"does not hold what it held {then}, {own}"
         else:
-            what = "was not there"
-        what += (
-            f" when the archive was finished: {_images(parts[number])}. Copy the archive again; "
-            "if this was written on purpose, call coder.archive.finish"
-        )
-        yield Lost(shard_key(array, number), what, name)
+            what = f"was not there {then}, for {own}"
+        remedy = "copy the archive again; if it was written on purpose, call coder.archive.finish"
+        yield Lost(shard_key(array, number), f"{what}: {remedy}", name)
 
 
 def is_earlier(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> bool:

@@ -214,7 +214,7 @@ class Writer:
             numbers = set(range(len(shard_slices(array)))) - but
             for where, what, _ in changed(name, array, state, numbers):
                 raise FileError(
-                    f"{where} {what}. If it is damaged, delete {where}, and this writer writes it "
+                    f"{where} {what}; if it is damaged, delete {where}, and this writer writes it "
                     "again"
                 )
 

@@ -77,6 +77,7 @@ def main() -> None:
         attributes={
             "data": source.name,
             "split": options.split,
+            "chip": getattr(source, "chip", None),
             "images": len(source),
             **had,
             "shard": options.shard,
@@ -164,11 +165,13 @@ def refuse_changed(
         group: Any = zarr.open_group(out, mode="r")
     except ValueError:  # damaged, or no archive: its writer says so
         return listed
-    had = {name: group.attrs.get(name) for name in (*listed, "data", "split", "images")}
-    # Of another data set or split, an earlier version, or damaged: its writer says so.
-    is_same_set = (had["data"], had["split"]) == (source.name, split)
-    if None in had.values() or not is_same_set or "id" not in group or "valid" not in group:
+    had = {name: group.attrs.get(name) for name in (*listed, "images")}
+    # Of an earlier version, or damaged: its writer says so.
+    if None in had.values() or "id" not in group or "valid" not in group:
         return listed
+    same = {"data": source.name, "split": split, "chip": getattr(source, "chip", None)}
+    if any(group.attrs.get(name) != value for name, value in same.items()):
+        return {name: had[name] for name in listed}  # its writer says so; all others differ too
     text = f"{out} was begun with other images ({had['images']} then, {len(source)} now): "
     remedy = ": put them back as they were, or write a second archive"
     for name, now in listed.items():

@@ -66,10 +66,12 @@ def test_shards_that_changed_places_are_named(name, copy, capsys, tmp_path):
         (*keys, "0 to 7", "8 to 15"),
         (*keys[::-1], "8 to 15", "0 to 7"),
     ):
-        line = (
-            f"{copy}: {key} holds what {other} held (images {theirs}) when the archive was finished"
-        )
-        assert f"{line}: images {images}. Copy the archive again; if" in err
+        assert (
+            f"{copy}: {key} holds what {other} held when the archive was finished, images {theirs} "
+            f"in place of images {images}: copy the archive again; if it was written on purpose, "
+        ) in err
+    # Where `valid` is another, images cannot be counted.
+    assert "; not whole\n" in out or "not whole; images cannot be counted" in out
     assert "2 shards that are not those that were finished" in out
     assert "good" not in out
     # Of `valid`, embeddings that are not stored are named too.
@@ -99,7 +101,7 @@ def test_what_is_written_again_is_named_until_the_archive_is_finished_again(copy
     group["label"][3] = 99
     assert main(["verify", str(copy)]) == 1
     assert (
-        "label/c/0 does not hold what it held when the archive was finished: images 0 to 7. "
+        "label/c/0 does not hold what it held when the archive was finished, images 0 to 7: copy"
         in (capsys.readouterr().err)
     )
     with pytest.raises(FileError, match=r"call coder\.archive\.finish"):

@@ -241,8 +241,10 @@ def test_as_many_other_images_are_refused(inputs):
 
 def test_other_images_or_another_split_are_refused(inputs):
     run(inputs, "a.zarr")
-    with pytest.raises(SystemExit, match="another split"):
+    with pytest.raises(SystemExit, match=r"another split, images, .*\(split: all, now train; im"):
         run(inputs, "a.zarr", "--split", "train")
+    with pytest.raises(SystemExit, match=r"another chip, .*\(chip: None, now 20; images: 11, now"):
+        run(inputs, "a.zarr", "--chip", "20")
     Image.new("RGB", (40, 40)).save(inputs / "images" / "field" / "new.png")
     message = "11 then, 12 now.: image 6 was water/1.png, and is field/new.png"
     with pytest.raises(SystemExit, match=message):
