@@ -6,6 +6,7 @@ read either: opening one may wait for ever.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -220,7 +221,7 @@ def writing_folder(
     try:
         part.mkdir()
         yield part
-        before = _unused(target)
+        before = _unused(target, "old")
         if overwrite and target.exists():
             target.rename(before)
         part.rename(target)
@@ -232,6 +233,24 @@ def writing_folder(
         raise OutputError("was made by somebody else in the meantime", path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def mark(target: Path) -> str:
+    """What names of its parts begin with; short, for its own may be as long as is allowed."""
+    return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+
+
+def remove_parts(path: PathLike) -> None:
+    """Remove what killed processes left of writing this file or folder.
+
+    Only for who knows that nobody is writing it, as by a lock.
+    """
+    target = real_path(path)
+    for part in target.parent.glob(f".{mark(target)}-*.part"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def write_bytes(path: PathLike, data: bytes, *, overwrite: bool = False) -> None:
@@ -257,9 +276,8 @@ def _say_full(error: OSError, path: PathLike) -> None:
         raise OutputError(text, path) from error
 
 
-def _unused(target: Path) -> Path:
-    # Short, for the name of the target may be as long as the file system allows.
-    return target.with_name(f".{secrets.token_hex(6)}.part")
+def _unused(target: Path, ending: str = "part") -> Path:
+    return target.with_name(f".{mark(target)}-{secrets.token_hex(6)}.{ending}")
 
 
 def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:

@@ -7,15 +7,22 @@ MODEL is a model file or the name of a model that ships, as nec-vit-ti. IMAGES i
 the package `coder` is installed, no JAX needed. One process writes it. Images that cannot be read,
 or that the model does not take, are marked as not valid, with the reason: `--retry` reads them once
 more, `--strict` stops at the first.
+
+To go on, it must be given the same images: their names, labels and files' sizes are compared with
+those that the archive was begun with (with `--retry`, no sizes near images that are not valid).
+What is in the files is not: one that was changed in place, and kept its size, is not noticed.
 """
 
 import argparse
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import zarr
 
 import nec_jax
 from coder import CodecError, archive
@@ -23,6 +30,7 @@ from coder.format import container
 from nec_jax import NecParams
 from nec_jax.api import check_images
 from nec_jax.images.read import SceneError
+from nec_jax.images.record import raise_passing
 from nec_jax.models.weight_tree import flatten_weights
 from train.data import (
     CorruptImageError,
@@ -35,11 +43,14 @@ from train.data import (
 )
 
 _TRIED = 16  # images that are looked at before an archive is begun
+_LISTED = 256  # images that one digest is of
+_DIGITS = 8  # of a digest
 
 
 def main() -> None:
     """Write what is missing."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    first, _, _, *more = (__doc__ or "").split("\n\n")
+    parser = argparse.ArgumentParser(description=first, epilog=" ".join(more))
     parser.add_argument("model")
     parser.add_argument("images")
     parser.add_argument("out")
@@ -55,6 +66,8 @@ def main() -> None:
     config, codec = params.config, params.codec.at()
     refuse_inside(options.images, options.out)
     source = open_source(options.images, options.split, chip=options.chip)
+    listed = image_digests(source)
+    had = refuse_changed(options.out, options.split, source, listed, options.retry)
     refuse_other_images(params, source)  # before anything is written
     writer = archive.Writer(
         options.out,
@@ -65,8 +78,9 @@ def main() -> None:
         attributes={
             "data": source.name,
             "split": options.split,
+            "chip": getattr(source, "chip", None),
             "images": len(source),
-            "image_list": image_list(source),
+            **had,
             "shard": options.shard,
             "classes": list(source.classes),
             "codec": codec.fingerprint.hex(),
@@ -79,6 +93,8 @@ def main() -> None:
         retry=options.retry,
     )
     with writer:
+        if had != listed:  # files of images that could not be read
+            writer.group.attrs.update(listed)
         missing = writer.missing()
         shards = -(-len(source) // archive.even_shard(len(source), options.shard))
         print(f"{shards - len(missing)} of {shards} shards are there")
@@ -96,11 +112,97 @@ def main() -> None:
             print(f"  and {count - len(first)} more: see the array `error`")
 
 
-def image_list(source: Source) -> str:
-    """SHA-256 (hex) over which images a source has, in their order; no pixels are read."""
-    # Files have paths and labels, windows their places; a TFDS data set is its name and split.
-    known = [getattr(source, name, None) for name in ("paths", "labels", "windows")]
-    return hashlib.sha256(repr(known).encode()).hexdigest()
+def image_digests(source: Source) -> dict[str, str]:
+    """Attributes that tell whether a source has the same images; no pixels are read.
+
+    Of each 256 images, in their order, 8 hexadecimal digits: of a SHA-256 over ids and labels, and
+    of one over the sizes of files.
+    """
+    labels = getattr(source, "labels", ())
+    if not labels:  # those of windows are their images'
+        labels = (getattr(part[0], "label", None) for part in getattr(source, "windows", ()))
+
+    @lru_cache(4)  # windows that follow one another are of one file
+    def size(file: Path) -> int | None:
+        try:
+            return file.stat().st_size
+        except OSError as error:
+            raise_passing(error, file)
+            return None  # it costs its row, in reading
+
+    names, sizes = hashlib.sha256(), hashlib.sha256()
+    digests = {"image_names": "", "image_sizes": ""}
+    for number, ((name, file), label) in enumerate(zip_longest(source.files(), labels), 1):
+        names.update(f"{name}\t{label}\n".encode(errors="backslashreplace"))
+        sizes.update(f"{size(file)}\n".encode())
+        if number % _LISTED == 0 or number == len(source):
+            digests["image_names"] += names.hexdigest()[:_DIGITS]
+            digests["image_sizes"] += sizes.hexdigest()[:_DIGITS]
+            names, sizes = hashlib.sha256(), hashlib.sha256()
+    return digests
+
+
+def refuse_changed(
+    out: str, split: str, source: Source, listed: dict[str, str], retry: bool
+) -> dict[str, str]:
+    """Compare images with those that an archive was begun with, if it is there.
+
+    Args:
+        out: the archive.
+        split: of the images.
+        source: the images.
+        listed: their `image_digests`.
+        retry: whether images that could not be read may have become others.
+
+    Returns:
+        The attributes of these names that the archive has; `listed`, if it is not there.
+
+    Raises:
+        DataError: other images of the same data set; it names the first, as far as is known.
+    """
+    if not (Path(out) / "zarr.json").is_file():
+        return listed
+    try:
+        group: Any = zarr.open_group(out, mode="r")
+    except ValueError:  # damaged, or no archive: its writer says so
+        return listed
+    had = {name: group.attrs.get(name) for name in (*listed, "images")}
+    # Of an earlier version, or damaged: its writer says so.
+    if None in had.values() or "id" not in group or "valid" not in group:
+        return listed
+    same = {"data": source.name, "split": split, "chip": getattr(source, "chip", None)}
+    if any(group.attrs.get(name) != value for name, value in same.items()):
+        return {name: had[name] for name in listed}  # its writer says so; all others differ too
+    text = f"{out} was begun with other images ({had['images']} then, {len(source)} now): "
+    remedy = ": put them back as they were, or write a second archive"
+    for name, now in listed.items():
+        for block in range(-(-max(len(had[name]), len(now)) // _DIGITS)):
+            digits = slice(_DIGITS * block, _DIGITS * (block + 1))
+            rows = slice(_LISTED * block, _LISTED * (block + 1))
+            if had[name][digits] == now[digits]:
+                continue
+            ids, paths = id_list(source)[rows], [path for _, path in source.files()][rows]
+            if name == "image_sizes":
+                if retry and not group["valid"][rows].all():
+                    continue
+                newest = max(paths, key=lambda path: path.stat().st_mtime if path.exists() else 0)
+                raise DataError(
+                    f"{text}the size of a file differs among images {rows.start} to "
+                    f"{rows.start + len(ids) - 1}, {ids[0]} to {ids[-1]}; of these, {newest} "
+                    f"changed last{remedy}, or give --retry if only unreadable images changed"
+                )
+            # As far as they are written; what is not has an empty id.
+            stored = [str(one) for one in group["id"][rows]]
+            for i, (old, new) in enumerate(zip_longest(stored, ids, fillvalue="")):
+                if old and old != new:
+                    raise DataError(
+                        f"{text}image {rows.start + i} was {old}, and is {new or 'none'}{remedy}"
+                    )
+            raise DataError(
+                f"{text}a name or a label differs from image {rows.start} on"
+                f"{', ' + ids[0] if ids else ''}{remedy}"
+            )
+    return {name: had[name] for name in listed}
 
 
 def id_list(source: Source) -> list[str]:

@@ -10,9 +10,10 @@
 | `error` | image | text, a coordinate; why an image is not valid |
 
 Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
-`nec_archive` says which shards there must be (docs/format.md, section 9), so that what is lost is
-named. `Writer` writes an archive shard by shard, and goes on after an interruption; whoever writes
-the arrays of `create` by assignment ends with `finish`, and several may do so at once.
+`nec_archive` says which shards there must be, and has a digest of each (docs/format.md, section 9):
+what is lost, or in another's place, is named. `Writer` writes an archive shard by shard, and goes
+on after an interruption; whoever writes the arrays of `create` by assignment ends with `finish`,
+and several may do so at once; so does whoever writes to an archive that is complete.
 
 A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image that it has room
 for: 28 bytes per image, and one for class tokens, where shards are full (`even_shard`).

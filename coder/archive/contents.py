@@ -1,6 +1,10 @@
 """What an archive must hold, whether it holds it, and how a new one is made (`coder.archive`)."""
 
+import asyncio
+import hashlib
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +18,8 @@ from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from coder import files
-from coder.archive.zarr_codec import NecCodec
+from coder.archive.lock import locked
+from coder.archive.zarr_codec import NecCodec, nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
     check_chunks,
@@ -22,7 +27,9 @@ from coder.archive.zarr_nodes import (
     key,
     local_path,
     members,
+    names,
     open_node,
+    place,
     read,
     stored,
 )
@@ -35,9 +42,12 @@ ATTRIBUTE = "nec_archive"
 VERSION = 1
 _OWN = (ATTRIBUTE, "coordinates")
 _EARLIER = ("embedding", "id", "label")  # in archives of all versions
+_COORDINATES = ("id label", "id label valid error")  # their attribute, earlier and now
 _WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
 NOT_STORED = "is not stored (lost, or never written)"
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
+_DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
+_AT_ONCE = 8  # shards that are read at once for their digests
 _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
 
 
@@ -82,8 +92,25 @@ def create(
       CodecError: a codec of several rates.
       InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
         tokens, than the codec takes, attributes that are no JSON; nothing is made.
-      OutputError: there is something in the store.
+      OutputError: there is something in the store, or another process makes or writes it.
     """
+    store = place(store)
+    path = local_path(store)
+    if path is None:
+        return create_locked(store, codec, count, grid, shard, attributes)
+    with about_store(store), locked(path):
+        return create_locked(store, codec, count, grid, shard, attributes)
+
+
+def create_locked(
+    store: Any,
+    codec: OneRateCodec,
+    count: int,
+    grid: tuple[int, int],
+    shard: int | None,
+    attributes: Mapping[str, Any] | None,
+) -> zarr.Group:
+    """`create` for who holds the lock of a folder."""
     attributes = check_attributes(attributes)
     if not isinstance(codec, OneRateCodec):
         raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
@@ -103,6 +130,11 @@ def create(
     path = local_path(store)
     if path is None:
         return _make(store, *settings)
+    if path.exists() and not is_empty(path):
+        raise OutputError(
+            "exists: choose another place, or delete it first. A coder.archive.Writer goes on with "
+            "an archive that is not complete"
+        )
     # Whole or not at all; a folder that is there may be empty.
     with files.writing_folder(path, overwrite=is_empty(path)) as part:
         _make(part, *settings)
@@ -110,13 +142,15 @@ def create(
 
 
 def open_archive(store: Any) -> zarr.Group:
-    """An archive that is whole, for reading.
+    """An archive that is whole, for reading; `store` may be an open group itself.
 
     Raises:
       FileError: no archive of images, one that is still being written, or one that lost a part.
         Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
-        class tokens or ids that is not stored was lost or never written.
+        class tokens or ids that is not stored was lost or never written. No shard is read: that
+        each holds what was written there, `read_array` and `python -m coder verify` say.
     """
+    store = place(store)
     group = open_node(store)
     with about_store(store):
         if not isinstance(group, zarr.Group):
@@ -126,19 +160,23 @@ def open_archive(store: Any) -> zarr.Group:
             name, error = next(iter(damaged.items()))
             raise FileError(f"{name} cannot be opened: {error}")
         state = read_state(group)
-        if state is None and not is_earlier(arrays):
+        if state is None and not is_earlier(group, arrays):
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
             raise FileError(progress(arrays))
         for array in arrays.values():
             check_chunks(array)
-        for where, what, _ in lost(arrays, state):
+        for where, what, _ in lost(group, arrays, state):
             raise FileError(f"{where} {what}: copy the archive again, or write it again")
     return group
 
 
 def finish(group: zarr.Group) -> None:
     """Marks an archive as complete, after a look at what it holds; no embedding is decoded.
+
+    All shards are read once, for their digests: what they hold now is taken for right. So after
+    writing to an archive that is complete, call it again; until then its readers refuse what was
+    written.
 
     Args:
       group: of `create`, open for writing; of every shard, `valid` and what is valid are written.
@@ -158,8 +196,13 @@ def finish(group: zarr.Group) -> None:
                 raise FileError(f"{name}/zarr.json is lost, and with it the whole array")
         present = {name: written_shards(arrays[name]) for name in state["shards"]}
         _check_shards(arrays, present)
-        shards = {name: _ranges(there) for name, there in present.items()}
-        new = {"version": VERSION, "state": "complete", "shards": shards}
+        digests = {name: dict(_digests(arrays[name])) for name in state["shards"]}
+        new = {
+            "version": VERSION,
+            "state": "complete",
+            "shards": {name: _ranges(set(found)) for name, found in digests.items()},
+            "sha256": {name: "".join(found.values()) for name, found in digests.items()},
+        }
         if new != state:
             group.attrs[ATTRIBUTE] = new
 
@@ -169,13 +212,15 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
 
     Returns:
       `state`, "writing" or "complete"; `shards`, by the name of each array that there must be the
-      ranges [first, end) of shards that there must be.
+      ranges [first, end) of shards that there must be; `sha256`, if it is known, by the name of
+      each array the digests of these shards, one after another.
 
     Raises:
       FileError: damaged, or of a newer version.
     """
     if ATTRIBUTE not in group.attrs:
-        if {"embedding", "valid", "error"} <= set(members(group)[0]):
+        is_own = group.attrs.get("coordinates") == _COORDINATES[-1]
+        if is_own or {"embedding", "valid", "error"} <= set(members(group)[0]):
             raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
         return None
     data: Any = group.attrs[ATTRIBUTE]
@@ -189,24 +234,39 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
             for first, end in ranges:
                 if not (type(first) is type(end) is int and 0 <= first < end):
                     raise ValueError(f"shards {first} to {end}")
+        if "sha256" in data and set(data["sha256"]) != set(data["shards"]):
+            raise ValueError("digests of other arrays")
+        for name, text in data.get("sha256", {}).items():
+            count = sum(end - first for first, end in data["shards"][name])
+            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS * count}}}", text):
+                raise ValueError(f"digests of {name}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"its attribute {ATTRIBUTE} is damaged: {error}") from error
     return data
 
 
-def lost(arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None) -> Iterator[Lost]:
-    """What an archive must hold, and does not.
+def lost(
+    group: zarr.Group, arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None
+) -> Iterator[Lost]:
+    """What an archive must hold, and does not; no shard is read.
 
     Args:
+      group: the archive, or any group.
       arrays: those of the archive that can be opened, by name.
       state: of `read_state`; None for an archive of an earlier version, or any other group.
     """
-    if state is not None or is_earlier(arrays):
+    earlier = state is None and is_earlier(group, arrays)
+    if state is not None or earlier:
         others = list(_of_others(arrays))
         yield from others
         if others:  # what is recorded is of other arrays
             return
-    if state is None and is_earlier(arrays):
+    if earlier:
+        listed = names(group)
+        for name in (*_EARLIER, "class_token"):
+            # Whether there were class tokens, only what is left of them says.
+            if name not in arrays and (name in _EARLIER or name in listed):
+                yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
         for name in (name for name in _WRITTEN if name in arrays):
             array = arrays[name]
             parts = shard_slices(array)
@@ -245,9 +305,56 @@ def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
             yield Lost(f"{name}/zarr.json", text, name)
 
 
-def is_earlier(arrays: Iterable[str]) -> bool:
-    """Whether a group without state, of arrays of these names, is an earlier version's archive."""
-    return set(_EARLIER) <= set(arrays)
+def changed(
+    name: str, array: zarr.Array, state: Mapping[str, Any] | None, numbers: set[int] | None = None
+) -> Iterator[Lost]:
+    """Shards of an array of an archive that hold something else than when it was finished.
+
+    Nothing, as far as it is not known. Of each shard that is stored, all bytes are read.
+
+    Args:
+      name: of the array.
+      state: of `read_state`.
+      numbers: of the shards to look at; all if None.
+    """
+    if state is None or state["state"] != "complete" or name not in state.get("sha256", {}):
+        return
+    text, parts = state["sha256"][name], shard_slices(array)
+    places = [n for first, end in state["shards"][name] for n in range(first, end)]
+    if places and places[-1] >= len(parts):  # of another array: `lost` says so
+        return
+    recorded = {n: text[_DIGITS * i : _DIGITS * (i + 1)] for i, n in enumerate(places)}
+    for number, digest in _digests(array, numbers):
+        if digest == recorded.get(number):
+            continue
+        other = next((n for n in places if recorded[n] == digest), None)
+        then, own = "when the archive was finished", _images(parts[number])
+        if other is not None:
+            held = shard_key(array, other)
+            what = f"holds what {held} held {then}, {_images(parts[other])} in place of {own}"
+        elif number in recorded:
+            what = f"does not hold what it held {then}, {own}"
+        else:
+            what = f"was not there {then}, for {own}"
+        remedy = "copy the archive again; if it was written on purpose, call coder.archive.finish"
+        yield Lost(shard_key(array, number), f"{what}: {remedy}", name)
+
+
+def is_earlier(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> bool:
+    """Whether a group without state, which has these arrays, is an earlier version's archive.
+
+    It is told by its arrays; if it lost some of them, by its attribute and what is left of its
+    embeddings or class tokens (xarray writes such an attribute too).
+    """
+    if set(_EARLIER) <= set(arrays):
+        return True
+    coded = any(nec_codec(array) for array in arrays.values())
+    return may_be_earlier(group) and (coded or "embedding" in names(group))
+
+
+def may_be_earlier(group: zarr.Group) -> bool:
+    """Whether a group's attributes are those of an earlier version's archive."""
+    return ATTRIBUTE not in group.attrs and group.attrs.get("coordinates") == _COORDINATES[0]
 
 
 def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:
@@ -319,7 +426,8 @@ def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
 def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
     """All of an array of an archive; floats of images that are not valid are NaN.
 
-    Raises FileError: it is damaged.
+    Raises FileError: it is damaged, or a shard holds something else than when the archive was
+    finished.
     """
     array = array_of(group, name)
     try:
@@ -328,6 +436,9 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
         with about_store(group.store):
             text = f"{name} is damaged ({error}): `python -m coder verify` says where"
             raise FileError(text) from error
+    with about_store(group.store):
+        for where, what, _ in changed(name, array, read_state(group)):
+            raise FileError(f"{where} {what}")
     if name in ("embedding", "class_token"):
         values[~valid_images(group)] = np.nan
     return values
@@ -352,9 +463,9 @@ def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, s
     return int(bad.sum()), [(i, str(ids[i]), str(errors[i])) for i in first]
 
 
-def begun(names: Iterable[str]) -> dict[str, Any]:
+def begun(arrays: Iterable[str]) -> dict[str, Any]:
     """The state of an archive of these arrays that is being written."""
-    return {"version": VERSION, "state": "writing", "shards": {name: [] for name in names}}
+    return {"version": VERSION, "state": "writing", "shards": {name: [] for name in arrays}}
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array:
@@ -384,12 +495,12 @@ def _make(
     attributes: Mapping[str, Any],
 ) -> zarr.Group:
     for_grid, for_class = codec.split()
-    names = ["id", "label", "valid", "error", "embedding"]
-    names += ["class_token"] * (for_class is not None)
+    own_names = ["id", "label", "valid", "error", "embedding"]
+    own_names += ["class_token"] * (for_class is not None)
     own = {
         # xarray reads this, and makes them coordinates.
         "coordinates": "id label valid error",
-        ATTRIBUTE: begun(names),
+        ATTRIBUTE: begun(own_names),
     }
     try:
         group = zarr.create_group(store, attributes={**attributes, **own})
@@ -455,6 +566,33 @@ def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
     if len(data) != size:
         raise FileError(f"{name} is cut short")
     return np.frombuffer(data[:-4], "<u8")[::2] != _EMPTY
+
+
+def _digests(array: zarr.Array, numbers: set[int] | None = None) -> Iterator[tuple[int, str]]:
+    """Of each shard that is stored, in order: its number, and the digest of its bytes.
+
+    A CRC would not do: a blob, and a chunk with a checksum, ends with its own CRC, and the CRC of
+    that is one and the same number for all of them.
+    """
+    places = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
+    get = array.store_path.store.get
+
+    async def some(part: Sequence[tuple[int, ...]]) -> list[Any]:
+        prototype = default_buffer_prototype()
+        return await asyncio.gather(*(get(key(array, one), prototype) for one in part))
+
+    def contents() -> Iterator[tuple[int, bytes]]:
+        for i in range(0, len(places), _AT_ONCE):
+            part = places[i : i + _AT_ONCE]
+            for one, data in zip(part, sync(some(part)), strict=True):
+                yield one[0], b"" if data is None else data.to_bytes()
+
+    # An array that another program cut in more dimensions has several chunks for some images.
+    for number, chunks in itertools.groupby(contents(), lambda one: one[0]):
+        sha = hashlib.sha256()
+        for _, data in chunks:
+            sha.update(data)
+        yield number, sha.hexdigest()[:_DIGITS]
 
 
 def _ranges(numbers: set[int]) -> list[list[int]]:

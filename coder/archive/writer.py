@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import zarr
-from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 from zarr.core.sync import sync
 
-from coder import files
+from coder.archive import image_ids
 from coder.archive.contents import (
     ATTRIBUTE,
     array_of,
     begun,
+    changed,
     check_attributes,
-    create,
+    create_locked,
     even_shard,
     expected_shards,
     finish,
+    lost,
     not_valid,
     read_state,
     shard_key,
@@ -30,6 +31,7 @@ from coder.archive.contents import (
     shard_slices,
     written_shards,
 )
+from coder.archive.lock import locked
 from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
@@ -37,11 +39,12 @@ from coder.archive.zarr_nodes import (
     is_empty,
     local_path,
     members,
+    place,
     read,
 )
-from coder.arrays import as_array, as_floats, warn_of_integers, with_mask
+from coder.arrays import as_array, as_floats, as_grid, warn_of_integers, with_mask
 from coder.codecs import OneRateCodec
-from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, one_line, printable
+from coder.errors import CodecError, FileError, InputError, OutputError, one_line, printable
 
 
 class Writer:
@@ -84,7 +87,7 @@ class Writer:
           strict: whether an image that is not valid is an error.
           retry: whether shards that hold images that are not valid are written anew.
         """
-        self._store = store
+        self._store = place(store)
         self._settings = (codec, count, grid)
         self._shard = shard
         self._attributes = attributes
@@ -94,6 +97,7 @@ class Writer:
         self._is_open = False
         self._one_thread = threading.Lock()
         self._warned = False  # of integers
+        self._known: image_ids.Known | None = None  # read when the first shard is written
 
     def __enter__(self) -> "Writer":
         """Raises as `create`; OutputError if another writes it, or it was begun with others."""
@@ -110,32 +114,9 @@ class Writer:
     def missing(self) -> list[slice]:
         """The images of each shard that is still to be written."""
         self._refuse_closed()
-        arrays = self._arrays
-        state = read_state(self.group)
-        valid = arrays["valid"]
-        there = {name: written_shards(array) for name, array in arrays.items()}
-        todo: set[int] = set()
-        if state and state["state"] == "complete":
-            for name, ranges in state["shards"].items():
-                todo |= expected_shards(arrays[name], ranges) - there[name]
-        parts = shard_slices(valid)
-        for i, part in enumerate(parts):
-            if i not in there["valid"]:
-                todo.add(i)
-                continue
-            try:
-                marks = read(valid, part)
-            except OSError:  # may pass: no reason to write the shard again
-                raise
-            except Exception:  # written in part, or damaged
-                todo.add(i)
-                continue
-            floats = [name for name in ("embedding", "class_token") if name in arrays]
-            if marks.any() and any(i not in there[name] for name in floats):
-                todo.add(i)
-            if self._retry and not marks.all():
-                todo.add(i)
-        return [parts[i] for i in sorted(todo)]
+        todo, again = self._todo()
+        parts = shard_slices(self._arrays["valid"])
+        return [parts[i] for i in sorted(todo | (again if self._retry else set()))]
 
     def write(
         self,
@@ -151,25 +132,28 @@ class Writer:
           images: one of `missing`.
           embeddings: float [valid, n, D] of those images that have no error, n = h * w tokens, one
             more (the first) with a class token.
-          ids: of all images of the shard. What is no UTF-8 in the name of a file becomes `\\xNN`.
-          labels: of all images, int [images]; -1, masked or None for none.
+          ids: of all images of the shard, text of at most 65,535 bytes that no other image has.
+            What is no UTF-8 in the name of a file becomes `\\xNN`.
+          labels: of all images, int [images]; -1, masked or None for none. That of an image with
+            an error is stored as -1.
           errors: why an image could not be read, None or "" where it could.
 
         Warns of integer embeddings, which may have lost a scale (`UnusualEmbedding`), once.
 
         Raises:
-          InputError: other shapes than these, what the codec cannot code, no shard of this archive,
-            or, if the writer is strict, an error.
+          InputError: other shapes than these, what the codec cannot code, an id or a label that
+            cannot be kept, no shard of this archive, or, if the writer is strict, an error.
+          FileError: the archive was complete, and another shard is not the one that was finished.
         """
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
             self._write(images, embeddings, ids, labels, errors)
 
     def finish(self) -> None:
-        """Marks the archive as complete.
+        """Marks the archive as complete; if it is already, checks that it is as it was finished.
 
         Raises:
-          FileError: something is missing; it is named.
+          FileError: something is missing, or not as it was finished; it is named.
           InputError: the writer is strict, and an image is not valid.
         """
         with about_store(self._store), self._one_thread:
@@ -181,25 +165,106 @@ class Writer:
                     raise InputError(
                         f"{count} images are not valid, the first {number}, {name}: {reason}"
                     )
-            finish(self.group)
+            state = read_state(self.group) or {}
+            if state["state"] == "complete":
+                for where, what, _ in lost(self.group, self._arrays, state):
+                    raise FileError(f"{where} {what}: give `missing` to `write` first")
+                self._refuse_changed(set())
+            else:
+                finish(self.group)
         self._finished = True
 
     def _refuse_closed(self) -> None:
         if not self._is_open:
             raise InputError("a writer works in its block: with archive.Writer(...) as writer")
 
+    def _todo(self) -> tuple[set[int], set[int]]:
+        """Shards that are not whole, and others that hold images that are not valid."""
+        arrays = self._arrays
+        state = read_state(self.group)
+        valid = arrays["valid"]
+        there = {name: written_shards(array) for name, array in arrays.items()}
+        todo: set[int] = set()
+        again: set[int] = set()
+        if state and state["state"] == "complete":
+            for name, ranges in state["shards"].items():
+                todo |= expected_shards(arrays[name], ranges) - there[name]
+        for i, part in enumerate(shard_slices(valid)):
+            if i not in there["valid"]:
+                todo.add(i)
+                continue
+            try:
+                marks = read(valid, part)
+            except OSError:  # may pass: no reason to write the shard again
+                raise
+            except Exception:  # written in part, or damaged
+                todo.add(i)
+                continue
+            floats = [name for name in ("embedding", "class_token") if name in arrays]
+            if marks.any() and any(i not in there[name] for name in floats):
+                todo.add(i)
+            if not marks.all():
+                again.add(i)
+        return todo, again - todo
+
+    def _refuse_changed(self, but: set[int]) -> None:
+        """Raises FileError if a shard, but for these, is not what it was when it was finished."""
+        state = read_state(self.group)
+        for name, array in self._arrays.items():
+            numbers = set(range(len(shard_slices(array)))) - but
+            for where, what, _ in changed(name, array, state, numbers):
+                raise FileError(
+                    f"{where} {what}; if it is damaged, delete {where}, and this writer writes it "
+                    "again"
+                )
+
+    def _begin_again(self, number: int) -> None:
+        """Go on with a complete archive, to write shard `number`: its record is dropped.
+
+        All that the record says is settled first: from now on, only `valid` says what is done.
+        """
+        todo, _ = self._todo()
+        self._refuse_changed(todo | {number})
+        for i in todo:
+            self._delete_valid(i)
+        self.group.attrs[ATTRIBUTE] = begun(self._arrays)
+
+    def _delete_valid(self, number: int) -> None:
+        valid = self._arrays["valid"]
+        sync(valid.store_path.store.delete(shard_key(valid, number)))
+
+    def _refuse_known(self, names: list[str], images: slice) -> None:
+        """Raises InputError if another shard has one of these ids."""
+        stored = self._arrays["id"]
+        if self._known is None:
+            self._known = image_ids.Known()
+            for i in sorted(written_shards(self._arrays["valid"]) & written_shards(stored)):
+                part = shard_slices(stored)[i]
+                try:
+                    written = [str(name) for name in read(stored, part)]
+                except OSError:
+                    raise
+                except Exception as error:
+                    where = shard_key(stored, i)
+                    raise FileError(
+                        f"{where} is damaged ({one_line(error)}): delete it and "
+                        f"{shard_key(self._arrays['valid'], i)}, and this writer writes both again"
+                    ) from error
+                self._known.add(written, part.start)
+        image_ids.refuse_known(names, images, self._known, stored)
+
     def _enter(self) -> None:
         codec, count, grid = self._settings
         path = local_path(self._store)
         self._finished = True  # as long as nothing is begun
-        if path is not None:
-            self._lock(path)
+        self._known = None
+        is_alone = path is None or self._lock(path)
         if not _holds(self._store):
-            self.group = create(
-                self._store, codec, count, grid, shard=self._shard, attributes=self._attributes
+            self.group = create_locked(
+                self._store, codec, count, grid, self._shard, self._attributes
             )
         else:
-            self.group = self._open(path)
+            self.group = self._open(path, is_alone)
         self._finished = False
         self._arrays = {
             name: array_of(self.group, name) for name in (read_state(self.group) or {})["shards"]
@@ -208,33 +273,22 @@ class Writer:
         with zarr.config.set({"array.write_empty_chunks": True}):
             self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
 
-    def _lock(self, path: Path) -> None:
-        path = files.real_path(path)
-        if not path.parent.is_dir():
-            raise OutputError(f"there is no folder {path.parent}: make it first")
-        # Beside the archive: readers list what is in it.
-        name = path.with_name(f".{path.name}.lock")
-        lock = FileLock(name)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise OutputError("another process is writing this archive: wait for its end") from None
-        except NotImplementedError:
+    def _lock(self, path: Path) -> bool:
+        """Hold the archive's lock until the end of the block. Returns whether there are locks."""
+        lock = self._stack.enter_context(locked(path))
+        if not lock.is_real:
             warnings.warn(
                 f"{path}: its file system has no locks: see that no other process writes it",
                 stacklevel=5,
             )
-            return
 
-        def release() -> None:
-            # While it is held: a process that has opened it already finds no work.
-            if self._finished:
-                name.unlink(missing_ok=True)
-            lock.release()
+        def keep() -> None:
+            lock.keep = not self._finished
 
-        self._stack.callback(release)
+        self._stack.callback(keep)
+        return lock.is_real
 
-    def _open(self, path: Path | None) -> zarr.Group:
+    def _open(self, path: Path | None, is_alone: bool) -> zarr.Group:
         codec, count, grid = self._settings
         if path is not None:
             check_metadata(path)
@@ -260,19 +314,22 @@ class Writer:
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
         shard = even_shard(count) if self._shard is None else self._shard
         attributes = check_attributes(self._attributes)
-        same = {
-            **{name: group.attrs.get(name) == value for name, value in attributes.items()},
-            "number of images": embedding.shape[0] == count,
-            "grid": tuple(embedding.shape[1:3]) == tuple(grid),
-            "shard": shard_size(embedding) == shard,
-            "codec": nec_codec(embedding) == for_grid and class_codec == for_class,
+        # Of each: what it was begun with, and what is given now.
+        settings = {
+            **{name: (group.attrs.get(name), value) for name, value in attributes.items()},
+            "number of images": (embedding.shape[0], count),
+            "grid": (tuple(embedding.shape[1:3]), as_grid(grid)),
+            "shard": (shard_size(embedding), shard),
+            "codec": ((nec_codec(embedding), class_codec), (for_grid, for_class)),
         }
-        if other := [name for name, is_same in same.items() if not is_same]:
+        if other := {name: two for name, two in settings.items() if two[0] != two[1]}:
+            pairs = ((name, *map(_shown, two)) for name, two in other.items())
+            shown = "; ".join(f"{name}: {before}, now {now}" for name, before, now in pairs)
             raise OutputError(
-                f"was begun with another {', '.join(other)}: give the same, or write a second "
-                "archive (images cannot be added to one)"
+                f"was begun with another {', '.join(other)} ({shown}): give the same, or write a "
+                "second archive (images cannot be added to one)"
             )
-        if path is not None:
+        if path is not None and is_alone:
             # What a killed run was writing: zarr renames a file once it is whole.
             for part in path.rglob("*.partial"):
                 part.unlink()
@@ -296,16 +353,25 @@ class Writer:
             if isinstance(texts, str | bytes):
                 raise InputError(f"{what} are one text: give a list, one for each image")
         reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
-        names = [printable(str(name)) for name in ids]
+        # Text of a fixed length, as of NumPy, loses a NUL at its end.
+        reasons = [reason.replace("\0", "\\x00") for reason in reasons]
+        names = image_ids.checked(ids, images.start)
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
         has_none, marks = np.ma.getmaskarray(given), np.ma.getdata(given)
         for what, values in (("ids", names), ("errors", reasons), ("labels", marks)):
             if len(values) != count:
                 raise InputError(f"{len(values)} {what} for {count} images: give one for each")
-        if marks.dtype.kind not in "iu" or (marks != marks.astype(np.int32))[~has_none].any():
-            raise InputError("labels are whole numbers of 32 bits, -1 for none")
-        marks = np.where(has_none, np.int32(-1), marks.astype(np.int32))
+        if marks.dtype.kind not in "iu":
+            raise InputError(f"labels are {marks.dtype}: labels are whole numbers, -1 for none")
+        wrong = ~has_none & ((marks < -1) | (marks > np.iinfo(np.int32).max))
+        if wrong.any():
+            bad = int(np.argmax(wrong))
+            raise InputError(
+                f"image {images.start + bad}, {names[bad]}, has the label {marks[bad]}: labels are "
+                "whole numbers of 32 bits, at least 0, or -1 for none"
+            )
         good = np.array([not reason for reason in reasons])
+        marks = np.where(has_none | ~good, np.int32(-1), marks.astype(np.int32))
         if self._strict and not good.all():
             bad = int(np.argmin(good))
             raise InputError(f"image {images.start + bad}, {names[bad]}: {reasons[bad]}")
@@ -328,29 +394,36 @@ class Writer:
         if good.any() and not (finite := np.isfinite(y).all((1, 2))).all():
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
+        self._refuse_known(names, images)
+        number = first // size
         if (read_state(self.group) or {})["state"] == "complete":
-            self.group.attrs[ATTRIBUTE] = begun(arrays)
+            self._begin_again(number)
         grids = np.full((count, height, width, channels), np.nan, np.float32)
         if good.any():
             grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
-        number = first // size
-        store = arrays["valid"].store_path.store
-        sync(store.delete(shard_key(arrays["valid"], number)))
+        self._delete_valid(number)
         arrays["embedding"][images] = grids
         if tokens:
-            # All are one blob, which has no NaN: zeros, where an image is not valid.
-            classes = np.full((count, channels), 0 if good.any() else np.nan, np.float32)
+            classes = np.full((count, channels), np.nan, np.float32)
             if good.any():
                 classes[good] = y[:, 0]
-            with warnings.catch_warnings():
-                if not good.all():  # zeros are unusual
-                    warnings.simplefilter("ignore", UnusualEmbedding)
-                arrays["class_token"][images] = classes
-        arrays["id"][images] = np.array(names)
+            arrays["class_token"][images] = classes
+        # Of any length: NumPy's text of one length takes the memory of the longest for each.
+        arrays["id"][images] = np.array(names, object)
         arrays["label"][images] = marks
-        arrays["error"][images] = np.array(reasons)
+        arrays["error"][images] = np.array(reasons, object)
         # Last: it says that the shard is done. Before any other, it no longer did.
         arrays["valid"][images] = good
+        if self._known is not None:
+            self._known.add(names, images.start)
+
+
+def _shown(value: Any) -> str:
+    """A setting, short; of codecs, their fingerprints as `info` has them."""
+    if isinstance(value, tuple) and any(isinstance(one, OneRateCodec) for one in value):
+        value = " and ".join(one.fingerprint[:4].hex() for one in value if one is not None)
+    text = printable(str(value))
+    return text if len(text) <= 80 else f"{text[:60]} ..."
 
 
 def _holds(store: Any) -> bool:

@@ -11,20 +11,26 @@ The last dimension is the channels, the one before it the width of a chunk's gri
 that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
 Rows and columns at a chunk's end that are all fill value (there are chunks beyond an array's edge)
 are not coded and read as the fill value, which may be NaN: then what was not written reads as NaN.
+Under a codec whose tokens do not depend on one another, as that of class tokens, tokens that are
+all NaN may lie anywhere: they are left out, and a mask before the blob says where
+(docs/format.md, section 9).
+
 zarr makes float32 of what is assigned before this codec sees it: integers become the numbers that
 they are, without the warning of `codec.encode`, and a mask is dropped, so that what it hides is
 coded. Fill masked values, or write them as NaN where that is the fill value, first.
 
-Under a transform the tokens of a block (at most 16 x 16 of a chunk) are coded together. Writing a
-part of a block codes the rest of it anew, from what was decoded, and so loses a little more each
-time: a `LossyWrite` warns of it (in zarr's own pipelines, where the array has no codec but this
-one, or this one in shards). Write whole chunks, or parts that begin and end at block borders.
+Under a transform the tokens of a block (at most 16 x 16 of a chunk: a side of 40 has blocks of 14,
+13 and 13) are coded together. Writing a part of a block codes the rest of it anew, from what was
+decoded, and so loses a little more each time: a `LossyWrite` warns of it (in zarr's own pipelines,
+where the array has no codec but this one, or this one in shards). Write whole chunks, or parts that
+begin and end at block borders.
 
 The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
 this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
 """
 
 import base64
+import itertools
 import math
 import warnings
 import zlib
@@ -41,8 +47,10 @@ from zarr.core.dtype import ZDType
 from coder import codecs
 from coder.codecs import OneRateCodec
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
+from coder.transform import frequencies
 
 _NAME = "nec"
+_GAPS = b"\0"  # what a chunk with gaps begins with; a blob begins with its version
 _LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to
 
 
@@ -104,7 +112,7 @@ class NecCodec(ArrayBytesCodec):
         dtype = array_spec.dtype.to_native_dtype()
         if dtype != np.float32:
             raise CodecError(f"an array of {dtype}: the nec codec stores float32")
-        self._grid(array_spec.shape)
+        self._grid(array_spec.shape, "an array, or chunks in shards,")
         if np.isinf(np.float32(array_spec.fill_value)):
             raise CodecError(f"fill value {array_spec.fill_value}: use NaN, or a number as 0")
         return self
@@ -128,7 +136,8 @@ class NecCodec(ArrayBytesCodec):
         height, width = self._grid(tuple(chunk))
         if height * width > self.codec.max_tokens:
             raise CodecError(
-                f"chunks of {height} x {width} tokens: this codec takes {self.codec.max_tokens}"
+                f"chunks of {tuple(chunk)}, {height} x {width} tokens: this codec takes "
+                f"{self.codec.max_tokens}: make the chunks smaller"
             )
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
@@ -142,6 +151,9 @@ class NecCodec(ArrayBytesCodec):
                 "a chunk that is all NaN has no embedding: leave write_empty_chunks off, and it is "
                 "not stored"
             )
+        gaps = ~there[:height, :width]
+        if gaps.any() and np.isnan(chunk_spec.fill_value) and not self.codec.spatial:
+            return chunk_spec.prototype.buffer.from_bytes(self._with_gaps(y, there))
         if not np.isfinite(part).all():
             row, column, channel = np.argwhere(~np.isfinite(part))[0]
             what = "NaN" if np.isnan(part[row, column, channel]) else "infinity"
@@ -154,7 +166,6 @@ class NecCodec(ArrayBytesCodec):
             raise InputError(f"{what} in channel {channel} of {where}: embeddings are finite")
         blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
         before = getattr(chunk_data, "before", None)
-        gaps = ~there[:height, :width]
         if before is None and there.any() and gaps.any():
             warnings.warn(
                 f"{gaps.sum()} tokens of a chunk have its fill value, {chunk_spec.fill_value:g}, "
@@ -176,11 +187,43 @@ class NecCodec(ArrayBytesCodec):
 
     def _decoded(self, blob: bytes, shape: tuple[int, ...], fill_value: Any) -> np.ndarray:
         height, width = self._grid(shape)
+        if blob[:1] == _GAPS:
+            return self._without_gaps(blob, (height, width), fill_value)
         h, w = self.codec.grid_of(blob)
         if h > height or w > width:
             raise CorruptBlob(f"a chunk of {shape} holds a blob of {h} x {w} tokens")
         y = np.full((height, width, self.codec.channels), fill_value, np.float32)
         y[:h, :w] = self.codec.decode(blob).reshape(h, w, -1)
+        return y
+
+    def _with_gaps(self, y: np.ndarray, there: np.ndarray) -> bytes:
+        """A chunk [h, w, D] with gaps: where tokens are (bool [h, w]), then these as a row."""
+        tokens = y[there]
+        if not np.isfinite(tokens).all():
+            index, channel = np.argwhere(~np.isfinite(tokens))[0]
+            row, column = np.argwhere(there)[index]
+            what = "NaN" if np.isnan(tokens[index, channel]) else "infinity"
+            raise InputError(
+                f"{what} in channel {channel} of the token at row {row}, column {column} of a "
+                "chunk: a token is finite, or all NaN"
+            )
+        mask = _GAPS + np.packbits(there.ravel(), bitorder="little").tobytes()
+        blob = self.codec.encode(tokens, (1, len(tokens)))
+        return mask + zlib.crc32(mask).to_bytes(4, "little") + blob
+
+    def _without_gaps(self, data: bytes, grid: tuple[int, int], fill_value: Any) -> np.ndarray:
+        """The inverse, float32 [h, w, D]. Raises CorruptBlob, and as `codec.decode`."""
+        size = math.prod(grid)
+        end = 1 + -(-size // 8)
+        mask, checksum, blob = data[:end], data[end : end + 4], data[end + 4 :]
+        if zlib.crc32(mask).to_bytes(4, "little") != checksum:
+            raise CorruptBlob("the checksum of a chunk's mask is wrong: the chunk is damaged")
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8, offset=1), bitorder="little")
+        there = bits[:size].astype(bool).reshape(grid)
+        if bits[size:].any() or self.codec.grid_of(blob) != (1, there.sum()):
+            raise CorruptBlob("a chunk's mask and its blob have other numbers of tokens")
+        y = np.full((*grid, self.codec.channels), fill_value, np.float32)
+        y[there] = self.codec.decode(blob)
         return y
 
     def _warn_if_lossy(
@@ -197,6 +240,7 @@ class NecCodec(ArrayBytesCodec):
         kept = (y == before).all(-1) & _written(before, fill_value)
         if not kept.any() or (y == before).all():
             return
+        h, w = self.codec.grid_of(blob)
         after = self._decoded(blob, y.shape, fill_value)
         change = np.abs(after[kept] - before[kept])
         # Two grids' sums round differently: docs/format.md, section 11.
@@ -205,7 +249,8 @@ class NecCodec(ArrayBytesCodec):
             warnings.warn(
                 f"writing a part of a chunk changed {changed.sum()} tokens beside it, by up to "
                 f"{change.max():.3g}: they share blocks with what was written. Write whole chunks, "
-                "or parts that begin and end at block borders",
+                f"or whole blocks: those of {h} x {w} tokens begin at {_borders(h)} of the height "
+                f"and {_borders(w)} of the width",
                 LossyWrite,
                 stacklevel=2,
             )
@@ -214,11 +259,11 @@ class NecCodec(ArrayBytesCodec):
         """No size is known beforehand."""
         raise NotImplementedError("the nec codec's output has no fixed size")
 
-    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+    def _grid(self, shape: tuple[int, ...], what: str = "chunks") -> tuple[int, int]:
         if len(shape) < 2 or shape[-1] != self.codec.channels:
             raise CodecError(
-                f"chunks of shape {shape}: give [..., width, {self.codec.channels}], all channels "
-                "in one chunk"
+                f"{what} of shape {tuple(shape)}: give [..., width, {self.codec.channels}], all "
+                "channels in one chunk"
             )
         return math.prod(shape[:-2]), shape[-2]
 
@@ -232,6 +277,12 @@ class _DecodedChunk(cpu.NDBuffer):
         copy = _DecodedChunk(self._data.copy())
         copy.before = self.as_numpy_array()
         return copy
+
+
+def _borders(side: int) -> str:
+    """Where the blocks of a side begin, the first few of them."""
+    starts = [0, *itertools.accumulate(frequencies.parts(side))][:-1]
+    return ", ".join(map(str, starts[:4])) + ", .." * (len(starts) > 4)
 
 
 def _written(y: np.ndarray, fill_value: Any) -> Any:

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from coder import files
 from coder.errors import CodecError, FileError, about
 
 
 def open_node(store: Any) -> zarr.Group | zarr.Array:
-    """A Zarr group or array, for reading. Raises FileError: there is none, or it is damaged."""
+    """A Zarr group or array, for reading. Raises FileError: there is none, or it is damaged.
+
+    `store` may be an open group or array itself.
+    """
+    store = place(store)
     path = local_path(store)
     if path is not None and not path.is_dir():
         files.check_input(path, "Zarr group or array")
@@ -59,7 +63,7 @@ def members(
     arrays, damaged = {}, {}
     root = local_path(group.store)
     metadata = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
-    for name in sync(_names(group)):
+    for name in names(group):
         try:
             if root is not None:
                 check_metadata(root / group.path / name)
@@ -76,6 +80,15 @@ def members(
             arrays.update(below[0])
             damaged.update(below[1])
     return arrays, damaged
+
+
+def names(group: zarr.Group) -> list[str]:
+    """What is directly beneath a group in its store, be it a member or not."""
+
+    async def listed() -> list[str]:
+        return [name async for name in group.store_path.store.list_dir(group.path)]
+
+    return sorted(sync(listed()))
 
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
@@ -123,8 +136,31 @@ def read(array: zarr.Array, region: Any = slice(None)) -> Any:
         raise
 
 
+def place(store: Any) -> Any:
+    """What zarr opens, as a path if that is a folder of this machine under another name.
+
+    Those are an open group or array, `file://` addresses, which zarr leaves to fsspec, and fsspec's
+    stores of local files: without this they would pass by the lock and the checks of a folder.
+    """
+    if isinstance(store, zarr.Group | zarr.Array):
+        store = store.store_path
+    if isinstance(store, str):
+        for scheme in ("file://", "local://"):
+            if store.startswith(scheme):
+                return Path(store.removeprefix(scheme))
+    if isinstance(store, FsspecStore) and "file" in _protocols(store) and not store.read_only:
+        return Path(store.path)
+    if isinstance(store, StorePath):
+        folder = local_path(store.store)
+        if folder is not None:
+            return folder / store.path
+        return store if store.path else store.store
+    return store
+
+
 def local_path(store: Any) -> Path | None:
     """The folder of a store, if it is one on this machine."""
+    store = place(store)
     if isinstance(store, LocalStore):
         return Path(store.root)
     if isinstance(store, os.PathLike) or (isinstance(store, str) and "://" not in store):
@@ -143,6 +179,11 @@ def about_store(store: Any) -> AbstractContextManager[None]:
     return about(str(store) if path is None else path)
 
 
+def _protocols(store: FsspecStore) -> tuple[str, ...]:
+    protocol = store.fs.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
 def _keys(array: zarr.Array) -> list[str]:
     prefix = f"{array.path}/" if array.path else ""
 
@@ -150,11 +191,6 @@ def _keys(array: zarr.Array) -> list[str]:
         return [name async for name in array.store_path.store.list_prefix(prefix)]
 
     return sync(listed())
-
-
-async def _names(group: zarr.Group) -> list[str]:
-    """What is directly beneath a group in its store."""
-    return sorted([name async for name in group.store_path.store.list_dir(group.path)])
 
 
 async def _others() -> None:

@@ -18,6 +18,7 @@ from coder.errors import FileError, OutputError, one_line
 
 Region = tuple[slice, ...]
 _UNKNOWN = "completeness unknown: written by an earlier version"
+_UNPLACED = "whether each shard is in its place is unknown: finished by an earlier version"
 
 
 class _Opened(NamedTuple):
@@ -25,10 +26,11 @@ class _Opened(NamedTuple):
 
     Attributes:
       group: the archive, if it is one.
-      state: of `archive_layout.read_state`.
+      state: of `contents.read_state`.
       arrays: those that can be opened.
       problems: what cannot be opened or is lost, a line each.
       lost: keys of shards that are lost.
+      changed: of shards that are not those that were finished, by key; filled when they are read.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class _Opened(NamedTuple):
     arrays: dict[str, zarr.Array]
     problems: list[str]
     lost: set[str]
+    changed: dict[str, str]
 
     @property
     def unfinished(self) -> bool:
@@ -63,8 +66,9 @@ def info(options: argparse.Namespace) -> int:
         if codec is not None:
             images = max(images, array.shape[0])
             print(
-                f"  nec codec {codec.fingerprint[:4].hex()}: {codec.channels} channels, "
-                f"{len(codec.tables)} tables, rate {codec.rate_index}, {codec.codec_bytes:,} bytes"
+                f"  nec codec {codec.fingerprint[:4].hex()} (of this array and rate "
+                f"{codec.rate_index} alone): {codec.channels} channels, "
+                f"{len(codec.tables)} tables, {codec.codec_bytes:,} bytes"
             )
     per_image = f", {total / images:.1f} per image" if images else ""
     print(f"{total:,} bytes in all arrays{per_image}")
@@ -75,8 +79,9 @@ def info(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Read everything; name what is damaged, lost or still to be written: 1 if anything is."""
     opened = _open(options.file)
+    _look_for_changes(opened)
     valid = _valid(opened)
-    damaged = 0
+    damaged, other = 0, 0
     for name, array in sorted(opened.arrays.items()):
         chunks = 0
         marks = valid if _of_images(opened, array) else None
@@ -87,10 +92,15 @@ def verify(options: argparse.Namespace) -> int:
             if opened.unfinished and place not in there:
                 continue
             chunks += len(list(_regions(array.shape, array.chunks, shard)))
-            for region, error, count in _damage(array, shard, marks):
+            key = zarr_nodes.key(array, place)
+            # Another's shard would also lack embeddings that are valid here.
+            found = list(_damage(array, shard, None if key in opened.changed else marks))
+            for region, error, count in found:
                 damaged += count
-                path = f"{opened.path}/{zarr_nodes.key(array, place)}"
-                print(f"{path}: {name}{_text(region)}: {error}", file=sys.stderr)
+                print(f"{opened.path}/{key}: {name}{_text(region)}: {error}", file=sys.stderr)
+            if not found and key in opened.changed:
+                other += 1
+                print(f"{opened.path}: {key} {opened.changed[key]}", file=sys.stderr)
         missing = _count(array) - len(there)
         note = ""
         if missing and opened.state is None:
@@ -104,6 +114,7 @@ def verify(options: argparse.Namespace) -> int:
     _print_archive(opened)
     _print_problems(opened)
     wrong = [f"{damaged} damaged chunks"] * (damaged > 0)
+    wrong += [f"{other} shards that are not those that were finished"] * (other > 0)
     wrong += [f"{len(opened.problems)} parts lost or unreadable"] * (len(opened.problems) > 0)
     if opened.unfinished:
         print(f"{opened.path}: {contents.progress(opened.arrays)}", file=sys.stderr)
@@ -134,6 +145,7 @@ def decode(options: argparse.Namespace) -> int:
     if opened.state is not None:
         marks = opened.arrays["valid"]
         valid = _read(opened, "valid", marks, _whole(marks), None)
+    _look_for_changes(opened)
     with files.writing_all(overwrite=options.overwrite) as writing:
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,18 +167,29 @@ def _open(path: Path) -> _Opened:
     else:
         arrays, damaged = zarr_nodes.members(node)
         state = contents.read_state(node)
-        group = node if state or contents.is_earlier(arrays) else None
+        is_archive = state is not None or contents.is_earlier(node, arrays)
+        group = node if is_archive else None
         problems = [
             (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
         ]
-        problems += [one for one in contents.lost(arrays, state) if one.array not in damaged]
+        lost = contents.lost(node, arrays, state)
+        problems += [one for one in lost if one.array not in damaged]
+        if group is None and contents.may_be_earlier(node):
+            print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
     for array in arrays.values():
         zarr_nodes.check_chunks(array)
         problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
     if not any(nec_codec(array) for array in arrays.values()):
         print("holds no array of the nec codec")
     lines = [f"{problem[0]} {problem[1]}" for problem in problems]
-    return _Opened(path, group, state, arrays, lines, {problem[0] for problem in problems})
+    return _Opened(path, group, state, arrays, lines, {problem[0] for problem in problems}, {})
+
+
+def _look_for_changes(opened: _Opened) -> None:
+    """Fill `changed`, of an archive that is finished: all bytes of it are read."""
+    for name, array in opened.arrays.items():
+        found = contents.changed(name, array, opened.state)
+        opened.changed.update((where, what) for where, what, _ in found)
 
 
 def _print_archive(opened: _Opened) -> None:
@@ -176,10 +199,12 @@ def _print_archive(opened: _Opened) -> None:
         return
     if opened.unfinished:
         state = contents.progress(arrays)
-    elif opened.problems:
+    elif opened.problems or opened.changed:
         state = "not whole"
+    elif opened.state is None:
+        state = _UNKNOWN
     else:
-        state = _UNKNOWN if opened.state is None else "complete"
+        state = "complete" if "sha256" in opened.state else f"complete; {_UNPLACED}"
     try:
         valid = contents.valid_images(group)
         bad, first = contents.not_valid(group)
@@ -281,16 +306,21 @@ def _read(
     failed = None
     try:
         values = zarr_nodes.read(array, region)
-        if not _not_stored(values, valid, region):
+        if not _not_stored(values, valid, region) and not opened.changed:
             return values
     except Exception as error:
-        failed = error
+        values, failed = None, error
     for place, shard in _shards(array):
         # Of one row of shards, or of all.
         if region[:1] in (shard[:1], _whole(array)[:1]):
-            for part, why, _ in _damage(array, shard, valid):
-                path = f"{opened.path}/{zarr_nodes.key(array, place)}"
-                raise FileError(f"{name}{_text(part)}: {why}", path) from failed
+            key = zarr_nodes.key(array, place)
+            marks = None if key in opened.changed else valid
+            for part, why, _ in _damage(array, shard, marks):
+                raise FileError(f"{name}{_text(part)}: {why}", f"{opened.path}/{key}") from failed
+            if key in opened.changed:
+                raise FileError(f"{key} {opened.changed[key]}")
+    if values is not None:
+        return values
     raise FileError(f"{name}{_text(region)}: {one_line(failed)}") from failed
 
 

@@ -173,7 +173,7 @@ def _info_blob(options: argparse.Namespace) -> int:
     height, width = header.grid
     payload = len(data) - framing.framing_bytes(header)
     print(f"blob, {len(data)} bytes, format {framing.VERSION}, checksum right")
-    print(f"codec {header.fingerprint.hex()}, rate {header.rate_index}")
+    print(f"codec {header.fingerprint.hex()} (of rate {header.rate_index} alone)")
     print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
     print(f"payload {payload} bytes, {words.size} words")
     if options.codec:
@@ -187,12 +187,15 @@ def _info_blob(options: argparse.Namespace) -> int:
 def _info_codec(options: argparse.Namespace) -> int:
     codec = codecs.load(options.file)
     print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
-    print(f"fingerprint {codec.fingerprint.hex()}")
+    of = f", of all {codec.rates} rates" if codec.rates > 1 else ""
+    print(f"fingerprint {codec.fingerprint.hex()}{of}")
     print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
     if codec.rates > 1:
         print(
             f"rates 0 to {codec.rates - 1}; rate {codec.rate_index} is used unless another is given"
         )
+        own = codec.at().fingerprint[:4].hex()
+        print(f"blobs carry the fingerprint of their one rate: {own} for rate {codec.rate_index}")
     else:
         print(f"rate {codec.rate_index}")
     print(f"class token {'not ' * (not codec.class_token)}coded")

@@ -1,6 +1,8 @@
 """examples/archive.py: interrupted at any shard and run again, it ends with the same archive."""
 
 import dataclasses
+import errno
+import os
 import runpy
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from PIL import Image
 
 import nec_jax
 from coder.cli.file_commands import main as command
+from nec_jax.images import read
 from train.data import fit_to, open_source
 
 EXAMPLE = ROOT / "examples" / "archive.py"
@@ -228,15 +231,83 @@ def test_as_many_other_images_are_refused(inputs):
     before = files(inputs / "a.zarr")
     image = inputs / "images" / "field" / "0.png"
     image.rename(image.with_name("renamed.png"))
-    with pytest.raises(SystemExit, match="another image_list"):
+    message = (
+        "was begun with other images .11 then, 11 now.: image 0 was field/0.png, and is "
+        "field/10.png: put them back as they were"
+    )
+    with pytest.raises(SystemExit, match=message):
         run(inputs, "a.zarr")
     assert files(inputs / "a.zarr") == before
 
 
 def test_other_images_or_another_split_are_refused(inputs):
     run(inputs, "a.zarr")
-    with pytest.raises(SystemExit, match="another split"):
+    with pytest.raises(SystemExit, match=r"another split, images, .*\(split: all, now train; im"):
         run(inputs, "a.zarr", "--split", "train")
+    with pytest.raises(SystemExit, match=r"another chip, .*\(chip: None, now 20; images: 11, now"):
+        run(inputs, "a.zarr", "--chip", "20")
     Image.new("RGB", (40, 40)).save(inputs / "images" / "field" / "new.png")
-    with pytest.raises(SystemExit, match="another images"):
+    message = "11 then, 12 now.: image 6 was water/1.png, and is field/new.png"
+    with pytest.raises(SystemExit, match=message):
         run(inputs, "a.zarr")
+
+
+def test_an_image_that_changed_since_is_refused_unless_it_could_not_be_read(inputs, capsys):
+    bad, good = inputs / "images/field/4.png", inputs / "images/water/3.png"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:100])
+    run(inputs, "a.zarr")
+    other = good.read_bytes()
+    good.write_bytes(other + b"\0" * 9)
+    os.utime(good, (2e9, 2e9))
+    before = files(inputs / "a.zarr")
+    message = rf"size of a file differs among images 0 to 10, field/0\.png to .*; of these, {good}"
+    with pytest.raises(SystemExit, match=message):
+        run(inputs, "a.zarr")
+    assert files(inputs / "a.zarr") == before
+    good.write_bytes(other)
+    # An image that could not be read may be whole now; from then on it is what is compared.
+    bad.write_bytes(content)
+    with pytest.raises(SystemExit, match="give --retry if only unreadable images changed"):
+        run(inputs, "a.zarr")
+    run(inputs, "a.zarr", "--retry")
+    run(inputs, "a.zarr")
+    run(inputs, "whole.zarr")
+    assert files(inputs / "a.zarr") == files(inputs / "whole.zarr")
+    bad.write_bytes(content + b"\0")
+    with pytest.raises(SystemExit, match="the size of a file differs"):
+        run(inputs, "a.zarr", "--retry")
+
+
+def test_an_archive_that_noted_no_sizes_is_not_gone_on_with(inputs):
+    run(inputs, "a.zarr")
+    group = zarr.open_group(inputs / "a.zarr", mode="r+")
+    group.attrs.put({k: v for k, v in group.attrs.items() if not k.startswith("image_")})
+    message = "another image_names, image_sizes .image_names: None, now [0-9a-f]{8}; image_sizes"
+    with pytest.raises(SystemExit, match=message):
+        run(inputs, "a.zarr")
+
+
+def test_a_failing_disk_stops_the_run_and_marks_no_image(inputs, monkeypatch, capsys):
+    """An image on it is not damaged: its row would stay without an embedding."""
+    run(inputs, "whole.zarr")
+    opened, failing = read.open_regular, "6.png"
+
+    def open_or_fail(path):
+        if path.name == failing:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(read, "open_regular", open_or_fail)
+    # The first look must not meet it: only some of many images are looked at.
+    monkeypatch.setattr("train.data.spread", lambda total, most: [0])
+    with pytest.raises(SystemExit, match=r"error: .*Input/output error: nothing is said .*6\.png"):
+        run(inputs, "part.zarr")
+    group: Any = zarr.open_group(inputs / "part.zarr", mode="r")
+    assert group.attrs["nec_archive"]["state"] == "writing"
+    done = group["valid"][:]
+    assert done.any()
+    assert not any(group["error"][:])
+    failing = ""
+    run(inputs, "part.zarr")
+    assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")

@@ -33,7 +33,7 @@ def labelled(path, labels, bad=(), count=COUNT) -> None:
             y = Y[[i for i in numbers if i not in bad]].copy()
             # A class shows in every token.
             y[..., 0] += 9 * labels[[i for i in numbers if i not in bad], None]
-            writer.write(part, y, ["x"] * len(numbers), labels[part], errors)
+            writer.write(part, y, [f"{i}" for i in numbers], labels[part], errors)
         writer.finish()
 
 
@@ -91,12 +91,23 @@ def test_an_archive_of_an_earlier_version_that_lost_a_shard_is_refused(run, tmp_
         run(tmp_path / "a.zarr")
 
 
+def test_embeddings_in_other_places_are_refused(run, tmp_path):
+    """Of which a probe would learn with the labels of others."""
+    labelled(tmp_path / "a", np.arange(COUNT) % 3)
+    one, other = (tmp_path / f"a/embedding/c/{i}/0/0/0" for i in (0, 1))
+    one.rename(tmp_path / "moved")
+    other.rename(one)
+    (tmp_path / "moved").rename(other)
+    with pytest.raises(SystemExit, match=r"embedding/c/0/0/0/0 holds what embedding/c/1/0/0/0 he"):
+        run(tmp_path / "a")
+
+
 def test_reading_an_archive_gives_nan_where_it_is_not_valid(tmp_path):
     group = written(tmp_path / "a", {3})
     for name in ("embedding", "class_token"):
         values = archive.read_array(group, name).reshape(COUNT, -1)
         assert list(np.flatnonzero(np.isnan(values).all(1))) == [3]
-    assert archive.read_array(group, "label")[3] == 3
+    assert archive.read_array(group, "label")[3] == -1
     with pytest.raises(InputError):
         archive.labelled(written(tmp_path / "b", set(range(1, COUNT))))
     path = tmp_path / "a/valid/c/0"

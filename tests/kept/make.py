@@ -75,7 +75,7 @@ def main() -> None:
         embedding=group["embedding"][:],
         class_token=group["class_token"][:],
         id=ids,
-        label=labels[:10],
+        label=group["label"][:],
         model_blob=np.frombuffer(nec_jax.encode(params, x[:1])[0], np.uint8),
     )
 

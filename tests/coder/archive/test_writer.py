@@ -29,9 +29,18 @@ from folders import ROOT, TESTS
 from transform_cases import class_tokens, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, fit
+from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, files, fit
+from coder.archive.lock import locked
+from coder.cli.file_commands import main
 
 BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
+
+
+OTHER = fitted_codec(Y, class_token=True, step=2.0)
+
+
+def shown_codec(codec) -> str:
+    return " and ".join(part.fingerprint[:4].hex() for part in codec.split())
 
 
 def fsspec_store(path):
@@ -52,10 +61,11 @@ def test_an_unreadable_image_costs_its_row(store, tmp_path):
     np.testing.assert_array_equal(group["embedding"][:][valid], EMBEDDING_HAT[valid])
     assert np.isnan(group["embedding"][:][~valid]).all()
     np.testing.assert_array_equal(group["class_token"][:][valid], CLASS_TOKEN_HAT[valid])
+    assert np.isnan(group["class_token"][:][~valid]).all()
     assert group["error"][10] == "no image: 10.png"
     assert group["error"][11] == ""
     assert list(group["id"][:]) == [f"image {i}" for i in range(COUNT)]
-    np.testing.assert_array_equal(group["label"][:], np.arange(COUNT))
+    np.testing.assert_array_equal(group["label"][:], np.where(valid, np.arange(COUNT), -1))
     assert group.attrs["data"] == "here"
     assert group.attrs["nec_archive"]["state"] == "complete"
     assert archive.not_valid(group, 2) == (
@@ -121,7 +131,7 @@ def test_a_shard_whose_rewriting_is_stopped_is_to_be_written(tmp_path):
         far = Y[:SHARD].copy()
         far[3, 0, 0] = 1e30  # of a class token: the embeddings are written before
         with pytest.raises(InputError):
-            writer.write(slice(0, 8), far, ["x"] * 8)
+            writer.write(slice(0, 8), far, [f"{i}" for i in range(8)])
     with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
         assert writer.missing() == [slice(0, 8)]
         with pytest.raises(CodecError, match="images 0 to 7 are not written"):
@@ -137,13 +147,18 @@ def test_a_strict_writer_stops_at_an_unreadable_image(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": COUNT + 1}, "another number of images: .* cannot be added"),
-        ({"count": COUNT - 8}, "another number of images"),
-        ({"grid": (4, 3)}, "another grid"),
-        ({"shard": 4}, "another shard"),
-        ({"codec": fitted_codec(Y, class_token=True, step=2.0)}, "another codec"),
+        ({"count": COUNT + 1}, "another number of images .* cannot be added"),
+        ({"count": COUNT - 8}, r"another number of images \(number of images: 37, now 29\): give"),
+        ({"grid": (4, 3)}, r"another grid \(grid: \(3, 4\), now \(4, 3\)\)"),
+        ({"shard": 4}, r"another shard \(shard: 8, now 4\)"),
+        (
+            {"codec": OTHER},
+            f"another codec .codec: {shown_codec(CODEC)}, now {shown_codec(OTHER)}",
+        ),
         ({"codec": fitted_codec(Y[:, 1:], class_token=False)}, "another codec"),
-        ({"attributes": {"data": "there"}}, "another data"),
+        ({"attributes": {"data": "there"}}, r"another data \(data: here, now there\)"),
+        ({"attributes": {"data": "x" * 999}}, r"another data \(data: here, now x{60} \.\.\.\)"),
+        ({"attributes": {"new": "x"}}, r"another new \(new: None, now x\)"),
         ({"attributes": {"more": [1]}, "count": 5}, "another more, number of images"),
     ],
 )
@@ -171,12 +186,13 @@ def test_an_archive_of_an_earlier_version_is_not_gone_on_with(tmp_path):
 
 
 def test_class_tokens_of_unreadable_images_are_not_unusual():
-    """They are zeros, wherever the others lie; warnings are errors here."""
+    """They are left out, wherever the others lie; warnings are errors here."""
     far = 0.1 * class_tokens(1, 200) + 100
     codec = fit(smooth_embeddings(1, 200), far).at(8)
     y = np.concatenate([far[:64, None], smooth_embeddings(1, 64).reshape(64, 36, -1)], axis=1)
     with archive.Writer(MemoryStore(), codec, 256, (6, 6)) as writer:
-        writer.write(slice(0, 256), y, ["x"] * 256, errors=["no"] * 192 + [None] * 64)
+        ids = [f"{i}" for i in range(256)]
+        writer.write(slice(0, 256), y, ids, errors=["no"] * 192 + [None] * 64)
         writer.finish()
     assert np.abs(archive.read_array(writer.group, "class_token")[192:] - far[:64]).max() < 0.5
 
@@ -209,15 +225,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
 
 def test_ids_and_errors_of_any_text_are_kept(tmp_path):
     # The name of a file that is not UTF-8, as Python gives it; a lone surrogate; long ones.
-    ids = [os.fsdecode(b"caf\xe9.png"), "\ud800", "Łódź/☃ 😀.png", "x" * 5000, "", "a\nb"]
+    ids = [os.fsdecode(b"caf\xe9.png"), "\ud800", "Łódź/☃ 😀.png", "x" * 65535, "x", "a\nb"]
     with archive.Writer(tmp_path / "a", CODEC, 6, GRID) as writer:
         writer.write(
-            slice(0, 6), Y[:5], ids, errors=["", "", "", "", "", " cannot\n\tread \udce9 "]
+            slice(0, 6), Y[:5], ids, errors=["", "", "", "", "", " cannot\n\tread \udce9\0 "]
         )
         writer.finish()
     group = opened(tmp_path / "a")
     assert list(group["id"][:]) == ["caf\\xe9.png", "\\ud800", *ids[2:]]
-    assert group["error"][5] == "cannot read \\xe9"
+    assert group["error"][5] == "cannot read \\xe9\\x00"
     assert list(group["label"][:]) == [-1] * 6
 
 
@@ -234,9 +250,15 @@ def test_two_processes_do_not_write_one_archive(tmp_path):
     process.start()
     assert ready.wait(60)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    for path in (tmp_path / "a", str(tmp_path / "link"), LocalStore(tmp_path / "a")):
+    folder = tmp_path / "a"
+    for path in (
+        *(folder, str(tmp_path / "link"), LocalStore(folder), f"file://{folder}"),
+        *(f"local://{folder}", FsspecStore.from_url(f"file://{folder}"), opened(folder)),
+    ):
         with pytest.raises(OutputError, match="another process is writing this archive"):
             written(path)
+        with pytest.raises(OutputError, match="another process is writing this archive"):
+            archive.create(path, CODEC, COUNT, GRID)
     # Whoever reads it sees nothing of the lock.
     assert set(opened(tmp_path / "a")) == {
         "class_token", "embedding", "error", "id", "label", "valid"
@@ -257,11 +279,17 @@ def test_one_process_does_not_write_it_twice_at_once(tmp_path):
     written(tmp_path / "a")
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    written(tmp_path / ("a" * 255))
+    archive.create(tmp_path / ("b" * 255), CODEC, COUNT, GRID)
+    assert sorted(path.name[:2] for path in tmp_path.iterdir()) == ["aa", "bb"]
+
+
 def test_no_locks_are_a_warning(tmp_path, monkeypatch):
     def acquire(self, **_):
         raise NotImplementedError
 
-    monkeypatch.setattr("coder.archive.writer.FileLock.acquire", acquire)
+    monkeypatch.setattr("coder.archive.lock.FileLock.acquire", acquire)
     with pytest.warns(UserWarning, match="has no locks"):
         written(tmp_path / "a")
 
@@ -292,9 +320,65 @@ def test_a_writer_killed_between_any_two_writes_goes_on_to_the_same_archive(writ
     killed = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "a").exists() == (writes > 7)
+    assert len(list(tmp_path.glob(".*.part"))) == (writes <= 7)
     written(tmp_path / "a", BAD)
     written(tmp_path / "whole", BAD)
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    # Nothing of what was killed is left, in the archive and beside it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "whole"]
+
+
+def test_only_an_archive_s_own_remains_are_removed_and_only_by_who_holds_its_lock(tmp_path):
+    def left(name):
+        with files.writing_folder(tmp_path / name) as part:
+            (part / "zarr.json").write_text("{}")
+            shutil.copytree(part, tmp_path / f"copy of {name}")
+            kept = part.name
+        shutil.rmtree(tmp_path / name)
+        return (tmp_path / f"copy of {name}").rename(tmp_path / kept)
+
+    own, other, unnamed = left("a"), left("b"), tmp_path / ".0123456789ab.part"
+    unnamed.write_bytes(b"of an earlier version: whose, nobody knows")
+    with locked(tmp_path / "a"):
+        own.mkdir()  # as if somebody made it now
+        with pytest.raises(OutputError, match="another process"):
+            written(tmp_path / "a")
+        assert own.exists()
+    written(tmp_path / "a")
+    assert not own.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", other, unnamed])
+    created = left("c")
+    archive.create(tmp_path / "c", CODEC, COUNT, GRID)
+    assert not created.exists()
+
+
+def test_remains_in_an_archive_disturb_nobody_and_go_when_it_is_finished(tmp_path, capsys):
+    written(tmp_path / "whole", BAD)
+    shutil.copytree(tmp_path / "whole", tmp_path / "a")
+    remains = [
+        tmp_path / "a" / name
+        for name in ("zarr.json.7f.partial", "embedding/c/1/0/0/0.7f.partial", "id/c/1.7f.partial")
+    ]
+    for path in remains:
+        path.write_bytes(b"half")
+    for command in ("info", "verify"):
+        assert main([command, str(tmp_path / "a")]) == 0
+        assert "complete" in capsys.readouterr().out
+    archive.finish(opened(tmp_path / "a", mode="r+"))
+    assert archive.open_archive(tmp_path / "a").attrs
+    written(tmp_path / "a", BAD)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
+def test_the_name_of_a_folder_does_not_matter(tmp_path):
+    written(tmp_path / "a b")
+    for number, store in enumerate(
+        (lambda path: f"file://{path}", lambda path: FsspecStore.from_url(f"file://{path}"))
+    ):
+        path = tmp_path / f"{number} b"
+        written(store(path))
+        assert contents(path) == contents(tmp_path / "a b")
+        assert archive.open_archive(store(path)).attrs
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])
@@ -314,10 +398,10 @@ def test_integers_are_warned_of_once_by_a_writer(tmp_path):
     with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
         first, *others = writer.missing()
         with pytest.warns(UnusualEmbedding, match="are int8: integers") as caught:
-            writer.write(first, whole[first], [""] * SHARD)
+            writer.write(first, whole[first], [f"{i}" for i in range(SHARD)])
         assert [warning.filename for warning in caught] == [__file__]
         for part in others:  # warnings are errors
-            writer.write(part, whole[part], [""] * (part.stop - part.start))
+            writer.write(part, whole[part], [f"{i}" for i in range(part.start, part.stop)])
 
 
 def test_a_writer_works_in_its_block_alone(tmp_path):
@@ -347,14 +431,15 @@ def test_threads_write_one_shard_one_after_another(tmp_path):
 
         def write(version):
             labels = np.full(SHARD, version)
-            writer.write(part, Y[part] + version, [str(version)] * SHARD, labels)
+            ids = [f"{version} {i}" for i in range(SHARD)]
+            writer.write(part, Y[part] + version, ids, labels)
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, [0, 9, 0, 9, 0, 9]))
         writer.finish()
     group = opened(tmp_path / "a")
     [version] = set(group["label"][:].tolist())
-    assert set(group["id"][:]) == {str(version)}
+    assert list(group["id"][:]) == [f"{version} {i}" for i in range(SHARD)]
     wanted = CODEC.dequantise(CODEC.quantise(Y[part] + version))[:, 1:].reshape(SHARD, *GRID, 3)
     np.testing.assert_array_equal(group["embedding"][:], wanted)
 

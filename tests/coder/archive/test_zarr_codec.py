@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import itertools
 import json
 import math
 import subprocess
@@ -25,7 +26,7 @@ from archive_cases import (
     opened,
 )
 from coder_cases import fitted_codec, laplace_embeddings, small_codec
-from transform_cases import CHANNELS, ladder, smooth_embeddings
+from transform_cases import CHANNELS, class_tokens, ladder, smooth_embeddings
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
@@ -41,6 +42,7 @@ from coder import (
     fit,
 )
 from coder.archive.zarr_codec import NecCodec, nec_codec
+from coder.transform import frequencies
 
 
 def fsspec_store(tmp_path):
@@ -151,12 +153,12 @@ def test_what_is_not_written_of_an_array_with_fill_value_nan_is_nan(transform, s
     assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
 
 
-def test_nan_between_tokens_is_refused_and_its_place_is_named():
+def test_nan_between_tokens_of_a_block_is_refused_and_its_place_is_named():
     array: Any = zarr.create_array(
-        MemoryStore(), shape=(6, 8, 3), chunks=(6, 8, 3), dtype="float32",
-        serializer=NecCodec(CODEC.split()[0]), compressors=None, fill_value=np.nan,
+        MemoryStore(), shape=(6, 8, CHANNELS), chunks=(6, 8, CHANNELS), dtype="float32",
+        serializer=NecCodec(ladder().at()), compressors=None, fill_value=np.nan,
     )  # fmt: skip
-    y = laplace_embeddings(5, 6, 8, np.ones(3))
+    y = smooth(6, 8)[0]
     for place, message in (
         ((2, 3), "token at row 2, column 3 of a chunk is NaN, as if it were not written"),
         ((2, 3, 1), "NaN in channel 1 of the token at row 2, column 3"),
@@ -171,6 +173,74 @@ def test_nan_between_tokens_is_refused_and_its_place_is_named():
     bad[1, 1, 2] = np.inf
     with pytest.raises(InputError, match="infinity in channel 2 of the token at row 1, column 1"):
         array[:] = bad
+
+
+@pytest.mark.parametrize("transform", [False, True])
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 40])
+def test_tokens_that_are_strangers_may_be_missing_anywhere(transform, width):
+    """Class tokens of images that are not valid, among others."""
+    if transform:
+        whole = fit(smooth_embeddings(1, 60), class_tokens(1, 60)).at()
+        codec, y = whole.split()[1], class_tokens(2, width)
+    else:
+        codec, y = CODEC.split()[1], np.resize(CLASS_TOKEN, (width, 3))
+    assert codec is not None
+    array: Any = zarr.create_array(
+        store := MemoryStore(), shape=y.shape, chunks=y.shape, dtype="float32",
+        serializer=NecCodec(codec), compressors=None, fill_value=np.nan,
+    )  # fmt: skip
+    rng = np.random.default_rng(width)
+    for there in [np.arange(width) == i for i in range(width)] + list(
+        rng.random((20, width)) < 0.5
+    ):
+        array[:] = np.where(there[:, None], y, np.nan)
+        read = array[:]
+        np.testing.assert_array_equal(np.isnan(read), np.repeat(~there[:, None], y.shape[1], 1))
+        if not there.any():
+            assert "c/0/0" not in store._store_dict
+            continue
+        alone = codec.decode(codec.encode(y[there], (1, there.sum())))
+        np.testing.assert_array_equal(read[there], alone)
+        data = store._store_dict["c/0/0"].to_bytes()
+        array[:] = read
+        assert store._store_dict["c/0/0"].to_bytes() == data
+        # Without a gap, a chunk is a blob, as ever; with one, what the format says.
+        last = 1 + np.flatnonzero(there).max()
+        blob = codec.encode(y[there], (1, there.sum()))
+        mask = b"\0" + np.packbits(there, bitorder="little").tobytes()
+        gapped = mask + zlib.crc32(mask).to_bytes(4, "little") + blob
+        assert data == (blob if there[:last].all() else gapped)
+
+
+def test_damage_of_a_chunk_with_gaps_is_loud():
+    codec = CODEC.split()[1]
+    assert codec is not None
+    array: Any = zarr.create_array(
+        store := MemoryStore(), shape=(9, 3), chunks=(9, 3), dtype="float32",
+        serializer=NecCodec(codec), compressors=None, fill_value=np.nan,
+    )  # fmt: skip
+    array[1::2] = CLASS_TOKEN[:4]
+    good = store._store_dict["c/0/0"].to_bytes()
+
+    def refused(data, error: type[Exception] = CodecError):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(data)
+        with pytest.raises(error):
+            array[:]
+
+    for bit in range(8 * len(good)):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        refused(bytes(bad))
+    for size in range(1, len(good)):
+        refused(good[:size])
+
+    def masked(mask):
+        start = b"\0" + bytes(mask)
+        return start + zlib.crc32(start).to_bytes(4, "little") + good[7:]
+
+    assert masked([0b10101010, 0]) == good
+    for mask in ([0b10101000, 0], [0b10101010, 1], [0b10101010, 2], [0b10101010]):
+        refused(masked(mask), CorruptBlob)
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -250,6 +320,29 @@ def test_a_write_that_cuts_a_block_is_refused_on_demand():
     np.testing.assert_array_equal(array[:], read)
 
 
+@pytest.mark.parametrize(
+    ("sides", "borders"),
+    [
+        (
+            (40, 40),
+            r"of 40 x 40 tokens begin at 0, 14, 27 of the height and 0, 14, 27 of the width",
+        ),
+        ((16, 33), r"of 16 x 33 tokens begin at 0 of the height and 0, 11, 22 of the width"),
+        ((90, 9), r"begin at 0, 15, 30, 45, \.\. of the height and 0 of the width"),
+    ],
+)
+def test_what_it_advises_loses_nothing(sides, borders):
+    """Blocks do not end at 16 where a side is no multiple of it."""
+    array = rastered(ladder().at(8), sides, sides)
+    array[:] = y = smooth(*sides)[0]
+    with pytest.raises(LossyWrite, match=borders):
+        array[1, 1] = y[1, 1] + 5
+    starts = [[0, *np.cumsum(frequencies.parts(side))] for side in sides]
+    for top, bottom in itertools.pairwise(starts[0]):
+        for left, right in itertools.pairwise(starts[1]):
+            array[top:bottom, left:right] = y[top:bottom, left:right] + 5  # warnings are errors
+
+
 def test_a_codec_without_a_transform_loses_nothing():
     array = rastered(fitted_codec(smooth(16, 16), class_token=False), (16, 16), (16, 16))
     array[:] = y = smooth(16, 16)[0]
@@ -311,15 +404,18 @@ def test_the_codec_travels_in_the_metadata(tmp_path):
         ({"dtype": "float64"}, "float64.*float32"),
         ({"fill_value": np.inf}, "fill value"),
         ({"fill_value": -np.inf}, "fill value"),
-        ({"shape": (4, 3, 4, 2), "chunks": (1, 3, 4, 2), "shards": None}, "3"),
+        (
+            {"shape": (4, 3, 4, 2), "chunks": (1, 3, 4, 2), "shards": None},
+            r"^an array, or chunks in shards, of shape \(4, 3, 4, 2\): give \[..., width, 3\]",
+        ),
         ({"chunks": (1, 3, 4, 1)}, "all channels"),
-        ({"chunks": (1, 3, 4, 1), "shards": None}, "all channels"),
+        ({"chunks": (1, 3, 4, 1), "shards": None}, r"^chunks of shape \(1, 3, 4, 1\): .*all chan"),
         (
             {
                 "serializer": lambda: NecCodec(small_codec(class_token=False, max_tokens=5)),
                 "shards": None,
             },
-            "takes 5",
+            r"chunks of \(1, 3, 4, 3\), 3 x 4 tokens: this codec takes 5",
         ),
         ({"serializer": lambda: NecCodec(CODEC)}, "codec.split"),
         ({"shape": (3,), "chunks": (3,), "shards": None}, "width"),

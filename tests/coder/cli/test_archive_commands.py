@@ -63,12 +63,12 @@ def shards(path) -> list[Path]:
 def test_a_whole_archive_is_good(run, whole, tmp_path):
     status, out, err = run("info", whole)
     assert (status, err) == (0, "")
-    assert "\narchive: 37 images, 27 valid, 37 labelled; complete\n" in out
+    assert "\narchive: 37 images, 27 valid, 27 labelled; complete\n" in out
     assert "  image 10, image 10, is not valid: no image: 10.png\n" in out
     assert "  and 5 more: the array `error` says why\n" in out
     status, out, err = run("verify", whole)
     assert (status, err) == (0, "")
-    assert "archive: 37 images, 27 valid, 37 labelled; complete\n" in out
+    assert "archive: 37 images, 27 valid, 27 labelled; complete\n" in out
     assert out.endswith("good: no damage\n")
     assert run("decode", whole)[0::2] == (0, "")
     decoded = {path.stem: np.load(path) for path in (tmp_path / "out").iterdir()}
@@ -78,12 +78,13 @@ def test_a_whole_archive_is_good(run, whole, tmp_path):
     for name, expected in (("embedding", EMBEDDING_HAT), ("class_token", CLASS_TOKEN_HAT)):
         np.testing.assert_array_equal(decoded[name][valid], expected[valid])
         assert np.isnan(decoded[name][~valid]).all()
-    np.testing.assert_array_equal(decoded["label"], np.arange(COUNT))
+    np.testing.assert_array_equal(decoded["label"], np.where(valid, np.arange(COUNT), -1))
     assert list(decoded["id"]) == [f"image {i}" for i in range(COUNT)]
 
 
 def test_every_part_that_is_lost_is_named(run, whole, tmp_path):
-    assert len(shards(whole)) == 4 * 2 + 3 * 5 + 3
+    # Of the third shard, no image is valid: it has no floats and no labels.
+    assert len(shards(whole)) == 4 * 3 + 2 * 5 + 3
     copy = tmp_path / "a.zarr"
     for name in shards(whole):
         shutil.copytree(whole, copy)
@@ -161,6 +162,8 @@ def test_damage_anywhere_is_named_with_its_file(run, whole, tmp_path):
 def test_an_embedding_that_is_marked_valid_and_is_not_there_is_damage(run, tmp_path):
     group = written(tmp_path / "a.zarr")
     group["embedding"][11] = np.nan
+    # Of an archive with digests, it is another shard than the one that was finished.
+    change(tmp_path / "a.zarr/zarr.json", lambda d: d["attributes"]["nec_archive"].pop("sha256"))
     for command in ("verify", "decode"):
         status, _, err = run(command, tmp_path / "a.zarr")
         assert status == 1
@@ -222,6 +225,65 @@ def test_a_shard_that_an_archive_of_an_earlier_version_lacks_is_named(name, run,
     with pytest.raises(FileError, match="is not stored") as caught:
         archive.open_archive(copy)
     assert str(caught.value).startswith(f"{copy}: {message}: copy the archive again")
+
+
+@pytest.mark.parametrize("name", ["embedding", "id", "label"])
+def test_an_array_that_an_archive_of_an_earlier_version_lost_is_named(name, run, tmp_path):
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(KEPT, copy)
+    for lose in ((copy / name / "zarr.json").unlink, lambda: shutil.rmtree(copy / name)):
+        lose()
+        for command in ("info", "verify", "decode"):
+            status, out, err = run(command, copy)
+            line = f"{copy}: {name}/zarr.json is lost, and with it the whole array\n"
+            assert (status, err) == (1, line)
+            assert "good" not in out
+        with pytest.raises(FileError, match=f"{name}/zarr.json is lost"):
+            archive.open_archive(copy)
+
+
+def test_what_an_archive_of_an_earlier_version_may_have_lost_is_unknown(run, tmp_path):
+    """Whether it had class tokens; and, without any embedding, whether it is an archive at all."""
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(KEPT, copy)
+    (copy / "class_token/zarr.json").unlink()
+    assert run("verify", copy)[2] == (
+        f"{copy}: class_token/zarr.json is lost, and with it the whole array\n"
+    )
+    shutil.rmtree(copy / "class_token")
+    status, out, err = run("verify", copy)
+    assert (status, err) == (0, "")
+    assert "completeness unknown: written by an earlier version\n" in out
+    (copy / "embedding/zarr.json").unlink()
+    assert run("verify", copy)[2] == (
+        f"{copy}: embedding/zarr.json is lost, and with it the whole array\n"
+    )
+    shutil.rmtree(copy / "embedding")
+    status, out, err = run("verify", copy)
+    assert (status, err) == (0, "")
+    assert "no archive, or one that lost its embeddings: completeness unknown" in out
+    with pytest.raises(FileError, match="not an archive of images"):
+        archive.open_archive(copy)
+
+
+@pytest.mark.parametrize("name", ["embedding", "valid", "error"])
+def test_an_archive_that_lost_its_record_and_an_array_is_no_other_store(name, run, tmp_path):
+    filled(tmp_path / "a.zarr")
+    change(tmp_path / "a.zarr/zarr.json", lambda d: d["attributes"].pop("nec_archive"))
+    shutil.rmtree(tmp_path / "a.zarr" / name)
+    for command in ("info", "verify", "decode"):
+        status, _, err = run(command, tmp_path / "a.zarr")
+        assert status == 1
+        assert "its attribute nec_archive is lost: copy the archive again" in err
+
+
+def test_info_says_of_what_a_fingerprint_is(run, whole):
+    _, out, _ = run("info", whole)
+    for codec in CODEC.split():
+        assert codec is not None
+        assert (
+            f"  nec codec {codec.fingerprint[:4].hex()} (of this array and rate 0 alone): " in out
+        )
 
 
 def test_an_archive_of_an_earlier_version_may_have_no_labels(run, tmp_path):
@@ -381,7 +443,9 @@ def codec_of(data: dict[str, Any], text: str) -> None:
         ),
         (
             "",
-            lambda d: d["attributes"]["nec_archive"].update(shards={"id": [[0, 1 << 50]]}),
+            lambda d: d["attributes"].update(
+                nec_archive={"version": 1, "state": "complete", "shards": {"id": [[0, 1 << 50]]}}
+            ),
             "its attribute nec_archive is damaged: id has 5 shards",
         ),
         ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),

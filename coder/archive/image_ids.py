@@ -1,0 +1,92 @@
+"""The ids of an archive's images: text that is kept as it is, and no two alike."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coder.errors import InputError, printable
+
+LONGEST = (1 << 16) - 1  # bytes of an id in UTF-8
+
+
+def checked(ids: Sequence[Any], first: int) -> list[str]:
+    """Ids as they are stored: what is no UTF-8 in the name of a file becomes `\\xNN`.
+
+    Args:
+      ids: of images that follow one another.
+      first: the first of these images.
+
+    Raises:
+      InputError: no text, empty, with a NUL (which text of a fixed length loses at its end), too
+        long, or two alike; it names the image and the id.
+    """
+    names: dict[str, int] = {}
+    for number, given in enumerate(ids, first):
+        if not isinstance(given, str):
+            raise InputError(f"image {number} has the id {given!r}: give text")
+        name = printable(given)
+        if not name:
+            raise InputError(f"image {number} has an empty id: give each image a name of its own")
+        if "\0" in name:
+            raise InputError(f"image {number} has the id {name[:80]!r}: leave out its NUL")
+        if len(name) > LONGEST or len(name.encode()) > LONGEST:
+            raise InputError(
+                f"image {number} has an id of {len(name):,} characters, {name[:40]!r} and so on: "
+                f"give at most {LONGEST:,} bytes"
+            )
+        if name in names:
+            raise InputError(_alike(number, name, names[name]))
+        names[name] = number
+    return list(names)
+
+
+class Known:
+    """Ids that are written, and where: 16 bytes of memory for each.
+
+    They are kept as hashes, in sorted runs of which each is more than twice as long as the next.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def add(self, ids: Sequence[str], first: int) -> None:
+        """Take note of the ids of images from `first` on."""
+        hashes, rows = _hashes(ids), np.arange(first, first + len(ids))
+        while self._runs and len(self._runs[-1][0]) <= 2 * len(hashes):
+            more_hashes, more_rows = self._runs.pop()
+            hashes, rows = np.append(hashes, more_hashes), np.append(rows, more_rows)
+        order = np.argsort(hashes, kind="stable")
+        self._runs.append((hashes[order], rows[order]))
+
+    def candidates(self, ids: Sequence[str]) -> Iterable[tuple[int, int]]:
+        """Places in `ids`, and images that may have the same id, or may have had it."""
+        wanted = _hashes(ids)
+        for hashes, rows in self._runs:
+            starts, ends = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
+            for place in np.flatnonzero(starts < ends):
+                yield from ((int(place), int(row)) for row in rows[starts[place] : ends[place]])
+
+
+def refuse_known(
+    ids: Sequence[str], images: slice, known: Known, stored: NDArray[Any] | Any
+) -> None:
+    """Raises InputError if an image outside of `images` has one of their ids.
+
+    Args:
+      ids: of `images`.
+      stored: all ids that are written, an array of Zarr.
+    """
+    for place, row in known.candidates(ids):
+        # A hash may be another id's, and a shard that was written again may have other ids now.
+        if not images.start <= row < images.stop and str(stored[row]) == ids[place]:
+            raise InputError(_alike(images.start + place, ids[place], row))
+
+
+def _hashes(ids: Sequence[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+def _alike(number: int, name: str, other: int) -> str:
+    return f"image {number} has the id {name[:80]!r}, as image {other} has: give each its own"

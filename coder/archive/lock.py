@@ -1,0 +1,62 @@
+"""The lock of an archive: one process makes, writes or mends it at a time."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from coder import files
+from coder.errors import OutputError
+
+_LONGEST = 255  # bytes of a file's name
+
+
+@dataclass
+class Lock:
+    """A lock that is held.
+
+    Attributes:
+      is_real: false where the file system has no locks: others may be writing.
+      keep: whether its file stays at the end, as it does while an archive is not complete.
+    """
+
+    is_real: bool
+    keep: bool = False
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[Lock]:
+    """The lock of a folder, there or not, for the time of a block.
+
+    Raises OutputError: another process, or another writer of this one, holds it.
+    """
+    path = files.real_path(path)
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent}: make it first")
+    # Beside the archive: readers list what is in it.
+    name = path.with_name(f".{path.name}.lock")
+    if len(os.fsencode(name.name)) > _LONGEST:
+        name = path.with_name(f".{files.mark(path)}.lock")
+    lock = FileLock(name)
+    held = Lock(is_real=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError("another process is writing this archive: wait for its end") from None
+    except NotImplementedError:
+        held.is_real = False
+    except OSError as error:
+        raise OutputError(f"cannot be written: {name}: {error.strerror}") from error
+    try:
+        if held.is_real:
+            # What is left of one whose process was killed while it was made.
+            files.remove_parts(path)
+        yield held
+    finally:
+        # While it is held: a process that has opened it already finds no work.
+        if held.is_real and not held.keep:
+            name.unlink(missing_ok=True)
+        lock.release()
