@@ -14,6 +14,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 import weakref
@@ -23,6 +24,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing import connection, reduction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +56,8 @@ class Pool:
 
     Raises:
       InputError: no codec, or workers that are not a whole number from 1 on.
+      PoolError: the program's script is no file (it comes from standard input), or this machine
+        gives no processes.
     """
 
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
@@ -67,6 +71,7 @@ class Pool:
         self._closed = False
         self._memory = self._executor = None
         if not multiprocessing.current_process().daemon:
+            _check_script()
             self._memory = _Memory()
             try:
                 self._executor = ProcessPoolExecutor(
@@ -236,6 +241,19 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # neither macOS nor Windows says
+
+
+def _check_script() -> None:
+    """Raises PoolError if processes could not start: each begins by running the main script."""
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    by_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
+    if script is None or by_name or getattr(sys, "frozen", False) or Path(script).is_file():
+        return
+    raise PoolError(
+        f"each process of a pool begins by running the program's script, and {script} is no file "
+        "that it could open: save the script as a file and run that, or use the codec itself"
+    )
 
 
 def _batch(y: ArrayLike) -> NDArray:

@@ -304,6 +304,15 @@ def test_where_there_are_no_semaphores_a_pool_says_so(monkeypatch):
         coder.Pool(small_codec())
 
 
+def test_a_script_on_standard_input_is_refused_and_why(tmp_path):
+    transform_cases.ladder().save(tmp_path / "codec")
+    done = subprocess.run(
+        [sys.executable, "-", tmp_path / "codec"], input=START, stderr=subprocess.PIPE, text=True
+    )
+    assert "begins by running the program's script, and <stdin> is no file" in done.stderr
+    assert "FileNotFoundError" not in done.stderr  # of a process that was started all the same
+
+
 def test_a_thread_that_outlives_the_program_is_told(tmp_path):
     program = tmp_path / "late.py"
     program.write_text(
