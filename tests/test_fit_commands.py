@@ -173,6 +173,15 @@ def short_parquet(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def flipped_parquet(path: Path) -> None:
+    """Values that only the checksum of their page tells from those that were written."""
+    options: Any = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(pa.table({"e": FIXED}), path, **options)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
 def pickled(path: Path) -> None:
     path.write_bytes(pickle.dumps(FLAT[:2]))
 
@@ -221,6 +230,7 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         ("y.npy", lambda p: np.save(p, FLAT * 1j), "an array of complex64: give floats"),
         ("y.npy", os.mkfifo, "is a pipe or a device"),
         ("y.parquet", short_parquet, "a damaged Parquet file"),
+        ("y.parquet", flipped_parquet, "a damaged Parquet file (could not verify page integrity"),
         ("y.parquet", lambda p: p.write_text("a,b"), "not a .npy file, a Zarr array or Parquet"),
         ("y.parquet", lambda p: table(p, e=NULL_ROW), "2 null rows of 4, the first is row 1"),
         ("y.parquet", lambda p: table(p, e=NULL_INSIDE), "nulls inside of lists, the first in row"),

@@ -335,7 +335,7 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
     # Opened here: pyarrow takes no names that are not UTF-8, and reads keys out of folders' names.
     with path.open("rb") as file:
         try:
-            table = parquet.ParquetFile(file)
+            table = parquet.ParquetFile(file, page_checksum_verification=True)
             name = _column(table.schema_arrow, column)
             values = table.read(columns=[name]).column(name)
         except (pyarrow.ArrowException, OSError) as error:
