@@ -418,3 +418,43 @@ def test_a_zarr_array_with_marks_scales_or_damage(tmp_path, capsys):
         assert error.startswith(f"{tmp_path / 'cut'}: damaged (")
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*tokens have one number:coder.UnusualEmbedding")
+@pytest.mark.parametrize("shape", ["grids", "raster", "vectors"])
+@pytest.mark.parametrize("lost", ["one", "all"])
+def test_a_chunk_that_an_encoded_array_lost_is_named_and_never_read(
+    shape, lost, tmp_path, monkeypatch, capsys
+):
+    """Nothing else may be missing: a grid of zeros is stored as well."""
+    monkeypatch.setattr("coder.cli.fit_commands._SHARD", 64)
+    monkeypatch.setattr("coder.cli.fit_commands._TILE", 32)
+    monkeypatch.setattr("coder.cli.fit_commands._VECTORS", 512)
+    y = np.concatenate([Y, np.zeros_like(Y[:70])])
+    y = {"grids": y, "raster": y.reshape(-1, 36, CHANNELS), "vectors": y.reshape(-1, CHANNELS)}[
+        shape
+    ]
+    np.save(tmp_path / "y.npy", y)
+    path = tmp_path / "y.zarr"
+    assert main(["encode", str(tmp_path / "y.npy"), "--out", str(path)]) == 0
+    capsys.readouterr()
+    for command in ("verify", "info"):
+        assert main([command, str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "not stored" not in out
+    assert ("per image" in out) == (shape == "grids")
+    chunks = sorted(p for p in (path / "c").rglob("*") if p.is_file())
+    gone = chunks if lost == "all" else chunks[1:2]
+    for chunk in gone:
+        chunk.unlink()
+    for command in ("verify", "info", "decode"):
+        more = ["--out", str(tmp_path / "out")] if command == "decode" else []
+        assert main([command, str(path), *more]) == 1
+        out, err = capsys.readouterr()
+        assert err.splitlines() == [
+            f"{path}: {chunk.relative_to(path)} is lost: copy the array again" for chunk in gone
+        ]
+        assert "good" not in out
+    assert not (tmp_path / "out").exists()
+    assert np.isnan(zarr.open_array(path, mode="r")[:]).any()

@@ -146,7 +146,8 @@ def write(
             shards=None if shards == chunks else shards,
             serializer=NecCodec(codec),
             compressors=None,
-            fill_value=0.0,
+            fill_value=np.nan,  # no embedding is, so that every chunk is stored
+            attributes={zarr_nodes.WHOLE: True},
         )
         for start in range(0, y.shape[0], shards[0]):
             array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
