@@ -215,7 +215,8 @@ class Pool:
             ) from error
         except (CancelledError, RuntimeError) as error:
             self._check()  # closed by another thread
-            if "interpreter shutdown" in str(error):
+            # "... after interpreter shutdown", or "... after shutdown" where that has come first.
+            if "cannot schedule new futures" in str(error):
                 raise PoolError(
                     "the program has ended while a thread codes: join its threads first"
                 ) from error
