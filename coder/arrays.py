@@ -117,6 +117,7 @@ def as_blobs(blobs: Any) -> list[bytes]:
     if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
         # NumPy drops the zeros that a byte string ends with.
         raise InputError(f"blobs are an array of {blobs.dtype}: pass a list of byte strings")
+    refuse_unordered(blobs, "blobs")
     try:
         many = list(blobs)
     except TypeError as error:
@@ -125,6 +126,12 @@ def as_blobs(blobs: Any) -> list[bytes]:
     if not many:
         raise InputError("no blobs to decode")
     return [named("blob", i, as_bytes, blob) for i, blob in enumerate(many)]
+
+
+def refuse_unordered(values: Any, what: str) -> None:
+    """Raises InputError for a set: its order is another in each run."""
+    if isinstance(values, set | frozenset):
+        raise InputError(f"{what} are a {type(values).__name__}, which has no order: give a list")
 
 
 def as_grid(grid: Any) -> tuple[int, int]:

@@ -161,6 +161,7 @@ def test_a_blob_is_bytes_in_anything_that_holds_them(kind):
         (np.array([b"a", b"b\0"]), r"an array of \|S2: pass a list of byte strings"),
         (None, "of type NoneType: pass a list"),
         (7, "of type int: pass a list"),
+        ({b"a", b"b"}, "blobs are a set, which has no order"),
         ([], "no blobs to decode"),
         ([b"a", "b"], "blob 1: a blob is bytes"),
     ],

@@ -12,7 +12,7 @@ import optax
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
-from coder.arrays import as_grid, check_whole, is_number
+from coder.arrays import as_grid, check_whole, is_number, refuse_unordered
 from coder.codecs.base import is_whole
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
@@ -84,6 +84,7 @@ def fit(
     model = params.config
     y = checks.check_embeddings(model, y_hat, "y_hat")
     masks = kind in MASKS
+    refuse_unordered(classes, "classes")
     if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise InputError(f"classes are {classes!r}: give the names of two or more")
     classes = tuple(classes)
