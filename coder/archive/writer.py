@@ -19,6 +19,7 @@ from coder.archive.contents import (
     array_of,
     begun,
     check_attributes,
+    check_one_rate,
     create,
     even_shard,
     expected_shards,
@@ -39,9 +40,17 @@ from coder.archive.zarr_nodes import (
     members,
     read,
 )
-from coder.arrays import as_array, as_floats, warn_of_integers, with_mask
+from coder.arrays import as_array, as_floats, refuse_unordered, warn_of_integers, with_mask
 from coder.codecs.base import OneRateCodec
-from coder.errors import CodecError, InputError, OutputError, UnusualEmbedding, one_line, printable
+from coder.errors import (
+    CodecError,
+    InputError,
+    OutputError,
+    UnusualEmbedding,
+    named,
+    one_line,
+    printable,
+)
 
 
 class Writer:
@@ -190,6 +199,7 @@ class Writer:
 
     def _enter(self) -> None:
         codec, count, grid = self._settings
+        check_one_rate(codec)
         path = local_path(self._store)
         self._finished = True  # as long as nothing is begun
         if path is not None:
@@ -287,6 +297,8 @@ class Writer:
         errors: Sequence[str | None] | None,
     ) -> None:
         arrays = self._arrays
+        if not isinstance(images, slice):
+            raise InputError(f"images {images!r} are no shard: give one of `missing`, a slice")
         size, total = shard_size(arrays["valid"]), arrays["valid"].shape[0]
         first = images.start
         if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
@@ -295,9 +307,12 @@ class Writer:
         for what, texts in (("ids", ids), ("errors", errors)):
             if isinstance(texts, str | bytes):
                 raise InputError(f"{what} are one text: give a list, one for each image")
+            refuse_unordered(texts, what)
         reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
         names = [printable(str(name)) for name in ids]
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
+        if given.ndim != 1:
+            raise InputError(f"labels of shape {given.shape}: give one for each image, [{count}]")
         has_none, marks = np.ma.getmaskarray(given), np.ma.getdata(given)
         for what, values in (("ids", names), ("errors", reasons), ("labels", marks)):
             if len(values) != count:
@@ -328,12 +343,17 @@ class Writer:
         if good.any() and not (finite := np.isfinite(y).all((1, 2))).all():
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
+        number = first // size
+        if number in written_shards(arrays["valid"]):
+            # What is there is not taken away for what the codec will refuse.
+            codec, _, grid = self._settings
+            for place, one in zip(np.flatnonzero(good), y, strict=False):
+                named("image", images.start + int(place), codec.encode_quietly, one, grid)
         if (read_state(self.group) or {})["state"] == "complete":
             self.group.attrs[ATTRIBUTE] = begun(arrays)
         grids = np.full((count, height, width, channels), np.nan, np.float32)
         if good.any():
             grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
-        number = first // size
         store = arrays["valid"].store_path.store
         sync(store.delete(shard_key(arrays["valid"], number)))
         arrays["embedding"][images] = grids
