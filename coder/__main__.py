@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_overwrite(command)
         command.add_argument("--column", help="column of a Parquet file")
         command.add_argument(
-            "--nodata", type=float, help="value that stands for missing data, as -9999"
+            "--nodata", type=float, help="value that stands for missing data, as -9999 or =-3.4e38"
         )
         command.add_argument(
             "--max-tokens",

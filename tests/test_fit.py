@@ -409,7 +409,7 @@ def test_nodata_is_compared_in_the_dtype_of_the_embeddings(dtype, nodata):
 def test_a_thousandth_of_the_tokens_with_most_of_the_variance_is_warned_of(tokens):
     y = smooth_embeddings(1, 56).reshape(-1, CHANNELS)[:2000]
     y[:tokens] = -9999
-    with pytest.warns(UnusualEmbedding, match="20 of 2000 tokens carry .*%") as caught:
+    with pytest.warns(UnusualEmbedding, match=f"{tokens} of 2000 tokens carry .*%") as caught:
         coder.fit(y)
     assert caught[0].filename == __file__
     with pytest.warns(UnusualEmbedding, match="class tokens carry"):

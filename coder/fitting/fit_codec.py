@@ -210,12 +210,16 @@ def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -
     if energies.size < _FEWEST:
         return False
     few = max(1, energies.size // _FEW)
-    largest = np.partition(energies, -few)[-few:]
-    share = largest.sum(dtype=np.float64) / energies.sum(dtype=np.float64)
-    unusual = bool(share > 0.5)
+    largest = np.sort(np.partition(energies, -few)[-few:])[::-1]
+    shares = np.cumsum(largest, dtype=np.float64) / energies.sum(dtype=np.float64)
+    unusual = bool(shares[-1] > 0.5)
     if unusual:
+        # Those that stand out, rather than all that were looked at.
+        alike = np.count_nonzero(largest > largest[0] / 10)
+        count = max(1 + int(np.argmax(shares > 0.5)), alike)
+        share = shares[count - 1]
         warnings.warn(
-            f"{few} of {energies.size} {what} carry {share:.0%} of the variance: are they missing "
+            f"{count} of {energies.size} {what} carry {share:.0%} of the variance: are they missing "
             "data? Name it with nodata, or mask it",
             UnusualEmbedding,
             stacklevel=stacklevel,
