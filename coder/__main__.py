@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with about(options.file):
             status = _run(options)
-        sys.stdout.flush()
+        print(end="", flush=True)  # where there is no standard output, nothing happens
         return status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
