@@ -458,3 +458,14 @@ def test_a_chunk_that_an_encoded_array_lost_is_named_and_never_read(
         assert "good" not in out
     assert not (tmp_path / "out").exists()
     assert np.isnan(zarr.open_array(path, mode="r")[:]).any()
+
+
+@pytest.mark.parametrize("shape", ["grids", "raster", "vectors"])
+def test_an_array_that_is_read_as_a_raster_is_said_to_be_one(shape, tmp_path, capsys):
+    np.save(tmp_path / "y.npy", SHAPES[shape])
+    main(["fit", str(tmp_path / "y.npy"), "--out", str(tmp_path / "codec")])
+    height, width = SHAPES[shape].shape[:2]
+    said = (
+        f"read as one raster of {height} x {width} tokens; for {height} images of {width} tokens,"
+    )
+    assert (said in capsys.readouterr().out) == (shape == "raster")

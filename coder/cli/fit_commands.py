@@ -171,6 +171,11 @@ def _shown(options: argparse.Namespace) -> Any:
         print(f"{options.file}: its attribute _FillValue says that {named:g} is missing data")
         options.nodata = float(named)
     print(f"{options.file}: {y.dtype} {list(y.shape)}")
+    if y.ndim == 3:  # tokens of many images have this form too
+        print(
+            f"read as one raster of {y.shape[0]} x {y.shape[1]} tokens; for {y.shape[0]} images of "
+            f"{y.shape[1]} tokens, make grids [N, H, W, D] of them"
+        )
     return y
 
 
