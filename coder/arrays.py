@@ -2,6 +2,8 @@
 
 import operator
 import warnings
+from collections import deque
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from coder.errors import CodecError, InputError, UnusualEmbedding, named
 
 _INT32 = np.iinfo(np.int32)
 _MISSING = "nothing coded can be missing; leave those out, or fill them, first"
+_LISTS = (list, tuple, deque)
 
 
 def as_array(values: Any, what: str = "embeddings") -> NDArray:
@@ -31,20 +34,28 @@ def with_mask(values: Any, what: str = "embeddings") -> NDArray:
     """As `as_array`, but a masked array stays what it is."""
     if isinstance(values, np.ndarray):
         return values
-    # NumPy drops the masks of dask's arrays, and of masked arrays in a list.
-    if callable(compute := getattr(values, "compute", None)):
-        values = compute()
-    masked = isinstance(values, (list, tuple)) and any(
-        isinstance(part, np.ma.MaskedArray) for part in values
-    )
     try:
-        array = np.ma.array(values) if masked else np.asanyarray(values)
+        array = np.asanyarray(_stacked(values) if _may_hide(values) else values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} are no array: {error}") from error
     if array.dtype == object:
         kind = "dtype object" if hasattr(values, "dtype") else f"type {type(values).__name__}"
         raise InputError(f"{what} are of {kind}, which is no array of numbers: give an array")
     return array
+
+
+def _may_hide(values: Any) -> bool:
+    """Whether NumPy might drop a mask: that of a dask array, or of any array in a list."""
+    if isinstance(values, np.ma.MaskedArray) or callable(getattr(values, "compute", None)):
+        return True
+    return isinstance(values, _LISTS) and any(map(_may_hide, values))
+
+
+def _stacked(values: Any) -> Any:
+    """Such an array or (nested) list, with its mask."""
+    if isinstance(values, _LISTS):
+        return np.ma.stack([_stacked(part) for part in values])
+    return values.compute() if callable(getattr(values, "compute", None)) else values
 
 
 def as_floats(
@@ -107,6 +118,7 @@ def as_blobs(blobs: Any) -> list[bytes]:
     if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
         # NumPy drops the zeros that a byte string ends with.
         raise InputError(f"blobs are an array of {blobs.dtype}: pass a list of byte strings")
+    refuse_unordered(blobs, "blobs")
     try:
         many = list(blobs)
     except TypeError as error:
@@ -115,6 +127,13 @@ def as_blobs(blobs: Any) -> list[bytes]:
     if not many:
         raise InputError("no blobs to decode")
     return [named("blob", i, as_bytes, blob) for i, blob in enumerate(many)]
+
+
+def refuse_unordered(values: Any, what: str) -> None:
+    """Raises InputError for a set, whose order is another in each run, and for a mapping."""
+    if isinstance(values, Set | Mapping):
+        why = ", which has no order" if isinstance(values, Set) else ""
+        raise InputError(f"{what} are a {type(values).__name__}{why}: give a list")
 
 
 def as_grid(grid: Any) -> tuple[int, int]:

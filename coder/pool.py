@@ -24,6 +24,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing import connection, reduction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,8 @@ class Pool:
 
     Raises:
       InputError: no codec, or workers that are no whole number in this range.
+      PoolError: the program's script is no file (it comes from standard input), or this machine
+        gives no processes.
     """
 
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
@@ -73,6 +76,7 @@ class Pool:
         self._closed = False
         self._memory = self._executor = None
         if not multiprocessing.current_process().daemon:
+            _check_script()
             self._memory = _Memory()
             try:
                 self._executor = ProcessPoolExecutor(
@@ -216,7 +220,8 @@ class Pool:
             ) from error
         except (CancelledError, RuntimeError) as error:
             self._check()  # closed by another thread
-            if "interpreter shutdown" in str(error):
+            # "... after interpreter shutdown", or "... after shutdown" where that has come first.
+            if "cannot schedule new futures" in str(error):
                 raise PoolError(
                     "the program has ended while a thread codes: join its threads first"
                 ) from error
@@ -242,6 +247,19 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # neither macOS nor Windows says
+
+
+def _check_script() -> None:
+    """Raises PoolError if processes could not start: each begins by running the main script."""
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    by_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
+    if script is None or by_name or getattr(sys, "frozen", False) or Path(script).is_file():
+        return
+    raise PoolError(
+        f"each process of a pool begins by running the program's script, and {script} is no file "
+        "that it could open: save the script as a file and run that, or use the codec itself"
+    )
 
 
 def _batch(y: ArrayLike) -> NDArray:

@@ -58,6 +58,10 @@ def encode(
     """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
     codec = _codec(params).at(rate)
+    if pool is not None and not isinstance(pool, Pool):
+        raise InputError(
+            f"pool is a {type(pool).__name__}: give a coder.Pool(params.codec.at(rate))"
+        )
     if pool is not None and pool.codec != codec:
         raise InputError(
             "the pool codes for another codec: make it of this model's, params.codec.at(rate)"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import InputError
+from coder.arrays import refuse_unordered
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 
@@ -78,6 +79,7 @@ def with_bands(
 def _parse(
     known: tuple[str, ...], bands: Sequence[str]
 ) -> tuple[tuple[str, ...], list[int | None]]:
+    refuse_unordered(bands, "bands")
     names, origins = [], []
     for word in bands:
         name, equals, origin = word.partition("=")

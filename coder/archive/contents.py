@@ -69,6 +69,12 @@ def even_shard(count: int, most: int = SHARD) -> int:
     return -(-count // shards)
 
 
+def check_one_rate(codec: Any) -> None:
+    """Raises CodecError for what is no codec of one rate."""
+    if not isinstance(codec, OneRateCodec):
+        raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
+
+
 def create(
     store: Any,
     codec: OneRateCodec,
@@ -112,8 +118,7 @@ def create_locked(
 ) -> zarr.Group:
     """`create` for who holds the lock of a folder."""
     attributes = check_attributes(attributes)
-    if not isinstance(codec, OneRateCodec):
-        raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
+    check_one_rate(codec)
     count = check_whole("count", count)
     shard = even_shard(count) if shard is None else check_whole("shard", shard, 1, _MOST)
     height, width = as_grid(grid)

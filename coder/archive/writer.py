@@ -19,6 +19,7 @@ from coder.archive.contents import (
     begun,
     changed,
     check_attributes,
+    check_one_rate,
     create_locked,
     even_shard,
     expected_shards,
@@ -42,9 +43,24 @@ from coder.archive.zarr_nodes import (
     place,
     read,
 )
-from coder.arrays import as_array, as_floats, as_grid, warn_of_integers, with_mask
+from coder.arrays import (
+    as_array,
+    as_floats,
+    as_grid,
+    refuse_unordered,
+    warn_of_integers,
+    with_mask,
+)
 from coder.codecs import OneRateCodec
-from coder.errors import CodecError, FileError, InputError, OutputError, one_line, printable
+from coder.errors import (
+    CodecError,
+    FileError,
+    InputError,
+    OutputError,
+    named,
+    one_line,
+    printable,
+)
 
 
 class Writer:
@@ -255,6 +271,7 @@ class Writer:
 
     def _enter(self) -> None:
         codec, count, grid = self._settings
+        check_one_rate(codec)
         path = local_path(self._store)
         self._finished = True  # as long as nothing is begun
         self._known = None
@@ -344,6 +361,8 @@ class Writer:
         errors: Sequence[str | None] | None,
     ) -> None:
         arrays = self._arrays
+        if not isinstance(images, slice):
+            raise InputError(f"images {images!r} are no shard: give one of `missing`, a slice")
         size, total = shard_size(arrays["valid"]), arrays["valid"].shape[0]
         first = images.start
         if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
@@ -352,11 +371,14 @@ class Writer:
         for what, texts in (("ids", ids), ("errors", errors)):
             if isinstance(texts, str | bytes):
                 raise InputError(f"{what} are one text: give a list, one for each image")
+            refuse_unordered(texts, what)
         reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
         # Text of a fixed length, as of NumPy, loses a NUL at its end.
         reasons = [reason.replace("\0", "\\x00") for reason in reasons]
         names = image_ids.checked(ids, images.start)
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
+        if given.ndim != 1:
+            raise InputError(f"labels of shape {given.shape}: give one for each image, [{count}]")
         has_none, marks = np.ma.getmaskarray(given), np.ma.getdata(given)
         for what, values in (("ids", names), ("errors", reasons), ("labels", marks)):
             if len(values) != count:
@@ -396,6 +418,11 @@ class Writer:
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
         self._refuse_known(names, images)
         number = first // size
+        if number in written_shards(arrays["valid"]):
+            # What is there is not taken away for what the codec will refuse.
+            codec, _, grid = self._settings
+            for row, one in zip(np.flatnonzero(good), y, strict=False):
+                named("image", images.start + int(row), codec.encode_quietly, one, grid)
         if (read_state(self.group) or {})["state"] == "complete":
             self._begin_again(number)
         grids = np.full((count, height, width, channels), np.nan, np.float32)

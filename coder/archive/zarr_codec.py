@@ -19,11 +19,12 @@ zarr makes float32 of what is assigned before this codec sees it: integers becom
 they are, without the warning of `codec.encode`, and a mask is dropped, so that what it hides is
 coded. Fill masked values, or write them as NaN where that is the fill value, first.
 
-Under a transform the tokens of a block (at most 16 x 16 of a chunk: a side of 40 has blocks of 14,
-13 and 13) are coded together. Writing a part of a block codes the rest of it anew, from what was
-decoded, and so loses a little more each time: a `LossyWrite` warns of it (in zarr's own pipelines,
-where the array has no codec but this one, or this one in shards). Write whole chunks, or parts that
-begin and end at block borders.
+Under a transform the channels of a token, and the tokens of a block (at most 16 x 16 of a chunk: a
+side of 40 has blocks of 14, 13 and 13), are coded together. Writing a part of a block, or some
+channels, codes the rest of it anew, from what was decoded, and so loses a little more each time: a
+`LossyWrite` warns of it (in zarr's own pipelines, where the array has no codec but this one, or
+this one in shards). Write whole chunks, or parts that begin and end at block borders, with all
+channels.
 
 The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
 this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
@@ -45,7 +46,7 @@ from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
 from coder import codecs
-from coder.codecs import OneRateCodec
+from coder.codecs import OneRateCodec, TransformCodec
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
 from coder.transform import frequencies
 
@@ -158,10 +159,11 @@ class NecCodec(ArrayBytesCodec):
             row, column, channel = np.argwhere(~np.isfinite(part))[0]
             what = "NaN" if np.isnan(part[row, column, channel]) else "infinity"
             where = f"the token at row {row}, column {column} of a chunk"
+            cause = _beyond_an_edge(there, chunk_spec.shape)
             if np.isnan(chunk_spec.fill_value) and not there[row, column]:
                 raise InputError(
                     f"{where} is NaN, as if it were not written, and one after it is not: write "
-                    "whole chunks, or their tokens in order"
+                    f"whole chunks, or their tokens in order{cause}"
                 )
             raise InputError(f"{what} in channel {channel} of {where}: embeddings are finite")
         blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
@@ -170,7 +172,8 @@ class NecCodec(ArrayBytesCodec):
             warnings.warn(
                 f"{gaps.sum()} tokens of a chunk have its fill value, {chunk_spec.fill_value:g}, "
                 "before others that have not: they are coded as any embedding, and read as other "
-                "numbers. Write whole chunks, or their tokens in order",
+                "numbers. Write whole chunks, or their tokens in order"
+                f"{_beyond_an_edge(there, chunk_spec.shape)}",
                 LossyWrite,
                 stacklevel=2,
             )
@@ -181,7 +184,7 @@ class NecCodec(ArrayBytesCodec):
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         y = self._decoded(chunk_data.to_bytes(), chunk_spec.shape, chunk_spec.fill_value)
         kind = chunk_spec.prototype.nd_buffer
-        if self.codec.spatial and kind is cpu.NDBuffer:
+        if isinstance(self.codec, TransformCodec) and kind is cpu.NDBuffer:
             kind = _DecodedChunk
         return kind.from_numpy_array(y.reshape(chunk_spec.shape))
 
@@ -229,7 +232,7 @@ class NecCodec(ArrayBytesCodec):
     def _warn_if_lossy(
         self, y: np.ndarray, before: np.ndarray, blob: bytes, fill_value: Any
     ) -> None:
-        """Warns if tokens that a write left as they were are decoded to something else after it.
+        """Warns if values that a write left as they were are decoded to something else after it.
 
         Args:
           y: float32 [h, w, D], the chunk as it is coded now.
@@ -237,20 +240,27 @@ class NecCodec(ArrayBytesCodec):
           blob: what y was coded to.
           fill_value: the array's.
         """
-        kept = (y == before).all(-1) & _written(before, fill_value)
-        if not kept.any() or (y == before).all():
+        same = y == before
+        if same.all():
+            return
+        # Whole tokens, and whole channels of the others: single values may be equal by chance.
+        tokens = same.all(-1)
+        kept = np.where(tokens[..., None], True, same[~tokens].all(0))
+        kept &= _written(before, fill_value)[..., None]
+        if not kept.any():
             return
         h, w = self.codec.grid_of(blob)
         after = self._decoded(blob, y.shape, fill_value)
-        change = np.abs(after[kept] - before[kept])
+        change = np.where(kept, np.abs(after - before), 0)
         # Two grids' sums round differently: docs/format.md, section 11.
-        changed = (change > 1e-4 * np.abs(before[kept]).max()).any(-1)
+        changed = (change > 1e-4 * np.abs(before[kept.any(-1)]).max()).any(-1)
         if changed.any():
             warnings.warn(
-                f"writing a part of a chunk changed {changed.sum()} tokens beside it, by up to "
-                f"{change.max():.3g}: they share blocks with what was written. Write whole chunks, "
-                f"or whole blocks: those of {h} x {w} tokens begin at {_borders(h)} of the height "
-                f"and {_borders(w)} of the width",
+                f"writing a part of a chunk changed {changed.sum()} tokens beside it or in other "
+                f"channels, by up to {change.max():.3g}: they are coded together with what was "
+                "written. Write all channels of whole chunks, or of whole blocks: those of "
+                f"{h} x {w} tokens begin at {_borders(h)} of the height and {_borders(w)} of the "
+                "width",
                 LossyWrite,
                 stacklevel=2,
             )
@@ -289,6 +299,24 @@ def _written(y: np.ndarray, fill_value: Any) -> Any:
     """Which tokens of [h, w, D] are not all fill value: bool [h, w]."""
     fill = np.float32(fill_value)
     return ~np.isnan(y).all(-1) if np.isnan(fill) else (y != fill).any(-1)
+
+
+def _beyond_an_edge(there: np.ndarray, shape: tuple[int, ...]) -> str:
+    """What to do if tokens are missing at the ends of a chunk's sides, as beyond an array's edge.
+
+    Args:
+      there: bool [h, w], which tokens of the chunk are written.
+      shape: the chunk's.
+    """
+    grid = there.reshape(shape[:-1])
+    part = tuple(slice(0, 1 + int(np.max(places, initial=-1))) for places in np.nonzero(grid))
+    if not grid[part].all():
+        return ""
+    size = " x ".join(str(side.stop) for side in part)
+    return (
+        f". If the array ends after {size} tokens of the chunk: make it with chunks of other sides "
+        f"than {shape}, which divide the array's, or of 1 on the first"
+    )
 
 
 def nec_codec(array: Any) -> OneRateCodec | None:

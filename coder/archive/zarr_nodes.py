@@ -16,6 +16,9 @@ from zarr.storage import FsspecStore, LocalStore, StorePath
 from coder import files
 from coder.errors import CodecError, FileError, about
 
+WHOLE = "nec_whole"
+"""The attribute of an array all of whose chunks are stored, so that one that is not is lost."""
+
 
 def open_node(store: Any) -> zarr.Group | zarr.Array:
     """A Zarr group or array, for reading. Raises FileError: there is none, or it is damaged.
@@ -97,6 +100,16 @@ def stored(array: zarr.Array) -> set[tuple[int, ...]]:
     sides = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
     there = set(_keys(array))
     return {place for place in itertools.product(*sides) if key(array, place) in there}
+
+
+def lost(array: zarr.Array) -> list[str]:
+    """Keys of shards, or chunks, that an array must have (`WHOLE`) and has not."""
+    if not array.attrs.get(WHOLE):
+        return []
+    sizes = array.shards or array.chunks
+    sides = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
+    there = stored(array)
+    return [key(array, place) for place in itertools.product(*sides) if place not in there]
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:

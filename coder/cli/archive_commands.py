@@ -64,7 +64,8 @@ def info(options: argparse.Namespace) -> int:
         print(f", read in chunks of {list(array.chunks)}" if array.shards else "")
         codec = nec_codec(array)
         if codec is not None:
-            images = max(images, array.shape[0])
+            # The first side of a raster, or of vectors, counts no images.
+            images = max(images, array.shape[0] if array.ndim == 4 else 0)
             print(
                 f"  nec codec {codec.fingerprint[:4].hex()} (of this array and rate "
                 f"{codec.rate_index} alone): {codec.channels} channels, "
@@ -179,6 +180,7 @@ def _open(path: Path) -> _Opened:
     for array in arrays.values():
         zarr_nodes.check_chunks(array)
         problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
+        problems += [(key, "is lost: copy the array again") for key in zarr_nodes.lost(array)]
     if not any(nec_codec(array) for array in arrays.values()):
         print("holds no array of the nec codec")
     lines = [f"{problem[0]} {problem[1]}" for problem in problems]

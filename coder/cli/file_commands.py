@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with about(options.file):
             status = _run(options)
-        sys.stdout.flush()
+        print(end="", flush=True)  # where there is no standard output, nothing happens
         return status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_overwrite(command)
         command.add_argument("--column", help="column of a Parquet file")
         command.add_argument(
-            "--nodata", type=float, help="value that stands for missing data, as -9999"
+            "--nodata", type=float, help="value that stands for missing data, as -9999 or =-3.4e38"
         )
         command.add_argument(
             "--max-tokens",

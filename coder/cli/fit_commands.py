@@ -145,7 +145,8 @@ def write(
             shards=None if shards == chunks else shards,
             serializer=NecCodec(codec),
             compressors=None,
-            fill_value=0.0,
+            fill_value=np.nan,  # no embedding is, so that every chunk is stored
+            attributes={zarr_nodes.WHOLE: True},
         )
         for start in range(0, y.shape[0], shards[0]):
             array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
@@ -169,6 +170,11 @@ def _shown(options: argparse.Namespace) -> Any:
         print(f"{options.file}: its attribute _FillValue says that {named:g} is missing data")
         options.nodata = float(named)
     print(f"{options.file}: {y.dtype} {list(y.shape)}")
+    if y.ndim == 3:  # tokens of many images have this form too
+        print(
+            f"read as one raster of {y.shape[0]} x {y.shape[1]} tokens; for {y.shape[0]} images of "
+            f"{y.shape[1]} tokens, make grids [N, H, W, D] of them"
+        )
     return y
 
 
@@ -337,7 +343,7 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
     # Opened here: pyarrow takes no names that are not UTF-8, and reads keys out of folders' names.
     with path.open("rb") as file:
         try:
-            table = parquet.ParquetFile(file)
+            table = parquet.ParquetFile(file, page_checksum_verification=True)
             name = _column(table.schema_arrow, column)
             values = table.read(columns=[name]).column(name)
         except (pyarrow.ArrowException, OSError) as error:

@@ -6,7 +6,6 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from coder.entropy import Tables
 from coder.errors import CodecError, CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
+from coder.lazy import lazy
 
 CODEC = "codec"
 """The kind of a codec's file."""
@@ -93,7 +93,7 @@ class EmbeddingCodec(ABC):
         Raises BlobError as `decode`.
         """
 
-    @cached_property
+    @lazy
     def fingerprint(self) -> bytes:
         """SHA-256 (32 bytes) over everything that `decode` reads, and nothing else."""
         tensors, content = self.to_parts()

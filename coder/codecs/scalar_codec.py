@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from coder.codecs.base import OneRateCodec, check_limits
 from coder.codecs.quantiser import dequantise, quantise
 from coder.entropy import SymbolCoder, Tables
 from coder.errors import CodecError, FileError, InputError
+from coder.lazy import lazy
 
 IDENTITY = "identity"
 """The name of its transform in a file."""
@@ -162,7 +162,7 @@ class ScalarCodec(OneRateCodec):
             content["rate_index"],
         )
 
-    @cached_property
+    @lazy
     def _coder(self) -> SymbolCoder:
         layouts = [self.grid_layout]
         if self.class_layout is not None:

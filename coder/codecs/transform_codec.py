@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from coder.codecs.coefficients import (
 from coder.codecs.quantiser import UNITS
 from coder.entropy import Tables
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
+from coder.lazy import lazy
 from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
 
 _FEW = 0.6  # of all kinds of coefficients
@@ -180,11 +181,11 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         shift = np.append(self.shifts, np.float32(0))
         return tuple(values.astype(np.float32)[index] for values in (*parts, shift))  # type: ignore
 
-    @cached_property
+    @lazy
     def _analyses(self) -> Parts | None:
         return None if self._few is None else self.transform.analyses(self._few)
 
-    @cached_property
+    @lazy
     def _syntheses(self) -> Parts | None:
         return None if self._few is None else self.transform.syntheses(self._few)
 
@@ -194,7 +195,7 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         coded = self.layout != NOT_CODED
         return coded if coded.mean() < _FEW else None
 
-    @cached_property
+    @lazy
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of each table: where magnitude 1 begins, and what is added before rounding down."""
         cells = [cells_of(self.tables, k, float(self.shifts[k])) for k in range(len(self.tables))]

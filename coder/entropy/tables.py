@@ -7,13 +7,13 @@ every other int32. Its entries are integer weights w >= 1 that sum to 2^24; entr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, immutable, read_only
 from coder.errors import CodecError
+from coder.lazy import lazy
 
 PRECISION = 24
 MAX_SIZE = 1 << 16
@@ -168,19 +168,19 @@ class Tables:
     def __len__(self) -> int:
         return self.sizes.size
 
-    @cached_property
+    @lazy
     def starts(self) -> NDArray[np.int64]:
         """[K]: where each table begins in `weights`."""
         return read_only(np.cumsum(self.sizes, dtype=np.int64) - self.sizes)
 
-    @cached_property
+    @lazy
     def modes(self) -> NDArray[np.int32]:
         """[K]: the index of each table's largest weight, its first if there are several, the
         escape aside."""
         modes = [int(np.argmax(self.weights_of(k)[:-1])) for k in range(len(self))]
         return read_only(np.array(modes, "<i4"))
 
-    @cached_property
+    @lazy
     def mode_weights(self) -> NDArray[np.uint32]:
         """[K]: the weights of the modes."""
         return read_only(self.weights[self.starts + self.modes])

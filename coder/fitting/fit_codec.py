@@ -208,12 +208,17 @@ def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -
     if energies.size < _FEWEST:
         return False
     few = max(1, energies.size // _FEW)
-    largest = np.partition(energies, -few)[-few:]
-    part, whole = largest.sum(dtype=np.float64), energies.sum(dtype=np.float64)
-    unusual = bool(part > 0.5 * whole)  # the whole is 0 where all class tokens are the same
+    largest = np.sort(np.partition(energies, -few)[-few:])[::-1]
+    sums, whole = np.cumsum(largest, dtype=np.float64), energies.sum(dtype=np.float64)
+    unusual = bool(sums[-1] > 0.5 * whole)  # the whole is 0 where all class tokens are the same
     if unusual:
+        shares = sums / whole
+        # Those that stand out, rather than all that were looked at.
+        alike = np.count_nonzero(largest > largest[0] / 10)
+        count = max(1 + int(np.argmax(shares > 0.5)), alike)
+        share = shares[count - 1]
         warnings.warn(
-            f"{few} of {energies.size} {what} carry {part / whole:.0%} of the variance: are they "
+            f"{count} of {energies.size} {what} carry {share:.0%} of the variance: are they "
             "missing data? Name it with nodata, or mask it",
             UnusualEmbedding,
             stacklevel=stacklevel,

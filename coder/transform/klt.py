@@ -15,7 +15,6 @@ machine the same bits alone and in any batch, for any number of BLAS threads; on
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from coder.arrays import frozen, immutable, read_only
 from coder.errors import CodecError, FileError
+from coder.lazy import lazy
 from coder.transform.dct import over_blocks, product
 from coder.transform.frequencies import BANDS, bands_of_grid
 
@@ -188,17 +188,17 @@ class Transform:
         columns = self.columns(grid)
         return [np.flatnonzero(columns == column) for column in range(self.width)]
 
-    @cached_property
+    @lazy
     def synthesis(self) -> NDArray[np.float32]:
         """[K, D]: components to channels, in their units."""
         return read_only(self.basis * self.norms[:, None] * self.scale)
 
-    @cached_property
+    @lazy
     def _class_synthesis(self) -> NDArray[np.float32]:
         assert self.class_scale is not None
         return read_only(self.basis * self.norms[:, None] * self.class_scale)
 
-    @cached_property
+    @lazy
     def analysis(self) -> NDArray[np.float32]:
         """[D, K]: the pseudo-inverse of the basis, for channels in units of `scale`."""
         rows = self.basis * self.norms[:, None].astype(np.float64)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import optax
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
-from coder.arrays import as_grid, check_whole, is_number, is_whole
+from coder.arrays import as_grid, check_whole, is_number, is_whole, refuse_unordered
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.inference import batch_size
@@ -85,8 +85,8 @@ def fit(
     model = params.config
     y = checks.check_embeddings(model, y_hat, "y_hat")
     masks = kind in MASKS
-    # Sets have no order, and mappings another use: which name has which index?
-    if isinstance(classes, (str, Set, Mapping)) or not isinstance(classes, Iterable):
+    refuse_unordered(classes, "classes")
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise InputError(f"classes are {classes!r}: give the names of two or more, in a list")
     classes = tuple(classes)
     if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:

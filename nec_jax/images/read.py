@@ -37,6 +37,10 @@ LARGEST = 1024  # side of a georeferenced image that is taken for one image and 
 _RASTERS = (  # what rasterio reads: TIFF, BigTIFF, JPEG 2000 in a file or as a codestream
     b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
+_MARKS_OF_RGB = ("red", "green", "blue")
+_COLOURS = {  # by their names in rasterio's ColorInterp
+    *_MARKS_OF_RGB, "hue", "saturation", "lightness", "cyan", "magenta", "yellow", "Y", "Cb", "Cr",
+}  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
 # All that Pillow reads of 8 bits a band at most, PNG apart: it would read others as 8 bits.
 _PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -77,7 +81,10 @@ def read_image(
     uint16 [H, W, 1 or 3]: grey of 16 bits is a measurement rather than a picture, and stays one
     band, as it does in a TIFF. CMYK is refused.
 
-    An alpha band is no band of the image.
+    An alpha band is no band of the image. Bands are in the file's order. Three that a TIFF or JPEG
+    2000 marks as colours (its colour interpretation) are red, green, blue, in this order: others
+    are refused, blue, green, red for example. The marks of more bands are not looked at: a model
+    names its bands in the order of its images.
 
     Args:
         path: the file.
@@ -392,6 +399,7 @@ def _read_raster(
         if not bands:
             raise DataError("it has no band but alpha")
         _refuse_scaled(dataset, bands)
+        _refuse_other_colours([kinds[index].name for index in bands])
         image = np.moveaxis(dataset.read(bands, **options), 0, -1)
         if image.dtype.kind not in "uif":
             raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
@@ -538,6 +546,31 @@ def _jp2_space(file: IO[bytes]) -> int | None:
             return None
         place += size
     return None
+
+
+def _refuse_other_colours(marks: list[str]) -> None:
+    """Refuse a picture of three colours that are not red, green, blue, by its bands' marks.
+
+    As stored it would be taken for red, green, blue; reordered, a model whose bands are named in
+    the file's order would get others.
+    """
+    if (
+        len(marks) != len(_MARKS_OF_RGB)
+        or tuple(marks) == _MARKS_OF_RGB
+        or not _COLOURS.issuperset(marks)
+    ):
+        return
+    if set(marks) == set(_MARKS_OF_RGB):
+        order = " ".join(f"-b {1 + marks.index(colour)}" for colour in _MARKS_OF_RGB)
+        remedy = f"store them in this order (gdal_translate {order})"
+    else:
+        remedy = "convert it to these colours"
+    unset = " ".join(f"-colorinterp_{1 + i} undefined" for i in range(len(marks)))
+    raise DataError(
+        f"its bands are marked {', '.join(marks)}, and three colours are read as "
+        f"{', '.join(_MARKS_OF_RGB)}: {remedy}; or, for a model that takes the bands as they are, unset the "
+        f"marks (gdal_edit.py {unset})"
+    )
 
 
 def _is_georeferenced(dataset: "DatasetReader") -> bool:

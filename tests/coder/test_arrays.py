@@ -1,7 +1,9 @@
 """What may be handed to a codec: missing values, grids, dtypes and blobs."""
 
+from collections import deque
 from dataclasses import replace
 
+import dask.array as da
 import numpy as np
 import pytest
 from coder_cases import small_codec
@@ -59,6 +61,33 @@ def test_a_mask_of_nothing_is_none(kind):
         with pytest.raises(InputError, match="values of symbols are masked"):
             function(masked, grid)
     np.testing.assert_array_equal(one.dequantise(np.ma.array(symbols), grid), codec.decode(blob))
+
+
+NESTED = {
+    "list of arrays": list,
+    "tuple of arrays": tuple,
+    "deque of arrays": deque,
+    "list of lists of scalars": lambda y: [[*row] for row in y],
+    "list of a list": lambda y: [[*y]],
+    "list of an array": lambda y: [y],
+    "tuple of lists of lists": lambda y: ([[*row] for row in y],),
+    "array of dask": lambda y: da.from_array(y),
+    "list of dask arrays": lambda y: [da.from_array(row) for row in y],
+    "list of a list of dask arrays": lambda y: [[da.from_array(row) for row in y]],
+}
+
+
+@pytest.mark.parametrize("nesting", NESTED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_in_lists_is_seen_however_deep(kind, nesting):
+    codec, y, grid = KINDS[kind]
+    one, nested = codec.at(), NESTED[nesting]
+    symbols = one.quantise(y, grid)
+    whole = one.quantise(nested(np.ma.array(y)), grid)
+    np.testing.assert_array_equal(whole.reshape(symbols.shape), symbols)
+    masked = np.ma.array(y, mask=np.arange(y.size).reshape(y.shape) == 4)
+    with pytest.raises(InputError, match=f"1 of {y.size} values of embeddings are masked"):
+        one.quantise(nested(masked), grid)
 
 
 def test_settings_of_codecs_are_not_masked():
@@ -132,6 +161,7 @@ def test_a_blob_is_bytes_in_anything_that_holds_them(kind):
         (np.array([b"a", b"b\0"]), r"an array of \|S2: pass a list of byte strings"),
         (None, "of type NoneType: pass a list"),
         (7, "of type int: pass a list"),
+        ({b"a", b"b"}, "blobs are a set, which has no order"),
         ([], "no blobs to decode"),
         ([b"a", "b"], "blob 1: a blob is bytes"),
     ],

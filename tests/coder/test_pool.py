@@ -312,24 +312,39 @@ def test_where_there_are_no_semaphores_a_pool_says_so(monkeypatch):
         coder.Pool(small_codec())
 
 
-def test_a_thread_that_outlives_the_program_is_told(tmp_path):
+def test_a_script_on_standard_input_is_refused_and_why(tmp_path):
+    transform_cases.ladder().save(tmp_path / "codec")
+    done = subprocess.run(
+        [sys.executable, "-", tmp_path / "codec"], input=START, stderr=subprocess.PIPE, text=True
+    )
+    assert "begins by running the program's script, and <stdin> is no file" in done.stderr
+    assert "FileNotFoundError" not in done.stderr  # of a process that was started all the same
+
+
+@pytest.mark.parametrize("calls", ["one, later", "one after another"])
+def test_a_thread_that_outlives_the_program_is_told(calls, tmp_path):
     program = tmp_path / "late.py"
     program.write_text(
-        "import threading, time\nimport numpy as np\nimport coder\n"
+        "import sys, threading, time\nimport numpy as np\nimport coder\n"
         "from coder_cases import small_codec\n"
         "def late():\n"
-        "    time.sleep(0.5)\n"
+        "    if sys.argv[1] == 'one, later':\n"
+        "        time.sleep(0.5)\n"
         "    try:\n"
-        "        pool.encode(np.zeros((64, 7, 3), 'f4'), (2, 3))\n"
+        "        while True:\n"
+        "            pool.encode(np.zeros((64, 7, 3), 'f4'), (2, 3))\n"
+        "            started.set()\n"
         "    except coder.PoolError as error:\n"
         "        print(error, flush=True)\n"
         "if __name__ == '__main__':\n"
-        "    pool = coder.Pool(small_codec(), 1)\n"
+        "    pool, started = coder.Pool(small_codec(), 1), threading.Event()\n"
         "    threading.Thread(target=late).start()\n"
+        "    if sys.argv[1] == 'one after another':\n"
+        "        started.wait()\n"
     )
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, program],
+        [sys.executable, program, calls],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -124,6 +125,10 @@ def test_a_pool_codes_the_same_bytes(model, coded):
         other = dataclasses.replace(model, codec=dataclasses.replace(model.codec, rate_index=1))
         with pytest.raises(InputError, match="another codec: make it of this model's"):
             nec_jax.encode(other, images, pool=pool)
+    wrong: list[Any] = [(4, "int"), (True, "bool"), (coder.Pool, "type"), (model.codec, "Codec")]
+    for not_one, kind in wrong:
+        with pytest.raises(InputError, match=rf"pool is a \w*{kind}: give a coder.Pool"):
+            nec_jax.encode(model, images, pool=not_one)
 
 
 def test_an_overridden_coding_batch_is_recorded_in_the_model(model, tmp_path: Path):

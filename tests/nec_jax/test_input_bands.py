@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +99,18 @@ def test_new_bands_start_from_the_mean_of_the_others_in_encoder_and_decoder() ->
 def test_bands_that_cannot_be_are_refused(bands: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         taken_to(RGB, bands)
+
+
+def test_bands_without_an_order_are_refused() -> None:
+    contract: Any = {
+        "mean": (1.0,) * 3,
+        "std": (1.0,) * 3,
+        "dtype": "uint8",
+        "value_range": (0.0, 255.0),
+    }
+    bands: Any = {"red", "green", "blue"}
+    with pytest.raises(InputError, match="bands are a set, which has no order"):
+        with_bands(RGB, bands, **contract)
 
 
 @pytest.fixture(scope="module")

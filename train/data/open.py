@@ -47,6 +47,8 @@ def open_source(
     of 16 bits as uint16), and .tif, .tiff, .jp2, .j2k, .j2c, .jpc, .jpf, .jpx (every band, the
     file's own dtype, with `transform` and `crs`). The bytes of a file say what it is, not its name.
     Colours other than grey, RGB and palettes, and bands with a scale or an offset, are refused.
+    Bands are in the file's order; three that the file marks as other colours than red, green, blue,
+    or as these in another order, cannot be read.
     An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that
     is damaged: training and scoring log it and go on without. See `read_image`.
 

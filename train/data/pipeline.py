@@ -51,12 +51,13 @@ def train_iterator(
         check: raises DataError for a record that the model does not take.
 
     Raises:
-        DataError: no images, or (while iterating) every image is corrupt, or one has other bands
-            or another dtype than the others.
+        DataError: no images, no such process, or (while iterating) every image is corrupt, or one
+            has other bands or another dtype than the others.
     """
     count = len(source)
     if count == 0:
         raise DataError(f"{source.name} has no images")
+    check_process(process_index, process_count)
     order_seed, crop_seed = np.random.SeedSequence([seed, 0]).generate_state(2)
     read = _Reader(source, count)
     alike = _Alike()
@@ -81,6 +82,12 @@ def train_iterator(
     batches = images.batch(batch, drop_remainder=True)[process_index::process_count]
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     return iter(batches.to_iter_dataset(ahead))
+
+
+def check_process(index: int, count: int) -> None:
+    """Raises DataError if there is no process `index` of `count`: it would get another's images."""
+    if not 0 <= index < count:
+        raise DataError(f"process {index} of {count}: they are counted from 0 to {count - 1}")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import Weights, path_name
 from train.configs.options import OptionsError
 from train.data import fingerprint, spread
+from train.data.pipeline import check_process
 from train.data.views import MIXED, view_of
 
 _SHARD_BYTES = 1 << 26
@@ -86,6 +87,7 @@ class Prefix:
         Resumable, and shared among processes, as `train_iterator`; so is an unreadable image
         replaced by the next one.
         """
+        check_process(process_index, process_count)
         count = len(self.views) * self.images
 
         def readable(number: int) -> dict[str, NDArray[np.float16]]:

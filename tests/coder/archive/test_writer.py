@@ -26,7 +26,7 @@ from archive_cases import (
 )
 from coder_cases import fitted_codec
 from folders import ROOT, TESTS
-from transform_cases import class_tokens, smooth_embeddings
+from transform_cases import class_tokens, ladder, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, files, fit
@@ -125,8 +125,10 @@ def test_unreadable_images_are_read_again_on_demand(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
 
 
-def test_a_shard_whose_rewriting_is_stopped_is_to_be_written(tmp_path):
+def test_a_shard_whose_rewriting_is_stopped_is_to_be_written(tmp_path, monkeypatch):
     written(tmp_path / "a", BAD)
+    # Otherwise refused before anything is changed.
+    monkeypatch.setattr("coder.archive.writer.named", lambda *_: None)
     with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD, retry=True) as writer:
         far = Y[:SHARD].copy()
         far[3, 0, 0] = 1e30  # of a class token: the embeddings are written before
@@ -206,6 +208,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
             (slice(0, 7), (y[:7], ids[:7]), "no shard"),
             (slice(4, 12), (y, ids), "no shard"),
             (slice(32, 40), (y, ids), "no shard"),
+            (0, (y, ids), "images 0 are no shard: give one of `missing`, a slice"),
+            (slice(0, 8), (y, set(ids)), "ids are a set, which has no order"),
+            (slice(0, 8), (y, ids, None, {"", "no"}), "errors are a set, which has no order"),
+            (slice(0, 8), (y, ids, np.zeros((8, 1), int)), r"labels of shape \(8, 1\): give one"),
+            (slice(0, 8), (y, ids, np.eye(8, dtype=int)), r"labels of shape \(8, 8\): give one"),
+            (slice(0, 8), (y, ids, 3), r"labels of shape \(\): give one for each image, \[8\]"),
             (slice(0, 8), (y, ids[:7]), "7 ids for 8 images"),
             (slice(0, 8), (y, ids, [1]), "1 labels for 8 images"),
             (slice(0, 8), (y, ids, np.full(8, 0.5)), "labels are whole numbers"),
@@ -221,6 +229,34 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
             with pytest.raises(InputError, match=message):
                 writer.write(images, *arguments)
         assert contents(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_codec_of_many_rates_is_refused_by_an_archive_that_is_there_too(there, tmp_path):
+    if there:
+        written(tmp_path / "a")
+    codec: Any = ladder()
+    writer = archive.Writer(tmp_path / "a", codec, COUNT, GRID, shard=SHARD)
+    with pytest.raises(CodecError, match="has one rate: cut one out of the codec"), writer:
+        pass
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_what_the_codec_refuses_takes_away_no_shard_that_was_written(complete, tmp_path):
+    path, ids = tmp_path / "a", [f"image {i}" for i in range(8)]
+    errors = ["no", *[None] * 7]  # so that embeddings are those of images 1 to 7
+    with archive.Writer(path, CODEC, 16, GRID, shard=8) as writer:
+        for part in writer.missing()[: 1 + complete]:
+            writer.write(part, Y[:7], ids, errors=errors)
+        if complete:
+            writer.finish()
+    before = contents(path)
+    far = Y[:7].copy()
+    far[4, 2, 1] = 1e30
+    with archive.Writer(path, CODEC, 16, GRID, shard=8, retry=True) as writer:
+        with pytest.raises(InputError, match=r"image 5: .*too far"):
+            writer.write(slice(0, 8), far, ids, errors=errors)
+        assert contents(path) == before
 
 
 def test_ids_and_errors_of_any_text_are_kept(tmp_path):

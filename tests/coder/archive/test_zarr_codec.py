@@ -275,6 +275,10 @@ def rastered(codec, shape, chunks, *, shards=None, fill_value=0.0, **settings) -
         (np.s_[0:8, 0:16], np.s_[8:16, 0:16], True),
         # Blocks of 16 rows become blocks of 10.
         (np.s_[0:16, 0:16], np.s_[16:20, 0:16], True),
+        # Some channels, of everything or of whole blocks.
+        (np.s_[:, :], np.s_[:, :, 3], True),
+        (np.s_[:, :], np.s_[16:32, 0:16, 2:9], True),
+        (np.s_[:, :], np.s_[:, :, :], False),
         # Whole chunks, whole blocks, and what is appended at block borders.
         (np.s_[:, :], np.s_[:, :], False),
         (np.s_[:, :], np.s_[32:64, 0:32], False),
@@ -343,11 +347,23 @@ def test_what_it_advises_loses_nothing(sides, borders):
             array[top:bottom, left:right] = y[top:bottom, left:right] + 5  # warnings are errors
 
 
+@pytest.mark.filterwarnings("ignore::coder.UnusualEmbedding")
+def test_channels_that_are_written_one_by_one_warn_of_those_written_before():
+    rows = smooth_embeddings(1, 40).reshape(-1, CHANNELS)
+    for codec in (ladder().at(8), fit(rows).at(8)):  # one without blocks
+        array = rastered(codec, (16, 16), (16, 16))
+        y = smooth(16, 16)[0]
+        array[..., 0] = y[..., 0]
+        with pytest.warns(LossyWrite, match=r"changed \d+ tokens beside it or in other channels"):
+            array[..., 1] = y[..., 1]
+
+
 def test_a_codec_without_a_transform_loses_nothing():
     array = rastered(fitted_codec(smooth(16, 16), class_token=False), (16, 16), (16, 16))
     array[:] = y = smooth(16, 16)[0]
     array[0:8] = y[0:8] + 1
     array[3, 5] = y[3, 5]
+    array[..., 1] = y[..., 1] + 1
 
 
 def test_what_lies_beyond_the_edge_may_not_lie_between_tokens():
@@ -360,6 +376,23 @@ def test_what_lies_beyond_the_edge_may_not_lie_between_tokens():
         made(MemoryStore(), chunks=(2, 4, 5, CHANNELS))
     for chunks in ((1, 4, 5), (2, 3, 5), (2, 6, 4)):
         made(MemoryStore(), chunks=(*chunks, CHANNELS))
+
+
+def test_chunks_in_shards_that_end_beyond_the_array_are_named_when_written():
+    """zarr asks no codec about the sides of chunks inside shards when it makes an array."""
+    y = smooth_embeddings(3, 4, (8, 8))
+    array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9), fill_value=np.nan)
+    cause = r"in order. If the array ends after 2 x 2 x {} tokens of the chunk: .* \(2, 3, 3, 12\)"
+    with pytest.raises(InputError, match=f"is NaN.* {cause.format(3)}, which divide"):
+        array[:] = y
+    array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9))
+    with pytest.warns(LossyWrite, match=cause.format("[23]")):
+        array[:] = y
+    # A gap that is no end of a side has another cause.
+    y[0, 2, 2] = np.nan
+    whole = rastered(ladder().at(8), (4, 8, 8), (2, 8, 8), shards=(2, 8, 8), fill_value=np.nan)
+    with pytest.raises(InputError, match=r"one after it .* tokens in order$"):
+        whole[:] = y
 
 
 def test_a_blob_that_is_larger_than_its_chunk_is_refused():

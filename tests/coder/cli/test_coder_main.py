@@ -253,6 +253,11 @@ def test_a_reader_that_goes_away_is_no_error(store):
     assert done.stdout.strip() in ("0", "1")  # as fast as the reader was
 
 
+def test_without_a_standard_output_the_status_is_the_same(monkeypatch, store):
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it where it was closed before
+    assert main(["verify", str(store)]) == 0
+
+
 def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -174,6 +174,15 @@ def short_parquet(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def flipped_parquet(path: Path) -> None:
+    """Values that only the checksum of their page tells from those that were written."""
+    options: Any = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(pa.table({"e": FIXED}), path, **options)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
 def pickled(path: Path) -> None:
     path.write_bytes(pickle.dumps(FLAT[:2]))
 
@@ -222,6 +231,7 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         ("y.npy", lambda p: np.save(p, FLAT * 1j), "an array of complex64: give floats"),
         ("y.npy", os.mkfifo, "is a pipe or a device"),
         ("y.parquet", short_parquet, "a damaged Parquet file"),
+        ("y.parquet", flipped_parquet, "a damaged Parquet file (could not verify page integrity"),
         ("y.parquet", lambda p: p.write_text("a,b"), "not a .npy file, a Zarr array or Parquet"),
         ("y.parquet", lambda p: table(p, e=NULL_ROW), "2 null rows of 4, the first is row 1"),
         ("y.parquet", lambda p: table(p, e=NULL_INSIDE), "nulls inside of lists, the first in row"),
@@ -409,3 +419,54 @@ def test_a_zarr_array_with_marks_scales_or_damage(tmp_path, capsys):
         assert error.startswith(f"{tmp_path / 'cut'}: damaged (")
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*tokens have one number:coder.UnusualEmbedding")
+@pytest.mark.parametrize("shape", ["grids", "raster", "vectors"])
+@pytest.mark.parametrize("lost", ["one", "all"])
+def test_a_chunk_that_an_encoded_array_lost_is_named_and_never_read(
+    shape, lost, tmp_path, monkeypatch, capsys
+):
+    """Nothing else may be missing: a grid of zeros is stored as well."""
+    monkeypatch.setattr("coder.cli.fit_commands._SHARD", 64)
+    monkeypatch.setattr("coder.cli.fit_commands._TILE", 32)
+    monkeypatch.setattr("coder.cli.fit_commands._VECTORS", 512)
+    y = np.concatenate([Y, np.zeros_like(Y[:70])])
+    y = {"grids": y, "raster": y.reshape(-1, 36, CHANNELS), "vectors": y.reshape(-1, CHANNELS)}[
+        shape
+    ]
+    np.save(tmp_path / "y.npy", y)
+    path = tmp_path / "y.zarr"
+    assert main(["encode", str(tmp_path / "y.npy"), "--out", str(path)]) == 0
+    capsys.readouterr()
+    for command in ("verify", "info"):
+        assert main([command, str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "not stored" not in out
+    assert ("per image" in out) == (shape == "grids")
+    chunks = sorted(p for p in (path / "c").rglob("*") if p.is_file())
+    gone = chunks if lost == "all" else chunks[1:2]
+    for chunk in gone:
+        chunk.unlink()
+    for command in ("verify", "info", "decode"):
+        more = ["--out", str(tmp_path / "out")] if command == "decode" else []
+        assert main([command, str(path), *more]) == 1
+        out, err = capsys.readouterr()
+        assert err.splitlines() == [
+            f"{path}: {chunk.relative_to(path)} is lost: copy the array again" for chunk in gone
+        ]
+        assert "good" not in out
+    assert not (tmp_path / "out").exists()
+    assert np.isnan(zarr.open_array(path, mode="r")[:]).any()
+
+
+@pytest.mark.parametrize("shape", ["grids", "raster", "vectors"])
+def test_an_array_that_is_read_as_a_raster_is_said_to_be_one(shape, tmp_path, capsys):
+    np.save(tmp_path / "y.npy", SHAPES[shape])
+    main(["fit", str(tmp_path / "y.npy"), "--out", str(tmp_path / "codec")])
+    height, width = SHAPES[shape].shape[:2]
+    said = (
+        f"read as one raster of {height} x {width} tokens; for {height} images of {width} tokens,"
+    )
+    assert (said in capsys.readouterr().out) == (shape == "raster")

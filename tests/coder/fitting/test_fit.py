@@ -318,8 +318,15 @@ def relative_mse(codec: coder.RateLadder, step: float, y: NDArray[np.float32]) -
     return float((np.square(error).mean((0, 1)) / y.reshape(-1, CHANNELS).var(0)).mean())
 
 
+HIDDEN = {  # where NumPy would drop a mask
+    "list of masked": lambda y, _: [*y],
+    "lists of masked": lambda y, _: [[*one] for one in y],
+    "dask": lambda y, chunks: dask.array.from_array(y, chunks=chunks),
+}
+
+
 @pytest.mark.parametrize("part", [0.008, 0.1])
-@pytest.mark.parametrize("kind", ["nodata", "mask", "NaN", "list of masked", "dask"])
+@pytest.mark.parametrize("kind", ["nodata", "mask", "NaN", *HIDDEN])
 @pytest.mark.parametrize("shape", ["grids", "raster", "vectors"])
 def test_missing_tokens_do_not_count(shape, kind, part):
     y = {
@@ -335,8 +342,7 @@ def test_missing_tokens_do_not_count(shape, kind, part):
     chunks: Any = (50, *y.shape[1:])
     if kind not in ("nodata", "NaN"):
         source = np.ma.masked_array(holed, np.repeat(holes[..., None], CHANNELS, -1))
-        source = [*source] if kind == "list of masked" else source
-        source = dask.array.from_array(source, chunks=chunks) if kind == "dask" else source
+        source = HIDDEN.get(kind, lambda y, _: y)(source, chunks)
     codec, whole = coder.fit(source, nodata=nodata), coder.fit(y)
     test = smooth_embeddings(2, 10, (16, 16))
     for step in (1.5, 0.5):
@@ -442,7 +448,7 @@ def test_nodata_is_compared_in_the_dtype_of_the_embeddings(dtype, nodata):
 def test_a_thousandth_of_the_tokens_with_most_of_the_variance_is_warned_of(tokens):
     y = smooth_embeddings(1, 56).reshape(-1, CHANNELS)[:2000]
     y[:tokens] = -9999
-    with pytest.warns(UnusualEmbedding, match="20 of 2000 tokens carry .*%") as caught:
+    with pytest.warns(UnusualEmbedding, match=f"{tokens} of 2000 tokens carry .*%") as caught:
         coder.fit(y)
     assert caught[0].filename == __file__
     with pytest.warns(UnusualEmbedding, match="class tokens carry"):

@@ -39,6 +39,8 @@ MASKED = np.ma.masked_invalid(ONE_HOLE)
         ({"targets": np.ma.masked_equal(np.arange(8) % 3, 2)}, "2 of 8 values of targets are mask"),
         ({"targets": [0, 1, 2, 0, 1, 7, 9, 0]}, "2 have another, the first at \\(5,\\)"),
         ({"classes": "abc"}, "classes are 'abc': give the names"),
+        ({"classes": {"a", "b", "c"}}, "classes are a set, which has no order"),
+        ({"classes": frozenset("abc")}, "classes are a frozenset, which has no order"),
         ({"classes": 3}, "classes are 3: give the names"),
         ({"classes": set(CLASSES)}, "classes are {.*give the names of two or more, in a list"),
         ({"classes": dict.fromkeys(CLASSES, 0)}, "classes are {.*in a list"),

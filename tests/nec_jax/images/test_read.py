@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from image_files import encoded, noise, png, write_raster
 from PIL import Image, ImageOps
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
 
 from nec_jax.images import read as module
@@ -401,6 +402,47 @@ def test_a_fourth_band_is_alpha_if_the_file_says_so(tmp_path: Path):
         pixels(path)
     write_raster(path, bands, photometric="MINISBLACK")
     np.testing.assert_array_equal(pixels(path), bands.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ("blue green red", "blue, green, red, and .* order .gdal_translate -b 3 -b 2 -b 1.;"),
+        ("green blue red", "green, blue, red, and .* order .gdal_translate -b 3 -b 1 -b 2.;"),
+        ("blue green red alpha", "marked blue, green, red, and three colours are read as red, gr"),
+        ("blue alpha green red", "marked blue, green, red"),
+        ("Y Cb Cr", "marked Y, Cb, Cr, and .*: convert it to these colours; .* unset the marks"),
+        ("hue saturation lightness", "marked hue, saturation, lightness"),
+        ("cyan magenta yellow", "marked cyan, magenta, yellow"),
+        ("red green blue", None),
+        ("red green blue alpha", None),
+        ("gray undefined undefined", None),
+        ("nir red green", None),  # no picture: a model names its bands
+        ("blue green red nir", None),
+        ("red", None),
+        ("blue green", None),
+    ],
+)
+def test_three_bands_marked_as_other_colours_than_rgb_are_refused(
+    marks: str, message: str | None, tmp_path: Path
+):
+    kinds = [ColorInterp[name] for name in marks.split()]
+    bands = noise(len(kinds), 6, 5)
+    if ColorInterp.alpha in kinds:
+        bands[kinds.index(ColorInterp.alpha)] = 255
+    path = write_raster(tmp_path / "a.tif", bands, photometric="MINISBLACK")
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = kinds
+    with rasterio.open(path) as file:
+        assert list(file.colorinterp) == kinds
+    if message is None:
+        kept = [band for band, kind in zip(bands, kinds, strict=True) if kind != ColorInterp.alpha]
+        np.testing.assert_array_equal(pixels(path), np.stack(kept, -1))
+        return
+    with pytest.raises(CorruptImageError, match=message):
+        pixels(path)
+    with pytest.raises(CorruptImageError, match=message):  # of a window too
+        read_image(path, "", (0, 0, 2, 2))
 
 
 def test_missing_pixels_of_a_mask_are_ignored_ones(tmp_path: Path):

@@ -97,6 +97,14 @@ def test_the_batches_of_processes_make_up_that_of_one():
     assert {str(part.get_state()) for part in parts} == {str(whole.get_state())}
 
 
+@pytest.mark.parametrize(("index", "count"), [(2, 2), (3, 2), (-1, 2), (0, 0), (1, 1)])
+def test_a_process_that_there_is_not_is_refused(index: int, count: int):
+    with pytest.raises(DataError, match=f"process {index} of {count}: they are counted from 0"):
+        train_iterator(
+            textured(), batch=2, size=16, seed=0, process_index=index, process_count=count
+        )
+
+
 def test_without_augmentation_an_image_is_fitted():
     batches = train_iterator(textured(1), batch=1, size=16, seed=0, augment=False)
     np.testing.assert_array_equal(next(batches)["image"][0], fit_to(textured()[0]["image"], 16))
