@@ -37,9 +37,9 @@ LARGEST = 1024  # side of a georeferenced image that is taken for one image and 
 _RASTERS = (  # what rasterio reads: TIFF, BigTIFF, JPEG 2000 in a file or as a codestream
     b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
-_MARKS_OF_RGB = ("red", "green", "blue")
+_COLOUR_MARKS = ("red", "green", "blue")
 _COLOURS = {  # by their names in rasterio's ColorInterp
-    *_MARKS_OF_RGB, "hue", "saturation", "lightness", "cyan", "magenta", "yellow", "Y", "Cb", "Cr",
+    *_COLOUR_MARKS, "hue", "saturation", "lightness", "cyan", "magenta", "yellow", "Y", "Cb", "Cr",
 }  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
 # All that Pillow reads of 8 bits a band at most, PNG apart: it would read others as 8 bits.
@@ -555,21 +555,21 @@ def _refuse_other_colours(marks: list[str]) -> None:
     the file's order would get others.
     """
     if (
-        len(marks) != len(_MARKS_OF_RGB)
-        or tuple(marks) == _MARKS_OF_RGB
+        len(marks) != len(_COLOUR_MARKS)
+        or tuple(marks) == _COLOUR_MARKS
         or not _COLOURS.issuperset(marks)
     ):
         return
-    if set(marks) == set(_MARKS_OF_RGB):
-        order = " ".join(f"-b {1 + marks.index(colour)}" for colour in _MARKS_OF_RGB)
+    if set(marks) == set(_COLOUR_MARKS):
+        order = " ".join(f"-b {1 + marks.index(colour)}" for colour in _COLOUR_MARKS)
         remedy = f"store them in this order (gdal_translate {order})"
     else:
         remedy = "convert it to these colours"
     unset = " ".join(f"-colorinterp_{1 + i} undefined" for i in range(len(marks)))
     raise DataError(
         f"its bands are marked {', '.join(marks)}, and three colours are read as "
-        f"{', '.join(_MARKS_OF_RGB)}: {remedy}; or, for a model that takes the bands as they are, unset the "
-        f"marks (gdal_edit.py {unset})"
+        f"{', '.join(_COLOUR_MARKS)}: {remedy}; or, for a model that takes the bands as they are, "
+        f"unset the marks (gdal_edit.py {unset})"
     )
 
 
