@@ -4,8 +4,9 @@
 
 The data set's images at other sizes, without colour, with bands in another order, coarser, darker.
 A linear probe on class token and mean token is fitted to a fifth less than the training split under
-the same condition, and scored on val: of the embedding as it is, and as it is decoded at the rate
-that `encode` uses. "Decoded, head of plain" is of what is decoded too, by the first row's probe.
+the same condition, and scored on val: of the embedding as it is, and as it is decoded at the
+quality that `encode` uses. "Decoded, head of plain" is of what is decoded too, by the first row's
+probe.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def measure(
         )
 
     def score(head: HeadParams, part: NDArray[np.float32]) -> float:
-        return round(100 * float(np.mean(heads.classify(head, part) == val.labels)), 1)
+        return round(100 * float(np.mean(heads.predict(head, part) == val.labels)), 1)
 
     head = probe(decoded)
     size = np.mean([len(codec.encode(one, grid)) for one in y[1]])

@@ -45,8 +45,8 @@ def main() -> None:
     codec = params.codec.at()
     with Pool(codec) as pool, ThreadPoolExecutor(os.cpu_count()) as threads:
         blobs = nec_jax.encode(params, images, pool=pool)
-        bytes_an_image = float(np.mean([len(blob) for blob in blobs]))
-        level = _level(images, bytes_an_image)
+        bytes_per_image = float(np.mean([len(blob) for blob in blobs]))
+        level = _level(images, bytes_per_image)
 
         def jpeg(image: np.ndarray) -> bytes:
             return bytes(imagecodecs.jpeg2k_encode(image, level=level, codecformat="J2K"))
@@ -66,7 +66,7 @@ def main() -> None:
             ),
         }
         speed = {name: len(images) / best_seconds(run, SECONDS) for name, run in runs.items()}
-    row = {"bytes": bytes_an_image, "jpeg2000_bytes": float(np.mean([len(s) for s in streams]))}
+    row = {"bytes": bytes_per_image, "jpeg2000_bytes": float(np.mean([len(s) for s in streams]))}
     if arguments.json:
         print(json.dumps(row | {"load_s": load_s, "images_per_s": speed}))
         return

@@ -46,7 +46,7 @@ def embeddings(codec: coder.EmbeddingCodec, grid: tuple[int, int]) -> np.ndarray
     n = grid[0] * grid[1] + codec.class_token
     zone, _, _ = one.cells(grid)
     size = np.where(np.isfinite(zone), 0.35 * one.step, 0)
-    c = (rng.laplace(size=(IMAGES, n, one.symbols_a_token)) * size).astype(np.float32)
+    c = (rng.laplace(size=(IMAGES, n, one.symbols_per_token)) * size).astype(np.float32)
     return np.stack([one.transform.inverse(part, grid) for part in c])
 
 
@@ -56,14 +56,14 @@ def small() -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
 
 
 def large(folder: Path) -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
-    """One of 768 channels, which is fitted once, at a rate at which most of them are coded."""
+    """One of 768 channels, which is fitted once, at a quality at which most of them are coded."""
     path = folder / "large.codec"
     if not path.exists():
         rng = np.random.default_rng(0)
         mixing = rng.normal(size=(768, 768)) * 0.99 ** np.arange(768)
         walks = rng.laplace(size=(24, 14, 14, 768)).cumsum(1).cumsum(2)
         ladder = coder.fit((walks @ mixing.T).astype(np.float32))
-        ladder.at(2 * ladder.rates // 3).save(path)
+        ladder.at(2 * ladder.num_qualities // 3).save(path)
     return coder.load(path), (14, 14)
 
 

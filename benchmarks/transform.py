@@ -5,8 +5,8 @@
 EMBEDDINGS is a .npy file float [N, H, W, D] of real embeddings (or [N, 1 + H * H, D], class token
 first). Both codecs are fitted on the first half; `per channel` quantises every channel with a
 step of its deviation's times a number, which is searched for so that the second half needs as many
-bytes as at a rate of the transform. Milliseconds an embedding, from floats to a blob and back, the
-best of several turns that both take.
+bytes as at a quality of the transform. Milliseconds per embedding, from floats to a blob and back,
+the best of several turns that both take.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import coder
 from benchmarks.peer import ROUNDS, best_seconds
 from coder import ScalarCodec
-from coder.codecs import OneRateCodec
+from coder.codecs import OneQualityCodec
 from train.studies.baselines import per_channel
 
 RATES = (4, 6, 8, 10, 12)
@@ -31,7 +31,7 @@ SECONDS = 1.0
 Grid = tuple[int, int]
 
 
-def mean_bytes(codec: OneRateCodec, y: NDArray[np.float32], grid: Grid) -> float:
+def mean_bytes(codec: OneQualityCodec, y: NDArray[np.float32], grid: Grid) -> float:
     """Of the blobs of embeddings [N, n, D]."""
     return float(np.mean([len(codec.encode(one, grid)) for one in y]))
 
@@ -49,7 +49,7 @@ def of_equal_bytes(
 
 
 def measure(
-    codec: OneRateCodec, other: OneRateCodec, y: NDArray[np.float32], grids: tuple[Grid, Grid]
+    codec: OneQualityCodec, other: OneQualityCodec, y: NDArray[np.float32], grids: tuple[Grid, Grid]
 ) -> dict[str, float]:
     """Bytes, and milliseconds an embedding, of both codecs."""
     row: dict[str, float] = {}
@@ -85,18 +85,18 @@ def main() -> None:
         fit, y = (part.reshape(len(part), -1, part.shape[-1]) for part in (fit, y))
     some, whole = y[:: max(1, len(y) // TIMED)][:TIMED], (1, y.shape[1])
     rows = []
-    for rate in RATES:
-        codec = ladder.at(rate)
+    for quality in RATES:
+        codec = ladder.at(quality)
         other = of_equal_bytes(fit, some, whole, mean_bytes(codec, some, grid))
-        rows.append({"rate": float(rate)} | measure(codec, other, some, (grid, whole)))
+        rows.append({"quality": float(quality)} | measure(codec, other, some, (grid, whole)))
     if arguments.json:
         print(json.dumps(rows))
         return
     print(f"{y.shape[1]} tokens of {y.shape[2]} channels; ms an embedding, one core")
-    print("| rate | bytes | per channel | encode | per channel | decode | per channel |")
+    print("| quality | bytes | per channel | encode | per channel | decode | per channel |")
     print("| ---: " * 7 + "|")
     for row in rows:
-        cells = [f"{row['rate']:.0f}", f"{row['transform_bytes']:,.0f}"]
+        cells = [f"{row['quality']:.0f}", f"{row['transform_bytes']:,.0f}"]
         cells.append(f"{row['per_channel_bytes']:,.0f}")
         for kind in ("encode", "decode"):
             ours, theirs = row[f"transform_{kind}_ms"], row[f"per_channel_{kind}_ms"]

@@ -7,7 +7,14 @@ y_hat = codec.decode(blob)  # float32 [n, D]
 ```
 """
 
-from coder.codecs import EmbeddingCodec, RateLadder, ScalarCodec, TransformCodec, from_bytes, load
+from coder.codecs import (
+    EmbeddingCodec,
+    QualityLadder,
+    ScalarCodec,
+    TransformCodec,
+    from_bytes,
+    load,
+)
 from coder.entropy import Tables
 from coder.errors import (
     BlobError,
@@ -37,7 +44,7 @@ __all__ = [
     "OutputError",
     "Pool",
     "PoolError",
-    "RateLadder",
+    "QualityLadder",
     "ScalarCodec",
     "Tables",
     "TransformCodec",

@@ -51,7 +51,7 @@ class CorruptBlob(BlobError):
 
 
 class WrongCodec(BlobError):
-    """The blob was written with another codec (another model, or another rate of it)."""
+    """The blob was written with another codec (another model, or another quality of it)."""
 
 
 class UnsupportedVersion(BlobError):

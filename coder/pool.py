@@ -38,7 +38,7 @@ from coder.errors import InputError, PoolError, named
 _TASKS_PER_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
 _AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
 _BLOCK = 1 << 22  # bytes of a block; larger only for one embedding that is larger
-MOST_WORKERS = 61 if sys.platform == "win32" else 1024
+MAX_WORKERS = 61 if sys.platform == "win32" else 1024
 """Windows waits for no more; elsewhere more than any machine has cores, which is all that helps."""
 
 
@@ -52,8 +52,8 @@ class Pool:
     a pool codes in the process itself.
 
     Args:
-      codec: the codec. One of many rates codes at its `rate_index`; for another rate, make a pool
-        of `codec.at(rate)`.
+      codec: the codec. One of many qualities codes at its own; for another quality, make a pool
+        of `codec.at(quality)`.
       workers: how many processes at most, 1 to 1024 (61 on Windows); None for as many as there are
         cores to use.
 
@@ -70,8 +70,8 @@ class Pool:
             )
         self.codec = codec
         if workers is None:
-            workers = min(available_cores(), MOST_WORKERS)
-        self._workers = check_whole("workers", workers, highest=MOST_WORKERS)
+            workers = min(available_cores(), MAX_WORKERS)
+        self._workers = check_whole("workers", workers, highest=MAX_WORKERS)
         self._process = os.getpid()
         self._closed = False
         self._memory = self._executor = None

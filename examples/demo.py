@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import CodecError, RateLadder, files
+from coder import CodecError, QualityLadder, files
 from nec_jax import heads
 from nec_jax.model_file import NecParams
 from train.configs.options import OptionsError
@@ -28,7 +28,7 @@ from train.studies.figure import save
 
 WORKDIR = Path("runs/demo")
 MODEL = "nec-vit-ti"
-SMALL = 7  # the rate of the map of land and water
+SMALL = 7  # the quality of the map of land and water
 CHIP = 90  # divides the image: no tile is left over
 
 OPTIONS = Evaluate(
@@ -65,25 +65,26 @@ def draw_earth(params: NecParams, path: Path) -> None:
     print("encoding the Earth, half a minute", file=sys.stderr)
     earth = BlueMarble("all", CHIP)
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
-    assert isinstance(params.codec, RateLadder)
+    assert isinstance(params.codec, QualityLadder)
     codec = params.codec.codec_bytes / 1e3
     images = np.stack([fit_to(tile, params.config.image_size) for tile in tiles])
     y = nec_jax.latents(params, images)
     grid = params.config.grid(*images.shape[1:3])
-    default = params.codec.rate_index
+    default = params.codec.quality
     coded = {
-        rate: [params.codec.encode(one, grid, rate=rate) for one in y] for rate in (default, SMALL)
+        quality: [params.codec.encode(one, grid, quality=quality) for one in y]
+        for quality in (default, SMALL)
     }
-    decoded = {rate: nec_jax.decode(params, blobs) for rate, blobs in coded.items()}
-    size = {rate: sum(map(len, blobs)) for rate, blobs in coded.items()}
+    decoded = {quality: nec_jax.decode(params, blobs) for quality, blobs in coded.items()}
+    size = {quality: sum(map(len, blobs)) for quality, blobs in coded.items()}
     raw = int(baselines.raw_zstd(tiles).bytes_per_image.sum())
     water, accuracy = land_and_water(params, earth, decoded[SMALL], kind="token-linear")
 
-    def says(what: str, rate: int) -> str:
-        times = f"{raw / size[rate]:,.0f} times smaller"
-        return f"{what}: {size[rate] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
+    def says(what: str, quality: int) -> str:
+        times = f"{raw / size[quality]:,.0f} times smaller"
+        return f"{what}: {size[quality] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
 
-    # In the colours of the larger rate, so that the two can be compared.
+    # In the colours of the larger quality, so that the two can be compared.
     both = np.concatenate([decoded[default][:, 1:], decoded[SMALL][:, 1:]])
     colours = principal_colours(both)
     views = [
@@ -93,7 +94,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
             mosaic(earth, colours[: len(tiles)]),
         ),
         (
-            says("the same at a smaller rate", SMALL),
+            says("the same at a smaller quality", SMALL),
             mosaic(earth, colours[len(tiles) :]),
         ),
         (
@@ -102,7 +103,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
             mosaic(earth, water),
         ),
     ]
-    each = " and ".join(f"{size[rate] / len(tiles):.0f}" for rate in (default, SMALL))
+    each = " and ".join(f"{size[quality] / len(tiles):.0f}" for quality in (default, SMALL))
     draw_views(views, f"{MODEL}: {len(tiles):,} tiles of {each} bytes", path)
 
 
@@ -165,7 +166,7 @@ def land_and_water(
         val=(y_hat[choose], masks[choose]),
         **head,
     )
-    predicted = heads.classify(trained, y_hat)
+    predicted = heads.predict(trained, y_hat)
     colours = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
     return colours[predicted], float(np.mean(predicted[test] == masks[test]))
 

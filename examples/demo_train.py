@@ -47,7 +47,7 @@ PRETRAIN = Pretrain(
 
 
 def compress_options(lam: float) -> Compress:
-    """One rate: whole tiles (mask ratio 0), since the picture is painted from all tokens."""
+    """One quality: whole tiles (mask ratio 0), since the picture is painted from all tokens."""
     return Compress(
         data="blue-marble",
         chip=CHIP,

@@ -4,7 +4,7 @@
 
 Needs torch and nec-jax's base install, no JAX. ARCHIVE is what examples/archive.py writes, with
 labels; BLOCK is what `nec_jax.export_decoder_block` wrote of the same model. Every fifth image is
-held out; images without a label, or without an embedding, are left out. At the lowest rates the
+held out; images without a label, or without an embedding, are left out. At the lowest qualities the
 block is worth most: see docs/consumer.md.
 """
 

@@ -32,7 +32,7 @@ def encode(
     params: NecParams,
     images: ArrayLike,
     *,
-    rate: int | None = None,
+    quality: int | None = None,
     coding_batch: int | None = None,
     precision: str | None = None,
     pool: Pool | None = None,
@@ -42,12 +42,12 @@ def encode(
     Args:
       params: a model with a codec.
       images: [B, H, W, C] in the dtype and range of `params.config`.
-      rate: one of those of the model's codec, 0 the smallest; None for its own choice.
+      quality: one of those of the model's codec, 0 the smallest; None for its own choice.
       coding_batch, precision: instead of those stored in `params.config`. Both may move values
         across a rounding boundary: code a whole archive with the same, and record them
         (`with_coding` puts them into the model).
-      pool: `coder.Pool(params.codec.at(rate))`, whose processes code each batch: for a GPU, which
-        is quicker than one core's coding. The bytes are the same.
+      pool: `coder.Pool(params.codec.at(quality))`, whose processes code each batch: for a GPU,
+        which is quicker than one core's coding. The bytes are the same.
 
     Returns:
       B byte strings.
@@ -57,14 +57,14 @@ def encode(
         another codec.
     """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params).at(rate)
+    codec = _codec(params).at(quality)
     if pool is not None and not isinstance(pool, Pool):
         raise InputError(
-            f"pool is a {type(pool).__name__}: give a coder.Pool(params.codec.at(rate))"
+            f"pool is a {type(pool).__name__}: give a coder.Pool(params.codec.at(quality))"
         )
     if pool is not None and pool.codec != codec:
         raise InputError(
-            "the pool codes for another codec: make it of this model's, params.codec.at(rate)"
+            "the pool codes for another codec: make it of this model's, params.codec.at(quality)"
         )
     batches, grid = _latent_batches(params, images, "encode")
     if pool is not None:
@@ -98,13 +98,13 @@ def embed(
     params: NecParams,
     images: ArrayLike,
     *,
-    rate: int | None = None,
+    quality: int | None = None,
     coding_batch: int | None = None,
     precision: str | None = None,
 ) -> NDArray[np.float32]:
-    """What `decode(params, encode(params, images, rate=rate))` returns, without the bytes."""
+    """What `decode(params, encode(params, images, quality=quality))` returns, without the bytes."""
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params).at(rate)
+    codec = _codec(params).at(quality)
     batches, grid = _latent_batches(params, images, "embed")
     return np.concatenate([codec.dequantise(codec.quantise(y, grid), grid) for y in batches])
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import EmbeddingCodec, InputError, RateLadder, ScalarCodec, Tables, fit
+from coder import EmbeddingCodec, InputError, QualityLadder, ScalarCodec, Tables, fit
 from coder.codecs import quantise
 from coder.entropy import pmf_from_counts
 from coder.transform import Transform
@@ -120,20 +120,20 @@ def fit_latents(
     transform: Transform | None = None,
     provenance: dict | None = None,
 ) -> NecParams:
-    """Give a model a codec of many rates, `coder.fit`, of its embeddings of whole images.
+    """Give a model a codec of many qualities, `coder.fit`, of its embeddings of whole images.
 
     Args:
       params: a trained model; its codec, if any, is replaced.
       y: [N, (1 +) T, D], of images of the model's size.
-      step: that of the rate which is coded unless another is asked for, or the nearest that there
-        is; in standard deviations of a channel.
+      step: that of the quality which is coded unless another is asked for, or the nearest that
+        there is; in standard deviations of a channel.
       transform: that it was trained through; fitted to y if not given.
       provenance: as of `calibrate`.
     """
     side = params.config.image_size
     ladder = fit_transform(y, params.config.grid(side, side), transform)
     nearest = int(np.abs(np.log(ladder.steps / step)).argmin())
-    return _with_codec(params, dataclasses.replace(ladder, rate_index=nearest), provenance)
+    return _with_codec(params, dataclasses.replace(ladder, quality=nearest), provenance)
 
 
 def fit_transform(
@@ -141,7 +141,7 @@ def fit_transform(
     grid: tuple[int, int],
     transform: Transform | None = None,
     class_weight: float = 1.0,
-) -> RateLadder:
+) -> QualityLadder:
     """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
     first = y.shape[1] - grid[0] * grid[1]
     tokens = y[:, first:].reshape(len(y), *grid, -1)

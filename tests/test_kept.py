@@ -32,7 +32,7 @@ def test_a_model_and_a_head_give_the_same(kept):
     blob = expected["model_blob"].tobytes()
     np.testing.assert_allclose(nec_jax.decode(params, [blob])[0], expected["y_hat"][0], **CLOSE)
     head = heads.load(folder / "head.safetensors")
-    np.testing.assert_array_equal(heads.classify(head, expected["y_hat"]), expected["classes"])
+    np.testing.assert_array_equal(heads.predict(head, expected["y_hat"]), expected["classes"])
 
 
 def test_a_codec_decodes_its_blob(kept):
@@ -43,7 +43,7 @@ def test_a_codec_decodes_its_blob(kept):
     np.testing.assert_array_equal(symbols, expected["blob_symbols"])
     assert grid == (2, 2)
     np.testing.assert_allclose(codec.decode(blob), expected["blob_y_hat"], **CLOSE)
-    assert codec.at(codec.rates - 1).encode_symbols(symbols, grid) == blob
+    assert codec.at(codec.num_qualities - 1).encode_symbols(symbols, grid) == blob
 
 
 def test_an_archive_opens_in_zarr_and_xarray(kept):

@@ -27,7 +27,7 @@ def class_tokens(seed: int, images: int) -> NDArray[np.float32]:
 
 
 @cache
-def ladder(with_class_token: bool = False) -> coder.RateLadder:
+def ladder(with_class_token: bool = False) -> coder.QualityLadder:
     """Fitted on 200 embeddings."""
     tokens = class_tokens(1, 200) if with_class_token else None
     return coder.fit(smooth_embeddings(1, 200), tokens)

@@ -34,7 +34,7 @@ from coder.archive.zarr_nodes import (
     stored,
 )
 from coder.arrays import as_grid, check_whole
-from coder.codecs import OneRateCodec
+from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError, InputError, OutputError
 
 SHARD = 256
@@ -69,15 +69,15 @@ def even_shard(count: int, most: int = SHARD) -> int:
     return -(-count // shards)
 
 
-def check_one_rate(codec: Any) -> None:
-    """Raises CodecError for what is no codec of one rate."""
-    if not isinstance(codec, OneRateCodec):
-        raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
+def check_one_quality(codec: Any) -> None:
+    """Raises CodecError for what is no codec of one quality."""
+    if not isinstance(codec, OneQualityCodec):
+        raise CodecError("an archive has one quality: cut one out of the codec, codec.at(quality)")
 
 
 def create(
     store: Any,
-    codec: OneRateCodec,
+    codec: OneQualityCodec,
     count: int,
     grid: tuple[int, int],
     *,
@@ -88,14 +88,14 @@ def create(
 
     Args:
       store: what zarr opens; there must be nothing in it.
-      codec: of one rate; may code a class token or not.
+      codec: of one quality; may code a class token or not.
       count: images.
       grid: tokens (height, width) of every image.
       shard: images per shard, the least that a writer should write; None is `even_shard(count)`.
       attributes: what else the archive should say of itself (JSON).
 
     Raises:
-      CodecError: a codec of several rates.
+      CodecError: a codec of several qualities.
       InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
         tokens, than the codec takes, attributes that are no JSON; nothing is made.
       OutputError: there is something in the store, or another process makes or writes it.
@@ -110,7 +110,7 @@ def create(
 
 def create_locked(
     store: Any,
-    codec: OneRateCodec,
+    codec: OneQualityCodec,
     count: int,
     grid: tuple[int, int],
     shard: int | None,
@@ -118,7 +118,7 @@ def create_locked(
 ) -> zarr.Group:
     """`create` for who holds the lock of a folder."""
     attributes = check_attributes(attributes)
-    check_one_rate(codec)
+    check_one_quality(codec)
     count = check_whole("count", count)
     shard = even_shard(count) if shard is None else check_whole("shard", shard, 1, _MOST)
     height, width = as_grid(grid)
@@ -493,7 +493,7 @@ def check_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _make(
     store: Any,
-    codec: OneRateCodec,
+    codec: OneQualityCodec,
     count: int,
     grid: tuple[int, int],
     shard: int,

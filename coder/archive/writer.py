@@ -19,7 +19,7 @@ from coder.archive.contents import (
     begun,
     changed,
     check_attributes,
-    check_one_rate,
+    check_one_quality,
     create_locked,
     even_shard,
     expected_shards,
@@ -51,7 +51,7 @@ from coder.arrays import (
     warn_of_integers,
     with_mask,
 )
-from coder.codecs import OneRateCodec
+from coder.codecs import OneQualityCodec
 from coder.errors import (
     CodecError,
     FileError,
@@ -82,7 +82,7 @@ class Writer:
     def __init__(
         self,
         store: Any,
-        codec: OneRateCodec,
+        codec: OneQualityCodec,
         count: int,
         grid: tuple[int, int],
         *,
@@ -95,7 +95,7 @@ class Writer:
 
         Args:
           store: a path, or what zarr opens. Only paths, and stores of paths, are locked.
-          codec: of one rate.
+          codec: of one quality.
           count: images.
           grid: tokens (height, width) of every image.
           shard: images per shard; None is `even_shard(count)`.
@@ -271,7 +271,7 @@ class Writer:
 
     def _enter(self) -> None:
         codec, count, grid = self._settings
-        check_one_rate(codec)
+        check_one_quality(codec)
         path = local_path(self._store)
         self._finished = True  # as long as nothing is begun
         self._known = None
@@ -447,7 +447,7 @@ class Writer:
 
 def _shown(value: Any) -> str:
     """A setting, short; of codecs, their fingerprints as `info` has them."""
-    if isinstance(value, tuple) and any(isinstance(one, OneRateCodec) for one in value):
+    if isinstance(value, tuple) and any(isinstance(one, OneQualityCodec) for one in value):
         value = " and ".join(one.fingerprint[:4].hex() for one in value if one is not None)
     text = printable(str(value))
     return text if len(text) <= 80 else f"{text[:60]} ..."

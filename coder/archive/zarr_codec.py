@@ -46,7 +46,7 @@ from zarr.core.common import JSON, parse_named_configuration
 from zarr.core.dtype import ZDType
 
 from coder import codecs
-from coder.codecs import OneRateCodec, TransformCodec
+from coder.codecs import OneQualityCodec, TransformCodec
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
 from coder.transform import frequencies
 
@@ -64,12 +64,12 @@ class NecCodec(ArrayBytesCodec):
         float32, other channels, too many tokens per chunk, an infinite fill value.
     """
 
-    codec: OneRateCodec
+    codec: OneQualityCodec
     is_fixed_size = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.codec, OneRateCodec):
-            raise CodecError("an array has one rate: cut it out of the codec, codec.at(rate)")
+        if not isinstance(self.codec, OneQualityCodec):
+            raise CodecError("an array has one quality: cut it out of the codec, codec.at(quality)")
         if self.codec.class_token:
             raise CodecError(
                 "the codec codes a class token, which no grid of a Zarr array has: split it with "
@@ -99,8 +99,8 @@ class NecCodec(ArrayBytesCodec):
         if not unfold.eof or unfold.unused_data:
             raise FileError("the codec in the array's metadata is damaged: it does not end")
         codec = codecs.from_bytes(file)
-        if not isinstance(codec, OneRateCodec):
-            raise FileError("the codec in the array's metadata has several rates")
+        if not isinstance(codec, OneQualityCodec):
+            raise FileError("the codec in the array's metadata has several qualities")
         return cls(codec)
 
     def to_dict(self) -> dict[str, JSON]:
@@ -319,7 +319,7 @@ def _beyond_an_edge(there: np.ndarray, shape: tuple[int, ...]) -> str:
     )
 
 
-def nec_codec(array: Any) -> OneRateCodec | None:
+def nec_codec(array: Any) -> OneQualityCodec | None:
     """The codec that a Zarr array's chunks are coded with, or None if that is not `nec`."""
     codecs = list(getattr(array.metadata, "codecs", ()))  # Zarr v2 has none
     while codecs:

@@ -67,8 +67,8 @@ def info(options: argparse.Namespace) -> int:
             # The first side of a raster, or of vectors, counts no images.
             images = max(images, array.shape[0] if array.ndim == 4 else 0)
             print(
-                f"  nec codec {codec.fingerprint[:4].hex()} (of this array and rate "
-                f"{codec.rate_index} alone): {codec.channels} channels, "
+                f"  nec codec {codec.fingerprint[:4].hex()} (of this array and quality "
+                f"{codec.quality} alone): {codec.channels} channels, "
                 f"{len(codec.tables)} tables, {codec.codec_bytes:,} bytes"
             )
     per_image = f", {total / images:.1f} per image" if images else ""

@@ -4,7 +4,7 @@
     python -m coder verify FILE
     python -m coder decode FILE --out OUT
     python -m coder fit EMBEDDINGS --out CODEC
-    python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--rate N]
+    python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--quality N]
 
 What exists is not replaced without --overwrite; an input, a pipe or a device never is.
 
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             _add_overwrite(command)
     texts = {
-        "fit": "fit a codec of many rates to EMBEDDINGS, and write its file",
+        "fit": "fit a codec of many qualities to EMBEDDINGS, and write its file",
         "encode": "write EMBEDDINGS as a Zarr array, by a codec that is fitted if none is given",
     }
     for name, text in texts.items():
@@ -128,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "encode":
             command.add_argument("--codec", type=_path, help="codec file, as fit writes it")
-            command.add_argument("--rate", type=int, help="0, the smallest, to the codec's largest")
+            command.add_argument(
+                "--quality", type=int, help="0, the smallest, to the codec's largest"
+            )
     return parser
 
 
@@ -173,7 +175,7 @@ def _info_blob(options: argparse.Namespace) -> int:
     height, width = header.grid
     payload = len(data) - framing.framing_bytes(header)
     print(f"blob, {len(data)} bytes, format {framing.VERSION}, checksum right")
-    print(f"codec {header.fingerprint.hex()} (of rate {header.rate_index} alone)")
+    print(f"codec {header.fingerprint.hex()} (of quality {header.rate_index} alone)")
     print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
     print(f"payload {payload} bytes, {words.size} words")
     if options.codec:
@@ -187,17 +189,20 @@ def _info_blob(options: argparse.Namespace) -> int:
 def _info_codec(options: argparse.Namespace) -> int:
     codec = codecs.load(options.file)
     print(f"codec {codec.fingerprint[:4].hex()}, {codec.codec_bytes} bytes, checksum right")
-    of = f", of all {codec.rates} rates" if codec.rates > 1 else ""
+    of = f", of all {codec.num_qualities} qualities" if codec.num_qualities > 1 else ""
     print(f"fingerprint {codec.fingerprint.hex()}{of}")
     print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
-    if codec.rates > 1:
+    if codec.num_qualities > 1:
         print(
-            f"rates 0 to {codec.rates - 1}; rate {codec.rate_index} is used unless another is given"
+            f"qualities 0 to {codec.num_qualities - 1}; quality {codec.quality} is used unless "
+            "another is given"
         )
         own = codec.at().fingerprint[:4].hex()
-        print(f"blobs carry the fingerprint of their one rate: {own} for rate {codec.rate_index}")
+        print(
+            f"blobs carry the fingerprint of their one quality: {own} for quality {codec.quality}"
+        )
     else:
-        print(f"rate {codec.rate_index}")
+        print(f"quality {codec.quality}")
     print(f"class token {'not ' * (not codec.class_token)}coded")
     tables = codec.tables
     print(f"{len(tables)} tables of {tables.sizes.min()} to {tables.sizes.max()} entries")

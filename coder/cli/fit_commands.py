@@ -13,9 +13,9 @@ from coder import codecs, files
 from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
-from coder.codecs import EmbeddingCodec, OneRateCodec
+from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting import MOST_RATES, fit, missing_tokens
+from coder.fitting import MAX_QUALITIES, fit, missing_tokens
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -63,10 +63,10 @@ def run(options: argparse.Namespace) -> int:
             f"a Zarr array is written, which is a folder: name it {options.out.stem}.zarr",
             options.out,
         )
-    if options.rate is not None:
-        # A codec that is given says itself which rates it has.
-        most = () if options.codec else (MOST_RATES - 1,)
-        check_whole("--rate", options.rate, 0, *most)
+    if options.quality is not None:
+        # A codec that is given says itself which qualities it has.
+        most = () if options.codec else (MAX_QUALITIES - 1,)
+        check_whole("--quality", options.quality, 0, *most)
     codec = _given_codec(options) if options.codec else None
     y = _shown(options)
     _check_codable(y, codec, options)
@@ -119,7 +119,7 @@ def read(path: Path, column: str | None = None) -> Any:
 
 def write(
     y: Any,
-    codec: OneRateCodec,
+    codec: OneQualityCodec,
     path: Path,
     nodata: float | None = None,
     *,
@@ -182,26 +182,26 @@ def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
     with about(options.file):
         codec = fit(y, max_tokens=options.max_tokens, nodata=options.nodata)
     print(
-        f"fitted {codec.rates} rates, 0 to {codec.rates - 1}; rate {codec.rate_index} is used "
-        "unless another is given"
+        f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
+        f"quality {codec.quality} is used unless another is given"
     )
     return codec
 
 
-def _fitted(y: Any, options: argparse.Namespace) -> OneRateCodec:
-    """The codec of one rate that is fitted. Raises InputError for a rate that it has not."""
+def _fitted(y: Any, options: argparse.Namespace) -> OneQualityCodec:
+    """The codec of one quality that is fitted. Raises InputError for a quality that it has not."""
     whole = _fit(y, options)
-    if options.rate is not None and options.rate >= whole.rates:
+    if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
-            f"--rate is {options.rate}, and the codec that was fitted has rates 0 to "
-            f"{whole.rates - 1}: give one of those. To fit only once, write the codec first, "
-            "`fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC",
+            f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
+            f"{whole.num_qualities - 1}: give one of those. To fit only once, write the codec "
+            "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC",
             options.file,
         )
-    return whole.at(options.rate)
+    return whole.at(options.quality)
 
 
-def _given_codec(options: argparse.Namespace) -> OneRateCodec:
+def _given_codec(options: argparse.Namespace) -> OneQualityCodec:
     whole = codecs.load(options.codec)
     if whole.class_token:
         raise InputError(
@@ -211,10 +211,10 @@ def _given_codec(options: argparse.Namespace) -> OneRateCodec:
             options.codec,
         )
     with about(options.codec):
-        return whole.at(options.rate)
+        return whole.at(options.quality)
 
 
-def _check_codable(y: Any, codec: OneRateCodec | None, options: argparse.Namespace) -> None:
+def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Namespace) -> None:
     """Raises InputError for what `write` would refuse only later, after minutes of fitting."""
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(

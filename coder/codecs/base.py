@@ -1,6 +1,6 @@
 """What every codec has: files, fingerprints, and blobs in a frame that names the codec and grid.
 
-`EmbeddingCodec` is any codec, `OneRateCodec` one of a single rate, whose symbols can be had too.
+`EmbeddingCodec` is any codec. `OneQualityCodec` has a single quality, and gives its symbols too.
 """
 
 import os
@@ -30,13 +30,14 @@ class EmbeddingCodec(ABC):
 
     Attributes:
       max_tokens: the largest h * w that is coded, and the bound on a hostile blob's memory.
-      rate_index: which rate of its model this is; every blob carries it.
+      quality: which of its model's qualities this is, 0 the smallest; every blob carries it.
+        Files call it `rate_index`.
       tables: the integer probability tables.
     """
 
     tables: Tables
     max_tokens: int
-    rate_index: int
+    quality: int
 
     @property
     @abstractmethod
@@ -49,8 +50,8 @@ class EmbeddingCodec(ABC):
         """Whether a class token is coded before the grid."""
 
     @property
-    def rates(self) -> int:
-        """How many rates it has."""
+    def num_qualities(self) -> int:
+        """How many qualities it has."""
         return 1
 
     @abstractmethod
@@ -58,8 +59,8 @@ class EmbeddingCodec(ABC):
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
 
     @abstractmethod
-    def at(self, rate: int | None = None) -> "OneRateCodec":
-        """The codec of one rate; None for the one that `encode` uses unless it is told."""
+    def at(self, quality: int | None = None) -> "OneQualityCodec":
+        """The codec of one quality; None for the one that `encode` uses unless it is told."""
 
     @abstractmethod
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
@@ -81,7 +82,7 @@ class EmbeddingCodec(ABC):
 
     @abstractmethod
     def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
-        """A blob -> symbols int32 [n, K] and the grid (h, w); K is that of the blob's rate.
+        """A blob -> symbols int32 [n, K] and the grid (h, w); K is that of the blob's quality.
 
         Raises as `decode`.
         """
@@ -118,7 +119,7 @@ class EmbeddingCodec(ABC):
 
     def _content(self, transform: str) -> dict[str, Any]:
         """The JSON content of `to_parts`."""
-        limits = {"max_tokens": self.max_tokens, "rate_index": self.rate_index}
+        limits = {"max_tokens": self.max_tokens, "rate_index": self.quality}
         return limits | {"transform": transform}
 
     def to_bytes(self) -> bytes:
@@ -143,12 +144,12 @@ class EmbeddingCodec(ABC):
         container.write(path, CODEC, *self.to_parts())
 
 
-class OneRateCodec(EmbeddingCodec):
-    """A codec of one rate, whose symbols can be had as well."""
+class OneQualityCodec(EmbeddingCodec):
+    """A codec of one quality, whose symbols can be had as well."""
 
     @property
     @abstractmethod
-    def symbols_a_token(self) -> int:
+    def symbols_per_token(self) -> int:
         """How many symbols stand for a token, K."""
 
     @abstractmethod
@@ -179,7 +180,7 @@ class OneRateCodec(EmbeddingCodec):
         """Ideal code length in bits of symbols int32 [n, K] under the tables, without framing."""
 
     @abstractmethod
-    def split(self) -> tuple["OneRateCodec", "OneRateCodec | None"]:
+    def split(self) -> tuple["OneQualityCodec", "OneQualityCodec | None"]:
         """A codec for the grid alone, and one for class tokens alone, many as one grid.
 
         Each has only the tables it needs; the second is None if no class token is coded.
@@ -194,10 +195,10 @@ class OneRateCodec(EmbeddingCodec):
     def is_rewritable(self) -> bool:
         """Whether what was decoded is always coded as before, as a Zarr array needs it."""
 
-    def at(self, rate: int | None = None) -> "OneRateCodec":
-        """Itself. Raises InputError for another rate."""
-        if rate is not None and check_rate(rate) != self.rate_index:
-            raise InputError(f"rate {rate}: this codec has rate {self.rate_index} alone")
+    def at(self, quality: int | None = None) -> "OneQualityCodec":
+        """Itself. Raises InputError for another quality."""
+        if quality is not None and check_quality(quality) != self.quality:
+            raise InputError(f"quality {quality}: this codec has quality {self.quality} alone")
         return self
 
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
@@ -226,8 +227,8 @@ class OneRateCodec(EmbeddingCodec):
     def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:
         """Symbols int32 [n, K] -> a blob. Raises InputError if they and the grid do not fit."""
         symbols = as_symbols(q)
-        grid = self._check_grid(symbols.shape, grid, self.symbols_a_token)
-        header = framing.Header(self.fingerprint[:4], self.rate_index, grid, self.class_token)
+        grid = self._check_grid(symbols.shape, grid, self.symbols_per_token)
+        header = framing.Header(self.fingerprint[:4], self.quality, grid, self.class_token)
         return framing.pack(header, self._encode_words(symbols, grid))
 
     def decode(self, blob: bytes) -> NDArray[np.float32]:
@@ -258,10 +259,10 @@ class OneRateCodec(EmbeddingCodec):
                 f"the blob was written with codec {header.fingerprint.hex()}, this is "
                 f"{self.fingerprint[:4].hex()}: load the model or codec it was made with"
             )
-        if header.rate_index != self.rate_index:
+        if header.rate_index != self.quality:
             raise WrongCodec(
-                f"the blob has rate {header.rate_index}, this codec is for {self.rate_index}: "
-                "load the codec of that rate"
+                f"the blob has quality {header.rate_index}, this codec is for {self.quality}: "
+                "load the codec of that quality"
             )
         if header.class_token != self.class_token:
             raise CorruptBlob("the blob and its codec disagree about the class token")
@@ -292,16 +293,16 @@ class OneRateCodec(EmbeddingCodec):
         return height, columns
 
 
-def check_rate(rate: Any) -> int:
-    """A rate that somebody asks for. Raises InputError unless it is a whole number."""
-    if not is_whole(rate):
-        raise InputError(f"rate {rate!r}: give a whole number, or None")
-    return int(rate)
+def check_quality(quality: Any) -> int:
+    """A quality that somebody asks for. Raises InputError unless it is a whole number."""
+    if not is_whole(quality):
+        raise InputError(f"quality {quality!r}: give a whole number, or None")
+    return int(quality)
 
 
 def check_limits(codec: Any) -> None:
-    """Makes `max_tokens` and `rate_index` of a codec integers; CodecError if they are none."""
-    for name, lowest in (("max_tokens", 1), ("rate_index", 0)):
+    """Makes `max_tokens` and `quality` of a codec integers; CodecError if they are none."""
+    for name, lowest in (("max_tokens", 1), ("quality", 0)):
         value = getattr(codec, name)
         if not is_whole(value):
             raise CodecError(f"{name} must be an integer, not {value!r}")

@@ -46,7 +46,7 @@ def check_layout(
 
 
 class CoefficientCodec(EmbeddingCodec):
-    """What codecs of coefficients have in common, of one rate or of many.
+    """What codecs of coefficients have in common, of one quality or of many.
 
     Attributes:
       transform: embeddings to coefficients and back.

@@ -1,4 +1,4 @@
-"""RateLadder: one codec for many rates."""
+"""QualityLadder: one codec for many qualities."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, as_bytes, frozen, immutable, is_number, warn_of_integers
-from coder.codecs.base import check_limits, check_rate
+from coder.codecs.base import check_limits, check_quality
 from coder.codecs.coefficients import CoefficientCodec, check_layout, open_parts
 from coder.codecs.transform_codec import TransformCodec, check_step, cut
 from coder.entropy import Tables
@@ -17,25 +17,26 @@ from coder.errors import CodecError, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.transform import Transform
 
-_KEPT = 64  # rates that were cut out
+_KEPT = 64  # qualities that were cut out
 LADDER = "-ladder"
 """What is added to the name of a transform in a file."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RateLadder(CoefficientCodec):
-    """One transform and one set of tables, at many rates: rate 0 is the smallest.
+class QualityLadder(CoefficientCodec):
+    """One transform and one set of tables, at many qualities: quality 0 is the smallest.
 
-    A blob is that of the codec of its rate, `at(rate)`, which can be cut out and decodes it alone.
+    A blob is that of the codec of its quality, `at(quality)`, which can be cut out and decodes it
+    alone.
 
     Attributes:
       transform: embeddings to coefficients and back.
-      steps: float32 [R], falling: the step of each rate.
-      layout: uint8 [R, K, BANDS or BANDS + 1], as a `TransformCodec`'s, of each rate.
+      steps: float32 [R], falling: the step of each quality.
+      layout: uint8 [R, K, BANDS or BANDS + 1], as a `TransformCodec`'s, of each quality.
       tables: the integer probability tables, at most 255.
       shifts: float32 [T].
       max_tokens: as every codec's.
-      rate_index: the rate that `encode` uses unless it is told.
+      quality: the one that `encode` uses unless another is given.
 
     Raises:
       CodecError: settings that do not fit together.
@@ -47,7 +48,7 @@ class RateLadder(CoefficientCodec):
     tables: Tables
     shifts: NDArray[np.float32]
     max_tokens: int = 1 << 16
-    rate_index: int = 0
+    quality: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "shifts"):
@@ -57,78 +58,80 @@ class RateLadder(CoefficientCodec):
         if self.layout.shape[:-2] != (self.steps.size,):
             raise CodecError(f"{self.steps.size} steps, a layout of {list(self.layout.shape)}")
         if (np.diff(self.steps) >= 0).any():
-            raise CodecError("steps must fall from rate to rate")
+            raise CodecError("steps must fall from quality to quality")
         check_limits(self)
-        if self.rate_index >= self.rates:
-            raise CodecError(f"rate_index is {self.rate_index}, of {self.rates} rates")
+        if self.quality >= self.num_qualities:
+            raise CodecError(f"quality is {self.quality}, of {self.num_qualities} qualities")
         for step in self.steps:
             check_step(float(step))
         object.__setattr__(self, "_at", lru_cache(_KEPT)(self._cut))
 
     @property
-    def rates(self) -> int:
+    def num_qualities(self) -> int:
         """R."""
         return self.steps.size
 
     def __repr__(self) -> str:
         return (
-            f"<RateLadder {self.fingerprint[:4].hex()}: {self.channels} channels, "
-            f"{self.rates} rates, now {self.rate_index}>"
+            f"<QualityLadder {self.fingerprint[:4].hex()}: {self.channels} channels, "
+            f"{self.num_qualities} qualities, now {self.quality}>"
         )
 
-    def at(self, rate: int | None = None) -> TransformCodec:
-        """The codec of one rate: the components and tables that it uses.
+    def at(self, quality: int | None = None) -> TransformCodec:
+        """The codec of one quality: the components and tables that it uses.
 
-        Raises InputError for a rate that there is not.
+        Raises InputError for a quality that there is not.
         """
-        rate = self.rate_index if rate is None else check_rate(rate)
-        if not 0 <= rate < self.rates:
-            raise InputError(f"rate {rate}: this codec has rates 0 to {self.rates - 1}")
-        return self._at(rate)  # type: ignore[attr-defined]
+        quality = self.quality if quality is None else check_quality(quality)
+        if not 0 <= quality < self.num_qualities:
+            raise InputError(
+                f"quality {quality}: this codec has qualities 0 to {self.num_qualities - 1}"
+            )
+        return self._at(quality)  # type: ignore[attr-defined]
 
     def encode(
         self,
         y: ArrayLike,
         grid: tuple[int, int],
         *,
-        rate: int | None = None,
-        most_bytes: int | None = None,
-        most_mse: float | None = None,
+        quality: int | None = None,
+        max_bytes: int | None = None,
+        max_mse: float | None = None,
     ) -> bytes:
         """One embedding float [n, D] -> its blob.
 
         Args:
-          rate: at this rate, instead of `rate_index`.
-          most_bytes: or at the largest rate whose blob has at most so many bytes.
-          most_mse: or at the smallest rate whose mean squared error is at most this.
+          quality: at this quality, instead of the codec's own.
+          max_bytes: or at the largest quality whose blob has at most so many bytes.
+          max_mse: or at the smallest quality whose mean squared error is at most this.
 
         Warns as `TransformCodec.encode`.
 
         Raises:
-          InputError: as `EmbeddingCodec.encode`; more than one of the three; a target that no rate
-            reaches.
+          InputError: as `EmbeddingCodec.encode`; more than one of the three; a target that no
+            quality reaches.
         """
-        if sum(target is not None for target in (rate, most_bytes, most_mse)) > 1:
-            raise InputError("give one of rate, most_bytes and most_mse")
-        for name, target in (("most_bytes", most_bytes), ("most_mse", most_mse)):
+        if sum(target is not None for target in (quality, max_bytes, max_mse)) > 1:
+            raise InputError("give one of quality, max_bytes and max_mse")
+        for name, target in (("max_bytes", max_bytes), ("max_mse", max_mse)):
             if target is not None and not (is_number(target) and target >= 0):
                 raise InputError(f"{name} is {target!r}: give a number that is not negative")
         values = as_array(y)
         warn_of_integers(values.dtype, stacklevel=2)
-        if most_bytes is None and most_mse is None:
-            codec = self.at(rate)
+        if max_bytes is None and max_mse is None:
+            codec = self.at(quality)
             blob = codec.encode_quietly(values, grid)
         else:
-            codec, blob = self._search(values, grid, most_bytes, most_mse)
+            codec, blob = self._search(values, grid, max_bytes, max_mse)
         codec.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
     def decode(self, blob: bytes) -> NDArray[np.float32]:
-        """A blob of any of the rates -> its embedding float32 [n, D]."""
+        """A blob of any of the qualities -> its embedding float32 [n, D]."""
         return self._of(blob).decode(blob)
 
     def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
-        """As the codec of the blob's rate does."""
+        """As the codec of the blob's quality does."""
         return self._of(blob).decode_symbols(blob)
 
     def grid_of(self, blob: bytes) -> tuple[int, int]:
@@ -140,45 +143,47 @@ class RateLadder(CoefficientCodec):
         return self._parts({"steps": self.steps}, LADDER)
 
     @classmethod
-    def from_parts(cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> "RateLadder":
+    def from_parts(
+        cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
+    ) -> "QualityLadder":
         """The codec that `to_parts` described; FileError or CodecError on anything else."""
         parts = open_parts(tensors, content, "steps")
         return cls(parts[0], tensors["steps"], *parts[1:])
 
     def _of(self, blob: bytes) -> TransformCodec:
         header, _ = framing.unpack(as_bytes(blob))
-        if header.rate_index >= self.rates:
+        if header.rate_index >= self.num_qualities:
             raise WrongCodec(
-                f"the blob has rate {header.rate_index}, this codec has 0 to "
-                f"{self.rates - 1}: load the codec it was made with"
+                f"the blob has quality {header.rate_index}, this codec has 0 to "
+                f"{self.num_qualities - 1}: load the codec it was made with"
             )
         return self.at(header.rate_index)
 
-    def _cut(self, rate: int) -> TransformCodec:
+    def _cut(self, quality: int) -> TransformCodec:
         return cut(
             self.transform,
-            float(self.steps[rate]),
-            self.layout[rate],
+            float(self.steps[quality]),
+            self.layout[quality],
             self.tables,
             self.shifts,
             self.max_tokens,
-            rate,
+            quality,
         )
 
     def _search(
-        self, y: NDArray, grid: tuple[int, int], most_bytes: int | None, most_mse: float | None
+        self, y: NDArray, grid: tuple[int, int], max_bytes: int | None, max_mse: float | None
     ) -> tuple[TransformCodec, bytes]:
         # One by one: for a single embedding neither bytes nor errors need be in order.
-        if most_bytes is not None:
-            for rate in reversed(range(self.rates)):
-                blob = self.at(rate).encode_quietly(y, grid)
-                if len(blob) <= most_bytes:
-                    return self.at(rate), blob
-            raise InputError(f"at no rate does it take {most_bytes} bytes or fewer")
-        assert most_mse is not None
-        for rate in range(self.rates):
-            blob = self.at(rate).encode_quietly(y, grid)
-            error = self.at(rate).decode(blob) - y.astype(np.float32)
-            if np.mean(np.square(error, dtype=np.float64)) <= most_mse:
-                return self.at(rate), blob
-        raise InputError(f"at no rate is its mean squared error {most_mse} or less")
+        if max_bytes is not None:
+            for quality in reversed(range(self.num_qualities)):
+                blob = self.at(quality).encode_quietly(y, grid)
+                if len(blob) <= max_bytes:
+                    return self.at(quality), blob
+            raise InputError(f"at no quality does it take {max_bytes} bytes or fewer")
+        assert max_mse is not None
+        for quality in range(self.num_qualities):
+            blob = self.at(quality).encode_quietly(y, grid)
+            error = self.at(quality).decode(blob) - y.astype(np.float32)
+            if np.mean(np.square(error, dtype=np.float64)) <= max_mse:
+                return self.at(quality), blob
+        raise InputError(f"at no quality is its mean squared error {max_mse} or less")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from coder.codecs.base import CODEC, EmbeddingCodec
 from coder.codecs.coefficients import TRANSFORMS
-from coder.codecs.ladder import LADDER, RateLadder
+from coder.codecs.ladder import LADDER, QualityLadder
 from coder.codecs.scalar_codec import IDENTITY, ScalarCodec
 from coder.codecs.transform_codec import TransformCodec
 from coder.errors import CodecError, FileError, about
@@ -19,7 +19,7 @@ MODEL = "model"
 
 _CLASSES: dict[str, type[EmbeddingCodec]] = {IDENTITY: ScalarCodec}
 for _name in TRANSFORMS:
-    _CLASSES |= {_name: TransformCodec, _name + LADDER: RateLadder}
+    _CLASSES |= {_name: TransformCodec, _name + LADDER: QualityLadder}
 
 
 def load(path: str | os.PathLike[str]) -> EmbeddingCodec:

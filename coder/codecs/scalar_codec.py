@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, as_symbols, immutable
-from coder.codecs.base import OneRateCodec, check_limits
+from coder.codecs.base import OneQualityCodec, check_limits
 from coder.codecs.quantiser import dequantise, quantise
 from coder.entropy import SymbolCoder, Tables
 from coder.errors import CodecError, FileError, InputError
@@ -20,7 +20,7 @@ _TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScalarCodec(OneRateCodec):
+class ScalarCodec(OneQualityCodec):
     """Codes channel d as `rint((y - offsets[d]) / steps[d])`; the paper's way.
 
     Attributes:
@@ -29,7 +29,7 @@ class ScalarCodec(OneRateCodec):
       tables: the integer probability tables.
       grid_layout: int32 [D], the table of each channel, for every token of the grid.
       class_layout: int32 [D], the tables of the class token; None when it is not coded.
-      max_tokens, rate_index: as every codec's.
+      max_tokens, quality: as every codec's.
 
     Raises:
       CodecError: settings that do not fit together.
@@ -41,7 +41,7 @@ class ScalarCodec(OneRateCodec):
     grid_layout: NDArray[np.int32]
     class_layout: NDArray[np.int32] | None = None
     max_tokens: int = 1 << 16
-    rate_index: int = 0
+    quality: int = 0
 
     def __post_init__(self) -> None:
         dtypes = {"offsets": "<f4", "steps": "<f4", "grid_layout": "<i4", "class_layout": "<i4"}
@@ -74,14 +74,14 @@ class ScalarCodec(OneRateCodec):
         return self.class_layout is not None
 
     @property
-    def symbols_a_token(self) -> int:
+    def symbols_per_token(self) -> int:
         """D, one per channel."""
         return self.channels
 
     def __repr__(self) -> str:
         return (
             f"<ScalarCodec {self.fingerprint[:4].hex()}: {self.channels} channels, "
-            f"{len(self.tables)} tables, rate {self.rate_index}>"
+            f"{len(self.tables)} tables, quality {self.quality}>"
         )
 
     def quantise(self, y: ArrayLike, grid: tuple[int, int] | None = None) -> NDArray[np.int32]:

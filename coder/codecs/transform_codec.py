@@ -1,4 +1,4 @@
-"""TransformCodec: embeddings <-> bytes by way of decorrelated coefficients, at one rate."""
+"""TransformCodec: embeddings <-> bytes by way of decorrelated coefficients, at one quality."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, as_floats, as_grid, as_symbols, check_finite, frozen, immutable
-from coder.codecs.base import OneRateCodec, check_limits
+from coder.codecs.base import OneQualityCodec, check_limits
 from coder.codecs.coefficients import (
     NOT_CODED,
     CoefficientCodec,
@@ -31,7 +31,7 @@ _PLANS, _LARGE = 16, 1 << 20  # how many are kept, and the coefficients from whi
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TransformCodec(CoefficientCodec, OneRateCodec):
+class TransformCodec(CoefficientCodec, OneQualityCodec):
     """Codes the coefficients of a `Transform`, K for every token, each under a table of its kind.
 
     The symbol q of a coefficient whose table is t stands for `sign(q) * (|q| - shifts[t]) * step`.
@@ -45,7 +45,7 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         [K, BANDS + 1]: the last column is its own.
       tables: the integer probability tables, at most 255.
       shifts: float32 [T], -0.4 to 0.4.
-      max_tokens, rate_index: as every codec's.
+      max_tokens, quality: as every codec's.
 
     Raises:
       CodecError: settings that do not fit together.
@@ -57,14 +57,14 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
     tables: Tables
     shifts: NDArray[np.float32]
     max_tokens: int = 1 << 16
-    rate_index: int = 0
+    quality: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", float(np.float32(self.step)))
         object.__setattr__(self, "shifts", immutable("shifts", self.shifts, "<f4"))
         check_layout(self.layout, self.transform, self.tables, self.shifts)
         if self.layout.ndim != 2:
-            raise CodecError(f"a layout of one rate has two dimensions, not {self.layout.ndim}")
+            raise CodecError(f"a layout of one quality has two dimensions, not {self.layout.ndim}")
         object.__setattr__(self, "layout", frozen(self.layout))
         check_step(self.step)
         check_limits(self)
@@ -78,14 +78,15 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         return self.transform.spatial
 
     @property
-    def symbols_a_token(self) -> int:
+    def symbols_per_token(self) -> int:
         """K, one per component."""
         return self.transform.components
 
     def __repr__(self) -> str:
         return (
             f"<TransformCodec {self.fingerprint[:4].hex()}: {self.channels} channels, "
-            f"{self.symbols_a_token} components, {len(self.tables)} tables, rate {self.rate_index}>"
+            f"{self.symbols_per_token} components, {len(self.tables)} tables, "
+            f"quality {self.quality}>"
         )
 
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
@@ -109,10 +110,10 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         floats = as_floats(values)
         check_finite(floats, values)
         many = floats.reshape(-1, *values.shape[-2:])
-        q = np.empty((*many.shape[:2], self.symbols_a_token), np.int32)
+        q = np.empty((*many.shape[:2], self.symbols_per_token), np.int32)
         for i, one in enumerate(many):
             q[i] = self._quantise(one, grid)
-        return q.reshape(*values.shape[:-1], self.symbols_a_token)
+        return q.reshape(*values.shape[:-1], self.symbols_per_token)
 
     def dequantise(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
         """Symbols int32 [..., n, K] -> embeddings float32 [..., n, D], one at a time.
@@ -141,7 +142,7 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         whole = self.transform
         transform = replace(whole, class_mean=None, class_scale=None)
         alone = replace(transform, mean=whole.class_mean, scale=whole.class_scale, spatial=False)
-        rest = self.tables, self.shifts, self.max_tokens, self.rate_index
+        rest = self.tables, self.shifts, self.max_tokens, self.quality
         return cut(transform, self.step, grid, *rest), cut(alone, self.step, own, *rest)
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -155,11 +156,11 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
         """The codec that `to_parts` described; FileError or CodecError on anything else."""
         parts = open_parts(tensors, content, "step")
         if np.shape(tensors["step"]) != (1,):
-            raise FileError("a codec of one rate has one step")
+            raise FileError("a codec of one quality has one step")
         return cls(*parts[:1], float(tensors["step"][0]), *parts[1:])
 
     def _plan(self, grid: tuple[int, int]) -> Plan:
-        large = grid[0] * grid[1] * self.symbols_a_token > _LARGE
+        large = grid[0] * grid[1] * self.symbols_per_token > _LARGE
         return (self._large if large else self._plans)(grid)  # type: ignore[attr-defined]
 
     def _make_plan(self, grid: tuple[int, int]) -> Plan:
@@ -234,14 +235,14 @@ class TransformCodec(CoefficientCodec, OneRateCodec):
 
     def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
         plan = self._plan(grid)
-        q = np.zeros((grid[0] * grid[1] + self.class_token, self.symbols_a_token), np.int32)
+        q = np.zeros((grid[0] * grid[1] + self.class_token, self.symbols_per_token), np.int32)
         q.reshape(-1)[plan.order] = plan.coder.decode(words)
         return q
 
     def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int]) -> float:
         """Ideal code length in bits of symbols int32 [n, K] under the tables, without framing."""
         symbols = as_symbols(q)
-        grid = self._check_grid(symbols.shape, grid, self.symbols_a_token)
+        grid = self._check_grid(symbols.shape, grid, self.symbols_per_token)
         plan = self._plan(grid)
         return plan.coder.ideal_bits(self._coded(symbols, plan))
 
@@ -266,7 +267,7 @@ def cut(
     tables: Tables,
     shifts: NDArray[np.float32],
     max_tokens: int,
-    rate_index: int,
+    quality: int,
 ) -> TransformCodec:
     """A codec of those components and tables that the layout uses; of the first, if of none."""
     kept = np.flatnonzero((layout != NOT_CODED).any(1))
@@ -281,5 +282,5 @@ def cut(
         tables.only(used),
         shifts[used],
         max_tokens,
-        rate_index,
+        quality,
     )

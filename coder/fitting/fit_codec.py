@@ -17,7 +17,7 @@ from coder.arrays import (
     warn_of_integers,
     with_mask,
 )
-from coder.codecs import NOT_CODED, RateLadder, renumbered
+from coder.codecs import NOT_CODED, QualityLadder, renumbered
 from coder.errors import CodecError, InputError, UnusualEmbedding
 from coder.fitting import histograms
 from coder.fitting.table_choice import choose
@@ -25,10 +25,10 @@ from coder.transform import BANDS, LARGEST, Transform, family, parts
 
 _BATCH = 1 << 23  # values that are looked at together
 _TILE = (LARGEST, 4 * LARGEST)  # of a raster, tokens
-MOST_RATES = 40
-"""What `fit` may find: the rates of a codec are fewer, as few as its embeddings need."""
-_STEPS = 64.0 * 2.0 ** (-np.arange(MOST_RATES) / 2)  # in standard deviations of a channel
-_EXPLAINED = (0.05, 0.997)  # of the variance, by the smallest rate and by the largest
+MAX_QUALITIES = 40
+"""What `fit` may find: the qualities of a codec are fewer, as few as its embeddings need."""
+_STEPS = 64.0 * 2.0 ** (-np.arange(MAX_QUALITIES) / 2)  # in standard deviations of a channel
+_EXPLAINED = (0.05, 0.997)  # of the variance, by the smallest quality and by the largest
 _DEFAULT = 0.8
 _HEAVIEST = 1 << 16  # the weight of a class token; beyond it the histograms end
 _HOLES = 0.25  # of a block's tokens, that may be missing where it is counted
@@ -36,7 +36,7 @@ _MANY = 1000  # more than a thousandth of the tokens with one number in all chan
 _FEW = 100  # a hundredth of the tokens that has most of the variance is unusual, or one of ...
 _FEWEST = 20  # ... so many; of fewer, one may well have it
 _MISSING = "masked, NaN, or the nodata value"
-_LOST = 0.05  # standard deviations: errors of the largest rate
+_LOST = 0.05  # standard deviations: errors of the largest quality
 
 
 def fit(
@@ -45,11 +45,11 @@ def fit(
     *,
     class_weight: float = 1.0,
     nodata: float | None = None,
-    most: int = 4096,
+    max_samples: int = 4096,
     max_tokens: int = 1 << 16,
     transform: Transform | None = None,
-) -> RateLadder:
-    """Fit a codec of many rates.
+) -> QualityLadder:
+    """Fit a codec of many qualities.
 
     A token is missing if it is masked (`numpy.ma`), holds NaN, or holds `nodata`, in any channel.
     Missing tokens are left out of all statistics. What is coded later must hold none.
@@ -63,15 +63,15 @@ def fit(
         65536. The mean of a grid of n tokens has errors of 1/sqrt(n); with a weight of n the class
         token is coded as finely.
       nodata: the value that stands for missing data, in the embeddings' own dtype.
-      most: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens; or runs
-        of 256 vectors.
+      max_samples: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens;
+        or runs of 256 vectors.
       max_tokens: the largest grid that the codec will code.
       transform: that of another codec, which stays as it is: steps and tables alone are fitted.
 
     Returns:
-      A codec of the rates from 5 % of the variance explained to 99.7 %, each with a step that is
-      1/sqrt(2) of the one before. An error counts in standard deviations of its channel; one that
-      hardly varies, in thousandths of the median channel's.
+      A codec of the qualities from 5 % of the variance explained to 99.7 %, each with a step that
+      is 1/sqrt(2) of the one before. An error counts in standard deviations of its channel; one
+      that hardly varies, in thousandths of the median channel's.
 
     Warns (`UnusualEmbedding`) of NaN that neither a mask nor `nodata` names; of a hundredth of the
     tokens that has most of the variance, as missing data have that nobody named; and of integers,
@@ -91,8 +91,9 @@ def fit(
         raise InputError("class_weight goes with class tokens, and without a transform")
     if nodata is not None and not is_number(nodata):
         raise InputError(f"nodata is {nodata!r}: give the number that stands for missing data")
-    most, max_tokens = check_whole("most", most), check_whole("max_tokens", max_tokens)
-    sample = _Sample(embeddings, class_tokens, nodata, most)
+    max_samples = check_whole("max_samples", max_samples)
+    max_tokens = check_whole("max_tokens", max_tokens)
+    sample = _Sample(embeddings, class_tokens, nodata, max_samples)
     if sample.tokens > max_tokens:
         raise InputError(
             f"grids of {sample.tokens} tokens, and max_tokens is {max_tokens}: the codec could not "
@@ -150,7 +151,7 @@ def fit(
         sample.warn_of_marks(stacklevel=3)
     layout = np.stack(layouts)
     used = np.unique(layout[layout != NOT_CODED])
-    return RateLadder(
+    return QualityLadder(
         transform,
         np.array(steps),
         renumbered(layout, used),

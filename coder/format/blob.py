@@ -4,11 +4,11 @@
 | --- | --- |
 | 1 | format version (high nibble, 1) and mode (low nibble; bit 0: class token coded, others 0) |
 | 4 | the first bytes of the codec's SHA-256 fingerprint |
-| 1+ each | rate index, grid height, grid width: LEB128, shortest form, at most 5 bytes |
+| 1+ each | quality index, grid height, grid width: LEB128, shortest form, at most 5 bytes |
 | any | the ANS words, little endian, without the zero bytes at the very end |
 | 4 | CRC-32 (zlib's) of everything before, little endian |
 
-12 bytes of framing for grids and rate indices below 128. One content has one byte string. The
+12 bytes of framing for grids and quality indices below 128. One content has one byte string. The
 checksum finds accidents, not forgers.
 """
 
@@ -34,7 +34,7 @@ class Header:
 
     Attributes:
       fingerprint: the first 4 bytes of the codec's fingerprint.
-      rate_index: which rate of a codec, >= 0.
+      rate_index: which of its codec's qualities it has, >= 0.
       grid: tokens, (height, width).
       class_token: whether a class token is coded before the grid.
     """

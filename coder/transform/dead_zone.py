@@ -3,7 +3,7 @@
 Magnitude m = 1, 2, .. stands for m - shift, with one shift for all: the centroid of its cell. A
 cell begins where coding m - 1 and coding m cost the same in `error + KAPPA * bits` (error in
 squared steps). KAPPA = ln(4) / 12 is what a bit costs a fine uniform quantiser, so that all scales
-and rates make the same trade (Sullivan 1996, "Efficient scalar quantization of exponential and
+and qualities make the same trade (Sullivan 1996, "Efficient scalar quantization of exponential and
 Laplacian random variables").
 """
 

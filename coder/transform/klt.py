@@ -7,7 +7,7 @@ its pseudo-inverse, so that what was reconstructed is found again. The DCT is th
 over the blocks of `coder.transform.frequencies`. A class token passes the channels' part alone,
 with a mean and a scale of its own.
 
-Of the products only those parts are computed that are coded: few, at low rates. Everything is
+Of the products only those parts are computed that are coded: few, at low qualities. Everything is
 computed an embedding at a time in float32, on the thread that asks for it (`product`): on one
 machine the same bits alone and in any batch, for any number of BLAS threads; on others equal to
 1e-5.

@@ -2,7 +2,7 @@
 
 ```python
 head = heads.fit(params, y_hat, labels, kind="attention", classes=("forest", "water"))
-predicted = heads.classify(head, y_hat_of_new_images)
+predicted = heads.predict(head, y_hat_of_new_images)
 ```
 
 | kind           | task           | what it is                                                    |
@@ -19,7 +19,7 @@ head. "attention" and "conv" train that block too, the linear ones leave it as i
 
 from nec_jax.heads.head import IGNORE, HeadConfig, HeadParams, Kind
 from nec_jax.heads.head_file import load, save
-from nec_jax.heads.inference import classify, predict
+from nec_jax.heads.inference import predict, predict_proba
 from nec_jax.heads.training import fit
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
     "HeadConfig",
     "HeadParams",
     "Kind",
-    "classify",
     "fit",
     "load",
     "predict",
+    "predict_proba",
     "save",
 ]

@@ -16,11 +16,11 @@ from nec_jax.models.weight_tree import Weights
 
 
 @jax_defaults()
-def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
+def predict_proba(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
     """Probabilities of the classes: float32 [N, K], or [N, H, W, K] of a head for masks.
 
     Those of linear heads are the softmax of its regression scores: they rank the classes, but
-    are not calibrated. For masks, `classify` needs a K-th of the memory.
+    are not calibrated. For masks, `predict` needs a K-th of the memory.
 
     Args:
       head: a trained head.
@@ -33,8 +33,8 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
 
 
 @jax_defaults()
-def classify(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
-    """The most probable class: int32 [N], or [N, H, W] of a head for masks. Raises as `predict`."""
+def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
+    """The most probable class: int32 [N], or [N, H, W] of a head for masks. Raises as `predict_proba`."""
     return _infer(head, y_hat, probabilities=False)
 
 

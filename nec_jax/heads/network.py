@@ -126,6 +126,6 @@ def as_norm(scaling: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def jitted_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
-    """`decoder_features`, compiled, with the products of `heads.predict`."""
+    """`decoder_features`, compiled, with the products of `heads.predict_proba`."""
     with jax.default_matmul_precision("float32"):
         return decoder_features(config, weights, y_hat)

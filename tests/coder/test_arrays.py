@@ -35,8 +35,8 @@ def test_what_is_missing_is_refused_with_its_place(kind, value):
         shown = f"NaN or infinite in float32, the first at (2, 1) ({value}): "
     calls = [lambda: codec.encode(broken, grid)]
     if kind == "ladder":
-        calls += [lambda: codec.encode(broken, grid, most_bytes=999)]
-        calls += [lambda: codec.encode(broken, grid, most_mse=9.0)]
+        calls += [lambda: codec.encode(broken, grid, max_bytes=999)]
+        calls += [lambda: codec.encode(broken, grid, max_mse=9.0)]
     else:
         calls += [lambda: codec.quantise(broken, grid)]
     for call in calls:
@@ -174,7 +174,7 @@ def test_blobs_are_a_list_of_bytes(blobs, message):
 
 
 @pytest.mark.parametrize("target", ["x", -1, np.nan, True])
-@pytest.mark.parametrize("name", ["most_bytes", "most_mse"])
+@pytest.mark.parametrize("name", ["max_bytes", "max_mse"])
 def test_a_target_that_is_none_is_refused(name, target):
     with pytest.raises(InputError, match=f"{name} is "):
         LADDER.encode(embeddings(False)[0], GRID, **{name: target})

@@ -172,7 +172,7 @@ def test_a_ladder_codes_at_its_own_rate_and_warnings_reach_the_caller():
 
 
 def test_a_pool_of_nonsense_is_refused():
-    most = coder.pool.MOST_WORKERS
+    most = coder.pool.MAX_WORKERS
     for workers in (0, -1, 1.5, True, "2", np.nan, most + 1, 10**9, 2**31 - 1):
         with pytest.raises(coder.InputError, match=f"workers is .*whole number, 1 to {most}"):
             coder.Pool(small_codec(), workers)  # type: ignore[arg-type]

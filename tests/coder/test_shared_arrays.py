@@ -21,7 +21,7 @@ def _case(kind: str) -> tuple[coder.EmbeddingCodec, np.ndarray]:
     ladder = transform_cases.ladder(True)
     y = transform_cases.smooth_embeddings(3, 2, GRID).reshape(2, -1, transform_cases.CHANNELS)
     y = np.concatenate([transform_cases.class_tokens(3, 2)[:, None], y], axis=1)
-    return (ladder if kind == "ladder" else ladder.at(ladder.rates // 2)), y
+    return (ladder if kind == "ladder" else ladder.at(ladder.num_qualities // 2)), y
 
 
 def arrays_of(value: Any) -> Iterator[np.ndarray]:

@@ -52,13 +52,13 @@ def one_input(data: bytes) -> None:
     if kind == 1:
         rest = sealed(rest)
     elif kind == 2:
-        header = 9 if codec.rate_index > 127 else 8
+        header = 9 if codec.quality > 127 else 8
         rest = sealed(blob[:header] + rest)
     try:
         symbols, grid = codec.decode_symbols(rest)
     except BlobError:
         return
-    one = codec.at(unpack(rest)[0].rate_index)
+    one = codec.at(unpack(rest)[0].quality)
     if one.encode_symbols(symbols, grid) != rest:
         raise AssertionError("two blobs decode to the same symbols")
 
@@ -67,7 +67,7 @@ def write_corpus(folder: Path) -> None:
     """The golden blobs and codec files, as a start."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (codec, blob) in enumerate(CASES):
-        header = 9 if codec.rate_index > 127 else 8
+        header = 9 if codec.quality > 127 else 8
         inputs = (blob, blob[:-4], blob[header:-4], codec.to_bytes())
         for kind, data in enumerate(inputs):
             (folder / f"golden-{i}-{kind}").write_bytes(bytes([4 * i + kind]) + data)

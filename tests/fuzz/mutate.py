@@ -24,7 +24,7 @@ from coder.format.blob import unpack
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECONDS = 2.0
-BYTES_AN_ELEMENT = 40  # of the largest embedding that a codec allows
+BYTES_PER_ELEMENT = 40  # of the largest embedding that a codec allows
 FIXED_BYTES = 64 << 20
 
 
@@ -61,7 +61,7 @@ def splice(blob, rng, other):
 
 
 def renumber(blob, rng, _):
-    """Another rate, height or width: small, large, in too many bytes."""
+    """Another quality, height or width: small, large, in too many bytes."""
     numbers = [b"\0", b"\1", b"\x40", b"\x7f", b"\x80\x02", b"\x80\x80\x04", b"\xff" * 4 + b"\x0f"]
     numbers += [b"\x80\0", b"\x80" * 5 + b"\1", b"\x80\x80\x80\x80\x80\x80\x01"]
     start = int(rng.integers(5, 8))
@@ -81,7 +81,7 @@ def run(count: int, seed: int) -> collections.Counter:
         codec.decode(cases[-1][1])
     whole = {blob for _, blob in cases}
     largest = max(codec.channels * codec.max_tokens for codec, _ in cases)
-    bound = resident_bytes() + FIXED_BYTES + BYTES_AN_ELEMENT * largest
+    bound = resident_bytes() + FIXED_BYTES + BYTES_PER_ELEMENT * largest
     outcomes, slowest = collections.Counter(), 0.0
     for i in range(count):
         codec, blob = cases[i % len(cases)]
@@ -121,7 +121,7 @@ def run(count: int, seed: int) -> collections.Counter:
 
 
 def again(codec: EmbeddingCodec, blob: bytes, symbols: np.ndarray, grid: tuple[int, int]) -> bytes:
-    """The blob of the symbols of a blob, at its rate."""
+    """The blob of the symbols of a blob, at its quality."""
     return codec.at(unpack(blob)[0].rate_index).encode_symbols(symbols, grid)
 
 

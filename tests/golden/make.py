@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coder import EmbeddingCodec, RateLadder, ScalarCodec, Tables
+from coder import EmbeddingCodec, QualityLadder, ScalarCodec, Tables
 from coder.codecs import NOT_CODED
 from coder.entropy import quantise_pmf
 from coder.transform import Transform
@@ -80,8 +80,8 @@ def draw_from(tables: Tables, which: np.ndarray, seed: int, busy: int = 0) -> np
     return q
 
 
-def ladder(*, class_token: bool, spatial: bool) -> RateLadder:
-    """Two rates of a Hadamard transform of eight channels, with tables of all kinds."""
+def ladder(*, class_token: bool, spatial: bool) -> QualityLadder:
+    """Two qualities of a Hadamard transform of eight channels, with tables of all kinds."""
     basis = np.array([[1]], np.int8)
     for _ in range(3):
         basis = np.block([[basis, basis], [basis, -basis]])
@@ -104,10 +104,10 @@ def ladder(*, class_token: bool, spatial: bool) -> RateLadder:
     )
     columns = 8 + class_token
     chosen = (pseudo_random(16 * columns, 7) >> 10).reshape(2, 8, columns) % 8
-    chosen[0, 2] = 7  # a component that the smaller rate leaves out
+    chosen[0, 2] = 7  # a component that the smaller quality leaves out
     layout = np.where(chosen < len(events), chosen, NOT_CODED).astype(np.uint8)
     shifts = np.array([0.0, 0.05, 0.1, -0.1, 0.2, 0.3])
-    return RateLadder(transform, np.array([1.5, 0.75]), layout, tables, shifts, 4096)
+    return QualityLadder(transform, np.array([1.5, 0.75]), layout, tables, shifts, 4096)
 
 
 def cases():
@@ -119,7 +119,7 @@ def cases():
 
     tables = [(-1, peaked(4, 0.5)), (INT32.min, peaked(2, 0.5)), (INT32.max - 2, peaked(3, 0.5))]
     tables += [(0, peaked(5, 2.0**-9)), (-7, peaked(2, 2.0**-24))]
-    coded = codec(tables, [0, 1, 2, 3, 4], max_tokens=9, rate_index=300)
+    coded = codec(tables, [0, 1, 2, 3, 4], max_tokens=9, quality=300)
     edges = [INT32.min, INT32.min + 1, -300, -2, -1, 0, 1, 2, 70_000, INT32.max - 1, INT32.max]
     chosen = pseudo_random(45, 5) // 1024 % len(edges)
     yield "escapes", coded, np.array(edges, np.int32)[chosen].reshape(9, 5), (1, 9)
@@ -149,22 +149,26 @@ def cases():
     q[1000:1300, 2] = draw(coded, 300, 5, busy=40)[:, 2]
     yield "4096-tokens", coded, q, (64, 64)
 
-    for name, grid, spatial, rate in (
+    for name, grid, spatial, quality in (
         ("transform", (17, 6), True, None),
         ("ladder", (3, 3), True, 0),
         ("channels-alone", (70, 1), False, 1),
     ):
         whole = ladder(class_token=name != "channels-alone", spatial=spatial)
-        one = whole.at(rate or 0)
+        one = whole.at(quality or 0)
         which = one.layout.T[one.transform.columns(grid)]
-        coded = one if rate is None else whole
+        coded = one if quality is None else whole
         yield name, coded, draw_from(one.tables, which, 6, busy=2), grid
 
 
 def encoded(coded: EmbeddingCodec, symbols: np.ndarray, grid: tuple[int, int]) -> bytes:
-    """The blob; of a ladder, that of the rate that has as many components."""
-    rates = [coded.at(rate) for rate in range(coded.rates)] if coded.rates > 1 else [coded.at()]
-    one = next(one for one in rates if one.symbols_a_token == symbols.shape[1])
+    """The blob; of a ladder, that of the quality that has as many components."""
+    qualities = (
+        [coded.at(quality) for quality in range(coded.num_qualities)]
+        if coded.num_qualities > 1
+        else [coded.at()]
+    )
+    one = next(one for one in qualities if one.symbols_per_token == symbols.shape[1])
     return one.encode_symbols(symbols, grid)
 
 

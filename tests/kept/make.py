@@ -51,13 +51,13 @@ def main() -> None:
     y = nec_jax.latents(params, x)
     ladder = coder.fit(y[:, 1:].reshape(40, 2, 2, -1), y[:, 0])
     ladder.save(folder / "codec.safetensors")
-    blob = ladder.encode(y[0], (2, 2), rate=ladder.rates - 1)
+    blob = ladder.encode(y[0], (2, 2), quality=ladder.num_qualities - 1)
     (folder / "image.blob").write_bytes(blob)
     labels = np.arange(40) % 2
     y_hat = nec_jax.embed(params, x)
     head = heads.fit(params, y_hat, labels, kind="class-linear", classes=CLASSES)
     heads.save(head, folder / "head.safetensors")
-    codec = ladder.at(ladder.rates - 1)
+    codec = ladder.at(ladder.num_qualities - 1)
     ids = np.array([f"image {i}" for i in range(10)])
     errors = ["cannot read image 5" if i == 5 else None for i in range(10)]
     with archive.Writer(folder / "archive.zarr", codec, 10, (2, 2), shard=4) as writer:
@@ -69,7 +69,7 @@ def main() -> None:
     np.savez_compressed(
         folder / "expected.npz",
         y_hat=y_hat[:10],
-        classes=heads.classify(head, y_hat[:10]),
+        classes=heads.predict(head, y_hat[:10]),
         blob_symbols=ladder.decode_symbols(blob)[0],
         blob_y_hat=ladder.decode(blob),
         embedding=group["embedding"][:],

@@ -122,7 +122,7 @@ def test_a_pool_codes_the_same_bytes(model, coded):
     with coder.Pool(model.codec, workers=2) as pool:
         assert nec_jax.encode(model, images, pool=pool) == blobs
         assert nec_jax.encode(model, images[:3], pool=pool) == blobs[:3]
-        other = dataclasses.replace(model, codec=dataclasses.replace(model.codec, rate_index=1))
+        other = dataclasses.replace(model, codec=dataclasses.replace(model.codec, quality=1))
         with pytest.raises(InputError, match="another codec: make it of this model's"):
             nec_jax.encode(other, images, pool=pool)
     wrong: list[Any] = [(4, "int"), (True, "bool"), (coder.Pool, "type"), (model.codec, "Codec")]

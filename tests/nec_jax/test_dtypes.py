@@ -49,7 +49,7 @@ def test_with_x64_models_heads_and_training_are_what_they_are_without(tmp_path):
         np.testing.assert_array_equal(weight, flatten_weights(model.weights)[name])
     for name in HEADS:
         y = labelled(5, 6)[0]
-        own, other = (heads.predict(heads.load(part / name), y) for part in (here, there))
+        own, other = (heads.predict_proba(heads.load(part / name), y) for part in (here, there))
         np.testing.assert_allclose(other, own, rtol=1e-3, atol=1e-4)
 
 

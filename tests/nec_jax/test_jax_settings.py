@@ -86,8 +86,8 @@ def results(params: NecParams, folder: Path) -> dict[str, Any]:
         heads.save(quick(model, kind, with_decoder=decoder, val=val), folder / "head")
         found[name] = (folder / "head").read_bytes()
         head = heads.load(folder / "head")
-        found[f"{name} predicts"] = heads.predict(head, labelled(5, 6)[0])
-        found[f"{name} classifies"] = heads.classify(head, labelled(5, 6)[0])
+        found[f"{name} predicts"] = heads.predict_proba(head, labelled(5, 6)[0])
+        found[f"{name} classifies"] = heads.predict(head, labelled(5, 6)[0])
     return found
 
 

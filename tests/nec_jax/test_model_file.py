@@ -54,7 +54,7 @@ def test_a_jitted_function_of_a_model_compiles_once(model_path: Path):
     assert first.provenance == one.provenance
     # And once more for a model whose codec or configuration is another.
     assert isinstance(one.codec, ScalarCodec)
-    shifted(dataclasses.replace(one, codec=dataclasses.replace(one.codec, rate_index=1)))
+    shifted(dataclasses.replace(one, codec=dataclasses.replace(one.codec, quality=1)))
     shifted(nec_jax.with_coding(one, coding_batch=3))
     assert len(traced) == 3
 

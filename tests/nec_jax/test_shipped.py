@@ -29,8 +29,8 @@ def params() -> NecParams:
 
 
 def default_row() -> list[float]:
-    """Of UC Merced at the rate that `encode` uses: rate; bytes, linear, class-linear of val; ..."""
-    [row] = re.findall(r"\| rate (\d+) \(the default\) \|(.*)\|", CARD)
+    """Of UC Merced at the default quality: quality; bytes, linear, class-linear of val; ..."""
+    [row] = re.findall(r"\| quality (\d+) \(the default\) \|(.*)\|", CARD)
     return [float(n) for n in (row[0], *row[1].replace("*", "").replace(",", "").split("|"))]
 
 
@@ -43,7 +43,10 @@ def test_the_file_is_small_and_the_one_of_its_card() -> None:
 def test_consumers_have_the_same_codec(params: NecParams, capsys) -> None:
     assert coder.load(NAME) == params.codec
     assert main(["info", NAME]) == 0
-    assert f"rates 0 to 16; rate {default_row()[0]:.0f} is used unless" in capsys.readouterr().out
+    assert (
+        f"qualities 0 to 16; quality {default_row()[0]:.0f} is used unless"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_kinds_of_the_earths_surface_are_told_from_blobs(params: NecParams) -> None:
@@ -54,14 +57,14 @@ def test_the_kinds_of_the_earths_surface_are_told_from_blobs(params: NecParams) 
     )
     assert train.labels is not None
     y = nec_jax.latents(params, train.images), nec_jax.latents(params, test.images)
-    assert isinstance(params.codec, coder.RateLadder)
-    for rate in (7, params.codec.rate_index):
-        codec = params.codec.at(rate)
+    assert isinstance(params.codec, coder.QualityLadder)
+    for quality in (7, params.codec.quality):
+        codec = params.codec.at(quality)
         blobs = [codec.encode(one, (8, 8)) for one in y[1]]
         seen = codec.dequantise(codec.quantise(y[0], (8, 8)), (8, 8))
         classes = ("ocean", "land", "lake", "coast")
         head = heads.fit(params, seen, train.labels, kind="class-linear", classes=classes)
-        found = heads.classify(head, nec_jax.decode(params, blobs))
+        found = heads.predict(head, nec_jax.decode(params, blobs))
         common = np.bincount(train.labels).argmax()
         assert np.mean(found == test.labels) > 0.92 > np.mean(test.labels == common)
 
@@ -90,11 +93,11 @@ def test_scenes_are_told_as_the_card_says(params: NecParams) -> None:
     assert params.codec is not None
     codec, classes = params.codec.at(), open_source(folder, "val").classes
     head = heads.fit(params, y, train.labels, kind="class-linear", classes=classes)
-    assert np.mean(heads.classify(head, z) == val.labels) > 0.88
+    assert np.mean(heads.predict(head, z) == val.labels) > 0.88
     blobs = [codec.encode(one, (8, 8)) for one in z]
     seen = codec.dequantise(codec.quantise(y, (8, 8)), (8, 8))
     head = heads.fit(params, seen, train.labels, kind="class-linear", classes=classes)
-    found = heads.classify(head, nec_jax.decode(params, blobs))
+    found = heads.predict(head, nec_jax.decode(params, blobs))
     _, size, _, accuracy, *_ = default_row()
     assert np.mean([len(blob) for blob in blobs]) == pytest.approx(size, rel=0.01)
     assert 100 * np.mean(found == val.labels) == pytest.approx(accuracy, abs=1.6)

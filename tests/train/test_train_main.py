@@ -314,7 +314,7 @@ def test_a_warm_up_may_be_as_long_as_the_run_and_its_default_longer(tmp_path: Pa
     [
         ["--uqe-bits", "3"],
         ["--jpeg2000", "10"],
-        ["--transform-rates", "0"],
+        ["--transform-qualities", "0"],
         ["--channel-gains", "1"],
         ["--pca", "2"],
         ["--binary"],

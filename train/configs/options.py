@@ -249,7 +249,7 @@ class Distil(Training):
     """Part of the loss that the class token has; the tokens of the grid share the rest."""
     calibration_images: int = 2048
     """Whole training images that the codec is fitted to after training."""
-    most_bytes: int = 500
+    max_bytes: int = 500
     """Bytes an image, on average, of the rate that is coded unless another one is asked for."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     """Of the matrices; all else is AdamW's."""
@@ -269,6 +269,6 @@ class Distil(Training):
                 "--decoder-depth: there is no decoder; --predictor is how many blocks predict"
             )
         check_cache(self)
-        _check_counts(self, "views", "calibration_images", "most_bytes")
+        _check_counts(self, "views", "calibration_images", "max_bytes")
         _check(self, ("predictor",), lambda n: n >= 0, "0 or more")
         _check(self, ("class_weight",), lambda x: 0 <= x <= 1, "from 0 to 1")

@@ -55,10 +55,10 @@ class Evaluate:
     """Whether to measure the baselines too."""
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
     """Bits of the uniformly quantised embeddings."""
-    rates: tuple[int, ...] = ()
-    """Rates of models with a codec of many, 0 the smallest; if none is named, the one of their training, or eight of --model."""  # noqa: E501
-    transform_rates: tuple[int, ...] = ()
-    """Rates of a transform that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
+    qualities: tuple[int, ...] = ()
+    """Qualities of models with a codec of many, 0 the smallest; if none is named, the one of their training, or eight of --model."""  # noqa: E501
+    transform_qualities: tuple[int, ...] = ()
+    """Qualities of a codec that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
     channel_gains: tuple[float, ...] = ()
     """Symbols in a channel's standard deviation, of a codec of channels that is fitted to the base's embeddings, untrained."""  # noqa: E501
     pca: tuple[int, ...] = ()
@@ -79,12 +79,12 @@ class Evaluate:
             raise OptionsError("--model is in the place of --base and --models: leave those out")
         if self.model and self.cache is not None:
             raise OptionsError("--cache is for models that share frozen blocks: leave it out")
-        if min((*self.rates, 0)) < 0:
-            raise OptionsError("--rates must be 0 or more")
+        if min((*self.qualities, 0)) < 0:
+            raise OptionsError("--qualities must be 0 or more")
         if min((*self.channel_gains, 1)) <= 0:
             raise OptionsError("--channel-gains must be positive")
-        if min((*self.transform_rates, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
-            raise OptionsError("--transform-rates must be 0 or more, --pca and --pq 1 or more")
+        if min((*self.transform_qualities, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
+            raise OptionsError("--transform-qualities must be 0 or more, --pca and --pq 1 or more")
         if self.pq and find_spec("faiss") is None:
             raise OptionsError("--pq needs faiss: pip install nec-jax[faiss]")
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
@@ -114,7 +114,7 @@ def refuse_unused_baselines(options: Evaluate) -> None:
 
     A study may name them all the same: its next sweep may measure them.
     """
-    names = ("uqe_bits", "jpeg2000", "transform_rates", "channel_gains", "pca", "pq", "binary")
+    names = ("uqe_bits", "jpeg2000", "transform_qualities", "channel_gains", "pca", "pq", "binary")
     usual = Evaluate()
     named = [
         flag(name)
@@ -190,7 +190,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Bytes at equal score: Bjontegaard's rate deltas, with intervals of a paired bootstrap."""
+    """Bytes at equal score: Bjontegaard's quality deltas, with intervals of a paired bootstrap."""
 
     reports: Positional[tuple[Path, ...]] = ()
     """Folders that `evaluate` wrote, of the same images; or tables of sweeps, for no intervals."""

@@ -28,7 +28,7 @@ from train.data import IGNORE, DataError, Split, at_most, folder_of, open_source
 from train.engine.activation_cache import open_prefix, start_of
 from train.engine.inputs import refuse_cache
 from train.studies import report
-from train.studies.methods import load_compressed, methods, refuse_one_rate
+from train.studies.methods import load_compressed, methods, refuse_one_quality
 from train.studies.scores import METRICS, Scores
 from train.studies.study import Method, Study
 
@@ -51,7 +51,7 @@ def run(options: Evaluate) -> None:
         refuse_cache(options.cache, images)
     base = nec_jax.load(options.model or options.base)
     if options.model:
-        refuse_one_rate(base)
+        refuse_one_quality(base)
     models = {"": base} if options.model else load_compressed(options.models)
     precisions = {model.config.precision for model in models.values()}
     if len(precisions) == 1:  # the baselines' too
@@ -200,7 +200,7 @@ def score_head(
             epochs=options.epochs,
             seed=seed,
         )
-        predicted = heads.classify(head, method.values[2])
+        predicted = heads.predict(head, method.values[2])
         counts.append(METRICS[options.task](predicted, score, len(study.classes)))
     hits, totals = map(np.stack, zip(*counts, strict=True))
     return Scores(hits, totals)

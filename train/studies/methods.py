@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import RateLadder
-from coder.codecs import OneRateCodec
+from coder import QualityLadder
+from coder.codecs import OneQualityCodec
 from nec_jax.calibration import fit_transform
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec
@@ -45,11 +45,11 @@ def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
     }
 
 
-def refuse_one_rate(params: NecParams) -> None:
-    """Raise OptionsError unless a model is one for `--model`: with a codec of many rates."""
-    if not isinstance(params.codec, RateLadder):
+def refuse_one_quality(params: NecParams) -> None:
+    """Raise OptionsError unless a model is one for `--model`: with a codec of many qualities."""
+    if not isinstance(params.codec, QualityLadder):
         raise OptionsError(
-            "--model needs a codec of many rates, as nec-vit-ti and the models of `train.main "
+            "--model needs a codec of many qualities, as nec-vit-ti and the models of `train.main "
             "distil` have: pass this model by --models, and by --base what it was made from"
         )
 
@@ -66,32 +66,32 @@ def methods(
     """NEC at every model's lambda, then the baselines, each coded for real.
 
     Raises:
-      OptionsError: rates that a model has not, before anything is measured.
+      OptionsError: qualities that a model has not, before anything is measured.
     """
-    refuse_rates(options, models)
+    refuse_qualities(options, models)
     for setting, model in models.items():
         yield from nec_methods(options, study, setting, model, base)
     if options.baselines:
         yield from baseline_methods(options, study, base)
 
 
-def refuse_rates(options: Evaluate, models: dict[str, NecParams]) -> None:
-    """Raise OptionsError where `--rates` names what a model has not."""
-    ladders = {name: m.codec for name, m in models.items() if isinstance(m.codec, RateLadder)}
-    if options.rates and not ladders:
-        raise OptionsError("--rates: none of the models has a codec of many rates")
+def refuse_qualities(options: Evaluate, models: dict[str, NecParams]) -> None:
+    """Raise OptionsError where `--qualities` names what a model has not."""
+    ladders = {name: m.codec for name, m in models.items() if isinstance(m.codec, QualityLadder)}
+    if options.qualities and not ladders:
+        raise OptionsError("--qualities: none of the models has a codec of many qualities")
     for name, ladder in ladders.items():
-        if max(options.rates, default=0) >= ladder.rates:
+        if max(options.qualities, default=0) >= ladder.num_qualities:
             raise OptionsError(
-                f"--rates {max(options.rates)}: {name or options.model} has rates 0 to "
-                f"{ladder.rates - 1}"
+                f"--qualities {max(options.qualities)}: {name or options.model} has qualities 0 to "
+                f"{ladder.num_qualities - 1}"
             )
 
 
 def nec_methods(
     options: Evaluate, study: Study, setting: str, model: NecParams, base: NecParams
 ) -> Iterator[Method]:
-    """Encode, decode and compare every image of every split; at several rates, if it has them.
+    """Encode, decode and compare every image of every split; at several qualities, if it has them.
 
     Args:
       model: as `load_compressed` returns it, or, with `--model`, `base` itself.
@@ -109,14 +109,22 @@ def nec_methods(
     goals = y if own and not features else None  # such a decoder's are those of an older base
     if not own and features and model.config.bands == base.config.bands:
         goals = study.embedded(base)
-    if not isinstance(codec, RateLadder):
+    if not isinstance(codec, QualityLadder):
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
-    some = np.linspace(0, codec.rates - 1, min(_RATES, codec.rates)).round().astype(int)
-    spread = sorted({*some.tolist(), codec.rate_index})
-    for rate in options.rates or (spread if own else (codec.rate_index,)):
-        name, at = ("nec", f"rate {rate}") if own else ("nec-transform", f"{setting}, rate {rate}")
-        yield nec_method(study, name, at, model, codec.at(rate), y, goals)
+    some = (
+        np.linspace(0, codec.num_qualities - 1, min(_RATES, codec.num_qualities))
+        .round()
+        .astype(int)
+    )
+    spread = sorted({*some.tolist(), codec.quality})
+    for quality in options.qualities or (spread if own else (codec.quality,)):
+        name, at = (
+            ("nec", f"quality {quality}")
+            if own
+            else ("nec-transform", f"{setting}, quality {quality}")
+        )
+        yield nec_method(study, name, at, model, codec.at(quality), y, goals)
 
 
 def nec_method(
@@ -124,11 +132,11 @@ def nec_method(
     name: str,
     setting: str,
     model: NecParams,
-    codec: OneRateCodec,
+    codec: OneQualityCodec,
     latents: list[NDArray[np.float32]],
     goals: list[NDArray[np.float32]] | None,
 ) -> Method:
-    """One rate of a model; of its latents and the base's of each split. Raises as `nec_methods`."""
+    """A model at one quality; its and the base's latents of each split. Raises as `nec_methods`."""
     grid = study.grid(model)
     values, blobs = [], []
     for split, y in zip(study.splits(), latents, strict=True):
@@ -222,11 +230,11 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             "uqe-channel", f"{bits} bit", lambda v, b=bits: baselines.uqe_channel(v, b, y[0])
         )
     grid = study.grid(base)
-    if options.transform_rates:
+    if options.transform_qualities:
         ladder = fit_transform(y[0], grid)
-        # All of them first: a rate that there is not is refused before the others are measured.
-        for one in [ladder.at(rate) for rate in options.transform_rates]:
-            name = f"rate {one.rate_index}"
+        # All of them first: a quality that there is not is refused before the others are measured.
+        for one in [ladder.at(quality) for quality in options.transform_qualities]:
+            name = f"quality {one.quality}"
             yield of_latents("transform", name, lambda v, c=one: baselines.coded_by(v, c, grid))
     for gain in options.channel_gains:
         codec = baselines.per_channel(y[0], gain, int(config.code_class_token))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import nec_jax
-from coder import RateLadder
+from coder import QualityLadder
 from coder.transform import Transform
 from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
 from nec_jax.model_file import NecParams
@@ -174,7 +174,7 @@ def with_codec(
     return calibrate_latents(params, [y], {"compress": facts})
 
 
-def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> RateLadder:
+def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> QualityLadder:
     """The transform that training goes through: of the embeddings that it starts from."""
     y = finish(base, inputs.sample(options.calibration_images), inputs.start)
     side = base.config.image_size

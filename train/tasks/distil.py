@@ -44,7 +44,7 @@ from train.engine.summary import print_summary
 from train.tasks.teacher import Images, passed_blocks, pooled, pooling
 
 _SCALE_SAMPLE = 512  # images whose tokens the targets are standardised by
-_CODED = 64  # images that the rate is chosen by, and that are coded for real in the end
+_CODED = 64  # images that the quality is chosen by, and that are coded for real in the end
 
 
 def run(options: Distil) -> None:
@@ -83,7 +83,7 @@ def run(options: Distil) -> None:
             provenance=json.dumps(facts(options, teacher, images.source), sort_keys=True),
         )
         print("making the codec", file=sys.stderr)
-        params = with_ladder(params, images, options.calibration_images, options.most_bytes)
+        params = with_ladder(params, images, options.calibration_images, options.max_bytes)
         path = options.workdir / "model.safetensors"
         if processes.is_main_process():
             nec_jax.save(params, path)
@@ -115,11 +115,11 @@ def halved(weights: Weights) -> Weights:
     return jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), weights)
 
 
-def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) -> NecParams:
-    """The model with a codec of all rates, fitted to the embeddings of whole training images.
+def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -> NecParams:
+    """The model with a codec of all qualities, fitted to the embeddings of whole training images.
 
     The class token counts as much as all of the grid: it says as much of what an image shows.
-    Coded is, unless `encode` is told a rate, at the largest that needs at most so many bytes on
+    Coded is, unless `encode` is told a quality, at the largest that needs at most so many bytes on
     average; at the smallest of all, and it says so, if none needs as few.
     """
     side = params.config.image_size
@@ -128,18 +128,18 @@ def with_ladder(params: NecParams, images: Images, limit: int, most_bytes: int) 
     ladder = fit_transform(y, grid, class_weight=grid[0] * grid[1])
     some = evenly_spread(y, _CODED)
 
-    def size(rate: int) -> float:
-        return float(np.mean([len(ladder.at(rate).encode(one, grid)) for one in some]))
+    def size(quality: int) -> float:
+        return float(np.mean([len(ladder.at(quality).encode(one, grid)) for one in some]))
 
-    fit = [rate for rate in range(ladder.rates) if size(rate) <= most_bytes]
+    fit = [quality for quality in range(ladder.num_qualities) if size(quality) <= max_bytes]
     if not fit:
         print(
-            f"even the smallest rate needs {size(0):.0f} bytes per image, more than --most-bytes "
-            f"{most_bytes}: it is the one that is used",
+            f"even the smallest quality needs {size(0):.0f} bytes per image, more than --max-bytes "
+            f"{max_bytes}: it is the one that is used",
             file=sys.stderr,
         )
     return dataclasses.replace(
-        params, codec=dataclasses.replace(ladder, rate_index=max(fit, default=0))
+        params, codec=dataclasses.replace(ladder, quality=max(fit, default=0))
     )
 
 

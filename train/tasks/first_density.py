@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from coder import RateLadder
+from coder import QualityLadder
 from nec_jax.models import density, nec, transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.bottleneck import bottleneck
@@ -96,7 +96,7 @@ def calibrate_transform(
     weights: Weights,
     images: np.ndarray,
     key: jax.Array,
-    codec: RateLadder,
+    codec: QualityLadder,
     *,
     lam: float,
     mask_ratio: float,

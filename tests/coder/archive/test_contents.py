@@ -54,7 +54,7 @@ def test_one_embedding_is_read_by_itself():
 
 
 @pytest.mark.parametrize("count", [37, 256, 257, 300, 513])
-def test_index_and_framing_are_at_most_32_bytes_an_image(count, tmp_path):
+def test_index_and_framing_are_at_most_32_bytes_per_image(count, tmp_path):
     y = laplace_embeddings(3, count, 17, np.full(8, 0.2))
     codec = fitted_codec(y, class_token=True)
     group = created(tmp_path / "a", codec, count, (4, 4))
@@ -204,8 +204,8 @@ def test_what_cannot_be_coded_is_refused_when_written():
         ({"shard": 0}, "shard is 0"),
         ({"shard": 1.5}, "shard is 1.5"),
         ({"shard": True}, "shard is True"),
-        ({"codec": ladder()}, "one rate: cut one out of the codec"),
-        ({"codec": None}, "one rate"),
+        ({"codec": ladder()}, "one quality: cut one out of the codec"),
+        ({"codec": None}, "one quality"),
         ({"attributes": {"a": {1, 2}}}, "no JSON"),
         ({"attributes": {"a": float("nan")}}, "no JSON"),
         ({"attributes": {"nec_archive": 1}}, "nec_archive is the archive's own"),

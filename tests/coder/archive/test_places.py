@@ -269,7 +269,7 @@ def test_of_an_archive_that_was_finished_without_them_it_is_unknown(tmp_path, ca
     before = contents(tmp_path / "a.zarr")
     codec = coder.load(KEPT / "2026-11-valid/codec.safetensors")
     with archive.Writer(
-        tmp_path / "a.zarr", codec.at(codec.rates - 1), 10, (2, 2), shard=4
+        tmp_path / "a.zarr", codec.at(codec.num_qualities - 1), 10, (2, 2), shard=4
     ) as writer:
         assert writer.missing() == []
         writer.finish()

@@ -237,7 +237,7 @@ def test_a_codec_of_many_rates_is_refused_by_an_archive_that_is_there_too(there,
         written(tmp_path / "a")
     codec: Any = ladder()
     writer = archive.Writer(tmp_path / "a", codec, COUNT, GRID, shard=SHARD)
-    with pytest.raises(CodecError, match="has one rate: cut one out of the codec"), writer:
+    with pytest.raises(CodecError, match="has one quality: cut one out of the codec"), writer:
         pass
 
 

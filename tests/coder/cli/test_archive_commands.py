@@ -282,7 +282,8 @@ def test_info_says_of_what_a_fingerprint_is(run, whole):
     for codec in CODEC.split():
         assert codec is not None
         assert (
-            f"  nec codec {codec.fingerprint[:4].hex()} (of this array and rate 0 alone): " in out
+            f"  nec codec {codec.fingerprint[:4].hex()} (of this array and quality 0 alone): "
+            in out
         )
 
 

@@ -52,15 +52,15 @@ def test_info_says_what_a_blob_is(capsys):
 
 
 def test_info_says_which_fingerprint_a_blob_has(capsys):
-    """A file of several rates has its own; a blob has that of its one rate."""
+    """A file of several qualities has its own; a blob has that of its one quality."""
     kept = Path(__file__).parent / "kept/2026-11"
     codec = coder.load(kept / "codec.safetensors")
     _, out, _ = run(capsys, "info", kept / "codec.safetensors")
-    assert f"fingerprint {codec.fingerprint.hex()}, of all 14 rates\n" in out
+    assert f"fingerprint {codec.fingerprint.hex()}, of all 14 qualities\n" in out
     own = codec.at().fingerprint[:4].hex()
-    assert f"blobs carry the fingerprint of their one rate: {own} for rate 6\n" in out
+    assert f"blobs carry the fingerprint of their one quality: {own} for quality 6\n" in out
     _, out, _ = run(capsys, "info", kept / "image.blob")
-    assert f"codec {codec.at(13).fingerprint[:4].hex()} (of rate 13 alone)\n" in out
+    assert f"codec {codec.at(13).fingerprint[:4].hex()} (of quality 13 alone)\n" in out
     _, out, _ = run(capsys, "info", CODEC)
     assert "blobs carry" not in out
 

@@ -39,14 +39,14 @@ def test_embeddings_become_an_array_that_holds_its_codec(name, tmp_path, capsys)
     file = written(y, tmp_path)
     assert main(["fit", str(file), "--out", str(tmp_path / "codec")]) == 0
     codec = coder.load(tmp_path / "codec")
-    for rate in (2, codec.rates - 1):
-        out = tmp_path / f"{rate}.zarr"
-        options = ["--codec", str(tmp_path / "codec"), "--rate", str(rate)]
+    for quality in (2, codec.num_qualities - 1):
+        out = tmp_path / f"{quality}.zarr"
+        options = ["--codec", str(tmp_path / "codec"), "--quality", str(quality)]
         assert main(["encode", str(file), "--out", str(out), *options]) == 0
         read = np.asarray(zarr.open_array(out))
         assert read.shape == y.shape
         error = ((read - y) ** 2).mean() / y.reshape(-1, CHANNELS).var(0).mean()
-        assert error < (0.01 if rate > 2 else 1)
+        assert error < (0.01 if quality > 2 else 1)
     assert "times smaller" in capsys.readouterr().out
     assert main(["verify", str(out)]) == 0
     # Without a codec, one is fitted.
@@ -285,8 +285,8 @@ def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
-        ("encode", ["--rate", "-1"], "--rate is -1"),
-        ("encode", ["--rate", "40"], "--rate is 40: give a whole number, 0 to 39"),
+        ("encode", ["--quality", "-1"], "--quality is -1"),
+        ("encode", ["--quality", "40"], "--quality is 40: give a whole number, 0 to 39"),
         ("encode", ["--max-tokens", "0"], "--max-tokens is 0"),
         ("encode", ["--max-tokens", "35"], "chunks of 36 tokens, and the codec takes 35"),
         ("fit", ["--max-tokens", "35"], "grids of 36 tokens, and max_tokens is 35"),
@@ -297,7 +297,11 @@ def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
         ("encode", ["--out", "y.TIF"], "name it y.zarr"),
         ("encode", ["--codec", "nec-vit-ti"], "leave --codec out"),
         ("encode", ["--codec", "other"], "embeddings of 12 channels, and the codec other is for 4"),
-        ("encode", ["--codec", "other", "--rate", "99"], "other: rate 99: this codec has rates 0"),
+        (
+            "encode",
+            ["--codec", "other", "--quality", "99"],
+            "other: quality 99: this codec has qualities 0",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_fitted(
@@ -325,7 +329,7 @@ def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tm
         zarr.create_array(path, data=y)
     options = argparse.Namespace(
         **{"command": "encode", "file": path, "out": tmp_path / "out", "column": None},
-        **{"codec": tmp_path / "codec", "rate": 3, "max_tokens": None, "nodata": -9999.0},
+        **{"codec": tmp_path / "codec", "quality": 3, "max_tokens": None, "nodata": -9999.0},
         overwrite=False,
     )
     coder.fit(Y).save(options.codec)
@@ -359,10 +363,12 @@ def test_missing_tokens_of_a_zarr_array_are_found_before_anything_is_fitted(
 
 def test_a_rate_that_a_fit_has_not_says_how_to_fit_once(tmp_path, capsys):
     path = written(Y, tmp_path)
-    assert main(["encode", str(path), "--out", str(tmp_path / "out"), "--rate", "39"]) == 1
+    assert main(["encode", str(path), "--out", str(tmp_path / "out"), "--quality", "39"]) == 1
     out, error = capsys.readouterr()
-    rates = int(re.findall(r"fitted (\d+) rates", out)[0])
-    assert f"has rates 0 to {rates - 1}: give one of those. To fit only once, write" in error
+    qualities = int(re.findall(r"fitted (\d+) qualities", out)[0])
+    assert (
+        f"has qualities 0 to {qualities - 1}: give one of those. To fit only once, write" in error
+    )
     assert "fit EMBEDDINGS --out CODEC" in error
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ from coder import (
 
 
 def test_save_and_load_keep_fingerprint_and_bytes(tmp_path):
-    codec = small_codec(rate_index=2)
+    codec = small_codec(quality=2)
     path = tmp_path / "codec.safetensors"
     codec.save(path)
     loaded = coder.load(path)
@@ -56,7 +56,7 @@ def test_loading_names_the_file(tmp_path):
         ({}, {"transform": "dct"}, "unknown transform 'dct'"),
         ({}, {"extra": 1}, "content"),
         ({}, {"max_tokens": 0}, "max_tokens"),
-        ({}, {"rate_index": "0"}, "rate_index"),
+        ({}, {"rate_index": "0"}, "quality must be"),
         ({"steps": np.zeros(3, np.float32)}, {}, "step"),
         ({"grid_layout": np.array([0, 1, 3])}, {}, "table"),
         ({"surprise": np.zeros(3)}, {}, "tensors"),
@@ -80,7 +80,7 @@ def test_every_part_changes_the_fingerprint():
         {"class_layout": np.array([2, 0, 0])},
     ]
     others = [codecs.from_parts(tensors | change, content) for change in changed]
-    others += [small_codec(False), small_codec(max_tokens=9), small_codec(rate_index=1), base]
+    others += [small_codec(False), small_codec(max_tokens=9), small_codec(quality=1), base]
     assert len({codec.fingerprint for codec in others}) == len(others)
     assert base != others[0]
     assert base != "a codec"
@@ -119,8 +119,8 @@ def test_codecs_travel_between_processes():
         {"class_layout": [0]},
         {"max_tokens": 0},
         {"max_tokens": 2**40},
-        {"rate_index": -1},
-        {"rate_index": True},
+        {"quality": -1},
+        {"quality": True},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes):

@@ -11,7 +11,7 @@ from folders import GOLDEN, TESTS
 from test_golden import SHA256, TRANSFORMED
 
 import coder
-from coder import RateLadder
+from coder import QualityLadder
 from coder.codecs import NOT_CODED
 
 DECODER = TESTS / "interop" / "decode.mjs"
@@ -45,13 +45,13 @@ def test_symbols_and_floats_are_the_same(name, tmp_path):
 
 def test_a_rate_of_a_ladder_that_codes_nothing(tmp_path):
     whole = coder.load(GOLDEN / "ladder.codec.safetensors")
-    assert isinstance(whole, RateLadder)
+    assert isinstance(whole, QualityLadder)
     layout = whole.layout.copy()
     layout[0] = NOT_CODED
     codec = dataclasses.replace(whole, layout=layout)
     codec.save(tmp_path / "codec")
     tokens = 4 + codec.class_token
-    blob = codec.encode(np.zeros((tokens, codec.channels), np.float32), (2, 2), rate=0)
+    blob = codec.encode(np.zeros((tokens, codec.channels), np.float32), (2, 2), quality=0)
     (tmp_path / "blob").write_bytes(blob)
     done = decode(tmp_path / "codec", tmp_path / "blob", tmp_path / "q.npy")
     assert done.returncode == 0, done.stderr

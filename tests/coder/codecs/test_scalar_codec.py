@@ -240,7 +240,7 @@ def test_another_codec_is_named():
         other.decode(blob)
     header, words = unpack(blob)
     forged = pack(Header(header.fingerprint, 1, header.grid, True), words)
-    with pytest.raises(WrongCodec, match="rate 1"):
+    with pytest.raises(WrongCodec, match="quality 1"):
         codec.decode(forged)
     forged = pack(Header(header.fingerprint, 0, header.grid, False), words)
     with pytest.raises(CorruptBlob, match="class token"):

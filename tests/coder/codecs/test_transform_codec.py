@@ -1,4 +1,4 @@
-"""Laws of the codec of coefficients, and of the ladder of its rates."""
+"""Laws of the codec of coefficients, and of the ladder of its qualities."""
 
 import dataclasses
 import pickle
@@ -38,9 +38,9 @@ def error(y, y_hat, codec):
 def test_decoding_gives_what_was_rounded_and_rates_trade_bytes_for_error(with_class_token):
     codec = ladder(with_class_token)
     sizes, errors = [], []
-    for rate in range(codec.rates):
-        one = codec.at(rate)
-        blobs = [codec.encode(y, GRID, rate=rate) for y in embeddings(with_class_token)]
+    for quality in range(codec.num_qualities):
+        one = codec.at(quality)
+        blobs = [codec.encode(y, GRID, quality=quality) for y in embeddings(with_class_token)]
         for y, blob in zip(embeddings(with_class_token), blobs, strict=True):
             q = one.quantise(y, GRID)
             np.testing.assert_array_equal(codec.decode(blob), one.dequantise(q, GRID))
@@ -50,7 +50,7 @@ def test_decoding_gives_what_was_rounded_and_rates_trade_bytes_for_error(with_cl
         sizes.append(sum(map(len, blobs)))
         decoded = np.stack([codec.decode(blob) for blob in blobs])
         errors.append(error(embeddings(with_class_token), decoded, codec))
-    assert codec.rates >= 12
+    assert codec.num_qualities >= 12
     assert (np.diff(sizes) >= 0).all()
     assert (np.diff(errors) < 0).all()
     assert errors[0] > 0.5
@@ -59,8 +59,8 @@ def test_decoding_gives_what_was_rounded_and_rates_trade_bytes_for_error(with_cl
 
 @BOTH
 def test_what_is_decoded_is_coded_as_before(with_class_token):
-    for rate in range(ladder(with_class_token).rates):
-        codec = ladder(with_class_token).at(rate)
+    for quality in range(ladder(with_class_token).num_qualities):
+        codec = ladder(with_class_token).at(quality)
         for y in embeddings(with_class_token):
             q = codec.quantise(y, GRID)
             np.testing.assert_array_equal(codec.quantise(codec.dequantise(q, GRID), GRID), q)
@@ -72,8 +72,8 @@ def test_other_grids_than_the_fitted_one(grid):
     # A walk over a larger grid goes further.
     y = (y - y.mean(0)) / y.std(0).clip(1e-3) * ladder().transform.scale + ladder().transform.mean
     sizes = []
-    for rate in (3, 8, ladder().rates - 1):
-        codec = ladder().at(rate)
+    for quality in (3, 8, ladder().num_qualities - 1):
+        codec = ladder().at(quality)
         blob = codec.encode(y, grid)
         np.testing.assert_array_equal(
             codec.decode(blob), codec.dequantise(codec.quantise(y, grid), grid)
@@ -99,12 +99,12 @@ def test_an_embedding_has_the_bytes_that_it_has_in_any_batch():
 @BOTH
 def test_a_rate_that_was_cut_out_reads_and_writes_the_same_blobs(with_class_token, tmp_path):
     codec, y = ladder(with_class_token), embeddings(with_class_token)[0]
-    for rate in (0, 7, codec.rates - 1):
-        codec.at(rate).save(tmp_path / "one")
+    for quality in (0, 7, codec.num_qualities - 1):
+        codec.at(quality).save(tmp_path / "one")
         alone = coder.load(tmp_path / "one")
         assert isinstance(alone, TransformCodec)
-        assert alone == codec.at(rate)
-        blob = codec.encode(y, GRID, rate=rate)
+        assert alone == codec.at(quality)
+        blob = codec.encode(y, GRID, quality=quality)
         assert alone.encode(y, GRID) == blob
         np.testing.assert_array_equal(alone.decode(blob), codec.decode(blob))
         assert alone.codec_bytes <= codec.codec_bytes
@@ -126,27 +126,27 @@ def test_files_keep_everything(with_class_token, tmp_path):
 
 def test_targets_in_bytes_and_in_error():
     codec, y = ladder(), embeddings(False)[0]
-    blobs = [codec.encode(y, GRID, rate=rate) for rate in range(codec.rates)]
+    blobs = [codec.encode(y, GRID, quality=quality) for quality in range(codec.num_qualities)]
     for most in (len(blobs[2]), len(blobs[7]) - 1, len(blobs[7]), 10**9):
-        found = codec.encode(y, GRID, most_bytes=most)
+        found = codec.encode(y, GRID, max_bytes=most)
         assert found == [blob for blob in blobs if len(blob) <= most][-1]
     errors = [float(((codec.decode(blob) - y) ** 2).mean()) for blob in blobs]
     for most in (errors[3] * 1.0001, errors[10] * 1.0001):
-        found = codec.encode(y, GRID, most_mse=most)
+        found = codec.encode(y, GRID, max_mse=most)
         assert found == next(b for b, e in zip(blobs, errors, strict=True) if e <= most)
-    for rate in (99, -1):
-        with pytest.raises(InputError, match="has rates 0 to"):
-            codec.encode(y, GRID, rate=rate)
-    for rate in (2.5, "5", True):
+    for quality in (99, -1):
+        with pytest.raises(InputError, match="has qualities 0 to"):
+            codec.encode(y, GRID, quality=quality)
+    for quality in (2.5, "5", True):
         for one in (codec, codec.at(3)):
             with pytest.raises(InputError, match="give a whole number"):
-                one.at(rate)  # type: ignore[arg-type]
+                one.at(quality)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="1 bytes or fewer"):
-        codec.encode(y, GRID, most_bytes=1)
+        codec.encode(y, GRID, max_bytes=1)
     with pytest.raises(InputError, match="mean squared error"):
-        codec.encode(y, GRID, most_mse=0.0)
+        codec.encode(y, GRID, max_mse=0.0)
     with pytest.raises(InputError, match="one of"):
-        codec.encode(y, GRID, rate=1, most_bytes=100)
+        codec.encode(y, GRID, quality=1, max_bytes=100)
 
 
 @settings(deadline=None, max_examples=200)
@@ -169,29 +169,29 @@ def test_embeddings_unlike_those_of_the_fit_are_warned_of(with_class_token):
     codec = ladder(with_class_token)
     rng = np.random.default_rng(0)
     first, mean, scale = int(with_class_token), codec.transform.mean, codec.transform.scale
-    for rate in range(codec.rates):
+    for quality in range(codec.num_qualities):
         for y in embeddings(with_class_token):
-            codec.encode(y, GRID, rate=rate)  # warnings are errors here
-        if rate < 8:  # hardly anything is coded: the frame outweighs it
+            codec.encode(y, GRID, quality=quality)  # warnings are errors here
+        if quality < 8:  # hardly anything is coded: the frame outweighs it
             continue
         far = embeddings(with_class_token)[0].copy()
         far[first:] = mean + 3 * scale * rng.normal(size=far[first:].shape)
         with pytest.warns(UnusualEmbedding, match="far more bits") as caught:
-            codec.encode(far, GRID, rate=rate)
+            codec.encode(far, GRID, quality=quality)
         assert caught[0].filename == __file__  # where `encode` was called
         # What needs few bits is not warned of, however unlike it is.
-        codec.encode((far - mean) / 1000 + mean, GRID, rate=rate)
+        codec.encode((far - mean) / 1000 + mean, GRID, quality=quality)
 
 
 def test_of_rates_that_are_tried_only_the_chosen_one_warns():
     codec, rng = ladder(False), np.random.default_rng(0)
     noise = rng.normal(size=(GRID[0] * GRID[1], CHANNELS))
     far = np.float32(codec.transform.mean + 3 * codec.transform.scale * noise)
-    codec.encode(far, GRID, most_bytes=40)
-    finest = codec.at(codec.rates - 1)
+    codec.encode(far, GRID, max_bytes=40)
+    finest = codec.at(codec.num_qualities - 1)
     error = finest.dequantise(finest.quantise(far, GRID), GRID) - far
     with pytest.warns(UnusualEmbedding) as caught:
-        codec.encode(far, GRID, most_mse=1.0001 * float((error**2).mean(dtype=np.float64)))
+        codec.encode(far, GRID, max_mse=1.0001 * float((error**2).mean(dtype=np.float64)))
     assert len(caught) == 1
 
 
@@ -199,7 +199,7 @@ def test_a_grid_is_any_pair_and_a_batch_may_be_empty():
     codec, y = ladder(False).at(5), embeddings(False)
     pair: Any = list(GRID)
     assert codec.encode(y[0], pair) == codec.encode(y[0], GRID)
-    assert codec.quantise(y[:0], GRID).shape == (0, *y.shape[1:2], codec.symbols_a_token)
+    assert codec.quantise(y[:0], GRID).shape == (0, *y.shape[1:2], codec.symbols_per_token)
 
 
 def test_embeddings_that_cannot_be_coded_are_refused():
@@ -228,7 +228,7 @@ def test_embeddings_that_cannot_be_coded_are_refused():
         {"layout": np.zeros((3, 8), np.uint8)},
         {"shifts": np.zeros(2)},
         {"max_tokens": 0},
-        {"rate_index": -1},
+        {"quality": -1},
     ],
 )
 def test_what_is_no_codec_is_refused(changes):
@@ -252,7 +252,7 @@ def test_parts_that_make_no_codec_are_refused():
 
 def test_a_zarr_array_of_one_rate(tmp_path):
     y = embeddings(False).reshape(-1, *GRID, CHANNELS)
-    with pytest.raises(CodecError, match="one rate"):
+    with pytest.raises(CodecError, match="one quality"):
         NecCodec(ladder())  # type: ignore[arg-type]
     array = zarr.create_array(
         tmp_path / "a.zarr",

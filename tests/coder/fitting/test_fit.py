@@ -34,8 +34,8 @@ def test_half_of_the_bytes_of_a_codec_without_transform():
 
     size, target = total(lambda one: plain.encode(one, GRID), plain.decode)
     ours, mse = 0, np.inf
-    for rate in range(ladder().rates):
-        codec = ladder().at(rate)
+    for quality in range(ladder().num_qualities):
+        codec = ladder().at(quality)
         ours, mse = total(
             lambda one, codec=codec: codec.encode(one * deviation, GRID),
             lambda blob, codec=codec: codec.decode(blob) / deviation,
@@ -54,7 +54,7 @@ def test_vectors_and_rasters(shape):
     codec = coder.fit(y)
     grid = (shape[0], 1) if len(shape) == 2 else shape[:2]
     flat = y.reshape(-1, 12)
-    blob = codec.encode(flat, grid, rate=codec.rates - 1)
+    blob = codec.encode(flat, grid, quality=codec.num_qualities - 1)
     assert ((codec.decode(blob) - flat) ** 2).mean() < 0.005 * flat.var()
     if len(shape) == 2:
         alone = np.concatenate([codec.decode(codec.encode(one[None], (1, 1))) for one in flat[:9]])
@@ -76,9 +76,9 @@ def test_what_can_be_sliced_is_read_in_parts(monkeypatch):
     lazy: Any = Lazy()
     codec = coder.fit(lazy)
     assert max(reads) <= 20
-    assert abs(codec.rates - ladder().rates) <= 1
-    blobs = [codec.encode(one, GRID, rate=6) for one in embeddings(False)]
-    expected = [ladder().encode(one, GRID, rate=6) for one in embeddings(False)]
+    assert abs(codec.num_qualities - ladder().num_qualities) <= 1
+    blobs = [codec.encode(one, GRID, quality=6) for one in embeddings(False)]
+    expected = [ladder().encode(one, GRID, quality=6) for one in embeddings(False)]
     assert sum(map(len, blobs)) == pytest.approx(sum(map(len, expected)), rel=0.02)
 
 
@@ -98,7 +98,7 @@ def test_of_many_embeddings_only_the_chosen_are_read(shape, most, read):
             return y[at]
 
     lazy: Any = Lazy()
-    coder.fit(lazy, most=most)
+    coder.fit(lazy, max_samples=most)
     assert sum(reads) <= 2 * read  # twice
 
 
@@ -106,10 +106,10 @@ def test_of_many_embeddings_only_the_chosen_are_read(shape, most, read):
 def test_the_unit_of_embeddings_does_not_matter(unit):
     y = smooth_embeddings(1, 50)
     codec, other = coder.fit(y), coder.fit(y * np.float32(unit))
-    assert other.rates == codec.rates
+    assert other.num_qualities == codec.num_qualities
     one = y[0].reshape(-1, CHANNELS)
-    decoded = other.decode(other.encode(one * np.float32(unit), GRID, rate=8)) / unit
-    error = np.abs(decoded - codec.decode(codec.encode(one, GRID, rate=8)))
+    decoded = other.decode(other.encode(one * np.float32(unit), GRID, quality=8)) / unit
+    error = np.abs(decoded - codec.decode(codec.encode(one, GRID, quality=8)))
     assert np.median(error) < 1e-4  # but for ties
 
 
@@ -119,20 +119,20 @@ def test_class_tokens_of_another_spread_are_coded_as_finely():
     usual = coder.fit(y, tokens)
     for one, token in zip(y[:5], tokens, strict=False):
         whole = np.concatenate([1e-3 * token[None], one.reshape(-1, CHANNELS)])
-        decoded = codec.decode(codec.encode(whole, GRID, rate=8))[0]
+        decoded = codec.decode(codec.encode(whole, GRID, quality=8))[0]
         whole[0] = token
-        expected = usual.decode(usual.encode(whole, GRID, rate=8))[0]
+        expected = usual.decode(usual.encode(whole, GRID, quality=8))[0]
         np.testing.assert_allclose(1e3 * decoded, expected, atol=1e-2)
 
 
 def test_a_class_token_is_coded_as_finely_as_its_weight_says():
     y, tokens = smooth_embeddings(1, 200), class_tokens(1, 200)
     usual, finer = (coder.fit(y, tokens, class_weight=weight) for weight in (1, 16))
-    rate = {codec: int(np.abs(codec.steps - 1).argmin()) for codec in (usual, finer)}
+    quality = {codec: int(np.abs(codec.steps - 1).argmin()) for codec in (usual, finer)}
     own, grid, size = {}, {}, {}
     for codec in (usual, finer):
         whole = np.concatenate([tokens[:, None], y.reshape(len(y), -1, CHANNELS)], axis=1)
-        blobs = [codec.encode(one, GRID, rate=rate[codec]) for one in whole]
+        blobs = [codec.encode(one, GRID, quality=quality[codec]) for one in whole]
         error = np.square(np.stack([codec.decode(blob) for blob in blobs]) - whole)
         own[codec], grid[codec] = error[:, 0].mean(), error[:, 1:].mean()
         size[codec] = sum(map(len, blobs))
@@ -169,7 +169,9 @@ def test_dead_and_constant_channels_do_no_harm():
     y = smooth_embeddings(1, 50)
     y[..., 3] = 7
     codec = coder.fit(y)
-    decoded = codec.decode(codec.encode(y[0].reshape(-1, CHANNELS), GRID, rate=codec.rates - 1))
+    decoded = codec.decode(
+        codec.encode(y[0].reshape(-1, CHANNELS), GRID, quality=codec.num_qualities - 1)
+    )
     np.testing.assert_allclose(decoded[:, 3], 7, atol=0.02)
 
 
@@ -292,7 +294,7 @@ def test_a_transform_may_stay_as_it_is() -> None:
     kept, fresh = coder.fit(shrunk, transform=transform), coder.fit(shrunk)
     assert kept.transform is transform
 
-    def bits(ladder: coder.RateLadder) -> float:
+    def bits(ladder: coder.QualityLadder) -> float:
         codec = ladder.at(int(np.abs(np.log(ladder.steps / 0.7)).argmin()))
         grids = [one.reshape(25, 12) for one in shrunk]
         return sum(codec.estimate_bits(codec.quantise(g, (5, 5)), (5, 5)) for g in grids)
@@ -309,8 +311,8 @@ def smooth_raster(seed: int) -> NDArray[np.float32]:
     return smooth_embeddings(seed, 1, (96, 128))[0]
 
 
-def relative_mse(codec: coder.RateLadder, step: float, y: NDArray[np.float32]) -> float:
-    """Of grids, in variances of their channels, at the rate of a step."""
+def relative_mse(codec: coder.QualityLadder, step: float, y: NDArray[np.float32]) -> float:
+    """Of grids, in variances of their channels, at the quality of a step."""
     at = codec.at(int(np.abs(np.log(codec.steps / step)).argmin()))
     grid = y.shape[1:3] if at.spatial else (y.shape[1] * y.shape[2], 1)
     flat = y.reshape(len(y), -1, CHANNELS)
@@ -362,7 +364,7 @@ def test_vectors_without_the_missing_ones_give_the_same_codec():
     # Beside whole grids, one without any token counts nothing.
     grids = smooth_embeddings(1, 40)
     more = np.concatenate([grids, np.full_like(grids[:3], np.nan)])
-    assert coder.fit(more, nodata=np.nan, most=43) == coder.fit(grids)
+    assert coder.fit(more, nodata=np.nan, max_samples=43) == coder.fit(grids)
 
 
 def test_class_tokens_may_be_missing():
@@ -374,7 +376,7 @@ def test_class_tokens_may_be_missing():
     np.testing.assert_allclose(
         codec.transform.class_mean, tokens[holed[:, 0] > -9999].mean(0), 1e-3
     )
-    assert abs(codec.rates - whole.rates) <= 1
+    assert abs(codec.num_qualities - whole.num_qualities) <= 1
     with pytest.raises(InputError, match="all class tokens are missing"):
         coder.fit(y, np.full_like(tokens, -9999), nodata=-9999)
 
@@ -522,7 +524,7 @@ def test_neither_order_nor_container_matter(change):
 def test_few_vectors_and_few_channels(count, channels):
     y = smooth_embeddings(1, 20).reshape(-1, CHANNELS)[:count, :channels]
     codec = coder.fit(y)
-    decoded = codec.decode(codec.encode(y, (count, 1), rate=codec.rates - 1))
+    decoded = codec.decode(codec.encode(y, (count, 1), quality=codec.num_qualities - 1))
     assert np.square(decoded - y).mean() < 0.02 * y.var(0).mean()
 
 

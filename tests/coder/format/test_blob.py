@@ -20,8 +20,8 @@ words = st.lists(st.integers(0, 2**32 - 1), max_size=6).map(lambda w: [*w, 1])
 
 
 @given(st.binary(min_size=4, max_size=4), numbers, numbers, numbers, st.booleans(), words)
-def test_unpack_inverts_pack(fingerprint, rate, height, width, class_token, payload):
-    header = Header(fingerprint, rate, (height, width), class_token)
+def test_unpack_inverts_pack(fingerprint, quality, height, width, class_token, payload):
+    header = Header(fingerprint, quality, (height, width), class_token)
     result, out = unpack(pack(header, np.array(payload, np.uint32)))
     assert result == header
     assert out.tolist() == payload

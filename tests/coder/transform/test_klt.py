@@ -196,8 +196,8 @@ c = np.float32(rng.laplace(size=(197, 768)))
 digest = hashlib.sha256()
 
 def code():
-    for rate in (0, 8, 16):
-        blob = shipped.at(rate).encode_quietly(y, (8, 8))
+    for quality in (0, 8, 16):
+        blob = shipped.at(quality).encode_quietly(y, (8, 8))
         digest.update(blob + shipped.decode(blob).tobytes())
     y_hat = wide.inverse(c, (14, 14))
     digest.update(y_hat.tobytes() + wide.forward(y_hat, (14, 14)).tobytes())

@@ -65,12 +65,12 @@ def test_labels_are_learned_and_shuffled_labels_are_not(bare_model: NecParams, k
     options = {"kind": kind, "classes": CLASSES, "with_decoder": with_decoder, "epochs": 8}
     options |= {"batch": 32, "lr": 4e-3}
     head = heads.fit(bare_model, y, t, val=val, **options)
-    assert np.mean(heads.classify(head, y_test) == t_test) > 0.9
+    assert np.mean(heads.predict(head, y_test) == t_test) > 0.9
     # Each label as often in each true class: a plain shuffle leaves a majority to be learned.
     wrong = np.empty_like(t)
     wrong[np.argsort(t, kind="stable")] = np.arange(len(t)) % 3
     head = heads.fit(bare_model, y, wrong, **options)
-    assert abs(np.mean(heads.classify(head, y_test) == t_test) - 1 / 3) < 0.15
+    assert abs(np.mean(heads.predict(head, y_test) == t_test) - 1 / 3) < 0.15
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_masks_are_learned_from_the_pixels_that_count(bare_model: NecParams, kin
     m[::2, :16] = 255
     options = {"classes": CLASSES, "epochs": 10, "batch": 8, "lr": 3e-3, "val": masked(2, 12)}
     head = heads.fit(bare_model, y, m, kind=kind, with_decoder=with_decoder, **options)
-    predicted = heads.classify(head, y_test)
+    predicted = heads.predict(head, y_test)
     assert predicted.shape == m_test.shape
     assert np.mean(predicted == m_test) > 0.8
-    probabilities = heads.predict(head, y_test[:2])
+    probabilities = heads.predict_proba(head, y_test[:2])
     assert probabilities.shape == (2, MASK_SIDE, MASK_SIDE, 3)
     np.testing.assert_array_equal(probabilities.argmax(-1), predicted[:2])
 
@@ -120,16 +120,16 @@ def test_a_prediction_depends_on_nothing_but_the_embedding(
 ):
     head = quick(bare_model, kind, with_decoder=with_decoder)
     y = labelled(3, 20)[0]
-    whole = heads.predict(head, y)
+    whole = heads.predict_proba(head, y)
     np.testing.assert_allclose(whole.sum(-1), 1, **FLOAT32)
-    np.testing.assert_array_equal(heads.predict(head, y[17:19]), whole[17:19])
-    np.testing.assert_array_equal(heads.predict(head, y[::-1]), whole[::-1])
-    assert heads.classify(head, y).dtype == np.int32
+    np.testing.assert_array_equal(heads.predict_proba(head, y[17:19]), whole[17:19])
+    np.testing.assert_array_equal(heads.predict_proba(head, y[::-1]), whole[::-1])
+    assert heads.predict(head, y).dtype == np.int32
     if with_decoder or kind == "class-linear":
         return
     other = y.copy()
     other[:, 0] = 100  # the class token is dropped
-    np.testing.assert_array_equal(heads.predict(head, other), whole)
+    np.testing.assert_array_equal(heads.predict_proba(head, other), whole)
 
 
 @pytest.mark.parametrize("kind", ["attention", "conv"])
@@ -138,7 +138,7 @@ def test_a_head_follows_from_its_seed(bare_model: NecParams, kind):
     pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True))
     assert all(np.array_equal(a, b) for a, b in pairs)
     y = labelled(3, 4)[0]
-    assert not np.array_equal(heads.predict(one, y), heads.predict(other, y))
+    assert not np.array_equal(heads.predict_proba(one, y), heads.predict_proba(other, y))
 
 
 def test_a_head_with_decoder_starts_from_the_model_and_trains_it(bare_model: NecParams):
@@ -204,7 +204,7 @@ def test_without_class_token(grid_only_model: NecParams):
     for with_decoder in (False, True):
         options = {"classes": CLASSES, "with_decoder": with_decoder, "epochs": 1}
         head = heads.fit(grid_only_model, y, t, kind="attention", **options)
-        assert heads.predict(head, y).shape == (32, 3)
+        assert heads.predict_proba(head, y).shape == (32, 3)
 
 
 def test_grids_need_not_be_square(bare_model: NecParams):
@@ -213,7 +213,7 @@ def test_grids_need_not_be_square(bare_model: NecParams):
         heads.fit(bare_model, y, t, kind="linear", classes=CLASSES)
     masks = np.zeros((16, 24, 32), np.uint8)
     head = heads.fit(bare_model, y, masks, kind="conv", classes=CLASSES, grid=(3, 4), epochs=1)
-    assert heads.classify(head, y).shape == masks.shape
+    assert heads.predict(head, y).shape == masks.shape
 
 
 def test_the_best_epoch_on_val_is_kept(bare_model: NecParams):
@@ -221,7 +221,7 @@ def test_the_best_epoch_on_val_is_kept(bare_model: NecParams):
     options = {"kind": "attention", "classes": CLASSES, "lr": 3e-2, "batch": 8, "epochs": 4}
     last = heads.fit(bare_model, *data, **options)
     best = heads.fit(bare_model, *data, val=val, **options)
-    right = [np.sum(heads.classify(head, val[0]) == val[1]) for head in (last, best)]
+    right = [np.sum(heads.predict(head, val[0]) == val[1]) for head in (last, best)]
     assert right[1] >= right[0]
 
 
@@ -259,7 +259,7 @@ def test_load_inverts_save(bare_model: NecParams, tmp_path: Path, kind, with_dec
     loaded = heads.load(tmp_path / "head")
     assert loaded.config == head.config
     y = labelled(3, 3)[0]
-    np.testing.assert_array_equal(heads.predict(loaded, y), heads.predict(head, y))
+    np.testing.assert_array_equal(heads.predict_proba(loaded, y), heads.predict_proba(head, y))
     heads.save(loaded, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "head").read_bytes()
 
@@ -293,7 +293,7 @@ def test_class_linear_reads_the_class_token_and_the_mean_of_the_others(bare_mode
         kind: heads.fit(bare_model, y[:300], labels[:300], kind=kind, classes=names)
         for kind in ("linear", "class-linear")
     }
-    right = {k: np.mean(heads.classify(h, y[300:]) == labels[300:]) for k, h in fits.items()}
+    right = {k: np.mean(heads.predict(h, y[300:]) == labels[300:]) for k, h in fits.items()}
     assert right["class-linear"] > right["linear"] + 0.25
 
 

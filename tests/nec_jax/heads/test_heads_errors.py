@@ -103,7 +103,7 @@ def test_masks_of_val_have_the_size_of_the_others(bare_model: NecParams):
 
 def test_embeddings_of_another_grid_are_refused(bare_model: NecParams):
     head = quick(bare_model, "linear")
-    for use in (heads.predict, heads.classify):
+    for use in (heads.predict_proba, heads.predict):
         with pytest.raises(InputError, match=r"10 tokens, the head takes 17 .*fit another") as info:
             use(head, np.zeros((1, 10, 48)))
         assert "grid=" not in str(info.value)  # which they do not take
@@ -113,9 +113,9 @@ def test_embeddings_of_another_grid_are_refused(bare_model: NecParams):
         (np.zeros((1, 17, 47)), "of this model"),
     ):
         with pytest.raises(InputError, match=message):
-            heads.classify(head, wrong)
-        with pytest.raises(InputError, match=message):
             heads.predict(head, wrong)
+        with pytest.raises(InputError, match=message):
+            heads.predict_proba(head, wrong)
 
 
 def test_a_masked_array_without_masked_values_is_its_data_and_a_grid_may_be_numpys(
@@ -132,7 +132,7 @@ def test_a_masked_array_without_masked_values_is_its_data_and_a_grid_may_be_nump
         classes=CLASSES,
         grid=grid,
     )
-    np.testing.assert_array_equal(heads.predict(same, y), heads.predict(usual, y))
+    np.testing.assert_array_equal(heads.predict_proba(same, y), heads.predict_proba(usual, y))
 
 
 def test_a_config_knows_which_settings_go_together():

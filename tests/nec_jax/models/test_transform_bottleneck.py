@@ -63,19 +63,19 @@ def test_a_model_with_a_ladder(bare_model: nec_jax.NecParams, tmp_path) -> None:
     params = nec_jax.load(tmp_path / "m")
     assert params.codec == whole
     images, sizes = random_images(5, 9), []
-    for rate in (0, 5, whole.rates - 1):
-        blobs = nec_jax.encode(params, images, rate=rate)
+    for rate in (0, 5, whole.num_qualities - 1):
+        blobs = nec_jax.encode(params, images, quality=rate)
         np.testing.assert_array_equal(
-            nec_jax.decode(params, blobs), nec_jax.embed(params, images, rate=rate)
+            nec_jax.decode(params, blobs), nec_jax.embed(params, images, quality=rate)
         )
-        assert blobs[3:4] == nec_jax.encode(params, images[3:4], rate=rate)
+        assert blobs[3:4] == nec_jax.encode(params, images[3:4], quality=rate)
         sizes.append(sum(map(len, blobs)))
     assert sizes == sorted(sizes)
     traced = jax.jit(nec_jax.embed_traced)(params, images)
     close = np.isclose(traced, nec_jax.embed(params, images), atol=1e-3)
     assert close.mean() > 0.95  # a tie moves a whole block
     with pytest.raises(coder.InputError, match="has rates 0 to"):
-        nec_jax.encode(params, images, rate=99)
+        nec_jax.encode(params, images, quality=99)
 
 
 def test_bits_are_those_of_unit_bins_of_a_laplacian() -> None:

@@ -102,7 +102,7 @@ def test_nec_sizes_are_those_of_the_blobs_and_near_the_estimate(
 def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: Path) -> None:
     options = study_options(smoke_mae, smoke_nec, "classification", "val")
     asked = {
-        "transform_rates": (0, 3),
+        "transform_qualities": (0, 3),
         "channel_gains": (0.5,),
         "pca": (4,),
         "pq": (2,),
@@ -114,18 +114,22 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
     found = {f"{m.name} {m.setting}": m for m in methods.baseline_methods(options, study, base)}
     names = ["pca-int8 4 components", "pq 2 bytes a token", "binary 1 bit"]
     zipped = [name.replace(" ", "-zstd ", 1) for name in names]
-    assert {"transform rate 0", "transform rate 3", "channels gain 0.5", *names, *zipped} < set(
-        found
-    )
+    assert {
+        "transform quality 0",
+        "transform quality 3",
+        "channels gain 0.5",
+        *names,
+        *zipped,
+    } < set(found)
     assert found["pca-int8 4 components"].bytes_per_image == 17 * 4
     assert found["pq 2 bytes a token"].bytes_per_image == 17 * 2
     for name in found:
         shapes = [part.shape for part in found[name].values]
         assert shapes == [part.shape for part in found["float16 float16"].values], name
-    with pytest.raises(coder.InputError, match="rate 99: this codec has rates 0 to"):
+    with pytest.raises(coder.InputError, match="quality 99: this codec has qualities 0 to"):
         list(
             methods.baseline_methods(
-                dataclasses.replace(options, transform_rates=(0, 99)), study, base
+                dataclasses.replace(options, transform_qualities=(0, 99)), study, base
             )
         )
 
@@ -136,8 +140,8 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
         ({"pca": (0,)}, "1 or"),
         ({"pq": (0,)}, "1 or"),
         ({"channel_gains": (0.0,)}, "must be positive"),
-        ({"rates": (-1,)}, "0 or"),
-        ({"transform_rates": (-1,)}, "0 or"),
+        ({"qualities": (-1,)}, "0 or"),
+        ({"transform_qualities": (-1,)}, "0 or"),
     ],
 )
 def test_baselines_that_cannot_be_are_refused_at_once(asked: dict, message: str) -> None:
@@ -226,17 +230,21 @@ def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
     params, path = nec_jax.load(encoder_only), tmp_path / "own.safetensors"
     images = read_all(open_source("blue-marble", "train", chip=32), 32, limit=64).images
     params = fit_latents(params, nec_jax.latents(params, images), step=0.5)
-    assert isinstance(params.codec, coder.RateLadder)
-    codec = dataclasses.replace(params.codec, rate_index=1)
+    assert isinstance(params.codec, coder.QualityLadder)
+    codec = dataclasses.replace(params.codec, quality=1)
     nec_jax.save(dataclasses.replace(params, codec=codec), path)
     command = ["evaluate", "--model", str(path), "--data", "blue-marble", "--chip", "32"]
     command += ["--limit", "20", "--heads", "linear", "--out", str(tmp_path)]
     main([*command, "--no-baselines"])
     points = json.loads((tmp_path / "report.json").read_text())["points"]
     assert {point["method"] for point in points} == {"nec"}
-    assert len(points) == 9  # from the first of its rates to the last, and the one that it uses
-    rates = [point["setting"] for point in points]
-    assert [*rates[:2], rates[-1]] == ["rate 0", "rate 1", f"rate {codec.rates - 1}"]
+    assert len(points) == 9  # from the first of its qualities to the last, and the one that it uses
+    qualities = [point["setting"] for point in points]
+    assert [*qualities[:2], qualities[-1]] == [
+        "quality 0",
+        "quality 1",
+        f"quality {codec.num_qualities - 1}",
+    ]
     sizes, errors = ([point[name] for point in points] for name in ("bytes_per_image", "mse"))
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
@@ -244,16 +252,16 @@ def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
     with pytest.raises(SystemExit, match=r"report.json: exists: .* --overwrite"):
         main([*command, "--no-baselines"])
     assert (tmp_path / "report.json").read_bytes() == before
-    main([*command, "--rates", "3", "--uqe-bits", "3", "--jpeg2000", "10", "--overwrite"])
+    main([*command, "--qualities", "3", "--uqe-bits", "3", "--jpeg2000", "10", "--overwrite"])
     points = json.loads((tmp_path / "report.json").read_text())["points"]
-    assert [p["setting"] for p in points if p["method"] == "nec"] == ["rate 3"]
+    assert [p["setting"] for p in points if p["method"] == "nec"] == ["quality 3"]
     assert {"uqe", "float16", "jpeg2000"} < {p["method"] for p in points}
 
 
 def test_a_model_alone_must_have_many_rates_and_no_others_beside_it(smoke_nec: Path) -> None:
     model = ["--model", str(smoke_nec / "model.safetensors")]
     with pytest.raises(
-        SystemExit, match=r"--model needs a codec of many rates.*pass this model by --models"
+        SystemExit, match=r"--model needs a codec of many qualities.*pass this model by --models"
     ):
         main(["evaluate", *model, "--data", "blue-marble"])
     for other in ({"base": "x"}, {"models": ("x",)}, {"cache": Path("x")}):

@@ -258,7 +258,7 @@ def test_the_papers_two_studies_share_their_training() -> None:
     ucmerced, potsdam = (configs.load(f"paper-{n}", "sweep") for n in ("ucmerced", "potsdam"))
     assert ucmerced.compress == potsdam.compress
     assert ucmerced.axes == potsdam.axes == {"lambda": [1.02, 10.2, 102, 1017]}
-    # Their rate is a sum over 256 images of 50 tokens of 768 channels, per pass.
+    # Their quality is a sum over 256 images of 50 tokens of 768 channels, per pass.
     summed = [lam * 256 * 50 * 768 for lam in ucmerced.axes["lambda"]]
     assert summed == pytest.approx([1e7, 1e8, 1e9, 1e10], rel=0.01)
 

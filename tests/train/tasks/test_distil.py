@@ -11,7 +11,7 @@ from distil_cases import TEACHER, make_teacher, opened, options, write_data
 from model_cases import random_images, random_weights, tiny_config
 
 import nec_jax
-from coder import RateLadder
+from coder import QualityLadder
 from coder.format import container
 from nec_jax import NecParams, latents
 from nec_jax.models.weight_tree import flatten_weights, split
@@ -100,13 +100,13 @@ def test_the_model_codes_at_every_rate_and_says_what_it_was_made_of(
     whole: Path, data: Path
 ) -> None:
     params = nec_jax.load(whole / "model.safetensors")
-    assert isinstance(params.codec, RateLadder)
+    assert isinstance(params.codec, QualityLadder)
     assert params.config.decoder_target == "none"
     images = random_images(5, 3)
-    for rate in (None, 0, params.codec.rates - 1):
-        blobs = nec_jax.encode(params, images, rate=rate)
+    for quality in (None, 0, params.codec.num_qualities - 1):
+        blobs = nec_jax.encode(params, images, quality=quality)
         np.testing.assert_array_equal(
-            nec_jax.decode(params, blobs), nec_jax.embed(params, images, rate=rate)
+            nec_jax.decode(params, blobs), nec_jax.embed(params, images, quality=quality)
         )
     facts = json.loads(params.provenance)["distil"]
     count = sum(len(open_source(str(data / name), "train")) for name in ("one", "two"))
@@ -124,17 +124,18 @@ def test_coded_is_at_the_largest_rate_that_needs_no_more_bytes_than_asked_for(
 ) -> None:
     params, images = nec_jax.load(whole / "model.safetensors"), opened(data, teacher)
     found = distil.with_ladder(params, images, 16, most).codec
-    assert isinstance(found, RateLadder)
+    assert isinstance(found, QualityLadder)
     y = latents(params, read_all(images.source, 64, limit=16).images)
     sizes = [
-        np.mean([len(found.at(r).encode(one, (4, 4))) for one in y]) for r in range(found.rates)
+        np.mean([len(found.at(r).encode(one, (4, 4))) for one in y])
+        for r in range(found.num_qualities)
     ]
-    fitting = [rate for rate, size in enumerate(sizes) if size <= most]
-    assert found.rate_index == max(fitting, default=0)
+    fitting = [quality for quality, size in enumerate(sizes) if size <= most]
+    assert found.quality == max(fitting, default=0)
     assert found.transform.class_scale is not None
     # The class token counts as much as the 4 x 4 tokens of the grid.
     np.testing.assert_allclose(found.transform.class_scale, y[:, 0].std(0) / 4, rtol=1e-3)
-    assert ("even the smallest rate" in capsys.readouterr().err) == (not fitting)
+    assert ("even the smallest quality" in capsys.readouterr().err) == (not fitting)
 
 
 def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_another_teacher_is_another_run(data: Path, whole: Path, tmp_path: Path)
         (["--views", "1", "2", "3"], "--views has 3 numbers, --data 2 data sets"),
         (["--data", "one,"], "a name is missing before or after a comma"),
         (["--calibration-images", "0"], "--calibration-images must be 1 or more"),
-        (["--most-bytes", "0"], "--most-bytes must be 1 or more"),
+        (["--max-bytes", "0"], "--max-bytes must be 1 or more"),
         (["--views", "2", "0"], "--views must be 1 or more"),
         (["--predictor", "-1"], "--predictor must be 0 or more"),
         (["--image-size", "48"], "choose an --image-size of 16, 32, 64, 128"),
