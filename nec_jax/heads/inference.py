@@ -34,7 +34,7 @@ def predict_proba(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
 
 @jax_defaults()
 def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
-    """The most probable class: int32 [N], or [N, H, W] of a head for masks. Raises as `predict_proba`."""
+    """The most probable class: int32 [N], or [N, H, W] for masks. Raises as `predict_proba`."""
     return _infer(head, y_hat, probabilities=False)
 
 
