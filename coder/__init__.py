@@ -1,4 +1,8 @@
-"""Embeddings <-> bytes. NumPy and constriction only: a consumer needs no deep-learning framework.
+"""Embeddings <-> bytes. Needs NumPy and constriction, and no deep-learning framework.
+
+`load` opens a codec and `fit` makes one; the codecs are in `coder.codecs`. `Pool` codes on all
+cores. `coder.archive` keeps embeddings of many images in a Zarr group; `python -m coder` is the
+command line.
 
 ```python
 codec = coder.load("codec.safetensors")

@@ -1,4 +1,4 @@
-"""`python -m coder`: look into, check, decode and make blobs, codec files and archives."""
+"""`python -m coder`: inspect, check, decode and make blobs, codec files and archives."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as types: catch `CodecError` for all of it, a subclass for one cause."""
+"""Exceptions and warnings: catch `CodecError` for any error, or a subclass for one cause."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def printable(text: str) -> str:
-    """Text that any file and terminal takes: the name of a file need not be UTF-8."""
+    """Text that any file and terminal can take; file names need not be UTF-8."""
     try:
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     except UnicodeEncodeError:  # half of a pair that stands for no byte
@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 def one_line(what: object) -> str:
-    """An error or a text in one line; of an error without a text, its type."""
+    """An error or a text as one line; the type of an error that has no text."""
     text = printable(" ".join(str(what).split()))
     return text or (type(what).__name__ if isinstance(what, BaseException) else "")
 
@@ -26,7 +26,7 @@ class CodecError(ValueError):
     """Base of every error that this package raises on purpose; raised itself for bad settings.
 
     Attributes:
-      path: the file or folder that it is about, if it is about one; its text begins with it.
+      path: the file or folder that the error is about, or None; the text begins with it.
     """
 
     def __init__(self, message: str = "", path: str | os.PathLike[str] | None = None):
@@ -75,20 +75,20 @@ class PoolError(CodecError):
 
 
 class UnusualEmbedding(UserWarning):
-    """A warning: embeddings that may not be what is meant.
+    """A warning: the embeddings may not be what the caller means.
 
-    One needs far more bits than those that its codec was fitted on; or they are integers, hold NaN
-    that nobody named, or have most of their variance in few tokens.
+    An embedding needs far more bits than those that its codec was fitted on; or the embeddings are
+    integers, hold NaN that was not named as missing, or have most of their variance in few tokens.
     """
 
 
 class LossyWrite(UserWarning):
-    """A warning: writing a part of a chunk coded what lies beside it anew, with another error."""
+    """A warning: writing a part of a chunk coded its neighbours again and changed their values."""
 
 
 @contextmanager
 def about(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors of the block that name no file are about this one."""
+    """Add this path to errors of the block that name no file."""
     try:
         yield
     except CodecError as error:
@@ -98,7 +98,7 @@ def about(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def named(kind: str, index: int, function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns; its errors say which one of many it was, as `blob 3: ...`."""
+    """Call a function; prefix its errors with which of many it was, as in `blob 3: ...`."""
     try:
         return function(*arguments)
     except (BlobError, InputError) as error:

@@ -1,4 +1,4 @@
-"""Attributes that are computed when they are first asked for, without a lock."""
+"""Attributes that are computed on first use, without a lock."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
@@ -7,10 +7,10 @@ T = TypeVar("T")
 
 
 class lazy(Generic[T]):
-    """As `functools.cached_property` is from Python 3.12 on.
+    """`functools.cached_property` as it is from Python 3.12 on.
 
-    In 3.11 one lock is held for all instances of a class while one computes, so that a process
-    that is forked meanwhile waits for it for ever. Two threads may compute the same value.
+    Python 3.11 holds one lock for all instances of a class while one computes; a process that is
+    forked meanwhile waits for it for ever. Here two threads may compute the same value.
     """
 
     def __init__(self, function: Callable[[Any], T]):
@@ -27,6 +27,6 @@ class lazy(Generic[T]):
         if instance is None:
             return self
         value = self._function(instance)
-        # In the instance, where it is found before this is asked again.
+        # Stored in the instance, where Python finds it before it calls this again.
         instance.__dict__[self._function.__name__] = value
         return value

@@ -1,4 +1,6 @@
-"""Batches on all cores. constriction keeps Python's lock while it codes, so threads do not help.
+"""Code batches on all cores, in processes.
+
+constriction holds Python's global lock while it codes, so threads do not help.
 
 ```python
 with coder.Pool(codec) as pool:  # under `if __name__ == "__main__":` in a script
@@ -6,8 +8,8 @@ with coder.Pool(codec) as pool:  # under `if __name__ == "__main__":` in a scrip
     y_hat = pool.decode(blobs)  # float32 [B, n, D]
 ```
 
-Floats pass between the processes in blocks of shared memory, each of which belongs to one task
-until its result is there. Where there is no such memory, they pass through pipes, which is slower.
+Floats pass between the processes in blocks of shared memory. A block belongs to one task until the
+task's result has arrived. Without such memory they pass through pipes, which is slower.
 """
 
 import mmap
@@ -35,32 +37,32 @@ from coder.arrays import as_array, as_blobs, as_floats, check_whole, warn_of_int
 from coder.codecs import EmbeddingCodec
 from coder.errors import InputError, PoolError, named
 
-_TASKS_PER_WORKER = 8  # of a batch, so that a worker that is done early finds more to do
+_TASKS_PER_WORKER = 8  # tasks of a batch; several, so that a worker that is early finds more
 _AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
 _BLOCK = 1 << 22  # bytes of a block; larger only for one embedding that is larger
 MAX_WORKERS = 61 if sys.platform == "win32" else 1024
-"""Windows waits for no more; elsewhere more than any machine has cores, which is all that helps."""
+"""Windows can wait for at most 61 processes. Elsewhere, more than the cores of any machine."""
 
 
 class Pool:
-    """Processes that code for one codec: as `codec.encode` and `codec.decode`, on all cores.
+    """Processes that run `codec.encode` and `codec.decode` on all cores.
 
     Any number of threads may call it at the same time. The processes start with the first call and
     end with the `with` block, with `close`, or with the process that made them, however that ends.
 
-    A daemonic process (a worker of a PyTorch data loader) may have no processes of its own: there
+    A daemonic process (such as a worker of a PyTorch data loader) cannot start processes: there,
     a pool codes in the process itself.
 
     Args:
-      codec: the codec. One of many qualities codes at its own; for another quality, make a pool
-        of `codec.at(quality)`.
-      workers: how many processes at most, 1 to 1024 (61 on Windows); None for as many as there are
-        cores to use.
+      codec: the codec. A codec of many qualities encodes at its default quality; for another
+        quality, make a pool of `codec.at(quality)`.
+      workers: maximum number of processes, 1 to 1024 (61 on Windows); None for one per available
+        core.
 
     Raises:
-      InputError: no codec, or workers that are no whole number in this range.
-      PoolError: the program's script is no file (it comes from standard input), or this machine
-        gives no processes.
+      InputError: not a codec, or workers that are not a whole number in this range.
+      PoolError: the program's script is not a file (it comes from standard input), or this machine
+        cannot start the processes.
     """
 
     def __init__(self, codec: EmbeddingCodec, workers: int | None = None):
@@ -102,7 +104,7 @@ class Pool:
         raise PoolError("a pool cannot be sent to another process: send its codec, pool.codec")
 
     def close(self) -> None:
-        """Ends the processes. Calls of other threads that are not done fail with PoolError."""
+        """End the processes. Unfinished calls in other threads fail with PoolError."""
         self._closed = True
         # The processes of a pool that a fork copied are its parent's.
         if self._executor is not None and self._memory is not None and self._is_here():
@@ -110,9 +112,9 @@ class Pool:
             self._memory.close()
 
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> list[bytes]:
-        """Embeddings float [B, n, D] of one grid -> a blob each.
+        """Embeddings float [B, n, D] of one grid -> B blobs.
 
-        Warns as `codec.encode`, once for each text.
+        Warns as `codec.encode`, once for each distinct message.
 
         Raises:
           InputError: as `codec.encode`, and says which embedding; not a batch.
@@ -183,7 +185,7 @@ class Pool:
         hand_out: Callable[[slice, "_Block | None"], tuple],
         take: Callable[[slice, "_Block | None", Any], None],
     ) -> None:
-        """Has a batch of this shape coded in spans; `take` gets their results in order."""
+        """Code a batch of this shape in spans; `take` gets their results in order."""
         assert self._executor is not None
         assert self._memory is not None
         give_back = self._memory.give_back
@@ -243,14 +245,14 @@ class Pool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # neither macOS nor Windows says
 
 
 def _check_script() -> None:
-    """Raises PoolError if processes could not start: each begins by running the main script."""
+    """Raise PoolError if processes cannot start: each begins by running the main script."""
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
     by_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
@@ -272,14 +274,14 @@ def _batch(y: ArrayLike) -> NDArray:
 
 
 class _Place(NamedTuple):
-    """Where a block lies in the file that the processes share, bytes."""
+    """The place of a block in the file that the processes share, in bytes."""
 
     offset: int
     size: int
 
 
 class _Block(NamedTuple):
-    """A block of memory that the workers see too."""
+    """A block of memory that the workers share."""
 
     place: _Place
     memory: mmap.mmap
@@ -294,10 +296,10 @@ def _floats(memory: mmap.mmap, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 class _Memory:
-    """Blocks of shared memory, kept for the next task: new memory costs as much as the coding.
+    """Blocks of shared memory, kept for the next task: new memory costs as much as coding.
 
-    They lie in a file that has no name, so that it is gone when its processes are, and that is not
-    in /dev/shm, which is small in containers. Only Linux has such files.
+    The blocks are in a file without a name, which disappears with its processes. It is not in
+    /dev/shm, which is small in containers. Only Linux has such files.
     """
 
     def __init__(self) -> None:
@@ -331,13 +333,13 @@ class _Memory:
             return _Block(_Place(self._end - size, size), memory)
 
     def give_back(self, block: _Block | None) -> None:
-        """For another task."""
+        """Return a block, for another task."""
         if block is not None:
             with self._lock:
                 self._free[block.place.size].append(block)
 
     def close(self) -> None:
-        """Frees what is not in use; there are no more blocks then."""
+        """Free the blocks that are not in use, and give out no more."""
         with self._lock:
             self._free.clear()
             if self.file is not None:
@@ -346,7 +348,7 @@ class _Memory:
 
 
 class _File:
-    """An open file's number, which a process that starts is given its own of."""
+    """The descriptor of an open file; a process that is started gets a duplicate of its own."""
 
     def __init__(self, number: int):
         self.number = number
@@ -389,7 +391,7 @@ def _mapped(place: _Place) -> mmap.mmap:
 def _encode(
     start: int, values: Any, place: _Place | None, grid: tuple[int, int]
 ) -> tuple[list[bytes], list[tuple[type[Warning], str]]]:
-    """Blobs, and warnings; `values` is an array, or the shape of the one at `place`."""
+    """Blobs and warnings; `values` is an array, or the shape of the array at `place`."""
     y = values if place is None else _floats(_mapped(place), values)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -400,7 +402,7 @@ def _encode(
 def _decode(
     start: int, shape: tuple[int, ...], place: _Place | None, blobs: list[bytes]
 ) -> NDArray[np.float32] | None:
-    """Floats of this shape, at `place` if there is one."""
+    """Decode to floats of this shape; they are written to `place` if it is given."""
     y_hat = np.empty(shape, np.float32) if place is None else _floats(_mapped(place), shape)
     for i, blob in enumerate(blobs, start):
         y_hat[i - start] = named("blob", i, _codec.decode, blob)

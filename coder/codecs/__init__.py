@@ -1,7 +1,10 @@
-"""Codecs: embeddings <-> blobs.
+"""Codecs: embeddings <-> blobs. Every codec is an `EmbeddingCodec`; `load` opens any of them.
 
-`ScalarCodec` codes channels as they are, `TransformCodec` coefficients, `QualityLadder`
-coefficients at many qualities. All are an `EmbeddingCodec`; `load` opens any of them.
+`base` has what all codecs share: files, fingerprints and the frame of a blob. `scalar_codec` codes
+each channel by itself, with `quantiser`. `transform_codec` codes the coefficients of a transform at
+one quality, and `ladder` (`QualityLadder`) at many; `coefficients` has what the two share: the
+layout of tables and the order of coding. `loading` opens files. The byte layout of a blob is in
+`coder.format.blob`, the dead zone in `coder.transform.dead_zone`.
 """
 
 from coder.codecs.base import EmbeddingCodec, OneQualityCodec

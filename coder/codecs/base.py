@@ -1,6 +1,6 @@
 """What every codec has: files, fingerprints, and blobs in a frame that names the codec and grid.
 
-`EmbeddingCodec` is any codec. `OneQualityCodec` has a single quality, and gives its symbols too.
+`EmbeddingCodec` is any codec. `OneQualityCodec` has a single quality and also exposes its symbols.
 """
 
 import os
@@ -24,14 +24,15 @@ _INT32 = np.iinfo(np.int32)
 
 
 class EmbeddingCodec(ABC):
-    """Codes embeddings of n tokens in D channels; two codecs are equal if their fingerprints are.
+    """Code embeddings of n tokens in D channels. Two codecs are equal if their fingerprints are.
 
     A token is one row: the class token first, if it is coded, then a grid of h x w, row by row.
 
     Attributes:
-      max_tokens: the largest h * w that is coded, and the bound on a hostile blob's memory.
-      quality: which of its model's qualities this is, 0 the smallest; every blob carries it.
-        Files call it `rate_index`.
+      max_tokens: the largest h * w that the codec takes; it bounds the memory of a hostile blob.
+      quality: the index of the quality that `encode` uses by default. Quality 0 is the lowest; a
+        higher quality costs more bytes and loses less. Every blob carries its quality. Files call
+        it `rate_index`.
       tables: the integer probability tables.
     """
 
@@ -51,7 +52,7 @@ class EmbeddingCodec(ABC):
 
     @property
     def num_qualities(self) -> int:
-        """How many qualities it has."""
+        """The number of qualities of the codec."""
         return 1
 
     @abstractmethod
@@ -60,7 +61,7 @@ class EmbeddingCodec(ABC):
 
     @abstractmethod
     def at(self, quality: int | None = None) -> "OneQualityCodec":
-        """The codec of one quality; None for the one that `encode` uses unless it is told."""
+        """The codec of one quality; None selects the default, `self.quality`."""
 
     @abstractmethod
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
@@ -76,13 +77,13 @@ class EmbeddingCodec(ABC):
         """A blob -> its embedding float32 [n, D], in bounded time and memory.
 
         Raises:
-          BlobError: TruncatedBlob, CorruptBlob, UnsupportedVersion, or WrongCodec when the blob
-            was written with another codec.
+          BlobError: TruncatedBlob, CorruptBlob or UnsupportedVersion; or WrongCodec if the blob was
+            written with another codec.
         """
 
     @abstractmethod
     def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
-        """A blob -> symbols int32 [n, K] and the grid (h, w); K is that of the blob's quality.
+        """A blob -> symbols int32 [n, K] and the grid (h, w); K depends on the blob's quality.
 
         Raises as `decode`.
         """
@@ -96,7 +97,7 @@ class EmbeddingCodec(ABC):
 
     @lazy
     def fingerprint(self) -> bytes:
-        """SHA-256 (32 bytes) over everything that `decode` reads, and nothing else."""
+        """SHA-256 (32 bytes) over everything in the codec that `decode` uses, and nothing else."""
         tensors, content = self.to_parts()
         return container.digest(tensors, container.canonical_json(content))
 
@@ -109,7 +110,7 @@ class EmbeddingCodec(ABC):
         return hash(self.fingerprint)
 
     def __reduce__(self):
-        # The entropy coder's models cannot be pickled; the file's bytes are all there is anyway.
+        # The entropy coder's models cannot be pickled; the codec's file holds everything.
         return type(self)._from_bytes, (self.to_bytes(),)
 
     @classmethod
@@ -133,24 +134,24 @@ class EmbeddingCodec(ABC):
 
     @property
     def codec_bytes(self) -> int:
-        """Size of the codec's file, which a report has to count."""
+        """Size of the codec's file in bytes. Count it once when reporting sizes."""
         return len(self.to_bytes())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the codec's file; one that is there is replaced, as `numpy.save` does.
+        """Write the codec's file. An existing file is replaced, as by `numpy.save`.
 
-        Raises OutputError: a folder, pipe or device is there, or it cannot be written.
+        Raises OutputError if the path is a folder, pipe or device, or cannot be written.
         """
         container.write(path, CODEC, *self.to_parts())
 
 
 class OneQualityCodec(EmbeddingCodec):
-    """A codec of one quality, whose symbols can be had as well."""
+    """A codec of one quality, which also exposes its symbols."""
 
     @property
     @abstractmethod
     def symbols_per_token(self) -> int:
-        """How many symbols stand for a token, K."""
+        """K, the number of symbols per token."""
 
     @abstractmethod
     def quantise(self, y: ArrayLike, grid: tuple[int, int]) -> NDArray[np.int32]:
@@ -169,7 +170,7 @@ class OneQualityCodec(EmbeddingCodec):
 
     @abstractmethod
     def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
-        """Symbols int32 [n, K] -> a blob's payload."""
+        """Symbols int32 [n, K] -> the payload of a blob, words uint32."""
 
     @abstractmethod
     def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
@@ -181,22 +182,26 @@ class OneQualityCodec(EmbeddingCodec):
 
     @abstractmethod
     def split(self) -> tuple["OneQualityCodec", "OneQualityCodec | None"]:
-        """A codec for the grid alone, and one for class tokens alone, many as one grid.
+        """Two codecs: one for grids without class token, one for class tokens alone.
 
-        Each has only the tables it needs; the second is None if no class token is coded.
+        The second codes any number of class tokens as one grid, and is None if this codec codes no
+        class token. Each keeps only the tables that it needs.
         """
 
     @property
     def spatial(self) -> bool:
-        """Whether what a token is decoded to depends on its neighbours in the grid."""
+        """Whether the decoded value of a token depends on its neighbours in the grid."""
         return False
 
     @abstractmethod
     def is_rewritable(self) -> bool:
-        """Whether what was decoded is always coded as before, as a Zarr array needs it."""
+        """Whether coding a decoded embedding again always gives the same symbols.
+
+        A Zarr array needs this, since writing a part of a chunk codes the rest again.
+        """
 
     def at(self, quality: int | None = None) -> "OneQualityCodec":
-        """Itself. Raises InputError for another quality."""
+        """This codec. Raises InputError for another quality."""
         if quality is not None and check_quality(quality) != self.quality:
             raise InputError(f"quality {quality}: this codec has quality {self.quality} alone")
         return self
@@ -204,8 +209,8 @@ class OneQualityCodec(EmbeddingCodec):
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
 
-        Warns of an `UnusualEmbedding`: integers, which may have lost a scale; or, under a
-        transform, one that needs far more bits than its tables are made for.
+        Warns (`UnusualEmbedding`) of integers, which may have lost a scale. A codec with a
+        transform also warns of an embedding that needs far more bits than its tables are made for.
 
         Raises:
           InputError: as `quantise` and `encode_symbols`.
@@ -217,12 +222,12 @@ class OneQualityCodec(EmbeddingCodec):
         return blob
 
     def encode_quietly(self, y: NDArray, grid: tuple[int, int]) -> bytes:
-        """`encode` of an array without its warnings."""
+        """`encode` without its warnings; `y` must be an array."""
         grid = self._check_grid(y.shape, grid, self.channels)
         return self.encode_symbols(self.quantise(y, grid), grid)
 
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
-        """The warning of `encode`, for a blob that it made of this grid; none here."""
+        """Issue the warning of `encode` for a blob of this grid. This codec has none."""
 
     def encode_symbols(self, q: NDArray[np.int32], grid: tuple[int, int]) -> bytes:
         """Symbols int32 [n, K] -> a blob. Raises InputError if they and the grid do not fit."""
@@ -261,7 +266,7 @@ class OneQualityCodec(EmbeddingCodec):
             )
         if header.rate_index != self.quality:
             raise WrongCodec(
-                f"the blob has quality {header.rate_index}, this codec is for {self.quality}: "
+                f"the blob has quality {header.rate_index}, this codec has {self.quality}: "
                 "load the codec of that quality"
             )
         if header.class_token != self.class_token:
@@ -294,14 +299,14 @@ class OneQualityCodec(EmbeddingCodec):
 
 
 def check_quality(quality: Any) -> int:
-    """A quality that somebody asks for. Raises InputError unless it is a whole number."""
+    """Check a quality from a caller. Raises InputError unless it is a whole number."""
     if not is_whole(quality):
         raise InputError(f"quality {quality!r}: give a whole number, or None")
     return int(quality)
 
 
 def check_limits(codec: Any) -> None:
-    """Makes `max_tokens` and `quality` of a codec integers; CodecError if they are none."""
+    """Convert a codec's `max_tokens` and `quality` to integers. Raises CodecError if it cannot."""
     for name, lowest in (("max_tokens", 1), ("quality", 0)):
         value = getattr(codec, name)
         if not is_whole(value):

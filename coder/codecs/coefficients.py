@@ -1,4 +1,4 @@
-"""Codecs of coefficients: which table codes which, in which order, and what their files store."""
+"""Codecs of coefficients: the table of each, the order of coding, and what their files store."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,16 +12,17 @@ from coder.errors import CodecError, FileError
 from coder.transform import Transform
 
 NOT_CODED = 255
-"""In a layout: these coefficients are zero, always."""
+"""In a layout: these coefficients are not coded, and decode to zero."""
 TENSORS = ("layout", "minimum", "sizes", "weights", "shifts")
 TRANSFORMS = ("klt", "klt-dct")
-"""Their names in a file: of channels alone, and of places too."""
-# Beyond the usual bits: the lesser of twice them and one a coefficient; 256 for frame and chance.
+"""Names of transforms in a file: over channels alone, or over channels and places."""
+# Slack above the expected bits: twice them, or one bit per coefficient if that is less; and 256
+# bits for the frame and for chance.
 _TIMES, _BITS, _CHANCE = 2.0, 1.0, 256
 
 
 def renumbered(layout: NDArray[np.uint8], used: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A layout of tables `used`, by their places in that."""
+    """A layout with each table number replaced by its index in `used`."""
     numbers = np.full(NOT_CODED + 1, NOT_CODED, np.uint8)
     numbers[used] = np.arange(used.size)
     return numbers[layout]
@@ -30,7 +31,7 @@ def renumbered(layout: NDArray[np.uint8], used: NDArray[np.uint8]) -> NDArray[np
 def check_layout(
     layout: NDArray[np.uint8], transform: Transform, tables: Tables, shifts: NDArray[np.float32]
 ) -> None:
-    """Raises CodecError unless a layout [..., K, columns] fits the others."""
+    """Raise CodecError unless a layout [..., K, columns] fits the transform, tables and shifts."""
     if layout.dtype != np.uint8 or layout.shape[-2:] != (transform.components, transform.width):
         raise CodecError(
             f"a layout is uint8 [.., {transform.components}, {transform.width}], not "
@@ -46,12 +47,12 @@ def check_layout(
 
 
 class CoefficientCodec(EmbeddingCodec):
-    """What codecs of coefficients have in common, of one quality or of many.
+    """What codecs of coefficients share, whether of one quality or of many.
 
     Attributes:
       transform: embeddings to coefficients and back.
       layout: uint8 [.., K, columns], the table of a component in each column; 255 for none.
-      shifts: float32 [T], one a table.
+      shifts: float32 [T], one per table.
     """
 
     transform: Transform
@@ -71,7 +72,7 @@ class CoefficientCodec(EmbeddingCodec):
     def _parts(
         self, steps: dict[str, NDArray], suffix: str = ""
     ) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """What `to_parts` returns, with these steps; the suffix is of the transform's name."""
+        """The result of `to_parts` with these steps; `suffix` is added to the transform's name."""
         tables = self.tables
         values = (self.layout, tables.minimum, tables.sizes, tables.weights, self.shifts)
         tensors = self.transform.to_tensors() | dict(zip(TENSORS, values, strict=True)) | steps
@@ -81,7 +82,7 @@ class CoefficientCodec(EmbeddingCodec):
 def open_parts(
     tensors: Mapping[str, NDArray], content: Mapping[str, Any], steps: str
 ) -> tuple[Transform, NDArray[np.uint8], Tables, NDArray[np.float32], int, int]:
-    """Transform, layout, tables, shifts, max_tokens and rate_index of a file's parts.
+    """Transform, layout, tables, shifts, max_tokens and rate_index from the parts of a file.
 
     Args:
       steps: the tensor that must be there as well.
@@ -108,13 +109,14 @@ def open_parts(
 
 
 class Plan(NamedTuple):
-    """How the coefficients [n, K] of a grid are coded, counted through in C order.
+    """How to code the coefficients [n, K] of a grid, numbered in C order.
 
     Attributes:
-      order: int32 [S], those that are coded: table by table, in their order.
+      order: int32 [S], the coded coefficients: table by table, rising within a table.
       table: uint8 [S], the table of each.
-      coder: codes them, one row a table.
-      most_bits: of a blob; embeddings like those that the tables are for seldom need more.
+      coder: codes them, one row per table.
+      most_bits: the size in bits above which a blob is unusual: embeddings like those that the
+        tables were fitted on seldom need more.
     """
 
     order: NDArray[np.int32]

@@ -17,26 +17,26 @@ from coder.errors import CodecError, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.transform import Transform
 
-_KEPT = 64  # qualities that were cut out
+_KEPT = 64  # codecs of one quality that are kept for reuse
 LADDER = "-ladder"
-"""What is added to the name of a transform in a file."""
+"""Suffix of the name of a transform in a file."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QualityLadder(CoefficientCodec):
-    """One transform and one set of tables, at many qualities: quality 0 is the smallest.
+    """One transform and one set of tables at many qualities.
 
-    A blob is that of the codec of its quality, `at(quality)`, which can be cut out and decodes it
-    alone.
+    Quality 0 is the lowest; a higher quality costs more bytes and loses less. `at(quality)` cuts
+    out the codec of one quality: it writes the same blobs and decodes them by itself.
 
     Attributes:
       transform: embeddings to coefficients and back.
       steps: float32 [R], falling: the step of each quality.
-      layout: uint8 [R, K, BANDS or BANDS + 1], as a `TransformCodec`'s, of each quality.
+      layout: uint8 [R, K, BANDS or BANDS + 1], the layout of a `TransformCodec` for each quality.
       tables: the integer probability tables, at most 255.
       shifts: float32 [T].
       max_tokens: as every codec's.
-      quality: the one that `encode` uses unless another is given.
+      quality: the default of `encode`.
 
     Raises:
       CodecError: settings that do not fit together.
@@ -68,19 +68,19 @@ class QualityLadder(CoefficientCodec):
 
     @property
     def num_qualities(self) -> int:
-        """R."""
+        """R, the number of qualities."""
         return self.steps.size
 
     def __repr__(self) -> str:
         return (
             f"<QualityLadder {self.fingerprint[:4].hex()}: {self.channels} channels, "
-            f"{self.num_qualities} qualities, now {self.quality}>"
+            f"{self.num_qualities} qualities, default {self.quality}>"
         )
 
     def at(self, quality: int | None = None) -> TransformCodec:
-        """The codec of one quality: the components and tables that it uses.
+        """The codec of one quality, with only the components and tables that it uses.
 
-        Raises InputError for a quality that there is not.
+        Raises InputError if the codec does not have this quality.
         """
         quality = self.quality if quality is None else check_quality(quality)
         if not 0 <= quality < self.num_qualities:
@@ -100,15 +100,18 @@ class QualityLadder(CoefficientCodec):
     ) -> bytes:
         """One embedding float [n, D] -> its blob.
 
+        Give at most one of `quality`, `max_bytes` and `max_mse`; with none, the default quality
+        is used.
+
         Args:
-          quality: at this quality, instead of the codec's own.
-          max_bytes: or at the largest quality whose blob has at most so many bytes.
-          max_mse: or at the smallest quality whose mean squared error is at most this.
+          quality: code at this quality.
+          max_bytes: code at the highest quality whose blob has at most this many bytes.
+          max_mse: code at the lowest quality whose mean squared error is at most this.
 
         Warns as `TransformCodec.encode`.
 
         Raises:
-          InputError: as `EmbeddingCodec.encode`; more than one of the three; a target that no
+          InputError: as `EmbeddingCodec.encode`; more than one of the three; or a target that no
             quality reaches.
         """
         if sum(target is not None for target in (quality, max_bytes, max_mse)) > 1:
@@ -131,7 +134,7 @@ class QualityLadder(CoefficientCodec):
         return self._of(blob).decode(blob)
 
     def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
-        """As the codec of the blob's quality does."""
+        """A blob of any quality -> symbols int32 [n, K] and grid, as `at(quality)` gives them."""
         return self._of(blob).decode_symbols(blob)
 
     def grid_of(self, blob: bytes) -> tuple[int, int]:
@@ -173,17 +176,21 @@ class QualityLadder(CoefficientCodec):
     def _search(
         self, y: NDArray, grid: tuple[int, int], max_bytes: int | None, max_mse: float | None
     ) -> tuple[TransformCodec, bytes]:
-        # One by one: for a single embedding neither bytes nor errors need be in order.
+        # One by one: for a single embedding, bytes and errors need not be monotone in quality.
         if max_bytes is not None:
             for quality in reversed(range(self.num_qualities)):
                 blob = self.at(quality).encode_quietly(y, grid)
                 if len(blob) <= max_bytes:
                     return self.at(quality), blob
-            raise InputError(f"at no quality does it take {max_bytes} bytes or fewer")
+            raise InputError(
+                f"the embedding needs more than {max_bytes} bytes at every quality: raise max_bytes"
+            )
         assert max_mse is not None
         for quality in range(self.num_qualities):
             blob = self.at(quality).encode_quietly(y, grid)
             error = self.at(quality).decode(blob) - y.astype(np.float32)
             if np.mean(np.square(error, dtype=np.float64)) <= max_mse:
                 return self.at(quality), blob
-        raise InputError(f"at no quality is its mean squared error {max_mse} or less")
+        raise InputError(
+            f"its mean squared error is above {max_mse} at every quality: raise max_mse"
+        )

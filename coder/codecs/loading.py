@@ -1,4 +1,4 @@
-"""Open any codec, of whatever class, from its file or its parts."""
+"""Open a codec of any class, from its file or its parts."""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ for _name in TRANSFORMS:
 
 
 def load(path: str | os.PathLike[str]) -> EmbeddingCodec:
-    """Read the codec of a codec file, of a model file, or of a model that ships, by its name.
+    """Read a codec from a codec file or a model file, or that of a shipped model by its name.
 
     Raises FileError: no such file, a damaged one, or one of another kind.
     """

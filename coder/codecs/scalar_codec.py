@@ -1,4 +1,4 @@
-"""ScalarCodec: every channel of every token is coded as it is, under its own table."""
+"""ScalarCodec: codes each channel of each token by itself, with the channel's own table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,14 +21,15 @@ _TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScalarCodec(OneQualityCodec):
-    """Codes channel d as `rint((y - offsets[d]) / steps[d])`; the paper's way.
+    """Code channel d as `rint((y - offsets[d]) / steps[d])`, as arXiv 2403.17886 does.
 
     Attributes:
       offsets: float32 [D], the value of symbol 0.
-      steps: float32 [D], the distance of two symbols, > 0.
+      steps: float32 [D], > 0, the distance between neighbouring symbols.
       tables: the integer probability tables.
-      grid_layout: int32 [D], the table of each channel, for every token of the grid.
-      class_layout: int32 [D], the tables of the class token; None when it is not coded.
+      grid_layout: int32 [D], the table of each channel, for all tokens of the grid.
+      class_layout: int32 [D], the table of each channel for the class token; None if it is not
+        coded.
       max_tokens, quality: as every codec's.
 
     Raises:
@@ -101,7 +102,7 @@ class ScalarCodec(OneQualityCodec):
         return dequantise(as_symbols(q), self.offsets, self.steps)
 
     def estimate_bits(self, q: NDArray[np.int32], grid: tuple[int, int] | None = None) -> float:
-        """Of symbols int32 [n, D]; the grid does not matter here."""
+        """Ideal code length in bits of symbols int32 [n, D]; the grid does not matter here."""
         symbols = as_symbols(q)
         if symbols.ndim != 2 or symbols.shape[1] != self.channels:
             raise InputError(
@@ -111,7 +112,7 @@ class ScalarCodec(OneQualityCodec):
         return self._coder.ideal_bits(self._blocks(symbols))
 
     def is_rewritable(self) -> bool:
-        """Whether float32 tells the least and the greatest symbols of tables from others."""
+        """Whether float32 keeps the smallest and largest symbols of the tables apart."""
         low = self.tables.minimum[self.grid_layout]
         q = np.stack([low, low + self.tables.sizes[self.grid_layout] - 2])
         return bool((self.quantise(self.dequantise(q)) == q).all())

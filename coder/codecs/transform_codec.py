@@ -1,4 +1,4 @@
-"""TransformCodec: embeddings <-> bytes by way of decorrelated coefficients, at one quality."""
+"""TransformCodec: codes the coefficients of a decorrelating transform, at one quality."""
 
 import warnings
 from collections.abc import Mapping
@@ -26,23 +26,23 @@ from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
 from coder.lazy import lazy
 from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
 
-_FEW = 0.6  # of all kinds of coefficients
-_PLANS, _LARGE = 16, 1 << 20  # how many are kept, and the coefficients from which one is large
+_FEW = 0.6  # fraction of coded (component, column) pairs below which products are done in parts
+_PLANS, _LARGE = 16, 1 << 20  # plans that are kept, and the coefficients above which one is large
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TransformCodec(CoefficientCodec, OneQualityCodec):
-    """Codes the coefficients of a `Transform`, K for every token, each under a table of its kind.
+    """Code the coefficients of a `Transform`, K per token, each with the table of its kind.
 
-    The symbol q of a coefficient whose table is t stands for `sign(q) * (|q| - shifts[t]) * step`.
-    The encoder's dead zone and rounding follow from t (`family.cells`).
+    With table t, the symbol q decodes to `sign(q) * (|q| - shifts[t]) * step`. The encoder's dead
+    zone and rounding follow from t (`coder.transform.dead_zone`).
 
     Attributes:
       transform: embeddings to coefficients and back.
-      step: float32, > 0, of all coefficients.
+      step: float32, > 0, the quantiser step of all coefficients.
       layout: uint8 [K, BANDS], the table of a component's coefficients in each band
         (`coder.transform.frequencies`); 255 where they are not coded. With a class token
-        [K, BANDS + 1]: the last column is its own.
+        [K, BANDS + 1]: the last column is for the class token.
       tables: the integer probability tables, at most 255.
       shifts: float32 [T], -0.4 to 0.4.
       max_tokens, quality: as every codec's.
@@ -68,13 +68,13 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         object.__setattr__(self, "layout", frozen(self.layout))
         check_step(self.step)
         check_limits(self)
-        # Large ones fill memory: of these the last alone.
+        # Only the last of the large plans is kept: they fill memory.
         for name, count in (("_plans", _PLANS), ("_large", 1)):
             object.__setattr__(self, name, lru_cache(count)(self._make_plan))
 
     @property
     def spatial(self) -> bool:
-        """Whether the places of a grid are transformed."""
+        """Whether the transform also runs over the places of the grid."""
         return self.transform.spatial
 
     @property
@@ -90,11 +90,11 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         )
 
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
-        """The warning of `encode`, for a blob that it made of this grid."""
+        """Issue the warning of `encode` for a blob that it made of this grid."""
         if 8 * len(blob) > self._plan(as_grid(grid)).most_bits:
             warnings.warn(
                 "an embedding needs far more bits than those that its codec was fitted on: is it "
-                "of the same model, in the same units? If so, fit a codec on embeddings like it",
+                "from the same model, in the same units? If so, fit a codec on embeddings like it",
                 UnusualEmbedding,
                 stacklevel=stacklevel,
             )
@@ -126,7 +126,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         return y.reshape(*symbols.shape[:-1], self.channels)
 
     def is_rewritable(self) -> bool:
-        """Whether float32 holds what is decoded so well that it is coded as before."""
+        """Whether float32 holds decoded values precisely enough to be coded to the same symbols."""
         largest = np.abs(self.transform.mean) + 32 * self.transform.scale
         rounding = np.finfo(np.float32).eps * np.sqrt(
             np.mean((largest / self.transform.scale) ** 2)
@@ -134,7 +134,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         return bool(8 * rounding < MARGIN * self.step)
 
     def split(self) -> tuple["TransformCodec", "TransformCodec | None"]:
-        """As every codec's; class tokens of many images are transformed one by one."""
+        """As for every codec; class tokens of many images are transformed one by one."""
         if not self.class_token:
             return self, None
         grid, own = self.layout[:, :BANDS], np.full_like(self.layout[:, :BANDS], NOT_CODED)
@@ -169,11 +169,12 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
     def cells(
         self, grid: tuple[int, int]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """How coefficients are rounded, in steps: float32 [n, K] each.
+        """The rounding rule of each coefficient of a grid.
 
         Returns:
-          Where magnitude 1 begins (infinity where nothing is coded); what is added to larger
-          values before they are rounded down; what is taken from a magnitude to decode it.
+          Three arrays float32 [n, K], in units of the step: where magnitude 1 begins (infinity
+          where nothing is coded); what to add to larger values before rounding them down; what to
+          subtract from a magnitude to decode it.
         """
         table = self.layout.T[self.transform.columns(grid)]
         zone, rounding = self._cells
@@ -192,13 +193,13 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
 
     @property
     def _few(self) -> NDArray[np.bool_] | None:
-        """What is coded [K, columns], if it is so little that parts of the products are quicker."""
+        """Which pairs [K, columns] are coded; None if products in parts would not be faster."""
         coded = self.layout != NOT_CODED
         return coded if coded.mean() < _FEW else None
 
     @lazy
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of each table: where magnitude 1 begins, and what is added before rounding down."""
+        """For each table: where magnitude 1 begins, and what to add before rounding down."""
         cells = [cells_of(self.tables, k, float(self.shifts[k])) for k in range(len(self.tables))]
         return np.array([zone for zone, _ in cells], "<f4"), np.array([r for _, r in cells], "<f4")
 
@@ -255,7 +256,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
 
 
 def check_step(step: float) -> None:
-    """Raises CodecError unless a step can be used."""
+    """Raise CodecError unless the step is a positive, normal float32 below 2^30."""
     if not np.finfo(np.float32).tiny <= step < 2.0**30:
         raise CodecError(f"step {step}: give a positive, normal float32 below 2^30")
 
@@ -269,7 +270,7 @@ def cut(
     max_tokens: int,
     quality: int,
 ) -> TransformCodec:
-    """A codec of those components and tables that the layout uses; of the first, if of none."""
+    """A codec of the components and tables that the layout uses; of the first if it uses none."""
     kept = np.flatnonzero((layout != NOT_CODED).any(1))
     kept = kept if kept.size else np.arange(1)
     part = layout[kept]

@@ -1,4 +1,9 @@
-"""Fit a codec to embeddings: statistics of a sample, then the table of each coefficient."""
+"""Fit a codec to embeddings: statistics of a sample, then the table of each coefficient.
+
+`fit_codec` has `fit`: it samples the embeddings, fits the transform, and handles missing tokens.
+`histograms` counts how large coefficients are. `table_choice` chooses the table of each kind of
+coefficient at each quality, or not to code it. The tables themselves are `coder.transform`'s.
+"""
 
 from coder.fitting.fit_codec import MAX_QUALITIES, fit, missing_tokens
 

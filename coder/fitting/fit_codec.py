@@ -1,4 +1,4 @@
-"""`fit`: a codec for anybody's embeddings, from a sample of them. No model, no training."""
+"""`fit`: make a codec for any embeddings from a sample of them, without a model or training."""
 
 import itertools
 import warnings
@@ -23,20 +23,20 @@ from coder.fitting import histograms
 from coder.fitting.table_choice import choose
 from coder.transform import BANDS, LARGEST, Transform, family, parts
 
-_BATCH = 1 << 23  # values that are looked at together
-_TILE = (LARGEST, 4 * LARGEST)  # of a raster, tokens
+_BATCH = 1 << 23  # values per batch
+_TILE = (LARGEST, 4 * LARGEST)  # size of the sampled tiles of a raster, tokens
 MAX_QUALITIES = 40
-"""What `fit` may find: the qualities of a codec are fewer, as few as its embeddings need."""
+"""Upper bound on the qualities of a fitted codec, which has as many as its embeddings need."""
 _STEPS = 64.0 * 2.0 ** (-np.arange(MAX_QUALITIES) / 2)  # in standard deviations of a channel
-_EXPLAINED = (0.05, 0.997)  # of the variance, by the smallest quality and by the largest
+_EXPLAINED = (0.05, 0.997)  # part of the variance, at the lowest quality and at the highest
 _DEFAULT = 0.8
-_HEAVIEST = 1 << 16  # the weight of a class token; beyond it the histograms end
-_HOLES = 0.25  # of a block's tokens, that may be missing where it is counted
+_HEAVIEST = 1 << 16  # maximum weight of a class token; the histograms end there
+_HOLES = 0.25  # part of a block's tokens that may be missing if the block is to count
 _MANY = 1000  # more than a thousandth of the tokens with one number in all channels is unusual
-_FEW = 100  # a hundredth of the tokens that has most of the variance is unusual, or one of ...
-_FEWEST = 20  # ... so many; of fewer, one may well have it
+_FEW = 100  # most of the variance in a hundredth of the tokens is unusual; or in one of ...
+_FEWEST = 20  # ... this many or more: of fewer tokens, one may well have it
 _MISSING = "masked, NaN, or the nodata value"
-_LOST = 0.05  # standard deviations: errors of the largest quality
+_LOST = 0.05  # standard deviations: the error of the highest quality
 
 
 def fit(
@@ -49,38 +49,40 @@ def fit(
     max_tokens: int = 1 << 16,
     transform: Transform | None = None,
 ) -> QualityLadder:
-    """Fit a codec of many qualities.
+    """Fit a codec of many qualities to embeddings.
 
     A token is missing if it is masked (`numpy.ma`), holds NaN, or holds `nodata`, in any channel.
-    Missing tokens are left out of all statistics. What is coded later must hold none.
+    Missing tokens are left out of all statistics. Embeddings to code later must have none.
 
     Args:
-      embeddings: floats, of a shape [N, H, W, D], grids of tokens; [H, W, D], one raster of them;
-        or [N, D], vectors, any number of which may be coded together as a grid of N x 1. Whatever
-        can be sliced will do (a memory map, a Zarr array): it is read in parts, twice.
-      class_tokens: [N, D], a class token for each grid, if there are any; coded before the grid.
-      class_weight: how many tokens of the grid a class token counts as, in squared error, at most
-        65536. The mean of a grid of n tokens has errors of 1/sqrt(n); with a weight of n the class
-        token is coded as finely.
-      nodata: the value that stands for missing data, in the embeddings' own dtype.
-      max_samples: how many grids, evenly spread, to look at; or tiles of a raster, 16 x 64 tokens;
-        or runs of 256 vectors.
-      max_tokens: the largest grid that the codec will code.
-      transform: that of another codec, which stays as it is: steps and tables alone are fitted.
+      embeddings: floats: [N, H, W, D], grids of tokens; [H, W, D], one raster of tokens; or [N, D],
+        vectors, any number of which may be coded together as a grid of N x 1. Anything that can be
+        sliced (an array, a memory map, a Zarr array); it is read in parts, twice.
+      class_tokens: [N, D], the class token of each grid, coded before the grid; None if there are
+        none.
+      class_weight: the weight of a class token in squared error, in tokens of the grid; at most
+        65536. The mean over a grid of n tokens has errors of 1/sqrt(n): with a weight of n the
+        class token is coded as finely.
+      nodata: the value that marks missing data, in the dtype of the embeddings.
+      max_samples: maximum number of grids to read, evenly spread; of a raster, of tiles of 16 x 64
+        tokens; of vectors, of runs of 256.
+      max_tokens: maximum number of tokens in a grid that the codec codes.
+      transform: a transform to keep, such as that of another codec: only steps and tables are
+        fitted.
 
     Returns:
-      A codec of the qualities from 5 % of the variance explained to 99.7 %, each with a step that
-      is 1/sqrt(2) of the one before. An error counts in standard deviations of its channel; one
-      that hardly varies, in thousandths of the median channel's.
+      A codec whose qualities go from 5 % of the variance explained to 99.7 %. The step of each is
+      1/sqrt(2) of the step before it. Errors are measured in standard deviations of their channel.
+      For a channel that hardly varies, the unit is a thousandth of the median channel's deviation.
 
-    Warns (`UnusualEmbedding`) of NaN that neither a mask nor `nodata` names; of a hundredth of the
-    tokens that has most of the variance, as missing data have that nobody named; and of integers,
+    Warns (`UnusualEmbedding`) of NaN that neither a mask nor `nodata` marks as missing; of most of
+    the variance in a hundredth of the tokens, which may be unmarked missing data; and of integers,
     which may have lost a scale.
 
     Raises:
-      InputError: another shape, no floats, infinity, or nothing that varies in float32; grids that
-        are larger than `max_tokens`, or whose tokens are mostly missing; embeddings of another
-        kind than the transform's; a weight that is not positive, or has no use.
+      InputError: another shape, not floats, infinity, or no variation in float32; grids larger
+        than `max_tokens`, or whose tokens are mostly missing; embeddings that do not fit the
+        transform; a class weight that is not positive, or that has no effect.
     """
     if not (is_number(class_weight) and 0 < class_weight <= _HEAVIEST):
         raise InputError(
@@ -163,8 +165,11 @@ def fit(
 
 
 def _sources(counts: NDArray[np.int64]) -> NDArray[np.intp]:
-    """For each column of a layout, the one whose tables it gets: itself, or for a band that no
-    block of the sample has the nearest that some have, the lower of two."""
+    """For each column of a layout, the column to take its tables from.
+
+    That is itself; or, for a band that no block of the sample has, the nearest band that some
+    block has, the lower of two.
+    """
     seen = np.flatnonzero(counts.any((0, 2)))
     columns = np.arange(counts.shape[1])
     bands = seen[seen < BANDS]
@@ -173,7 +178,7 @@ def _sources(counts: NDArray[np.int64]) -> NDArray[np.intp]:
 
 
 def _check_counts(counts: NDArray[np.int64], squares: float, sample: "_Sample") -> None:
-    """Raises InputError where there is nothing to choose tables by."""
+    """Raise InputError if the counts are too few to choose tables by."""
     if not counts[:, :BANDS].any():
         raise InputError(
             f"tokens are missing in more than {_HOLES:.0%} of every block of {LARGEST} x {LARGEST} "
@@ -190,7 +195,8 @@ def _check_counts(counts: NDArray[np.int64], squares: float, sample: "_Sample") 
 def _energies(
     transform: Transform, part: "_Batch"
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Squared deviations, in the channels' own, of tokens that are there; and of class tokens."""
+    """Squared deviations of the tokens that are there, in units of each channel's; and of class
+    tokens."""
     first = part.y.shape[1] - part.grid[0] * part.grid[1]
     found = []
     for place, mean, scale in (
@@ -214,7 +220,7 @@ def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -
     unusual = bool(sums[-1] > 0.5 * whole)  # the whole is 0 where all class tokens are the same
     if unusual:
         shares = sums / whole
-        # Those that stand out, rather than all that were looked at.
+        # Count the tokens that stand out, not all that were examined.
         alike = np.count_nonzero(largest > largest[0] / 10)
         count = max(1 + int(np.argmax(shares > 0.5)), alike)
         share = shares[count - 1]
@@ -228,10 +234,10 @@ def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -
 
 
 class _Batch(NamedTuple):
-    """Embeddings of one grid.
+    """Embeddings of one grid: values, masks and the grid (h, w).
 
-    float32 [B, n, D], or float64 if they are more than that; which tokens are there, and whose
-    blocks are counted [B, n]; (h, w).
+    The values are float32 [B, n, D], or float64 if float32 cannot hold them. The masks [B, n] say
+    which tokens are there, and which lie in blocks that count.
     """
 
     y: NDArray[np.floating]
@@ -241,7 +247,7 @@ class _Batch(NamedTuple):
 
 
 class _Sample:
-    """Embeddings in batches of one grid."""
+    """The sample of the embeddings, in batches of one grid each."""
 
     def __init__(self, embeddings: Any, class_tokens: Any, nodata: float | None, most: int):
         if not hasattr(embeddings, "shape"):
@@ -272,7 +278,7 @@ class _Sample:
 
     @property
     def tokens(self) -> int:
-        """Of a grid, which is always coded as a whole."""
+        """The number of tokens of a grid, which is always coded as a whole."""
         shape = self._embeddings.shape
         return shape[1] * shape[2] if len(shape) == 4 else 1
 
@@ -280,7 +286,7 @@ class _Sample:
         """All of the sample, in the same order each time.
 
         Args:
-          looking: whether to count what the warnings are of, for which one round is enough.
+          looking: whether to count the tokens to warn of; one round does.
         """
         self._looking = looking
         shape = self._embeddings.shape
@@ -291,7 +297,7 @@ class _Sample:
         runs = _spread(-(-shape[0] // unit), self._most)
         size = max(1, _BATCH // (unit * int(np.prod(shape[1:]))))
         for some in np.array_split(runs, -(-len(runs) // size)):
-            # As few slices, which everything can read, as there are gaps.
+            # One slice per run without gaps: everything that can be indexed takes slices.
             parts = np.split(some, np.flatnonzero(np.diff(some) > 1) + 1)
             spans = [slice(int(p[0]) * unit, (int(p[-1]) + 1) * unit) for p in parts]
             rows, there = self._read_all(self._embeddings, spans, "embeddings")
@@ -323,7 +329,7 @@ class _Sample:
             yield _Batch(*_patched(tile[None], there[None]), tile.shape[:2])
 
     def warn_of_unnamed(self, *, stacklevel: int) -> None:
-        """Of NaN that neither a mask nor `nodata` named."""
+        """Warn of NaN that neither a mask nor `nodata` marks as missing."""
         if self._unnamed:
             warnings.warn(
                 f"{self._unnamed} of {self._seen} tokens hold NaN, and were left out: say that "
@@ -333,7 +339,7 @@ class _Sample:
             )
 
     def warn_of_marks(self, *, stacklevel: int) -> None:
-        """Of tokens whose channels all have one number: no model makes them."""
+        """Warn of tokens with the same number in all channels, which no model makes."""
         same = self._same.total()
         if same > self._seen // _MANY:
             [(value, _)] = self._same.most_common(1)
@@ -356,7 +362,7 @@ class _Sample:
         """A part of an array, [..., D], and which of its tokens [...] are there."""
         values = with_mask(array[place], what)
         dtype = self.dtypes[what] = values.dtype
-        # More than float32 holds, for as long as it is not known whether that matters.
+        # In float64 while values beyond float32 may still turn out to be missing data.
         wide = dtype.itemsize > (2 if dtype.kind in "iu" else 4)
         floats = as_floats(np.ma.getdata(values), what, np.float64 if wide else np.float32)
         named = missing_tokens(values, self._nodata, nan=False)
@@ -390,9 +396,9 @@ def missing_tokens(values: NDArray, nodata: float | None, *, nan: bool = True) -
 
     Args:
       values: numbers, a masked array or not.
-      nodata: a value of their dtype, or in float64 that of float32 which is nearest to it; None if
-        there is none. Raises InputError if it cannot be one.
-      nan: whether NaN counts without being named.
+      nodata: the mark of missing data, as a value of their dtype; float64 values also match its
+        nearest float32. None if there is none. Raises InputError if the dtype cannot hold it.
+      nan: whether NaN counts as missing.
     """
     missing = np.zeros(values.shape[:-1], bool)
     if isinstance(values, np.ma.MaskedArray):
@@ -412,7 +418,7 @@ def missing_tokens(values: NDArray, nodata: float | None, *, nan: bool = True) -
 
 
 def _in_dtype(nodata: float, dtype: np.dtype) -> Any:
-    """A value as one of a dtype, with which it is compared."""
+    """`nodata` in a dtype, to be compared with values of that dtype."""
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         fits = np.isfinite(nodata) and nodata % 1 == 0 and limits.min <= nodata <= limits.max
@@ -428,10 +434,10 @@ def _in_dtype(nodata: float, dtype: np.dtype) -> Any:
 def _patched(
     y: NDArray[np.floating], there: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Grids [B, h, w, D] without holes; which tokens are there, and which blocks are counted.
+    """Fill the holes of grids [B, h, w, D]; say which tokens are there, and which blocks count.
 
-    A block of which a quarter is missing at most counts, and what is missing in it becomes like
-    its neighbours: so it adds next to nothing to what the transform separates.
+    A block counts if at most a quarter of it is missing. Its holes are filled from their
+    neighbours, which adds almost nothing to the coefficients of high frequencies.
 
     Returns:
       [B, n, D], and [B, n] twice.
@@ -452,13 +458,13 @@ def _patched(
 
 
 def _spans(side: int) -> list[slice]:
-    """Where the blocks of a side are."""
+    """The blocks of a side, as slices."""
     ends = np.cumsum([0, *parts(side)]).tolist()
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _filled(y: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """A block [h, w, D] whose holes, which are 0, are means of their neighbours, from the rim."""
+    """Fill the holes (zeros) of a block [h, w, D] with means of neighbours, from the rim in."""
     y, there = y.astype(np.float64), there.copy()
     height, width = there.shape
     while not there.all():
@@ -475,13 +481,13 @@ def _filled(y: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def _spread(count: int, most: int) -> NDArray[np.intp]:
-    """At most so many of 0 .. count - 1, evenly spread."""
+    """At most `most` of the numbers 0 .. count - 1, evenly spread."""
     some = min(count, most)
     return np.arange(some) * count // some
 
 
 def _transform(sample: _Sample, class_weight: float) -> Transform:
-    """Means, deviations and principal components, in one pass."""
+    """The transform of means, deviations and principal components, in one pass over the sample."""
     d = sample.channels
     centre: NDArray[np.float64] | None = None
     sums, products, tokens = np.zeros(d), np.zeros((d, d)), 0
@@ -548,7 +554,7 @@ def _transform(sample: _Sample, class_weight: float) -> Transform:
 
 
 def _extreme(sample: _Sample) -> np.floating:
-    """The value of the largest magnitude."""
+    """The value of the largest magnitude in the sample."""
     parts = (batch.y[batch.there] for batch in sample.batches())
     values = [part.flat[np.abs(part).argmax()] for part in parts if part.size]
     return values[int(np.abs(values).argmax())]
@@ -557,7 +563,7 @@ def _extreme(sample: _Sample) -> np.floating:
 def _check_precision(
     lost: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> None:
-    """Raises InputError where float32, which is what is decoded, does not hold what varies."""
+    """Raise InputError if float32, the dtype of decoded values, cannot hold the variation."""
     d = int((lost / scale).argmax())
     if lost[d] > _LOST * scale[d]:
         raise InputError(
@@ -567,7 +573,10 @@ def _check_precision(
 
 
 def _deviations(variances: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Of each channel; one that hardly moves is not blown up. None if all are zero."""
+    """The deviation of each channel, bounded below so that a nearly constant one is not magnified.
+
+    None if all are zero.
+    """
     scale = np.sqrt(np.maximum(variances, 0))
     if not scale.max() > 0:
         return None

@@ -1,7 +1,7 @@
-"""How large coefficients are: counts of magnitudes, for each component and band.
+"""Histograms of the magnitudes of coefficients, for each component and band.
 
-Bins are those of a float32's exponent and first five bits of mantissa, 32 an octave: fine enough to
-tell how often any quantiser gives which symbol, without another look at the data.
+A bin is a float32's exponent and the first five bits of its mantissa: 32 bins per octave. That is
+fine enough to compute how often any quantiser gives each symbol, without reading the data again.
 """
 
 import numpy as np
@@ -18,16 +18,16 @@ EDGES = np.concatenate(
 """float64 [BINS]: where each bin begins."""
 
 CENTRES = np.append((EDGES[:-1] + EDGES[1:]) / 2, EDGES[-1])
-"""float64 [BINS]: what a magnitude in each bin is taken for."""
+"""float64 [BINS]: the value that stands for all magnitudes in a bin."""
 
 
 def empty(components: int, columns: int) -> NDArray[np.int64]:
-    """Counts of nothing yet: [K, columns, BINS]."""
+    """Empty counts: [K, columns, BINS]."""
     return np.zeros((components, columns, BINS), np.int64)
 
 
 def add(counts: NDArray[np.int64], c: NDArray[np.float32], columns: NDArray[np.uint8]) -> None:
-    """Count coefficients [N, n, K]; `columns` [n] are those of their places."""
+    """Add coefficients [N, n, K] to the counts; `columns` [n] are the columns of their places."""
     index = (np.abs(c).view(np.int32) >> _SHIFT) - (_LOWEST - 1)
     np.clip(index, 0, BINS - 1, out=index)
     _, width, _ = counts.shape

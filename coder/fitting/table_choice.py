@@ -1,11 +1,11 @@
-"""Which table codes which coefficients at each step: what costs least, from histograms.
+"""The table choice: for each kind of coefficient and each step, the table that costs least.
 
-Of a component's coefficients in a band, each with the magnitude x, a table costs
+For the coefficients of one component in one band, with magnitudes x, a table costs
 
     sum of  KAPPA * bits(m) + (x / step - point(m))^2 - (x / step)^2
 
-with m the magnitude that its encoder chooses. Not coding them at all costs 0, and is what happens
-where no table costs less.
+where m is the magnitude that its encoder chooses. Not coding them costs 0: that is chosen where no
+table costs less.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Chosen(NamedTuple):
 
     Attributes:
       layout: uint8 [K, columns].
-      saved: squared error that coding saves, in the units of the coefficients.
+      saved: the squared error that coding saves, in the units of the coefficients.
     """
 
     layout: NDArray[np.uint8]
@@ -52,7 +52,7 @@ def choose(
 def _per_magnitude(
     x: NDArray[np.float64], tables: Tables, shifts: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of magnitudes x [M], in steps, by each table [T, M]: bits, and squared error saved."""
+    """Bits, and squared error saved, of magnitudes x [M] in steps under each table: [T, M] each."""
     bits, saved = np.empty((len(tables), x.size)), np.empty((len(tables), x.size))
     for k in range(len(tables)):
         shift = float(shifts[k])
@@ -60,7 +60,8 @@ def _per_magnitude(
         m = np.where(x < first, 0, np.floor(x + rounding)).astype(np.int64)
         weights, low = tables.weights_of(k), int(tables.minimum[k])
         index = np.minimum(m - low, len(weights) - 1)
-        escaped = np.maximum(m + low, 0)  # how far beyond the table, at twice the bits of a number
+        # An escaped magnitude costs about twice the bits of its distance from the table.
+        escaped = np.maximum(m + low, 0)
         bits[k] = PRECISION - np.log2(weights[index]) + 2 * np.log2(2.0 * escaped + 1)
         saved[k] = x**2 - (x - np.where(m > 0, m - shift, 0)) ** 2
     return bits, saved

@@ -1,5 +1,6 @@
-"""What files and blobs are made of.
+"""The formats of blobs and files.
 
-`blob` frames one embedding, `container` holds codecs, models and heads, `file_kinds` tells other
-files by their first bytes.
+`blob` has the byte layout of a blob, the frame of one embedding. `container` is the file format of
+codecs, models and heads: safetensors and one JSON record. `file_kinds` recognises files by their
+first bytes. All three are frozen: docs/format.md is their specification.
 """

@@ -34,7 +34,7 @@ class Header:
 
     Attributes:
       fingerprint: the first 4 bytes of the codec's fingerprint.
-      rate_index: which of its codec's qualities it has, >= 0.
+      rate_index: the quality at which it was coded, >= 0.
       grid: tokens, (height, width).
       class_token: whether a class token is coded before the grid.
     """
@@ -46,7 +46,7 @@ class Header:
 
 
 def pack(header: Header, words: NDArray[np.uint32]) -> bytes:
-    """Frames ANS words uint32 [W]."""
+    """Frame ANS words uint32 [W] as a blob."""
     body = bytes([VERSION << 4 | (_CLASS_TOKEN if header.class_token else 0)])
     body += header.fingerprint[:_FINGERPRINT_BYTES]
     body += b"".join(_varint(value) for value in (header.rate_index, *header.grid))
@@ -56,12 +56,12 @@ def pack(header: Header, words: NDArray[np.uint32]) -> bytes:
 
 
 def framing_bytes(header: Header) -> int:
-    """How many bytes of a blob with this header are not payload."""
+    """The number of bytes of a blob with this header that are not payload."""
     return len(pack(header, np.zeros(0, np.uint32)))
 
 
 def unpack(blob: bytes) -> tuple[Header, NDArray[np.uint32]]:
-    """Checks and opens a blob: its header and the ANS words uint32 [W].
+    """Check and open a blob: its header and the ANS words uint32 [W].
 
     Raises:
       TruncatedBlob: shorter than any blob.
@@ -101,7 +101,7 @@ def unpack(blob: bytes) -> tuple[Header, NDArray[np.uint32]]:
 
 
 def _varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, least significant first, the high bit says that more follow."""
+    """LEB128: seven bits per byte, least significant first; the high bit means that more follow."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

@@ -28,7 +28,7 @@ FORMAT = 1
 _KEY = "nec"
 
 SHIPPED = Path(__file__).parents[2] / "nec_jax" / "weights"
-"""Where the models are that ship: all packages are in one wheel."""
+"""The folder of the shipped models: all packages are in one wheel."""
 Tensors = Mapping[str, NDArray]
 
 
@@ -43,7 +43,7 @@ def digest(tensors: Tensors, text: str) -> bytes:
     """SHA-256 over a text and named tensors: names, types, shapes and values, in name order."""
     sha = hashlib.sha256()
     shapes = {name: [tensors[name].dtype.name, tensors[name].shape] for name in tensors}
-    # JSON of both first: nothing that follows can be taken for a part of it.
+    # JSON of both comes first: nothing that follows can be taken for a part of it.
     sha.update(canonical_json([text, shapes]).encode())
     for name in sorted(tensors):
         values = np.asarray(tensors[name], order="C")
@@ -95,9 +95,9 @@ def from_bytes(
 def write(
     path: str | os.PathLike[str], kind: str, tensors: Tensors, content: Mapping[str, Any]
 ) -> None:
-    """Write a file at once or not at all; one that is there is replaced.
+    """Write a file whole or not at all. An existing file is replaced.
 
-    Raises OutputError: a folder, pipe or device is there, or it cannot be written.
+    Raises OutputError if the path is a folder, pipe or device, or cannot be written.
     """
     files.write_bytes(path, to_bytes(kind, tensors, content), overwrite=True)
 
@@ -108,14 +108,14 @@ def read(path: str | os.PathLike[str], *kinds: str) -> tuple[dict[str, NDArray],
 
 
 def under(prefix: str, tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Those of the tensors whose names begin so, by the rest of their names."""
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def path_of(name: str | os.PathLike[str]) -> Path:
-    """The path of a file, or of the model of this name that ships; without one, the path as it is.
+    """The path of a file, or of the shipped model of this name.
 
-    A file of that name comes first.
+    A file comes first. If there is neither, the path is returned as it is.
     """
     path = Path(name)
     shipped = SHIPPED / f"{path.name}.safetensors"
@@ -124,10 +124,7 @@ def path_of(name: str | os.PathLike[str]) -> Path:
 
 
 def found(name: str | os.PathLike[str], what: str) -> Path:
-    """As `path_of`, of a file that is there; `what` it should be is what the error says.
-
-    Raises FileError: no such file.
-    """
+    """`path_of`, for a file that must exist. Raises FileError, which names `what`, if not."""
     path = path_of(name)
     if not path.exists():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
@@ -142,7 +139,7 @@ def found(name: str | os.PathLike[str], what: str) -> Path:
 def _open(data: bytes, path: str | os.PathLike[str] | None) -> tuple[dict[str, NDArray], str]:
     try:
         tensors = safetensors.numpy.load(data)
-        # safetensors gives the metadata of files only, not of bytes.
+        # safetensors reads metadata from files only, not from bytes.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FileError(f"damaged, or not a safetensors file ({error})", path) from error

@@ -1,4 +1,4 @@
-"""What a file is, as its first bytes say, whatever its name; and what to do with other kinds."""
+"""The kind of a file, from its first bytes and not its name; and what to do with other kinds."""
 
 import zipfile
 from pathlib import Path
@@ -10,7 +10,7 @@ SAVE = "save the array of the embeddings as .npy (numpy.save)"
 _BANDS = f"read its bands as [H, W, D] (rasterio), and {SAVE}"
 _PICTURE = "a model makes embeddings of pictures and codes them (nec_jax.encode)"
 _CODE = "it may run code, so it is not opened: where it was made"
-# First bytes -> what begins so, and what to do with it.
+# First bytes -> the kind of the file, and what to do with it.
 _STARTS = {
     b"\x93NUMPY": ("a .npy file", ""),
     b"PAR1": ("a Parquet file", ""),
@@ -32,7 +32,7 @@ _BYTES = max(map(len, _STARTS))
 
 
 def start_of(path: Path) -> bytes:
-    """The first bytes of a file, which the functions below take."""
+    """The first bytes of a file, for the functions below."""
     with path.open("rb") as file:
         return file.read(_BYTES)
 
@@ -60,7 +60,7 @@ def is_parquet(start: bytes) -> bool:
 
 
 def described(path: Path) -> tuple[str, str] | None:
-    """What a file is, and how to get embeddings of it that can be read; None if it is unknown."""
+    """The kind of a file, and how to get readable embeddings from it; None if it is unknown."""
     start = start_of(path)
     if start.startswith(b"PK"):
         return _zipped(path)

@@ -1,7 +1,9 @@
 """The transform of embeddings to coefficients, and how coefficients are distributed and rounded.
 
-`klt` decorrelates channels, `dct` the places of a grid, `frequencies` sorts coefficients in bands;
-`distributions` has the tables that coefficients are coded under, `dead_zone` their rounding.
+`klt` has `Transform`: it decorrelates channels, and then the places of a grid with `dct`.
+`frequencies` cuts a grid into blocks and sorts coefficients into bands. `distributions` makes the
+probability tables of coefficients, and `dead_zone` their rounding: the dead zone and the shift.
+Which table a coefficient gets is chosen in `coder.fitting.table_choice`.
 """
 
 from coder.transform.dct import cosines

@@ -10,7 +10,7 @@ from coder.arrays import read_only
 from coder.transform.frequencies import parts as parts_of_side
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
-_ROWS = 8  # of a piece; 4 to 16 are about as quick
+_ROWS = 8  # rows per piece; 4 to 16 are about as fast
 
 
 def over_blocks(
@@ -49,18 +49,19 @@ def cosines(side: int) -> NDArray[np.float32]:
 def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """a [m, k] @ b [..., k, n], on this thread alone.
 
-    OpenBLAS, which NumPy's wheels have, starts threads for larger products than `_ALONE`. They gain
-    little on embeddings and wait for one another where cores are busy: so large ones are computed
-    in pieces. Its limits on threads will not do, since they hold for the whole process.
+    OpenBLAS, which NumPy's wheels contain, starts threads for products larger than `_ALONE`. On
+    embeddings, threads gain little, and wait for one another where cores are busy. So large
+    products are computed in pieces. OpenBLAS's own limit on threads would hold for the whole
+    process.
     """
     (m, k), n = a.shape, b.shape[-1]
     if min(m, n) < 2 or k > _ALONE // (4 * _ROWS):
-        # For vectors, which pieces would be, BLAS has other limits. This is NumPy's own loop.
+        # Pieces would be vectors, for which BLAS has other limits. This is NumPy's own loop.
         return np.einsum("mk,...kn->...mn", a, b)
     if m * k * n <= _ALONE:
         return a @ b
     rows = min(m, _ROWS)
-    columns = _ALONE // (rows * k)  # of a piece, at most
+    columns = _ALONE // (rows * k)  # maximum per piece
     result = np.empty((*b.shape[:-2], m, n), np.float32)
     whole = m - m % rows
     pieces = a[:whole].reshape(-1, rows, k)

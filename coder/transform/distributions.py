@@ -1,8 +1,8 @@
-"""Distributions of coefficients: generalised Gaussians of many scales and two shapes, quantised.
+"""Distributions of coefficients: quantised generalised Gaussians of many scales and two shapes.
 
     p(x) ~ exp(-|x / a|^shape),   of standard deviation `scale`, in steps
 
-A magnitude's cell and what it stands for are `coder.transform.dead_zone`'s.
+`coder.transform.dead_zone` defines the cell of a magnitude and the value it decodes to.
 """
 
 import math
@@ -17,7 +17,7 @@ from coder.entropy import Tables
 from coder.transform.dead_zone import cells
 
 SCALES = 2.0 ** (np.arange(-9, 17) / 2)
-"""Standard deviations, in steps: from 0.04, where hardly anything is not zero, to 256."""
+"""Standard deviations in steps: from 0.04, where nearly all symbols are zero, to 256."""
 SHAPES = (0.7, 1.2)
 _ESCAPE = 1e-6  # probability of all magnitudes beyond the largest
 _LARGEST = 2048
@@ -36,7 +36,7 @@ def member(scale: float, shape: float) -> Member:
     """The quantised distribution of a scale and a shape."""
     a = scale * math.sqrt(math.gamma(1 / shape) / math.gamma(3 / shape))
     end = min(a * math.log(1 / _ESCAPE) ** (1 / shape) + 3, _LARGEST)
-    # Fine where the density moves fast.
+    # Points are dense where the density changes fast.
     x = np.union1d(np.linspace(0, end, 1 << 15), np.geomspace(1e-4, end, 1 << 13))
     middle = (x[:-1] + x[1:]) / 2
     mass = np.exp(-((middle / a) ** shape)) * np.diff(x)

@@ -1,10 +1,10 @@
-"""Where the coefficients of a grid of tokens lie: blocks of it, bands of frequencies in a block.
+"""The blocks of a grid of tokens, and the bands of frequencies of a block's coefficients.
 
-A decoder finds the table of a coefficient by these rules, so that they are integers throughout.
+A decoder finds the table of a coefficient by these rules, so they use integers only.
 
 **Blocks.** A side of n tokens is cut in ceil(n / 16) parts that differ by one token at most, longer
 ones first; a block is a part of the height by a part of the width. So tables that were fitted on
-one grid serve any other: no coefficient's variance grows with the grid.
+one grid fit any other: no coefficient's variance grows with the grid.
 
 **Bands.** Coefficient (i, j) of a block of h x w has the frequency f = sqrt((i / h)^2 + (j / w)^2);
 its band is the number of edges in `EDGES` that 32 f reaches, and 0 for i = j = 0 alone.
@@ -21,7 +21,7 @@ LARGEST = 16
 """The longest side of a block, tokens."""
 
 EDGES = (1, 3, 5, 8, 12, 17, 24)
-"""Where bands begin, in 32nds of a cycle in two tokens."""
+"""Where bands begin, in 32nds of a cycle per two tokens."""
 
 BANDS = len(EDGES) + 1
 
@@ -45,6 +45,6 @@ def bands_of_block(height: int, width: int) -> NDArray[np.uint8]:
 
 @lru_cache(64)
 def bands_of_grid(height: int, width: int) -> NDArray[np.uint8]:
-    """The band of each coefficient of a grid [h, w]; a block's lie where its tokens do."""
+    """The band of each coefficient of a grid [h, w], at the place of its block's tokens."""
     rows = [np.hstack([bands_of_block(h, w) for w in parts(width)]) for h in parts(height)]
     return read_only(np.vstack(rows))

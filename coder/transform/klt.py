@@ -1,15 +1,15 @@
-"""The transform of a grid of tokens: its channels decorrelated, then its places.
+"""The transform of a grid of tokens: it decorrelates the channels, then the places.
 
     c = DCT((y - mean) / scale) @ analysis        y_hat = mean + scale * IDCT(c @ basis)
 
 `basis` [K, D] has nearly orthonormal rows (principal components, stored in bytes); `analysis` is
-its pseudo-inverse, so that what was reconstructed is found again. The DCT is the orthonormal DCT-II
-over the blocks of `coder.transform.frequencies`. A class token passes the channels' part alone,
-with a mean and a scale of its own.
+its pseudo-inverse, so that coefficients of a reconstruction are found again. The DCT is the
+orthonormal DCT-II over the blocks of `coder.transform.frequencies`. A class token passes only the
+channels' part, with its own mean and scale.
 
-Of the products only those parts are computed that are coded: few, at low qualities. Everything is
-computed an embedding at a time in float32, on the thread that asks for it (`product`): on one
-machine the same bits alone and in any batch, for any number of BLAS threads; on others equal to
+Only the coded parts of the products are computed, which are few at low qualities. Embeddings are
+computed one at a time in float32, on the calling thread (`product`). So on one machine the result
+is bit-identical in any batch and for any number of BLAS threads; between machines it agrees to
 1e-5.
 """
 
@@ -33,15 +33,15 @@ class Transform:
 
     Attributes:
       mean: float32 [D], of the tokens of the grid.
-      scale: float32 [D], > 0: what counts as one unit of error in each channel.
+      scale: float32 [D], > 0: the unit of error of each channel.
       basis: int8 [K, D].
-      norms: float32 [K], > 0: what a unit of `basis` stands for.
+      norms: float32 [K], > 0: the value of one unit in each row of `basis`.
       class_mean, class_scale: float32 [D], of the class token; None when it is not coded.
-      spatial: whether the places of a grid are transformed too; not where tokens are strangers.
+      spatial: whether the places of a grid are transformed too; false where tokens are unrelated.
 
     Raises:
-      CodecError: shapes that do not fit together; no positive, finite numbers; rows of the basis
-        that depend on one another.
+      CodecError: shapes that do not fit together; numbers that are not positive or not finite;
+        rows of the basis that are linearly dependent.
     """
 
     mean: NDArray[np.float32]
@@ -76,13 +76,13 @@ class Transform:
             raise CodecError("scales and norms must be positive, normal float32")
         with np.errstate(over="ignore"):
             largest = float(self.norms.max()) * float(np.max(scales)) * components
-        # So that nothing that is decoded is infinite: int32 symbols, of int8 rows.
+        # So that no decoded value is infinite: symbols are int32, rows int8.
         if not largest < 2.0**60 or np.abs(means).max() > 2.0**100:
             raise CodecError("scales, norms or means are too large for float32")
         object.__setattr__(self, "basis", frozen(self.basis))
 
     def to_tensors(self) -> dict[str, NDArray]:
-        """What a file stores of it."""
+        """The tensors that a file stores."""
         names = ["mean", "scale", "basis", "norms", *self._of_class_token()]
         return {name: getattr(self, name) for name in names}
 
@@ -91,7 +91,7 @@ class Transform:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray], spatial: bool) -> "Transform":
-        """The inverse. Raises FileError or CodecError."""
+        """The inverse of `to_tensors`. Raises FileError or CodecError."""
         needed = {"mean", "scale", "basis", "norms"}
         if set(tensors) - {"class_mean", "class_scale"} != needed:
             raise FileError(f"a transform has tensors {sorted(needed)}, not {sorted(tensors)}")
@@ -106,29 +106,29 @@ class Transform:
 
     @property
     def width(self) -> int:
-        """Columns of a layout: one a band, and one for a class token."""
+        """The number of columns of a layout: one per band, and one for a class token."""
         return BANDS + (self.class_mean is not None)
 
     @property
     def channels(self) -> int:
-        """D."""
+        """D, the number of channels."""
         return self.mean.size
 
     @property
     def components(self) -> int:
-        """K."""
+        """K, the number of components."""
         return self.norms.size
 
     def with_components(self, which: NDArray[np.integer]) -> "Transform":
-        """The transform with some of its components alone."""
+        """The transform with only these components."""
         return replace(self, basis=self.basis[which], norms=self.norms[which])
 
     def forward(
         self, y: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
     ) -> NDArray[np.float32]:
-        """Embedding float32 [n, D] -> coefficients [n, K]; those of a block lie at its places.
+        """Embedding float32 [n, D] -> coefficients [n, K], those of a block at its places.
 
-        With `parts`, of `analyses`, those that they leave out are zero.
+        With `parts`, the result of `analyses`, coefficients that it leaves out are zero.
         """
         first = len(y) - grid[0] * grid[1]
         x = np.empty((len(y), self.channels), np.float32)
@@ -151,7 +151,7 @@ class Transform:
     def inverse(
         self, c: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
     ) -> NDArray[np.float32]:
-        """Coefficients float32 [n, K] -> embedding [n, D]; `parts` as `syntheses`' result."""
+        """Coefficients float32 [n, K] -> embedding [n, D]; `parts` is the result of `syntheses`."""
         first = len(c) - grid[0] * grid[1]
         y = np.zeros((len(c), self.channels), np.float32)
         if parts is None:
@@ -203,7 +203,7 @@ class Transform:
         """[D, K]: the pseudo-inverse of the basis, for channels in units of `scale`."""
         rows = self.basis * self.norms[:, None].astype(np.float64)
         products = rows @ rows.T
-        # Rows that depend on one another would blow up what is rounded.
+        # Nearly dependent rows would magnify rounding errors.
         if np.linalg.eigvalsh(products)[0] < 0.1 * np.diag(products).max():
             raise CodecError("rows of the basis are far from orthonormal")
         inverse = np.linalg.solve(products, rows)
@@ -217,7 +217,7 @@ class Part(NamedTuple):
     matrix: NDArray[np.float32]
 
 
-Parts = tuple[Part, ...]  # one a column
+Parts = tuple[Part, ...]  # one per column
 
 
 def _taken(rows: NDArray[np.float32], kept: NDArray[np.intp]) -> NDArray[np.float32]:

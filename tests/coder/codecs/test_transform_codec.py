@@ -141,7 +141,7 @@ def test_targets_in_bytes_and_in_error():
         for one in (codec, codec.at(3)):
             with pytest.raises(InputError, match="give a whole number"):
                 one.at(quality)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="1 bytes or fewer"):
+    with pytest.raises(InputError, match="more than 1 bytes at every quality: raise max_bytes"):
         codec.encode(y, GRID, max_bytes=1)
     with pytest.raises(InputError, match="mean squared error"):
         codec.encode(y, GRID, max_mse=0.0)
