@@ -1,5 +1,9 @@
 """Neural embedding compression in JAX: models, and images <-> bytes.
 
+`api` encodes and decodes images. `models` has the encoder, the density, the bottleneck and the
+freezing rule; `heads` task heads; `convert` imports other projects' checkpoints; `images` reads
+image files. `model_file` loads and saves, `calibration` gives a trained model its codec.
+
 ```python
 params = nec_jax.load("model.safetensors")
 blobs = nec_jax.encode(params, images)  # [B, H, W, C] -> list[bytes]

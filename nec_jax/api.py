@@ -1,8 +1,8 @@
 """Images -> bytes -> embeddings.
 
 `encode` and `embed` call one compiled function for the latents, and the NumPy codec quantises and
-dequantises for both: `decode(encode(x)) == embed(x)`, bit for bit, on one machine. Images pass in
-batches padded to one static size, so that an image's bytes depend on nothing but the image. One
+dequantises for both: `decode(encode(x)) == embed(x)`, bit for bit, on one machine. Images run in
+batches padded to one static size, so that the bytes of an image depend only on that image. One
 batch is coded while the device computes the next. JAX's settings change nothing (`jax_defaults`):
 the precision of products is the model's, whatever `jax_default_matmul_precision` says.
 """
@@ -42,12 +42,13 @@ def encode(
     Args:
       params: a model with a codec.
       images: [B, H, W, C] in the dtype and range of `params.config`.
-      quality: one of those of the model's codec, 0 the smallest; None for its own choice.
-      coding_batch, precision: instead of those stored in `params.config`. Both may move values
-        across a rounding boundary: code a whole archive with the same, and record them
-        (`with_coding` puts them into the model).
-      pool: `coder.Pool(params.codec.at(quality))`, whose processes code each batch: for a GPU,
-        which is quicker than one core's coding. The bytes are the same.
+      quality: index of a quality of the model's codec. Quality 0 is the lowest; a higher quality
+        costs more bytes. None uses the codec's default.
+      coding_batch, precision: override those of `params.config`. Either may move values across a
+        rounding boundary: use the same for a whole archive, and record them (`with_coding` stores
+        them in the model).
+      pool: `coder.Pool(params.codec.at(quality))`, to code each batch on all cores. Use it where
+        one core cannot keep up with the device, such as a GPU. The bytes are the same.
 
     Returns:
       B byte strings.
@@ -78,11 +79,11 @@ def decode(
     """Blobs of images of one size -> embeddings float32 [B, (1 +) T, D], class token first.
 
     Args:
-      params: the model, or one with the same codec.
-      blobs: byte strings, or anything that holds bytes (memoryview), in any iterable.
+      params: the model that encoded them, or one with the same codec.
+      blobs: any iterable of byte strings, or of other objects that hold bytes, such as memoryview.
 
     Raises:
-      BlobError: a damaged blob, or one of another model; it says which of them, from 0.
+      BlobError: a blob is damaged or was made by another model; names its index, from 0.
       InputError: no blobs, or blobs of different grids.
     """
     codec = _codec(params)
@@ -102,7 +103,7 @@ def embed(
     coding_batch: int | None = None,
     precision: str | None = None,
 ) -> NDArray[np.float32]:
-    """What `decode(params, encode(params, images, quality=quality))` returns, without the bytes."""
+    """The same as `decode(params, encode(params, images, quality=quality))`, without the bytes."""
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
     codec = _codec(params).at(quality)
     batches, grid = _latent_batches(params, images, "embed")
@@ -113,8 +114,8 @@ def embed(
 def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
     """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
 
-    Equal to `embed` up to ties: an enclosing program may be compiled to other floats, which move
-    a few values across a rounding boundary.
+    Equal to `embed` except near ties: compiled into a larger program, floats may differ slightly
+    and move a few values across a rounding boundary.
     """
     codec = _codec(params).at()
     y = _latents(params.weights, params.config, images)
@@ -127,14 +128,14 @@ def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
 
 @jax_defaults()
 def latents(params: NecParams, images: ArrayLike) -> NDArray[np.float32]:
-    """The embeddings before any rounding, float32 [B, (1 +) T, D], computed as `encode` does."""
+    """The embeddings before quantisation, float32 [B, (1 +) T, D], computed as in `encode`."""
     return np.concatenate(list(_latent_batches(params, images, "latents")[0]))
 
 
 def with_coding(
     params: NecParams, *, coding_batch: int | None = None, precision: str | None = None
 ) -> NecParams:
-    """The same model with another coding batch or precision in its config (None keeps it)."""
+    """The model with another coding batch or precision in its config; None keeps the old one."""
     changes = {"coding_batch": coding_batch, "precision": precision}
     changes = {k: v for k, v in changes.items() if v is not None}
     if not changes:
@@ -159,8 +160,8 @@ def _codec(params: NecParams) -> EmbeddingCodec:
 def _latent_batches(
     params: NecParams, images: ArrayLike, caller: str
 ) -> tuple[Iterator[NDArray[np.float32]], tuple[int, int]]:
-    """Checks the images; gives their latents batch by batch, and their token grid."""
-    # The last: under a transformation, even what is computed from constants is traced.
+    """Check the images; return an iterator over batches of latents, and the token grid."""
+    # The zeros: under a transformation, even values computed from constants are traced.
     inputs = (images, *jax.tree.leaves(params.weights), jnp.zeros((), jnp.float32))
     if any(isinstance(x, Tracer) for x in inputs):
         raise InputError(
@@ -177,8 +178,8 @@ def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float3
     for start in range(0, len(x), size):
         batch = x[start : start + size]
         padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
-        # Returns at once. The device has this batch to compute while the caller codes the one
-        # before, and never more than these two are held.
+        # Returns at once: the device computes this batch while the caller codes the one before. No
+        # more than these two are held.
         y = _latents(params.weights, params.config, np.pad(batch, padding))
         if before is not None:
             yield np.asarray(before)
@@ -187,10 +188,11 @@ def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float3
 
 
 def check_images(config: ModelConfig, images: ArrayLike) -> tuple[int, int]:
-    """Hold images against the input contract; returns their token grid.
+    """Check that a model takes these images; return their token grid.
 
     Raises:
-      InputError: what is wrong and what to do.
+      InputError: another shape, dtype, number of bands or range of values, NaN or infinity, or a
+        size that gives no whole grid.
     """
     images = as_array(images, "images")
     if images.ndim != 4:

@@ -1,4 +1,4 @@
-"""From a trained model to its codec: tables fitted on whole images, then frozen."""
+"""Give a trained model its codec: tables fitted on whole images, then frozen."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ from nec_jax.model_file import NecParams
 from nec_jax.models import density
 from nec_jax.models.weight_tree import Weights
 
-# A density's pmf weighs as much as this many symbols: next to nothing beside the counts of the
-# grid's tables (images x tokens), a sensible shape for those of the class token (images).
+# The density's pmf weighs as much as this many symbols: almost nothing beside the counts of the
+# grid's tables (images x tokens), but a sensible prior for those of the class token (images).
 PRIOR_STRENGTH = 32.0
 TAIL_MASS = 1e-6
 _WIDEST = 4096  # symbols on each side of the median that the density's own pmf covers
@@ -46,8 +46,8 @@ def density_pmfs(params: density.Params) -> list[tuple[int, NDArray[np.float64]]
     low = np.clip(low, -_WIDEST, 0).astype(int)
     high = np.clip(high, 0, _WIDEST).astype(int)
     symbols = np.arange(low.min(), high.max() + 1)
-    # NumPy in float64, not XLA: on two cores its program for this density was seen to give either
-    # of two results for the same input, one unit in the last place apart.
+    # NumPy in float64, not XLA: on two cores, XLA's program for this density gave either of two
+    # results for the same input, one unit in the last place apart.
     arrays = {name: np.asarray(value, np.float64) for name, value in params.items()}
     ends = np.arange(low.min(), high.max() + 2)[:, None] - 0.5 + np.asarray(median, np.float64)
     logits = np.asarray(density.logits_cdf(arrays, ends, np))
@@ -69,15 +69,14 @@ def calibrate(
 ) -> NecParams:
     """Give a model its codec: tables counted on whole images, smoothed by the learned density.
 
-    The density was trained on masked inputs (a quarter of the tokens); whole inputs have other
-    statistics, so the tables that are shipped are counted on them (arXiv 2403.17886 ships the
-    densities as trained). Each channel has one table for all tokens of the grid and one for the
-    class token.
+    The density was trained on masked inputs (a quarter of the tokens). Whole inputs have other
+    statistics, so the tables are counted on those; arXiv 2403.17886 uses the densities as trained.
+    Each channel has one table for all tokens of the grid, and one for the class token.
 
     Args:
       params: a trained model; its codec, if any, is replaced.
       images: [N, H, W, C], or an iterable of such batches; some hundreds of training images.
-      provenance: JSON-able facts to record, merged into the model's.
+      provenance: facts that JSON can hold, to merge into the model's provenance.
 
     Returns:
       The same model with a codec.
@@ -120,15 +119,15 @@ def fit_latents(
     transform: Transform | None = None,
     provenance: dict | None = None,
 ) -> NecParams:
-    """Give a model a codec of many qualities, `coder.fit`, of its embeddings of whole images.
+    """Give a model a codec of many qualities, fitted by `coder.fit` to its embeddings.
 
     Args:
       params: a trained model; its codec, if any, is replaced.
-      y: [N, (1 +) T, D], of images of the model's size.
-      step: that of the quality which is coded unless another is asked for, or the nearest that
-        there is; in standard deviations of a channel.
-      transform: that it was trained through; fitted to y if not given.
-      provenance: as of `calibrate`.
+      y: [N, (1 +) T, D], embeddings of whole images of the model's size.
+      step: the default quality becomes the one whose step is nearest to this, in standard
+        deviations of a channel.
+      transform: the transform of the codec that it was trained with; fitted to y if None.
+      provenance: as in `calibrate`.
     """
     side = params.config.image_size
     ladder = fit_transform(y, params.config.grid(side, side), transform)

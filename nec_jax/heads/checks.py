@@ -1,4 +1,4 @@
-"""What may be handed to a head, and what to do if something else was."""
+"""Checks of what is passed to a head, with errors that say what to do."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray
     """Decoded embeddings as float32 [N, n, D].
 
     Raises:
-      InputError: no floats, another shape or width, none at all, masked, NaN or infinity.
+      InputError: not floats, another shape or width, empty, masked, NaN or infinity.
     """
     given = as_array(y_hat, name)
     y = as_floats(given, name)
@@ -32,7 +32,7 @@ def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray
 
 
 def check_tokens(config: HeadConfig, y: NDArray[np.float32], name: str, remedy: str) -> None:
-    """Raises InputError where `y` [N, n, D] has another number of tokens than the head."""
+    """Raise InputError if `y` [N, n, D] does not have the head's number of tokens."""
     if y.shape[1] != config.tokens:
         h, w = config.grid
         token = " and a class token" if config.class_tokens else ""
@@ -43,7 +43,7 @@ def check_tokens(config: HeadConfig, y: NDArray[np.float32], name: str, remedy: 
 
 
 def square_grid(model: ModelConfig, tokens: int) -> tuple[int, int]:
-    """The square grid of an embedding of so many tokens, class token included."""
+    """The square grid of an embedding with this many tokens, class token included."""
     count = tokens - int(model.code_class_token)
     side = math.isqrt(count)
     if side * side != count:
@@ -57,8 +57,8 @@ def check_targets(
     """Labels [N] or masks [N, H, W] (255 = ignored, which becomes -1) as int32.
 
     Raises:
-      InputError: another shape or type, an index that no class has, masked, or nothing to learn
-        from.
+      InputError: another shape or type, an index that is no class, masked values, or no target to
+        learn from.
     """
     t = as_array(targets, name)
     form = "masks [N, H, W]" if masks else "labels [N]"

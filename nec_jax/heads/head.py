@@ -13,14 +13,14 @@ from nec_jax.models.weight_tree import Weights
 
 Kind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
 LINEAR = ("linear", "class-linear", "token-linear")
-"""The kinds that are fitted in closed form."""
+"""The kinds of heads that are fitted in closed form."""
 MASKS = ("token-linear", "conv")
-"""The kinds that predict masks."""
+"""The kinds of heads that predict masks."""
 IGNORE = 255  # the value of mask pixels that are neither trained on nor scored
 
 
 def check_kind(kind: str) -> None:
-    """Raises InputError where there is no such head."""
+    """Raise InputError if there is no such kind of head."""
     if kind not in get_args(Kind):
         raise InputError(f"unknown head {kind!r}: choose {', '.join(get_args(Kind))}")
 
@@ -36,7 +36,7 @@ class HeadConfig:
       grid: height and width of the token grid.
       with_decoder: whether the model's decoder stem and first block come before the head.
       mask_size: height and width of predicted masks, pixels; None for classification.
-      model: of the model whose embeddings it takes.
+      model: configuration of the model whose embeddings it takes.
 
     Raises:
       InputError: settings that do not fit together.

@@ -1,4 +1,4 @@
-"""Heads at work: decoded embeddings -> probabilities or classes."""
+"""Apply a head: decoded embeddings -> probabilities or classes."""
 
 import functools
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from nec_jax.models.weight_tree import Weights
 
 @jax_defaults()
 def predict_proba(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
-    """Probabilities of the classes: float32 [N, K], or [N, H, W, K] of a head for masks.
+    """Probabilities of the classes: float32 [N, K], or [N, H, W, K] for masks.
 
-    Those of linear heads are the softmax of its regression scores: they rank the classes, but
-    are not calibrated. For masks, `predict` needs a K-th of the memory.
+    Linear heads give the softmax of their regression scores, which ranks the classes but is not
+    calibrated. For masks, `predict` needs only 1/K of the memory.
 
     Args:
       head: a trained head.
-      y_hat: decoded embeddings [N, n, D], of the grid that the head was trained on.
+      y_hat: decoded embeddings [N, n, D], with the grid that the head was trained on.
 
     Raises:
       InputError: embeddings of another shape, or with NaN or infinity.
@@ -39,7 +39,7 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
 
 
 def batch_size(config: HeadConfig) -> int:
-    """Embeddings to a batch: a mask's logits are large, a label's next to nothing."""
+    """The number of embeddings per batch: logits of masks are large, those of labels small."""
     return 16 if config.mask_size is not None else 128
 
 
@@ -57,11 +57,11 @@ def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
 def in_batches(
     function: Callable[[NDArray[np.float32]], ArrayLike], y: NDArray[np.float32], size: int
 ) -> NDArray:
-    """What a function of embeddings [size, n, D] makes of y [N, n, D], row by row."""
+    """Apply a function of embeddings [size, n, D] to y [N, n, D], in batches of one size."""
     parts = []
     for start in range(0, len(y), size):
         part = y[start : start + size]
-        # Always one shape: one compilation, and nothing depends on how many others there are.
+        # One shape: one compilation, and no result depends on how many others there are.
         padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0)])
         parts.append(np.asarray(function(padded))[: len(part)])
     return np.concatenate(parts)

@@ -28,7 +28,7 @@ class AttentionPool(nn.Module):
     k(y), v(y))), then x + mlp(norm(x)). With a single query both projections of the tokens
     collapse, exactly, so that a token costs 2 D `heads` products instead of 2 D^2:
 
-        logits:  q_h . (W_k,h y_t + b_k,h) = (W_k,h^T q_h) . y_t + what all t share
+        logits:  q_h . (W_k,h y_t + b_k,h) = (W_k,h^T q_h) . y_t + a constant in t
         values:  sum_t a_t (W_v,h y_t + b_v,h) = W_v,h (sum_t a_t y_t) + b_v,h
     """
 
@@ -65,9 +65,9 @@ class ConvSegmenter(nn.Module):
     """Token grids to logits at four times their resolution: [B, h, w, D] -> [B, 4h, 4w, K].
 
     A 3x3 convolution to half the channels, six residual blocks with a skip around them all, two
-    pixel-shuffle stages, and an FCN head (3x3, norm, 1x1). Each stage halves the channels, so
-    that one costs what the other does. Norms are over the channels of a position: a prediction
-    depends on no other image and on no running statistics.
+    pixel-shuffle stages, and an FCN head (3x3, norm, 1x1). Each stage halves the channels, so that
+    all stages cost the same. Norms are over the channels of a position: a prediction depends on no
+    other image and on no running statistics.
     """
 
     classes: int
@@ -91,7 +91,7 @@ class ConvSegmenter(nn.Module):
 
 
 class Head(nn.Module):
-    """Tokens of the grid -> logits: [B, T, D] -> [B, K]; of masks [B, h, w, K], or 4h and 4w."""
+    """Grid tokens [B, T, D] -> logits: [B, K]; for masks [B, h, w, K], or [B, 4h, 4w, K]."""
 
     kind: str
     classes: int

@@ -1,4 +1,4 @@
-"""The whole head as functions of its weights: decoded embeddings -> logits, and its start."""
+"""The whole head as functions of its weights: decoded embeddings -> logits; initial weights."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ from nec_jax.models.mae import DecoderStem
 from nec_jax.models.vit import Block, layer_norm
 from nec_jax.models.weight_tree import Weights
 
-_SAMPLE = 256  # embeddings that the statistics after the decoder block are taken from
+_SAMPLE = 256  # embeddings that the statistics after the decoder block are computed from
 
 
 def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
     """[B, n, D] -> grid tokens [B, T, decoder_width] after decoder stem, first block and norm.
 
-    As in the decoder itself: the class token takes part, y_hat comes as it is. In float32 at any
-    precision of the model, as heads are.
+    As in the decoder itself, the class token takes part and y_hat is not standardised. Computed in
+    float32 at any precision of the model, as all of a head is.
     """
     model = dataclasses.replace(config.model, precision=FLOAT32)
     x = DecoderStem(model).apply({"params": weights["stem"]}, y_hat, config.grid)
@@ -48,9 +48,10 @@ def logits(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
 
 
 def own_tokens(config: HeadConfig, y_hat: Any, xp: Any = np) -> Any:
-    """What a head without decoder reads of embeddings [B, n, D], before standardisation.
+    """The tokens that a head without decoder reads of embeddings [B, n, D], not standardised.
 
-    The tokens of the grid; for "class-linear" one of class token and mean token, [B, 1, 2 D].
+    They are the tokens of the grid; for "class-linear" a single token [B, 1, 2 D], the class token
+    and the mean token together.
     """
     grid = y_hat[:, config.class_tokens :]
     if config.kind != "class-linear":
@@ -59,7 +60,7 @@ def own_tokens(config: HeadConfig, y_hat: Any, xp: Any = np) -> Any:
 
 
 def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
-    """Random weights of a head and of what comes before it, of which `fit` keeps the head's."""
+    """Random weights of a head and of the layers before it; `fit` keeps only the head's."""
     model = config.model
     width = model.decoder_width if config.with_decoder else model.embedding_width
     width *= 2 if config.kind == "class-linear" else 1
@@ -80,8 +81,8 @@ def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
 def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
     """Mean and std [D] of features [..., D], float32.
 
-    At low rates most channels are all but constant: a std is at least a tenth of the median of
-    those above zero, so that what rounding left of a channel is not blown up without bound.
+    At low qualities most channels are nearly constant. A std is at least a tenth of the median of
+    the positive ones, so that the rounding noise of such a channel is not magnified without bound.
     """
     axes = tuple(range(features.ndim - 1))
     mean = features.mean(axes, dtype=np.float64)
@@ -100,20 +101,20 @@ def _fresh_head(config: HeadConfig, key: jax.Array) -> Weights:
 def starting_weights(
     config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int
 ) -> Weights:
-    """Weights before the first step: random, the model's, and statistics of embeddings y."""
+    """Weights before the first step: random ones, the model's, and statistics of embeddings y."""
     weights = {"head": _fresh_head(config, jax.random.key(seed))}
     if not config.with_decoder:
         return weights | {"scaling": standardisation(own_tokens(config, y))}
     weights = with_decoder(config, params, weights)
-    # The norm starts as the standardisation of its own outputs: what all tokens share is gone
-    # from the first step on, as it is without decoder.
+    # The norm starts as the standardisation of its own outputs, as without decoder: what all tokens
+    # share is removed from the first step on.
     some = y[:: max(1, len(y) // _SAMPLE)][:_SAMPLE]
     scaling = standardisation(np.asarray(jitted_features(config, weights, some)))
     return weights | {"norm": as_norm(scaling)}
 
 
 def with_decoder(config: HeadConfig, params: NecParams, weights: Weights) -> Weights:
-    """Stem and first block are the model's, the norm after them does no more than normalise."""
+    """Take stem and first block from the model; the norm after them only normalises."""
     decoder, width = params.weights["decoder"], config.model.decoder_width
     plain = {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
     return weights | {"stem": decoder["stem"], "block_0": decoder["block_0"], "norm": plain}
@@ -126,6 +127,6 @@ def as_norm(scaling: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def jitted_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
-    """`decoder_features`, compiled, with the products of `heads.predict_proba`."""
+    """`decoder_features`, compiled, at the precision of products of `heads.predict_proba`."""
     with jax.default_matmul_precision("float32"):
         return decoder_features(config, weights, y_hat)

@@ -15,7 +15,7 @@ from nec_jax.heads.network import (
 )
 from nec_jax.model_file import NecParams
 
-# From next to nothing to 100 times the data's own weight, two steps a decade.
+# From almost nothing to 100 times the weight of the data, two steps per decade.
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
 Labelled = tuple[NDArray[np.floating], NDArray[np.int32]]  # features [N, D]
@@ -25,10 +25,10 @@ Embedded = tuple[NDArray[np.float32], NDArray[np.int32]]  # embeddings [N, n, D]
 def fit_linear(
     config: HeadConfig, params: NecParams, data: Embedded, val: Embedded | None
 ) -> HeadParams:
-    """Ridge regression on the mean token (and the class token), or on every token, standardised.
+    """Ridge regression on the mean token (and the class token), or on each token, standardised.
 
-    The mean is taken after that in a head. The label of a token is the class of most of the pixels
-    of its patch; tokens of ignored pixels alone are left out.
+    Tokens are standardised before their mean is taken. The label of a token is the most frequent
+    class in its patch; tokens with ignored pixels only are left out.
     """
     decoder = with_decoder(config, params, {}) if config.with_decoder else {}
 
@@ -55,7 +55,7 @@ def fit_linear(
     mean, std = (np.asarray(scaling[k], np.float64) for k in ("mean", "std"))
 
     def scaled(x: NDArray[np.floating]) -> NDArray[np.floating]:
-        x -= mean  # in place: of masks there are many
+        x -= mean  # in place: masks have many tokens
         x /= std
         return x
 
@@ -90,8 +90,8 @@ def fit_ridge(
 
     Args:
       train: standardised features X [N, D] and labels [N].
-      val: to choose the strength by accuracy on it, then by squared error; None: by the same
-        scores of leave-one-out predictions, which ridge regression has in closed form.
+      val: data to choose the strength on, by accuracy, then by squared error. None: use leave-one-
+        out predictions of `train`, which ridge regression has in closed form.
       classes: number of classes.
 
     Returns:
@@ -110,7 +110,7 @@ def fit_ridge(
         if val is None:
             leverage = 1 / len(x) + (projected**2 @ shrunk) / len(x)
             residual = targets - t_mean - projected @ solution
-            # A sample that decides its own fit alone has nothing left to be predicted from.
+            # A sample that alone decides its own fit cannot be predicted from the others.
             scores = targets - residual / np.maximum(1 - leverage, 1e-9)[:, None]
             labels = train[1]
         else:

@@ -23,7 +23,7 @@ from nec_jax.model_file import NecParams
 from nec_jax.models.weight_tree import Weights, path_name
 
 WEIGHT_DECAY = 0.05  # of matrices only
-WARMUP = 0.1  # part of the steps in which the rate grows to its peak
+WARMUP = 0.1  # part of the steps in which the learning rate grows to its peak
 
 
 class Schedule(NamedTuple):
@@ -60,26 +60,28 @@ def fit(
     """Train a head on decoded embeddings: AdamW on a cosine, cross-entropy.
 
     Args:
-      params: the model that made the embeddings; its decoder is where `with_decoder` starts.
-      y_hat: [N, n, D], class token first if the model codes it (all kinds but
-        class-linear drop it).
-      targets: class indices: [N], or [N, H, W] for masks, where 255 is ignored.
-      kind: "linear", "class-linear", "attention", "token-linear" or "conv"; see the package.
-      classes: their names, in the order of the indices.
-      with_decoder: pass the model's decoder stem and first block before the head, and train them
-        (before linear heads they stay as they are).
+      params: the model that made the embeddings; `with_decoder` starts from its decoder.
+      y_hat: decoded embeddings [N, n, D], class token first if the model codes it. All kinds except
+        "class-linear" drop the class token.
+      targets: class indices: [N], or masks [N, H, W], where 255 is ignored.
+      kind: "linear", "class-linear", "attention", "token-linear" or "conv"; see `nec_jax.heads`.
+      classes: names of the classes, in the order of their indices.
+      with_decoder: pass the embeddings through the model's decoder stem and first block before the
+        head, and train these too. Linear heads do not train them.
       grid: height and width of the token grid; None for a square.
-      val: embeddings and targets on which the best epoch (or strength, of linear heads) is chosen,
-        by accuracy over labels, pixels or tokens, then by cross-entropy; never the scored split.
-        None: the last epoch.
+      val: embeddings and targets to choose the best epoch on (for linear heads, the strength): by
+        accuracy over labels, pixels or tokens, then by cross-entropy. Never pass the split to be
+        scored. None: the last epoch.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
-      batch: embeddings a step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
+      batch: embeddings per step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
-      seed: of initial weights and order; the same seed gives the same head. Linear heads are
-        in closed form: they ignore these four, which are checked all the same.
+      seed: seed of initial weights and order; the same seed gives the same head.
+
+    Linear heads are fitted in closed form. They ignore epochs, batch, lr and seed, which are still
+    checked.
 
     Raises:
-      InputError: what is wrong and what to do.
+      InputError: arguments of another shape, type or range, or a training that diverges.
     """
     check_kind(kind)
     model = params.config
@@ -155,19 +157,19 @@ def _train(
     total = schedule.epochs * steps
     rng = np.random.default_rng(seed)
     frozen = {k: v for k, v in weights.items() if k == "scaling"}
-    # Copied, for a step consumes its state, which begins as the weights of the model.
+    # Copied: a step donates its state, which begins as the weights of the model.
     trained = {k: jax.tree.map(jnp.array, v) for k, v in weights.items() if k != "scaling"}
     state = (trained, _transform().init(trained))
     arrays = (jnp.asarray(data.y_hat), jnp.asarray(data.targets))
     best: tuple[tuple[float, float], Weights] | None = None
     for epoch in range(schedule.epochs):
-        # What is left over of an epoch (fewer than a batch) has its turn in others.
+        # The rest of an epoch, less than a batch, is used in other epochs.
         order = rng.permutation(len(data.y_hat))[: steps * batch].astype(np.int32)
         loss = jnp.zeros((), jnp.float32)
         for i, chosen in enumerate(order.reshape(steps, batch)):
             rate = np.float32(schedule.lr * _shape((epoch * steps + i + 0.5) / total))
             state, loss = _step(config, state, frozen, arrays, chosen, rate)
-        # NaN stays: looking at the last step of an epoch is enough.
+        # NaN stays: checking the last step of an epoch is enough.
         if not np.isfinite(loss):
             raise InputError(f"training diverged in epoch {epoch + 1}: lower lr ({schedule.lr:g})")
         if val is not None:
@@ -178,12 +180,12 @@ def _train(
 
 
 def _shape(done: float) -> float:
-    """Learning rate over its peak, where a part `done` of the steps is done: 0 < done < 1."""
+    """Learning rate over its peak, after a part `done` of the steps, 0 < done < 1."""
     return min(done / WARMUP, 1.0, 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))))
 
 
 def _transform() -> optax.GradientTransformation:
-    """AdamW up to the learning rate, which is data: other rates and lengths compile nothing."""
+    """AdamW without its learning rate, which is passed as data so that no value recompiles."""
 
     def decays(weights: Weights) -> Weights:
         return jax.tree_util.tree_map_with_path(
@@ -214,7 +216,7 @@ def _step(
     chosen: jax.Array,
     rate: jax.Array,
 ) -> tuple[tuple[Weights, Any], jax.Array]:
-    """A step of (weights, memory) on the samples `chosen`, int32 [B], at a rate; its loss."""
+    """A step of (weights, optimiser state) on the samples `chosen`, int32 [B]; also its loss."""
     weights, memory = state
     y_hat, targets = (values[chosen] for values in data)
 
@@ -229,10 +231,10 @@ def _step(
 
 
 def _merit(config: HeadConfig, weights: Weights, val: Data) -> tuple[float, float]:
-    """What is best on validation data: (right predictions, minus the sum of cross-entropies)."""
+    """The score on validation data: (correct predictions, minus the sum of cross-entropies)."""
     size, hits, entropy = batch_size(config), 0.0, 0.0
     for start in range(0, len(val.y_hat), size):
-        # Always one shape: the last batch is filled up with ignored targets.
+        # One shape: the last batch is filled up with ignored targets.
         y, targets = (
             np.pad(v[start : start + size], _padding(v, start, size), constant_values=fill)
             for v, fill in zip(val, (0, -1), strict=True)
@@ -250,6 +252,6 @@ def _padding(values: NDArray, start: int, size: int) -> list[tuple[int, int]]:
 def _scores(
     config: HeadConfig, weights: Weights, y_hat: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Number of right predictions, and the sum of cross-entropies."""
+    """The number of correct predictions, and the sum of cross-entropies."""
     out = logits(config, weights, y_hat)
     return jnp.sum(jnp.argmax(out, -1) == targets), cross_entropy(out, targets)
