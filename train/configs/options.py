@@ -1,4 +1,4 @@
-"""The options of training runs, as frozen dataclasses that are also command lines."""
+"""The options of training runs: frozen dataclasses, each of them also a command line."""
 
 import json
 from collections.abc import Callable
@@ -19,12 +19,12 @@ class OptionsError(ValueError):
 
 
 def flag(name: str) -> str:
-    """How the command line spells a field."""
+    """The command line's spelling of a field."""
     return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
 
 
 def _check(options: Any, names: tuple[str, ...], right: Callable[[Any], bool], what: str) -> None:
-    """Raises OptionsError that names the first of these fields with a value that is not right."""
+    """Raise OptionsError for the first of these fields whose value is not `right`."""
     for name in names:
         value = getattr(options, name)
         values = value if isinstance(value, tuple) else (value,)
@@ -37,16 +37,16 @@ def _check_counts(options: Any, *names: str) -> None:
 
 
 def check_cache(options: Any) -> None:
-    """Raises OptionsError unless `--cache-gb` is a size, and of a cache that is there."""
+    """Raise OptionsError if `--cache-gb` is not positive, or is given without `--cache`."""
     _check(options, ("cache_gb",), lambda x: x > 0, "positive")
     if options.cache_gb is not None and options.cache is None:
         raise OptionsError("--cache-gb goes with --cache: pass both, or leave it out")
 
 
 def refuse_warmup(options: "Training", steps: int) -> None:
-    """Raises OptionsError if a warm-up that was asked for is longer than the run.
+    """Raise OptionsError if a warm-up that was asked for is longer than the run.
 
-    The default may be: of a short run it is cut off.
+    The default warm-up may be longer than a short run, which then ends before it does.
     """
     if steps < options.warmup != type(options).warmup:
         raise OptionsError(
@@ -56,17 +56,17 @@ def refuse_warmup(options: "Training", steps: int) -> None:
 
 
 def plain(options: Any) -> dict[str, Any]:
-    """Options as JSON has them, by field."""
+    """Options as a dict that JSON can hold, by field."""
     return json.loads(json.dumps(asdict(options), default=str))
 
 
 def deciding(options: dict[str, Any]) -> dict[str, Any]:
-    """What results follow from, of options as `plain` has them.
+    """The options that decide a run's results, from the result of `plain`.
 
-    Left out is what may change between two starts of a run, rounding apart: where things lie, how
-    often they are saved, how many images are taken at a time. What counts for a cache is whether
-    there is one, not where. No chip counts as 256, which was the default once: where the two
-    differ, so does the fingerprint of the data.
+    Leaves out the options that may change when a run is resumed (up to rounding): paths, how often
+    checkpoints are saved, and how many images are processed at a time. A cache counts only as
+    present or absent. No chip counts as 256, an earlier default: where the two differ, so does the
+    fingerprint of the data.
     """
     free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb")
     kept = {name: value for name, value in options.items() if name not in free}
@@ -80,66 +80,66 @@ Gain = Literal["calibrated", "identity", "any"] | float
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every training run has."""
+    """Options of every training run."""
 
     data: str = ""
     """Images: a folder, a folder with split.csv, tfds:NAME, or blue-marble."""
     workdir: Path = Path("runs/train")
-    """Where checkpoints, metrics and the model go. The same command goes on where it stopped."""
+    """Folder for checkpoints, metrics and the model. Run the same command again to resume."""
     split: str = "train"
     """Split to train on; `all` for the whole data set."""
     val_split: str = "val"
     """Split to validate on."""
     images: int | None = None
-    """At most this many training images, evenly spread; all if not given."""
+    """Maximum number of training images, evenly spread; all if not given."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images."""  # noqa: E501
     steps: int = 1000
     """Optimiser steps."""
     epochs: int | None = None
     """Passes over the training images, instead of --steps."""
     batch: int = 64
-    """Images a step, over all devices."""
+    """Images per step, over all devices."""
     microbatch: int | None = None
-    """Images at a time, over all devices, if memory is short of a whole batch: gradients add up."""
+    """Images per forward pass, over all devices, if a batch does not fit in memory: gradients are accumulated."""  # noqa: E501
     lr: float = 1.5e-4
-    """Peak learning rate; cosine to zero."""
+    """Peak learning rate; it decays to zero by a cosine."""
     warmup: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 0.05
-    """Weight decay, of matrices only."""
+    """Weight decay; applies to matrices only."""
     mask_ratio: float | None = None
-    """Part of the patches hidden from the encoder; if not given, 0.75, or 0 with features."""
+    """Fraction of the patches hidden from the encoder. If not given: 0.75, or 0 with --proxy features."""  # noqa: E501
     init: str = ""
-    """Model to start from: the path of its file."""
+    """Model file to start from."""
     arch: str | None = None
-    """Architecture of a fresh model: vit-ti, vit-s, vit-b, vit-l, vit-h; or what --init must be."""
+    """Architecture of a fresh model: vit-ti, vit-s, vit-b, vit-l or vit-h. With --init, the architecture that it must have."""  # noqa: E501
     image_size: int | None = None
-    """Side of the images, pixels; 128, or that of --init."""
+    """Side of the images, in pixels. If not given: that of --init, else 128."""
     patch: int | None = None
-    """Side of a patch, pixels, if other than the architecture's."""
+    """Side of a patch, in pixels; the architecture's if not given."""
     depth: int | None = None
-    """Encoder blocks, if other than the architecture's."""
+    """Number of encoder blocks; the architecture's if not given."""
     proxy: Literal["pixels", "features"] | None = None
-    """What distortion compares: hidden pixels, or the embedding of the model that is started from. If not given, what the model's decoder predicts."""  # noqa: E501
+    """What the distortion compares: the hidden pixels, or the embedding of the model in --init. If not given, what the model's decoder predicts."""  # noqa: E501
     bands: tuple[str, ...] = ()
-    """Bands of the images, in order, NAME or NAME=BAND of the model's; those without one start from the mean of the others."""  # noqa: E501
+    """Bands of the images, in order. NAME=BAND starts a band from a band of the model; a NAME that the model does not have starts from the mean of the others."""  # noqa: E501
     decoder_depth: int | None = None
-    """Blocks of a new decoder, if other than the architecture's (1 for features)."""
+    """Number of blocks of a new decoder; the architecture's if not given (1 for features)."""
     code_class_token: bool | None = None
-    """Whether the class token is coded; yes, or as --init has it."""
+    """Whether to code the class token. If not given: as --init does, else yes."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] | None = None
-    """Of matrix products, in training and in coding; float32, or that of --init. bfloat16 is for a GPU or TPU."""  # noqa: E501
+    """Precision of matrix products, in training and in coding. If not given: that of --init, else float32. bfloat16 is for a GPU or TPU."""  # noqa: E501
     val_images: int = 512
-    """At most this many validation images, evenly spread."""
+    """Maximum number of validation images, evenly spread."""
     val_every: int = 500
     """Steps between validations."""
     log_every: int = 20
     """Steps between lines of metrics."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; the newest two are kept."""
+    """Steps between checkpoints; only the newest two are kept."""
     seed: int = 0
-    """Root of all randomness."""
+    """Random seed of the whole run."""
 
     def __post_init__(self) -> None:
         _check_counts(self, "chip", "steps", "batch", "val_images", "val_every", "log_every")
@@ -164,9 +164,9 @@ class Pretrain(Training):
     """Pre-train a masked autoencoder on images (He 2022), or the decoder of a model (--init)."""
 
     trainable: str = "mae"
-    """Which parameters train: mae (all), decoder, or another set of `compress`."""
+    """Which parameters to train: mae (all), decoder, or a set that `compress --trainable` takes."""
     lr: float = 1e-3
-    """Peak learning rate; cosine to zero."""
+    """Peak learning rate; it decays to zero by a cosine."""
     warmup: int = 100
     """Steps of linear warm-up."""
 
@@ -176,27 +176,27 @@ class Compress(Training):
     """Adapt a pre-trained model to compression: `lambda * mse + bits_per_element`."""
 
     lam: Annotated[float, arg(name="lambda")] = 10.0
-    """Weight of the distortion: a larger one costs more bytes and loses less. The paper's 1e7, 1e8, 1e9, 1e10 are about 1.02, 10.2, 102, 1017 here (its rate is a sum over a batch)."""  # noqa: E501
+    """Weight of the distortion: a larger value costs more bytes and loses less. The paper's 1e7, 1e8, 1e9 and 1e10 are about 1.02, 10.2, 102 and 1017 here, because its rate is a sum over the batch."""  # noqa: E501
     codec: Literal["per-channel", "transform"] = "per-channel"
-    """What is coded: each channel of each token on its own, or the coefficients of a transform of the token grid, at many rates."""  # noqa: E501
+    """What is coded: each channel of each token by itself, or the coefficients of a transform of the token grid, which gives a codec of many qualities."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
-    """What the decoder sees in training. The rate sees noise, but that of straight-through through a transform."""  # noqa: E501
+    """How training replaces rounding in what the decoder sees. The bits are estimated from values with noise, except by straight-through with --codec transform: there from the rounded values."""  # noqa: E501
     trainable: str = "paper+gain"
-    """Which parameters train: paper, paper+gain, late (last block, decoder), density, all; or patterns of paths between commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
+    """Which parameters to train: paper, paper+gain, late (last block and decoder), density or all; or patterns of parameter paths, separated by commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
     gain: Gain = "calibrated"
-    """The gain before rounding at the start: chosen on data for this lambda; so many symbols in a channel's standard deviation; or one (paper). With a transform, any: another one for each image, so that a decoder serves all rates."""  # noqa: E501
+    """Initial gain before rounding. calibrated: chosen on data for this lambda. FLOAT: this many symbols per standard deviation of a channel. identity: 1, as in the paper. any, for a transform only: a random one for each image, so that one decoder serves all qualities."""  # noqa: E501
     density_lr: float = 1e-3
     """Peak learning rate of the density and the gains."""
     calibration_images: int = 1024
-    """Whole training images that the tables are calibrated on after training."""
+    """Number of whole training images to calibrate the tables on after training."""
     cache: Path | None = None
-    """Folder for the activations of the frozen first blocks, which are then computed once an image (features, nothing hidden; --trainable late). Runs may share it."""  # noqa: E501
+    """Folder for the activations of the frozen first blocks, so that they are computed once per image. Needs --proxy features, --mask-ratio 0 and a --trainable that freezes them, such as late. Runs may share it."""  # noqa: E501
     cache_gb: float | None = None
-    """What that folder may take, 1e9 bytes each; 20 if not given."""
+    """Maximum size of that folder, in units of 1e9 bytes; 20 if not given."""
     views: int = 1
-    """With --cache: how many versions of each image, the first whole, the others cropped at random."""  # noqa: E501
+    """With --cache: number of versions of each image. The first is whole, the others are random crops."""  # noqa: E501
     describe: bool = False
-    """Print parameters, tokens and FLOPs as JSON, and stop."""
+    """Print the numbers of parameters, tokens and FLOPs as JSON, and stop."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +210,7 @@ class Compress(Training):
         if self.views > 1 and self.cache is None:
             raise OptionsError("--views goes with --cache: without it each crop is a new one")
         coded = ["paper", "paper+gain", "late", "density", "all"]  # the rate depends on these
-        coded += ["decoder"] if self.codec == "transform" else []  # which needs no training
+        coded += ["decoder"] if self.codec == "transform" else []  # a transform needs no training
         if self.trainable not in coded and "/" not in self.trainable:
             raise OptionsError(
                 f"--trainable {self.trainable}: choose from {', '.join(coded)}, or give patterns "
@@ -220,41 +220,42 @@ class Compress(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Distil(Training):
-    """Train an encoder from nothing to predict what a larger model makes of the same images.
+    """Train an encoder from fresh weights to predict a larger model's tokens of the same images.
 
-    The teacher is frozen: its tokens are computed once an image and kept in --cache.
+    The larger model, the teacher, is frozen. Its tokens are computed once per image and kept in
+    --cache.
     """
 
     data: str = ""
-    """Images, as elsewhere; several data sets between commas."""
+    """Images, as for `pretrain`; separate several data sets by commas."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole, as those of TFDS always do. If not given, as elsewhere."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. Of several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`."""  # noqa: E501
     images: int | None = None
-    """At most this many training images of each data set, evenly spread; all if not given."""
+    """Maximum number of training images of each data set, evenly spread; all if not given."""
     val_images: int = 512
-    """At most this many validation images, and of each data set."""
+    """Maximum number of validation images, in all and of each data set."""
     teacher: str = ""
-    """The model to learn from: the path of its file."""
+    """Model file of the teacher."""
     cache: Path = Path("runs/cache")
-    """Folder for the teacher's tokens, which are computed once an image. Runs may share it."""
+    """Folder for the teacher's tokens. Runs may share it."""
     cache_gb: float | None = None
-    """What that folder may take, 1e9 bytes each; 20 if not given."""
+    """Maximum size of that folder, in units of 1e9 bytes; 20 if not given."""
     views: tuple[int, ...] = (1,)
-    """How many versions of each image: the first whole, the others crops in other colours, half of them mixed with another image. One number, or one for each data set."""  # noqa: E501
+    """Number of versions of each image. The first is whole, the others are crops with changed colours, half of them mixed with another image. One number, or one per data set."""  # noqa: E501
     mask_ratio: float | None = None
-    """Part of the patches hidden from the encoder; 0 if not given."""
+    """Fraction of the patches hidden from the encoder; 0 if not given."""
     predictor: int = 1
-    """Blocks between the encoder and the prediction, as wide as it; they are not kept."""
+    """Number of blocks between the encoder and the prediction, as wide as the encoder. They are dropped after training."""  # noqa: E501
     class_weight: float = 0.5
-    """Part of the loss that the class token has; the tokens of the grid share the rest."""
+    """Share of the loss, 0 to 1, for the class token; the tokens of the grid share the rest."""
     calibration_images: int = 2048
-    """Whole training images that the codec is fitted to after training."""
+    """Number of whole training images to fit the codec to after training."""
     max_bytes: int = 500
-    """Bytes an image, on average, of the rate that is coded unless another one is asked for."""
+    """Set the default quality of the codec: the highest that needs at most this many bytes per image on average."""  # noqa: E501
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """Of the matrices; all else is AdamW's."""
+    """Optimiser of the matrices; AdamW trains everything else."""
     lr: float = 1.5e-3
-    """Peak learning rate; cosine to zero."""
+    """Peak learning rate; it decays to zero by a cosine."""
     warmup: int = 200
     """Steps of linear warm-up."""
 

@@ -1,4 +1,4 @@
-"""The options of studies: what is measured, in what combinations, and shown how."""
+"""The options of studies: what to measure, in which combinations, and how to show it."""
 
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -14,25 +14,25 @@ HEADS: dict[str, tuple[HeadKind, ...]] = {
     "classification": ("linear", "class-linear", "attention"),
     "segmentation": ("token-linear", "conv"),
 }
-"""The kinds of heads for a task."""
+"""The kinds of heads for each task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Rate-distortion study: real bytes against the scores of heads on what was decoded."""
+    """Measure bytes per image against the scores of heads trained on decoded embeddings."""
 
     models: tuple[str, ...] = ()
-    """Compressed models: paths, one a lambda."""
+    """Files of compressed models, one per lambda."""
     model: str = ""
-    """A model with a codec of its own, nec-vit-ti or a path, in place of --base and --models."""
+    """A model with a codec of many qualities (nec-vit-ti, or a path), in place of --base and --models."""  # noqa: E501
     base: str = ""
-    """The uncompressed model of the baselines: what the models were adapted from. Alone, only the baselines are measured."""  # noqa: E501
+    """The uncompressed model that --models were adapted from; the baselines code its embeddings. Without --models, only the baselines are measured."""  # noqa: E501
     data: str = ""
-    """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, a Potsdam folder."""
+    """Labelled images: a folder with split.csv, tfds:NAME, blue-marble, or a Potsdam folder."""
     cache: Path | None = None
-    """Folder of activations that the models were trained with (compress --cache), to read them instead of passing every image through the frozen blocks. float16: the bytes differ a little."""  # noqa: E501
+    """Activation cache that the models were trained with (compress --cache). Its activations replace a pass through the frozen blocks. They are float16, so the bytes differ a little."""  # noqa: E501
     cache_gb: float | None = None
-    """What that folder may take, 1e9 bytes each; 20 if not given."""
+    """Maximum size of that folder, in units of 1e9 bytes; 20 if not given."""
     out: Path = Path("runs/evaluate")
     """Folder for report.json, images.npz, report.md and rate_distortion.png."""
     overwrite: bool = False
@@ -40,43 +40,43 @@ class Evaluate:
     task: Literal["classification", "segmentation"] = "classification"
     """What the heads predict."""
     split: str = "val"
-    """Split that is scored. Choose on val; report test once."""
+    """Split to score. Choose settings on val; report test once."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images."""  # noqa: E501
     image_size: int | None = None
-    """Side that images are brought to, pixels, if other than the models'."""
+    """Resize images to this side, in pixels; the models' if not given."""
     limit: int | None = None
-    """At most this many images a split, evenly spread."""
+    """Maximum number of images per split, evenly spread."""
     seeds: int = 3
-    """Heads are trained this many times."""
+    """Number of times to train each head, each with another seed."""
     epochs: int | None = None
-    """Passes of a head over the training split, if other than its default."""
+    """Passes of a head over the training split; the head's default if not given."""
     baselines: bool = True
-    """Whether to measure the baselines too."""
+    """Also measure the baselines."""
     uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
-    """Bits of the uniformly quantised embeddings."""
+    """Baseline: uniform quantisation of embeddings (UQE) with these numbers of bits per value."""
     qualities: tuple[int, ...] = ()
-    """Qualities of models with a codec of many, 0 the smallest; if none is named, the one of their training, or eight of --model."""  # noqa: E501
+    """Qualities to measure of models with a codec of many; 0 is the lowest. If not given: eight for --model, the default quality for --models."""  # noqa: E501
     transform_qualities: tuple[int, ...] = ()
-    """Qualities of a codec that is fitted to the base's embeddings (coder.fit), 0 the smallest."""
+    """Baseline: a codec fitted to the base's embeddings (coder.fit), at these qualities; 0 is the lowest."""  # noqa: E501
     channel_gains: tuple[float, ...] = ()
-    """Symbols in a channel's standard deviation, of a codec of channels that is fitted to the base's embeddings, untrained."""  # noqa: E501
+    """Baseline: an untrained per-channel codec of the base's embeddings, with these numbers of symbols per standard deviation."""  # noqa: E501
     pca: tuple[int, ...] = ()
-    """Principal components that are kept of each token, a byte each; with and without zstd."""
+    """Baseline: this many principal components per token, one byte each; with and without zstd."""
     pq: tuple[int, ...] = ()
-    """Bytes of each token by product quantisation (faiss); with and without zstd."""
+    """Baseline: product quantisation (faiss), this many bytes per token; with and without zstd."""
     binary: bool = False
-    """Whether to measure a bit a channel; with and without zstd."""
+    """Baseline: one bit per channel; with and without zstd."""
     jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
-    """JPEG 2000 compression ratios."""
+    """Baseline: images in JPEG 2000 at these compression ratios."""
     heads: tuple[HeadKind, ...] = ()
-    """Only these heads; all that fit the task if none is named."""
+    """Heads to train; all of the task if not given."""
     decoder_heads: bool = True
-    """Whether the last of them is also put behind the model's first decoder block, if it has one (slow)."""  # noqa: E501
+    """Also train the last of these heads after the decoder's first block, if the model has a decoder (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
         if self.model and (self.base or self.models):
-            raise OptionsError("--model is in the place of --base and --models: leave those out")
+            raise OptionsError("--model replaces --base and --models: leave those out")
         if self.model and self.cache is not None:
             raise OptionsError("--cache is for models that share frozen blocks: leave it out")
         if min((*self.qualities, 0)) < 0:
@@ -110,9 +110,9 @@ class Evaluate:
 
 
 def refuse_unused_baselines(options: Evaluate) -> None:
-    """Raise OptionsError for baselines that are named though none is measured.
+    """Raise OptionsError for options of baselines together with --no-baselines.
 
-    A study may name them all the same: its next sweep may measure them.
+    A study's file may have both, since its next sweep may measure them.
     """
     names = ("uqe_bits", "jpeg2000", "transform_qualities", "channel_gains", "pca", "pq", "binary")
     usual = Evaluate()
@@ -133,15 +133,15 @@ class Sweep:
     """Compress and evaluate every point of a study: `sweep NAME` or `sweep FILE.toml`."""
 
     workdir: Path = Path("runs/sweep")
-    """Where results.csv and the points' runs go. The same command goes on where it stopped."""
+    """Folder for results.csv and the runs of all points. Run the same command again to resume."""
     compress: Compress = field(default_factory=Compress)
-    """What all points share in training."""
+    """Training options that all points share."""
     evaluate: Evaluate = field(default_factory=Evaluate)
-    """How every point is measured."""
+    """Evaluation options that all points share."""
     axes: Suppress[dict[str, Any]] = field(default_factory=dict)
-    """Options of `compress` and the values that they take, in all combinations, ..."""
+    """Options of `compress` and the values of each: every combination is a point, ..."""
     points: Suppress[list[dict[str, Any]]] = field(default_factory=list)
-    """... at each of these settings of other options."""
+    """... once for each of these settings of other options."""
 
     def __post_init__(self) -> None:
         for table, names in (
@@ -151,7 +151,7 @@ class Sweep:
             default = Compress() if table == "compress" else Evaluate()
             for name in names:
                 if getattr(getattr(self, table), name) != getattr(default, name):
-                    raise OptionsError(f"{table}.{name}: a sweep sets it by itself, leave it out")
+                    raise OptionsError(f"{table}.{name}: a sweep sets it itself, leave it out")
         for name, values in self.axes.items():
             if not (isinstance(values, list) and values):
                 raise OptionsError(f"axis {name}: give a list of values")
@@ -169,7 +169,7 @@ AXES = {
     for f in fields(Compress)
     if f.name not in ("workdir", "arch", "image_size", "patch", "depth", "describe")
 }
-"""What a study may vary, and its field's name: `compress`'s options, but those of fresh models."""
+"""The options of `compress` that a study may vary, and their fields; not those of fresh models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,37 +179,37 @@ class Report:
     results: Positional[Path] = Path("results.csv")
     """The table that `sweep` wrote."""
     out: Path | None = None
-    """Folder for report.md, rate_distortion.png and .pdf; the table's if not given."""
+    """Folder for report.md, rate_distortion.png and .pdf; the folder of the table if not given."""
     overwrite: bool = False
     """Replace what is there; an input, a pipe or a device is never replaced."""
     x: str = "bytes_per_image"
     """Column on the horizontal axis."""
     by: tuple[str, ...] = ()
-    """Axes that have a line for each of their values; if none is named, all that vary but lambda and seed."""  # noqa: E501
+    """Axes to draw one line per value for. If not given, all that vary except lambda and seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Bytes at equal score: Bjontegaard's quality deltas, with intervals of a paired bootstrap."""
+    """Compare bytes at equal score: Bjontegaard rate deltas, with paired-bootstrap intervals."""
 
     reports: Positional[tuple[Path, ...]] = ()
-    """Folders that `evaluate` wrote, of the same images; or tables of sweeps, for no intervals."""
+    """Folders that `evaluate` wrote for the same images; or tables of sweeps, without intervals."""
     against: str = "nec"
-    """The method that the others are compared with."""
+    """Method to compare the others with."""
     against_decoder: bool = False
-    """Whether its scores are those behind its decoder's first block."""
+    """Use its scores after the decoder's first block."""
     head: str = ""
-    """The head that is scored, if there are several."""
+    """Head to compare by, if there are several."""
     resamples: int = 1000
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
     archive: int | None = None
-    """Images of an archive over which the bytes of codecs are spread; not counted if not given."""
+    """Share the codec's bytes among this many images of an archive; the codec's bytes are not counted if not given."""  # noqa: E501
     plot: Path | None = None
-    """Image file for the curves of all of them, .png, .pdf or .svg."""
+    """Image file (.png, .pdf or .svg) for the curves of all methods."""
     overwrite: bool = False
     """Replace what is there; an input, a pipe or a device is never replaced."""
     edge: float = 2048
-    """Bytes an image at which the range is divided, beside the delta over the whole of it."""
+    """Also give the deltas below and above this many bytes per image."""
 
     def __post_init__(self) -> None:
         if self.resamples < 1 or (self.archive is not None and self.archive < 1):
