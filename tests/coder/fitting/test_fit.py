@@ -238,7 +238,7 @@ def test_tokens_of_one_number_are_counted_once(monkeypatch):
             counted.extend(values)
             super().update(values, **kwds)
 
-    monkeypatch.setattr(coder.fitting, "Counter", Counting)
+    monkeypatch.setattr("coder.fitting.fit_codec.Counter", Counting)
     y = np.random.default_rng(0).normal(size=(2000, 12)).astype(np.float32)
     y[::1000] = 0.5
     coder.fit(y)
