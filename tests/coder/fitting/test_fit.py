@@ -83,7 +83,7 @@ def test_what_can_be_sliced_is_read_in_parts(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "most", "read"),
+    ("shape", "max_samples", "read"),
     [((90, 2, 2, 12), 9, 9), ((30 * 256, 12), 5, 5 * 256), ((40, 300, 12), 3, 3 * 16 * 64)],
 )
 def test_of_many_embeddings_only_the_chosen_are_read(shape, most, read):
@@ -148,7 +148,7 @@ def test_a_weight_that_means_nothing_is_refused(weight: Any):
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "a", None, 2**31])
-@pytest.mark.parametrize("name", ["most", "max_tokens"])
+@pytest.mark.parametrize("name", ["max_samples", "max_tokens"])
 def test_a_count_that_is_none_is_refused(name, value):
     arguments: Any = {name: value}
     with pytest.raises(InputError, match=f"{name} is "):
