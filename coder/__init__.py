@@ -7,6 +7,8 @@ y_hat = codec.decode(blob)  # float32 [n, D]
 ```
 """
 
+from importlib.metadata import version
+
 from coder.codecs import (
     EmbeddingCodec,
     QualityLadder,
@@ -33,6 +35,8 @@ from coder.errors import (
 from coder.fitting import fit
 from coder.pool import Pool
 
+__version__ = version("nec-jax")
+
 __all__ = [
     "BlobError",
     "CodecError",
@@ -52,6 +56,7 @@ __all__ = [
     "UnsupportedVersion",
     "UnusualEmbedding",
     "WrongCodec",
+    "__version__",
     "fit",
     "from_bytes",
     "load",

@@ -83,7 +83,7 @@ def test_what_can_be_sliced_is_read_in_parts(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "max_samples", "read"),
+    ("shape", "most", "read"),
     [((90, 2, 2, 12), 9, 9), ((30 * 256, 12), 5, 5 * 256), ((40, 300, 12), 3, 3 * 16 * 64)],
 )
 def test_of_many_embeddings_only_the_chosen_are_read(shape, most, read):
