@@ -11,6 +11,8 @@ y_hat = codec.decode(blob)  # float32 [n, D]
 ```
 """
 
+from importlib.metadata import version
+
 from coder.codecs import (
     EmbeddingCodec,
     QualityLadder,
@@ -37,6 +39,8 @@ from coder.errors import (
 from coder.fitting import fit
 from coder.pool import Pool
 
+__version__ = version("nec-jax")
+
 __all__ = [
     "BlobError",
     "CodecError",
@@ -56,6 +60,7 @@ __all__ = [
     "UnsupportedVersion",
     "UnusualEmbedding",
     "WrongCodec",
+    "__version__",
     "fit",
     "from_bytes",
     "load",

@@ -11,6 +11,8 @@ y_hat = nec_jax.decode(params, blobs)  # -> float32 [B, T, D]
 ```
 """
 
+from importlib.metadata import version
+
 try:
     import jax as _jax  # noqa: F401
 except ImportError:
@@ -27,10 +29,13 @@ from nec_jax.export import export_decoder_block
 from nec_jax.model_file import NecParams, load, save
 from nec_jax.models.architecture import VARIANTS, ModelConfig, model_config
 
+__version__ = version("nec-jax")
+
 __all__ = [
     "VARIANTS",
     "ModelConfig",
     "NecParams",
+    "__version__",
     "calibrate",
     "convert_checkpoint",
     "decode",

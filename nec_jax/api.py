@@ -111,13 +111,13 @@ def embed(
 
 
 @jax_defaults()
-def embed_traced(params: NecParams, images: jax.Array) -> jax.Array:
+def embed_traced(params: NecParams, images: jax.Array, *, quality: int | None = None) -> jax.Array:
     """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
 
     Equal to `embed` except near ties: compiled into a larger program, floats may differ slightly
     and move a few values across a rounding boundary.
     """
-    codec = _codec(params).at()
+    codec = _codec(params).at(quality)
     y = _latents(params.weights, params.config, images)
     if isinstance(codec, TransformCodec):
         return transform_bottleneck.rounded(codec, y, params.config.grid(*images.shape[1:3]))

@@ -1,7 +1,7 @@
 """NecParams: a model as a JAX pytree, and its file."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -16,15 +16,27 @@ from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
 
-_STATIC = {"static": True}
+
+@dataclass(frozen=True)
+class _Static:
+    """What models must share to be combined leaf by leaf, as JAX's errors show it."""
+
+    config: ModelConfig
+    codec: EmbeddingCodec | None
+
+    def __repr__(self) -> str:
+        codec = "no codec" if self.codec is None else f"codec {self.codec.fingerprint[:4].hex()}"
+        return f"({codec}, {self.config})"
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class NecParams:
     """Weights (leaves) with their static config and codec, which compare by value.
 
-    It goes through `jit`, `device_put` and orbax like any pytree.
+    It goes through `jit`, `device_put` and orbax like any pytree. Models of one config and codec
+    are averaged by `jax.tree.map(lambda *w: sum(w) / len(w), *models)`. What such functions return
+    has no provenance, since it is another model: `dataclasses.replace` gives it one.
 
     Attributes:
       weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}, float32.
@@ -34,9 +46,20 @@ class NecParams:
     """
 
     weights: Weights
-    config: ModelConfig = field(metadata=_STATIC)
-    codec: EmbeddingCodec | None = field(default=None, metadata=_STATIC)
-    provenance: str = field(default="{}", metadata=_STATIC)
+    config: ModelConfig
+    codec: EmbeddingCodec | None = None
+    provenance: str = "{}"
+
+    def tree_flatten_with_keys(self):
+        """The leaves by their key, and what is static."""
+        return ((jax.tree_util.GetAttrKey("weights"), self.weights),), _Static(
+            self.config, self.codec
+        )
+
+    @classmethod
+    def tree_unflatten(cls, static: _Static, children: tuple[Weights]) -> "NecParams":
+        """The inverse, without a provenance."""
+        return cls(*children, static.config, static.codec)
 
 
 @jax_defaults()

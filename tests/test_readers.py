@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import ROOT
+from folders import EXAMPLES, TESTS
+from folders import KEPT as ALL_KEPT
 from PIL import Image
 
 import coder
@@ -35,9 +36,8 @@ from train.data import DataError, open_source, read_all
 from train.main import main as train_main
 from train.studies import results
 
-KEPT = ROOT / "kept" / "2026-11"
+KEPT = ALL_KEPT / "2026-11"
 CODEC, MODEL = KEPT / "codec.safetensors", KEPT / "model.safetensors"
-EXAMPLES = ROOT.parent / "examples"
 LONGEST = 60  # seconds
 
 Reader = Callable[[Path, Path], Any]  # what is read, and a folder for what is written
@@ -55,11 +55,11 @@ def right_file(kind: str, folder: Path) -> Path:
     elif kind == "embeddings":
         np.save(path, np.random.default_rng(0).normal(size=(40, 2, 2, 24)).astype(np.float32))
     elif kind == "checkpoint":
-        shutil.copy(ROOT / "parity/golden/timm-no-class-token/model.safetensors", path)
+        shutil.copy(TESTS / "parity/golden/timm-no-class-token/model.safetensors", path)
     elif kind == "torch":
-        shutil.copy(ROOT / "parity/golden/openai-clip/checkpoint.pt", path)
+        shutil.copy(TESTS / "parity/golden/openai-clip/checkpoint.pt", path)
     elif kind == "transformers":
-        shutil.copytree(ROOT / "parity/golden/transformers-vit", path)
+        shutil.copytree(TESTS / "parity/golden/transformers-vit", path)
     elif kind == "image":
         Image.effect_noise((60, 60), 50).save(path)
     elif kind == "study":

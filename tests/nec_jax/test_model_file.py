@@ -77,6 +77,29 @@ def test_a_model_is_a_pytree_whose_leaves_are_its_weights(model: NecParams):
     assert nec_jax.encode(placed, random_images(0, 1)) == nec_jax.encode(model, random_images(0, 1))
 
 
+def test_models_of_one_codec_are_averaged_and_the_average_has_no_provenance(model: NecParams):
+    other = dataclasses.replace(
+        model, weights=jax.tree.map(lambda x: x + 2, model.weights), provenance='{"other":1}'
+    )
+    average = jax.tree.map(lambda a, b: (a + b) / 2, model, other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b + 1, atol=1e-5), average.weights, model.weights
+    )
+    assert (average.config, average.codec, average.provenance) == (model.config, model.codec, "{}")
+    # One compiled program for both: what it returns must not tell of the first.
+    twice = jax.jit(lambda params: jax.tree.map(lambda x: 2 * x, params))
+    assert {twice(params).provenance for params in (model, other)} == {"{}"}
+
+
+def test_models_of_other_codecs_are_not_averaged_and_the_error_names_both(model: NecParams):
+    assert model.codec is not None
+    codec = dataclasses.replace(model.codec, max_tokens=7)  # pyright: ignore[reportArgumentType]
+    other = dataclasses.replace(model, codec=codec)
+    with pytest.raises(ValueError, match=model.codec.fingerprint[:4].hex()) as caught:
+        jax.tree.map(lambda a, b: a + b, model, other)
+    assert f"codec {codec.fingerprint[:4].hex()}" in str(caught.value)
+
+
 def test_orbax_restores_the_weights_and_the_file_the_rest(
     model: NecParams, model_path: Path, tmp_path: Path
 ):

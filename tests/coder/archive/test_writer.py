@@ -247,7 +247,8 @@ def test_what_the_codec_refuses_takes_away_no_shard_that_was_written(complete, t
     errors = ["no", *[None] * 7]  # so that embeddings are those of images 1 to 7
     with archive.Writer(path, CODEC, 16, GRID, shard=8) as writer:
         for part in writer.missing()[: 1 + complete]:
-            writer.write(part, Y[:7], ids, errors=errors)
+            names = [f"image {i}" for i in range(part.start, part.stop)]
+            writer.write(part, Y[:7], names, errors=errors)
         if complete:
             writer.finish()
     before = contents(path)

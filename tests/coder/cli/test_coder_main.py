@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, own_lines
-from folders import GOLDEN
+from folders import GOLDEN, KEPT
 
 import coder
 from coder import CodecError, archive
@@ -53,7 +53,7 @@ def test_info_says_what_a_blob_is(capsys):
 
 def test_info_says_which_fingerprint_a_blob_has(capsys):
     """A file of several qualities has its own; a blob has that of its one quality."""
-    kept = Path(__file__).parent / "kept/2026-11"
+    kept = KEPT / "2026-11"
     codec = coder.load(kept / "codec.safetensors")
     _, out, _ = run(capsys, "info", kept / "codec.safetensors")
     assert f"fingerprint {codec.fingerprint.hex()}, of all 14 qualities\n" in out

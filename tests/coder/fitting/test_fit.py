@@ -148,7 +148,7 @@ def test_a_weight_that_means_nothing_is_refused(weight: Any):
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "a", None, 2**31])
-@pytest.mark.parametrize("name", ["most", "max_tokens"])
+@pytest.mark.parametrize("name", ["max_samples", "max_tokens"])
 def test_a_count_that_is_none_is_refused(name, value):
     arguments: Any = {name: value}
     with pytest.raises(InputError, match=f"{name} is "):
@@ -238,7 +238,7 @@ def test_tokens_of_one_number_are_counted_once(monkeypatch):
             counted.extend(values)
             super().update(values, **kwds)
 
-    monkeypatch.setattr(coder.fitting, "Counter", Counting)
+    monkeypatch.setattr("coder.fitting.fit_codec.Counter", Counting)
     y = np.random.default_rng(0).normal(size=(2000, 12)).astype(np.float32)
     y[::1000] = 0.5
     coder.fit(y)

@@ -29,7 +29,7 @@ def example() -> str:
         lines.append(f"{name:12} {' '.join(map(str, value))}")
     lines.append(f"content      {example_codec.to_parts()[1]}".replace("'", '"'))
     lines += [f"fingerprint  {example_codec.fingerprint.hex()}", "", "blob:"]
-    fields = [(1, "version 1, no class token"), (4, "fingerprint"), (1, "quality index 0")]
+    fields = [(1, "version 1, no class token"), (4, "fingerprint"), (1, "rate index 0")]
     fields += [(1, "height 2"), (1, "width 2"), (len(blob) - 12, "payload"), (4, "CRC-32")]
     at = 0
     for size, meaning in fields:

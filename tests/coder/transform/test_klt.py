@@ -179,7 +179,7 @@ def test_products_in_pieces_are_products(m, k, n, order):
 CODE = """
 import hashlib, time
 import numpy as np
-from coder import EmbeddingCodec
+import coder
 from coder.transform import Transform, cosines
 
 rng = np.random.default_rng(0)

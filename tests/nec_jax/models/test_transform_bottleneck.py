@@ -1,6 +1,7 @@
 """The transform in JAX is that of the coder, and training goes through it."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -45,9 +46,9 @@ def test_other_grids(grid: tuple[int, int]) -> None:
     )
 
 
-@pytest.mark.parametrize("rate", [2, 7, 12])
-def test_what_is_rounded_is_what_the_coder_decodes_but_for_ties(rate: int) -> None:
-    codec, y = ladder(True).at(rate), embeddings(True)
+@pytest.mark.parametrize("quality", [2, 7, 12])
+def test_what_is_rounded_is_what_the_coder_decodes_but_for_ties(quality: int) -> None:
+    codec, y = ladder(True).at(quality), embeddings(True)
     found = transform_bottleneck.rounded(codec, jnp.asarray(y), GRID)
     expected = codec.dequantise(codec.quantise(y, GRID), GRID)
     c = np.stack([codec.transform.forward(one, GRID) for one in np.asarray(found)])
@@ -63,18 +64,19 @@ def test_a_model_with_a_ladder(bare_model: nec_jax.NecParams, tmp_path) -> None:
     params = nec_jax.load(tmp_path / "m")
     assert params.codec == whole
     images, sizes = random_images(5, 9), []
-    for rate in (0, 5, whole.num_qualities - 1):
-        blobs = nec_jax.encode(params, images, quality=rate)
+    for quality in (0, 5, whole.num_qualities - 1):
+        blobs = nec_jax.encode(params, images, quality=quality)
         np.testing.assert_array_equal(
-            nec_jax.decode(params, blobs), nec_jax.embed(params, images, quality=rate)
+            nec_jax.decode(params, blobs), nec_jax.embed(params, images, quality=quality)
         )
-        assert blobs[3:4] == nec_jax.encode(params, images[3:4], quality=rate)
+        assert blobs[3:4] == nec_jax.encode(params, images[3:4], quality=quality)
         sizes.append(sum(map(len, blobs)))
     assert sizes == sorted(sizes)
-    traced = jax.jit(nec_jax.embed_traced)(params, images)
-    close = np.isclose(traced, nec_jax.embed(params, images), atol=1e-3)
-    assert close.mean() > 0.95  # a tie moves a whole block
-    with pytest.raises(coder.InputError, match="has rates 0 to"):
+    for quality in (None, 3):
+        traced = jax.jit(functools.partial(nec_jax.embed_traced, quality=quality))(params, images)
+        close = np.isclose(traced, nec_jax.embed(params, images, quality=quality), atol=1e-3)
+        assert close.mean() > 0.95  # a tie moves a whole block
+    with pytest.raises(coder.InputError, match="has qualities 0 to"):
         nec_jax.encode(params, images, quality=99)
 
 
@@ -147,10 +149,10 @@ def test_training_sees_what_validation_sees_and_gradients_of_all_that_trains() -
         coded("noise", y)
     held = initial(0.4)
 
-    def rate(density: Any, y: Any) -> jax.Array:
+    def quality(density: Any, y: Any) -> jax.Array:
         return compiled(held | {"density": density}, y, "noise", keys, 1.0, GRID)[1].mean()
 
-    of_scale, of_y = jax.jit(jax.grad(rate, argnums=(0, 1)))(held["density"], y)
+    of_scale, of_y = jax.jit(jax.grad(quality, argnums=(0, 1)))(held["density"], y)
     assert jnp.isfinite(of_scale["log_scale"]).all()
     assert (of_scale["log_scale"] != 0).any()
     # Smaller embeddings cost less.

@@ -175,7 +175,7 @@ def test_tokens_are_finished_by_models_that_start_alike_alone(params: NecParams)
     study = Study(split, split, split, (), "none", 2, start_of(params, 2))
     assert study.latents(params, split).shape == (2, 17, 48)
     moved = dataclasses.replace(CONFIG, mean=(1.0, 2.0, 3.0))
-    with pytest.raises(OptionsError, match="give the base that it was made from"):
+    with pytest.raises(OptionsError, match="give the --base that"):
         study.latents(NecParams(params.weights, moved), split)
 
 
@@ -235,7 +235,9 @@ def test_activations_of_no_image_are_an_error(params: NecParams, folder: Path) -
     (folder / "0.png").write_bytes(b"no image")
     cached = open_prefix(folder / "cache", 1, params, 1, open_source(folder, "all"))
     assert cached.readable() == list(range(1, 10))
-    with pytest.raises(DataError, match="none of the images can be read"):
+    with pytest.raises(
+        DataError, match="none of the images whose activations are needed can be read"
+    ):
         cached.whole(1)
 
 

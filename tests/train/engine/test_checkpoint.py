@@ -184,7 +184,7 @@ def test_what_the_system_says_of_a_checkpoint_is_said_in_a_line(
         raise ValueError("Writing failed\nin a thread") from OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr("train.checkpoint.ocp.save_checkpointables_async", fail)
+        patched.setattr("train.engine.checkpoint.ocp.save_checkpointables_async", fail)
         with pytest.raises(CheckpointError) as caught:
             save(tmp_path, 2)
     reason = os.strerror(number)

@@ -213,8 +213,8 @@ def test_a_mesh_of_devices_gives_the_losses_of_one() -> None:
     # Fake devices exist only if asked for before JAX starts: hence another process.
     program = (
         "import json, jax; jax.config.update('jax_num_cpu_devices', 8)\n"
-        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
-        "from test_train_step import Compress, STEPS, run_steps, small_config\n"
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / 'train/engine')!r}]\n"
+        "from test_step import Compress, STEPS, run_steps, small_config\n"
         "options = Compress(steps=STEPS, trainable='density')\n"
         "print(json.dumps(run_steps(options, small_config(), 8)[2]))"
     )
