@@ -1,4 +1,4 @@
-"""A model of some bands taken to others: RGB to the bands of Sentinel-2, or back."""
+"""Adapt a model to other input bands, such as RGB to the bands of Sentinel-2, or back."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ def with_bands(
     dtype: str,
     value_range: tuple[float, float],
 ) -> NecParams:
-    """The same model for images of other bands.
+    """The model for images of other bands.
 
-    The patch embedding's weights of each new band (and the decoder's, where it predicts pixels) are
-    those of the band it is mapped to; bands that are mapped to none start from the mean of those
-    that were used. Everything else stays, so the model should be trained on before it is used.
+    Each new band takes the weights of the patch embedding (and of a decoder of pixels) from the
+    band it is mapped to. A band that is mapped to none takes the mean of those that are used. All
+    other weights stay, so train the model further before using it.
 
     Args:
-      params: any model; its codec is dropped, for it belongs to other embeddings.
-      bands: one word a band of the new images, in their order: `NAME=BAND`, or `NAME` alone, which
-        is mapped to the model's band of that name, if there is one. `("B04=red", "B03=green",
-        "B02=blue", "B08")`
+      params: any model; its codec is dropped, because it fits other embeddings.
+      bands: one word per band of the new images, in their order: `NAME=BAND` maps it to a band of
+        the model; `NAME` alone, to the model's band of that name, if there is one. For example
+        `("B04=red", "B03=green", "B02=blue", "B08")`.
       mean, std: normalisation of each new band, in units of the new images.
-      dtype, value_range: of the new images.
+      dtype, value_range: dtype and range of values of the new images.
 
     Raises:
       InputError: a band that the model does not have, a name given twice, or no band mapped at all.
@@ -54,7 +54,7 @@ def with_bands(
     used = sorted({origin for origin in origins if origin is not None})
 
     def moved(values: NDArray, axis: int) -> jax.Array:
-        """Rearranges an axis of patch values (pixels, then bands)."""
+        """Rearrange an axis of patch values (pixels, then bands)."""
         split = np.moveaxis(values, axis, 0).reshape(area, old, -1)
         average = split[:, used].mean(axis=1)
         parts = [average if origin is None else split[:, origin] for origin in origins]
@@ -94,7 +94,7 @@ def _parse(
         raise InputError(f"--bands {' '.join(bands)}: every band needs a name of its own")
     if all(origin is None for origin in origins):
         raise InputError(
-            f"--bands {' '.join(bands)}: none is a band of the model ({', '.join(known)}): map one "
-            f"at least, as {bands[0]}={known[0]}"
+            f"--bands {' '.join(bands)}: none is a band of the model ({', '.join(known)}): map at "
+            f"least one, as in {bands[0]}={known[0]}"
         )
     return tuple(names), origins

@@ -1,4 +1,4 @@
-"""JAX with its own defaults, whatever the user has set for the rest of the process."""
+"""Run JAX with its own defaults, whatever the user has set for the rest of the process."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import jax
 
 @contextlib.contextmanager
 def jax_defaults() -> Iterator[None]:
-    """Undo, in this thread and for as long as it lasts, settings that change or refuse a result.
+    """Undo JAX settings that change or refuse a result, in this thread and for this block.
 
-    Everything that is called from outside runs in it: the same images give the same bytes, the same
-    seed the same weights, and nothing here has to do without implicit promotion or transfers.
-    Devices and debugging (`jax_default_device`, `jax_debug_nans`) stay the user's. A function of
-    the user's is not called in it.
+    Every public function runs in it. So the same images give the same bytes and the same seed the
+    same weights, and code here may use implicit promotion and transfers. Settings of devices and
+    debugging (`jax_default_device`, `jax_debug_nans`) stay the user's. No function of the user is
+    called in it.
     """
     with (
         jax.enable_x64(False),

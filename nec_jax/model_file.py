@@ -41,7 +41,7 @@ class NecParams:
     Attributes:
       weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}, float32.
       config: architecture and input contract.
-      codec: how the latents become bytes; None for a model that is only pre-trained.
+      codec: codes latents as bytes; None for a model that is only pre-trained.
       provenance: canonical JSON of how the model was made, for people and reports.
     """
 
@@ -66,10 +66,10 @@ class NecParams:
 def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     """Write a model file: weights, config and codec in one safetensors file, with its digest.
 
-    Weights that float16 holds exactly are written as such, in half of the bytes.
+    Weights that float16 holds exactly are written as float16, in half the bytes.
 
     Raises:
-      InputError: weights that are not float32, which could not be loaded.
+      InputError: weights that are not float32, which `load` would refuse.
     """
     weights = flatten_weights(params.weights)
     check_float32(weights)
@@ -86,7 +86,7 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
 
 
 def check_float32(tensors: dict[str, np.ndarray]) -> None:
-    """Raises InputError where weights are of another dtype, which no model is loaded with."""
+    """Raise InputError unless all weights are float32, the only dtype that `load` takes."""
     wrong = [f"{name} is {value.dtype}" for name, value in tensors.items() if value.dtype != "f4"]
     if wrong:
         raise InputError(
@@ -102,7 +102,7 @@ def _stored(leaf: np.ndarray) -> np.ndarray:
 
 
 def model_path(name: str | os.PathLike[str]) -> Path:
-    """The file of a model: a path, or the name of a model that ships with the package.
+    """The file of a model, by its path or by the name of a shipped model.
 
     Raises:
       FileError: no such model, or a checkpoint of another project.
@@ -115,7 +115,7 @@ def model_path(name: str | os.PathLike[str]) -> Path:
 
 @jax_defaults()
 def load(name: str | os.PathLike[str]) -> NecParams:
-    """Read a model: a path, or the name of a model that ships with the package.
+    """Read a model, by its path or by the name of a shipped model.
 
     Raises:
       FileError: no such model, a damaged file, or one of another kind.

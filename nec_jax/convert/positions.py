@@ -33,9 +33,9 @@ def grid_side(count: int, name: str) -> int:
 
 
 def frames(positions: NDArray[np.float32]) -> int:
-    """How many frames of one grid positions [T, D] are, each that of the first plus a constant.
+    """The number of frames in positions [T, D]: each frame equals the first plus a constant.
 
-    So are the fixed positions of Prithvi, whose four frames of 14 x 14 have the count of 28 x 28.
+    Prithvi's fixed positions are like this: four frames of 14 x 14, as many as one of 28 x 28.
     """
     for count in range(2, len(positions)):
         size = len(positions) // count
@@ -59,7 +59,7 @@ def are_sincos(positions: NDArray[np.float32]) -> bool:
 
 
 def resize(positions: NDArray[np.float32], side: int, how: Resizing) -> NDArray[np.float32]:
-    """Positions [g * g, D] of a square grid -> [side * side, D], as the project in question does.
+    """Resize positions [g * g, D] of a square grid to [side * side, D], as `how` names.
 
     Cubic convolution (Keys 1981) with torch's constants: a = -0.75, or -0.5 where antialiased.
     """
@@ -74,7 +74,7 @@ def resize(positions: NDArray[np.float32], side: int, how: Resizing) -> NDArray[
 
 
 def _weights(old: int, new: int, how: Resizing) -> NDArray[np.float64]:
-    """[new, old]: what each new position takes from each old one."""
+    """[new, old]: the weight of each old position in each new one."""
     scale = old / (new + 0.1) if how == "dinov2" else old / new
     wide = max(scale, 1.0) if how == "antialiased" else 1.0
     centres = (np.arange(new) + 0.5) * scale - 0.5

@@ -1,4 +1,4 @@
-"""Opens what `nec convert` is given: a file or folder -> tensors and what is said about them."""
+"""Open the source of `nec convert`: a file or folder -> tensors and the facts stored with them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Checkpoint:
     """Tensors under the names of their project, and the facts that came with them.
 
     Attributes:
-      name: what errors and reports call it.
+      name: its name in errors and reports.
       tensors: {name: array}.
       config: `config.json` of a folder; empty without one.
       preprocessor: `preprocessor_config.json` of a folder, or the part of `processor_config.json`

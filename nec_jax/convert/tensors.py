@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, taken one by one, so that nothing is forgotten and nothing made up."""
+"""A checkpoint's tensors, taken one by one, so that none is forgotten or invented."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from coder import FileError
 from nec_jax.models.weight_tree import Weights
 
-# What is not the ViT of `nec_jax.models.vit`, by a tensor that gives it away.
+# Variants that are not the ViT of `nec_jax.models.vit`, by a tensor that shows it.
 _VARIANTS = (
     (r"(^|\.)patch_embed\.\d+\.", "grouped channels (SatMAE), a patch embedding a group of bands"),
     (r"channel_embed|channel_cls_embed", "grouped channels (SatMAE)"),
@@ -27,10 +27,10 @@ _VARIANTS = (
 
 
 class Tensors:
-    """Hands out tensors as float32 and keeps a record of what does not fit.
+    """Hands out tensors as float32 and records what does not fit.
 
-    A tensor that is missing or mis-shaped is replaced by zeros for the time being: `finish` raises,
-    with all of them by name.
+    A tensor that is missing or mis-shaped is replaced by zeros for now: `finish` raises an error
+    that names all of them.
     """
 
     def __init__(self, tensors: Mapping[str, NDArray]):
@@ -55,7 +55,7 @@ class Tensors:
         return self._tensors[name]
 
     def shape(self, name: str, *axes: int) -> tuple[int, ...]:
-        """The shape of a tensor that says what the architecture is.
+        """The shape of a tensor that the architecture is read from.
 
         Raises:
           FileError: it is missing, or has another number of axes than any of `axes`.
@@ -68,7 +68,7 @@ class Tensors:
         return shape
 
     def take(self, name: str, *shape: int, kind: str = "f") -> NDArray[np.float32]:
-        """A tensor of exactly this shape, as float32; `kind` is that of its NumPy dtype."""
+        """A tensor of exactly this shape, as float32; `kind` is the kind of its NumPy dtype."""
         self._taken.add(name)
         found = self._tensors.get(name)
         if found is None:
@@ -85,7 +85,7 @@ class Tensors:
         return np.zeros(shape, np.float32)
 
     def leave_out(self, pattern: str) -> None:
-        """Tensors that are known and not needed: they are named in the report."""
+        """Leave out tensors that are known and not needed; the report names them."""
         # Sorted: safetensors gives tensors in another order each time, and the result has a digest.
         left = sorted(self._tensors.keys() - self._taken)
         found = [n for n in left if re.fullmatch(pattern, n)]
@@ -93,7 +93,7 @@ class Tensors:
         self.left_out += found
 
     def finish(self) -> None:
-        """Raises FileError with every tensor that is missing, mis-shaped or unexpected."""
+        """Raise FileError that names every missing, mis-shaped or unexpected tensor."""
         unexpected = sorted(self._tensors.keys() - self._taken)
         problems = self._problems + [f"unexpected {name}" for name in unexpected]
         if problems:
@@ -116,7 +116,7 @@ class BlockNames(NamedTuple):
 
 
 def under(prefix: str, names: BlockNames) -> BlockNames:
-    """The same names behind a prefix."""
+    """The same names after a prefix."""
     return BlockNames(
         prefix + names.norm1,
         tuple(prefix + n for n in names.qkv),
@@ -147,8 +147,8 @@ def block(
 ) -> Weights:
     """One transformer block as `nec_jax.models.vit.Block` has it.
 
-    Where its queries, keys and values are not `biased` (qkv_bias=False), their bias is zero, which
-    is the same function.
+    If its queries, keys and values are not `biased` (qkv_bias=False), their bias is set to zero,
+    which is the same function.
     """
     rows = 3 * width // len(names.qkv)
     parts = [tensors.take(_part(name, "weight"), rows, width) for name in names.qkv]
@@ -182,7 +182,7 @@ def _part(name: str, part: str) -> str:
 
 
 def count_blocks(tensors: Mapping[str, NDArray], prefix: str, told: int | None = None) -> int:
-    """How many blocks `prefix0.`, `prefix1.` ... there are, without a gap; 0 for none.
+    """The number of blocks `prefix0.`, `prefix1.` ... without a gap; 0 for none.
 
     Raises:
       FileError: not as many as `told` by the checkpoint's configuration.

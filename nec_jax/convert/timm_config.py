@@ -1,4 +1,4 @@
-"""What timm's config.json says, and Prithvi's, which is like it."""
+"""Read config.json files of timm, and of Prithvi, which are alike."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _ROTARY = r"(^|_)(rope|pe|dinov3|eva|eva02|naflexvit|lingbot|sapiens2)(_|$)"
 
 @dataclass(frozen=True)
 class TimmConfig:
-    """What is said; None, or nothing, where it is not.
+    """The facts of a config.json; None, or empty, where it says nothing.
 
     Attributes:
       architecture: timm's name of it.
@@ -54,7 +54,7 @@ class TimmConfig:
 
 
 def read_config(config: Mapping[str, Any]) -> TimmConfig:
-    """The content of a config.json (or {}) -> what it says.
+    """The content of a config.json (or {}) -> its facts.
 
     Raises:
       FileError: it names an architecture or an argument that is no plain ViT's.

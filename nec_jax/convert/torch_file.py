@@ -61,7 +61,7 @@ class TensorRef:
         return math.prod(self.shape)
 
     def load(self) -> NDArray:
-        """The values; FileError where they would lie outside of the file's."""
+        """The values. Raises FileError if they reach beyond their storage."""
         wide = self.storage.dtype == "bfloat16"
         data = np.frombuffer(self.storage.read(), "<u2" if wide else self.storage.dtype)
         last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
@@ -129,7 +129,7 @@ def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
 
 
 class _Reader:
-    """What the names and storages of a pickle stand for."""
+    """Resolves the names and storages of a pickle."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str, path: Path):
         self._archive, self._root, self._path = archive, root, path

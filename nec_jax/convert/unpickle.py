@@ -1,9 +1,9 @@
 """Reads pickles that hold data alone, in time and memory that their size bounds.
 
-Pickle is a language that can call anything. Here it runs on a machine that can only build
-numbers, strings, containers and what a table of names gives: a few dozen operations, whatever else
-is refused. CPython's own unpickler would resolve names safely too, but can be made to allocate or
-hash without end.
+Pickle is a language that can call anything. This interpreter can only build numbers, strings,
+containers and the objects of a table of names: it has a few dozen operations and refuses all
+others. CPython's own unpickler could resolve names safely too, but can be made to allocate or hash
+without end.
 """
 
 import pickletools
@@ -30,7 +30,7 @@ LARGEST = 1 << 63  # whole numbers in sizes and keys are below
 
 
 class Record:
-    """What an object of a class that is not ours becomes: its attributes, and nothing else."""
+    """An object of an unknown class: its attributes, and nothing else."""
 
     def __init__(self, *_: Any) -> None:
         self.attributes: dict[Any, Any] = {}

@@ -1,4 +1,4 @@
-"""What a model is, apart from its weights: architecture and input contract, as plain data."""
+"""A model's architecture and input contract as plain data: all of it but the weights."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ class Variant(NamedTuple):
 
 
 # Encoders: Dosovitskiy 2021 (B, L, H) and Touvron 2021 (Ti, S). Decoders of B, L, H: He 2022
-# (MAE), appendix A.1; those of Ti and S are narrowed in proportion, for it names none.
+# (MAE), appendix A.1, which names none for Ti and S: theirs are narrower in proportion.
 VARIANTS = {
     "vit-ti": Variant(16, 192, 12, 3, 128, 4, 4),
     "vit-s": Variant(16, 384, 12, 6, 256, 4, 8),
@@ -67,39 +67,39 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The static half of a model; travels in the model file.
+    """The static half of a model, stored in its file.
 
     Attributes:
-      arch: name of the architecture the sizes came from.
-      image_size: side of the training images, pixels; other sides that `patch` divides also work.
+      arch: name of the architecture that the sizes are from.
+      image_size: side of the training images, pixels; other multiples of `patch` also work.
       mlp_ratio: hidden width of an MLP over the width of its block.
-      activation: of the encoder's MLPs: "gelu" (exact), "gelu-tanh" (its approximation), or
+      activation: in the encoder's MLPs: "gelu" (exact), "gelu-tanh" (its approximation), or
         "quick-gelu", x sigmoid(1.702 x) (CLIP).
-      epsilon: of every LayerNorm.
-      positions: "sincos" (2-d, computed for any grid) or "learned" (for the grid of `image_size`
-        and no other).
+      epsilon: epsilon of every LayerNorm.
+      positions: "sincos" (2-d, computed for any grid) or "learned" (only for the grid of
+        `image_size`).
       patch_bias: whether the patch embedding has a bias (CLIP's has none).
-      pre_norm: a LayerNorm between the positions and the first block (CLIP).
-      layer_scale: a learned factor a channel on the output of attention and MLP (DINOv2).
+      pre_norm: whether a LayerNorm follows the positions, before the first block (CLIP).
+      layer_scale: whether attention and MLP have a learned factor per output channel (DINOv2).
       class_token: whether the encoder has a class token.
-      registers: further learned tokens that take part and are dropped at the end (DINOv2).
-      embedding_blocks: after which blocks, counted from 1, the embedding is taken; each through
-        the final norm, their channels one after another. Empty for the last block alone.
+      registers: number of further learned tokens, which are dropped at the end (DINOv2).
+      embedding_blocks: the blocks, counted from 1, after which the embedding is taken. The final
+        norm is applied after each, and their channels are concatenated. Empty for the last block.
       decoder_target: what the decoder predicts: "pixels" (normalised by `mean` and `std`),
         "normalised-pixels" (each patch to mean 0, variance 1 as well: MAE's norm_pix_loss),
         "features" (the embedding of the model that training started from), or "none": no decoder.
       decoder_positions: as `positions`.
-      code_class_token: whether the class token passes the bottleneck (and is paid for).
+      code_class_token: whether the class token is coded, and its bytes counted.
       bands: names of the input channels, in order.
       dtype: the dtype that `encode` accepts.
       value_range: lowest and highest legal input value.
       mean, std: normalisation of each band, in input units: `(x - mean) / std`.
       size_rule: how data loaders bring an image to `image_size`.
-      coding_batch: images are encoded in batches padded to exactly this many, so that an
-        image's bytes do not depend on its neighbours.
-      precision: of encoder and decoder, in training and in coding: of matrix products ("float32",
-        "tensorfloat32"), or of what goes into them and comes out ("bfloat16"). Parameters, norms,
-        softmax, the sums of blocks and the density are float32 at any.
+      coding_batch: number of images that every batch is padded to, so that the bytes of an image
+        do not depend on its neighbours.
+      precision: precision of encoder and decoder, in training and in coding: of matrix products
+        ("float32", "tensorfloat32"), or also of their operands and results ("bfloat16").
+        Parameters, norms, softmax, residual sums and the density are always float32.
     """
 
     arch: str
@@ -142,7 +142,7 @@ class ModelConfig:
         for name in _FLAGS:
             if not isinstance(value := getattr(self, name), bool):
                 raise InputError(f"{name} is {value!r}: give True or False")
-        for name in _TUPLES:  # of Python's own values: a configuration is hashed, and JSON
+        for name in _TUPLES:  # plain Python values: a configuration is hashed, and is JSON
             values = (v.item() if isinstance(v, np.generic) else v for v in getattr(self, name))
             object.__setattr__(self, name, tuple(values))
         if max(self.depth, self.decoder_depth) > _DEEPEST:
@@ -216,7 +216,7 @@ class ModelConfig:
         return height // self.patch, width // self.patch
 
     def to_meta(self) -> dict[str, Any]:
-        """As a JSON-ready dictionary."""
+        """The configuration as a dictionary that JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The bottleneck in training: what the decoder sees of an embedding, and what it costs."""
+"""The bottleneck in training: the values that the decoder sees, and the bits that they cost."""
 
 import functools
 
@@ -20,21 +20,23 @@ def bottleneck(
     alpha: jax.Array | float = 1.0,
     grid: tuple[int, int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Quantise y (or imitate it, in training) and measure its rate.
+    """Quantise y, or imitate that in training, and measure its rate in bits.
 
     Args:
-      weights: the sub-tree `bottleneck` of a model's weights; in training through a transform that
-        of `nec_jax.models.transform_bottleneck.initial`.
+      weights: the sub-tree `bottleneck` of a model's weights; for training through a transform, the
+        tree that `nec_jax.models.transform_bottleneck.initial` makes.
       y: float32 [B, n, D].
       rounding: what the decoder sees. `noise`: y plus uniform noise, as in the paper;
         `straight-through`: the rounded y with the gradient of y (Minnen and Singh 2020);
-        `soft`: `soft_round` with sharpness `alpha`. The rate of these three is that of the noisy
-        y. `hard`: the rounded y, with the rate of the rounded symbols, for validation.
-      keys: randomness of the noise, one key an image: [B]; not needed by `hard`.
-      grid: of the tokens; a transform needs it.
+        `soft`: `soft_round` with sharpness `alpha`. All three measure the rate of the noisy y.
+        `hard`, for validation: the rounded y, with the rate of the rounded symbols. A transform
+        measures some rates otherwise, see `transform_bottleneck.bottleneck`.
+      keys: random keys of the noise [B], one per image; not needed by `hard`.
+      alpha: sharpness of `soft`.
+      grid: token grid (height, width); needed with a transform.
 
     Returns:
-      y_hat [B, n, D], and bits [B, n, D], of each channel or component of each token.
+      y_hat [B, n, D], and the bits of each channel or component of each token, [B, n, D].
     """
     if "transform" in weights:
         assert grid is not None

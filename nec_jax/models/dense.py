@@ -26,9 +26,9 @@ def _backward(
     precision: str, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    # Left to itself, XLA fuses what makes the operands into them and computes it again for every
-    # block of the product. Each operand has a barrier of its own, so that what is not asked for
-    # (a frozen kernel's gradient) is still dropped.
+    # Without a barrier, XLA fuses the computation of the operands into the product and repeats it
+    # for every block. Each operand has its own barrier, so that a result that is not used (a frozen
+    # kernel's gradient) is still dropped.
     grad = jax.lax.optimization_barrier(grad.reshape(-1, grad.shape[-1]))
     flat = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]))
     matmul = functools.partial(jnp.matmul, precision=precision)
@@ -41,7 +41,7 @@ product.defvjp(_forward, _backward)
 class Dense(nn.Module):
     """`flax.linen.Dense` with `product`; parameters are float32.
 
-    At a precision of "bfloat16" operands and result are bfloat16, otherwise float32.
+    With the precision "bfloat16" operands and result are bfloat16, otherwise float32.
     """
 
     features: int

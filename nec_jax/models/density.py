@@ -1,15 +1,15 @@
 """The fully factorised density of Balle et al. 2018 (arXiv 1802.01436, appendix 6.1).
 
-One univariate density a channel, defined by its cumulative distribution
+One univariate density per channel, defined by its cumulative distribution
 
     c(x) = sigmoid(f_K(... f_1(x))),   f_k(h) = g_k(M_k h + b_k),
     g_k(h) = h + tanh(a_k) * tanh(h)   (the last layer has none),
 
 whose matrices M_k pass through a softplus, so that c is monotone. Everything here is element-wise
 over channels, written on arrays `[..., C]`; parameters are dictionaries of `[C, rows, columns]`
-matrices, `[C, rows]` biases and gates. Medians and tails are found by bisection on the monotone
-c: exact at every step, with no second loss, optimiser or state to keep (the paper trains them by
-an auxiliary loss that lags behind the density, and that its checkpoints lose).
+matrices, `[C, rows]` biases and gates. Medians and tails are found by bisection on the monotone c:
+exact at every step, without a second loss, optimiser or state. (The paper trains them by an
+auxiliary loss, which lags behind the density and is lost in its checkpoints.)
 """
 
 import functools
@@ -32,7 +32,7 @@ Params = dict[str, jax.Array]
 
 
 def init_density(key: jax.Array, channels: int, widths: Sequence[int] = WIDTHS) -> Params:
-    """Parameters of `channels` densities of a typical width of 10 (`INIT_SCALE`)."""
+    """Parameters of `channels` densities with a typical width of 10 (`INIT_SCALE`)."""
     sizes = (1, *widths, 1)
     scale = INIT_SCALE ** (1 / (len(sizes) - 1))
     params: Params = {}
@@ -69,8 +69,8 @@ def logits_cdf(params: Any, x: Any, xp: Any = jnp) -> Any:
 def bin_prob(params: Params, x: jax.Array) -> jax.Array:
     """Probability of the unit bin around x: c(x + 1/2) - c(x - 1/2), for x [..., C]."""
     lower, upper = logits_cdf(params, jnp.stack([x - 0.5, x + 0.5]))
-    # On the right tail both sigmoids round to one: subtract their complements there. Not
-    # `-sign(lower + upper)`: its zero would make the bin around the median impossible.
+    # On the right tail both sigmoids round to one: subtract their complements there. Not by
+    # `-sign(lower + upper)`, whose zero would give the bin around the median probability 0.
     sign = jnp.where(lower + upper > 0, -1.0, 1.0)
     return jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
 
@@ -99,7 +99,7 @@ def bin_bits(params: Params, x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="prob")
 def quantile(params: Params, prob: float) -> jax.Array:
-    """Where the cumulative distribution of each channel is `prob`: float32 [C], by bisection."""
+    """The `prob`-quantile of each channel, float32 [C], by bisection."""
     target = math.log(prob) - math.log1p(-prob)  # in float32, 1 - 1e-9 is 1
     channels = params["bias_0"].shape[0]
     params = jax.lax.stop_gradient(params)
@@ -126,7 +126,7 @@ def match_moments(params: Params, mean: jax.Array, std: jax.Array) -> Params:
     """
     scale = std * math.sqrt(3) / math.pi
     centre = quantile(params, 0.5)
-    # The first layer is to see stretch * (x - mean) + centre: fold that into matrix and bias.
+    # The first layer should see stretch * (x - mean) + centre: fold that into matrix and bias.
     fresh = jax.nn.softplus(params["matrix_0"])
     matrix = fresh * (INIT_SCALE / scale[:, None, None])
     inverse_softplus = jnp.where(matrix > 20, matrix, jnp.log(jnp.expm1(jnp.minimum(matrix, 20))))
@@ -142,7 +142,7 @@ class FactorisedDensity(nn.Module):
     @nn.compact
     def __call__(self) -> Params:
         """The parameters, as the functions of this module take them."""
-        # One flax parameter an array, so that masks and counts see each of them.
+        # One flax parameter per array, so that masks and counts see each of them.
         fresh = jax.eval_shape(lambda k: init_density(k, self.channels), jax.random.key(0))
         return {
             name: self.param(name, lambda k, n=name: init_density(k, self.channels)[n])

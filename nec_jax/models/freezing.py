@@ -1,4 +1,4 @@
-"""Which parameters train: rules on the paths of a weight tree."""
+"""The freezing rule: which parameters train, by their paths in the weight tree."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, path_name
 
-# The paper's trainable set, as patterns of paths; `log_gain` is ours and not in it.
+# The paper's trainable set, as patterns of paths. `log_gain` is an addition and not in it.
 _PAPER = (
     "encoder/(patch_embed|class_token|norm|block_{last})(/.*)?",
     "decoder/(stem|block_0|norm|pred)(/.*)?",
@@ -30,15 +30,15 @@ _FIXED = "bottleneck/transform/"  # never trains
 
 
 def trainable_rule(name: str, config: ModelConfig) -> Callable[[str], bool]:
-    """Which weights train: a predicate of a path.
+    """A function from the path of a weight to whether it trains.
 
     Args:
-      name: of a preset of `TRAINABLE`; or patterns of paths, regular expressions between commas,
-        in which {last} is the number of the last encoder block:
+      name: a preset of `TRAINABLE`; or regular expressions of paths, separated by commas, in which
+        {last} is the number of the last encoder block:
         `encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*`.
 
     Raises:
-      InputError: neither; or a pattern that is no path of this model.
+      InputError: no preset and no patterns, or a pattern that matches no path of this model.
     """
     if name in TRAINABLE:
         return _matcher(TRAINABLE[name], config)
@@ -75,10 +75,10 @@ def _paths(config: ModelConfig) -> list[str]:
 
 
 def frozen_blocks(config: ModelConfig, weights: Weights, train: Callable[[str], bool]) -> int:
-    """How many of the encoder's first blocks, and all before them, stay as they are.
+    """The number of first blocks of the encoder that stay frozen, with everything before them.
 
-    0 where something before the blocks trains. No block counts that comes after the first of
-    `embedding_blocks`: its output is not all that the rest needs.
+    0 if something before the blocks trains. Blocks after the first of `embedding_blocks` do not
+    count: the rest of the model needs more than their output.
     """
     lowest = min(config.embedding_blocks or (config.depth,))
     for path, _ in jax.tree_util.tree_leaves_with_path({"encoder": weights["encoder"]}):

@@ -17,16 +17,16 @@ def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Arra
     """Choose the visible patches of each image, uniformly without replacement.
 
     Args:
-      keys: randomness, one key an image: [B].
+      keys: random keys [B], one per image.
       ratio: part of the patches to hide, 0 <= ratio < 1; `int(tokens * (1 - ratio))` are kept.
 
     Returns:
-      kept: int32 [B, K], indices of the visible patches, in random order as in MAE.
+      kept: int32 [B, K], indices of the visible patches, in random order, as in MAE.
       masked: float32 [B, tokens], 1 where a patch is hidden.
     """
     count = int(tokens * (1 - ratio))
     if not 0 < count <= tokens:
-        raise InputError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: keep one at least")
+        raise InputError(f"mask ratio {ratio} keeps {count} of {tokens} tokens: keep at least one")
     draw = functools.partial(jax.random.uniform, shape=(tokens,), dtype=jnp.float32)
     kept = jnp.argsort(jax.vmap(draw)(keys), axis=1)[:, :count].astype(jnp.int32)
     images = jnp.arange(len(keys))[:, None]
@@ -35,16 +35,16 @@ def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Arra
 
 
 def place(tokens: jax.Array, kept: jax.Array, count: int, filler: jax.Array) -> jax.Array:
-    """Put visible tokens [B, K, D] in their places: [B, count, D], `filler` [D] in the others."""
+    """Put visible tokens [B, K, D] in their places in [B, count, D], and `filler` [D] elsewhere."""
     b, _, d = tokens.shape
     full = jnp.broadcast_to(filler, (b, count, d))
     return full.at[jnp.arange(b)[:, None], kept].set(tokens)
 
 
 class DecoderStem(nn.Module):
-    """Tokens of the encoder -> the decoder's width, at their places in the grid.
+    """Project encoder tokens to the decoder's width, at their places in the grid.
 
-    Hidden patches become the mask token. Heads use this part and the first block as well.
+    Hidden patches become the mask token. Heads `with_decoder` use this part and the first block.
     """
 
     config: ModelConfig
@@ -73,7 +73,7 @@ class DecoderStem(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoded tokens -> what `config.decoder_target` names."""
+    """Decoded tokens -> the prediction that `config.decoder_target` names."""
 
     config: ModelConfig
 
@@ -81,11 +81,11 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
-        """Tokens [B, (1 +) K, embedding_width] of whole or masked images -> predictions, float32.
+        """Tokens [B, (1 +) K, embedding_width] of whole or masked images -> float32 predictions.
 
         Returns:
-          [B, T, patch_dim], pixels normalised as the target is; or [B, (1 +) T, embedding_width],
-          features in units of their standard deviations.
+          Pixels [B, T, patch_dim], normalised as the target; or features
+          [B, (1 +) T, embedding_width], in units of their standard deviations.
         """
         c = self.config
         x = DecoderStem(c, name="stem")(tokens, grid, kept)
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         x = layer_norm("norm", c.epsilon)(x)
         start = 1 if c.code_class_token else 0
         if c.decoder_target == "features":
-            # Starts as the identity: predicted is what was decoded and a correction to it.
+            # Starts as the identity: the prediction is the decoded embedding plus a correction.
             skip = FeatureScale(c.embedding_width, name="target")(tokens)
             if kept is not None:
                 filler = jnp.zeros(c.embedding_width, jnp.float32)
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
 
 
 class FeatureScale(nn.Module):
-    """Standardises embeddings by constants: mean and deviation of each channel of the target."""
+    """Standardise embeddings by constants: mean and deviation of each channel of the target."""
 
     channels: int
 
@@ -123,12 +123,12 @@ class FeatureScale(nn.Module):
     def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
         mean = self.param("mean", nn.initializers.zeros, (self.channels,), jnp.float32)
         std = self.param("std", nn.initializers.ones, (self.channels,), jnp.float32)
-        # Constants of the data, which no optimiser may move.
+        # Constants of the data, which no optimiser may change.
         return (y - jax.lax.stop_gradient(mean)) / jax.lax.stop_gradient(std)
 
 
 def pixel_targets(config: ModelConfig, patches: jax.Array) -> jax.Array:
-    """Patches [B, T, patch_dim], normalised by band -> what a decoder of pixels is to predict.
+    """Patches [B, T, patch_dim], normalised by band -> the target of a decoder of pixels.
 
     `normalised-pixels`: each patch minus its mean, over its deviation, as MAE's norm_pix_loss (He
     2022, table 1d; the variance is the unbiased one, plus 1e-6).

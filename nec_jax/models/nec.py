@@ -1,4 +1,4 @@
-"""Neural embedding compression: encoder, bottleneck and decoder, and which parameters train.
+"""Neural embedding compression: encoder, bottleneck and decoder, as one model.
 
 Gomes and Brunschwiler 2024 (arXiv 2403.17886). The latent is the encoder's normalised output y,
 class token included; the bottleneck multiplies each channel by a gain, z = g * y, and rounds
@@ -21,14 +21,14 @@ from nec_jax.models.weight_tree import Weights, merge
 
 
 class Losses(NamedTuple):
-    """What a forward pass measures; scalars."""
+    """The scalars that a forward pass measures."""
 
     mse: jax.Array  # of hidden patches, or of features: see `distortion`
     bits_per_element: jax.Array  # under the density, an element = one channel of one token
 
 
 class Nec(nn.Module):
-    """The whole model. Its methods are reached by `Nec(config).apply(..., method=...)`."""
+    """The whole model. Call its methods by `Nec(config).apply(..., method=...)`."""
 
     config: ModelConfig
 
@@ -43,7 +43,7 @@ class Nec(nn.Module):
     ) -> jax.Array:
         """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded.
 
-        With `start`, what `prefix` made of images is given in their place.
+        With `start`, pass the result of `prefix` in place of images.
         """
         if start:
             y = self.encoder(images.astype(jnp.float32), (0, 0), kept, start)
@@ -61,11 +61,11 @@ class Nec(nn.Module):
     def reconstruct(
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
-        """Decoded tokens of whole (or masked) images -> what `Decoder` predicts."""
+        """Decoded tokens of whole or masked images -> the prediction of `Decoder`."""
         return self.decoder(tokens, grid, kept)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Touch every parameter: what `init_weights` initialises by."""
+        """Use every parameter once, for `init_weights`."""
         y = self.latents(images)
         self.bottleneck()
         if self.config.decoder_target == "none":
@@ -74,12 +74,12 @@ class Nec(nn.Module):
 
 
 def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
-    """Input units -> zero mean and unit variance a band, float32."""
+    """Input units -> zero mean and unit variance per band, float32."""
     mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)
     return (images.astype(jnp.float32) - mean) / std
 
 
-# One program: eagerly, Flax would run and compile the whole model, operation by operation.
+# Jitted as one program: eagerly, Flax would compile and run the model operation by operation.
 @functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
@@ -103,17 +103,18 @@ def forward(
     """Mask, encode, quantise, decode and compare.
 
     Args:
-      images: [B, H, W, C] in input units; or what `prefix` made of images of `image_size`.
-      keys: randomness of masks and noise, one key an image: [B]. An image's draws thus do not
-        depend on how many are computed at once.
-      mask_ratio: part of the patches that is hidden.
-      rounding, alpha: see `bottleneck`; None leaves the bottleneck out (plain MAE; no rate).
-      start: blocks that the input has passed (`prefix`); then nothing can be hidden any more, and
-        only features can be compared.
+      images: [B, H, W, C] in input units; or the result of `prefix` for images of `image_size`.
+      keys: random keys of masks and noise [B], one per image, so that the draws of an image do not
+        depend on the batch.
+      mask_ratio: part of the patches to hide.
+      rounding, alpha: see `bottleneck`. With rounding None there is no bottleneck and no rate, as
+        in a plain MAE.
+      start: number of blocks that the input has passed (`prefix`). Above 0, patches can no longer
+        be hidden, and only features can be compared.
     """
     mask_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     grid = grid_of(config, images, start)
-    # A masked input has no grid to transform: tokens are hidden after the bottleneck then.
+    # A masked input has no grid to transform: with a transform, tokens are hidden after it.
     whole = rounding is not None and "transform" in weights["bottleneck"]
     ratio = 0.0 if whole else mask_ratio
     y, kept, masked = masked_latents(config, weights, images, mask_keys, ratio, start)
@@ -129,7 +130,7 @@ def forward(
 
 
 def visible(y: jax.Array, kept: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Tokens [B, (1 +) T, D] of a whole grid -> the class token, and those that are kept [B, K]."""
+    """Tokens [B, (1 +) T, D] of a whole grid -> the class token and the kept tokens [B, K]."""
     tokens = grid[0] * grid[1]
     first, places = y[:, :-tokens], y[:, -tokens:]
     return jnp.concatenate([first, jnp.take_along_axis(places, kept[..., None], axis=1)], axis=1)
@@ -143,7 +144,7 @@ def masked_latents(
     mask_ratio: float,
     start: int = 0,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """The latents of randomly masked images, and `random_masking`'s `kept` and `masked`.
+    """The latents of randomly masked images, and the `kept` and `masked` of `random_masking`.
 
     At a ratio of 0 all tokens stay in their order, and `kept` is None.
     """
@@ -158,16 +159,16 @@ def masked_latents(
 
 
 def grid_of(config: ModelConfig, images: Any, start: int = 0) -> tuple[int, int]:
-    """The token grid of images [B, H, W, C]; with `start`, that of images of `image_size`."""
+    """The token grid of images [B, H, W, C]; with `start`, the grid of `image_size`."""
     size = (config.image_size, config.image_size) if start else images.shape[1:3]
     return config.grid(*size)
 
 
 def targets(config: ModelConfig, weights: Weights, images: jax.Array, start: int = 0) -> jax.Array:
-    """What the decoder is to predict from images [B, H, W, C].
+    """The targets of the decoder for images [B, H, W, C].
 
-    Pixels: patches [B, T, patch_dim] (see `pixel_targets`). Features: the embedding [B, (1 +) T, D]
-    of the whole image by the teacher, whose weights never change, in standard deviations.
+    Pixels: patches [B, T, patch_dim] (see `pixel_targets`). Features: the teacher's embedding of
+    the whole image, [B, (1 +) T, D], in standard deviations; the teacher's weights never change.
     """
     if config.decoder_target == "none":
         raise InputError(
@@ -196,10 +197,10 @@ def distortion(
     kept: jax.Array | None,
     masked: jax.Array,
 ) -> jax.Array:
-    """Mean squared error of what is decoded from y_hat: a scalar.
+    """Mean squared error of the decoder's prediction from y_hat: a scalar.
 
-    Pixels: over the hidden patches, the MAE loss (over all where none is hidden). Features: over
-    all tokens and channels, hidden or not.
+    Pixels: over the hidden patches, as in MAE, or over all if none is hidden. Features: over all
+    tokens and channels, hidden or not.
     """
     predicted = reconstruct(config, weights, y_hat, grid, kept)
     if config.decoder_target == "features":

@@ -1,4 +1,4 @@
-"""Rounding, and what stands in for it in training."""
+"""Rounding, and its replacements in training."""
 
 from typing import Literal
 

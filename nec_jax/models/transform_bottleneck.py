@@ -13,17 +13,17 @@ from nec_jax.models.rounding import Rounding, soft_round
 from nec_jax.models.weight_tree import Weights
 
 ROUNDING, SHIFT = 0.4, 0.05
-"""In training: what is added to magnitudes before they are rounded down, and what is taken from
-them to decode them, of a step."""
+"""In training, in steps: what to add to magnitudes before rounding them down, and what to subtract
+from them to decode them."""
 RATE_ALPHA = 3.0
-"""Sharpness of the soft rounding whose rate is measured."""
+"""Sharpness of the soft rounding that the rate is measured of."""
 _EXACT = jax.lax.Precision.HIGHEST
 _SMALLEST = -60.0  # logarithm of a probability
-_LEAST_SCALE = 1e-3  # of a Laplacian, in steps
+_LEAST_SCALE = 1e-3  # minimum scale of a Laplacian, in steps
 
 
 def arrays(transform: Transform) -> Weights:
-    """A transform of grids as a tree of arrays, that checkpoints and devices take."""
+    """A transform as a tree of arrays, which checkpoints and devices take."""
     held = {"mean": transform.mean, "scale": transform.scale, "analysis": transform.analysis}
     held["basis"] = transform.basis * transform.norms[:, None]
     if transform.class_mean is not None:
@@ -50,7 +50,7 @@ def inverse(
 
 
 def rounded(codec: TransformCodec, y: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """What a codec makes of embeddings float32 [..., n, D]: decoded from their symbols."""
+    """Quantise and decode embeddings float32 [..., n, D] as a codec does."""
     held, spatial = arrays(codec.transform), codec.transform.spatial
     zone, rounding, shift = codec.cells(grid)
     c = forward(held, y, grid, spatial=spatial)
@@ -70,14 +70,14 @@ def bottleneck(
 ) -> tuple[jax.Array, jax.Array]:
     """`nec_jax.models.bottleneck.bottleneck` on the coefficients of a transform, in steps.
 
-    Their density is a Laplacian for each component and band, of a scale that is learned. What is
-    rounded has a dead zone. The rate of `straight-through` is that of the rounded coefficients; of
-    `noise` and `soft`, for which noise of a whole step would swamp the many coefficients that
-    rounding sets to zero, that of softly rounded ones with noise (Agustsson and Theis 2020).
+    The density is a Laplacian for each component and band, with a learned scale. Rounding has a
+    dead zone. `straight-through` measures the rate of the rounded coefficients. `noise` and `soft`
+    measure the rate of softly rounded coefficients with noise (Agustsson and Theis 2020): noise on
+    the coefficients themselves would swamp the many that round to zero.
 
     Args:
-      weights: {"density": {"log_scale": [K, columns]}, "transform": `arrays`, "step" (that of
-        validation) and "drawn" (smallest and largest of which each image in training draws one)}.
+      weights: {"density": {"log_scale": [K, columns]}, "transform": `arrays`, "step": the step of
+        validation, "drawn": the smallest and largest step; in training each image draws one}.
     """
     held = weights["transform"]
     scale = jnp.exp(weights["density"]["log_scale"])[:, columns(held, grid)].T
@@ -106,7 +106,7 @@ def bottleneck(
 
 
 def _rounded(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What is decoded of coefficients in steps, and their bits."""
+    """The decoded values of coefficients in steps, and their bits."""
     zone = zone_of(scale)
     m = _magnitudes(z, zone)
     return jnp.sign(z) * jnp.where(m > 0, m - SHIFT, 0.0), coded_bits(m, zone, scale)
@@ -118,7 +118,7 @@ def _magnitudes(z: jax.Array, zone: jax.Array) -> jax.Array:
 
 
 def zone_of(scale: jax.Array) -> jax.Array:
-    """Where magnitude 1 begins, in steps, by the trade of `coder.transform.distributions.cells`."""
+    """Where magnitude 1 begins, in steps, by the rule of `coder.transform.dead_zone`."""
     start = jnp.full_like(scale, (1 - SHIFT) / 2)
     price = coded_bits(1.0, start, scale) - coded_bits(0.0, start, scale)
     first = start + KAPPA * price / (2 * (1 - SHIFT))
@@ -126,9 +126,9 @@ def zone_of(scale: jax.Array) -> jax.Array:
 
 
 def coded_bits(m: jax.Array | float, zone: jax.Array, scale: jax.Array) -> jax.Array:
-    """Bits of magnitudes with their signs, of a Laplacian with a dead zone.
+    """Bits of magnitudes, signs included, under a Laplacian with a dead zone.
 
-    A magnitude of 1 is that of a unit from `zone` on. The density falls as exp(-|x| / scale).
+    Magnitude 1 covers one unit from `zone` on. The density falls as exp(-|x| / scale).
     """
     none = jnp.log(jnp.maximum(1 - jnp.exp(-zone / scale), 1e-9))
     some = jnp.log(0.5) - (zone + m - 1) / scale + jnp.log1p(-jnp.exp(-1 / scale))
@@ -139,9 +139,9 @@ def coded_bits(m: jax.Array | float, zone: jax.Array, scale: jax.Array) -> jax.A
 def _straight_through(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`_rounded` of z and scale [B, n, K], with the gradient of a choice between integers.
 
-    A magnitude costs the bits that it has above the next smaller one. One that is zero moves only
-    if the distortion that it would save pays for the bits of a one: else gradients of all the
-    coefficients that are rightly zero would make them grow.
+    The price of a magnitude is its bits minus those of the next smaller one. A zero gets a gradient
+    only if the distortion that a one would save pays for the bits of the one. Otherwise the
+    gradients of all coefficients that are rightly zero would make them grow.
     """
     return _rounded(z, scale)
 
@@ -168,7 +168,7 @@ _straight_through.defvjp(_choose, _gradients)
 def spread_of(
     transform: Transform, y: NDArray[np.float32], grid: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Mean magnitudes [K, columns] of the coefficients of y [N, n, D]; NaN where there are none."""
+    """Mean magnitudes [K, columns] of the coefficients of y [N, n, D]; NaN in empty columns."""
     sizes = np.mean([np.abs(transform.forward(one, grid)) for one in y], axis=0)  # [n, K]
     which = transform.columns(grid)
     spread = np.full((transform.width, transform.components), np.nan, np.float32)
@@ -183,9 +183,9 @@ def initial(
     spread: NDArray[np.float32],
     drawn: tuple[float, float] | None = None,
 ) -> Weights:
-    """The weights of `bottleneck`: Laplacians of the spread that `spread_of` found.
+    """The weights of `bottleneck`: Laplacians with the spread that `spread_of` measured.
 
-    Training takes `step`, or draws steps between those of `drawn`, uniformly by their logarithm.
+    Training uses `step`, or draws steps between those of `drawn`, uniformly in the logarithm.
     """
     held = arrays(transform) | {"step": jnp.float32(step)}
     held["drawn"] = jnp.asarray(drawn or (step, step), jnp.float32)
@@ -195,7 +195,7 @@ def initial(
 
 
 def blank(channels: int, *, class_token: bool) -> Weights:
-    """A tree of the shapes of `initial`'s, for all components of so many channels."""
+    """A tree with the shapes of `initial`, for all components of `channels` channels."""
     vectors = ["mean", "scale", *(["class_mean", "class_scale"] if class_token else [])]
     zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
     held = {name: zeros(channels) for name in vectors}
@@ -223,7 +223,7 @@ def laplacian_bits(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _units(held: Weights, tokens: int) -> tuple[int, jax.Array, jax.Array]:
-    """How many class tokens there are; the mean and the scale of each token, [n, D] each."""
+    """The number of class tokens; the mean and the scale of each token, [n, D] each."""
     first = int("class_mean" in held)
     parts = []
     for name in ("mean", "scale"):
@@ -233,7 +233,7 @@ def _units(held: Weights, tokens: int) -> tuple[int, jax.Array, jax.Array]:
 
 
 def _over_places(c: jax.Array, grid: tuple[int, int], first: int, *, inverse: bool) -> jax.Array:
-    """`coder.transform.klt.over_blocks` of all but the class token."""
+    """`coder.transform.dct.over_blocks` for all tokens but the class token."""
     if grid == (1, 1):
         return c
     tokens = c[..., first:, :]

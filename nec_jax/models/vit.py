@@ -1,7 +1,7 @@
 """The vision transformer: blocks, positions and the encoder (Dosovitskiy 2021, He 2022).
 
-One encoder for MAE, CLIP (Radford 2021), DINOv2 (Oquab 2023) and their kin: what differs is data
-(`ModelConfig`), not code.
+One encoder for MAE, CLIP (Radford 2021), DINOv2 (Oquab 2023) and related models: they differ in
+data (`ModelConfig`), not in code.
 """
 
 import functools
@@ -50,7 +50,7 @@ def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Arr
 
 def layer_norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
     """A LayerNorm, by default with the epsilon of MAE."""
-    # Not E[x^2] - E[x]^2: in float32 that loses what tokens with outlier channels need.
+    # Not E[x^2] - E[x]^2: in float32 it is too imprecise for tokens with outlier channels.
     return nn.LayerNorm(epsilon=epsilon, name=name, use_fast_variance=False)
 
 
@@ -78,7 +78,7 @@ def attend(qkv: jax.Array, precision: str) -> jax.Array:
     matmul = functools.partial(jnp.matmul, precision=precision)
     q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, D]
     logits = matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2))
-    # A softmax that is normalised after the product with v, where there is less to divide.
+    # The softmax is normalised after the product with v, where there is less to divide.
     highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - highest)
     x = matmul(weights, v) / jnp.sum(weights, axis=-1, keepdims=True)
@@ -86,7 +86,7 @@ def attend(qkv: jax.Array, precision: str) -> jax.Array:
 
 
 def _attend_fused(qkv: jax.Array) -> jax.Array:
-    """`attend` by cuDNN's flash attention, where there is a GPU that has it."""
+    """`attend` by cuDNN's flash attention, for GPUs that support it."""
     if not _on_gpu() or qkv.shape[-1] % 8:
         return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
     b, n = qkv.shape[:2]
@@ -101,7 +101,7 @@ def _attend_fused(qkv: jax.Array) -> jax.Array:
 
 
 def _on_gpu() -> bool:
-    """Whether what is traced now will run on a GPU: JAX's first device, or the user's default."""
+    """Whether the traced program will run on a GPU: JAX's first device, or the user's default."""
     config: Any = jax.config
     chosen = config.jax_default_device
     platform = getattr(chosen, "platform", chosen) or jax.default_backend()
@@ -128,7 +128,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: float32 [B, N, D] -> [B, N, D].
 
-    The sums and the norms are float32 at any precision.
+    The residual sums and the norms are float32 at any precision.
     """
 
     heads: int
@@ -153,7 +153,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Patches -> tokens, class token first; or a part of the way (`start`, `stop`)."""
+    """Patches -> tokens, class token first; or only some of the blocks (`start`, `stop`)."""
 
     config: ModelConfig
 
@@ -166,15 +166,15 @@ class Encoder(nn.Module):
         start: int = 0,
         stop: int | None = None,
     ) -> jax.Array:
-        """Encode all patches, or those that masking kept.
+        """Encode all patches, or those that masking keeps.
 
         Args:
-          x: float32 [B, T, patch_dim], normalised patches, all of the grid; or, if `start` is not
-            0, what `stop=start` returned.
+          x: float32 [B, T, patch_dim], all normalised patches of the grid; or, if `start` is not 0,
+            the result of a call with `stop=start`.
           grid: height and width of the grid, T = height * width.
           kept: int32 [B, K], indices of the visible patches; None for all.
-          start: blocks that `x` has passed; no more than the first of `embedding_blocks`.
-          stop: blocks to pass before leaving early; None for all, and the final norm.
+          start: number of blocks that `x` has passed, at most the first of `embedding_blocks`.
+          stop: number of blocks after which to stop; None for all, and the final norm.
 
         Returns:
           float32 [B, (1 +) K, embedding_width], after the final norm; with `stop`
@@ -203,7 +203,7 @@ class Encoder(nn.Module):
             positions = positions[kept]
         embed = Dense(c.width, c.patch_bias, precision=c.precision, name="patch_embed")
         x = embed(patches) + positions
-        # The class token has no position of its own: where a checkpoint has one, it is added in.
+        # The class token has no position here: a checkpoint's is added to the token on import.
         extra = [("class_token", int(c.class_token)), ("registers", c.registers)]
         for name, count in reversed(extra):
             if count:

@@ -1,4 +1,4 @@
-"""Weight trees: nested dictionaries of arrays, and their leaves by path, as files name them."""
+"""Weight trees: nested dictionaries of arrays, and their leaves by path as in files."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 from coder import FileError
 
 Weights = Any
-"""{"encoder": ..., "bottleneck": ..., "decoder": ...}. There is no decoder where `decoder_target`
-is "none". In training on features there is "teacher" as well: the encoder's first values of what
-trains (`merge` with the encoder makes it whole)."""
+"""{"encoder": ..., "bottleneck": ..., "decoder": ...}. There is no decoder if `decoder_target` is
+"none". Training on features adds "teacher": the initial values of those encoder weights that train.
+`merge` with the encoder completes it."""
 
 
 def path_name(path: Iterable[Any]) -> str:
@@ -20,7 +20,7 @@ def path_name(path: Iterable[Any]) -> str:
 
 
 def split(weights: Weights, train: Callable[[str], bool]) -> tuple[Weights, Weights]:
-    """Split a weight tree in two of the same shape, with None where a leaf is in the other."""
+    """Split a weight tree into two of the same structure; each has None for the other's leaves."""
 
     def pick(want: bool) -> Weights:
         return jax.tree_util.tree_map_with_path(
@@ -42,7 +42,7 @@ def flatten_weights(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def unflatten_weights(tensors: dict[str, np.ndarray], like: Weights) -> Weights:
-    """The inverse of `flatten_weights`, for a tree of the shapes of `like`.
+    """The inverse of `flatten_weights`, for a tree with the shapes of `like`.
 
     Raises:
       FileError: a missing or unexpected tensor, or one of another shape or dtype, by name.
