@@ -93,7 +93,7 @@ def test_new_bands_start_from_the_mean_of_the_others_in_encoder_and_decoder() ->
         (("B04=rot",), "the model has no band 'rot'; it has red, green, blue"),
         (("red", "red"), "every band needs a name of its own"),
         (("", "red"), "every band needs a name of its own"),
-        (("B01", "B02"), r"none is a band of the model \(red, green, blue\): map one"),
+        (("B01", "B02"), r"none is a band of the model \(red, green, blue\): map at"),
     ],
 )
 def test_bands_that_cannot_be_are_refused(bands: tuple[str, ...], message: str) -> None:

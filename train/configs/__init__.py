@@ -1,8 +1,8 @@
-"""Experiments: one TOML file each. Its first lines say the command and what to expect.
+"""Experiments: one TOML file each. Its first lines give the command and the expected result.
 
-A table holds the options of a command: [pretrain], [distil], [compress], [evaluate]. They have the
-names of `train.configs.options` and `train.configs.study_options`, but for `lambda`. [axes] and
-[[points]] make a study of it: docs/studies.md.
+A table holds the options of a command: [pretrain], [distil], [compress], [evaluate]. Their names
+are those of `options` (training runs) and `study_options` (evaluate, sweep, report and compare),
+except for `lambda`, the field `Compress.lam`. [axes] and [[points]] make a study: docs/studies.md.
 """
 
 import difflib
@@ -26,17 +26,17 @@ def names() -> list[str]:
 
 
 def headline(name: str) -> str:
-    """What an experiment is, in a line: the first of its file."""
+    """A description of an experiment in one line: the first of its file."""
     with (_FOLDER / f"{name}.toml").open() as file:
         return file.readline().strip("# \n")
 
 
 def load(name: str, command: str) -> Any:
-    """The options of `command` in an experiment: its name, or the path of its TOML file.
+    """The options of `command` in an experiment, given by name or by the path of a TOML file.
 
     Raises:
-      OptionsError: there is none, it is no TOML, or it says nothing for this command.
-      SystemExit: options that the command does not have or take; a message is printed.
+      OptionsError: no such experiment, not TOML, or no options for this command.
+      SystemExit: unknown options, or values that they do not take; a message is printed.
     """
     path = _FOLDER / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml":
@@ -78,7 +78,7 @@ def parse(default: Options, table: dict[str, Any], where: str) -> Options:
     """`default` with the options of a TOML table, under all the checks of the command line.
 
     Raises:
-      SystemExit: what is wrong is printed, with `where`.
+      SystemExit: an option is wrong; the error is printed, with `where`.
     """
     import tyro
 

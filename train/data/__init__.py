@@ -1,4 +1,11 @@
-"""Images for training and scoring: `open_source`, then `train_iterator` or `read_all`."""
+"""Images for training and scoring: `open_source`, then `train_iterator` or `read_all`.
+
+`open` finds the kind of a data set: `folder` (images in folders), `table` (a split.csv),
+`tfds_source`, `blue_marble` or `potsdam`. `pipeline` makes batches of any of them; `views` makes
+versions of an image, `splits` divides into train, val and test, `joined` and `subset` combine and
+shorten sources. `fingerprint` tells whether data changed, `marks` warns of missing pixels. The size
+rule is in `nec_jax.images.size_rule`.
+"""
 
 from nec_jax.images.record import (
     IGNORE,

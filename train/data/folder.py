@@ -1,4 +1,4 @@
-"""A folder of images, or of one sub-folder of images a class."""
+"""A folder of images, or of sub-folders of images, one per class."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
 
 log = logging.getLogger("train.data")
 
-# Names of folders, and ends of names of files, of images and of their masks.
+# Names of folders, and endings of file names, of images and of their masks.
 _OF_IMAGES = re.compile(r"(images?|imgs?|jpeg_?images|rgb|sat)", re.IGNORECASE)
 _OF_MASKS = re.compile(
     r"(masks?|labels?|gt|ground_?truths?|annotations?|seg|segmentation(_?class)?)", re.IGNORECASE
 )
-_DRAWN = 32  # different values of a file that may be a mask, at most
+_DRAWN = 32  # maximum number of different values in a file that may be a mask
 # Folders that systems make beside images: thumbnails, attributes, deleted files.
 _OF_SYSTEMS = (
     "@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found",
@@ -32,12 +32,12 @@ _OF_SYSTEMS = (
 
 @dataclass(frozen=True)
 class ImageList:
-    """Whole images: record i is `paths[i]` under `root`, with label `labels[i]` if any."""
+    """Whole images: record i is `paths[i]` under `root`, with `labels[i]` if there are labels."""
 
     name: str
     root: Path
     paths: tuple[str, ...]  # relative to root, with forward slashes: the records' ids
-    labels: tuple[int, ...]  # empty, or one a path
+    labels: tuple[int, ...]  # empty, or one per path
     classes: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
 
@@ -64,7 +64,7 @@ def whole_or_cut(
     chip: int | None,
     split: str,
 ) -> Source:
-    """Images of one split: whole ones if there is no `chip`, else all windows of that side.
+    """Images of one split: whole if `chip` is None, else all windows of that side.
 
     Raises:
         DataError: not one whole window.
@@ -121,9 +121,9 @@ def open_folder(root: Path, split: str, chip: int | None = None) -> Source:
 def _find_mask(root: Path, found: list[str]) -> tuple[str, str] | None:
     """The paths of an image and its mask, if a folder of images seems to hold masks as well.
 
-    Names say so: of folders (images/ and masks/) or of files (1.jpg and 1_mask.png). So does a
-    second file of each stem, in the same folder or in the only other one, if its pixels are few
-    values and the image's are not.
+    Masks are recognised by the names of folders (images/ and masks/) or of files (1.jpg and
+    1_mask.png); or as a second file of each stem, in the same folder or in the only other one,
+    that has few different pixel values while the image has many.
     """
     folders: dict[str, dict[str, list[str]]] = {}  # paths by stem, by folder
     for path in found:
@@ -160,7 +160,7 @@ def _find_mask(root: Path, found: list[str]) -> tuple[str, str] | None:
 
 
 def _seems_drawn(path: Path) -> bool:
-    """Whether the pixels of a file could be class indices."""
+    """Whether the pixels of a file may be class indices."""
     try:
         return len(np.unique(read_mask(path))) <= _DRAWN
     except (CorruptImageError, ModuleNotFoundError):
@@ -170,10 +170,10 @@ def _seems_drawn(path: Path) -> bool:
 def find_images(root: Path) -> list[str]:
     """Return the sorted relative paths of all images under `root`, hidden ones left out.
 
-    Linked folders are entered. A folder, and a file, that several paths lead to is listed once:
-    under the path without links, or else (also of hard links) under the first one. Folders that
-    systems make beside images, of thumbnails and the like, are not entered. What is left out is
-    logged: files of other suffixes in a line of counts, others by name.
+    Linked folders are entered. A folder or file that several paths lead to is listed once: under
+    the path without links if there is one, else under the first path; the latter holds for hard
+    links too. Folders that systems make beside images, such as thumbnails, are not entered. What is
+    left out is logged: files of other suffixes as counts, the rest by name.
 
     Raises:
         OSError: a folder that may not be listed.
@@ -209,7 +209,7 @@ def find_images(root: Path) -> list[str]:
 
 
 class _Search:
-    """One walk through a folder; paths are relative to it."""
+    """A walk through a folder; paths are relative to it."""
 
     def __init__(self, root: Path):
         self._root = root
@@ -223,10 +223,10 @@ class _Search:
         self.linked_files: list[str] = []
 
     def enter(self, folder: str) -> None:
-        """List a folder and those in it, but for linked ones."""
+        """List a folder and the folders in it, except linked ones."""
         here = self._root / folder
         real = os.path.realpath(here)
-        # A link back to a folder that it lies in is no second copy of anything.
+        # A link back to a folder that contains it gives no new images.
         if folder and f"{os.path.realpath(here.parent)}/".startswith(f"{real}/"):
             return
         if real in self._first:
@@ -257,7 +257,7 @@ class _Search:
             self.enter(path)
 
     def follow(self, path: str) -> None:
-        """List a linked file, unless what it leads to is listed."""
+        """List a linked file, unless its target is listed."""
         real = os.path.realpath(self._root / path)
         folder, name = os.path.split(real)
         before = self._first.get(real)
@@ -267,7 +267,7 @@ class _Search:
             self._first[real] = path
             try:
                 number = Path(real).stat().st_ino
-            except OSError as error:  # a link to nothing costs its row, in reading
+            except OSError as error:  # a broken link is left out later, when it is read
                 raise_passing(error, real)
                 number = 0
             self._add(path, number)
@@ -280,7 +280,7 @@ class _Search:
 
     def without_repeated(self) -> list[str]:
         """The sorted paths, without further hard links to a file."""
-        # Folders say the numbers at no cost; only files whose numbers are alike are looked at.
+        # Folders give the numbers at no cost; only files with equal numbers are examined.
         times = Counter(self._numbers)
         alike = {
             path
@@ -311,7 +311,7 @@ class _Search:
         )  # fmt: skip
 
     def _unnameable(self, path: str) -> bool:
-        """Whether a name is no text, which an archive and a report could not store."""
+        """Whether a name is not UTF-8, which an archive and a report could not store."""
         try:
             path.encode()
         except UnicodeEncodeError:

@@ -8,7 +8,7 @@ from nec_jax.images.record import Record, Source
 
 
 class Joined:
-    """The images of several sources, one source after another; their labels are left out."""
+    """The images of several sources, one source after another, without labels."""
 
     classes: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
@@ -19,7 +19,7 @@ class Joined:
 
     @property
     def name(self) -> str:
-        """Theirs, between commas."""
+        """The names of the sources, joined by commas."""
         return ",".join(part.name for part in self._parts)
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Joined:
         return {"image": record["image"], "id": record["id"]}
 
     def place(self, index: int) -> tuple[int, int]:
-        """The number of the source that an image is of, and its number there."""
+        """The index of an image's source, and the index of the image in it."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         return self._places[index]

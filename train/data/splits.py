@@ -1,4 +1,4 @@
-"""Which images belong to train, val and test."""
+"""The assignment of images to train, val and test."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ HASH_SPLITS = ("train", "val", "test")
 def hash_split(image_id: str) -> str:
     """Return "train", "val" or "test" (80/10/10) from the SHA-256 of an image's id.
 
-    It depends on nothing but the id: adding images to a data set moves none of the others.
+    It depends only on the id: adding images to a data set moves none of the others.
     """
     bucket = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big") % 10
     return {8: "val", 9: "test"}.get(bucket, "train")
 
 
 def check_split(split: str, existing: Iterable[str], name: str) -> None:
-    """Raise DataError, naming the splits there are, unless `split` is "all" or one of them."""
+    """Raise DataError, which names the splits, unless `split` is "all" or one of them."""
     names = [*dict.fromkeys(existing), ALL]
     if split not in names:
         raise DataError(f"{name} has no split {split!r}; it has: {', '.join(names)}")

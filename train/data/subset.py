@@ -1,4 +1,4 @@
-"""Fewer images of a source."""
+"""A part of the images of a source."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ def spread(total: int, limit: int | None) -> list[int]:
 
 
 def at_most(source: Source, limit: int | None) -> Source:
-    """A source, or `limit` of its records if it has more."""
+    """The source, or `limit` of its records, evenly spread, if it has more."""
     return source if limit is None else Subset(source, limit)
 
 

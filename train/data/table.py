@@ -1,4 +1,4 @@
-"""A folder whose split.csv says which image belongs where."""
+"""A folder with a split.csv, which lists the images, their labels or masks, and splits."""
 
 import csv
 import functools
@@ -20,8 +20,8 @@ _Row = tuple[int, list[str]]  # its line in the file, its cells
 def open_table(root: Path, split: str, chip: int | None) -> Source:
     """Open `root`/split.csv: header `path,label,split` or `image,mask,split`.
 
-    Labels are names; the classes are the sorted names of every split. Mask classes come from
-    `root`/classes.csv (`index,name`) if there, else they are numbered.
+    Labels are names; the classes are the sorted names over all splits. Mask classes are named in
+    `root`/classes.csv (`index,name`) if it exists, else they are numbered.
 
     Raises:
         DataError: another header, an empty cell, a file listed twice, whatever paths lead to it,
@@ -51,7 +51,7 @@ def open_table(root: Path, split: str, chip: int | None) -> Source:
 
 
 def _refuse_twins(table: Path, names: set[str], what: str) -> None:
-    """Refuse names that differ in case or in Unicode's form alone: images would be left out."""
+    """Refuse names that differ only in case or Unicode form: images would be left out."""
     first: dict[str, str] = {}
     for name in sorted(names):
         before = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
@@ -63,7 +63,7 @@ def _refuse_twins(table: Path, names: set[str], what: str) -> None:
 
 
 def _refuse_repeated(table: Path, root: Path, lines: list[_Row]) -> None:
-    """Refuse a file that is listed twice, by whatever paths: it could be in two splits."""
+    """Refuse a file that is listed twice, by any paths: it could be in two splits."""
     # Folders are few, and resolving a path asks the disk about each of its parts.
     real_folder = functools.cache(lambda folder: os.path.realpath(root / folder))
     first: dict[str, _Row] = {}
@@ -75,9 +75,9 @@ def _refuse_repeated(table: Path, root: Path, lines: list[_Row]) -> None:
             if name in ("", ".", "..") or stat.S_ISLNK(found.st_mode):
                 real = os.path.realpath(real)
                 found = os.lstat(real)
-            if found.st_nlink > 1:  # a file of several names is known by its number alone
+            if found.st_nlink > 1:  # hard links are told by their inode only
                 real = f"{found.st_dev} {found.st_ino}"
-        except OSError as error:  # a file that is not there costs its row, in reading
+        except OSError as error:  # a missing file is left out later, when it is read
             raise_passing(error, real)
         if real in first:
             before, other = first[real]

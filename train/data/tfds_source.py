@@ -22,17 +22,17 @@ _MASK_FEATURES = ("segmentation_mask", "mask")
 class TfdsSource:
     """Images, labels and masks of a prepared TFDS data set; ids are "split/index".
 
-    Splits are TFDS' own, `validation` being called `val`. Where `val` or `test` is missing, it is
-    taken out of `train` by the hash of the id, and `train` is what is left.
+    Splits are those of TFDS; its `validation` is called `val` here. If `val` or `test` is missing,
+    it is taken out of `train` by the hash of the id.
     """
 
     def __init__(self, name: str, split: str = "all", data_dir: str | None = None):
         """Open a data set that is on disk; nothing is downloaded.
 
         Args:
-            name: as TFDS has it: "uc_merced", "eurosat/rgb", "uc_merced:2.0.0".
+            name: the name in TFDS: "uc_merced", "eurosat/rgb", "uc_merced:2.0.0".
             split: a split of TFDS, "train", "val", "test" or "all".
-            data_dir: where TFDS keeps its data sets; None is TFDS' own default.
+            data_dir: the folder of TFDS' data sets; None for TFDS' default.
 
         Raises:
             DataError: unknown name or split, no images, or not prepared for random access.
@@ -49,8 +49,8 @@ class TfdsSource:
         parts = members if split == "all" else {split: members[split]}
         self._keys = [key for keys in parts.values() for key in keys]
         check_filled(len(self._keys), split, f"tfds:{name}", sum(sizes.values()))
-        # TFDS would read a palette as grey, and heeds neither EXIF nor transparency. Images of one
-        # band of 8 bits stay as it has them.
+        # TFDS would read a palette as grey, and ignores EXIF and transparency. Images of one band
+        # of 8 bits stay as TFDS reads them.
         feature: Any = self._features["image"]
         kind = (tuple(feature.shape)[-1:], feature.np_dtype)
         as_files = [((3,), np.uint8), ((3,), np.uint16), ((1,), np.uint16)]
@@ -68,7 +68,7 @@ class TfdsSource:
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
-        """Names of the mask values; where TFDS knows none, all the masks are read to count."""
+        """Names of the mask values; if TFDS has none, all masks are read to count the classes."""
         return self._mask_classes()
 
     def _find_mask_classes(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def _indices(mask: np.ndarray, image: np.ndarray, name: str) -> np.ndarray:
 
 
 def _members(sizes: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
-    """TFDS' splits and their sizes -> our splits and their (TFDS split, index in it)."""
+    """TFDS' splits and sizes -> our splits, each a list of (TFDS split, index in it)."""
     members = {
         "val" if part == "validation" else part: [(part, i) for i in range(size)]
         for part, size in sizes.items()

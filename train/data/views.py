@@ -1,4 +1,4 @@
-"""Versions of an image: the whole, and others that are fixed by a seed, the same at any size."""
+"""Versions of an image: the whole, and random ones, fixed by a seed and the same at any size."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 from nec_jax.images.record import Source
 from nec_jax.images.size_rule import as_dtype, fit_to, random_crop
 
-_SATURATION = (0.0, 1.4)  # times what a band differs from the mean of all bands
-_BRIGHTNESS = (-0.6, 0.4)  # logarithms of factors: of all bands,
-_TINT = 0.2  # and of each band besides, at most
+_SATURATION = (0.0, 1.4)  # factors of a band's difference from the mean of all bands
+_BRIGHTNESS = (-0.6, 0.4)  # logarithms of factors of all bands
+_TINT = 0.2  # maximum logarithm of a further factor of each band
 _ANOTHER = 0.5  # part of the views that another image is mixed into
 
 MIXED = [_SATURATION, _BRIGHTNESS, _TINT, _ANOTHER]
-"""What mixed views are made with: kept activations of them are found by it."""
+"""The settings of mixed views; a part of the key of their cached activations."""
 
 
 def view_of(
@@ -20,9 +20,9 @@ def view_of(
 ) -> NDArray:
     """View number `view` of an image, [size, size, C]: 0 is the whole, others are random crops.
 
-    If `mixed`, the crops have other colours too, and a part of another image of the source is
-    mixed into half of them: more to learn a teacher's function from, when images are few (Beyer
-    2022, arXiv 2106.05237). Raises CorruptImageError if one of the images cannot be read.
+    If `mixed`, the crops have changed colours too, and half of them are mixed with another image of
+    the source. This gives more to learn a teacher's function from when images are few (Beyer 2022,
+    arXiv 2106.05237). Raises CorruptImageError if one of the images cannot be read.
     """
     if not view:
         return fit_to(source[index]["image"], size)
@@ -40,7 +40,7 @@ def view_of(
 
 
 def recoloured(image: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
-    """[H, W, C] in the same units, with another saturation, brightness and tint."""
+    """Change saturation, brightness and tint of [H, W, C], in the same units."""
     grey = image.mean(-1, keepdims=True, dtype=np.float64)
     vivid = grey + rng.uniform(*_SATURATION) * (image - grey)
     logarithm = rng.uniform(*_BRIGHTNESS) + rng.uniform(-_TINT, _TINT, image.shape[-1])

@@ -1,14 +1,15 @@
-"""What frozen blocks make of the images, computed once and kept on disk.
+"""The activation cache: activations of frozen blocks, computed once and kept on disk.
 
-Where the first blocks of an encoder stay as they are and its input is the same in every epoch,
-their output is too. It is stored as float16, a row an image, in shards named with their CRC-32:
+If the first blocks of an encoder are frozen and its inputs are the same in every epoch, their
+output is the same too. It is stored as float16, one row per image, in shards named with their
+CRC-32:
 
-    CACHE/prefix-KEY/about.json            what the key is made of
+    CACHE/prefix-KEY/about.json            the parts of the key
     CACHE/prefix-KEY/00007-1a2b3c4d.npy    float16 [rows, tokens, width]
 
-The key is a hash of what the rows follow from: the frozen weights, the configuration, the data and
-the crops. A shard is written under another name and renamed, so that a run that was cut off goes on
-with the next one; a damaged shard is made again.
+The key is a hash of everything that decides the rows: the frozen weights, the configuration, the
+data and the crops. A shard is written under another name and renamed when complete, so that an
+interrupted run continues with the next one. A damaged shard is made again.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ from train.data.pipeline import check_process
 from train.data.views import MIXED, view_of
 
 _SHARD_BYTES = 1 << 26
-_LIMIT_GB = 20.0  # of all caches in a folder, unless told
+_LIMIT_GB = 20.0  # default limit of all caches in a folder
 _BATCH = 16  # images that pass the frozen blocks together
 
 
@@ -49,9 +50,9 @@ _BATCH = 16  # images that pass the frozen blocks together
 class Prefix:
     """Activations of a source's images after the first `blocks` blocks.
 
-    `views[0]` is of whole images, the others of random crops (`train.data.views`). Each is
-    shards float16 [rows, tokens, width], mapped from disk; all but the last have as many rows. The
-    row of an image that cannot be read is NaN.
+    `views[0]` is of whole images, the others of random crops (`train.data.views`). Each is a list
+    of shards float16 [rows, tokens, width], mapped from disk; all but the last have the same number
+    of rows. The row of an image that cannot be read is NaN.
     """
 
     blocks: int
@@ -64,10 +65,10 @@ class Prefix:
         return shards[image // len(shards[0])][image % len(shards[0])]
 
     def whole(self, limit: int | None = None) -> NDArray[np.float16]:
-        """View 0 [N, n, width], of at most `limit` images, evenly spread as by `read_all`.
+        """View 0 [N, n, width] of at most `limit` images, evenly spread as by `read_all`.
 
         Raises:
-          DataError: none of them could be read.
+          DataError: none of them can be read.
         """
         places = self.readable(limit)
         if not places:
@@ -75,7 +76,7 @@ class Prefix:
         return np.stack([self.row(0, image) for image in places])
 
     def readable(self, limit: int | None = None) -> list[int]:
-        """Numbers of the images that `whole` has: those that could be read."""
+        """The indices of the images in `whole`: those that can be read."""
         places = spread(self.images, limit)
         return [place for place in places if not np.isnan(self.row(0, place)[0, 0])]
 
@@ -84,7 +85,7 @@ class Prefix:
     ) -> grain.DatasetIterator[dict[str, Any]]:
         """Endless shuffled {"tokens": [batch, n, width]}; an epoch has every view of every image.
 
-        Resumable, and shared among processes, as `train_iterator`; so is an unreadable image
+        Resumable, and shared among processes, like `train_iterator`. An unreadable image is
         replaced by the next one.
         """
         check_process(process_index, process_count)
@@ -114,15 +115,15 @@ def open_prefix(
     """Read the activations of a source from `folder`, and compute those that are not there.
 
     Args:
-      folder: of any number of caches.
-      limit_gb: what all of them may take, 1e9 bytes each; None for 20.
+      folder: the folder of the caches, of any number.
+      limit_gb: maximum size of all caches together, in units of 1e9 bytes; None for 20.
       params: the model; its first `blocks` blocks are frozen.
-      views: of each image.
-      seed: of all views but the first.
+      views: number of views of each image.
+      seed: seed of all views but the first.
       mixed: see `view_of`.
 
     Raises:
-      OptionsError: the caches would take more than `limit_gb`; or activations beyond float16.
+      OptionsError: the caches would exceed `limit_gb`, or activations exceed float16.
       DataError: no image can be read.
     """
     images = len(source)
@@ -158,7 +159,7 @@ def open_prefix(
                 "shards to make",
                 file=sys.stderr,
             )
-        # Processes that share the folder begin apart, and take what others have made meanwhile.
+        # Processes that share the folder start at different shards, and skip those made meanwhile.
         turn = len(missing) * jax.process_index() // jax.process_count()
         for number in missing[turn:] + missing[:turn]:
             shard = _sound_shard(homes[view], number)
@@ -186,7 +187,7 @@ def open_prefix(
 
 
 def _view(config: ModelConfig, source: Source, index: int, size: int, **which: Any) -> NDArray[Any]:
-    """As `view_of`; DataError names an image that the model does not take."""
+    """`view_of`; raises DataError that names an image that the model does not take."""
     cut = view_of(source, index, size, **which)
     try:
         check_images(config, cut[None])
@@ -215,7 +216,7 @@ def _compute(
                 continue
             batch[len(rows)] = cut
             rows.append(row)
-        # At one batch size, so that the activations do not depend on how rows fall into batches.
+        # With one batch size, so that the activations do not depend on the division into batches.
         made = np.asarray(_prefix(params.weights, config, batch, blocks))[: len(rows)]
         if not np.abs(made).max(initial=0.0) <= np.finfo(np.float16).max:
             raise OptionsError(
@@ -232,9 +233,9 @@ def _prefix(weights: Weights, config: ModelConfig, images: jax.Array, stop: int)
 
 
 def finish(params: NecParams, inputs: NDArray[Any], blocks: int) -> NDArray[np.float32]:
-    """The embeddings [N, (1 +) T, D] of images; or of tokens [N, n, width] after `blocks` blocks.
+    """The embeddings [N, (1 +) T, D] of images, or of tokens [N, n, width] after `blocks` blocks.
 
-    The latter are computed as `nec_jax.latents` does, from activations rounded to float16.
+    Tokens are completed as in `nec_jax.latents`, from activations rounded to float16.
     """
     if not blocks:
         return nec_jax.latents(params, inputs)
@@ -256,7 +257,7 @@ def _write_shard(home: Path, number: int, rows: NDArray[np.float16]) -> NDArray[
     content = io.BytesIO()
     np.save(content, rows)
     path = home / f"{number:05d}-{zlib.crc32(content.getbuffer()):08x}.npy"
-    # Others may make the same shard at the same time: the last one stays, and all are equal.
+    # Other processes may make the same shard at the same time: the last stays, and all are equal.
     with files.writing(path, overwrite=True) as file:
         file.write(content.getbuffer())
     return np.load(path, mmap_mode="r")
@@ -290,7 +291,7 @@ def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
 
 
 def start_of(params: NecParams, blocks: int) -> dict[str, Any]:
-    """What the tokens after `blocks` blocks depend on, apart from the image; equal if it is."""
+    """A description of all that the tokens after `blocks` blocks depend on, except the image."""
     weights, config = _digest_weights(params, blocks), _config_facts(params.config)
     return {"weights": weights, "config": json.loads(json.dumps(config)), "blocks": blocks}
 
@@ -308,7 +309,7 @@ def _digest_weights(params: NecParams, blocks: int) -> str:
 
 
 def _config_facts(config: ModelConfig) -> dict[str, Any]:
-    """Return what the encoder's start depends on: nothing of decoder and coding."""
+    """The fields of a configuration that the encoder's first blocks depend on."""
     apart = ("coding_batch", "code_class_token", "embedding_blocks", "arch", "depth", "bands")
     facts = dataclasses.asdict(config)
     return {k: v for k, v in facts.items() if k not in apart and not k.startswith("decoder_")}

@@ -1,4 +1,4 @@
-"""What a run starts from: a model, other bands, a fresh decoder, a teacher."""
+"""The model that a run starts from: given or fresh, with other bands, a decoder or a teacher."""
 
 import dataclasses
 import functools
@@ -24,9 +24,9 @@ from train.data.marks import Marks
 
 _SAMPLE = 512  # images that the normalisation of bands is measured on
 _FEATURE_SAMPLE = 128  # and the scale of features
-_IMAGE_SIZE = 128  # if neither the user nor a model says
-FEATURE_DEPTH = 1  # blocks of a decoder of features, if not told
-PIXEL_DEPTH = 8  # and of one of pixels in its place: MAE's
+_IMAGE_SIZE = 128  # default, if there is no --init
+FEATURE_DEPTH = 1  # default number of blocks of a decoder of features
+PIXEL_DEPTH = 8  # and of a decoder of pixels that replaces one of features, as in MAE
 
 Embed = Callable[[NecParams, int], NDArray[np.float32]]
 
@@ -47,11 +47,11 @@ def given_model(options: Training) -> NecParams | None:
 def starting_model(
     options: Training, given: NecParams | None, source: Source, embed: Embed | None = None
 ) -> NecParams:
-    """The given model as the options want it, or without one a fresh model.
+    """The given model, changed as the options ask; or a fresh model if none is given.
 
     Args:
-      embed: (model, limit) -> embeddings of at most so many images of the source, if they can be
-        had in another way than from the images.
+      embed: (model, limit) -> embeddings of at most `limit` images of the source, if there is a
+        faster way than from the images.
     """
     if given is None:
         return fresh_model(options, source)
@@ -79,7 +79,7 @@ def fresh_model(options: Training, source: Source) -> NecParams:
 
 
 def fresh_config(options: Training, **contract: Any) -> ModelConfig:
-    """The architecture that the options describe, for inputs of a contract."""
+    """The configuration of a fresh model from the options, for an input contract."""
     overrides = {
         "image_size": options.image_size,
         "depth": options.depth,
@@ -95,7 +95,7 @@ def fresh_config(options: Training, **contract: Any) -> ModelConfig:
 def initial_model(
     options: Training, base: NecParams, source: Source, embed: Embed | None = None
 ) -> NecParams:
-    """A model for `--bands`, with a decoder of what `--proxy` names; `embed` as above."""
+    """A model for `--bands`, with the decoder for `--proxy`; `embed` as above."""
     base = dataclasses.replace(base, codec=None, config=as_asked(options, base.config))
     if options.bands:
         print("measuring the bands of the training images", file=sys.stderr)
@@ -108,7 +108,7 @@ def initial_model(
             )
         base = with_bands(base, options.bands, **contract)
     config = config_for(options, base.config)
-    # The scale of a model's features is that of its bands.
+    # After the bands: they change the scale of the features.
     rescaled = bool(options.bands) and config.decoder_target == "features"
     if config == base.config and not rescaled:
         return base
@@ -122,10 +122,10 @@ def _embed(source: Source, params: NecParams, limit: int) -> NDArray[np.float32]
 
 
 def decoder_target(options: Training, config: ModelConfig) -> str:
-    """What the decoder will predict: what it does now, unless `--proxy` asks for another.
+    """The target of the decoder: its present one, unless `--proxy` asks for another.
 
     Raises:
-      OptionsError: the model has no decoder and `--proxy` does not say which.
+      OptionsError: the model has no decoder and `--proxy` is not given.
     """
     now = config.decoder_target
     if options.proxy is None and now == "none":
@@ -140,7 +140,7 @@ def decoder_target(options: Training, config: ModelConfig) -> str:
 
 
 def config_for(options: Training, config: ModelConfig) -> ModelConfig:
-    """The configuration that a run trains: that of `--init`, with the decoder that it asks for."""
+    """The configuration to train: that of `--init`, with the decoder that the options ask for."""
     config = as_asked(options, config)
     target = decoder_target(options, config)
     untrained = target == "pixels" and config.decoder_target in ("none", "features")
@@ -170,7 +170,7 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
 
 
 def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
-    """The same model at `--precision`, with the class token coded or not (`--code-class-token`)."""
+    """The configuration with the options `--precision` and `--code-class-token` applied."""
     if options.precision is not None:
         config = dataclasses.replace(config, precision=options.precision)
     if options.code_class_token in (None, config.code_class_token):
@@ -181,7 +181,7 @@ def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
 
 
 def with_fresh_decoder(base: NecParams, config: ModelConfig, seed: int, embed: Embed) -> NecParams:
-    """The same encoder with a new decoder: random, or for features the identity."""
+    """The same encoder with a new decoder: random, or, for features, the identity."""
     fresh = _fresh_decoder(config, jax.random.key(seed))
     if config.decoder_target == "features":
         print("measuring the model's features", file=sys.stderr)
@@ -198,8 +198,8 @@ def _fresh_decoder(config: ModelConfig, key: jax.Array) -> Weights:
 def feature_scale(y: np.ndarray) -> Weights:
     """Mean and deviation [D] of embeddings [N, n, D], over images and tokens.
 
-    A channel that hardly moves is not blown up: its deviation counts as a thousandth of the
-    median at least.
+    A deviation is at least a thousandth of the median, so that a nearly constant channel is not
+    magnified.
     """
     mean = y.mean((0, 1), dtype=np.float64)
     std = y.std((0, 1), dtype=np.float64)
@@ -208,7 +208,7 @@ def feature_scale(y: np.ndarray) -> Weights:
 
 
 def with_teacher(config: ModelConfig, weights: Weights, rule: Any) -> Weights:
-    """Weights for training on features: "teacher" keeps the first values of what trains."""
+    """Weights for training on features: "teacher" keeps the initial values of what trains."""
     if config.decoder_target != "features":
         return weights
     return {**weights, "teacher": split(weights, rule)[0]["encoder"]}
@@ -220,7 +220,7 @@ def without_teacher(weights: Weights) -> Weights:
 
 
 def mask_ratio(options: Training, config: ModelConfig) -> float:
-    """`--mask-ratio`, or what suits the proxy: nothing is hidden where features are compared."""
+    """`--mask-ratio`, or the default of the proxy: 0 for features, else 0.75."""
     if options.mask_ratio is not None:
         return options.mask_ratio
     return 0.0 if config.decoder_target == "features" else 0.75
@@ -230,7 +230,7 @@ def measure_bands(source: Source, size: int) -> dict[str, Any]:
     """Normalisation, dtype and range of the images of a source.
 
     Raises:
-      DataError: an image of a dtype that no model takes.
+      DataError: an image has a dtype that no model takes.
     """
     marks = Marks()
 

@@ -1,4 +1,4 @@
-"""What a training run reads: images, or the activations of frozen blocks in their place."""
+"""The inputs of a training run: images, or cached activations of frozen blocks."""
 
 import dataclasses
 import functools
@@ -25,10 +25,10 @@ AnyTraining = TypeVar("AnyTraining", bound=Training)
 
 
 def refuse_folders(options: Training) -> None:
-    """Refuse, before any work, folders of a run that cannot be written, or that images lie in.
+    """Refuse, before any work, folders of a run that cannot be written or that contain images.
 
     Raises:
-      OutputError: what is in the way; or the folder is that of the images, or lies inside it.
+      OutputError: a folder cannot be written, or is the folder of the images or inside it.
     """
     names = options.data.split(",") if isinstance(options, Distil) else [options.data]
     images = [folder for name in names if (folder := folder_of(name.strip())) is not None]
@@ -42,7 +42,7 @@ def refuse_folders(options: Training) -> None:
 
 
 def refuse_cache(folder: Path, images: Sequence[Path]) -> None:
-    """Refuse a folder of activations that cannot be made, or that lies inside one of images."""
+    """Refuse a folder of activations that cannot be made or that is inside one of images."""
     files.check_outputs(folder, ["prefix"], overwrite=True, inputs=images)
 
 
@@ -54,7 +54,7 @@ def open_training_source(options: Training) -> Source:
 
 
 def in_steps(options: AnyTraining, source: Source) -> AnyTraining:
-    """The same options, with `epochs` said in steps, rounded up."""
+    """The options with `epochs` converted to steps, rounded up."""
     if options.epochs is None:
         return options
     steps = -(-options.epochs * len(source) // options.batch)
@@ -77,10 +77,10 @@ def train_batches(options: Training, source: Source, config: ModelConfig):
 
 
 def held_to(config: ModelConfig, record: Record) -> None:
-    """Hold an image as it was read, of any size, against what the model takes.
+    """Check that the model takes an image as it was read, of any size.
 
     Raises:
-      DataError: other bands, another dtype or range; the message names the image.
+      DataError: other bands, another dtype or range; names the image.
     """
     image, (low, high) = record["image"], config.value_range
     if image.shape[-1] != config.channels or image.dtype != np.dtype(config.dtype):
@@ -105,7 +105,7 @@ def open_val_source(options: Training) -> Source:
 
 
 def read_validation(options: Training, config: ModelConfig, source: Source) -> np.ndarray:
-    """The validation images [N, S, S, C] that are taken from their source."""
+    """At most `--val-images` validation images [N, S, S, C] of a source."""
     return read_all(source, config.image_size, limit=options.val_images).images
 
 
@@ -113,10 +113,10 @@ class Inputs(NamedTuple):
     """Inputs of a compression run.
 
     Attributes:
-      start: blocks that the inputs have passed; 0 for images.
-      batches: endless training batches, as the objective takes them; resumable.
-      val: all that is validated on.
-      sample: (limit) -> at most so many whole training images, or their tokens.
+      start: number of blocks that the inputs have passed; 0 for images.
+      batches: endless training batches for the objective; resumable.
+      val: all validation data.
+      sample: (limit) -> at most `limit` whole training images, or their tokens.
     """
 
     start: int
@@ -126,22 +126,22 @@ class Inputs(NamedTuple):
 
 
 def unchanged_blocks(options: Compress, params: NecParams) -> int:
-    """How many of a model's first blocks stay as they are in a run, and all before them."""
+    """The number of a model's first blocks that stay frozen in a run."""
     rule = trainable_rule(options.trainable, config_for(options, params.config))
     return frozen_blocks(params.config, params.weights, rule)
 
 
 def same_in_every_epoch(options: Compress, config: ModelConfig) -> bool:
-    """Whether nothing but tokens is compared and nothing is hidden, as a cache needs it.
+    """Whether a cache is possible: only tokens are compared, and nothing is hidden.
 
     Args:
-      config: of the model that trains.
+      config: the configuration of the model to train.
     """
     return config.decoder_target == "features" and not mask_ratio(options, config)
 
 
 class Cache:
-    """Activations of a run's images, in `--cache`; the training images' are opened once."""
+    """The activations of a run's images in `--cache`; those of training images are opened once."""
 
     def __init__(self, options: Compress, source: Source):
         self._options = options
@@ -149,18 +149,18 @@ class Cache:
         self._train: Prefix | None = None
 
     def train(self, params: NecParams) -> Prefix:
-        """Those of the training images; every call is of a model with the same encoder."""
+        """The activations of the training images; every call needs the same encoder."""
         if self._train is None:
             self._train = self.open(params, self._source, self._options.views)
         return self._train
 
     def embed(self, params: NecParams, limit: int) -> NDArray[np.float32]:
-        """The embeddings of at most so many whole training images."""
+        """The embeddings of at most `limit` whole training images."""
         train = self.train(params)
         return finish(params, train.whole(limit), train.blocks)
 
     def open(self, params: NecParams, source: Source, views: int = 1) -> Prefix:
-        """Those of any images."""
+        """The activations of any source."""
         options = self._options
         blocks = unchanged_blocks(options, params)
         if not blocks:
@@ -176,7 +176,7 @@ class Cache:
 def open_inputs(
     options: Compress, base: NecParams, source: Source, val_source: Source, cache: Cache | None
 ) -> Inputs:
-    """Images; with a cache the activations of all blocks that stay as they are."""
+    """Open images; with a cache, the activations after all frozen blocks."""
     config = base.config
     if cache is None:
         val_images = read_validation(options, config, val_source)

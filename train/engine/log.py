@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics as lines and as curves."""
+"""The metrics of a run: lines in `metrics.jsonl`, and TensorBoard curves."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from train.engine.processes import is_main_process
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, but for a last one that is cut short, as by a crash.
+    """The lines of `metrics.jsonl`, without a last line that was cut short, as by a crash.
 
-    Which line that is, is said on stderr. The file may be missing.
+    Such a line is reported on stderr. The file may be missing.
 
     Raises:
       FileError: as `files.read_bytes`, or a line that no run wrote.
@@ -43,10 +43,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class _EventFile:
-    """A file of TensorBoard's events, which are left out when the disk takes no more.
+    """A file of TensorBoard events. When the disk is full, further events are dropped.
 
-    tensorboardX writes in a thread of its own, and once more at the end of the process: errors
-    would end neither the run nor in a message of its own.
+    tensorboardX writes in its own thread, and once more at the end of the process. There, an error
+    would neither stop the run nor give a clear message.
     """
 
     def __init__(self, path: str):
@@ -74,7 +74,7 @@ class _EventFile:
 
 
 class _EventFiles:
-    """How tensorboardX opens files of paths that begin with `_SCHEME`."""
+    """Lets tensorboardX open files whose paths begin with `_SCHEME`."""
 
     def open(self, path: str) -> _EventFile:
         return _EventFile(path)
@@ -88,12 +88,12 @@ register_writer_factory(_SCHEME[:-1], _EventFiles())
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events; lines beyond the resumed step are cut off.
+    """Writes `metrics.jsonl` and TensorBoard events; drops lines after the step of a resumed run.
 
-    The file holds results alone, so that equal runs write equal bytes; timings are only drawn.
+    The file holds results only, so that equal runs write equal bytes; timings go to TensorBoard.
 
     Attributes:
-      lines: that were written up to now.
+      lines: the number of lines written so far.
     """
 
     def __init__(self, workdir: Path, start: int, lines: int | None = None):
@@ -101,11 +101,11 @@ class MetricsLog:
 
         Args:
           workdir: the run's folder.
-          start: the step that it goes on from; 0 begins anew.
-          lines: how many there were at that step, if it is known.
+          start: the step to resume from; 0 for a new run.
+          lines: the number of lines at that step, if known.
 
         Raises:
-          FileError: as `read_metrics`; some of these lines are not there.
+          FileError: as `read_metrics`; or some of these lines are missing.
           OutputError: the file cannot be written.
         """
         self._path = workdir / "metrics.jsonl"
@@ -133,11 +133,11 @@ class MetricsLog:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_text(self._path, text, overwrite=True)
         folder = _SCHEME + str(workdir / "tensorboard")
-        # Without a bound on its queue, at which a slow disk would hold training up.
+        # An unbounded queue: with a bound, a slow disk would stall training.
         self._board = SummaryWriter(folder, max_queue=0, purge_step=start + 1)
 
     def write(self, step: int, split_name: str, values: dict[str, float]) -> None:
-        """One line, and one point a curve. Raises OutputError if it cannot be written."""
+        """Write a line, and a point of each curve. Raises OutputError if it cannot be written."""
         self.lines += 1
         if is_main_process():
             with self._appending() as file:
@@ -145,7 +145,7 @@ class MetricsLog:
         self.draw(step, split_name, values)
 
     def sync(self) -> None:
-        """Have the lines on the disk, before a checkpoint counts them. Raises as `write`."""
+        """Flush the lines to disk, before a checkpoint counts them. Raises as `write`."""
         if is_main_process():
             with self._appending() as file:
                 os.fsync(file.fileno())
@@ -163,13 +163,13 @@ class MetricsLog:
             ) from error
 
     def draw(self, step: int, split_name: str, values: dict[str, float]) -> None:
-        """One point a curve."""
+        """Draw a point of each curve."""
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{split_name}/{name}", value, step)
 
     def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """TensorBoard images, uint8 [H, W, 3]."""
+        """Write pictures uint8 [H, W, 3] to TensorBoard."""
         if self._board is not None:
             for name, picture in pictures.items():
                 self._board.add_image(f"pictures/{name}", picture, step, dataformats="HWC")

@@ -31,7 +31,7 @@ _VAL_BATCH = 64
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the newest checkpoint is from before."""
+    """The loss became NaN or infinite; the newest checkpoint is from before that."""
 
 
 def fit(
@@ -49,23 +49,23 @@ def fit(
     """Train and return the final weights, on the host.
 
     Args:
-      options: steps, batch, rates, folders.
-      objective: what is minimised.
-      weights: makes the weights to start from; not called when a checkpoint is there.
+      options: steps, batch, learning rates, folders.
+      objective: the loss to minimise, and the metrics of validation.
+      weights: a function that makes the initial weights; not called if there is a checkpoint.
       shapes: a tree with their shapes and dtypes.
-      trainable: which paths train; all other leaves stay bit-identical.
-      batches: a resumable iterator (`get_state`, `set_state`) over batches of
-        the objective, host arrays [batch, ...].
-      val_batch: all that is validated on, [N, ...].
+      trainable: says which paths train; all other leaves stay bit-identical.
+      batches: a resumable iterator (`get_state`, `set_state`) over batches for the objective, host
+        arrays [batch, ...].
+      val_batch: all validation data, [N, ...].
       density_lr: peak learning rate of the bottleneck.
-      pictures: drawn for TensorBoard at every validation.
+      pictures: draws pictures for TensorBoard at every validation.
 
     Raises:
-      NonFiniteLoss: with the step and what to try; no checkpoint holds what is not finite.
-      OptionsError: a batch that the devices cannot share.
-      CheckpointError: none can be written, or those that are there are damaged.
+      NonFiniteLoss: the loss or a weight is not finite; no checkpoint holds such values.
+      OptionsError: the batch cannot be divided among the devices.
+      CheckpointError: a checkpoint cannot be written, or all existing ones are damaged.
       FileError: `metrics.jsonl` lacks lines of steps before the newest checkpoint.
-      Stopped: by a signal, after a checkpoint.
+      Stopped: a signal asked the run to stop; a checkpoint was written.
     """
     console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
     console.quiet = not is_main_process()
@@ -79,7 +79,7 @@ def fit(
     start, pending, lines = 0, [], None
     resumed = bool(checkpoints.steps)
     if not resumed:
-        # Process 0's: calibration need not give the same floats everywhere.
+        # Those of process 0: calibration may give other floats in other processes.
         first = weights()
         wait_for_others("calibrated")
         first = multihost_utils.broadcast_one_to_all(first)
@@ -119,13 +119,13 @@ def fit(
         check(step, values["loss"])
         log.write(step, "val", values)
         if pictures and is_main_process():
-            # On one device of this process: the others do not take part.
+            # On one device of this process: other processes take no part.
             log.show(step, pictures(jax.tree.map(lambda leaf: leaf.addressable_data(0), now)))
         console.print(f"step {step:6d}  val    " + describe(values))
 
     def save(step: int) -> None:
         check(step, float(metrics["loss"]))
-        # Metrics since the last line are a part of the next, which a resumed run writes.
+        # Metrics since the last line belong to the next line, which a resumed run writes.
         held = [{k: float(v) for k, v in m.items()} for m in jax.device_get(pending)]
         log.sync()
         position = {
@@ -187,7 +187,7 @@ def all_finite(tree: Weights) -> jax.Array:
 
 
 def describe(values: dict[str, float]) -> str:
-    """Metrics in a line, in their order."""
+    """Metrics as one line, in their order."""
     names = {"bits_per_image": "bits/image", "bits_per_element": "bits/element"}
     return "  ".join(f"{names.get(k, k)} {v:.4g}" for k, v in values.items())
 

@@ -1,4 +1,4 @@
-"""What training minimises, and what validation measures."""
+"""The losses that training minimises, and the metrics of validation. `--lambda` acts here."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,10 +21,10 @@ class Objective(NamedTuple):
 
     Attributes:
       loss: (weights, batch, keys, progress in [0, 1]) -> loss, metrics.
-      validate: (weights, batch, keys) -> metrics, each a mean over the images; `loss` is one.
+      validate: (weights, batch, keys) -> metrics, each a mean over the images; one is `loss`.
 
-    A batch is {"image": [B, H, W, C]}, or {"tokens": [B, n, width]} of blocks that were passed.
-    Keys are one an image, [B].
+    A batch is {"image": [B, H, W, C]}; or, after some blocks, {"tokens": [B, n, width]}. There is
+    one key per image, [B].
     """
 
     loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
@@ -32,7 +32,7 @@ class Objective(NamedTuple):
 
 
 def measured_alike(measure: Callable[[Weights, Batch, jax.Array], Metrics]) -> Objective:
-    """The objective that validates by what it minimises."""
+    """An objective that validates with the measure that it minimises."""
 
     def loss(
         weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
@@ -44,7 +44,7 @@ def measured_alike(measure: Callable[[Weights, Batch, jax.Array], Metrics]) -> O
 
 
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
-    """The masked autoencoder's loss: mse of hidden patches."""
+    """The loss of a masked autoencoder: mse of the hidden patches."""
 
     def measure(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
         losses = forward(
@@ -60,10 +60,9 @@ def rate_distortion(
 ) -> Objective:
     """`lam * mse + bits_per_element`: the paper's loss, made independent of the batch size.
 
-    In training the rate is that of the noisy latent (through a transform, as
-    `nec_jax.models.transform_bottleneck` has it), and the distortion follows `rounding`; on
-    validation both are those of rounded symbols. With `start`, batches hold the tokens after so
-    many blocks.
+    In training, the rate is that of the noisy latent (with a transform, see
+    `nec_jax.models.transform_bottleneck`), and the distortion follows `rounding`. In validation,
+    both are those of rounded symbols. With `start`, batches hold the tokens after `start` blocks.
     """
     elements = config.grid(config.image_size, config.image_size)
     elements = (elements[0] * elements[1] + config.code_class_token) * config.embedding_width
@@ -90,7 +89,7 @@ def rate_distortion(
             "loss": lam * losses.mse + bits,
             "mse": losses.mse,
             "bits_per_element": bits,
-            "bits_per_image": bits * elements,  # at the masked inputs' bits an element
+            "bits_per_image": bits * elements,  # at the bits per element of masked inputs
         }
 
     def loss(

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW or Muon on a cosine, with groups chosen by path (optax masking)."""
+"""The optimiser: AdamW or Muon with a cosine schedule; parameter groups are chosen by path."""
 
 import jax
 import optax
@@ -16,11 +16,11 @@ def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:
 
 
 def optimiser(options: Training, density_lr: float = 0.0) -> optax.GradientTransformation:
-    """AdamW (betas 0.9, 0.95) for the model, or Muon for its matrices; Adam with its own rate for
-    density and gains.
+    """AdamW (betas 0.9, 0.95), or Muon for the model's matrices.
 
-    Only matrices decay. It is given the trainable part of the weights alone (`nec.split`), so
-    that frozen weights have neither gradients nor optimiser state.
+    The density and the gains have Adam with their own learning rate. Only matrices decay. The
+    optimiser gets only the trainable part of the weights (`weight_tree.split`), so that frozen
+    weights have neither gradients nor optimiser state.
     """
 
     def labels(weights: Weights) -> Weights:

@@ -1,4 +1,4 @@
-"""What a model in training makes of some validation images, as pictures for TensorBoard."""
+"""Pictures for TensorBoard of what a model in training makes of some validation images."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Pictures = Callable[[Weights], dict[str, NDArray[np.uint8]]]
 """Whole weights on one device -> pictures by name, uint8 [H, W, 3]."""
 
 _SAMPLE = 32  # images whose symbols are counted
-_WIDTH = 1024  # of a picture, pixels, at most, if it holds more than two images
+_WIDTH = 1024  # maximum width of a picture of more than two images, pixels
 _GAP = 2  # pixels between images
 _HIDDEN = 128  # the grey of a hidden patch
 
@@ -32,22 +32,22 @@ def pictures_of(
     coded: bool,
     start: int = 0,
 ) -> Pictures:
-    """What to draw of a model: always the same images and masks, for the same weights the same.
+    """A function that draws a model: the same images and masks each time.
 
     Args:
-      config: of the model.
-      inputs: what is validated on, as the objective takes it: {"image": [N, H, W, C]}, or
-        {"tokens": [N, n, width]} of images that have passed `start` blocks. Some are drawn.
+      config: the model's configuration.
+      inputs: validation data for the objective: {"image": [N, H, W, C]}, or
+        {"tokens": [N, n, width]} after `start` blocks. Some of them are drawn.
       mask_ratio: as in training.
-      coded: whether what the decoder gets has passed the bottleneck; draws its symbols too.
-      start: blocks that the inputs have passed.
+      coded: whether embeddings pass the bottleneck before the decoder; draws their symbols too.
+      start: number of blocks that the inputs have passed.
 
     Returns:
-      a function that draws `reconstruction` (the image, what the encoder sees of it, what the
-      decoder makes of that: hidden patches are its own, visible ones the image's) or, of a decoder
-      of features, `features` (the image, if it is given, its embedding by the model that training
-      started from, what was decoded, in the principal colours of the former); and `symbols`, if
-      coded.
+      A function from weights to pictures. `reconstruction`: the image, the part that the encoder
+      sees, and the decoder's result, with the visible patches from the image. For a decoder of
+      features instead `features`: the image, if it is given, its embedding by the model that
+      training started from, and the decoded embedding in the principal colours of the former. If
+      coded, also `symbols`.
     """
     sample = evenly_spread(inputs["tokens" if start else "image"], _SAMPLE)
     count = min(len(sample), max(2, min(8, _WIDTH // config.image_size)))
@@ -72,7 +72,7 @@ def pictures_of(
 
 
 def evenly_spread(rows: NDArray, count: int) -> NDArray:
-    """At most `count` of the rows."""
+    """At most `count` of the rows, evenly spread."""
     return rows[spread(len(rows), count)]
 
 
@@ -85,7 +85,7 @@ def _look(
     coded: bool,
     start: int,
 ) -> tuple[jax.Array, ...]:
-    """Masks [N, T], goal and prediction of the decoder; if coded, what `symbol_figure` takes.
+    """Masks [N, T], target and prediction of the decoder; if coded, arguments of `symbol_figure`.
 
     A prediction of pixels is an image [N, H, W, C] in input units.
     """
@@ -150,7 +150,7 @@ def _pixels(config: ModelConfig, values: NDArray) -> NDArray:
 
 
 def _in_colour(config: ModelConfig, *images: NDArray) -> list[NDArray[np.uint8]]:
-    """Images [N, H, W, C] in input units -> uint8 [N, H, W, 3], all as the first ones need it.
+    """Images [N, H, W, C] in input units -> uint8 [N, H, W, 3], all scaled like the first ones.
 
     Three bands are shown: those named red, green and blue, or the first ones; a single one is
     grey. Other dtypes than uint8 are stretched from the 2nd to the 98th percentile of each band.
@@ -169,7 +169,7 @@ def _in_colour(config: ModelConfig, *images: NDArray) -> list[NDArray[np.uint8]]
 
 
 def _rows(*rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images [N, S, S, 3], a row each, on white."""
+    """Sets of images [N, S, S, 3], one row each, on white."""
     gaps = [(0, 0), (0, _GAP), (0, _GAP), (0, 0)]
     lines = [np.concatenate([*np.pad(row, gaps, constant_values=255)], axis=1) for row in rows]
     return np.concatenate(lines)[:-_GAP, :-_GAP]
@@ -180,7 +180,7 @@ def principal_colours(
 ) -> NDArray[np.float32]:
     """Grid tokens [N, T, D] -> colours [N, s, s, 3]: three principal components.
 
-    They, and their range, are those of the tokens `like` [M, T, D], by default of these tokens.
+    The components and their range are those of the tokens `like` [M, T, D], by default the same.
     """
     like = tokens if like is None else like
     n, t, d = tokens.shape
@@ -201,9 +201,9 @@ def symbol_figure(
 
     Args:
       symbols: whole numbers [N, n, D].
-      bits: what each costs under the density, [N, n, D].
-      medians: of the densities, [D].
-      params: of the densities.
+      bits: the bits of each under the density, [N, n, D].
+      medians: medians of the densities, [D].
+      params: parameters of the densities.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -213,7 +213,7 @@ def symbol_figure(
     order = np.argsort(-per_token, kind="stable")
     chosen = {"busiest": order[0], "median": order[len(order) // 2], "quietest": order[-1]}
     figure = Figure(figsize=(14, 3.6), dpi=80)
-    # By hand: matplotlib's own layout would take most of the time.
+    # Laid out by hand: matplotlib's layout would take most of the time.
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.15, top=0.8)
     axes = figure.subplots(1, 4)
     for axis, (name, d) in zip(axes, chosen.items(), strict=False):
@@ -224,7 +224,7 @@ def symbol_figure(
         prob = np.diff(0.5 + 0.5 * np.tanh(0.5 * logits))
         axis.bar(found, counts / counts.sum(), width=1.0, color="#56B4E9", label="symbols")
         axis.stairs(prob, edges, color="#D55E00", linewidth=2, label="density")
-        # Half of one symbol's share: a bar that is there is seen.
+        # Half of one symbol's share: so the bar of a single symbol is visible.
         axis.set(yscale="log", ylim=(0.5 / counts.sum(), 1.5), xlim=(edges[0], edges[-1]))
         axis.set(title=f"{name} channel, {d}: {per_token[d]:.3g} bits", xlabel="symbol")
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -233,7 +233,7 @@ def symbol_figure(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="upper left", ncols=2)
     axes[3].plot(per_token[order], color="black")
     axes[3].set(
-        title=f"{per_token.sum():.4g} bits a token", xlabel="channel, by rank", ylabel="bits",
+        title=f"{per_token.sum():.4g} bits per token", xlabel="channel, by rank", ylabel="bits",
         ylim=(0, None),
     )  # fmt: skip
     canvas = FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""One run in many processes: the environment says who they are, and process 0 writes."""
+"""One run in many processes, which the environment describes. Process 0 writes."""
 
 import os
 import sys
@@ -14,16 +14,17 @@ _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 
 
 def join_processes() -> None:
-    """Join the other processes of this run, if there are any. Must come before all other JAX.
+    """Join the other processes of this run, if there are any. Call it before any other use of JAX.
 
-    JAX_COORDINATOR_ADDRESS is HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID are what
-    they say; or the first is `auto`, where JAX knows a way to find all three: under Slurm and Open
-    MPI, on TPU pods, in Kubernetes jobs. On CPUs the processes talk by gloo.
+    JAX_COORDINATOR_ADDRESS is HOST:PORT of process 0; JAX_NUM_PROCESSES and JAX_PROCESS_ID give the
+    number of processes and the index of this one. Or the address is `auto`, where JAX can find all
+    three: under Slurm and Open MPI, on TPU pods, in Kubernetes jobs. On CPUs the processes
+    communicate by gloo.
 
     Raises:
-      OptionsError: variables are missing or do not go together, or not all processes came.
+      OptionsError: variables are missing or inconsistent, or some processes did not join.
     """
-    address = os.environ.pop(_ADDRESS, "")  # JAX would read it too, and `auto` is ours
+    address = os.environ.pop(_ADDRESS, "")  # JAX would read it too, and does not know `auto`
     if not address:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -41,16 +42,16 @@ def join_processes() -> None:
 
 
 def wait_for_others(what: str) -> None:
-    """Wait until every process has come to the point called `what`, an hour at most.
+    """Wait until every process has reached the point called `what`, at most an hour.
 
-    To be called before the first collectives: on CPUs, those wait for 30 seconds only (gloo), and
+    Call it before the first collectives: on CPUs these wait for only 30 seconds (gloo), and
     processes that compile and calibrate can be further apart.
     """
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=3_600_000)
 
 
 def own_share(batch: int) -> tuple[int, int, int]:
-    """Images of a batch that this process reads, its number, and how many processes there are."""
+    """The images of a batch that this process reads, its index, and the number of processes."""
     count = jax.process_count()
     if batch % count:
         raise OptionsError(f"--batch {batch} is not a multiple of {count} processes")
@@ -58,12 +59,12 @@ def own_share(batch: int) -> tuple[int, int, int]:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes reports, metrics and models: one of a run does."""
+    """Whether this process writes reports, metrics and models: only one of a run does."""
     return jax.process_index() == 0
 
 
 def fail(message: str) -> NoReturn:
-    """End this process with an error. One of many does not wait for the others, who wait for it."""
+    """End this process with an error, without waiting for other processes, which wait for it."""
     if jax.process_count() == 1:
         sys.exit(message)
     print(message, file=sys.stderr, flush=True)
@@ -71,7 +72,7 @@ def fail(message: str) -> NoReturn:
 
 
 def print_devices() -> None:
-    """Say first where this run computes."""
+    """Print the devices that this run uses, on stderr."""
     devices = jax.devices()
     kinds = ", ".join(sorted({d.device_kind for d in devices}))
     several = f", process {jax.process_index()} of {jax.process_count()}"

@@ -1,4 +1,4 @@
-"""Digests of files, and folders that one run has for itself."""
+"""Digests of files, and folders that are locked for one run."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make a folder, and have it for this run alone: the operating system's lock of `.lock` in it.
+    """Make a folder, and lock it for this run by the operating system's lock of its `.lock`.
 
-    The lock ends with the process, whatever ends it.
+    The lock ends with the process, however that ends.
 
     Raises:
-      OptionsError: another run has it.
-      OutputError: it cannot be made.
+      OptionsError: another run holds the lock.
+      OutputError: the folder cannot be made.
     """
     files.make_folder(folder)
     lock = FileLock(folder / ".lock")

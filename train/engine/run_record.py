@@ -1,6 +1,7 @@
-"""`run.json`: what a run was made of and when, so that its model can be traced and made again.
+"""`run.json`: the inputs, software and times of a run, so that its model can be reproduced.
 
-Times stand here and nowhere in a model file: two runs of one configuration make one model.
+Times are kept here and not in the model file, so that two runs of one configuration make equal
+models.
 """
 
 import functools
@@ -33,10 +34,10 @@ Record = dict[str, Any]
 
 
 def refuse_changed_config(options: Training) -> None:
-    """A work folder belongs to one configuration: going on with another mixes two runs.
+    """Refuse a work folder of another configuration: resuming would mix two runs.
 
     Raises:
-      OptionsError: what differs.
+      OptionsError: options differ; names them.
     """
     path = options.workdir / "run.json"
     if not path.exists():
@@ -49,7 +50,7 @@ def refuse_changed_config(options: Training) -> None:
             )
     if not path.exists() or not _has_trained(options.workdir):
         return
-    # An option that there was not then had what is its default now.
+    # An option that did not exist then had the value that is its default now.
     before = deciding(plain(type(options)()) | read_record(path)["config"])
     now = deciding(plain(options))
     changed = [k for k in now if before.get(k) != now[k]] + [k for k in before if k not in now]
@@ -65,7 +66,7 @@ def read_record(path: Path) -> Record:
     """What `run.json` holds.
 
     Raises:
-      FileError: as `files.read_json`, or it is not as a run writes it.
+      FileError: as `files.read_json`, or not the record of a run.
     """
     record = files.read_json(path, "record of a run")
     starts = record.get("starts")
@@ -80,15 +81,15 @@ def read_record(path: Path) -> Record:
 
 
 def _has_trained(workdir: Path) -> bool:
-    """Whether there is anything to lose: a checkpoint, or a model."""
+    """Whether there is anything to lose: a checkpoint or a model."""
     return (workdir / "model.safetensors").exists() or any((workdir / "checkpoints").glob("*"))
 
 
 @contextmanager
 def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable[[], Record]]:
-    """Have the work folder for this run alone, with `run.json` begun; gives what finishes it.
+    """Lock the work folder for this run and begin `run.json`; yields a function that finishes it.
 
-    Process 0 does it for all. Arguments and errors are those of `begin`.
+    Process 0 does it for all processes. Arguments and errors are those of `begin`.
 
     Raises:
       OptionsError: another run is at work in the folder.
@@ -107,11 +108,11 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     """Write `run.json`, or add another start to the one that is there.
 
     Args:
-      options: of a work folder that `refuse_changed_config` lets go on.
-      sources: what is trained and validated on, by role.
+      options: the options, after `refuse_changed_config`.
+      sources: the data of training and validation, by role.
 
     Raises:
-      OptionsError: the data or the initial model are not those that the run was begun with.
+      OptionsError: the data or the initial model differ from those that the run began with.
     """
     made_of = {
         "command": type(options).__name__.lower(),
@@ -125,7 +126,7 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
     path = options.workdir / "run.json"
     record = made_of | {"starts": []}
     before = read_record(path) if path.exists() else None
-    # Where nothing was trained yet, mended options begin anew.
+    # If nothing was trained yet, changed options begin a new record.
     if before and (before["config"] == made_of["config"] or _has_trained(options.workdir)):
         record = before
         for part in [name for name in ("data", "init", "teacher") if name in made_of]:
@@ -145,7 +146,7 @@ def _model(name: str) -> Record | None:
 
 
 def finish(workdir: Path) -> Record:
-    """Note that the run has ended and written its model; returns what `run.json` holds."""
+    """Record that the run has ended and written its model; return the content of `run.json`."""
     record = read_record(workdir / "run.json")
     _close(record, _now())
     record |= {"model_sha256": sha256(workdir / "model.safetensors")}
@@ -154,7 +155,7 @@ def finish(workdir: Path) -> Record:
 
 
 def _close(record: Record, end: str) -> None:
-    """Give the last start its end, unless it has one."""
+    """Record the end of the last start, unless it has one."""
     last = record["starts"][-1]
     if last["end"] is None:
         last["end"] = max(end, last["start"])
@@ -166,7 +167,7 @@ def _close(record: Record, end: str) -> None:
 
 
 def _last_sign(workdir: Path) -> str:
-    """When a run that was cut off wrote its last line of metrics."""
+    """The time at which an interrupted run wrote its last line of metrics."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return ""
@@ -194,9 +195,9 @@ def environment() -> Record:
 
 
 def git_revision(root: Path) -> Record | None:
-    """The commit that the packages in `root` are of, and whether they differ from it.
+    """The commit of the packages in `root`, and whether they differ from it.
 
-    None unless `root` is itself a checkout: an installed package may lie in another project's.
+    None unless `root` is itself a checkout: an installed package may be inside another project's.
     """
 
     def git(*arguments: str) -> str:

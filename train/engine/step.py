@@ -14,7 +14,7 @@ from train.engine.objective import Batch, Metrics, Objective
 
 
 class State(NamedTuple):
-    """What changes from step to step."""
+    """The state of training that changes from step to step."""
 
     step: jax.Array  # int32 scalar
     trainable: Weights
@@ -28,12 +28,12 @@ def data_mesh(count: int | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """The sharding with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis split over devices."""
+    """The sharding that splits the first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -58,9 +58,9 @@ def make_step(
     """Compile `(state, frozen, batch, key) -> (state, metrics)`.
 
     The batch is sharded over the mesh, everything else is replicated. `key` is the root key: the
-    step folds its own number in, and gives each image a key by its place in the batch. The gradient
-    is taken for `state.trainable` alone; with `microbatch`, of so many images at a time, which must
-    divide the batch and be a multiple of the devices.
+    step folds in its own number, and gives each image a key by its place in the batch. The gradient
+    is taken only for `state.trainable`. With `microbatch`, it is accumulated over that many images
+    at a time; the number must divide the batch and be a multiple of the devices.
     """
 
     def step(state: State, frozen: Weights, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
@@ -92,7 +92,7 @@ def _mean(compute: Callable[..., Any], inputs: tuple[Any, ...], parts: int) -> A
     """The mean of `compute(*part)` over `parts` equal parts of the inputs, one after another."""
 
     def cut(x: jax.Array) -> jax.Array:
-        # A part is every parts-th image, so that each device has an equal share of it already.
+        # A part is every parts-th image, so that each device already holds an equal share.
         return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
     def add(total: Any, part: tuple[Any, ...]) -> tuple[Any, None]:

@@ -1,4 +1,4 @@
-"""Stopping a run between two steps: SIGTERM and Ctrl-C, in one process or in many."""
+"""Stop a run between two steps on SIGTERM or Ctrl-C, in one process or in many."""
 
 import signal
 from types import FrameType
@@ -11,19 +11,19 @@ RESUMABLE = 75
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop; the same command goes on with it."""
+    """The run was asked to stop; the same command resumes it."""
 
 
 class StopSignals:
-    """Within it, the first SIGTERM or Ctrl-C only asks; a second Ctrl-C stops at once.
+    """A context in which the first SIGTERM or Ctrl-C asks to stop; a second Ctrl-C stops at once.
 
-    Processes agree on the step after which all of them stop, whichever was asked.
+    Processes agree on the step after which all of them stop, whichever got the signal.
     """
 
     def __enter__(self) -> "StopSignals":
         self._asked = False
         self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._note)}
-        if jax.process_count() == 1:  # among many, JAX listens to SIGTERM itself
+        if jax.process_count() == 1:  # with many processes, JAX handles SIGTERM itself
             self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         return self
 
@@ -45,5 +45,5 @@ class StopSignals:
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
-    """A handler of SIGTERM for where there are no steps: stops at once."""
+    """A handler of SIGTERM for code without steps: stops at once."""
     raise Stopped

@@ -1,4 +1,4 @@
-"""What a training run says at its end."""
+"""The summary that a training run prints at its end."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ def print_summary(
     params: NecParams,
     blobs: Sequence[bytes] = (),
 ) -> None:
-    """Print what was trained, how it went, and the command to give next, on stderr.
+    """Print what was trained, the results, and the next command, on stderr.
 
     Args:
-      record: of `run_record.finish`.
-      path: of the model.
-      source: what was trained on.
-      params: what was saved at `path`.
-      blobs: of some validation images, if the model has a codec.
+      record: the result of `run_record.finish`.
+      path: the model's file.
+      source: the training images.
+      params: the model saved at `path`.
+      blobs: blobs of some validation images, if the model has a codec.
     """
     title = f"{record['command']} {path.parent}"
     table = Table(title=title, show_header=False, title_justify="left")
@@ -37,14 +37,14 @@ def print_summary(
     if params.codec:
         size = f"{np.mean([len(blob) for blob in blobs]):,.1f} ({len(blobs)} of val)"
         rows += [
-            ("bytes an image, coded", size),
+            ("bytes per image, coded", size),
             ("codec", f"{params.codec.codec_bytes:,} bytes"),
         ]
     for row in [*rows, ("model", f"{path.stat().st_size / 1e6:,.1f} MB")]:
         table.add_row(*row)
     console = Console(stderr=True, emoji=False, markup=False)
     console.print(table)
-    # Whole lines, to be copied: a table would break them.
+    # As whole lines, so that they can be copied: a table would break them.
     for line in (f"wrote {path}", f"next: {shlex.join(next_command(record, path, source))}"):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -66,7 +66,7 @@ def _validation(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     val = [line for line in metrics if line.get("split") == "val"]
     if not val:  # somebody took the file away
         return []
-    names = {"loss": "val loss", "mse": "val mse", "bits_per_element": "bits an element"}
+    names = {"loss": "val loss", "mse": "val mse", "bits_per_element": "bits per element"}
     rows = [
         (label, f"{val[0][name]:.4g} -> {val[-1][name]:.4g}")
         for name, label in names.items()
@@ -74,12 +74,12 @@ def _validation(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
     if "bits_per_image" in val[0]:
         first, last = (line["bits_per_image"] / 8 for line in (val[0], val[-1]))
-        rows.append(("bytes an image, estimated", f"{first:,.1f} -> {last:,.1f}"))
+        rows.append(("bytes per image, estimated", f"{first:,.1f} -> {last:,.1f}"))
     return rows
 
 
 def duration(seconds: float) -> str:
-    """`1 h 02 min 03 s`, without what is zero in front."""
+    """A duration as `1 h 02 min 03 s`, without leading zero parts."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     if hours:
@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 
 
 def next_command(record: Record, path: Path, source: Source) -> list[str]:
-    """What goes on from this run: compression, or the evaluation of its codec."""
+    """The next command after this run: compression, or the evaluation of its codec."""
     config = record["config"]
     data = ["--data", config["data"]]
     # 256 was the value of runs that cut nothing too; ids of windows end in their size.
@@ -100,7 +100,7 @@ def next_command(record: Record, path: Path, source: Source) -> list[str]:
         return [*command, "compress", "--init", str(path), *data, "--workdir", str(workdir)]
     if record["command"] == "distil":
         return [*command, "evaluate", "--model", str(path), "--data", "LABELLED"]
-    # Without an initial model of the same bands there is no other base to compare with.
+    # Without an initial model of the same bands there is no base to compare with.
     base = config["init"] if config["init"] and not config["bands"] else str(path)
     labelled = data if source.classes else ["--data", "LABELLED"]
     return [*command, "evaluate", "--base", base, "--models", str(path), *labelled]

@@ -1,1 +1,7 @@
-"""Measuring: `evaluate`, `sweep`, `report` and `compare`, each a command of `train.main`."""
+"""Measurements: `evaluate`, `sweep`, `report` and `compare`, each a command of `train.main`.
+
+`evaluate` codes the images of a `study` by all `methods` (NEC, and the baselines of `baselines` and
+`practice`) and measures their `scores`. `sweep` trains and evaluates many points into the table of
+`results`. `report`, `curves` and `figure` show them. `compare` has the Bjontegaard deltas and the
+bootstrap.
+"""

@@ -1,10 +1,10 @@
-"""What NEC is measured against: quantised embeddings and compressed images.
+"""The baselines of NEC: quantised embeddings and compressed images.
 
-The baselines are those of arXiv 2403.17886, and a fairer form of its UQE.
+They are those of arXiv 2403.17886, and a fairer form of its UQE.
 
 Every size is the length of real bytes, and every value comes from decoding them. Lossless coding
-is Blosc, zstd at level 3 behind a bit shuffle, as in the paper: one chunk an image, its 16 bytes
-of header counted. The bit shuffle gathers equal bits of all values, so that b-bit numbers need
+is Blosc, zstd at level 3 after a bit shuffle, as in the paper: one chunk per image, its header of
+16 bytes counted. The bit shuffle gathers equal bits of all values, so that b-bit numbers need
 no packing: their empty bit planes are runs of zeros.
 """
 
@@ -23,20 +23,20 @@ from coder.entropy import pmf_from_counts
 
 _ZSTD_LEVEL = 3
 _FLOAT32_PAIR = 8  # bytes of a minimum and a maximum
-# The search for a rate, in dB: at the lowest PSNR OpenJPEG codes next to nothing, the highest is
-# some way above that of rounding to integers. A codestream of 97 % of the target or more ends it.
+# The search for a size, in dB of PSNR: at the lowest, OpenJPEG codes almost nothing; the highest is
+# well above that of rounding to integers. A codestream of 97 % of the target or more ends it.
 _LOWEST_PSNR, _ABOVE_ROUNDING = 8.0, 4.0
 _SEARCH_STEPS, _CLOSE = 14, 0.97
 
 
 @dataclass(frozen=True)
 class Coded:
-    """What a method made of images or embeddings.
+    """The result of a method for images or embeddings.
 
     Attributes:
       values: decoded, in the input's order: float32 [N, n, D], or images [N, H, W, C].
       bytes_per_image: int64 [N], real sizes with all framing.
-      codec_bytes: what a decoder needs once, beside the images' bytes.
+      codec_bytes: bytes that a decoder needs once, in addition to those of the images.
     """
 
     values: NDArray
@@ -45,15 +45,15 @@ class Coded:
 
 
 def uqe(y: NDArray[np.float32], bits: int, batch: int = 32) -> Coded:
-    """Uniformly quantised embeddings as published: one minimum and maximum a batch.
+    """Uniformly quantised embeddings as published: one minimum and maximum per batch.
 
     So an embedding depends on its neighbours, and one outlier channel sets the step of all. The
-    symbols are stored as uint8, then Blosc; each image pays for its pair of float32.
+    symbols are stored as uint8 and compressed by Blosc; the two float32 are counted per image.
 
     Args:
-      y: [N, n, D] embeddings of an uncompressed model; all tokens count, as they do for NEC.
+      y: embeddings [N, n, D] of an uncompressed model; all tokens are coded, as by NEC.
       bits: 1 to 8.
-      batch: images that share a range.
+      batch: number of images that share a range.
 
     Raises:
       InputError: another shape, NaN or infinity, other bits, no batch.
@@ -71,10 +71,10 @@ def uqe(y: NDArray[np.float32], bits: int, batch: int = 32) -> Coded:
 
 
 def uqe_channel(y: NDArray[np.float32], bits: int, calibration: NDArray[np.float32]) -> Coded:
-    """Uniformly quantised embeddings, made fair: fixed ranges, one a channel.
+    """Uniformly quantised embeddings in a fairer form: fixed ranges, one per channel.
 
-    Ranges are minima and maxima over `calibration` (training embeddings [M, n, D]); what lies
-    outside is clipped. They are paid for once, in `codec_bytes`. Raises as `uqe`.
+    Ranges are minima and maxima over `calibration` (training embeddings [M, n, D]); values outside
+    are clipped. The ranges are counted once, in `codec_bytes`. Raises as `uqe`.
     """
     y, calibration = embeddings(y), embeddings(calibration)
     if calibration.shape[2] != y.shape[2]:
@@ -85,11 +85,11 @@ def uqe_channel(y: NDArray[np.float32], bits: int, calibration: NDArray[np.float
 
 
 def per_channel(calibration: NDArray[np.float32], gain: float, class_tokens: int) -> ScalarCodec:
-    """The codec of channels for embeddings like [M, n, D], with nothing trained.
+    """An untrained per-channel codec for embeddings [M, n, D].
 
     Args:
-      gain: symbols in the standard deviation of a channel.
-      class_tokens: so many of the first tokens have tables of their own, 0 or 1.
+      gain: symbols per standard deviation of a channel.
+      class_tokens: number of first tokens with their own tables, 0 or 1.
     """
     y = embeddings(calibration)
     offsets = y.mean((0, 1), dtype=np.float64).astype(np.float32)
@@ -116,7 +116,7 @@ def per_channel(calibration: NDArray[np.float32], gain: float, class_tokens: int
 def coded_by(
     y: NDArray[np.float32], codec: ScalarCodec | TransformCodec, grid: tuple[int, int]
 ) -> Coded:
-    """Embeddings [N, n, D] by a codec that was fitted and not trained. Raises as `uqe`."""
+    """Embeddings [N, n, D] coded by a codec that was fitted, not trained. Raises as `uqe`."""
     y = embeddings(y)
     blobs = [codec.encode(one, grid) for one in y]
     sizes = np.array([len(blob) for blob in blobs])
@@ -138,7 +138,7 @@ def float32(y: NDArray[np.float32]) -> Coded:
 
 
 def raw_zstd(images: NDArray) -> Coded:
-    """Images [N, H, W, C] of any pixel type, without loss: Blosc (RDC in the paper)."""
+    """Images [N, H, W, C] of any pixel type, lossless by Blosc (RDC in the paper)."""
     if images.ndim != 4 or images.size == 0:
         raise InputError(f"images have shape {images.shape}: pass [N, H, W, C]")
     return lossless(images)
@@ -147,11 +147,11 @@ def raw_zstd(images: NDArray) -> Coded:
 def jpeg2000(images: NDArray, ratio: float) -> Coded:
     """JPEG 2000 at a compression ratio: the largest codestream that the search finds below it.
 
-    OpenJPEG's 9-7 wavelet with the colour transform for three bands, one layer, one tile. A raw
-    codestream (J2K): no boxes, and no comment, which names the encoder in 39 bytes and decodes
-    to nothing. imagecodecs takes a quality in dB, so that the ratio is searched for: images come
-    within a few percent of it, never above. Where the smallest codestream is larger still (some
-    140 bytes of headers), that is what is returned and counted.
+    OpenJPEG's 9-7 wavelet with the colour transform for three bands, one layer, one tile. The
+    result is a raw codestream (J2K) without boxes and without the comment of 39 bytes that names
+    the encoder. imagecodecs takes a quality in dB, so the ratio is searched for: sizes are within a
+    few percent of the target, never above. If even the smallest codestream is larger (about 140
+    bytes of headers), it is returned and counted.
 
     Args:
       images: [N, H, W, 1 or 3], uint8 or uint16 (full range).
@@ -181,7 +181,7 @@ def _largest_below(image: NDArray, limit: float) -> bytes:
     for step in range(_SEARCH_STEPS):
         if not _CLOSE * limit > len(best):
             break
-        # Sizes grow about exponentially with the quality: interpolate, and halve in turns.
+        # Sizes grow about exponentially with the quality: alternate interpolation and halving.
         part = np.log(0.99 * limit / len(best)) / np.log(above / len(best))
         psnr = low + (high - low) * (np.clip(part, 0.1, 0.9) if step % 2 else 0.5)
         stream = _codestream(image, psnr)
@@ -221,7 +221,7 @@ def without_comments(stream: bytes) -> bytes:
 
 
 def embeddings(y: NDArray) -> NDArray[np.float32]:
-    """The same in float32; InputError unless they are finite, [N, n, D]."""
+    """Embeddings in float32. Raises InputError unless they are finite, [N, n, D]."""
     y = np.asarray(y, np.float32)
     if y.ndim != 3 or y.size == 0 or not np.isfinite(y).all():
         raise InputError(f"embeddings have shape {y.shape}: pass finite ones, [N, n, D]")
@@ -229,11 +229,11 @@ def embeddings(y: NDArray) -> NDArray[np.float32]:
 
 
 def _uniform(y: NDArray[np.float32], bits: int, low: NDArray, high: NDArray) -> Coded:
-    """Round to 2^bits levels from low to high, both included; outside is clipped."""
+    """Round to 2^bits levels from low to high, both included; values outside are clipped."""
     if bits not in range(1, 9):
         raise InputError(f"bits is {bits}: give 1 to 8")
     top = 2**bits - 1
-    # A channel that never changes has one level, whatever its step.
+    # A constant channel has one level, whatever its step.
     step = np.where(high > low, (high.astype(np.float64) - low) / top, 1.0)
     symbols = np.clip(np.rint((y - low.astype(np.float64)) / step), 0, top).astype(np.uint8)
     coded = lossless(symbols)
@@ -255,7 +255,7 @@ def lossless(arrays: NDArray) -> Coded:
 
 
 def _blosc(array: NDArray) -> bytes:
-    # imagecodecs shuffles by the array's item size, and does not heed `typesize`.
+    # imagecodecs shuffles by the array's item size and ignores `typesize`.
     buffer: Any = np.ascontiguousarray(array)
     stream = imagecodecs.blosc_encode(
         buffer,

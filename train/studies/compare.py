@@ -1,9 +1,9 @@
 """`python -m train.main compare`: bytes at equal score, with intervals of a paired bootstrap.
 
 Bjontegaard's delta (ITU-T VCEG-M33, 2001) is the mean difference of the logarithms of two rates
-over the scores that both curves reach. Of a curve only those points count that no cheaper point
-equals; between them the logarithm of the rate is interpolated, piecewise cubic and monotone. An
-error is compared by its logarithm, as in the PSNR of the original.
+(bytes per image) over the scores that both curves reach. A point counts only if no cheaper point of
+its curve scores as well. Between points, the logarithm of the rate is interpolated by a monotone
+piecewise cubic. An error is compared by its logarithm, as in the PSNR of the original.
 """
 
 import sys
@@ -24,14 +24,14 @@ from train.studies.curves import Point, draw_points, head_name, head_of, label
 from train.studies.report import FILES, average
 from train.studies.scores import Scores
 
-_SAMPLES = 200  # of the scores that two curves share
+_SAMPLES = 200  # points in the range of scores that two curves share
 _MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
 _NONE = "-"
 # What is read of a point, and of each of its images; errors are not of all points.
 _OF_A_POINT = ("method", "setting", "head", "with_decoder", "bytes_per_image", "codec_bytes")
 _EACH = ("bytes", "hits", "totals", "errors")
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # log bytes, and scores
-Key = tuple[str, bool]  # the method, and whether its scores are behind the decoder's first block
+Key = tuple[str, bool]  # the method, and whether its scores are after the decoder's first block
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def run(options: Compare) -> None:
 
 
 def plot(options: Compare, points: Sequence[Point], path: Path) -> None:
-    """Bytes an image against score, of all reports in one figure; of equal points the first."""
+    """Plot bytes per image against score, all reports in one figure; the first of equal points."""
     x = "bytes_per_image"
     if options.archive:
-        x = f"bytes an image + codec / {options.archive:,}"
+        x = f"bytes per image + codec / {options.archive:,}"
     shown: dict[tuple, Point] = {}
     for point in points:
         same = (point["method"], point["setting"], *head_of(point))

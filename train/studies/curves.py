@@ -1,4 +1,4 @@
-"""How the points of reports become curves: their names, colours and panels."""
+"""Curves of the points of reports: their names, colours and panels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ Point = dict[str, Any]
 Head = tuple[str, bool]  # its kind, and whether the decoder's first block comes before it
 
 AXES = {"top1": "top-1 accuracy (%)", "miou": "mean IoU (%)"}
-X_LABELS = {"bytes_per_image": "bytes an image"}
+X_LABELS = {"bytes_per_image": "bytes per image"}
 # Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest.
 _STYLE = {
     "nec": ("NEC", "#D55E00", "o"),
@@ -31,14 +31,14 @@ _STYLE = {
     "jpeg2000": ("JPEG 2000", "#009E73", "D"),
     "raw-zstd": ("raw pixels + zstd", "#000000", "*"),
 }
-# Where there are several curves of NEC, these are theirs, and baselines are thin and dashed.
+# With several curves of NEC, these are their colours, and baselines are thin and dashed.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dvp*XP"
-_GREYS = ("#777777", "#B0B0B0", "#333333")  # one a model that is compressed
+_GREYS = ("#777777", "#B0B0B0", "#333333")  # one per base model
 
 
 def head_name(head: str, with_decoder: bool) -> str:
-    """`attention + decoder`."""
+    """The name of a head, such as `attention + decoder`."""
     return head + (" + decoder" if with_decoder else "")
 
 
@@ -65,7 +65,7 @@ def draw_points(
     title: str,
     paths: Sequence[Path],
 ) -> None:
-    """A panel a head; in each a curve for each of the values of `by`, and one a baseline.
+    """Draw a panel per head, with a curve for each combination of values of `by` and each baseline.
 
     Points that differ in `others` are not joined, but look alike.
     """
@@ -103,7 +103,7 @@ def _label(method: str, values: str) -> str:
 
 
 def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """How each (method, values) is drawn, as matplotlib says it."""
+    """The matplotlib style of each (method, values)."""
     nec = [values for method, values in kinds if method in results.NEC]
     models = list(dict.fromkeys(values for method, values in kinds if method not in results.NEC))
     looks = {}
@@ -130,13 +130,13 @@ def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, 
 
 
 def _values(point: Point, by: Sequence[str]) -> str:
-    """The values of axes in words; those that say nothing of a baseline are left out."""
+    """The values of axes as text; those that a baseline does not have are left out."""
     given = [name for name in by if point["method"] in results.NEC or point[name] != ""]
     return ", ".join(f"{name} {_short(point[name])}" for name in given)
 
 
 def _short(value: str) -> str:
-    """A path without what all paths of models have in common; a value of None in words."""
+    """A path without the parts that all model paths share; None as a word."""
     path = Path(value)
     if path.suffix == ".safetensors":
         return path.parent.name if path.stem == "model" else path.stem

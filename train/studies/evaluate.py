@@ -1,8 +1,8 @@
-"""`python -m train.main evaluate`: real bytes against the scores of heads on what was decoded.
+"""`python -m train.main evaluate`: real bytes against the scores of heads on decoded embeddings.
 
-Every method codes the same images of the same splits, and every method's decoded embeddings get
-the same heads: fitted on train, chosen on val (a fifth of train when val itself is scored),
-scored once on the split that is reported.
+Every method codes the same images of the same splits. The same heads are trained on the decoded
+embeddings of every method: fitted on train, chosen on val (on a fifth of train when val itself is
+scored), and scored once on the split of the report.
 """
 
 import dataclasses
@@ -102,8 +102,8 @@ def as_report(
 
 
 def measure(options: Evaluate, study: Study, method: Method) -> list[report.Point]:
-    """Points of the report: one a head, fitted and scored on what `method` decoded."""
-    CONSOLE.print(f"{method.name} {method.setting}: {method.bytes_per_image:.1f} bytes an image")
+    """Points of the report, one per head, fitted and scored on what `method` decoded."""
+    CONSOLE.print(f"{method.name} {method.setting}: {method.bytes_per_image:.1f} bytes per image")
     points = []
     for head in head_kinds(options, method.model.config):
         scores = score_head(options, study, method, *head)
@@ -113,7 +113,7 @@ def measure(options: Evaluate, study: Study, method: Method) -> list[report.Poin
 
 
 def shared_blocks(models: Sequence[NecParams]) -> int:
-    """How many first blocks no `train.main compress` of these models has changed."""
+    """The number of first blocks that `compress` left unchanged in all of these models."""
     blocks = []
     for params in models:
         facts = json.loads(params.provenance).get("compress", {})
@@ -123,7 +123,7 @@ def shared_blocks(models: Sequence[NecParams]) -> int:
 
 
 def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
-    """Read the splits at `--image-size`, or the model's; with `--cache`, `blocks` further on."""
+    """Read the splits at `--image-size`, or the model's; with `--cache`, after `blocks` blocks."""
     size = options.image_size or base.config.image_size
     if options.cache is not None and (not blocks or size != base.config.image_size):
         raise OptionsError(
@@ -168,7 +168,7 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
 def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]:
     """(kind, with decoder) of the heads of a model's embeddings.
 
-    One of them is behind the decoder, the last that is not class-linear.
+    The last kind that is not class-linear is also trained after the decoder's first block.
     """
     kinds: list[Kind] = [
         kind for kind in HEADS[options.task] if not options.heads or kind in options.heads
@@ -185,7 +185,7 @@ def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]
 def score_head(
     options: Evaluate, study: Study, method: Method, kind: Kind, with_decoder: bool
 ) -> Scores:
-    """What a head gets right, in a training for each seed (a linear probe is exact: one)."""
+    """The scores of a head, trained once per seed (linear heads once: they are exact)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
     counts = []
     for seed in range(1 if kind in LINEAR else options.seeds):
@@ -209,7 +209,7 @@ def score_head(
 def refuse_unlabelled(
     options: Evaluate, images: Split, classes: tuple[str, ...], name: str
 ) -> None:
-    """Refuse images whose targets would be scored though they are none.
+    """Refuse images whose targets cannot be scored.
 
     Raises:
       DataError: an image without label or mask, a mask value that is no class, or masks that
@@ -237,7 +237,7 @@ def refuse_unlabelled(
 
 
 def refuse_one_class(options: Evaluate, images: Split, classes: tuple[str, ...], name: str) -> None:
-    """Raise DataError where all that heads are fitted on is of one class."""
+    """Raise DataError if all targets that heads are fitted on are of one class."""
     targets = _targets(options, images)
     found = np.unique(targets[targets != IGNORE] if options.task == "segmentation" else targets)
     if len(found) == 1:

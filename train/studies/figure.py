@@ -1,4 +1,4 @@
-"""Curves in panels: how every rate-distortion figure of this project is drawn."""
+"""Draw curves in panels, for every rate-distortion figure of this project."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Curve:
     """One line of a panel.
 
     Attributes:
-      label: in the legend, once for all panels.
-      points: (x, mean, deviation), in the order in which they are joined.
-      style: what matplotlib's `errorbar` takes: colour, marker, widths.
+      label: label in the legend, shown once for all panels.
+      points: (x, mean, deviation), in the order to join them.
+      style: arguments of matplotlib's `errorbar`: colour, marker, widths.
     """
 
     label: str
@@ -32,7 +32,7 @@ def draw(
 ) -> None:
     """Draw a panel for each entry, x on a log axis where it is positive, and write image files.
 
-    All panels have the same axes, but y where it is not the same quantity.
+    All panels share their axes, except y axes of different quantities.
     """
     import matplotlib
 
@@ -79,6 +79,6 @@ def draw(
 
 
 def save(figure: Any, path: Path, dpi: int) -> None:
-    """Write a figure in the format of the path's suffix; one that is there is replaced."""
+    """Write a figure in the format of the path's suffix. An existing file is replaced."""
     with files.writing(path, overwrite=True) as file:
         figure.savefig(file, dpi=dpi, format=path.suffix[1:])

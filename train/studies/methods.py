@@ -1,4 +1,4 @@
-"""The methods of a study, each coding the same images for real: NEC, and its baselines."""
+"""The methods of a study, NEC and its baselines: each codes the same images to real bytes."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ from train.configs.study_options import Evaluate
 from train.studies import baselines, practice
 from train.studies.study import Method, Study
 
-_RATES = 8  # of a model that codes at more, if none is named; and its own
+_RATES = 8  # qualities to measure of a model with more, besides its default one
 
 
 class RoundTripError(RuntimeError):
@@ -28,7 +28,7 @@ class RoundTripError(RuntimeError):
 
 
 def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
-    """Load compressed models: their settings in the report, in the order of their lambdas.
+    """Load compressed models, by their settings in the report, ordered by lambda.
 
     Raises:
       OptionsError: a model without a codec, or not made by `train.main compress`.
@@ -46,11 +46,11 @@ def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
 
 
 def refuse_one_quality(params: NecParams) -> None:
-    """Raise OptionsError unless a model is one for `--model`: with a codec of many qualities."""
+    """Raise OptionsError unless a model suits `--model`: it has a codec of many qualities."""
     if not isinstance(params.codec, QualityLadder):
         raise OptionsError(
-            "--model needs a codec of many qualities, as nec-vit-ti and the models of `train.main "
-            "distil` have: pass this model by --models, and by --base what it was made from"
+            "--model needs a codec of many qualities, such as nec-vit-ti and the models of "
+            "`train.main distil` have: pass this model by --models, and its base model by --base"
         )
 
 
@@ -66,7 +66,7 @@ def methods(
     """NEC at every model's lambda, then the baselines, each coded for real.
 
     Raises:
-      OptionsError: qualities that a model has not, before anything is measured.
+      OptionsError: a model does not have one of the qualities; raised before anything is measured.
     """
     refuse_qualities(options, models)
     for setting, model in models.items():
@@ -76,7 +76,7 @@ def methods(
 
 
 def refuse_qualities(options: Evaluate, models: dict[str, NecParams]) -> None:
-    """Raise OptionsError where `--qualities` names what a model has not."""
+    """Raise OptionsError if a model does not have one of `--qualities`."""
     ladders = {name: m.codec for name, m in models.items() if isinstance(m.codec, QualityLadder)}
     if options.qualities and not ladders:
         raise OptionsError("--qualities: none of the models has a codec of many qualities")
@@ -91,11 +91,11 @@ def refuse_qualities(options: Evaluate, models: dict[str, NecParams]) -> None:
 def nec_methods(
     options: Evaluate, study: Study, setting: str, model: NecParams, base: NecParams
 ) -> Iterator[Method]:
-    """Encode, decode and compare every image of every split; at several qualities, if it has them.
+    """Encode, decode and compare every image of every split, at several qualities if there are.
 
     Args:
       model: as `load_compressed` returns it, or, with `--model`, `base` itself.
-      base: what it was made from.
+      base: the model that it was adapted from.
 
     Raises:
       RoundTripError: any image whose decoded bytes differ from its embedding.
@@ -103,10 +103,10 @@ def nec_methods(
     codec = model.codec
     assert codec is not None
     own = bool(options.model)  # coded as it is
-    # Nearly all of the time.
+    # This takes nearly all of the time.
     y = study.embedded(base) if own else [study.latents(model, split) for split in study.splits()]
     features = model.config.decoder_target == "features"
-    goals = y if own and not features else None  # such a decoder's are those of an older base
+    goals = y if own and not features else None  # such a decoder has an older base's as target
     if not own and features and model.config.bands == base.config.bands:
         goals = study.embedded(base)
     if not isinstance(codec, QualityLadder):
@@ -136,7 +136,7 @@ def nec_method(
     latents: list[NDArray[np.float32]],
     goals: list[NDArray[np.float32]] | None,
 ) -> Method:
-    """A model at one quality; its and the base's latents of each split. Raises as `nec_methods`."""
+    """A model at one quality, given the latents of each split. Raises as `nec_methods`."""
     grid = study.grid(model)
     values, blobs = [], []
     for split, y in zip(study.splits(), latents, strict=True):
@@ -174,7 +174,7 @@ def nec_method(
 def squared_errors(
     found: NDArray[np.float32], y: Sequence[NDArray[np.float32]]
 ) -> NDArray[np.float64]:
-    """`Method.errors` of what was found for the last of the splits of embeddings y."""
+    """`Method.errors`: the squared errors of `found` for the last split of embeddings y."""
     variance = np.maximum(y[0].var((0, 1), dtype=np.float64), 1e-12)
     return (((found - y[-1]) ** 2).mean(1, dtype=np.float64) / variance).mean(1)
 
@@ -182,9 +182,9 @@ def squared_errors(
 def decoded_features(
     model: NecParams, decoded: NDArray[np.float32], grid: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """What a model's decoder of features makes of decoded embeddings, in their own units.
+    """Apply a model's decoder of features to decoded embeddings, in the units of embeddings.
 
-    Those themselves, where there is no such decoder.
+    Returns them unchanged if the model has no such decoder.
     """
     if model.config.decoder_target != "features":
         return decoded
@@ -232,7 +232,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
     grid = study.grid(base)
     if options.transform_qualities:
         ladder = fit_transform(y[0], grid)
-        # All of them first: a quality that there is not is refused before the others are measured.
+        # All are cut first, so that an unknown quality is refused before any is measured.
         for one in [ladder.at(quality) for quality in options.transform_qualities]:
             name = f"quality {one.quality}"
             yield of_latents("transform", name, lambda v, c=one: baselines.coded_by(v, c, grid))
@@ -243,7 +243,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
         )
     for name, setting, code in practices(options, y[0]):
         for zstd, more in ((False, ""), (True, "-zstd")):
-            # All splits at once: what is fitted is the same for all.
+            # All splits at once: they share what is fitted.
             coded = code(np.concatenate(y), zstd=zstd)
             values, sizes = np.split(coded.values, ends), coded.bytes_per_image[ends[-1] :]
             yield method(name + more, setting, values, sizes, coded.codec_bytes)
@@ -266,7 +266,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
 def practices(
     options: Evaluate, train: NDArray[np.float32]
 ) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
-    """Name, setting and coder (embeddings, zstd=) of each method of `practice` in use."""
+    """Name, setting and coder (embeddings, zstd=) of each chosen method of `practice`."""
     for count in options.pca:
         code = functools.partial(practice.pca_int8, components=count, calibration=train)
         yield "pca-int8", f"{count} components", code

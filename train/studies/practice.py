@@ -1,8 +1,8 @@
-"""How embeddings are made small in practice today: fewer channels, fewer bits, codebooks.
+"""Common ways to make embeddings smaller: fewer channels, fewer bits, codebooks.
 
-Each is fitted on training embeddings, which a decoder pays for once (`codec_bytes`). Tokens are
-coded one by one, so that an image costs as many bytes whatever is in it; `zstd` puts Blosc behind
-that, as behind the other baselines.
+Each is fitted on training embeddings; what a decoder needs of the fit is counted once
+(`codec_bytes`). Tokens are coded one by one, so that all images take the same number of bytes. With
+`zstd`, Blosc follows, as in the other baselines.
 """
 
 from typing import Any
@@ -14,26 +14,26 @@ from coder import InputError
 from train.data import spread
 from train.studies.baselines import Coded, embeddings, lossless
 
-_SAMPLE = 1 << 16  # tokens that codebooks are trained on
+_SAMPLE = 1 << 16  # maximum number of tokens to train codebooks on
 _CENTROIDS = 256
 
 
 def pca_int8(
     y: NDArray[np.float32], components: int, calibration: NDArray[np.float32], *, zstd: bool
 ) -> Coded:
-    """The first principal components of each token, a byte each.
+    """The first principal components of each token, one byte each.
 
-    A byte's step is the largest magnitude of its component in `calibration`, over 127; what is
-    larger is clipped.
+    The step of a component is its largest magnitude in `calibration`, divided by 127; larger values
+    are clipped.
 
     Args:
       y: [N, n, D] embeddings.
-      components: 1 to D.
+      components: number of components, 1 to D.
       calibration: [M, m, D], training embeddings.
-      zstd: whether Blosc follows.
+      zstd: whether to compress the bytes by Blosc.
 
     Raises:
-      InputError: other shapes, NaN or infinity, other components.
+      InputError: other shapes, NaN or infinity, or another number of components.
     """
     y, tokens = _checked(y, calibration)
     if not 1 <= components <= y.shape[2]:
@@ -55,15 +55,14 @@ def pca_int8(
 def product_quantised(
     y: NDArray[np.float32], parts: int, calibration: NDArray[np.float32], *, zstd: bool
 ) -> Coded:
-    """Product quantisation (Jegou 2011) by faiss: a byte for each of `parts` of the channels.
+    """Product quantisation (Jegou 2011) by faiss: one byte for each of `parts` parts of a token.
 
     Args:
-      y, calibration, zstd: as of `pca_int8`.
-      parts: a divisor of D.
+      y, calibration, zstd: as in `pca_int8`.
+      parts: number of parts, a divisor of D.
 
     Raises:
-      InputError: as `pca_int8`; channels that cannot be cut in so many parts; fewer than 256 tokens
-        to train on.
+      InputError: as `pca_int8`; parts that do not divide D; fewer than 256 tokens to train on.
       ModuleNotFoundError: faiss is not installed.
     """
     try:
@@ -92,14 +91,14 @@ def product_quantised(
 
 
 def binary(y: NDArray[np.float32], calibration: NDArray[np.float32], *, zstd: bool) -> Coded:
-    """A bit a channel: on which side of its mean. Decoded to the mean of that side.
+    """One bit per channel: the side of its mean. It decodes to the mean of that side.
 
-    Args are those of `pca_int8`, and so are errors.
+    Arguments and errors are those of `pca_int8`.
     """
     y, tokens = _checked(y, calibration)
     mean = tokens.mean(0, dtype=np.float64).astype(np.float32)
     above = tokens > mean
-    # Of a side that no token is on, the mean of all.
+    # A side without tokens decodes to the mean of all.
     high, low = (
         mean + np.where(side, tokens - mean, 0).sum(0) / side.sum(0).clip(1)
         for side in (above, ~above)
@@ -121,6 +120,6 @@ def _checked(y: NDArray, calibration: NDArray) -> tuple[NDArray[np.float32], NDA
 
 
 def _coded(symbols: NDArray, values: NDArray, codec_bytes: int, zstd: bool) -> Coded:
-    """One image's symbols [i] of [N, ...] as they are, or behind Blosc."""
+    """The symbols [i] of each image in [N, ...], as they are or compressed by Blosc."""
     sizes = lossless(symbols).bytes_per_image if zstd else np.full(len(symbols), symbols[0].nbytes)
     return Coded(values.astype(np.float32), sizes, codec_bytes)

@@ -1,4 +1,4 @@
-"""Reports for people: of one evaluation (with report.json for programs), and of a whole sweep."""
+"""Reports of one evaluation (report.md, and report.json for programs) and of a whole sweep."""
 
 import json
 import sys
@@ -29,11 +29,11 @@ FILES = ("report.json", "images.npz", "report.md", "rate_distortion.png")
 """What `write` writes."""
 _OF_A_SWEEP = ("report.md", "rate_distortion.png", "rate_distortion.pdf")
 IMAGES = "images"
-"""Where a point holds what it is the mean of, image by image, until it is written."""
+"""The key of a point's values for each image, of which it holds the mean, until it is written."""
 
 
 def point(method: "Method", task: str, head: str, with_decoder: bool, scores: "Scores") -> Point:
-    """One entry of `points` in report.json; and what it is the mean of, as "images"."""
+    """One entry of `points` in report.json, with the values of each image under "images"."""
     percent = scores.percent()
     each: dict[str, NDArray] = {"bytes": method.sizes, "hits": scores.hits, "totals": scores.totals}
     if method.errors is not None:
@@ -94,7 +94,7 @@ def run(options: ReportOptions) -> None:
 
 
 def average(rows: Sequence[results.Row]) -> list[Point]:
-    """Points of a table, over the seeds of training: what is measured becomes a mean of them.
+    """Points of a table, averaged over the seeds of training.
 
     With one seed of training, `mean` and `std` stay those over the seeds of the head; with more,
     `std` is the deviation between trainings. `runs` says how many there are.
@@ -146,19 +146,19 @@ def write(report: Report, folder: Path) -> None:
 
 
 def write_images(points: Sequence[Point], path: Path) -> None:
-    """Write what points are the means of: arrays of the names `0.bytes`, `0.hits`, ..."""
+    """Write the values of each image as arrays named `0.bytes`, `0.hits`, ..."""
     each = {f"{i}.{k}": v for i, p in enumerate(points) for k, v in p[IMAGES].items()}
     with files.writing(path, overwrite=True) as file:
         np.savez_compressed(file, **each)
 
 
 def without_images(point: Point) -> Point:
-    """A point as reports and tables have it."""
+    """A point without the values of each image, as in reports and tables."""
     return {name: value for name, value in point.items() if name != IMAGES}
 
 
 def markdown(report: Report) -> str:
-    """The report as a table: a row a method and setting, a column a head."""
+    """The report as a table: one row per method and setting, one column per head."""
     exact = "exact" if report["roundtrip_exact"] else "NOT EXACT"
     lines = [
         f"# {report['dataset']}, {report['split']}: {report['images']} images",
@@ -181,7 +181,7 @@ def _explained(points: Sequence[Point], over: str) -> str:
 
 
 def _table(points: Sequence[Point], axes: Sequence[str]) -> list[str]:
-    """Lines of markdown: a row a method, setting and values of the axes, a column a head."""
+    """Lines of markdown: one row per method, setting and values of axes, one column per head."""
     heads, keys = heads_of(points), ("method", "setting", *axes)
     cells: dict[tuple, dict[curves.Head, Point]] = {}
     for p in points:
@@ -212,6 +212,6 @@ def _score(p: Point) -> str:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Bytes an image (log) against score, a panel a head, a line a method, with error bars."""
+    """Plot bytes per image (log) against score: a panel per head, a line per method, error bars."""
     title = f"{report['dataset']}, {report['split']} split, {report['images']} images"
     curves.draw_points(report["points"], "bytes_per_image", (), (), title, [path])

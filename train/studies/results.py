@@ -1,7 +1,7 @@
-"""results.csv: the one tidy table of a study, a row a point and head, or a baseline and head.
+"""results.csv: the tidy table of a study, one row per point and head, or baseline and head.
 
 Its columns are those of report.json's points, then the axes: options of `compress`. A point is
-known by its values of the axes, so that the table alone says what is done.
+identified by its values of the axes, so that the table alone tells which points are done.
 """
 
 import csv
@@ -20,7 +20,7 @@ NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model
 
 
 class Results:
-    """The table of a study: in memory, and written whole whenever rows are added.
+    """The table of a study, in memory; the file is written whole when rows are added.
 
     Attributes:
       rows: all with the same columns.
@@ -31,8 +31,8 @@ class Results:
         """Read the table at `path`, if there is one.
 
         Args:
-          axes: of the study as it is now; those that the table lacks are added to it.
-          shared: options of `compress` that its points had in common, by field.
+          axes: the axes of the study now; those that the table lacks are added.
+          shared: options of `compress` that all points share, by field.
         """
         self._path = path
         self.rows = read(path) if path.exists() else []
@@ -63,7 +63,7 @@ class Results:
 
 
 def cell(value: Any) -> str:
-    """How a value stands in the table; nothing for None."""
+    """A value as text in the table; empty for None."""
     if value is None:
         return ""
     if isinstance(value, (list, tuple)):
@@ -79,11 +79,11 @@ def axes_of(rows: Sequence[Row]) -> list[str]:
 def read(path: Path) -> list[Row]:
     """The rows of a table, all with the same columns.
 
-    If the file ends in half a row, the point of the last whole row is left out as well: others of
-    its rows may be missing.
+    If the file ends in half a row, the point of the last whole row is left out too: some of its
+    rows may be missing.
 
     Raises:
-      OptionsError: no table of a study.
+      OptionsError: not the table of a study.
       FileError: as `files.read_bytes`.
     """
     try:
@@ -106,13 +106,13 @@ def read(path: Path) -> list[Row]:
 
 
 def point_of(row: Row) -> tuple[str, ...]:
-    """What is alike in all rows of a point, or of the baselines of a model."""
+    """The key of a row: equal in all rows of a point, or of the baselines of a model."""
     values = (row[name] for name in row if name in AXES)
     return ("nec", *values) if row["method"] in NEC else ("", row.get("init", ""))
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the table: whatever happens, the file is the old or the new one, whole."""
+    """Replace the table; if interrupted, the file is the old or the new one, whole."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     columns.sort(key=lambda name: name in AXES)  # stable: the axes come last
     text = io.StringIO(newline="")

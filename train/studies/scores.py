@@ -13,18 +13,18 @@ Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Scores:
-    """What trainings of a head got right on N images.
+    """The results of several trainings of a head on N images.
 
     Attributes:
-      hits, totals: int64 [S, N, C], a training, an image and a class each. A score is the mean over
-        the classes that occur of the sum of hits over the sum of totals.
+      hits, totals: int64 [S, N, C], by training, image and class. A score is the sum of hits over
+        the sum of totals, averaged over the classes that occur.
     """
 
     hits: NDArray[np.int64]
     totals: NDArray[np.int64]
 
     def percent(self, times: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """The score of each training, [S]; with `times` [N], of each image so many times."""
+        """The score of each training in percent, [S]; `times` [N] counts each image so often."""
         weights = np.ones(self.hits.shape[1], np.int64) if times is None else times
         hits, totals = (np.einsum("snc,n->sc", part, weights) for part in (self.hits, self.totals))
         occurs = totals > 0
@@ -33,14 +33,14 @@ class Scores:
 
 
 def top1(predicted: NDArray, target: NDArray, classes: int) -> Counts:
-    """Counts [N, 1] of top-1 accuracy: images whose class is right, of one each."""
+    """Counts [N, 1] of top-1 accuracy: 1 hit if the class is correct, of a total of 1."""
     del classes
     hits = (predicted == target).astype(np.int64)[:, None]
     return hits, np.ones_like(hits)
 
 
 def mean_iou(predicted: NDArray, target: NDArray, classes: int) -> Counts:
-    """Counts [N, C] of the mean intersection over union: pixels of both, and of either.
+    """Counts [N, C] of the mean IoU: pixels in the intersection, and in the union.
 
     Ignored pixels are left out. Predicted and target are [N, H, W].
     """
@@ -59,4 +59,4 @@ METRICS: dict[str, Callable[[NDArray, NDArray, int], Counts]] = {
     "classification": top1,
     "segmentation": mean_iou,
 }
-"""The counts of a task's metric."""
+"""The function that counts the metric of each task."""

@@ -1,4 +1,4 @@
-"""What a study codes, and what a method made of it."""
+"""The images of a study, and the result of a method for them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from train.engine.activation_cache import finish, start_of
 
 @dataclass(frozen=True)
 class Study:
-    """The images that every method codes: fit heads, choose their settings, score them.
+    """The images that every method codes, to fit heads, to choose their settings and to score them.
 
-    With `blocks`, the splits hold what so many blocks made of them: those of models that start as
-    `start` says (`prefix.start_of`), and of no others.
+    With `blocks`, the splits hold activations after that many blocks. They are only for models
+    whose first blocks are as `start` says (`activation_cache.start_of`).
     """
 
     fit: Split
@@ -33,18 +33,18 @@ class Study:
     )
 
     def grid(self, params: NecParams) -> tuple[int, int]:
-        """Of a model's tokens of these images."""
+        """The token grid of these images in a model."""
         return params.config.grid(*self.score.images.shape[1:3])
 
     def splits(self) -> tuple[Split, Split, Split]:
-        """The three, in that order."""
+        """The three splits, in that order."""
         return self.fit, self.choose, self.score
 
     def embedded(self, base: NecParams) -> list[NDArray[np.float32]]:
-        """The embeddings of all splits by an uncompressed model; of the last one they are kept."""
+        """The embeddings of all splits by an uncompressed model; the last model's are kept."""
         if id(base) not in self._known:
             self._known.clear()
-            # With the model, so that no other one gets its address meanwhile.
+            # Kept with the model, so that no other model can get its address.
             self._known[id(base)] = base, [self.latents(base, split) for split in self.splits()]
         return self._known[id(base)][1]
 
@@ -65,13 +65,13 @@ class Method:
 
     Attributes:
       name, setting: as in the report.
-      model: whose decoder a head with decoder starts from.
+      model: the model from whose decoder a head with decoder starts.
       values: decoded embeddings of the three splits, float32 [N, n, D] each.
       sizes: int64 [N], real bytes of each image of the scored split.
       errors: float64 [N], squared error of each image, mean over all channels of its tokens, in
-        variances of the channels of the uncompressed embedding; None where there is no such thing.
-        Of a model that has a decoder of features: of what that predicts.
-      codec_bytes: what a decoder needs once.
+        units of the variances of the uncompressed embedding; None if there is none. For a model
+        with a decoder of features, the error of its prediction.
+      codec_bytes: bytes that a decoder needs once.
       facts: further columns of the report.
     """
 

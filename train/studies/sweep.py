@@ -1,7 +1,7 @@
-"""`python -m train.main sweep`: every point of a study trained, evaluated and put in a table.
+"""`python -m train.main sweep`: train and evaluate every point of a study, into one table.
 
-A point that results.csv holds is done; one that was cut off goes on from its work folder. What
-all points share is kept in sweep.json beside the table.
+A point in results.csv is done; an interrupted one resumes from its work folder. What all points
+share is kept in sweep.json next to the table.
 """
 
 import dataclasses
@@ -41,11 +41,11 @@ _OF_A_POINT = (NonFiniteLoss, OptionsError, CodecError, DataError, CheckpointErr
 
 
 def run(options: Sweep) -> None:
-    """Do what results.csv does not hold yet.
+    """Train and measure all points that results.csv does not hold yet.
 
     Raises:
-      OptionsError: no study; another one than the table's; another sweep is at work in the
-        folder; or, at the end, points that failed.
+      OptionsError: no study; another study than the table's; another sweep is running in the
+        folder; or, at the end, some points failed.
     """
     refuse_incomplete(options)
     points = plan(options)
@@ -55,7 +55,7 @@ def run(options: Sweep) -> None:
 
 
 def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
-    """Train and measure the points, and the baselines of their models, that the table lacks."""
+    """Train and measure the points, and baselines of their models, that are not in the table."""
     studies = Studies(options.evaluate)
 
     jobs = {}
@@ -63,7 +63,7 @@ def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
         values = table.values(vars(point))
         jobs[name] = (values, False, functools.partial(train_and_measure, studies, point))
     if options.evaluate.baselines:
-        # With the first of each model's points, which stays the same when the study grows.
+        # With the first point of each model, which stays the same when the study grows.
         for init, point in {p.init: p for p in reversed(points.values())}.items():
             values = {"init": init} if "init" in table.axes else {}
             jobs[f"baselines of {init}"] = (
@@ -105,9 +105,9 @@ def plan(options: Sweep) -> dict[str, Compress]:
 
 
 def folder_name(chosen: dict[str, Any], point: Compress) -> str:
-    """Readable, and another one for any other option: `lambda-10,seed-0,1b2c3d4e`."""
+    """A readable name, unique to the options of a point: `lambda-10,seed-0,1b2c3d4e`."""
     words = [re.sub(r"[^\w.]+", "-", f"{name}-{value}") for name, value in chosen.items()]
-    # Of options at their defaults nothing is said, so that a new option renames no folder.
+    # Options at their defaults are left out, so that a new option renames no folder.
     default = deciding(plain(Compress()))
     set_here = {k: v for k, v in deciding(plain(point)).items() if v != default[k]}
     content = json.dumps(set_here, sort_keys=True)
@@ -115,7 +115,7 @@ def folder_name(chosen: dict[str, Any], point: Compress) -> str:
 
 
 class Studies:
-    """The labelled images, read once a size of image (with a cache: once a model)."""
+    """The labelled images, read once per image size (with a cache: once per model)."""
 
     def __init__(self, options: Evaluate):
         self.options = options
@@ -153,7 +153,7 @@ def train_and_measure(studies: Studies, point: Compress) -> Points:
 
 
 def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
-    """A point of a study that shares a cache, which need not serve every point."""
+    """The point without --cache if its activations cannot be cached: points share the option."""
     if point.cache is None:
         return point
     trains_from_tokens = same_in_every_epoch(point, config_for(point, base.config))
@@ -164,14 +164,14 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
 
 
 def measure_point(options: Evaluate, study: Study, model: Path, base: nec_jax.NecParams) -> Points:
-    """Real bytes of a compressed model, and the scores of every head; with a report beside it."""
+    """Measure the real bytes of a compressed model and the scores of heads; write its report."""
     [(setting, params)] = load_compressed([str(model)]).items()
     coded = nec_methods(options, study, setting, params, base)
     return reported(options, study, coded, str(model), model.parent)
 
 
 def baselines(studies: Studies, point: Compress) -> Points:
-    """What the points that start from the model of this one are compared with."""
+    """The baselines for all points that start from the same model as this one."""
     base, study = studies.of(point)
     coded = baseline_methods(studies.options, study, base)
     folder = point.workdir.parent.parent / "baselines" / Path(point.init).stem
@@ -181,7 +181,7 @@ def baselines(studies: Studies, point: Compress) -> Points:
 def reported(
     options: Evaluate, study: Study, coded: Iterable[Method], model: str, folder: Path
 ) -> Points:
-    """Points of all methods for the table, and a report of them in a folder."""
+    """Points of all methods for the table; also writes a report of them in a folder."""
     points = [point for method in coded for point in evaluate.measure(options, study, method)]
     report.write(evaluate.as_report(options, study, model, points), folder)
     return [report.without_images(point) for point in points]
@@ -193,7 +193,7 @@ def varied(options: Sweep) -> list[str]:
 
 
 def refuse_incomplete(options: Sweep) -> None:
-    """Say what a study lacks before anything runs."""
+    """Raise OptionsError if a study is incomplete, before anything runs."""
     if jax.process_count() > 1:
         raise OptionsError("a sweep runs in one process: start only one")
     axes = varied(options)
@@ -206,7 +206,7 @@ def refuse_incomplete(options: Sweep) -> None:
 
 
 def refuse_places(options: Sweep, points: dict[str, Compress]) -> None:
-    """Refuse, before any work, folders that cannot be written, or that images lie in.
+    """Refuse, before any work, folders that cannot be written or that contain images.
 
     Raises:
       OutputError: as `refuse_folders`.
@@ -221,14 +221,14 @@ def refuse_places(options: Sweep, points: dict[str, Compress]) -> None:
 
 
 def open_table(options: Sweep) -> Results:
-    """results.csv, and the check that its points have in common what the study has.
+    """Open results.csv, and check that its points share the settings of the study.
 
     Raises:
-      OptionsError: options that are no axes have changed; they are named.
+      OptionsError: options that are not axes have changed; names them.
     """
     path = options.workdir / "sweep.json"
     now = {"compress": plain(options.compress), "evaluate": plain(options.evaluate)}
-    # Without the file the table speaks for itself, and of no more than its axes.
+    # Without the file, only the axes in the table are known.
     before = files.read_json(path, "record of a sweep") if path.exists() else dict(now)
     if not all(isinstance(before.get(part), dict) for part in now):
         raise FileError(
@@ -236,10 +236,10 @@ def open_table(options: Sweep) -> Results:
             "those of the table",
             path,
         )
-    # An option that there was not then had what is its default now.
+    # An option that did not exist then had the value that is its default now.
     before["compress"] = plain(Compress()) | before["compress"]
     table = Results(options.workdir / "results.csv", varied(options), before["compress"])
-    # Each row says its axes; baselines are rows of their own.
+    # Each row holds its axes; baselines have their own rows.
     free = [f"compress.{AXES[name]}" for name in table.axes] + ["evaluate.baselines"]
     was = {part: deciding(before[part]) for part in now}
     changed = [

@@ -1,1 +1,7 @@
-"""What can be trained: `pretrain`, `distil` and `compress`, each a command of `train.main`."""
+"""The kinds of training: `pretrain`, `distil` and `compress`, each a command of `train.main`.
+
+`pretrain` trains a masked autoencoder, or a decoder. `distil` trains an encoder on the tokens that
+`teacher` computes. `compress` adapts a model to its rate-distortion loss and gives it a codec;
+`first_density` chooses the gains and fits the densities that it starts from. What all of them share
+is in `train.engine`; `--lambda` acts in `train.engine.objective`.
+"""

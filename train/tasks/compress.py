@@ -1,4 +1,4 @@
-"""`python -m train.main compress`: adapt a model for rate and distortion, and freeze its codec."""
+"""`python -m train.main compress`: adapt a model to compression, and give it a frozen codec."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ from train.engine.summary import print_summary
 from train.tasks.first_density import calibrate_bottleneck, calibrate_transform
 
 _CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
-_CODED = 64  # validation images that are coded for real in the end
+_CODED = 64  # validation images that are coded at the end, for real sizes
 
 
 def run(options: Compress) -> None:
@@ -74,7 +74,7 @@ def run(options: Compress) -> None:
     inputs = open_inputs(options, base, source, val_source, cache)
     first = with_teacher(config, trained_weights(options, config, base.weights), rule)
 
-    # At the start, and again in the end.
+    # Used at the start, and again at the end.
     ladder = functools.cache(functools.partial(fit_ladder, base, options, inputs))
 
     def start() -> Weights:
@@ -125,7 +125,7 @@ def run(options: Compress) -> None:
 
 
 def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
-    """Blobs of some validation images, which took no part in making the codec."""
+    """Blobs of some validation images, which were not used to make the codec."""
     some = evenly_spread(inputs.val["tokens" if inputs.start else "image"], _CODED)
     assert params.codec is not None
     grid = params.config.grid(params.config.image_size, params.config.image_size)
@@ -133,7 +133,7 @@ def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
 
 
 def trained_weights(options: Compress, config: ModelConfig, weights: Weights) -> Weights:
-    """Weights of the shapes that train: through a transform the bottleneck is another."""
+    """Weights with the shapes to train: with a transform, the bottleneck is another one."""
     if options.codec == "per-channel":
         return weights
     held = transform_bottleneck.blank(config.embedding_width, class_token=config.code_class_token)
@@ -148,11 +148,13 @@ def with_codec(
     inputs: Inputs,
     through: Transform | None,
 ) -> NecParams:
-    """The trained model, its tables counted on whole training images (fitted to size, not cropped
-    at random). `through` is the transform that it was trained through, if any."""
+    """The trained model with its codec, fitted to whole training images without random crops.
+
+    `through` is the transform that it was trained through, if any.
+    """
     images = inputs.sample(options.calibration_images)
     held = weights["bottleneck"]
-    if through is not None:  # the model has that of its form, which nothing reads
+    if through is not None:  # replace the bottleneck by a blank one, which nothing reads
         weights = {**weights, "bottleneck": base.weights["bottleneck"]}
     params = dataclasses.replace(base, weights=weights)
     facts = {
@@ -175,14 +177,14 @@ def with_codec(
 
 
 def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> QualityLadder:
-    """The transform that training goes through: of the embeddings that it starts from."""
+    """The codec whose transform is trained through, fitted to the embeddings of the base."""
     y = finish(base, inputs.sample(options.calibration_images), inputs.start)
     side = base.config.image_size
     return fit_transform(y, base.config.grid(side, side))
 
 
 def describe(options: Compress) -> dict[str, float | int]:
-    """Sizes of a run without running it: parameters, coded tokens, FLOPs of a compiled step."""
+    """The sizes of a run, without running it: parameters, coded tokens, FLOPs of a step."""
     config = _described_config(options)
     shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     shapes = trained_weights(options, config, shapes)
@@ -201,9 +203,9 @@ def describe(options: Compress) -> dict[str, float | int]:
 def count_flops(
     options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights, start: int = 0
 ) -> float:
-    """What XLA counts for one compiled step of the whole batch; nothing is allocated.
+    """The FLOPs that XLA counts for one step of the whole batch; nothing is allocated.
 
-    With `start`, the batch has passed so many blocks.
+    With `start`, the batch has already passed `start` blocks.
     """
     mesh = data_mesh()
     tx = optimiser(options, options.density_lr)
@@ -220,7 +222,7 @@ def count_flops(
     state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
     key = jax.eval_shape(jax.random.key, 0)
     lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, batch, key)
-    # Operations are counted before machine code is made of them: that need not be good.
+    # FLOPs are counted before machine code is generated: that code need not be optimised.
     cost = lowered.compile({"xla_backend_optimization_level": "0"}).cost_analysis()
     if cost is None:
         raise RuntimeError("this backend counts no FLOPs: describe on a CPU")

@@ -1,12 +1,11 @@
 """`python -m train.main distil`: an encoder learns to predict a larger model's tokens.
 
-A masked autoencoder of pixels needs millions of images; the tokens of a teacher that has seen them
-can be learned from some thousands, and from mixtures of them (`train.data.views`). The teacher's
-embedding of each view is computed once and kept (`train.engine.activation_cache`). The student
-sees the same view, at its own size and turned or mirrored as the teacher's grid of tokens is, and a
-few blocks behind it predict that grid, averaged to the student's. Compared is smooth L1
-(Girshick 2015, eq. 3) of standardised channels, as in the distillation of features by Wei 2022
-(arXiv 2205.14141).
+A masked autoencoder of pixels needs millions of images. The tokens of a teacher that has seen them
+can be learned from some thousands of images and mixtures of them (`train.data.views`). The
+teacher's embedding of each view is computed once and kept (`train.engine.activation_cache`). The
+student sees the same view at its own size, turned or mirrored like the teacher's grid of tokens. A
+few blocks after the student, the predictor, predict that grid, averaged to the student's. The loss
+is smooth L1 (Girshick 2015, eq. 3) on standardised channels, as in Wei 2022 (arXiv 2205.14141).
 """
 
 import dataclasses
@@ -43,8 +42,8 @@ from train.engine.pictures import evenly_spread
 from train.engine.summary import print_summary
 from train.tasks.teacher import Images, passed_blocks, pooled, pooling
 
-_SCALE_SAMPLE = 512  # images whose tokens the targets are standardised by
-_CODED = 64  # images that the quality is chosen by, and that are coded for real in the end
+_SCALE_SAMPLE = 512  # images to measure the standardisation of the targets on
+_CODED = 64  # images to choose the default quality on, and to code at the end for real sizes
 
 
 def run(options: Distil) -> None:
@@ -99,28 +98,28 @@ def run(options: Distil) -> None:
 
 
 def is_trained(path: str) -> bool:
-    """Whether a weight trains: not the teacher's, nor the scale of its tokens."""
+    """Whether a weight trains: all but the teacher's and the scale of its tokens."""
     return path.startswith(("encoder/", "predictor/"))
 
 
 def facts(options: Distil, teacher: NecParams, source: Joined) -> dict[str, Any]:
-    """What the model file says of how it was made."""
+    """The provenance of the model, for its file."""
     run = {name: getattr(options, name) for name in ("views", "steps", "batch", "optimiser", "lr")}
     made = {"teacher": json.loads(teacher.provenance), "data": source.name, "images": len(source)}
     return {"distil": made | run}
 
 
 def halved(weights: Weights) -> Weights:
-    """Rounded to what float16 holds; `nec_jax.save` then writes half of the bytes."""
+    """Weights rounded to float16, so that `nec_jax.save` writes half the bytes."""
     return jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), weights)
 
 
 def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -> NecParams:
     """The model with a codec of all qualities, fitted to the embeddings of whole training images.
 
-    The class token counts as much as all of the grid: it says as much of what an image shows.
-    Coded is, unless `encode` is told a quality, at the largest that needs at most so many bytes on
-    average; at the smallest of all, and it says so, if none needs as few.
+    The class token has the weight of all tokens of the grid together, because it says as much about
+    the image. The default quality is the highest that needs at most `max_bytes` per image on
+    average. If all need more, it is the lowest, with a warning on stderr.
     """
     side = params.config.image_size
     y = nec_jax.latents(params, read_all(images.source, side, limit=limit).images)
@@ -134,8 +133,8 @@ def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -
     fit = [quality for quality in range(ladder.num_qualities) if size(quality) <= max_bytes]
     if not fit:
         print(
-            f"even the smallest quality needs {size(0):.0f} bytes per image, more than --max-bytes "
-            f"{max_bytes}: it is the one that is used",
+            f"even the lowest quality needs {size(0):.0f} bytes per image, more than --max-bytes "
+            f"{max_bytes}: it becomes the default quality",
             file=sys.stderr,
         )
     return dataclasses.replace(
@@ -144,7 +143,7 @@ def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -
 
 
 def _fresh(options: Distil, source: Joined) -> NecParams:
-    """An encoder alone, of the decoder's sizes that the predictor takes."""
+    """A fresh model with an encoder only; the predictor takes the decoder's sizes."""
     base = fresh_model(options, source)
     config = dataclasses.replace(base.config, decoder_target="none")
     weights = init_weights(config, jax.random.key(options.seed))
@@ -152,7 +151,7 @@ def _fresh(options: Distil, source: Joined) -> NecParams:
 
 
 class Predictor(nn.Module):
-    """Tokens of the student -> what it takes the teacher's to be, standardised."""
+    """Tokens of the student -> predicted tokens of the teacher, standardised."""
 
     config: ModelConfig
     channels: int
@@ -163,7 +162,7 @@ class Predictor(nn.Module):
         self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
     ) -> jax.Array:
         """[B, (1 +) K, D] -> [B, (1 +) T, channels]; `kept` as in `Encoder`."""
-        # As wide as the encoder: nothing is lost on the way from its tokens to the prediction.
+        # As wide as the encoder, so that its tokens reach the prediction without loss.
         c = dataclasses.replace(
             self.config, decoder_width=self.config.width, decoder_heads=self.config.heads
         )
@@ -177,7 +176,7 @@ class Predictor(nn.Module):
 def starting_weights(
     options: Distil, base: NecParams, teacher: NecParams, sample: NDArray, ratio: int
 ) -> Weights:
-    """Student and predictor, which train; the rest of the teacher, and the scale of its tokens.
+    """Student and predictor, which train; the teacher's last part, and the scale of its tokens.
 
     Args:
       sample: [N, n, width], the teacher's tokens of some images, as cached.
@@ -210,7 +209,7 @@ def starting_weights(
 
 
 def prediction(options: Distil, config: ModelConfig, teacher: NecParams, ratio: int) -> Objective:
-    """Smooth L1 between predicted and standardised tokens, class token and grid weighed apart."""
+    """Smooth L1 between predicted and teacher tokens; class token and grid weighted apart."""
     hidden = options.mask_ratio or 0.0
     grid = config.grid(config.image_size, config.image_size)
     count = grid[0] * grid[1]

@@ -1,7 +1,7 @@
-"""What a compression run needs before its first step: gains and densities that fit the data.
+"""Initial gains and densities of a compression run, fitted to the data.
 
-A fresh density is some four bits an element off, and at a small-batch learning rate it takes
-thousands of steps to close that; a gain of one is the right step size for one lambda only.
+A fresh density is about four bits per element off, which takes thousands of steps to close at the
+learning rate of a small batch. A gain of one is the right step for one lambda only.
 """
 
 import functools
@@ -19,11 +19,11 @@ from nec_jax.models.mae import random_masking
 from nec_jax.models.weight_tree import Weights
 from train.configs.options import Gain, OptionsError
 
-# Symbols in one standard deviation of a channel, from fine to coarse.
+# Symbols per standard deviation of a channel, from fine to coarse.
 GAIN_LADDER = tuple(float(g) for g in 2.0 ** np.arange(5.0, -3.5, -0.5))
-FIT_STEPS = 300  # for the densities that training starts from
-TRY_STEPS = 40  # for those that only compare gains
-_SAMPLES = 1024  # tokens, about, that densities are fitted to: 58 parameters a channel need no more
+FIT_STEPS = 300  # to fit the densities that training starts from
+TRY_STEPS = 40  # to fit densities that only compare gains
+_SAMPLES = 1024  # tokens, about, to fit densities to: 58 parameters per channel need no more
 FIT_LR = 2e-2
 
 
@@ -40,18 +40,18 @@ def calibrate_bottleneck(
 ) -> tuple[Weights, dict[str, float]]:
     """Fit the densities to masked training images, and choose the gain for `lam`.
 
-    The gain of channel d is g / std(y_d), with one g for all channels; or one (the paper's form).
+    The gain of channel d is g / std(y_d), with one g for all channels; or 1, as in the paper.
 
     Args:
-      images: [N, H, W, C], some tens of training images; or what `nec.prefix` made of them.
-      gain: this g, symbols in one standard deviation; "calibrated": that of `GAIN_LADDER` for
-        which `lam * mse + bits_per_element` of rounded symbols is smallest; "identity": all gains
-        are one. (Not "any".)
-      start: blocks that they have passed.
+      images: [N, H, W, C], some tens of training images; or the result of `nec.prefix` for them.
+      gain: a number is this g, the symbols per standard deviation. "calibrated": the g of
+        `GAIN_LADDER` with the smallest `lam * mse + bits_per_element` of rounded symbols.
+        "identity": all gains are 1. "any" is only for transforms.
+      start: number of blocks that the images have passed.
 
     Returns:
-      The weights with a new bottleneck, and facts: the chosen gain (symbols in one standard
-      deviation; 0 if none was), and the bits an element and mse of rounded symbols there.
+      The weights with a new bottleneck, and facts: the chosen g (0 if none), and the bits per
+      element and mse of rounded symbols with it.
     """
     mask_key, noise_key, fresh_key = jax.random.split(key, 3)
     grid = nec.grid_of(config, images, start)
@@ -103,12 +103,12 @@ def calibrate_transform(
     gain: Gain,
     start: int = 0,
 ) -> tuple[Weights, dict[str, float]]:
-    """A bottleneck of the transform of `codec`, and its step for `lam`.
+    """A bottleneck with the transform of `codec`, and its step for `lam`.
 
     Args:
-      images, start: as of `calibrate_bottleneck`.
-      gain: one over the step; "calibrated": of the codec's steps that with the smallest loss;
-        "any": the same, and training draws from the whole range of the codec's.
+      images, start: as in `calibrate_bottleneck`.
+      gain: a number is 1 / step. "calibrated": the codec's step with the smallest loss. "any": the
+        same step for validation, while training draws steps from the codec's whole range.
 
     Returns:
       As `calibrate_bottleneck`.
@@ -138,13 +138,13 @@ def calibrate_transform(
 
 
 def _spread(z: jax.Array) -> jax.Array:
-    # Uniform noise widens the distribution that is coded: a dead channel still has it.
+    # Uniform noise widens the coded distribution, even of a dead channel.
     return jnp.sqrt(jnp.var(z, axis=0) + 1 / 12)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
 def fit_density(params: density.Params, z: jax.Array, key: jax.Array, steps: int) -> density.Params:
-    """Maximum likelihood of samples z [N, C] with uniform noise, by Adam."""
+    """Fit densities to samples z [N, C] with uniform noise: maximum likelihood, by Adam."""
     tx = optax.adam(optax.cosine_decay_schedule(FIT_LR, steps))
 
     def loss(params: density.Params, key: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""`python -m train.main pretrain`: a masked autoencoder from images, or a model's decoder."""
+"""`python -m train.main pretrain`: train a masked autoencoder on images, or a model's decoder."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What `distil` learns from: images, and the tokens that a teacher makes of each of their views."""
+"""The training data of `distil`: images, and a teacher's tokens of each of their views."""
 
 import logging
 import sys
@@ -28,11 +28,11 @@ from train.engine.activation_cache import Prefix, open_prefix
 T = TypeVar("T")
 log = logging.getLogger("train.data")
 
-SYMMETRIES = 8  # of the square
+SYMMETRIES = 8  # the symmetries of the square
 
 
 def pooling(student: ModelConfig, teacher: ModelConfig) -> int:
-    """How many of the teacher's tokens, in each direction, make one of the student's."""
+    """The number of teacher tokens, in each direction, per student token."""
     mine, theirs = (c.grid(c.image_size, c.image_size)[0] for c in (student, teacher))
     if theirs % mine:
         fit = [n for n in range(1, theirs + 1) if theirs % n == 0]
@@ -44,14 +44,14 @@ def pooling(student: ModelConfig, teacher: ModelConfig) -> int:
 
 
 def passed_blocks(config: ModelConfig) -> int:
-    """How many blocks the cached tokens have passed: all that the embedding has in common."""
+    """The number of blocks that the cached tokens have passed: all that the embedding shares."""
     return min(config.embedding_blocks or (config.depth,))
 
 
 def pooled(
     config: ModelConfig, rest: Weights, tokens: jax.Array | NDArray, ratio: int
 ) -> jax.Array:
-    """The teacher's embedding [B, (1 +) T, D] of cached tokens, its grid averaged by `ratio`."""
+    """The teacher's embedding [B, (1 +) T, D] from cached tokens, its grid averaged by `ratio`."""
     y = latents(config, {"encoder": rest}, jnp.asarray(tokens), start=passed_blocks(config))
     side = config.grid(config.image_size, config.image_size)[0] // ratio
     first = y.shape[1] - (side * ratio) ** 2
@@ -60,14 +60,14 @@ def pooled(
 
 
 def turned(grid: NDArray, symmetry: int) -> NDArray:
-    """One of the eight symmetries of the square, of [side, side, ...]."""
+    """Apply one of the eight symmetries of the square to [side, side, ...]."""
     grid = np.rot90(grid, symmetry % 4)
     return grid[:, ::-1] if symmetry >= 4 else grid
 
 
 def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
-    """Open one of the data sets; beside others it is cut only if it has to be, see Distil.chip."""
-    if chip is not None and name.startswith("tfds:"):  # which has no windows to cut
+    """Open one of the data sets. Among several, it is cut only if it must be: see Distil.chip."""
+    if chip is not None and name.startswith("tfds:"):  # TFDS cannot be cut into windows
         if alone:
             print(f"{name}: its images stay whole, --chip {chip} is not for TFDS", file=sys.stderr)
         return open_source(name, split)
@@ -79,7 +79,7 @@ def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
 
 
 class Images:
-    """The images of one split of all data sets, and the teacher's tokens of each of their views."""
+    """The images of a split of all data sets, and the teacher's tokens of each of their views."""
 
     def __init__(self, options: Distil, teacher: NecParams, split: str):
         if not options.data:
@@ -89,7 +89,7 @@ class Images:
             raise OptionsError(f"--data {options.data}: a name is missing before or after a comma")
         if len(options.views) not in (1, len(names)):
             raise OptionsError(
-                f"--views has {len(options.views)} numbers, --data {len(names)} data sets: give "
+                f"--views has {len(options.views)} numbers and --data {len(names)} data sets: give "
                 "one number for all of them, or one for each"
             )
         limit = options.images if split == options.split else options.val_images
@@ -104,7 +104,7 @@ class Images:
         self.source = Joined(self._parts)
 
     def open(self, views: tuple[int, ...]) -> None:
-        """Read the teacher's tokens of so many views, or compute those that are not there."""
+        """Read the teacher's tokens of this many views, and compute those that are missing."""
         options = self._options
         views = views * (len(self._parts) if len(views) == 1 else 1)
         self._prefixes = [
@@ -128,7 +128,7 @@ class Images:
         ]
 
     def __len__(self) -> int:
-        """Views of all images."""
+        """The number of views of all images."""
         return len(self._views)
 
     def pair(self, part: int, view: int, place: int, size: int) -> dict[str, NDArray] | None:
@@ -146,7 +146,7 @@ class Images:
                 self._left_out.add(str(error))
                 log.warning("skipped: %s", error)
             return None
-        config = self._teacher.config  # whose tokens may be older than the image
+        config = self._teacher.config  # the tokens may be older than the image
         if image.shape[-1] != config.channels or image.dtype != config.dtype:
             raise DataError(
                 f"{self._parts[part][place]['id']} has {image.shape[-1]} bands of {image.dtype}; "

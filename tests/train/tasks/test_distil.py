@@ -135,7 +135,7 @@ def test_coded_is_at_the_largest_rate_that_needs_no_more_bytes_than_asked_for(
     assert found.transform.class_scale is not None
     # The class token counts as much as the 4 x 4 tokens of the grid.
     np.testing.assert_allclose(found.transform.class_scale, y[:, 0].std(0) / 4, rtol=1e-3)
-    assert ("even the smallest quality" in capsys.readouterr().err) == (not fitting)
+    assert ("even the lowest quality" in capsys.readouterr().err) == (not fitting)
 
 
 def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) -> None:
