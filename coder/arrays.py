@@ -1,4 +1,4 @@
-"""Arrays that callers hand over: what is taken, what is refused, and copies that cannot change."""
+"""Arrays from callers: conversions, checks with errors, and immutable copies."""
 
 import operator
 import warnings
@@ -17,7 +17,7 @@ _LISTS = (list, tuple, deque)
 
 
 def as_array(values: Any, what: str = "embeddings") -> NDArray:
-    """Anything that NumPy takes for an array, as one without a mask.
+    """Anything that NumPy can convert, as an array without mask.
 
     Raises:
       InputError: not an array, or one with masked elements.
@@ -31,7 +31,7 @@ def as_array(values: Any, what: str = "embeddings") -> NDArray:
 
 
 def with_mask(values: Any, what: str = "embeddings") -> NDArray:
-    """As `as_array`, but a masked array stays what it is."""
+    """As `as_array`, but a masked array stays masked."""
     if isinstance(values, np.ndarray):
         return values
     try:
@@ -45,14 +45,14 @@ def with_mask(values: Any, what: str = "embeddings") -> NDArray:
 
 
 def _may_hide(values: Any) -> bool:
-    """Whether NumPy might drop a mask: that of a dask array, or of any array in a list."""
+    """Whether NumPy might drop a mask: in a dask array, or in arrays inside a list."""
     if isinstance(values, np.ma.MaskedArray) or callable(getattr(values, "compute", None)):
         return True
     return isinstance(values, _LISTS) and any(map(_may_hide, values))
 
 
 def _stacked(values: Any) -> Any:
-    """Such an array or (nested) list, with its mask."""
+    """Convert such an array or (nested) list, keeping its mask."""
     if isinstance(values, _LISTS):
         return np.ma.stack([_stacked(part) for part in values])
     return values.compute() if callable(getattr(values, "compute", None)) else values
@@ -61,7 +61,7 @@ def _stacked(values: Any) -> Any:
 def as_floats(
     y: NDArray, what: str = "embeddings", dtype: type[np.floating] = np.float32
 ) -> NDArray[Any]:
-    """Numbers as float32, or another type. Raises InputError if they are none."""
+    """Floats as float32, or another type. Raises InputError if they are not floats."""
     if y.dtype.kind not in "fiu" and y.dtype.name != "bfloat16":
         raise InputError(f"{what} are {y.dtype}: give floats, float32 for example")
     with np.errstate(over="ignore"):
@@ -69,8 +69,8 @@ def as_floats(
 
 
 def check_finite(floats: NDArray[np.floating], source: NDArray, what: str = "embeddings") -> None:
-    """Raises InputError that says where the first NaN or infinity is, and what it was before."""
-    # One sum finds any, and allocates nothing of their size; it may overflow all the same.
+    """Raise InputError that gives the place and source value of the first NaN or infinity."""
+    # One sum detects any without allocating; it may also overflow without any.
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(floats.sum(dtype=np.float64))
     if not finite:
@@ -78,7 +78,7 @@ def check_finite(floats: NDArray[np.floating], source: NDArray, what: str = "emb
 
 
 def warn_of_integers(dtype: np.dtype, *, stacklevel: int) -> None:
-    """Embeddings that are integers are often stored with a scale, which nobody applies here."""
+    """Warn if embeddings are integers: these are often stored with a scale, not applied here."""
     if dtype.kind in "iu":
         warnings.warn(
             f"embeddings are {dtype}: integers are coded as the numbers that they are. If a scale, "
@@ -89,7 +89,7 @@ def warn_of_integers(dtype: np.dtype, *, stacklevel: int) -> None:
 
 
 def as_symbols(q: ArrayLike) -> NDArray[np.int32]:
-    """Integers of any type as int32. Raises InputError if they are not, or do not fit."""
+    """Integers of any type as int32. Raises InputError if they are not integers or do not fit."""
     symbols = as_array(q, "symbols")
     if symbols.dtype.kind not in "iu":
         raise InputError(f"symbols are {symbols.dtype}: give integers, or embeddings to `encode`")
@@ -101,7 +101,7 @@ def as_symbols(q: ArrayLike) -> NDArray[np.int32]:
 
 
 def as_bytes(blob: Any) -> bytes:
-    """A blob in anything that holds bytes. Raises InputError for what does not."""
+    """A blob from any object that holds bytes. Raises InputError for other objects."""
     try:
         view = memoryview(blob)
     except TypeError:
@@ -112,7 +112,7 @@ def as_bytes(blob: Any) -> bytes:
 
 
 def as_blobs(blobs: Any) -> list[bytes]:
-    """Any iterable of blobs, as a list. Raises InputError: none, or no bytes; says which."""
+    """Any iterable of blobs as a list. Raises InputError if it is empty or one is not bytes."""
     if isinstance(blobs, (bytes, bytearray, memoryview, str)):
         raise InputError("decode takes a sequence of blobs: wrap a single one in a list")
     if isinstance(blobs, np.ndarray) and blobs.dtype.kind != "O":
@@ -130,14 +130,14 @@ def as_blobs(blobs: Any) -> list[bytes]:
 
 
 def refuse_unordered(values: Any, what: str) -> None:
-    """Raises InputError for a set, whose order is another in each run, and for a mapping."""
+    """Raise InputError for a set, whose order differs between runs, and for a mapping."""
     if isinstance(values, Set | Mapping):
         why = ", which has no order" if isinstance(values, Set) else ""
         raise InputError(f"{what} are a {type(values).__name__}{why}: give a list")
 
 
 def as_grid(grid: Any) -> tuple[int, int]:
-    """A height and a width, as integers. Raises InputError unless they are two, both above 0."""
+    """A grid (height, width) as integers. Raises InputError unless both are above 0."""
     try:
         sides = tuple(grid)
     except TypeError:
@@ -160,7 +160,7 @@ def is_number(value: Any) -> bool:
 
 
 def check_whole(name: str, value: Any, lowest: int = 1, highest: int = _INT32.max) -> int:
-    """A count that somebody asks for. Raises InputError unless it is whole and in range."""
+    """Check a count from a caller. Raises InputError unless it is whole and in range."""
     if not is_whole(value) or not lowest <= value <= highest:
         raise InputError(f"{name} is {value!r}: give a whole number, {lowest} to {highest}")
     return int(value)
@@ -174,9 +174,9 @@ def refuse(
     remedy: str = _MISSING,
     start: tuple[int, ...] = (),
 ) -> None:
-    """Raises InputError if any is bad: how many, where the first is, what it is.
+    """Raise InputError if any value is bad: says how many, where the first is, and its value.
 
-    Places count from `start`, that of the first value in a larger array.
+    Places are counted from `start`, the place of the first value in a larger array.
     """
     if not bad.any():
         return
@@ -190,7 +190,7 @@ def refuse(
 
 
 def immutable(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray:
-    """A one-dimensional, non-empty, C-ordered copy of `values` in `dtype` that cannot be written.
+    """An immutable one-dimensional, non-empty, C-ordered copy of `values` in `dtype`.
 
     Integers must fit `dtype` exactly; floats are rounded to it and must be finite there.
 
@@ -213,16 +213,16 @@ def immutable(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray:
         copy = source.astype(target)
     if not np.isfinite(copy).all():
         raise CodecError(f"{name} holds NaN, infinity or values beyond {target}")
-    # An array over `bytes` cannot be made writable again, one with a cleared flag can.
+    # An array over `bytes` cannot be made writable again; one with a cleared flag can.
     return np.frombuffer(copy.tobytes(), target)
 
 
 def read_only(values: NDArray) -> NDArray:
-    """The array itself, which many will be given: none of them may change it for the others."""
+    """The array itself, made read-only because it is shared."""
     values.flags.writeable = False
     return values
 
 
 def frozen(values: NDArray) -> NDArray:
-    """A C-ordered copy of any array that cannot be written."""
+    """An immutable C-ordered copy of any array."""
     return np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape)

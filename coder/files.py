@@ -1,7 +1,7 @@
-"""The one way to write a file or a folder: whole or not at all, and never over what must stay.
+"""Read and write files and folders: whole or not at all, and never over what must stay.
 
-What is written has another name, in the same folder, until it is whole. A link is written to where
-it leads. Pipes, devices and the inputs of a command are never replaced. Pipes and devices are not
+Output has another name, in the same folder, until it is complete. Writing to a link writes to its
+target. Pipes, devices and the inputs of a command are never replaced. Pipes and devices are not
 read either: opening one may wait for ever.
 """
 
@@ -21,16 +21,16 @@ from typing import Any, BinaryIO
 from coder.errors import FileError, OutputError
 
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
-"""Names of files, one of which a folder that is a Zarr array or group holds."""
+"""File names, one of which is in every folder that is a Zarr array or group."""
 _OF_ZARR = re.compile(r"zarr\.json|\.zarray|\.zattrs|c|[0-9]+([./][0-9]+)*")
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 PathLike = str | os.PathLike[str]
 
 
 def check_input(path: PathLike, what: str = "file") -> Path:
-    """The path of a regular file that can be read; `what` it should be is what the error says.
+    """Check that a path is a readable regular file; errors call it `what`.
 
-    Raises FileError: nothing there, a folder, a pipe or device, empty, or no permission.
+    Raises FileError if it is missing, empty, a folder, a pipe or device, or has no permission.
     """
     try:
         found = Path(path).stat()
@@ -50,7 +50,7 @@ def check_input(path: PathLike, what: str = "file") -> Path:
 
 
 def read_bytes(path: PathLike, what: str = "file") -> bytes:
-    """A whole file. Raises FileError as `check_input`, or if reading fails."""
+    """Read a whole file. Raises FileError as `check_input`, or if reading fails."""
     try:
         return check_input(path, what).read_bytes()
     except OSError as error:
@@ -58,7 +58,7 @@ def read_bytes(path: PathLike, what: str = "file") -> bytes:
 
 
 def real_path(path: PathLike) -> Path:
-    """Where a path leads, through all links. Raises OutputError: a NUL in the name."""
+    """The target of a path through all links. Raises OutputError for a NUL in the name."""
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:
@@ -66,7 +66,7 @@ def real_path(path: PathLike) -> Path:
 
 
 def read_json(path: PathLike, what: str = "file") -> dict[str, Any]:
-    """A file of one JSON object. Raises FileError as `read_bytes`, or if it is none."""
+    """Read a file of one JSON object. Raises FileError as `read_bytes`, or if it is not one."""
     content = read_bytes(path, what)
     try:
         value = json.loads(content)
@@ -78,7 +78,7 @@ def read_json(path: PathLike, what: str = "file") -> dict[str, Any]:
 
 
 def make_folder(path: PathLike) -> None:
-    """Make a folder, and those above it, unless it is there. Raises OutputError."""
+    """Make a folder and its parents unless they exist. Raises OutputError."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -99,16 +99,16 @@ def check_output(
     """Check, before any work, that a file or a folder can be written at `path`.
 
     Args:
-      path: the file or folder that is asked for.
-      overwrite: whether a file, or a Zarr store, that is there may be replaced.
-      inputs: files and folders that are read; they are never replaced.
+      path: the file or folder to write.
+      overwrite: whether an existing file or Zarr store may be replaced.
+      inputs: files and folders that are read, which are never replaced.
       folder: whether a folder will be written.
 
     Returns:
-      The path to write: `path`, or where it leads if it is a link.
+      The path to write: `path`, or its target if it is a link.
 
     Raises:
-      OutputError: says what is in the way, and what to do.
+      OutputError: the path cannot be written; says why and what to do.
     """
     target = real_path(path)
     if os.fspath(path) == "" or target.name == "":
@@ -140,7 +140,7 @@ def check_outputs(
 ) -> None:
     """Check, before any work, that files of these names can be written in a folder.
 
-    The folder need not be there: `make_folder` makes it. Raises OutputError as `check_output`.
+    The folder need not exist: `make_folder` makes it. Raises OutputError as `check_output`.
     """
     place, inputs = real_path(folder), list(inputs)
     if place.is_dir():
@@ -160,7 +160,7 @@ def check_outputs(
 def writing(
     path: PathLike, *, overwrite: bool = False, inputs: Iterable[PathLike] = ()
 ) -> Iterator[BinaryIO]:
-    """A file to write to; it takes its name at the end of the block, if there was no error.
+    """A file to write to; it gets its name at the end of the block, if there was no error.
 
     Raises OutputError as `check_output`.
     """
@@ -172,9 +172,9 @@ def writing(
 def writing_all(
     *, overwrite: bool = False, inputs: Iterable[PathLike] = ()
 ) -> Iterator[Callable[[PathLike], AbstractContextManager[BinaryIO]]]:
-    """As `writing`, of many files: they take their names together, if there was no error.
+    """As `writing`, for many files: they get their names together, if there was no error.
 
-    The block gets a function from the path of one to its context. Raises OutputError as
+    The block gets a function from the path of a file to its context. Raises OutputError as
     `check_output`.
     """
     inputs = list(inputs)
@@ -212,7 +212,7 @@ def writing_all(
 def writing_folder(
     path: PathLike, *, overwrite: bool = False, inputs: Iterable[PathLike] = ()
 ) -> Iterator[Path]:
-    """An empty folder to write to; it takes its name at the end of the block, as `writing`.
+    """An empty folder to write to; it gets its name at the end of the block, as in `writing`.
 
     Raises OutputError as `check_output`.
     """
@@ -236,14 +236,14 @@ def writing_folder(
 
 
 def mark(target: Path) -> str:
-    """What names of its parts begin with; short, for its own may be as long as is allowed."""
+    """The prefix of the names of its parts; short, since its own may have the maximum length."""
     return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
 
 
 def remove_parts(path: PathLike) -> None:
     """Remove what killed processes left of writing this file or folder.
 
-    Only for who knows that nobody is writing it, as by a lock.
+    Call it only when nobody else is writing it, as under a lock.
     """
     target = real_path(path)
     for part in target.parent.glob(f".{mark(target)}-*.part"):
@@ -270,7 +270,7 @@ def is_zarr(path: PathLike) -> bool:
 
 
 def _say_full(error: OSError, path: PathLike) -> None:
-    """Raises OutputError if an error means that there is no place for what is written."""
+    """Raise OutputError if an error means that the disk is full."""
     if error.errno in _FULL:
         text = f"cannot be written ({error.strerror}): make space, nothing was changed"
         raise OutputError(text, path) from error
@@ -312,7 +312,7 @@ def _refuse_existing(
 
 
 def _is_zarr_array(folder: Path) -> bool:
-    """Whether a folder holds a Zarr array and nothing else: no group, and nobody's notes."""
+    """Whether a folder holds a Zarr array and nothing else: no group and no other files."""
     if not (folder / ".zarray").is_file():
         try:
             if read_json(folder / "zarr.json").get("node_type") != "array":

@@ -10,13 +10,17 @@
 | `error` | image | text, a coordinate; why an image is not valid |
 
 Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
-`nec_archive` says which shards there must be, and has a digest of each (docs/format.md, section 9):
-what is lost, or in another's place, is named. `Writer` writes an archive shard by shard, and goes
-on after an interruption; whoever writes the arrays of `create` by assignment ends with `finish`,
-and several may do so at once; so does whoever writes to an archive that is complete.
+`nec_archive` lists the shards that must exist, with a digest of each (docs/format.md, section 9),
+so that a shard that is lost or in another's place is named. `Writer` writes an archive shard by
+shard and resumes after an interruption. Or write the arrays of `create` by assignment, in one
+process or several, and end with `finish`; call it too after writing to a complete archive.
 
 A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image that it has room
 for: 28 bytes per image, and one for class tokens, where shards are full (`even_shard`).
+
+`contents` makes, opens and checks archives; `writer` has `Writer`, with `lock` and `image_ids`.
+`zarr_codec` is the Zarr codec `nec`, for arrays of embeddings in any store. `zarr_nodes` opens and
+reads Zarr groups and arrays with errors that name the cause.
 """
 
 from coder.archive.contents import (

@@ -1,4 +1,4 @@
-"""What an archive must hold, whether it holds it, and how a new one is made (`coder.archive`)."""
+"""Make, open and check archives: what an archive must hold, and whether it does."""
 
 import asyncio
 import hashlib
@@ -52,7 +52,7 @@ _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
 
 
 class Lost(NamedTuple):
-    """A part that an archive must hold, and that is not in its store."""
+    """A part that an archive must hold and that is not in its store."""
 
     key: str  # of what is lost, relative to the group
     what: str
@@ -60,9 +60,9 @@ class Lost(NamedTuple):
 
 
 def even_shard(count: int, most: int = SHARD) -> int:
-    """Images per shard, at most `most`, so that the last shard is nearly full.
+    """The number of images per shard, at most `most`, such that the last shard is nearly full.
 
-    Raises InputError if there are no images, or shards of none.
+    Raises InputError if `count` or `most` is below 1.
     """
     count, most = check_whole("count", count), check_whole("shard", most)
     shards = -(-count // most)
@@ -70,7 +70,7 @@ def even_shard(count: int, most: int = SHARD) -> int:
 
 
 def check_one_quality(codec: Any) -> None:
-    """Raises CodecError for what is no codec of one quality."""
+    """Raise CodecError unless this is a codec of one quality."""
     if not isinstance(codec, OneQualityCodec):
         raise CodecError("an archive has one quality: cut one out of the codec, codec.at(quality)")
 
@@ -84,21 +84,21 @@ def create(
     shard: int | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> zarr.Group:
-    """A new archive in a Zarr store or path; its arrays are written by assignment, then `finish`.
+    """Make an archive in a Zarr store or path. Assign to its arrays, then call `finish`.
 
     Args:
-      store: what zarr opens; there must be nothing in it.
-      codec: of one quality; may code a class token or not.
-      count: images.
+      store: anything that zarr opens; it must be empty.
+      codec: a codec of one quality, with or without class token.
+      count: number of images.
       grid: tokens (height, width) of every image.
-      shard: images per shard, the least that a writer should write; None is `even_shard(count)`.
-      attributes: what else the archive should say of itself (JSON).
+      shard: images per shard, the smallest part to write at once; None for `even_shard(count)`.
+      attributes: further attributes of the group, as JSON.
 
     Raises:
       CodecError: a codec of several qualities.
-      InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
-        tokens, than the codec takes, attributes that are no JSON; nothing is made.
-      OutputError: there is something in the store, or another process makes or writes it.
+      InputError: `count` or `shard` below 1; more tokens in a grid, or images in a shard of class
+        tokens, than the codec takes; attributes that are not JSON. Nothing is made.
+      OutputError: the store is not empty, or another process is making or writing it.
     """
     store = place(store)
     path = local_path(store)
@@ -116,7 +116,7 @@ def create_locked(
     shard: int | None,
     attributes: Mapping[str, Any] | None,
 ) -> zarr.Group:
-    """`create` for who holds the lock of a folder."""
+    """`create`, for a caller that holds the lock of the folder."""
     attributes = check_attributes(attributes)
     check_one_quality(codec)
     count = check_whole("count", count)
@@ -147,13 +147,13 @@ def create_locked(
 
 
 def open_archive(store: Any) -> zarr.Group:
-    """An archive that is whole, for reading; `store` may be an open group itself.
+    """Open a complete archive for reading; `store` may be an open group.
 
     Raises:
-      FileError: no archive of images, one that is still being written, or one that lost a part.
-        Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
-        class tokens or ids that is not stored was lost or never written. No shard is read: that
-        each holds what was written there, `read_array` and `python -m coder verify` say.
+      FileError: not an archive of images, one that is still being written, or one that lost a
+        part. Archives of earlier versions do not list what they must hold: there, a shard of
+        embeddings, class tokens or ids that is not stored was lost or never written. No shard is
+        read: `read_array` and `python -m coder verify` check the content of shards.
     """
     store = place(store)
     group = open_node(store)
@@ -177,14 +177,15 @@ def open_archive(store: Any) -> zarr.Group:
 
 
 def finish(group: zarr.Group) -> None:
-    """Marks an archive as complete, after a look at what it holds; no embedding is decoded.
+    """Mark an archive as complete, after checking that all its parts are there.
 
-    All shards are read once, for their digests: what they hold now is taken for right. So after
-    writing to an archive that is complete, call it again; until then its readers refuse what was
-    written.
+    Reads all shards once, for their digests, and takes their present content as correct; decodes no
+    embedding. Call it again after writing to a complete archive: until then, readers refuse what
+    was written.
 
     Args:
-      group: of `create`, open for writing; of every shard, `valid` and what is valid are written.
+      group: the group of `create`, open for writing; of every shard, `valid` and all valid images
+        must be written.
 
     Raises:
       FileError: something is missing; the message names it.
@@ -213,15 +214,15 @@ def finish(group: zarr.Group) -> None:
 
 
 def read_state(group: zarr.Group) -> dict[str, Any] | None:
-    """What an archive says that it holds; None if it is none, or of an earlier version.
+    """The state that an archive records; None if it is no archive, or of an earlier version.
 
     Returns:
-      `state`, "writing" or "complete"; `shards`, by the name of each array that there must be the
-      ranges [first, end) of shards that there must be; `sha256`, if it is known, by the name of
-      each array the digests of these shards, one after another.
+      `state`: "writing" or "complete". `shards`: for each required array, the ranges [first, end)
+      of shards that must exist. `sha256`, if known: for each array, the digests of these shards,
+      concatenated.
 
     Raises:
-      FileError: damaged, or of a newer version.
+      FileError: the record is damaged, or of a newer version.
     """
     if ATTRIBUTE not in group.attrs:
         is_own = group.attrs.get("coordinates") == _COORDINATES[-1]
@@ -253,12 +254,13 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
 def lost(
     group: zarr.Group, arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None
 ) -> Iterator[Lost]:
-    """What an archive must hold, and does not; no shard is read.
+    """The parts that an archive must hold and does not; reads no shard.
 
     Args:
       group: the archive, or any group.
-      arrays: those of the archive that can be opened, by name.
-      state: of `read_state`; None for an archive of an earlier version, or any other group.
+      arrays: the arrays of the group that can be opened, by name.
+      state: the result of `read_state`; None for an archive of an earlier version, or another
+        group.
     """
     earlier = state is None and is_earlier(group, arrays)
     if state is not None or earlier:
@@ -300,7 +302,7 @@ def lost(
 
 
 def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
-    """Arrays of another number of images than the ids: of another archive, or resized alone."""
+    """Arrays whose number of images is not that of the ids: of another archive, or resized."""
     if "id" not in arrays:
         return
     count = arrays["id"].shape[0]
@@ -313,14 +315,14 @@ def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
 def changed(
     name: str, array: zarr.Array, state: Mapping[str, Any] | None, numbers: set[int] | None = None
 ) -> Iterator[Lost]:
-    """Shards of an array of an archive that hold something else than when it was finished.
+    """The shards of an array whose content has changed since the archive was finished.
 
-    Nothing, as far as it is not known. Of each shard that is stored, all bytes are read.
+    Yields nothing for shards without a recorded digest. Reads all bytes of the stored shards.
 
     Args:
-      name: of the array.
-      state: of `read_state`.
-      numbers: of the shards to look at; all if None.
+      name: name of the array.
+      state: the result of `read_state`.
+      numbers: the shards to check; None for all.
     """
     if state is None or state["state"] != "complete" or name not in state.get("sha256", {}):
         return
@@ -346,10 +348,10 @@ def changed(
 
 
 def is_earlier(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> bool:
-    """Whether a group without state, which has these arrays, is an earlier version's archive.
+    """Whether a group without state, with these arrays, is an archive of an earlier version.
 
-    It is told by its arrays; if it lost some of them, by its attribute and what is left of its
-    embeddings or class tokens (xarray writes such an attribute too).
+    Decided by its arrays. If some are lost, by its attribute together with what is left of its
+    embeddings or class tokens, since xarray writes such an attribute too.
     """
     if set(_EARLIER) <= set(arrays):
         return True
@@ -363,7 +365,7 @@ def may_be_earlier(group: zarr.Group) -> bool:
 
 
 def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:
-    """The shards of an array in ranges [first, end). Raises FileError: there cannot be such."""
+    """The shards in ranges [first, end). Raises FileError if the array cannot have them."""
     count, numbers = len(shard_slices(array)), set()
     for first, end in ranges:
         if end > count:
@@ -375,7 +377,7 @@ def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[i
 
 
 def progress(arrays: Mapping[str, zarr.Array]) -> str:
-    """How far an archive is written whose state is "writing"."""
+    """The progress of an archive whose state is "writing", as text."""
     text = "still being written, or its writer was stopped"
     if "embedding" not in arrays or "valid" not in arrays:
         return text
@@ -385,7 +387,7 @@ def progress(arrays: Mapping[str, zarr.Array]) -> str:
 
 
 def written_shards(array: zarr.Array) -> set[int]:
-    """Which shards of an array's first dimension are in its store."""
+    """The numbers of the shards of the first dimension that are in the store."""
     return {place[0] for place in stored(array)}
 
 
@@ -429,10 +431,9 @@ def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
 
 
 def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
-    """All of an array of an archive; floats of images that are not valid are NaN.
+    """Read a whole array of an archive; floats of images that are not valid are NaN.
 
-    Raises FileError: it is damaged, or a shard holds something else than when the archive was
-    finished.
+    Raises FileError if it is damaged, or if a shard has changed since the archive was finished.
     """
     array = array_of(group, name)
     try:
@@ -453,7 +454,7 @@ def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, s
     """Images that were written and have no embedding.
 
     Returns:
-      How many, and of the first few: number, id, and why.
+      Their count; and number, id and reason of the first `limit`.
     """
     if "valid" not in group:
         return 0, []
@@ -469,7 +470,7 @@ def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, s
 
 
 def begun(arrays: Iterable[str]) -> dict[str, Any]:
-    """The state of an archive of these arrays that is being written."""
+    """The initial state of an archive with these arrays, which is being written."""
     return {"version": VERSION, "state": "writing", "shards": {name: [] for name in arrays}}
 
 
@@ -481,7 +482,7 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array:
 
 
 def check_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """As they are read again. Raises InputError."""
+    """Attributes as they will be read. Raises InputError if JSON cannot hold them."""
     for name in _OWN:
         if name in (attributes or {}):
             raise InputError(f"the attribute {name} is the archive's own: choose another name")
@@ -537,7 +538,7 @@ def _make(
 
 
 def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[int]]) -> None:
-    """Raises FileError unless each shard is written, with all embeddings that are valid."""
+    """Raise FileError unless each shard is written, with all valid embeddings."""
     valid, embedding = arrays["valid"], arrays["embedding"]
     for i, part in enumerate(shard_slices(valid)):
         images = _images(part)
@@ -562,7 +563,7 @@ def _images(part: slice) -> str:
 
 
 def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
-    """Which images a shard of embeddings holds, by its index: offsets and lengths, CRC-32C."""
+    """Which images a shard of embeddings holds, from its index (offsets, lengths, CRC-32C)."""
     size = 16 * shard_size(embedding) + 4
     name = shard_key(embedding, number)
     get = embedding.store_path.store.get
@@ -574,10 +575,10 @@ def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
 
 
 def _digests(array: zarr.Array, numbers: set[int] | None = None) -> Iterator[tuple[int, str]]:
-    """Of each shard that is stored, in order: its number, and the digest of its bytes.
+    """The number of each stored shard, in order, and the digest of its bytes.
 
     A CRC would not do: a blob, and a chunk with a checksum, ends with its own CRC, and the CRC of
-    that is one and the same number for all of them.
+    such data is the same number for all of them.
     """
     places = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
     get = array.store_path.store.get

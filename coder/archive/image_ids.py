@@ -1,4 +1,4 @@
-"""The ids of an archive's images: text that is kept as it is, and no two alike."""
+"""The ids of an archive's images: unique texts, stored unchanged."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ LONGEST = (1 << 16) - 1  # bytes of an id in UTF-8
 
 
 def checked(ids: Sequence[Any], first: int) -> list[str]:
-    """Ids as they are stored: what is no UTF-8 in the name of a file becomes `\\xNN`.
+    """Ids as they are stored: bytes of a file name that are not UTF-8 become `\\xNN`.
 
     Args:
-      ids: of images that follow one another.
-      first: the first of these images.
+      ids: ids of consecutive images.
+      first: the number of the first of them.
 
     Raises:
-      InputError: no text, empty, with a NUL (which text of a fixed length loses at its end), too
-        long, or two alike; it names the image and the id.
+      InputError: an id is not text, is empty, has a NUL (which fixed-length text loses at its
+        end), is too long, or occurs twice; names the image and the id.
     """
     names: dict[str, int] = {}
     for number, given in enumerate(ids, first):
@@ -43,16 +43,16 @@ def checked(ids: Sequence[Any], first: int) -> list[str]:
 
 
 class Known:
-    """Ids that are written, and where: 16 bytes of memory for each.
+    """The ids that are written, and their images, in 16 bytes of memory each.
 
-    They are kept as hashes, in sorted runs of which each is more than twice as long as the next.
+    They are kept as hashes, in sorted runs, each more than twice as long as the next.
     """
 
     def __init__(self) -> None:
         self._runs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
 
     def add(self, ids: Sequence[str], first: int) -> None:
-        """Take note of the ids of images from `first` on."""
+        """Add the ids of images from `first` on."""
         hashes, rows = _hashes(ids), np.arange(first, first + len(ids))
         while self._runs and len(self._runs[-1][0]) <= 2 * len(hashes):
             more_hashes, more_rows = self._runs.pop()
@@ -61,7 +61,7 @@ class Known:
         self._runs.append((hashes[order], rows[order]))
 
     def candidates(self, ids: Sequence[str]) -> Iterable[tuple[int, int]]:
-        """Places in `ids`, and images that may have the same id, or may have had it."""
+        """Pairs of an index in `ids` and an image that may have, or may have had, the same id."""
         wanted = _hashes(ids)
         for hashes, rows in self._runs:
             starts, ends = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
@@ -72,14 +72,14 @@ class Known:
 def refuse_known(
     ids: Sequence[str], images: slice, known: Known, stored: NDArray[Any] | Any
 ) -> None:
-    """Raises InputError if an image outside of `images` has one of their ids.
+    """Raise InputError if an image outside of `images` has one of their ids.
 
     Args:
-      ids: of `images`.
-      stored: all ids that are written, an array of Zarr.
+      ids: the ids of `images`.
+      stored: the Zarr array of all written ids.
     """
     for place, row in known.candidates(ids):
-        # A hash may be another id's, and a shard that was written again may have other ids now.
+        # Another id may have the same hash, and a shard that was rewritten may have other ids now.
         if not images.start <= row < images.stop and str(stored[row]) == ids[place]:
             raise InputError(_alike(images.start + place, ids[place], row))
 

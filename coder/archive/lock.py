@@ -1,4 +1,4 @@
-"""The lock of an archive: one process makes, writes or mends it at a time."""
+"""The lock of an archive: one process at a time makes, writes or repairs it."""
 
 import os
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ class Lock:
     """A lock that is held.
 
     Attributes:
-      is_real: false where the file system has no locks: others may be writing.
-      keep: whether its file stays at the end, as it does while an archive is not complete.
+      is_real: false if the file system has no locks: other processes may be writing.
+      keep: whether to keep the lock file at the end, as while an archive is not complete.
     """
 
     is_real: bool
@@ -29,9 +29,9 @@ class Lock:
 
 @contextmanager
 def locked(path: Path) -> Iterator[Lock]:
-    """The lock of a folder, there or not, for the time of a block.
+    """Hold the lock of a folder, which need not exist, for a block.
 
-    Raises OutputError: another process, or another writer of this one, holds it.
+    Raises OutputError if another process, or another writer in this one, holds it.
     """
     path = files.real_path(path)
     if not path.parent.is_dir():

@@ -64,7 +64,7 @@ from coder.errors import (
 
 
 class Writer:
-    """Writes an archive, shard by shard, alone; run again, it goes on where it was stopped.
+    """Write an archive shard by shard, in one process; run again, it resumes where it stopped.
 
     ```python
     with archive.Writer("out.zarr", codec, len(images), (14, 14)) as writer:
@@ -91,17 +91,17 @@ class Writer:
         strict: bool = False,
         retry: bool = False,
     ):
-        """Takes what `create` takes; the block of `with` makes or opens the archive.
+        """Take the arguments of `create`; the `with` block makes or opens the archive.
 
         Args:
-          store: a path, or what zarr opens. Only paths, and stores of paths, are locked.
-          codec: of one quality.
-          count: images.
+          store: a path, or anything else that zarr opens. Only local folders are locked.
+          codec: a codec of one quality.
+          count: number of images.
           grid: tokens (height, width) of every image.
-          shard: images per shard; None is `even_shard(count)`.
-          attributes: what the archive should say of itself, and must say if it is there (JSON).
+          shard: images per shard; None for `even_shard(count)`.
+          attributes: further attributes of the archive, as JSON; an existing one must have them.
           strict: whether an image that is not valid is an error.
-          retry: whether shards that hold images that are not valid are written anew.
+          retry: whether to write shards again that hold images that are not valid.
         """
         self._store = place(store)
         self._settings = (codec, count, grid)
@@ -128,7 +128,7 @@ class Writer:
         self._stack.close()
 
     def missing(self) -> list[slice]:
-        """The images of each shard that is still to be written."""
+        """The images of each shard that still must be written, as slices."""
         self._refuse_closed()
         todo, again = self._todo()
         parts = shard_slices(self._arrays["valid"])
@@ -142,34 +142,34 @@ class Writer:
         labels: ArrayLike | None = None,
         errors: Sequence[str | None] | None = None,
     ) -> None:
-        """Writes one shard; when this returns, no interruption loses it.
+        """Write one shard. Once this returns, no interruption loses it.
 
         Args:
           images: one of `missing`.
-          embeddings: float [valid, n, D] of those images that have no error, n = h * w tokens, one
-            more (the first) with a class token.
-          ids: of all images of the shard, text of at most 65,535 bytes that no other image has.
-            What is no UTF-8 in the name of a file becomes `\\xNN`.
-          labels: of all images, int [images]; -1, masked or None for none. That of an image with
-            an error is stored as -1.
-          errors: why an image could not be read, None or "" where it could.
+          embeddings: float [valid, n, D] of the images without error; n = h * w tokens, plus the
+            class token, first, if it is coded.
+          ids: ids of all images of the shard, unique texts of at most 65,535 bytes. Bytes of file
+            names that are not UTF-8 become `\\xNN`.
+          labels: labels of all images, int [images]; -1, masked or None for none. The label of an
+            image with an error is stored as -1.
+          errors: why each image could not be read; None or "" if it could.
 
-        Warns of integer embeddings, which may have lost a scale (`UnusualEmbedding`), once.
+        Warns once of integer embeddings, which may have lost a scale (`UnusualEmbedding`).
 
         Raises:
-          InputError: other shapes than these, what the codec cannot code, an id or a label that
-            cannot be kept, no shard of this archive, or, if the writer is strict, an error.
-          FileError: the archive was complete, and another shard is not the one that was finished.
+          InputError: other shapes, embeddings that the codec cannot code, an id or a label that
+            cannot be stored, not a shard of this archive; or an error, if the writer is strict.
+          FileError: the archive was complete, and another shard has changed since.
         """
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
             self._write(images, embeddings, ids, labels, errors)
 
     def finish(self) -> None:
-        """Marks the archive as complete; if it is already, checks that it is as it was finished.
+        """Mark the archive as complete; if it is already, check that it has not changed.
 
         Raises:
-          FileError: something is missing, or not as it was finished; it is named.
+          FileError: something is missing, or has changed since it was finished; names it.
           InputError: the writer is strict, and an image is not valid.
         """
         with about_store(self._store), self._one_thread:

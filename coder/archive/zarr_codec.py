@@ -7,27 +7,26 @@ array = zarr.create_array(
 )
 ```
 
-The last dimension is the channels, the one before it the width of a chunk's grid, and all before
-that its height. Floats are coded as the codec codes them; writing what was read changes nothing.
-Rows and columns at a chunk's end that are all fill value (there are chunks beyond an array's edge)
-are not coded and read as the fill value, which may be NaN: then what was not written reads as NaN.
-Under a codec whose tokens do not depend on one another, as that of class tokens, tokens that are
-all NaN may lie anywhere: they are left out, and a mask before the blob says where
-(docs/format.md, section 9).
+The last dimension is the channels, the one before it the width of a chunk's grid, and all earlier
+dimensions together its height. Writing what was read changes nothing. Rows and columns at a chunk's
+end that are all fill value are not coded: chunks may reach beyond an array's edge. They read as the
+fill value; if that is NaN, what was not written reads as NaN. With a codec whose tokens are
+independent, such as that of class tokens, tokens that are all NaN may be anywhere: they are left
+out, and a mask before the blob says where they are (docs/format.md, section 9).
 
-zarr makes float32 of what is assigned before this codec sees it: integers become the numbers that
-they are, without the warning of `codec.encode`, and a mask is dropped, so that what it hides is
-coded. Fill masked values, or write them as NaN where that is the fill value, first.
+zarr converts assigned values to float32 before this codec sees them. So integers are coded without
+the warning of `codec.encode`, and a mask is dropped: the values that it hides are coded. Fill
+masked values first, or write NaN if that is the fill value.
 
-Under a transform the channels of a token, and the tokens of a block (at most 16 x 16 of a chunk: a
-side of 40 has blocks of 14, 13 and 13), are coded together. Writing a part of a block, or some
-channels, codes the rest of it anew, from what was decoded, and so loses a little more each time: a
-`LossyWrite` warns of it (in zarr's own pipelines, where the array has no codec but this one, or
-this one in shards). Write whole chunks, or parts that begin and end at block borders, with all
+With a transform, the channels of a token and the tokens of a block are coded together. A block has
+at most 16 x 16 tokens of a chunk: a side of 40 has blocks of 14, 13 and 13. Writing a part of a
+block, or some of the channels, codes the rest of it again from decoded values, which loses a little
+more each time. `LossyWrite` warns of it, in zarr's own pipelines if the array has only this codec,
+alone or in shards. Write whole chunks, or parts that begin and end at block borders, with all
 channels.
 
-The codec's file travels in the array's metadata, so that a store is readable by itself: zarr finds
-this class by its entry point. Class tokens, if any, are an array of their own (`coder.archive`).
+The codec's file is stored in the array's metadata, so that a store can be read by itself: zarr
+finds this class by its entry point. Class tokens, if any, are another array (`coder.archive`).
 """
 
 import base64
@@ -51,13 +50,13 @@ from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWr
 from coder.transform import frequencies
 
 _NAME = "nec"
-_GAPS = b"\0"  # what a chunk with gaps begins with; a blob begins with its version
-_LARGEST = 1 << 28  # bytes of a codec's file; bounds what hostile metadata may unfold to
+_GAPS = b"\0"  # first byte of a chunk with gaps; a blob begins with its version
+_LARGEST = 1 << 28  # maximum bytes of a codec's file; bounds what hostile metadata may inflate to
 
 
 @dataclass(frozen=True)
 class NecCodec(ArrayBytesCodec):
-    """Codes chunks of float32 [..., width, D] with an `EmbeddingCodec` without class token.
+    """Code chunks of float32 [..., width, D] with a codec of one quality, without class token.
 
     Raises:
       CodecError: a codec with a class token, or an array that it cannot code: another dtype than
@@ -109,7 +108,7 @@ class NecCodec(ArrayBytesCodec):
         return {"name": _NAME, "configuration": {"codec": text}}
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> "NecCodec":
-        """Itself, if it can code such an array (zarr gives its shape) or such inner chunks."""
+        """This codec, if it can code such an array (zarr gives its shape) or such inner chunks."""
         dtype = array_spec.dtype.to_native_dtype()
         if dtype != np.float32:
             raise CodecError(f"an array of {dtype}: the nec codec stores float32")
@@ -119,10 +118,10 @@ class NecCodec(ArrayBytesCodec):
         return self
 
     def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: Any) -> None:
-        """Refuses chunks that cannot be coded.
+        """Refuse chunks that cannot be coded.
 
-        zarr 3.1 does not ask this of chunks inside shards: too many tokens in those are refused
-        when the first is written, and their sides are not looked at.
+        zarr 3.1 does not call this for chunks inside shards. Those with too many tokens are refused
+        when the first is written, and their sides are not checked.
         """
         # By its attribute: the class of a regular grid has another name in zarr 3.2 and later.
         chunk = getattr(chunk_grid, "chunk_shape", None)
@@ -144,7 +143,7 @@ class NecCodec(ArrayBytesCodec):
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         y = chunk_data.as_numpy_array().reshape(*self._grid(chunk_spec.shape), self.codec.channels)
         there = _written(y, chunk_spec.fill_value)
-        # To the last row and column with a token that is there; one token of a chunk without any.
+        # Up to the last row and column with a token; one token of a chunk without any.
         height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
         part = y[:height, :width]
         if not there.any() and np.isnan(chunk_spec.fill_value):
@@ -200,7 +199,7 @@ class NecCodec(ArrayBytesCodec):
         return y
 
     def _with_gaps(self, y: np.ndarray, there: np.ndarray) -> bytes:
-        """A chunk [h, w, D] with gaps: where tokens are (bool [h, w]), then these as a row."""
+        """Code a chunk [h, w, D] with gaps: the mask of its tokens [h, w], then these as a row."""
         tokens = y[there]
         if not np.isfinite(tokens).all():
             index, channel = np.argwhere(~np.isfinite(tokens))[0]
@@ -215,7 +214,7 @@ class NecCodec(ArrayBytesCodec):
         return mask + zlib.crc32(mask).to_bytes(4, "little") + blob
 
     def _without_gaps(self, data: bytes, grid: tuple[int, int], fill_value: Any) -> np.ndarray:
-        """The inverse, float32 [h, w, D]. Raises CorruptBlob, and as `codec.decode`."""
+        """The inverse, float32 [h, w, D]. Raises CorruptBlob, and the errors of `codec.decode`."""
         size = math.prod(grid)
         end = 1 + -(-size // 8)
         mask, checksum, blob = data[:end], data[end : end + 4], data[end + 4 :]
@@ -232,18 +231,18 @@ class NecCodec(ArrayBytesCodec):
     def _warn_if_lossy(
         self, y: np.ndarray, before: np.ndarray, blob: bytes, fill_value: Any
     ) -> None:
-        """Warns if values that a write left as they were are decoded to something else after it.
+        """Warn if a write changes the decoded values of tokens or channels that it did not write.
 
         Args:
-          y: float32 [h, w, D], the chunk as it is coded now.
+          y: float32 [h, w, D], the chunk to code now.
           before: the chunk as it was decoded before the write.
-          blob: what y was coded to.
-          fill_value: the array's.
+          blob: the code of y.
+          fill_value: the fill value of the array.
         """
         same = y == before
         if same.all():
             return
-        # Whole tokens, and whole channels of the others: single values may be equal by chance.
+        # Compare whole tokens, or whole channels: single values may be equal by chance.
         tokens = same.all(-1)
         kept = np.where(tokens[..., None], True, same[~tokens].all(0))
         kept &= _written(before, fill_value)[..., None]
@@ -252,7 +251,7 @@ class NecCodec(ArrayBytesCodec):
         h, w = self.codec.grid_of(blob)
         after = self._decoded(blob, y.shape, fill_value)
         change = np.where(kept, np.abs(after - before), 0)
-        # Two grids' sums round differently: docs/format.md, section 11.
+        # Sums of different grids round differently: docs/format.md, section 11.
         changed = (change > 1e-4 * np.abs(before[kept.any(-1)]).max()).any(-1)
         if changed.any():
             warnings.warn(
@@ -279,7 +278,7 @@ class NecCodec(ArrayBytesCodec):
 
 
 class _DecodedChunk(cpu.NDBuffer):
-    """A decoded chunk. zarr writes a part of a chunk to a copy of it, which remembers it."""
+    """A decoded chunk. zarr writes a part of a chunk to a copy, which remembers the original."""
 
     before: np.ndarray | None = None
 
@@ -302,11 +301,11 @@ def _written(y: np.ndarray, fill_value: Any) -> Any:
 
 
 def _beyond_an_edge(there: np.ndarray, shape: tuple[int, ...]) -> str:
-    """What to do if tokens are missing at the ends of a chunk's sides, as beyond an array's edge.
+    """The remedy if tokens are missing at the ends of a chunk's sides, as beyond an array's edge.
 
     Args:
       there: bool [h, w], which tokens of the chunk are written.
-      shape: the chunk's.
+      shape: the shape of the chunk.
     """
     grid = there.reshape(shape[:-1])
     part = tuple(slice(0, 1 + int(np.max(places, initial=-1))) for places in np.nonzero(grid))
@@ -320,7 +319,7 @@ def _beyond_an_edge(there: np.ndarray, shape: tuple[int, ...]) -> str:
 
 
 def nec_codec(array: Any) -> OneQualityCodec | None:
-    """The codec that a Zarr array's chunks are coded with, or None if that is not `nec`."""
+    """The codec of a Zarr array's chunks; None if they are not coded by `nec`."""
     codecs = list(getattr(array.metadata, "codecs", ()))  # Zarr v2 has none
     while codecs:
         one = codecs.pop()

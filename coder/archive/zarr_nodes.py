@@ -1,4 +1,4 @@
-"""Zarr groups and arrays of any kind: opened, listed and read, with errors that say the cause."""
+"""Open, list and read Zarr groups and arrays of any kind, with errors that name the cause."""
 
 import asyncio
 import itertools
@@ -17,13 +17,13 @@ from coder import files
 from coder.errors import CodecError, FileError, about
 
 WHOLE = "nec_whole"
-"""The attribute of an array all of whose chunks are stored, so that one that is not is lost."""
+"""The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
 
 
 def open_node(store: Any) -> zarr.Group | zarr.Array:
-    """A Zarr group or array, for reading. Raises FileError: there is none, or it is damaged.
+    """Open a Zarr group or array for reading. Raises FileError if there is none or it is damaged.
 
-    `store` may be an open group or array itself.
+    `store` may be an open group or array.
     """
     store = place(store)
     path = local_path(store)
@@ -50,7 +50,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
 
 
 def check_metadata(folder: Path) -> None:
-    """Raises FileError if a pipe, say, is where a node's metadata are: zarr would wait for ever."""
+    """Raise FileError if a node's metadata file is a pipe or device: zarr would wait for ever."""
     for name in (*files.ZARR_METADATA, ".zattrs", ".zmetadata"):
         if (folder / name).exists():
             files.check_input(folder / name, "file of Zarr metadata")
@@ -59,9 +59,9 @@ def check_metadata(folder: Path) -> None:
 def members(
     group: zarr.Group, prefix: str = ""
 ) -> tuple[dict[str, zarr.Array], dict[str, Exception]]:
-    """All arrays of a group, by their names, and why members cannot be opened.
+    """All arrays of a group, by name; and, by name, why other members cannot be opened.
 
-    What is no member, such as another file, is left out.
+    Other files are left out.
     """
     arrays, damaged = {}, {}
     root = local_path(group.store)
@@ -86,7 +86,7 @@ def members(
 
 
 def names(group: zarr.Group) -> list[str]:
-    """What is directly beneath a group in its store, be it a member or not."""
+    """The names directly below a group in its store, members or not."""
 
     async def listed() -> list[str]:
         return [name async for name in group.store_path.store.list_dir(group.path)]
@@ -95,7 +95,7 @@ def names(group: zarr.Group) -> list[str]:
 
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
-    """The places (of shards, or of chunks if it has none) of an array that are in its store."""
+    """The places of an array's shards (or of its chunks, without shards) that are in its store."""
     sizes = array.shards or array.chunks
     sides = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
     there = set(_keys(array))
@@ -103,7 +103,7 @@ def stored(array: zarr.Array) -> set[tuple[int, ...]]:
 
 
 def lost(array: zarr.Array) -> list[str]:
-    """Keys of shards, or chunks, that an array must have (`WHOLE`) and has not."""
+    """Keys of shards, or chunks, that an array must have (`WHOLE`) and does not."""
     if not array.attrs.get(WHOLE):
         return []
     sizes = array.shards or array.chunks
@@ -118,7 +118,7 @@ def key(array: zarr.Array, place: tuple[int, ...]) -> str:
 
 
 def empty_keys(array: zarr.Array) -> list[str]:
-    """Keys of an array's shards, or chunks, that have no bytes: zarr reads some as fill value."""
+    """Keys of an array's shards, or chunks, without bytes: zarr reads some as fill value."""
     keys = [key(array, place) for place in sorted(stored(array))]
 
     async def sizes(some: Sequence[str]) -> list[int]:
@@ -130,7 +130,7 @@ def empty_keys(array: zarr.Array) -> list[str]:
 
 
 def check_chunks(array: zarr.Array) -> None:
-    """Raises FileError if a pipe, say, is where a local chunk is: zarr would wait for ever."""
+    """Raise FileError if a local chunk is a pipe or device: zarr would wait for ever."""
     root = local_path(array.store)
     if root is not None:
         for path in sorted((root / array.path).rglob("*")):
@@ -139,21 +139,21 @@ def check_chunks(array: zarr.Array) -> None:
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
-    """`array[region]`; if it fails, nothing of the reading is left to go on after the error."""
+    """`array[region]`; if it fails, no reading goes on after the error."""
     try:
         return np.asarray(array[region])
     except Exception:
-        # zarr reads chunks at once, and the first error leaves the others to themselves: at the
-        # end of the process each prints that it was destroyed.
+        # zarr reads chunks concurrently. After the first error the others run on, and at the end of
+        # the process each prints that it was destroyed.
         sync(_others())
         raise
 
 
 def place(store: Any) -> Any:
-    """What zarr opens, as a path if that is a folder of this machine under another name.
+    """A store as a path, if it is a local folder in another form; else as it is.
 
-    Those are an open group or array, `file://` addresses, which zarr leaves to fsspec, and fsspec's
-    stores of local files: without this they would pass by the lock and the checks of a folder.
+    Such forms are an open group or array, `file://` addresses, which zarr gives to fsspec, and
+    fsspec's stores of local files. Otherwise they would bypass the lock and the checks of folders.
     """
     if isinstance(store, zarr.Group | zarr.Array):
         store = store.store_path
@@ -187,7 +187,7 @@ def is_empty(path: Path) -> bool:
 
 
 def about_store(store: Any) -> AbstractContextManager[None]:
-    """As `errors.about`, of whatever zarr opens."""
+    """`errors.about`, for anything that zarr opens."""
     path = local_path(store)
     return about(str(store) if path is None else path)
 

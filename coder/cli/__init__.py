@@ -1,6 +1,9 @@
-"""The script `nec`. A command that needs JAX belongs to nec_jax, which names it by an entry point.
+"""The command lines: the script `nec`, and `python -m coder`.
 
-So the help of `nec`, and what a command needs, are told where JAX is not installed.
+`file_commands` parses `python -m coder` and handles blobs and codec files; `archive_commands`
+handles archives and Zarr arrays, `fit_commands` has `fit` and `encode`. The script `nec` is here:
+commands that need JAX belong to nec_jax, which names them by an entry point, so that `nec --help`
+works without JAX and an error says what to install.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What `python -m coder` does with an archive, or with any Zarr group or array."""
+"""The commands of `python -m coder` for an archive, or any Zarr group or array."""
 
 import argparse
 import itertools
@@ -26,11 +26,11 @@ class _Opened(NamedTuple):
 
     Attributes:
       group: the archive, if it is one.
-      state: of `contents.read_state`.
-      arrays: those that can be opened.
-      problems: what cannot be opened or is lost, a line each.
-      lost: keys of shards that are lost.
-      changed: of shards that are not those that were finished, by key; filled when they are read.
+      state: the result of `contents.read_state`.
+      arrays: the arrays that can be opened.
+      problems: what cannot be opened or is lost, one line each.
+      lost: keys of the shards that are lost.
+      changed: by key, how shards have changed since the archive was finished; filled on reading.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class _Opened(NamedTuple):
 
 
 def info(options: argparse.Namespace) -> int:
-    """Print arrays, sizes and codecs, and what is lost; 1 if anything is."""
+    """Print arrays, sizes, codecs and lost parts. Returns 1 if anything is lost."""
     opened = _open(options.file)
     total, images = 0, 0
     for name, array in sorted(opened.arrays.items()):
@@ -78,7 +78,7 @@ def info(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Read everything; name what is damaged, lost or still to be written: 1 if anything is."""
+    """Read everything; name damaged, lost and unwritten parts. Returns 1 if there are any."""
     opened = _open(options.file)
     _look_for_changes(opened)
     valid = _valid(opened)
@@ -125,7 +125,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def decode(options: argparse.Namespace) -> int:
-    """Write each array as .npy, a shard at a time; no file unless all can be decoded."""
+    """Write each array as .npy, shard by shard; no file unless all arrays can be decoded."""
     opened = _open(options.file)
     if _print_problems(opened):
         return 1
@@ -188,14 +188,14 @@ def _open(path: Path) -> _Opened:
 
 
 def _look_for_changes(opened: _Opened) -> None:
-    """Fill `changed`, of an archive that is finished: all bytes of it are read."""
+    """Fill `changed` for a finished archive; reads all its bytes."""
     for name, array in opened.arrays.items():
         found = contents.changed(name, array, opened.state)
         opened.changed.update((where, what) for where, what, _ in found)
 
 
 def _print_archive(opened: _Opened) -> None:
-    """Of an archive, one line, and one for each of the first images that are not valid."""
+    """Print one line about an archive, and one for each of the first images not valid."""
     group, arrays = opened.group, opened.arrays
     if group is None:
         return
@@ -232,7 +232,7 @@ def _print_problems(opened: _Opened) -> int:
 
 
 def _valid(opened: _Opened) -> np.ndarray | None:
-    """Which images are valid, if it is known and can be read."""
+    """Which images are valid; None if unknown or unreadable."""
     if opened.state is None or "valid" not in opened.arrays:
         return None
     try:
@@ -251,7 +251,7 @@ def _of_images(opened: _Opened, array: zarr.Array) -> bool:
 def _damage(
     array: zarr.Array, shard: Region, valid: np.ndarray | None
 ) -> Iterator[tuple[Region, str, int]]:
-    """Regions of a shard that cannot be read, why, and how many chunks each is."""
+    """Regions of a shard that cannot be read, the reason, and their number of chunks."""
     inner = list(_regions(array.shape, array.chunks, shard))
     try:
         values = zarr_nodes.read(array, shard)
@@ -268,7 +268,7 @@ def _damage(
 
 
 def _not_stored(values: np.ndarray, valid: np.ndarray | None, region: Region) -> list[int]:
-    """Images of a region that are marked valid, and have no values."""
+    """Images of a region that are marked valid but have no values."""
     if valid is None:
         return []
     empty = np.isnan(values.reshape(len(values), -1)).any(1)
@@ -334,7 +334,7 @@ def _shards(array: zarr.Array) -> Iterator[tuple[tuple[int, ...], Region]]:
 
 
 def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> Iterator[Region]:
-    """Pieces of that shape of an array, or of a region of it; smaller at the end."""
+    """Divide an array, or a region of it, into pieces of a shape; smaller at the end."""
     bounds = within or tuple(slice(0, size) for size in shape)
     axes = [
         [

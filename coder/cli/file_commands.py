@@ -1,4 +1,4 @@
-"""Look into, check and decode blobs, codec files and archives, without JAX.
+"""Inspect, check, make and decode blobs, codec files and archives, without JAX.
 
     python -m coder info FILE
     python -m coder verify FILE
@@ -6,12 +6,12 @@
     python -m coder fit EMBEDDINGS --out CODEC
     python -m coder encode EMBEDDINGS --out ARRAY [--codec CODEC] [--quality N]
 
-What exists is not replaced without --overwrite; an input, a pipe or a device never is.
+Existing output is replaced only with --overwrite; an input, a pipe or a device never is.
 
-FILE is a blob, a codec or model file, the name of a model that ships, or an archive (a Zarr store).
-A blob needs `--codec CODEC` to be verified or decoded; an archive holds its own. EMBEDDINGS are a
-.npy file, a Zarr array or a column of (Geo)Parquet: grids [N, H, W, D], a raster [H, W, D] or
-vectors [N, D]; ARRAY is a Zarr array.
+FILE is a blob, a codec or model file, the name of a shipped model, or an archive (a Zarr store). To
+verify or decode a blob, give `--codec CODEC`; an archive holds its codec. EMBEDDINGS is a .npy
+file, a Zarr array or a column of (Geo)Parquet, with grids [N, H, W, D], a raster [H, W, D] or
+vectors [N, D]. ARRAY is the Zarr array to write.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from coder.format import container, file_kinds
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 1 if something is wrong with FILE, 2 if the command line is."""
+    """Run one command. Returns 1 if FILE has a fault, 2 if the command line has."""
     options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
         sys.stdout.reconfigure(errors="surrogateescape")
-    # In words, without the line of code that they come from.
+    # Only the message of a warning, without its line of code.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         with about(options.file):
@@ -84,22 +84,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     texts = {
-        "info": "print what FILE holds",
-        "verify": "decode everything in FILE, write nothing; status 1 if anything is damaged",
+        "info": "print the content of FILE",
+        "verify": "decode everything in FILE without writing; exit with status 1 on damage",
         "decode": "write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array",
     }
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("file", type=_path, metavar="FILE")
-        command.add_argument("--codec", type=_path, help="codec file of a blob")
+        command.add_argument("--codec", type=_path, help="codec file that the blob was made with")
         if name == "decode":
             command.add_argument(
-                "--out", type=_path, required=True, help="file of a blob's embedding, or folder"
+                "--out",
+                type=_path,
+                required=True,
+                help="file for a blob, or folder for arrays, to write",
             )
             _add_overwrite(command)
     texts = {
-        "fit": "fit a codec of many qualities to EMBEDDINGS, and write its file",
-        "encode": "write EMBEDDINGS as a Zarr array, by a codec that is fitted if none is given",
+        "fit": "fit a codec of many qualities to EMBEDDINGS and write its file",
+        "encode": "encode EMBEDDINGS to a Zarr array, with --codec or a codec fitted to them",
     }
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -114,28 +117,32 @@ def _parser() -> argparse.ArgumentParser:
             "--out",
             type=_path,
             required=True,
-            help="codec file, or Zarr array, to write",
+            help="codec file (fit) or Zarr array (encode) to write",
         )
         _add_overwrite(command)
-        command.add_argument("--column", help="column of a Parquet file")
+        command.add_argument("--column", help="column of a Parquet file to read")
         command.add_argument(
-            "--nodata", type=float, help="value that stands for missing data, as -9999 or =-3.4e38"
+            "--nodata",
+            type=float,
+            help="value that marks missing data, such as -9999 (or --nodata=-3.4e38)",
         )
         command.add_argument(
             "--max-tokens",
             type=int,
-            help="at most so many tokens in a grid or chunk of the fitted codec (65536)",
+            help="maximum number of tokens in a grid or chunk of the fitted codec (default: 65536)",
         )
         if name == "encode":
-            command.add_argument("--codec", type=_path, help="codec file, as fit writes it")
+            command.add_argument("--codec", type=_path, help="codec file that fit wrote")
             command.add_argument(
-                "--quality", type=int, help="0, the smallest, to the codec's largest"
+                "--quality",
+                type=int,
+                help="quality to code at: 0 is the lowest, a higher one costs more bytes",
             )
     return parser
 
 
 def _path(text: str) -> Path:
-    """A path of the command line; an empty one, as of an unset variable, is not the folder `.`."""
+    """A path from the command line. An empty one, as of an unset variable, is refused."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path: is a variable not set?")
     return Path(text)
@@ -145,7 +152,7 @@ def _add_overwrite(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace what is at --out; an input, a pipe or a device is never replaced",
+        help="replace existing output; an input, a pipe or a device is never replaced",
     )
 
 

@@ -1,4 +1,4 @@
-"""`fit` and `encode` of the command line: a codec, and an archive, of anybody's embeddings."""
+"""The commands `fit` and `encode`: a codec for any embeddings, and a Zarr array of them."""
 
 import argparse
 import math
@@ -38,7 +38,7 @@ _NOT_ZARR = (
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fit a codec to embeddings, or write them as a Zarr array, by one if it is given."""
+    """Fit a codec to embeddings; for `encode`, write them as a Zarr array by it or by --codec."""
     inputs = [options.file]
     if options.command == "encode" and options.codec is not None:
         inputs.append(options.codec)
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if options.max_tokens is None:
         options.max_tokens = _MAX_TOKENS
     check_whole("--max-tokens", options.max_tokens)
-    # Before minutes of fitting, as all that follows.
+    # Checked, like all that follows, before minutes of fitting.
     kept = {"overwrite": options.overwrite, "inputs": inputs}
     files.check_output(options.out, folder=options.command == "encode", **kept)
     if options.command == "fit":
@@ -84,17 +84,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read(path: Path, column: str | None = None) -> Any:
-    """Embeddings of a file, to be read in parts where it can be.
+    """Open the embeddings of a file; where possible, they are read in parts later.
 
-    What a file is, its first bytes say, whatever its name.
+    The first bytes of a file decide its kind, not its name.
 
     Args:
-      path: `.npy`; a Zarr array; or (Geo)Parquet, of which `column` holds lists of one length, or
-        tensors. A single column of those needs no name.
+      path: a `.npy` file, a Zarr array or a (Geo)Parquet file.
+      column: the Parquet column, of lists of one length or of tensors. If there is only one such
+        column, it may be None.
 
     Raises:
-      FileError: not such a file, a damaged one, or one of another kind: says what to do.
-      InputError: an array or a column of something else than embeddings.
+      FileError: no such file, a damaged one, or one of another kind; says what to do.
+      InputError: the array or column does not hold embeddings.
     """
     with about(path):
         if path.is_dir():
@@ -126,12 +127,12 @@ def write(
     overwrite: bool = False,
     inputs: Iterable[files.PathLike] = (),
 ) -> zarr.Array:
-    """A new Zarr array [N, H, W, D], [H, W, D] or [N, D] of embeddings, part by part.
+    """Write embeddings [N, H, W, D], [H, W, D] or [N, D] to a new Zarr array, part by part.
 
-    It takes its name when it is whole.
+    The array gets its name when it is complete.
 
     Raises:
-      InputError: tokens that are missing (see `coder.fit`), or infinite: says where the first is.
+      InputError: tokens that are missing (see `coder.fit`) or infinite; says where the first is.
       OutputError: as `files.check_output`.
     """
     chunks = _chunks(y.shape)
@@ -154,7 +155,7 @@ def write(
 
 
 def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The chunks of an array of embeddings: each becomes one blob."""
+    """The chunk shape for an array of embeddings; each chunk becomes one blob."""
     if len(shape) == 4:
         return (1, *shape[1:])
     if len(shape) == 3:
@@ -163,7 +164,7 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _shown(options: argparse.Namespace) -> Any:
-    """The embeddings of the file, after a line that says what they are."""
+    """The embeddings of the file, after printing a line that describes them."""
     y = read(options.file, options.column)
     named = getattr(y, "fill_value", None)
     if options.nodata is None and isinstance(named, int | float):
@@ -189,7 +190,7 @@ def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
 
 
 def _fitted(y: Any, options: argparse.Namespace) -> OneQualityCodec:
-    """The codec of one quality that is fitted. Raises InputError for a quality that it has not."""
+    """A fitted codec at --quality. Raises InputError if it does not have this quality."""
     whole = _fit(y, options)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
@@ -215,7 +216,7 @@ def _given_codec(options: argparse.Namespace) -> OneQualityCodec:
 
 
 def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Namespace) -> None:
-    """Raises InputError for what `write` would refuse only later, after minutes of fitting."""
+    """Raise InputError for what `write` would refuse only after minutes of fitting."""
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(
             f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
@@ -233,7 +234,7 @@ def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Name
     if codec is not None:
         warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
     if not isinstance(y, np.ndarray) and codec is not None:
-        return  # nothing is fitted, and `write` finds it as soon
+        return  # nothing is fitted: `write` finds it just as early
     # Few chunks are read twice, and never so many rows that they fill memory.
     rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], _TILE)
     size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
@@ -359,7 +360,7 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
 
 
 def _column(schema: "pyarrow.Schema", column: str | None) -> str:
-    """The column that is asked for, or the only one that may hold embeddings."""
+    """The column asked for, or the only one that may hold embeddings."""
     from pyarrow import types
 
     lists = [field.name for field in schema if _is_list(field.type)]
@@ -397,7 +398,7 @@ def _is_list(type_: Any) -> bool:
 
 
 def _rows(name: str, values: Any, row: int) -> np.ndarray:
-    """A column's chunk as [N, ...]; `row` is that of its first in the file."""
+    """A chunk of a column as [N, ...]; `row` is the number of its first row in the file."""
     import pyarrow as pa
 
     what = f"column {name}"

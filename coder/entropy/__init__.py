@@ -1,7 +1,11 @@
 """Entropy coding: rows of integers <-> 32-bit words, under integer probability tables.
 
-`Tables` are the probabilities. `SymbolCoder` codes blocks of tokens, each channel under its table;
-`RowCoder` codes rows of unequal lengths. Everything is exact integers: any machine reads the same.
+`tables` has `Tables`, the integer probabilities, and makes them of floats. `ans` has `SymbolCoder`,
+which codes blocks of tokens, each channel with its table, and the order of the payload; `rows` has
+`RowCoder`, for rows of unequal lengths. `sparse`, `places` and `events` code rows that are almost
+always one symbol; `escape` codes symbols outside their table. `integer_models` is the only use of
+constriction. All is exact integers, the same on any machine. The learned density is elsewhere: in
+`nec_jax.models.density`.
 """
 
 from coder.entropy.ans import SymbolCoder

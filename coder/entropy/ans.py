@@ -31,11 +31,11 @@ Layout = NDArray[np.int32]
 
 
 class SymbolCoder:
-    """Codes blocks of symbols with given tables and layouts; models are built once, here.
+    """Code blocks of symbols with given tables and layouts; models are built once, here.
 
-    Guarantees: any int32 round-trips through any table; the words are those of an integer ANS
-    with exactly the stored weights and those that `coder.entropy.sparse` derives; `decode` takes
-    time and memory in proportion to the symbols asked for, whatever the words.
+    Guarantees: any int32 round-trips through any table. The words are those of an integer ANS with
+    exactly the stored weights, and those that `coder.entropy.sparse` derives from them. Time and
+    memory of `decode` are proportional to the number of symbols asked for, whatever the words.
     """
 
     def __init__(self, tables: Tables, layouts: Sequence[Layout]):
@@ -63,7 +63,7 @@ class SymbolCoder:
         ]
         dense = [(rows, *rows.indices(q)) for rows, q in zip(self._dense, blocks, strict=True)]
         ans = AnsCoder()
-        # A stack: the last that the decoder reads is pushed first.
+        # A stack: what the decoder reads last is pushed first.
         escape.push(ans, np.concatenate([part[-1] for part in (*events, *dense)]))
         for rows, indices, _ in reversed(dense):
             rows.push(ans, indices)
@@ -93,7 +93,7 @@ class SymbolCoder:
         dense = [rows.pop(ans, t) for rows, t in zip(self._dense, tokens, strict=True)]
         counts = [which.size for *_, which in events] + [which.size for _, which in dense]
         values = np.split(escape.pop(ans, sum(counts)), np.cumsum(counts)[:-1])
-        # Decoding past the end raises nothing, it leaves a state that no encoder started from.
+        # Decoding past the end raises no error, but leaves a state that no encoder starts from.
         if not ans.is_empty():
             raise CorruptBlob("damaged payload: it does not end where its symbols end")
         result = []
@@ -137,7 +137,7 @@ def open_words(words: NDArray[np.uint32]):
 
 
 class _DenseRows:
-    """Rows coded one symbol a token."""
+    """Rows that are coded one symbol per token."""
 
     def __init__(self, tables: Tables, layout: Layout, sparse_rows: SparseRows):
         others = sparse_rows.columns
@@ -145,7 +145,7 @@ class _DenseRows:
         models = {k: model(tables.weights_of(k)) for k in np.unique(layout[columns]).tolist()}
         self._models = [models[k] for k in layout[columns].tolist()]
         self._modes = sparse_rows.modes
-        # Few rows are copied out; many are left among the others, whose symbols nobody reads.
+        # Few rows are copied out; many stay among the others, whose symbols are then not used.
         self._few = 2 * columns.size < layout.size
         self._columns = columns
         self._others = others[: 0 if self._few else others.size]
@@ -158,8 +158,8 @@ class _DenseRows:
         """Symbols [T, R] -> table indices [S, T] of the rows, and the escaped values [E]."""
         indices = _transposed(symbols[:, self._columns] if self._few else symbols)
         indices -= self._low[:, None]
-        # A negative index, and one that wrapped because the symbol is far above the table, are
-        # both huge without their sign.
+        # As unsigned, a negative index is huge, and so is one that wrapped because the symbol is
+        # far above the table.
         outside = indices.view(np.uint32) >= self._last[:, None].view(np.uint32)
         outside[self._others] = False
         if not outside.any():
@@ -172,13 +172,13 @@ class _DenseRows:
 
     def push(self, ans, indices: NDArray[np.int32]) -> None:
         """Codes indices [S, T]."""
-        # One symbol a row, as of a class token: plain integers are the fastest call.
+        # One symbol per row, as for a class token: plain integers are the fastest call.
         rows = indices[:, 0].tolist() if indices.shape[1] == 1 else list(indices)
         for row, table in zip(self._rows[::-1].tolist(), reversed(self._models), strict=True):
             ans.encode_reverse(rows[row], table)
 
     def pop(self, ans, count: int) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        """Decodes indices [S, T], and which of them, counted through, are escapes."""
+        """Decode indices [S, T], and the flat positions of those that are escapes."""
         if count == 1:
             indices = np.zeros((self._low.size, 1), np.int32)
             indices[self._rows, 0] = [ans.decode(table) for table in self._models]
@@ -194,7 +194,7 @@ class _DenseRows:
     def symbols(
         self, indices: NDArray[np.int32], escapes: NDArray[np.intp], values: NDArray[np.int64]
     ) -> NDArray[np.int32]:
-        """What `pop` gave, and the escaped values -> symbols [T, R], all others their mode.
+        """The result of `pop` and the escaped values -> symbols [T, R]; other rows get their mode.
 
         Raises CorruptBlob for a symbol beyond int32.
         """

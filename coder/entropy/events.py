@@ -1,4 +1,4 @@
-"""The sparse rows of a block: which tokens differ from the mode, and what they are instead."""
+"""The sparse rows of a block: which tokens differ from the mode, and their symbols."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ _CERTAIN = object()  # in place of a model: one symbol is left
 
 
 class SparseRows:
-    """Those rows of a block [T, R] whose tables are sparse.
+    """The rows of a block [T, R] whose tables are sparse.
 
     Attributes:
       columns: int64 [S], which of the R rows.
       modes: int32 [R], the mode of every row, dense ones too.
-      rows: what `places.walk` needs to know.
+      rows: the rows, for `places.walk`.
     """
 
     def __init__(self, tables: Tables, layout: NDArray[np.int32]):
@@ -37,7 +37,7 @@ class SparseRows:
     def find(
         self, symbols: NDArray[np.int32]
     ) -> tuple[Places, NDArray[np.int64], NDArray[np.int32]]:
-        """Symbols [T, R] -> the places of events, and of each [E]: its row of S, its symbol."""
+        """Symbols [T, R] -> the places of events; and for each [E] its row of S and its symbol."""
         if 2 * self.columns.size < self.modes.size:
             differs = symbols[:, self.columns] != self.modes[self.columns]
             alive = np.flatnonzero(differs.any(0))
@@ -61,7 +61,7 @@ class SparseRows:
         """Of events [E]: indices in tables without the mode, and the escaped values [F]."""
         minimum, size, mode = self._of(row)
         index = symbols - minimum
-        # Below the table, or so far above that the difference wrapped: huge without a sign.
+        # Below the table, or so far above it that the difference wrapped: huge as unsigned.
         outside = np.flatnonzero(index.view(np.uint32) >= size.view(np.uint32) - 1)
         index[outside] = size[outside] - 1
         escaped = escape.values_of(symbols[outside], minimum[outside], size[outside])
@@ -70,7 +70,7 @@ class SparseRows:
     def symbols(
         self, row: NDArray[np.int64], indices: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        """The inverse but for escapes: symbols [E], and which of them are escapes [F]."""
+        """The inverse, except for escapes: symbols [E], and which of them are escapes [F]."""
         minimum, size, mode = self._of(row)
         index = indices + (indices >= mode)
         return minimum + index, np.flatnonzero(index == size - 1)
@@ -125,7 +125,7 @@ class SparseRows:
 
 
 def expand(places: Places, pieces: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and token [E] of every event, in order; a row has that many pieces."""
+    """Row and token [E] of every event, in order; each row has `pieces` pieces."""
     which, bit = np.nonzero((places.pattern[:, None] >> _BITS) & 1)
     row, part = np.divmod(places.piece[which], pieces)
     return row, part * sparse.LEAF + bit

@@ -1,4 +1,4 @@
-"""constriction's entropy coder and its models, handed integer weights so that it uses exactly them.
+"""constriction's entropy coder and its models, used such that integer weights are exact.
 
 Given `w - 1` as float64 with `perfect=False`, constriction's own conversion to fixed point has a
 scale of exactly 1 and adds the 1 back; given w / 2^24 it misses w for many table sizes. Its uniform

@@ -1,4 +1,4 @@
-"""Where the events of sparse rows are: counts, halves, patterns; `sparse` has the rules.
+"""The places of events in sparse rows: counts, halves, patterns. `sparse` has the rules.
 
 **Reading order.** Rows of all blocks, in order, are cut in segments.
 
@@ -64,7 +64,7 @@ class Reader:
 
 
 class Writer:
-    """Knows the numbers of a walk, and keeps them to push them in reverse."""
+    """Computes the numbers of a walk, and keeps them to push them in reverse."""
 
     def __init__(self, places: Places, pieces: int):
         self._places = places
@@ -129,7 +129,7 @@ class Rows:
                 for length, starts in ((sparse.SEGMENT, at[:full]), (rest, at[full:]))
                 if length and starts.size
             ]
-            # Embeddings of one codec mostly have one grid. Set at once: threads may share this.
+            # Embeddings of one codec mostly have one grid. One assignment: threads may share this.
             self._kept = (tokens, segments)
         return segments
 
@@ -139,7 +139,7 @@ class Rows:
 
 
 def walk(source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]) -> Places:
-    """Reads, or writes, where the events of blocks of (rows, T) are.
+    """Read or write the places of events in blocks of (rows, T).
 
     Raises:
       CorruptBlob: a count that its segment cannot have.

@@ -22,7 +22,7 @@ _BITS = np.arange(sparse.LEAF, dtype=np.uint16)
 
 
 class RowCoder:
-    """Codes symbols int32 [S]: those of R rows, one row after another.
+    """Code symbols int32 [S]: those of R rows, one row after another.
 
     Guarantees are those of `ans.SymbolCoder`.
 
@@ -66,14 +66,14 @@ class RowCoder:
         for span, k, table in self._dense:
             index = symbols[span] - self._tables.minimum[k]
             last = self._tables.sizes[k] - 1
-            # Below the table, or so far above that the difference wrapped: huge without a sign.
+            # Below the table, or so far above it that the difference wrapped: huge as unsigned.
             outside = np.flatnonzero(index.view(np.uint32) >= last.view(np.uint32))
             if outside.size:
                 values.append(self._values(symbols[span][outside], k))
                 index[outside] = last
             rows.append((index, table))
         ans = AnsCoder()
-        # A stack: the last that the decoder reads is pushed first.
+        # A stack: what the decoder reads last is pushed first.
         escape.push(ans, np.concatenate(values))
         for index, table in reversed(rows):
             ans.encode_reverse(index, table)
@@ -100,7 +100,7 @@ class RowCoder:
             symbols[span] = index + self._tables.minimum[k]
         counts = [some.size for some in outside]
         values = np.split(escape.pop(ans, sum(counts)), np.cumsum(counts)[:-1])
-        # Decoding past the end raises nothing, it leaves a state that no encoder started from.
+        # Decoding past the end raises no error, but leaves a state that no encoder starts from.
         if not ans.is_empty():
             raise CorruptBlob("damaged payload: it does not end where its symbols end")
         self._events.restore(row, events, escapes, values[0])

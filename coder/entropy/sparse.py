@@ -1,9 +1,9 @@
-"""Rows that are nearly always one symbol: where they differ from it, at almost no cost a token.
+"""Rows that are almost always one symbol, coded at almost no cost per token.
 
 A table whose most likely symbol (its *mode*) has a weight of at least 2^24 - 2^19 makes its rows
 *sparse*. Every other symbol in such a row is an *event*; each token is one with the probability
 `e / 2^24`, `e = 2^24 - weight of the mode`. What is coded is how many events there are, then where,
-then which. Under a static table that costs the same bits as one symbol a token, because
+then which. Under a static table that costs the same bits as one symbol per token, because
 
     P(pattern of L tokens) = P(count) * P(pattern | count),   the second being uniform.
 

@@ -17,7 +17,7 @@ from coder.lazy import lazy
 
 PRECISION = 24
 MAX_SIZE = 1 << 16
-"""Most entries a table may have, its escape included; bounds the memory of a hostile file."""
+"""Maximum number of entries of a table, escape included; bounds the memory of a hostile file."""
 
 _INT32 = np.iinfo(np.int32)
 
@@ -25,9 +25,9 @@ _INT32 = np.iinfo(np.int32)
 def quantise_pmf(pmf: ArrayLike) -> NDArray[np.uint32]:
     """Probabilities [n] -> integer weights [n], each >= 1, that sum to exactly 2^24.
 
-    Entries below one unit get weight 1; the others share what is left in proportion, rounded
-    by largest remainder, so that no probability pays for the rounding of the sum more than one
-    unit. `pmf` need not be normalised.
+    Entries below one unit get weight 1. The others share the rest in proportion, rounded by largest
+    remainder, so that the rounding changes no weight by more than one unit. `pmf` need not be
+    normalised.
 
     Raises:
       CodecError: n outside 2 .. 2^16, a negative or non-finite entry, or a sum of zero.
@@ -46,7 +46,7 @@ def quantise_pmf(pmf: ArrayLike) -> NDArray[np.uint32]:
         small = share & (ideal < 1)
         if not small.any():
             break
-        # Raising these to 1 takes budget from the rest, which may push more of them below 1.
+        # Raising these to 1 takes weight from the rest, which may push more of them below 1.
         share &= ~small
     weights[share] = np.floor(ideal[share])
     missing = (1 << PRECISION) - int(weights.sum())
@@ -64,21 +64,21 @@ def pmf_from_counts(
     tail_mass: float = 1e-6,
     dead_after: int = 256,
 ) -> tuple[int, NDArray[np.float64], float]:
-    """Recalibrates one table: observed symbols smoothed by a learned density.
+    """Recalibrate one table: observed symbols, smoothed by a learned density.
 
     The posterior mean of a Dirichlet prior: (counts + strength * prior) / (N + strength).
-    The ends of the range are trimmed while the mass dropped stays within `tail_mass` (half on
-    each side; it goes to the escape), but observed symbols stay, unless the range would exceed
-    2^16 - 1 symbols: then the window that holds most mass stays.
+    The ends of the range are trimmed as long as the dropped mass stays within `tail_mass`, half on
+    each side; it goes to the escape. Observed symbols are kept, unless the range would exceed
+    2^16 - 1 symbols: then the window with the most mass is kept.
 
     Args:
       symbols: integers [N], what this table codes in the calibration data; N may be 0.
       prior_minimum: the symbol of `prior_pmf[0]`.
       prior_pmf: probabilities [n]; 1 minus their sum is the prior's escape.
       strength: the weight of the prior, in symbols (> 0).
-      tail_mass: the most probability that trimming may move to the escape.
-      dead_after: N from which a single observed value means a dead channel. Its table is that
-        value and the escape alone, with the smallest weight; below, too little is known.
+      tail_mass: the maximum probability that trimming may move to the escape.
+      dead_after: the N from which a single observed value means a dead channel. Its table is that
+        value and the escape with the smallest weight. Below this N, too little is known.
 
     Returns:
       (minimum, pmf [m], escape probability), what `Tables.from_pmfs` takes.
