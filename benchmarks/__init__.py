@@ -1,1 +1,1 @@
-"""Speed, measured against named peers in the same run: `make bench`."""
+"""Benchmarks of speed against named peers, measured in the same run: `make bench`."""

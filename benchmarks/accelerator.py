@@ -1,11 +1,11 @@
-"""Training and encoding on a GPU: images a second, and the part of the chip's products in use.
+"""Training and encoding on a GPU: images per second, and the utilisation of the chip.
 
     python -m benchmarks.accelerator [--json]
 
-Utilisation is model FLOPs over those of the chip in bfloat16 (Chowdhery 2022, PaLM, appendix B):
-the products of matrices that the method needs, none that is computed twice; element-wise work is
-not counted. Images of 224 pixels, random weights; training is the paper's (mask ratio 0.75, the
-paper's trainable set), encoding goes from uint8 arrays to blobs.
+Utilisation is model FLOPs over those of the chip in bfloat16 (Chowdhery 2022, PaLM, appendix B).
+Model FLOPs are those of the matrix products that the method needs, each counted once; element-wise
+work is not counted. Images of 224 pixels, random weights; training is the paper's (mask ratio 0.75,
+the paper's trainable set), encoding goes from uint8 arrays to blobs.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ from nec_jax.models.nec import init_weights
 from nec_jax.models.vit import Encoder
 from nec_jax.models.weight_tree import path_name
 
-# Dense bfloat16 products a second, from the maker's data sheet.
+# Dense bfloat16 FLOPs per second, from the maker's data sheet.
 DATA_SHEET = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12}
 BATCH = 256
-STEPS = 5  # between two looks at the clock
-SECONDS = 2.0  # of runs, a row
-IMAGES = 2048  # that are encoded end to end
-RATES = (0.1, 0.5)  # bits an element
+STEPS = 5  # steps between two readings of the clock
+SECONDS = 2.0  # seconds of runs per row
+IMAGES = 2048  # images that are encoded end to end
+RATES = (0.1, 0.5)  # bits per element
 TRAINING = (
     ("vit-b", "bfloat16", ""),
     ("vit-l", "bfloat16", ""),
@@ -63,7 +63,7 @@ Row = dict[str, Any]
 
 
 def model_flops(config: ModelConfig, training: bool) -> float:
-    """Of the products for one image: a forward pass, or a step of the paper's training."""
+    """FLOPs of matrix products for one image: a forward pass, or a step of the training."""
     shapes = jax.eval_shape(lambda: init_weights(config, jax.random.key(0)))
     rule = trainable_rule("paper", config) if training else lambda _: False
     tokens = int(np.prod(config.grid(config.image_size, config.image_size)))
@@ -83,7 +83,7 @@ def model_flops(config: ModelConfig, training: bool) -> float:
 
 
 def measured_peak() -> float:
-    """Products of large bfloat16 matrices a second, in FLOPs."""
+    """FLOPs per second of a product of large bfloat16 matrices."""
     side = 8192
     a, b = jax.random.normal(jax.random.key(0), (2, side, side), jnp.bfloat16)
     product = jax.jit(jnp.matmul)
@@ -106,7 +106,7 @@ def plain_product(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
 
 
 def halved(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """A method whose result, and so the sums of the blocks behind it, is bfloat16."""
+    """A method with its result, and so the sums of the blocks after it, in bfloat16."""
 
     def call(*arguments: Any, **more: Any) -> jax.Array:
         return method(*arguments, **more).astype(jnp.bfloat16)
@@ -115,7 +115,7 @@ def halved(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def variant(name: str) -> ExitStack:
-    """The model with a part replaced, while the context lasts."""
+    """The model with a part replaced, for the duration of the context."""
     patches = {
         "": [],
         "attention by XLA": [patch("nec_jax.models.vit.attend", attend_by_xla)],
@@ -145,7 +145,7 @@ def train(arch: str, precision: str, changed: str) -> Row:
 
 
 def encode(arch: str, precision: str, changed: str) -> Iterator[Row]:
-    """The model alone; then, if unchanged, to blobs, by one process and all cores at each rate."""
+    """The model alone; then, if unchanged, to blobs at each rate, on one core and on all."""
     config = model_config(arch, precision=precision, decoder_target="none", coding_batch=BATCH)
     weights = init_weights(config, jax.random.key(0))
     params = NecParams(weights, config)
@@ -183,7 +183,7 @@ def encode(arch: str, precision: str, changed: str) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Print a line a measurement, as soon as it is made."""
+    """Print one line per measurement, as soon as it is made."""
     arguments = parse(__doc__)
     kind = jax.devices()[0].device_kind
     found = measured_peak()

@@ -5,7 +5,7 @@
 
 PYTHON is an interpreter that has compressai (`make bench` makes one). Both sides code the same
 symbols under the same pmfs on one core; the peer gets them requantised to its 16 bits, and is
-called as CompressAI calls it (`bare`: its C++ alone). Ours includes framing, checksum and every
+called as CompressAI calls it (`bare`: its C++ alone). nec-jax includes framing, checksum and every
 check. Batches go from floats to blobs and back, on one core and on all. The best of several runs.
 """
 
@@ -22,13 +22,13 @@ from coder import Pool, ScalarCodec, Tables
 from coder.pool import available_cores
 
 CHANNELS, TOKENS = 768, 197
-RATES = (0.02, 0.1, 0.5, 2.5)  # bits an element
+RATES = (0.02, 0.1, 0.5, 2.5)  # bits per element
 REPEATS = 30
 BATCH = 256
 
 
 def gaussian_pmf(sigma: float) -> np.ndarray:
-    """Unit bins of a normal distribution, as far as 1e-9 of its mass."""
+    """Unit bins of a normal distribution, up to 1e-9 of its mass."""
     reach = max(1, int(np.ceil(6 * sigma)))
     k = np.arange(-reach, reach + 1)
     density = np.exp(-0.5 * (np.linspace(-0.5, 0.5, 33)[:, None] + k) ** 2 / sigma**2)
@@ -43,7 +43,7 @@ def entropy(sigma: float) -> float:
 
 
 def problem(bits: float, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
-    """Channels of unequal spread that average `bits` an element: pmfs and symbols [n, D]."""
+    """Channels of unequal spread with `bits` per element on average: pmfs and symbols [n, D]."""
     spread = np.exp(rng.normal(0, 0.7, CHANNELS))
     low, high = 1e-3, 1e3
     for _ in range(40):
@@ -90,7 +90,7 @@ def measure(bits: float, peer: str | None) -> dict[str, float]:
 
 
 def batch_row(codec: ScalarCodec, symbols: np.ndarray) -> dict[str, float]:
-    """Milliseconds an embedding of a batch, on one core and on all of them."""
+    """Milliseconds per embedding of a batch, on one core and on all."""
     y = np.repeat(codec.dequantise(symbols)[None], BATCH, axis=0)
     grid = (1, TOKENS)
     blobs = [codec.encode(y[0], grid)] * BATCH
@@ -130,7 +130,7 @@ def main() -> None:
         return
     cores = available_cores()
     print(
-        f"{CHANNELS} channels x {TOKENS} tokens; ms an embedding, one core unless it says {cores}"
+        f"{CHANNELS} channels x {TOKENS} tokens; ms per embedding, one core unless it says {cores}"
     )
     names = [
         "bits/element",

@@ -1,4 +1,4 @@
-"""Images a second of `nec_jax.encode`, from pixels to blobs, against PyTorch and CompressAI.
+"""Images per second of `nec_jax.encode`, from pixels to blobs, against PyTorch and CompressAI.
 
     make bench
     python -m benchmarks.encode --peer PYTHON [--json]
@@ -26,9 +26,9 @@ from nec_jax.models.architecture import ModelConfig, model_config
 from nec_jax.models.nec import init_weights
 
 ARCHITECTURES = ("vit-ti", "vit-b")
-RATES = (0.1, 0.5)  # bits an element
+RATES = (0.1, 0.5)  # bits per element
 IMAGES = 16
-SECONDS = 10.0  # of runs, a case, side and round; two runs at least
+SECONDS = 10.0  # seconds of runs per case, side and round; at least two runs
 ESCAPE = 1e-6
 
 
@@ -41,14 +41,14 @@ def images_of(config: ModelConfig) -> np.ndarray:
 
 
 def pmf(symbols: np.ndarray) -> tuple[int, np.ndarray]:
-    """The smallest symbol, and how often each from there on occurs."""
+    """The smallest symbol, and the frequency of each symbol from it on."""
     low = int(symbols.min())
     counts = np.bincount(symbols.ravel() - low)
     return low, counts / counts.sum()
 
 
 def fit_codec(y: np.ndarray, bits: float) -> tuple[ScalarCodec, list[tuple[int, np.ndarray]]]:
-    """A codec of embeddings [N, n, D] at `bits` an element, and the pmfs of its tables.
+    """A codec of embeddings [N, n, D] at `bits` per element, and the pmfs of its tables.
 
     Channels have unequal spreads, as in `benchmarks.coder`.
     """
@@ -74,7 +74,7 @@ def fit_codec(y: np.ndarray, bits: float) -> tuple[ScalarCodec, list[tuple[int, 
 
 
 def write_problem(folder: Path, images: np.ndarray, codec: ScalarCodec, pmfs: list) -> None:
-    """What the peer reads."""
+    """Write the file that the peer reads."""
     np.savez(
         folder / "problem.npz",
         images=images,

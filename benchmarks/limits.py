@@ -1,12 +1,12 @@
-"""What the model that ships makes of images that are not like those that it was trained on.
+"""How the shipped model copes with images unlike those that it was trained on.
 
     python -m benchmarks.limits LABELLED [--model nec-vit-ti] [--limit 420] [--json]
 
-The data set's images at other sizes, without colour, with bands in another order, coarser, darker.
-A linear probe on class token and mean token is fitted to a fifth less than the training split under
-the same condition, and scored on val: of the embedding as it is, and as it is decoded at the
-quality that `encode` uses. "Decoded, head of plain" is of what is decoded too, by the first row's
-probe.
+The conditions are other sizes, no colour, another order of bands, coarser and darker images. A
+linear probe on class token and mean token is fitted to four fifths of the training split under the
+same condition and scored on val: once on the embedding as it is, once on the embedding decoded at
+the default quality. "Decoded, head of plain" scores the decoded embedding with the probe of the
+first row.
 """
 
 import argparse
@@ -29,12 +29,12 @@ Images = NDArray[np.uint8]
 
 
 def grey(images: Images) -> Images:
-    """The mean of the bands in each of them."""
+    """Replace each band by the mean of all bands."""
     return np.repeat(images.mean(-1, keepdims=True).round().astype(np.uint8), 3, axis=-1)
 
 
 def coarser(images: Images) -> Images:
-    """Half of the resolution, at the same size."""
+    """Halve the resolution at the same size."""
     side = images.shape[1]
     return np.stack([resize(resize(i, side // 2, side // 2), side, side) for i in images])
 
@@ -52,9 +52,9 @@ CONDITIONS: dict[str, Callable[[Images], Images]] = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data")
+    parser.add_argument("data", help="labelled images, as for train.main --data")
     parser.add_argument("--model", default="nec-vit-ti")
-    parser.add_argument("--limit", type=int, help="at most so many images a split")
+    parser.add_argument("--limit", type=int, help="maximum number of images per split")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     params = nec_jax.load(arguments.model)
@@ -88,7 +88,7 @@ def measure(
     change: Callable[[Images], Images],
     plain: HeadParams | None,
 ) -> tuple[dict[str, Any], HeadParams]:
-    """Bytes an image and accuracies, %, under one condition; and the probe of what was decoded."""
+    """Bytes per image and accuracies (%) of one condition; the probe of decoded embeddings."""
     assert params.codec is not None
     assert train.labels is not None
     codec = params.codec.at()

@@ -18,7 +18,7 @@ from compressai._CXX import pmf_to_quantized_cdf
 from compressai.entropy_models import EntropyBottleneck
 from peer import best_seconds  # beside this file, which runs as a script
 
-BATCHES = (1, 8, 16)  # the quickest counts
+BATCHES = (1, 8, 16)  # batch sizes to try; the fastest counts
 
 
 def make(folder: Path, case: dict) -> None:
@@ -58,7 +58,7 @@ def bottleneck_of(problem: dict[str, np.ndarray]) -> EntropyBottleneck:
 
 @torch.inference_mode()
 def best(folder: Path, seconds: float, threads: int) -> dict[str, float]:
-    """Images a second, the batch that gave them, mean bytes."""
+    """Images per second, the batch size that gave them, and mean bytes."""
     torch.set_num_threads(threads)
     problem = dict(np.load(folder / "problem.npz"))
     model = tf.ViTMAEModel.from_pretrained(folder).eval()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.rate MODEL.safetensors [...] --data IMAGES [--split val] [--limit 200]
 
-For each model: bits an element, then, all against the ideal code length of the same symbols under
-the float densities as trained: real blobs with tables of those densities, and real blobs with the
-model's own tables, which were counted on whole training images. The class token is coded, and
-counted, in all of them.
+For each model: bits per element; then real blobs with tables of the densities as trained, and real
+blobs with the model's own tables, which were counted on whole training images. Both are compared
+with the ideal code length of the same symbols under the float densities as trained. The class token
+is coded and counted in all of them.
 """
 
 import argparse
@@ -48,8 +48,10 @@ def float_bits(params: NecParams, q: NDArray[np.int32]) -> float:
 
 
 def table_loss(tables: Tables, pmfs: Sequence[Pmf]) -> float:
-    """How much more the integer tables of the densities cost than the densities: worst channel's
-    extra bits a symbol, over the mean bits a symbol of all channels."""
+    """The relative cost of integer tables over the densities that they are made of.
+
+    It is the worst channel's extra bits per symbol, over the mean bits per symbol of all channels.
+    """
     extra, bits = [], []
     for k, (_, pmf) in enumerate(pmfs):
         p = np.append(pmf, max(0.0, 1 - pmf.sum()))
@@ -60,7 +62,7 @@ def table_loss(tables: Tables, pmfs: Sequence[Pmf]) -> float:
 
 
 def measure(params: NecParams, images: NDArray) -> dict[str, float]:
-    """One row: bytes an image, and ratios."""
+    """One row: bytes per image, and ratios."""
     own = params.codec
     assert isinstance(own, ScalarCodec)
     pmfs = density_pmfs(params.weights["bottleneck"]["density"])
@@ -87,10 +89,10 @@ def measure(params: NecParams, images: NDArray) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--limit", type=int, default=200, help="images")
+    parser.add_argument("models", nargs="+", help="files of compressed models")
+    parser.add_argument("--data", required=True, help="images, as for train.main --data")
+    parser.add_argument("--split", default="val", help="split to code (val)")
+    parser.add_argument("--limit", type=int, default=200, help="maximum number of images (200)")
     options = parser.parse_args(arguments)
     print(
         "| bits/element | ideal, B | tables of densities, B | over ideal + 16 B | tables over "

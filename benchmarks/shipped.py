@@ -1,10 +1,10 @@
-"""Images a second of the model that ships, from image files to blobs and back, beside JPEG 2000.
+"""Images per second of the shipped model, from image files to blobs and back, and of JPEG 2000.
 
     python -m benchmarks.shipped IMAGES [--model nec-vit-ti] [--limit 420] [--json]
 
-IMAGES is any data set of `train.main`. Both work on all cores; the peer (OpenJPEG in
-imagecodecs) codes the pixels that the model sees, at the quality at which its codestreams come
-nearest to the blobs in size, if they get so small.
+IMAGES is any data set of `train.main`. Both work on all cores. The peer (OpenJPEG in imagecodecs)
+codes the pixels that the model sees, at the quality whose codestreams are nearest to the blobs in
+size, as far as they can be so small.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from benchmarks.peer import best_seconds
 from coder import Pool
 from train.data import at_most, open_source, read_all
 
-SECONDS = 10.0  # of runs, a row; two runs at least
-LEVELS = range(10, 50)  # of quality, dB
+SECONDS = 10.0  # seconds of runs per row; at least two runs
+LEVELS = range(10, 50)  # qualities to try, dB
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("images")
+    parser.add_argument("images", help="data set, as for train.main --data")
     parser.add_argument("--model", default="nec-vit-ti")
     parser.add_argument("--limit", type=int, default=420)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -73,7 +73,7 @@ def main() -> None:
     print(
         f"{len(images)} images of {source.name}, {os.cpu_count()} cores, loaded in {load_s:.2f} s"
     )
-    print(f"{row['bytes']:.0f} bytes an image, JPEG 2000 {row['jpeg2000_bytes']:.0f}")
+    print(f"{row['bytes']:.0f} bytes per image, JPEG 2000 {row['jpeg2000_bytes']:.0f}")
     for name, value in speed.items():
         print(f"{name:34s} {value:8.1f} images/s")
 

@@ -1,11 +1,11 @@
-"""What threads of BLAS cost a decoder: `dct.product` against NumPy's plain product.
+"""The cost of BLAS threads for a decoder: `dct.product` against NumPy's plain product.
 
     python -m benchmarks.threads [--json]
 
-Milliseconds per image, from blobs to floats, one after the other, in processes of their own, on a
-machine that is left alone and on one whose cores all run another process as well. Synthetic
-embeddings: 64 tokens of 192 channels and a class token by the codec that ships, 196 tokens of 768
-channels by one that is fitted. A data loader is PyTorch's, and left out where there is none.
+Milliseconds per image, from blobs to floats, one after the other, each case in its own process, on
+an idle machine and on one whose cores all run another process too. The embeddings are synthetic: 64
+tokens of 192 channels and a class token with the shipped codec, and 196 tokens of 768 channels with
+a fitted one. The data loader is PyTorch's, and is left out if torch is not installed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ klt.product = dct.product = PRODUCTS[os.environ.get("NEC_BENCHMARK_PRODUCT", "pr
 
 
 def embeddings(codec: coder.EmbeddingCodec, grid: tuple[int, int]) -> np.ndarray:
-    """[IMAGES, n, D] whose coefficients are about as large as those that the codec is made for."""
+    """Embeddings [IMAGES, n, D] with coefficients about as large as the codec is made for."""
     one = codec.at()
     assert isinstance(one, coder.TransformCodec)
     rng = np.random.default_rng(0)
@@ -51,12 +51,12 @@ def embeddings(codec: coder.EmbeddingCodec, grid: tuple[int, int]) -> np.ndarray
 
 
 def small() -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
-    """The codec that ships."""
+    """The shipped codec, and its grid."""
     return coder.load("nec-vit-ti"), (8, 8)
 
 
 def large(folder: Path) -> tuple[coder.EmbeddingCodec, tuple[int, int]]:
-    """One of 768 channels, which is fitted once, at a quality at which most of them are coded."""
+    """A codec of 768 channels, fitted once, at a quality at which most of them are coded."""
     path = folder / "large.codec"
     if not path.exists():
         rng = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def prepare(folder: Path) -> None:
 
 
 class Blobs:
-    """A data set of PyTorch's kind: decodes an item when it is asked for."""
+    """A PyTorch data set that decodes an item on access."""
 
     def __init__(self, codec: coder.EmbeddingCodec, blobs: list[bytes]):
         self.codec, self.blobs = codec, blobs
@@ -142,7 +142,7 @@ def spin() -> None:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many other processes at work."""
+    """Run `count` other busy processes."""
     others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(count)]
     for other in others:
         other.start()
@@ -191,7 +191,7 @@ def main() -> None:
 
 
 def measure(case: str, folder: str, product: str) -> float:
-    """Milliseconds an image, in a process of its own."""
+    """Milliseconds per image, in its own process."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.threads", "--child", case, folder],
         env=os.environ | {"NEC_BENCHMARK_PRODUCT": product},

@@ -1,4 +1,4 @@
-"""Images a second of one NEC training step against the same step in PyTorch.
+"""Images per second of one NEC training step against the same step in PyTorch.
 
     make bench
     python -m benchmarks.train_step --peer PYTHON [--json]
@@ -27,12 +27,12 @@ from train.engine.optim import optimiser
 from train.engine.step import data_mesh, init_state, make_step
 
 CASES = (("vit-ti", 8), ("vit-ti", 64), ("vit-b", 8), ("vit-b", 64))
-SECONDS = 8.0  # of steps, a case, side and round; two steps at least
+SECONDS = 8.0  # seconds of steps per case, side and round; at least two steps
 MASK_RATIO = 0.75
 
 
 def compiled_step(config: ModelConfig, batch: int, steps: int = 1) -> Callable[[], None]:
-    """So many steps that are ready to be taken, one after another."""
+    """A compiled function that takes `steps` steps, one after another."""
     options = Compress(trainable="paper", lr=1e-4)
     weights = init_weights(config, jax.random.key(0))
     trainable, frozen = split(weights, trainable_rule(options.trainable, config))

@@ -1,12 +1,12 @@
-"""The codec of coefficients against the codec of channels, on one core, at equal bytes.
+"""`TransformCodec` against the per-channel codec, on one core, at equal bytes.
 
     python -m benchmarks.transform EMBEDDINGS [--class-token] [--json]
 
 EMBEDDINGS is a .npy file float [N, H, W, D] of real embeddings (or [N, 1 + H * H, D], class token
-first). Both codecs are fitted on the first half; `per channel` quantises every channel with a
-step of its deviation's times a number, which is searched for so that the second half needs as many
-bytes as at a quality of the transform. Milliseconds per embedding, from floats to a blob and back,
-the best of several turns that both take.
+first). Both codecs are fitted on the first half. `per channel` quantises every channel with a step
+in proportion to its deviation; the factor is searched for so that the second half needs as many
+bytes as the transform at a given quality. Milliseconds per embedding, from floats to a blob and
+back, the best of several turns that both take.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from coder import ScalarCodec
 from coder.codecs import OneQualityCodec
 from train.studies.baselines import per_channel
 
-RATES = (4, 6, 8, 10, 12)
+QUALITIES = (4, 6, 8, 10, 12)
 SEARCH_STEPS = 18
 TIMED = 32  # embeddings
 SECONDS = 1.0
@@ -32,14 +32,14 @@ Grid = tuple[int, int]
 
 
 def mean_bytes(codec: OneQualityCodec, y: NDArray[np.float32], grid: Grid) -> float:
-    """Of the blobs of embeddings [N, n, D]."""
+    """Mean bytes of the blobs of embeddings [N, n, D]."""
     return float(np.mean([len(codec.encode(one, grid)) for one in y]))
 
 
 def of_equal_bytes(
     fit: NDArray[np.float32], y: NDArray[np.float32], grid: Grid, target: float
 ) -> ScalarCodec:
-    """The codec of channels that needs `target` bytes, or as nearly so many as it can."""
+    """The per-channel codec whose mean size is nearest to `target` bytes."""
     low, high = 1 / 64, 64.0
     for _ in range(SEARCH_STEPS):
         middle = math.sqrt(low * high)
@@ -51,7 +51,7 @@ def of_equal_bytes(
 def measure(
     codec: OneQualityCodec, other: OneQualityCodec, y: NDArray[np.float32], grids: tuple[Grid, Grid]
 ) -> dict[str, float]:
-    """Bytes, and milliseconds an embedding, of both codecs."""
+    """Bytes, and milliseconds per embedding, of both codecs."""
     row: dict[str, float] = {}
     runs: dict[str, Callable[[], object]] = {}
     for name, one, grid in zip(("transform", "per_channel"), (codec, other), grids, strict=True):
@@ -70,7 +70,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("embeddings", type=Path, help=".npy file of embeddings")
-    parser.add_argument("--class-token", action="store_true", help="the first token is none's")
+    parser.add_argument(
+        "--class-token", action="store_true", help="the first token is a class token"
+    )
     parser.add_argument("--json", action="store_true", help="print a list of rows as JSON")
     arguments = parser.parse_args()
     values = np.load(arguments.embeddings, mmap_mode="r")
@@ -85,14 +87,14 @@ def main() -> None:
         fit, y = (part.reshape(len(part), -1, part.shape[-1]) for part in (fit, y))
     some, whole = y[:: max(1, len(y) // TIMED)][:TIMED], (1, y.shape[1])
     rows = []
-    for quality in RATES:
+    for quality in QUALITIES:
         codec = ladder.at(quality)
         other = of_equal_bytes(fit, some, whole, mean_bytes(codec, some, grid))
         rows.append({"quality": float(quality)} | measure(codec, other, some, (grid, whole)))
     if arguments.json:
         print(json.dumps(rows))
         return
-    print(f"{y.shape[1]} tokens of {y.shape[2]} channels; ms an embedding, one core")
+    print(f"{y.shape[1]} tokens of {y.shape[2]} channels; ms per embedding, one core")
     print("| quality | bytes | per channel | encode | per channel | decode | per channel |")
     print("| ---: " * 7 + "|")
     for row in rows:

@@ -1,16 +1,16 @@
-"""Encode a folder of images into an archive, shard by shard; run it again to go on.
+"""Encode a folder of images into an archive, shard by shard; run it again to resume.
 
     python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--chip 256] [--shard 256]
 
-MODEL is a model file or the name of a model that ships, as nec-vit-ti. IMAGES is whatever
-`train.main --data` takes. The archive is an ordinary Zarr group: open it with zarr or xarray where
-the package `coder` is installed, no JAX needed. One process writes it. Images that cannot be read,
-or that the model does not take, are marked as not valid, with the reason: `--retry` reads them once
-more, `--strict` stops at the first.
+MODEL is a model file or the name of a shipped model, such as nec-vit-ti. IMAGES is any data set
+that `train.main --data` takes. The archive is an ordinary Zarr group: with the package `coder`
+installed, zarr and xarray open it without JAX. One process writes it. Images that cannot be read or
+that the model does not take are marked as not valid, with the reason. `--retry` reads them again,
+`--strict` stops at the first.
 
-To go on, it must be given the same images: their names, labels and files' sizes are compared with
-those that the archive was begun with (with `--retry`, no sizes near images that are not valid).
-What is in the files is not: one that was changed in place, and kept its size, is not noticed.
+To resume, pass the same images: their names, labels and file sizes are compared with those that the
+archive was begun with (with `--retry`, not the sizes near images that are not valid). The content
+of files is not compared: a file that was changed in place and kept its size is not noticed.
 """
 
 import argparse
@@ -42,23 +42,25 @@ from train.data import (
     spread,
 )
 
-_TRIED = 16  # images that are looked at before an archive is begun
-_LISTED = 256  # images that one digest is of
-_DIGITS = 8  # of a digest
+_TRIED = 16  # images to try before an archive is begun
+_LISTED = 256  # images per digest
+_DIGITS = 8  # hexadecimal digits of a digest
 
 
 def main() -> None:
-    """Write what is missing."""
+    """Write the shards that are missing."""
     first, _, _, *more = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(description=first, epilog=" ".join(more))
-    parser.add_argument("model")
-    parser.add_argument("images")
-    parser.add_argument("out")
-    parser.add_argument("--split", default="all")
-    parser.add_argument("--chip", type=int, help="cut images into windows of this side, pixels")
-    parser.add_argument("--shard", type=int, default=archive.SHARD, help="most images per shard")
-    parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
-    parser.add_argument("--retry", action="store_true", help="read unreadable images once more")
+    parser.add_argument("model", help="model file or name of a shipped model, such as nec-vit-ti")
+    parser.add_argument("images", help="data set, as for train.main --data")
+    parser.add_argument("out", help="archive to write or to resume, a Zarr group")
+    parser.add_argument("--split", default="all", help="split to encode (default: all)")
+    parser.add_argument("--chip", type=int, help="cut images into windows of this side, in pixels")
+    parser.add_argument(
+        "--shard", type=int, default=archive.SHARD, help="maximum images per shard (%(default)s)"
+    )
+    parser.add_argument("--strict", action="store_true", help="stop at the first unreadable image")
+    parser.add_argument("--retry", action="store_true", help="read unreadable images again")
     options = parser.parse_args()
     params = nec_jax.load(options.model)
     if params.codec is None:
@@ -84,7 +86,7 @@ def main() -> None:
             "shard": options.shard,
             "classes": list(source.classes),
             "codec": codec.fingerprint.hex(),
-            # A codec's fingerprint says nothing of the encoder before it.
+            # The codec's fingerprint does not cover the encoder.
             "model": container.digest(
                 flatten_weights(params.weights), container.canonical_json(config.to_meta())
             ).hex(),
@@ -93,7 +95,7 @@ def main() -> None:
         retry=options.retry,
     )
     with writer:
-        if had != listed:  # files of images that could not be read
+        if had != listed:  # files of unreadable images have changed
             writer.group.attrs.update(listed)
         missing = writer.missing()
         shards = -(-len(source) // archive.even_shard(len(source), options.shard))
@@ -115,20 +117,20 @@ def main() -> None:
 def image_digests(source: Source) -> dict[str, str]:
     """Attributes that tell whether a source has the same images; no pixels are read.
 
-    Of each 256 images, in their order, 8 hexadecimal digits: of a SHA-256 over ids and labels, and
-    of one over the sizes of files.
+    For every 256 images, in order, 8 hexadecimal digits each: of a SHA-256 over ids and labels, and
+    of one over file sizes.
     """
     labels = getattr(source, "labels", ())
-    if not labels:  # those of windows are their images'
+    if not labels:  # windows have the labels of their images
         labels = (getattr(part[0], "label", None) for part in getattr(source, "windows", ()))
 
-    @lru_cache(4)  # windows that follow one another are of one file
+    @lru_cache(4)  # consecutive windows are of one file
     def size(file: Path) -> int | None:
         try:
             return file.stat().st_size
         except OSError as error:
             raise_passing(error, file)
-            return None  # it costs its row, in reading
+            return None  # it is left out later, when it is read
 
     names, sizes = hashlib.sha256(), hashlib.sha256()
     digests = {"image_names": "", "image_sizes": ""}
@@ -145,20 +147,20 @@ def image_digests(source: Source) -> dict[str, str]:
 def refuse_changed(
     out: str, split: str, source: Source, listed: dict[str, str], retry: bool
 ) -> dict[str, str]:
-    """Compare images with those that an archive was begun with, if it is there.
+    """Compare images with those that an existing archive was begun with.
 
     Args:
         out: the archive.
-        split: of the images.
+        split: the split of the images.
         source: the images.
-        listed: their `image_digests`.
-        retry: whether images that could not be read may have become others.
+        listed: the `image_digests` of the images.
+        retry: whether images that could not be read may have changed.
 
     Returns:
-        The attributes of these names that the archive has; `listed`, if it is not there.
+        The archive's attributes of these names; `listed` if there is no archive.
 
     Raises:
-        DataError: other images of the same data set; it names the first, as far as is known.
+        DataError: other images of the same data set; names the first, if known.
     """
     if not (Path(out) / "zarr.json").is_file():
         return listed
@@ -191,7 +193,7 @@ def refuse_changed(
                     f"{rows.start + len(ids) - 1}, {ids[0]} to {ids[-1]}; of these, {newest} "
                     f"changed last{remedy}, or give --retry if only unreadable images changed"
                 )
-            # As far as they are written; what is not has an empty id.
+            # Only the ids that are written; others are empty.
             stored = [str(one) for one in group["id"][rows]]
             for i, (old, new) in enumerate(zip_longest(stored, ids, fillvalue="")):
                 if old and old != new:
@@ -207,13 +209,13 @@ def refuse_changed(
 
 def id_list(source: Source) -> list[str]:
     """Ids of all images, in their order; no pixels are read."""
-    # Those of windows end with the window's size, which a record's id has not.
+    # Ids of windows end with the window's size, which the ids of records lack.
     size = f",{getattr(source, 'chip', None)}"
     return [name.removesuffix(size) for name, _ in source.files()]
 
 
 def read(params: NecParams, source: Source, index: int) -> tuple[Record, np.ndarray]:
-    """An image that the model takes, of the model's size; CorruptImageError for any other."""
+    """An image at the model's size. Raises CorruptImageError if the model does not take it."""
     try:
         record = source[index]
     except SceneError as error:
@@ -227,14 +229,14 @@ def read(params: NecParams, source: Source, index: int) -> tuple[Record, np.ndar
 
 
 def refuse_inside(images: str, out: str) -> None:
-    """Raise DataError if the archive would lie in the folder of images: it would be one of them."""
+    """Raise DataError if the archive would be inside the folder of images."""
     folder, target = Path(images).resolve(), Path(out).resolve()
     if folder.is_dir() and folder in (target, *target.parents):
         raise DataError(f"{out} lies in the folder of images {images}: choose another place")
 
 
 def refuse_other_images(params: NecParams, source: Source) -> None:
-    """Raise CorruptImageError if none of some images can be used: is it the right model?"""
+    """Raise CorruptImageError if none of a few images can be used, as with the wrong model."""
     last = None
     for i in spread(len(source), _TRIED):
         try:

@@ -1,9 +1,9 @@
-"""`make demo`: the Earth as the embeddings of the model that ships, in some hundred kilobytes.
+"""`make demo`: the Earth as embeddings of the shipped model, in some hundred kilobytes.
 
-NASA's Blue Marble is cut into tiles, each tile becomes a blob of a few hundred bytes, and all that
-follows is made of the decoded blobs alone: principal colours, a map of land and water, and scores
-beside those of the usual ways to store pixels and embeddings. Nothing is trained but linear heads.
-Everything lands in `runs/demo/`.
+NASA's Blue Marble is cut into tiles and each tile is coded as a blob of a few hundred bytes. All
+results are made of the decoded blobs: principal colours, a map of land and water, and scores next
+to those of usual ways to store pixels and embeddings. Only linear heads are trained. Results are
+written to `runs/demo/`.
 """
 
 import sys
@@ -28,7 +28,7 @@ from train.studies.figure import save
 
 WORKDIR = Path("runs/demo")
 MODEL = "nec-vit-ti"
-SMALL = 7  # the quality of the map of land and water
+SMALL = 7  # quality of the map of land and water
 CHIP = 90  # divides the image: no tile is left over
 
 OPTIONS = Evaluate(
@@ -40,7 +40,7 @@ OPTIONS = Evaluate(
     uqe_bits=(3,),
     jpeg2000=(60.0,),
 )
-"""Bytes against the accuracy of telling ocean, land and coast, on longitudes held out."""
+"""Bytes against the accuracy of classifying ocean, land and coast, on held-out longitudes."""
 
 
 def main() -> None:
@@ -58,9 +58,9 @@ def main() -> None:
 
 
 def draw_earth(params: NecParams, path: Path) -> None:
-    """Four views of the Earth, three of them from blobs alone.
+    """Draw four views of the Earth, three of them only from blobs.
 
-    The share of right pixels is that of the test longitudes, which the head did not see.
+    The accuracy is that on the test longitudes, which the head did not see.
     """
     print("encoding the Earth, half a minute", file=sys.stderr)
     earth = BlueMarble("all", CHIP)
@@ -84,7 +84,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
         times = f"{raw / size[quality]:,.0f} times smaller"
         return f"{what}: {size[quality] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
 
-    # In the colours of the larger quality, so that the two can be compared.
+    # In the colours of the higher quality, so that the two can be compared.
     both = np.concatenate([decoded[default][:, 1:], decoded[SMALL][:, 1:]])
     colours = principal_colours(both)
     views = [
@@ -94,12 +94,12 @@ def draw_earth(params: NecParams, path: Path) -> None:
             mosaic(earth, colours[: len(tiles)]),
         ),
         (
-            says("the same at a smaller quality", SMALL),
+            says("the same at a lower quality", SMALL),
             mosaic(earth, colours[len(tiles) :]),
         ),
         (
             "land and water by a linear head on those: "
-            f"{100 * accuracy:.1f} % right on longitudes that it did not see",
+            f"accuracy {100 * accuracy:.1f} % on longitudes that it did not see",
             mosaic(earth, water),
         ),
     ]
@@ -108,7 +108,7 @@ def draw_earth(params: NecParams, path: Path) -> None:
 
 
 def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None:
-    """Four pictures of the whole Earth, each with its caption."""
+    """Draw four pictures of the whole Earth, each with its caption."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -126,7 +126,7 @@ def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None
 
 
 def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
-    """Tiles [N, h, w, ...] at their places -> one image."""
+    """Put tiles [N, h, w, ...] at their places in one image."""
     h, w = tiles.shape[1:3]
     rows = [row // earth.chip for row, _ in earth.windows]
     cols = [col // earth.chip for _, col in earth.windows]
@@ -145,11 +145,11 @@ def land_and_water(
 ) -> tuple[NDArray[np.uint8], float]:
     """Segment every tile from its decoded embedding.
 
-    The head learns on the training longitudes alone, on every so-many-th tile of train and of val;
-    `head` is what `heads.fit` takes beside the data.
+    The head is trained on the training longitudes only, on a regular part of the tiles of train and
+    val; `head` are the further arguments of `heads.fit`.
 
     Returns:
-      colours uint8 [N, CHIP, CHIP, 3], and the accuracy over the pixels of the test longitudes.
+      Colours uint8 [N, CHIP, CHIP, 3], and the accuracy over the pixels of the test longitudes.
     """
     where = {window: i for i, window in enumerate(earth.windows)}
     train, val, test = (

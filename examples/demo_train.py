@@ -1,8 +1,8 @@
-"""`make demo-train`: the paper's method from nothing, on NASA's Blue Marble.
+"""`make demo-train`: the paper's method from fresh weights, on NASA's Blue Marble.
 
 Trains a tiny masked autoencoder on 60-pixel tiles, adapts it to compression at three lambdas,
-measures bytes against the scores of task heads, and draws what the bytes hold. Everything lands
-in `runs/demo-train/`; a run that was cut off goes on where it stopped. Minutes, on two cores.
+measures bytes against the scores of task heads, and draws the decoded embeddings. Results are
+written to `runs/demo-train/`; an interrupted run resumes. Takes minutes on two cores.
 """
 
 import sys
@@ -47,7 +47,7 @@ PRETRAIN = Pretrain(
 
 
 def compress_options(lam: float) -> Compress:
-    """One quality: whole tiles (mask ratio 0), since the picture is painted from all tokens."""
+    """Options for one lambda: whole tiles (mask ratio 0), since the picture needs all tokens."""
     return Compress(
         data="blue-marble",
         chip=CHIP,
@@ -64,7 +64,7 @@ def compress_options(lam: float) -> Compress:
 
 
 def evaluate_options(task: str) -> Evaluate:
-    """A small study: bytes against scores on the longitudes held out for test."""
+    """A small study: bytes against scores on the test longitudes."""
     return Evaluate(
         models=tuple(str(compress_options(lam).workdir / "model.safetensors") for lam in LAMBDAS),
         base=str(WORKDIR / "mae" / "model.safetensors"),

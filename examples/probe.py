@@ -2,8 +2,8 @@
 
     python examples/probe.py ARCHIVE.zarr
 
-ARCHIVE is what examples/archive.py writes, with labels. Every fifth image is held out; images
-without a label, or without an embedding, are left out.
+ARCHIVE is an archive of examples/archive.py, with labels. Every fifth image is held out. Images
+without a label or an embedding are left out.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from coder import CodecError, archive
 def main() -> None:
     """Print held-out accuracy."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("archive", metavar="ARCHIVE.zarr")
+    parser.add_argument("archive", metavar="ARCHIVE.zarr", help="archive of labelled images")
     options = parser.parse_args()
     group = archive.open_archive(options.archive)
     use, labels = archive.labelled(group)

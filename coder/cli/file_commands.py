@@ -90,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("file", type=_path, metavar="FILE")
+        command.add_argument(
+            "file",
+            type=_path,
+            metavar="FILE",
+            help="blob, codec or model file, name of a shipped model, or archive (Zarr store)",
+        )
         command.add_argument("--codec", type=_path, help="codec file that the blob was made with")
         if name == "decode":
             command.add_argument(

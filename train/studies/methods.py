@@ -20,7 +20,7 @@ from train.configs.study_options import Evaluate
 from train.studies import baselines, practice
 from train.studies.study import Method, Study
 
-_RATES = 8  # qualities to measure of a model with more, besides its default one
+_QUALITIES = 8  # qualities to measure of a model with more, besides its default one
 
 
 class RoundTripError(RuntimeError):
@@ -113,7 +113,7 @@ def nec_methods(
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
     some = (
-        np.linspace(0, codec.num_qualities - 1, min(_RATES, codec.num_qualities))
+        np.linspace(0, codec.num_qualities - 1, min(_QUALITIES, codec.num_qualities))
         .round()
         .astype(int)
     )
