@@ -9,12 +9,12 @@ import traceback
 TASKS = ("pretrain", "distil", "compress")
 STUDIES = ("evaluate", "sweep", "report", "compare")
 COMMANDS = TASKS + STUDIES
-"""Each is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass of
-`train.configs.options` or `train.configs.study_options`."""
+"""Each command is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass
+of `train.configs.options` or `train.configs.study_options`."""
 
 
 def usage() -> str:
-    """What `--help` without a command prints."""
+    """The text of `--help` without a command."""
     from train import configs
 
     lines = [
@@ -23,13 +23,13 @@ def usage() -> str:
         "commands (each has its own --help):",
         "  pretrain   train a masked autoencoder on images",
         "  distil     train an encoder to predict a larger model's tokens",
-        "  compress   adapt it for a rate-distortion loss and freeze its codec",
-        "  evaluate   measure bytes against the scores of task heads, with baselines",
-        "  sweep      compress and evaluate every point of a study: sweep NAME or FILE.toml",
-        "  report     tables and plots of a sweep: report RESULTS.csv",
-        "  compare    bytes at equal score, with intervals: compare FOLDER ...",
+        "  compress   adapt a model to a rate-distortion loss, and give it a codec",
+        "  evaluate   measure bytes per image against the scores of task heads, with baselines",
+        "  sweep      compress and evaluate all points of a study: sweep NAME or sweep FILE.toml",
+        "  report     make tables and plots of a sweep: report RESULTS.csv",
+        "  compare    compare bytes at equal score, with intervals: compare FOLDER ...",
         "",
-        "configs (an experiment's options; others on the command line override them):",
+        "configs (the options of an experiment; options on the command line override them):",
         *(f"  {name:22s} {configs.headline(name)}" for name in configs.names()),
     ]
     return "\n".join(lines)
@@ -40,7 +40,7 @@ def _split_config(word: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; unknown options, and input that cannot be used, end with a message."""
+    """Run one command. Unknown options and unusable input exit with a message."""
     argv = sys.argv[1:] if argv is None else argv
     if importlib.util.find_spec("tyro") is None:
         sys.exit("error: training needs more packages: pip install 'nec-jax[train]'")

@@ -235,7 +235,7 @@ def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Name
         warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
     if not isinstance(y, np.ndarray) and codec is not None:
         return  # nothing is fitted: `write` finds it just as early
-    # Few chunks are read twice, and never so many rows that they fill memory.
+    # In parts, such that few chunks are read twice and the rows fit in memory.
     rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], _TILE)
     size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
     with about(options.file):

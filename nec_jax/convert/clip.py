@@ -51,7 +51,7 @@ _TRANSFORMERS_BLOCK = BlockNames(
 )
 # The projection into the common space, and the index of positions.
 _NOT_NEEDED = r"(visual_projection|visual\.proj|proj)(\.weight)?|.*position_ids"
-# The tower of texts, where the image's stands behind a prefix.
+# The text tower, present where the image tower has a prefix.
 _TEXTS = (
     r"text_model\..*|text_projection(\.weight)?|logit_scale|logit_bias|token_embedding\.weight"
     r"|ln_final\..*|positional_embedding|transformer\..*|attn_mask"

@@ -1,6 +1,6 @@
-"""Image and mask files <-> arrays, whole or one window at a time. Safe to call from threads.
+"""Read image and mask files, whole or one window at a time. Safe to call from threads.
 
-What a file is, its first bytes say; its name and Pillow's mode do not.
+The first bytes of a file decide its kind, not its name or Pillow's mode.
 """
 
 import stat
@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
     ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
 )  # fmt: skip
-LARGEST = 1024  # side of a georeferenced image that is taken for one image and not for a scene
+LARGEST = 1024  # maximum side of a georeferenced image that is not taken for a scene
 
 _RASTERS = (  # what rasterio reads: TIFF, BigTIFF, JPEG 2000 in a file or as a codestream
     b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
@@ -42,7 +42,7 @@ _COLOURS = {  # by their names in rasterio's ColorInterp
     *_COLOUR_MARKS, "hue", "saturation", "lightness", "cyan", "magenta", "yellow", "Y", "Cb", "Cr",
 }  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
-# All that Pillow reads of 8 bits a band at most, PNG apart: it would read others as 8 bits.
+# Formats of at most 8 bits per band, besides PNG: Pillow would read others as 8 bits.
 _PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's, of what RGB is made of as it is
 # Tags of a TIFF, and the photometric interpretations that are read (TIFF 6.0, section 8).
@@ -63,7 +63,7 @@ _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pil
 
 
 class SceneError(DataError):
-    """A scene where images are expected: it would be one embedding of very few tokens."""
+    """A scene where an image is expected: it would become one embedding of very few tokens."""
 
 
 def read_image(
@@ -73,30 +73,30 @@ def read_image(
 
     TIFF and JPEG 2000: every band, [H, W, C] in the file's dtype, with `transform` and `crs` (of
     the window) where the file is georeferenced. A palette becomes RGB, bands of fewer than 8 bits
-    fill 8, and where white is zero (MINISWHITE) black becomes zero. Other colours than grey, RGB,
-    palettes and the YCbCr of JPEG are refused, and so are bands with a scale or an offset: the
-    same number would mean one thing in this file and another in the next.
+    are scaled to 8, and if white is zero (MINISWHITE) the values are inverted. Other colours than
+    grey, RGB, palettes and the YCbCr of JPEG are refused. So are bands with a scale or an offset:
+    the same number could mean different things in different files.
 
-    JPEG, PNG, WebP: RGB, uint8 [H, W, 3], grey ones too; turned as EXIF says. A PNG of 16 bits is
+    JPEG, PNG, WebP: RGB, uint8 [H, W, 3], also if grey; rotated as EXIF says. A PNG of 16 bits is
     uint16 [H, W, 1 or 3]: grey of 16 bits is a measurement rather than a picture, and stays one
-    band, as it does in a TIFF. CMYK is refused.
+    band, as in a TIFF. CMYK is refused.
 
-    An alpha band is no band of the image. Bands are in the file's order. Three that a TIFF or JPEG
-    2000 marks as colours (its colour interpretation) are red, green, blue, in this order: others
-    are refused, blue, green, red for example. The marks of more bands are not looked at: a model
-    names its bands in the order of its images.
+    An alpha band is not a band of the image. Bands are in the file's order. Three bands that a TIFF
+    or JPEG 2000 marks as colours (its colour interpretation) must be red, green, blue in this
+    order; others, such as blue, green, red, are refused. With more bands the marks are ignored: a
+    model names its bands in the order of its images.
 
     Args:
         path: the file.
-        image_id: of the record.
+        image_id: the id of the record.
         box: the part of the image; all of it if None.
-        largest: longest side that a georeferenced image may have, pixels.
+        largest: maximum side of a georeferenced image, pixels.
 
     Raises:
-        CorruptImageError: the file is missing, damaged, or no image; the message names it.
-        OSError: the system failed, and not the file (`raise_passing`); it names the file too.
-        MissingPixels: (one of these) pixels are missing: transparent, the value of the file's
-            nodata tag, left out by its mask, NaN or infinite.
+        CorruptImageError: the file is missing, damaged, or not an image; the message names it.
+        OSError: the system failed, not the file (`raise_passing`); it names the file too.
+        MissingPixels: a CorruptImageError: pixels are transparent, have the value of the file's
+            nodata tag, are left out by its mask, or are NaN or infinite.
         SceneError: a georeferenced image with a side above `largest`.
     """
     return whole(decode(path, image_id, box, largest=largest), path, box)
@@ -122,7 +122,7 @@ def decode(
 
 
 def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
-    """Return a decoded record, of the window `box` of `path`, unless it lacks pixels.
+    """Return a decoded record of the window `box` of `path`, unless pixels are missing.
 
     Raises:
         MissingPixels: how many are missing, why, and where the first one is.
@@ -150,8 +150,8 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     there are two bits. Pixels that a TIFF says are missing (nodata tag, mask) are IGNORE.
 
     Raises:
-        CorruptImageError: missing, damaged, lossy, or not single-band 8-bit; white is zero, so
-            that programs do not agree on the indices; a scale. The message names it.
+        CorruptImageError: missing, damaged, lossy or not single-band 8-bit; has a scale; or white
+            is zero, which programs read differently. The message names the file.
     """
     try:
         with open_regular(path) as file:
@@ -179,13 +179,13 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
 
 
 class Header(NamedTuple):
-    """What the header of an image, or of a mask, says of where its pixels are.
+    """The position of the pixels of an image or mask, from its header.
 
     Attributes:
         size: (height, width) in pixels, as the image is shown.
-        orientation: how EXIF turns what is stored, 1 to 8; 1 is not at all.
-        transform: the affine a to f: pixel -> crs; None without georeferencing.
-        crs: rasterio's, which is compared by what it means; None if it is not known.
+        orientation: the EXIF orientation, 1 to 8; 1 means as stored.
+        transform: the affine a to f: pixel -> crs; None without georeference.
+        crs: rasterio's object, which compares by meaning; None if unknown.
     """
 
     size: tuple[int, int]
@@ -227,9 +227,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def is_raster(path: Path) -> bool:
-    """Say whether `path` is read with rasterio, so that a window costs only its own pixels.
+    """Whether `path` is read with rasterio, so that a window costs only its own pixels.
 
-    A file that cannot be read is none: what is wrong with it, `read_image` says.
+    False for a file that cannot be read: `read_image` will say why.
     """
     try:
         with open_regular(path) as file:
@@ -251,14 +251,14 @@ def _raise_passing(error: Exception, path: Path) -> None:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a file of bytes; opening a pipe would wait for ever."""
+    """Open a regular file; opening a pipe would wait for ever."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataError("it is no regular file")
     return path.open("rb")
 
 
 def open_raster(path: Path) -> "DatasetReader":
-    """Open `path` with rasterio; a file without georeferencing is no reason to warn."""
+    """Open `path` with rasterio, without its warning about missing georeference."""
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
@@ -282,7 +282,7 @@ def cut(record: Record, box: Box) -> Record:
 
 
 def not_finite(image: np.ndarray) -> dict[str, NDArray[np.bool_]]:
-    """Where an image [H, W, C] holds no numbers, or is masked, by what is there instead."""
+    """Masks of the pixels of [H, W, C] that are NaN, infinite or masked, by kind."""
     missing = {}
     if isinstance(image, np.ma.MaskedArray):
         missing["masked"] = np.ma.getmaskarray(image).any(-1)
@@ -292,7 +292,7 @@ def not_finite(image: np.ndarray) -> dict[str, NDArray[np.bool_]]:
 
 
 def _head(file: IO[bytes]) -> bytes:
-    """The first bytes of a file, which goes on from its beginning."""
+    """The first bytes of an open file, which is rewound."""
     head = file.read(32)
     file.seek(0)
     if not head:
@@ -301,7 +301,7 @@ def _head(file: IO[bytes]) -> bytes:
 
 
 def _png_depth(head: bytes) -> int:
-    """Bits a sample of a PNG, 0 of any other file."""
+    """Bits per sample of a PNG; 0 for any other file."""
     return head[24] if head.startswith(_PNG) and len(head) > 24 else 0
 
 
@@ -354,7 +354,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Return [H, W, ...] as EXIF says that it is to be shown (orientation 1 to 8)."""
+    """Rotate or mirror [H, W, ...] by its EXIF orientation, 1 to 8."""
     if orientation == 1:
         return image
     if orientation >= 5:  # rows and columns change places
@@ -367,7 +367,7 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _read_indices(file: IO[bytes], head: bytes) -> np.ndarray:
-    """Class indices of a picture's pixels; a palette image gives its own."""
+    """Class indices of a picture's pixels; for a palette image, its indices."""
     with Image.open(file, formats=_PICTURES) as image:
         _refuse_frames(image)
         if image.format in ("JPEG", "MPO"):
@@ -452,7 +452,7 @@ def _refuse_pages(dataset: "DatasetReader") -> None:
 
 
 def _loss(dataset: "DatasetReader") -> str:
-    """The compression of a dataset that may have changed its numbers; nothing if there is none."""
+    """The lossy compression of a dataset, which may have changed its values; empty if none."""
     said = dataset.tags(ns="IMAGE_STRUCTURE")
     kind = said.get("COMPRESSION", "JPEG 2000")
     if kind in ("JPEG", "YCbCr JPEG"):
@@ -477,7 +477,7 @@ def _refuse_scaled(dataset: "DatasetReader", bands: list[int]) -> None:
 
 
 def _black_is_zero(image: np.ndarray, bits: int) -> np.ndarray:
-    """One band [H, W, 1] in which zero is white, the other way round."""
+    """Invert a band [H, W, 1] in which white is zero."""
     if image.shape[-1] > 1 or image.dtype.kind != "u":
         what = "several bands" if image.shape[-1] > 1 else f"a band of {image.dtype}"
         raise DataError(
@@ -488,9 +488,9 @@ def _black_is_zero(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _refuse_colours(file: IO[bytes], head: bytes) -> bool:
-    """Refuse a raster that is to be shown turned, or in colours that would be taken for RGB.
+    """Refuse a raster that is stored rotated, or in colours that would be taken for RGB.
 
-    GDAL leaves some of these as they are, makes RGB of others, and does not say which.
+    GDAL leaves some of these as they are and converts others to RGB, without saying which.
 
     Returns:
         Whether white is zero.
@@ -531,7 +531,7 @@ def _tiff_tags(file: IO[bytes], head: bytes) -> dict[int, int]:
 
 
 def _jp2_space(file: IO[bytes]) -> int | None:
-    """The number of the colour space of a JPEG 2000 file, where it is given by a number."""
+    """The enumerated colour space of a JPEG 2000 file, if it has one."""
     head = file.read(1 << 16)  # the boxes before the pixels; a codestream has none
     place, end = 0, len(head)
     while place + 8 <= end:
@@ -549,10 +549,10 @@ def _jp2_space(file: IO[bytes]) -> int | None:
 
 
 def _refuse_other_colours(marks: list[str]) -> None:
-    """Refuse a picture of three colours that are not red, green, blue, by its bands' marks.
+    """Refuse three bands that are marked as colours but not as red, green, blue.
 
-    As stored it would be taken for red, green, blue; reordered, a model whose bands are named in
-    the file's order would get others.
+    In stored order they would be taken for red, green, blue. If they were reordered, a model whose
+    bands are named in the file's order would get others.
     """
     if (
         len(marks) != len(_COLOUR_MARKS)
@@ -581,7 +581,7 @@ def _is_georeferenced(dataset: "DatasetReader") -> bool:
 def _missing(
     dataset: "DatasetReader", bands: list[int], options: dict[str, Any]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Where one of the bands of a dataset is missing, by its nodata tag, mask or alpha band."""
+    """Where a band of a dataset is missing, by nodata tag, mask or alpha band."""
     from rasterio.enums import MaskFlags
 
     flags = {flag for index in bands for flag in dataset.mask_flag_enums[index - 1]}
@@ -605,7 +605,7 @@ def _missing(
 def _coloured(
     indices: np.ndarray, palette: dict[int, tuple[int, ...]]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """RGB [H, W, 3] of palette indices [H, W], and where the colour is transparent."""
+    """RGB [H, W, 3] from palette indices [H, W], and where the colour is transparent."""
     table = np.zeros((max(palette) + 1, 4), np.uint8)
     for index, colour in palette.items():
         table[index] = colour
@@ -616,7 +616,7 @@ def _coloured(
 
 
 def _bits(dataset: "DatasetReader") -> int:
-    """Bits a sample, where the file says that they are fewer than its dtype has."""
+    """Bits per sample, if the file declares fewer than its dtype has."""
     named = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
     return int(named or 8 * np.dtype(dataset.dtypes[0]).itemsize)
 
@@ -639,7 +639,7 @@ def _crop(array: np.ndarray, box: Box | None) -> np.ndarray:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a message says of the error that a decoder raised."""
+    """The reason of a decoder's error, as text for a message."""
     error = error.__cause__ or error  # rasterio's own message only points to GDAL's
     if isinstance(error, DataError):
         return str(error)

@@ -1,4 +1,4 @@
-"""What a data source is: a random-access sequence of records, one an image."""
+"""Data sources: random-access sequences of records, one per image; and errors of images."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ IGNORE = 255  # mask value of pixels that no loss or score may read
 
 
 class Record(TypedDict, total=False):
-    """One image and what is known about it."""
+    """One image with its label, mask and georeference, if known."""
 
     image: Required[np.ndarray]  # [H, W, C], the file's own dtype (uint8 for RGB)
     id: Required[str]  # stable and relative: the path inside the root, for a window "path@row,col"
@@ -22,7 +22,7 @@ class Record(TypedDict, total=False):
     mask: np.ndarray  # uint8 [H, W], index into Source.mask_classes, 255 = ignore
     transform: tuple[float, float, float, float, float, float]  # affine a..f: pixel -> crs
     crs: str  # e.g. "EPSG:4326"
-    # bool [H, W] by what is there in a pixel's place; no source's record has it: see MissingPixels.
+    # Masks bool [H, W] by kind of missing pixel; no record of a source has it: see MissingPixels.
     missing: dict[str, np.ndarray]
 
 
@@ -31,7 +31,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What error messages and reports call this source."""
+        """The name of this source in error messages and reports."""
         ...
 
     @property
@@ -79,10 +79,10 @@ _PASSING = {
 
 
 def raise_passing(error: BaseException, path: Path | str) -> None:
-    """Raise an error of the system, or one that `error` comes from; an image is not damaged by it.
+    """Raise the system error that `error` is or comes from: it does not mean a damaged image.
 
-    A run that is stopped can go on when the disk or the network is well again, and a row that was
-    left out would stay so.
+    A stopped run can resume when the disk or the network works again, while an image that was left
+    out would stay so.
 
     Raises:
         OSError: it names the file.

@@ -1,4 +1,4 @@
-"""Geometry of single images, for any number of bands and any dtype: resize, crop, flip."""
+"""The size rule (`fit_to`), and random crops, for any number of bands and any dtype."""
 
 from typing import overload
 
@@ -36,10 +36,10 @@ def resize(
 
 
 def as_dtype(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Floats as numbers of `dtype`: rounded and clipped for integers."""
+    """Convert floats to `dtype`; rounded and clipped for integers."""
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        # In float64: the largest uint32 is no float32, and would wrap around to 0.
+        # In float64: float32 cannot hold the largest uint32, which would wrap around to 0.
         x = np.clip(np.rint(x.astype(np.float64)), limits.min, limits.max)
     return x.astype(dtype)
 
@@ -51,17 +51,17 @@ def fit_to(image: np.ndarray, size: int, mask: np.ndarray) -> tuple[np.ndarray, 
 def fit_to(
     image: np.ndarray, size: int, mask: np.ndarray | None = None
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Bring an image to size x size: the one size rule, for training heads and for every score.
+    """Bring an image to size x size: the size rule, for all training of heads and all scores.
 
     The shorter side is resized to `size` (bicubic, antialiased; a mask by nearest neighbour),
-    then the centre is cropped. An image whose shorter side is `size` keeps its pixels. Of an image
-    more than 8 times as long as wide, only the middle 8 parts are resized, or a line of a scanner
-    would take gigabytes; that moves its pixels by less than one of the result's.
+    then the centre is cropped. An image whose shorter side is `size` keeps its pixels. If an
+    image is more than 8 times as long as wide, only its middle 8 squares are resized; otherwise a
+    scan line would take gigabytes. This moves pixels by less than one pixel of the result.
 
     Args:
         image: [H, W, C], any dtype.
         size: side of the result, pixels.
-        mask: [H, W]; when given, it is cut alike and the pair (image, mask) is returned.
+        mask: [H, W]; if given, it is cropped in the same way, and (image, mask) is returned.
     """
     height, width = image.shape[:2]
     if min(height, width) < 1:
@@ -85,7 +85,7 @@ def fit_to(
 
 
 def _middle(height: int, width: int) -> tuple[slice, slice]:
-    """The middle of a very long image, about its centre to the pixel."""
+    """The middle of a very long image, as slices."""
     limit = _LONG * min(height, width)
     sides = ((side, min(side, limit + (side - limit) % 2)) for side in (height, width))
     return tuple(slice((side - kept) // 2, (side + kept) // 2) for side, kept in sides)  # type: ignore[return-value]
@@ -111,7 +111,7 @@ def _random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int,
             row = int(rng.integers(height - crop_height + 1))
             col = int(rng.integers(width - crop_width + 1))
             return row, col, crop_height, crop_width
-    # An image too long for such a part: one of its largest squares.
+    # The image is too long for such a part: take one of its largest squares.
     side = min(height, width)
     row, col = (int(rng.integers(extent - side + 1)) for extent in (height, width))
     return row, col, side, side

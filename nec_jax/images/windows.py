@@ -1,4 +1,4 @@
-"""Large images, with their masks if they have any, cut into square windows."""
+"""Cut large images, with their masks if they have any, into square windows."""
 
 import functools
 import logging
@@ -22,8 +22,8 @@ from nec_jax.images.read import (
 )
 from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record
 
-CHIP = 256  # side of a window if none is given, of data sets that are always cut, pixels
-_APART = 0.1  # that the corners of a mask may lie from those of its image, pixels
+CHIP = 256  # default side of windows of data sets that are always cut, pixels
+_APART = 0.1  # maximum distance of the corners of a mask from those of its image, pixels
 
 log = logging.getLogger("train.data")
 
@@ -40,7 +40,7 @@ class Pair:
 
 
 class WindowSource:
-    """Record i is one `chip` x `chip` window of an image, with its part of the mask, or its label.
+    """Windows of images: record i is one `chip` x `chip` window, with its mask or label.
 
     Windows do not overlap, go row by row, and the remainder at the right and the bottom is
     dropped. A TIFF or JPEG 2000 is read window by window; any other file is decoded whole, so the
@@ -61,18 +61,18 @@ class WindowSource:
         """Read the image headers of `split`, but no pixels.
 
         Args:
-            name: what errors and reports call the source.
+            name: the name of the source in errors and reports.
             root: the folder that the pairs' paths are relative to.
             pairs: the pairs of every split.
             split: which of them to take, or "all".
             chip: side of a window, pixels.
-            mask_classes: called once, when the names are first asked for.
+            mask_classes: returns the names of mask classes; called on first use.
             decode_mask: (path, window or None) -> uint8 [H, W] class indices.
             classes: names of the pairs' labels.
 
         Raises:
             DataError: not one whole window; a mask of another size than its image, georeferenced
-                elsewhere, or of an image that EXIF turns while it does not say so of the mask.
+                elsewhere, or without the EXIF rotation of its image.
         """
         self.name = name
         self.classes = classes
@@ -154,12 +154,12 @@ class WindowSource:
 
 
 def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) -> None:
-    """Refuse a mask whose pixels are not those of its image, or need not be."""
+    """Refuse a mask whose pixels are not, or may not be, those of its image."""
     if of_image.size != of_mask.size:
         (height, width), mask_size = of_image.size, of_mask.size
         raise DataError(
             f"{image} has {height} x {width} px but its mask {mask} has {mask_size[0]} x "
-            f"{mask_size[1]}: a mask has one value a pixel of its image"
+            f"{mask_size[1]}: a mask has one value per pixel of its image"
         )
     # One whose sides change places shows by its size of what a mask was drawn; others do not.
     turn, square = of_image.orientation, of_image.size[0] == of_image.size[1]
@@ -182,7 +182,7 @@ def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) ->
 
 
 def _distance(image: Header, mask: Header) -> float:
-    """How far the farthest corner of a mask lies from its image's, pixels of the image."""
+    """The largest distance between corners of a mask and of its image, in image pixels."""
     assert image.transform is not None
     assert mask.transform is not None
     a, b, _, d, e, _ = image.transform
@@ -223,10 +223,10 @@ def numbered_classes(root: Path, masks: Iterable[str]) -> tuple[str, ...]:
 
 
 def names_of(values: set[int], name: str) -> tuple[str, ...]:
-    """Names of mask classes by number, where only the values of the masks of `name` are known.
+    """Names of mask classes by number, if only the values in the masks of `name` are known.
 
     Raises:
-        DataError: 0 and 255 alone, as masks of a single class are often written.
+        DataError: the values are 0 and 255 only, as in many masks of a single class.
     """
     indices = values - {IGNORE}
     if indices == {0} and IGNORE in values:

@@ -87,7 +87,7 @@ def open_folder(root: Path, split: str, chip: int | None = None) -> Source:
     found = find_images(root)
     if not found:
         raise DataError(
-            f"no images under {root}; expected a split.csv, sub-folders of images (one a class), "
+            f"no images under {root}; expected a split.csv, sub-folders of images (one per class), "
             f"or images: {' '.join(IMAGE_SUFFIXES)}"
         )
     folders = [path.rpartition("/")[0] for path in found]

@@ -47,7 +47,7 @@ class Rated:
     scores: Sequence[Scores] | NDArray[np.float64]
 
     def points(self, times: NDArray[np.int64]) -> Points:
-        """Log bytes and scores [P]; of each image so many as `times` [N] says."""
+        """Log bytes and scores [P], with each image counted `times` [N]."""
         rates = np.log(self.sizes @ times / times.sum())
         if isinstance(self.scores, np.ndarray):
             values = -10 * np.log10(self.scores @ times / times.sum())
@@ -62,7 +62,7 @@ class Rated:
 
 
 def on_front(points: Points) -> NDArray[np.intp]:
-    """Which points no cheaper one equals, by rising rate."""
+    """The points that no cheaper one equals in score, by rising rate."""
     rates, values = points
     order = np.lexsort((-values, rates))
     values = values[order]
