@@ -89,7 +89,7 @@ class Images:
             raise OptionsError(f"--data {options.data}: a name is missing before or after a comma")
         if len(options.views) not in (1, len(names)):
             raise OptionsError(
-                f"--views has {len(options.views)} numbers and --data {len(names)} data sets: give "
+                f"--views has {len(options.views)} numbers, --data {len(names)} data sets: give "
                 "one number for all of them, or one for each"
             )
         limit = options.images if split == options.split else options.val_images
