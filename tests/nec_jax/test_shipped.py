@@ -49,7 +49,7 @@ def test_consumers_have_the_same_codec(params: NecParams, capsys) -> None:
     )
 
 
-def test_the_kinds_of_the_earths_surface_are_told_from_blobs(params: NecParams) -> None:
+def test_the_kinds_of_the_earths_surface_are_classified_from_blobs(params: NecParams) -> None:
     """On longitudes that the head did not see; a random encoder has 0.90 here, uncompressed."""
     train, test = (
         read_all(open_source("blue-marble", split, chip=90), 128, limit=300)
@@ -93,8 +93,8 @@ def test_the_readmes_examples_work(tmp_path: Path, monkeypatch, params: NecParam
 
 @pytest.mark.slow
 @pytest.mark.skipif("NEC_DATA" not in os.environ, reason="NEC_DATA is not set")
-def test_scenes_are_told_as_the_card_says(params: NecParams) -> None:
-    """Behind the codec, within a deviation of the sampling of 420 images; and without it."""
+def test_scenes_are_classified_as_the_card_says(params: NecParams) -> None:
+    """After the codec, within a deviation of the sampling of 420 images; and without it."""
     folder = str(Path(os.environ["NEC_DATA"]) / "ucmerced")
     train, val = (read_all(open_source(folder, split), 128) for split in ("train", "val"))
     assert train.labels is not None
