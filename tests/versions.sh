@@ -14,7 +14,8 @@ for version in "$@"; do
     venv=.venv-$version
     [ -d "$venv" ] || "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --upgrade \
-        pip pytest pytest-xdist hypothesis xarray 'dask[array]' fsspec
+        pip pytest pytest-xdist hypothesis xarray 'dask[array]' fsspec pyarrow \
+        threadpoolctl ml_dtypes
     "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
     "$venv/bin/python" -m pip install --quiet "$wheel"
     "$venv/bin/python" --version
