@@ -188,6 +188,13 @@ def test_a_scene_among_images_costs_its_row_and_chip_cuts_it(inputs, capsys):
     cut: Any = zarr.open_group(inputs / "cut.zarr", mode="r")
     assert cut["id"].shape == (COUNT + 1500 // 40,)
     assert cut["valid"][:].all()
+    # Of each other image, 50 x 40 px, a window has 40 x 40.
+    pixels = COUNT * 50 * 40 + 1500 * 40
+    assert cut.attrs["pixels_in_no_window"] == COUNT * 10 * 40 + 20 * 40
+    assert cut.attrs["pixels"] == pixels
+    before = files(inputs / "cut.zarr")
+    run(inputs, "cut.zarr", "--chip", "40")
+    assert files(inputs / "cut.zarr") == before
 
 
 def test_an_archive_does_not_lie_among_its_images(inputs):
@@ -301,7 +308,9 @@ def test_a_failing_disk_stops_the_run_and_marks_no_image(inputs, monkeypatch, ca
     monkeypatch.setattr(read, "open_regular", open_or_fail)
     # The first look must not meet it: only some of many images are looked at.
     monkeypatch.setattr("train.data.spread", lambda total, most: [0])
-    with pytest.raises(SystemExit, match=r"error: .*Input/output error: nothing is said .*6\.png"):
+    with pytest.raises(
+        SystemExit, match=r"error: .*Input/output error: the file may be sound.*6\.png"
+    ):
         run(inputs, "part.zarr")
     group: Any = zarr.open_group(inputs / "part.zarr", mode="r")
     assert group.attrs["nec_archive"]["state"] == "writing"

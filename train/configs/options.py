@@ -93,7 +93,7 @@ class Training:
     images: int | None = None
     """At most this many training images, evenly spread; all if not given."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     steps: int = 1000
     """Optimiser steps."""
     epochs: int | None = None
@@ -228,7 +228,7 @@ class Distil(Training):
     data: str = ""
     """Images, as elsewhere; several data sets between commas."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole, as those of TFDS always do. If not given, as elsewhere."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole, as those of TFDS always do. If not given, as elsewhere. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     images: int | None = None
     """At most this many training images of each data set, evenly spread; all if not given."""
     val_images: int = 512

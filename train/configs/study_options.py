@@ -42,7 +42,7 @@ class Evaluate:
     split: str = "val"
     """Split that is scored. Choose on val; report test once."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     image_size: int | None = None
     """Side that images are brought to, pixels, if other than the models'."""
     limit: int | None = None
