@@ -23,6 +23,7 @@ from coder.archive.zarr_codec import NecCodec, nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
     check_chunks,
+    check_readable,
     is_empty,
     key,
     local_path,
@@ -35,7 +36,7 @@ from coder.archive.zarr_nodes import (
 )
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneRateCodec
-from coder.errors import CodecError, FileError, InputError, OutputError
+from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
 
 SHARD = 256
 ATTRIBUTE = "nec_archive"
@@ -150,6 +151,7 @@ def open_archive(store: Any) -> zarr.Group:
     """An archive that is whole, for reading; `store` may be an open group itself.
 
     Raises:
+      NoPermission: (a FileError) a part of it may not be read.
       FileError: no archive of images, one that is still being written, or one that lost a part.
         Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
         class tokens or ids that is not stored was lost or never written. No shard is read: that
@@ -171,6 +173,7 @@ def open_archive(store: Any) -> zarr.Group:
             raise FileError(progress(arrays))
         for array in arrays.values():
             check_chunks(array)
+            check_readable(array)
         for where, what, _ in lost(group, arrays, state):
             raise FileError(f"{where} {what}: copy the archive again, or write it again")
     return group
@@ -199,6 +202,7 @@ def finish(group: zarr.Group) -> None:
         for name in state["shards"]:
             if name not in arrays:
                 raise FileError(f"{name}/zarr.json is lost, and with it the whole array")
+            check_readable(arrays[name])
         present = {name: written_shards(arrays[name]) for name in state["shards"]}
         _check_shards(arrays, present)
         digests = {name: dict(_digests(arrays[name])) for name in state["shards"]}
@@ -437,6 +441,8 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
     array = array_of(group, name)
     try:
         values = read(array)
+    except PermissionError as error:
+        raise NoPermission(path=error.filename) from error
     except Exception as error:  # whatever any codec raises is damage here
         with about_store(group.store):
             text = f"{name} is damaged ({error}): `python -m coder verify` says where"

@@ -37,6 +37,7 @@ from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
     check_metadata,
+    check_readable,
     is_empty,
     local_path,
     members,
@@ -56,6 +57,7 @@ from coder.errors import (
     CodecError,
     FileError,
     InputError,
+    NoPermission,
     OutputError,
     named,
     one_line,
@@ -325,7 +327,10 @@ class Writer:
         for name in state["shards"]:
             if name not in arrays:
                 error = damaged.get(name, "its zarr.json is lost")
+                if isinstance(error, NoPermission):
+                    raise error
                 raise OutputError(f"{name} cannot be opened: {error}; write a new archive")
+            check_readable(arrays[name])
         for_grid, for_class = codec.split()
         embedding = arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None

@@ -14,7 +14,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from coder import files
-from coder.errors import CodecError, FileError, about
+from coder.errors import CodecError, FileError, NoPermission, about
 
 WHOLE = "nec_whole"
 """The attribute of an array all of whose chunks are stored, so that one that is not is lost."""
@@ -52,8 +52,36 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
 def check_metadata(folder: Path) -> None:
     """Raises FileError if a pipe, say, is where a node's metadata are: zarr would wait for ever."""
     for name in (*files.ZARR_METADATA, ".zattrs", ".zmetadata"):
-        if (folder / name).exists():
+        try:
+            exists = (folder / name).exists()
+        except PermissionError as error:
+            raise NoPermission(path=folder) from error
+        if exists:
             files.check_input(folder / name, "file of Zarr metadata")
+
+
+def unreadable(array: zarr.Array) -> list[str]:
+    """Keys of an array's files and folders that may not be read; zarr lists no such folder.
+
+    None are known of a store that is no folder of this machine.
+    """
+    root = local_path(array.store)
+    if root is None:
+        return []
+    found: list[str] = []
+    walk = os.walk(root / array.path, onerror=lambda error: found.append(error.filename))
+    for folder, _, names in walk:
+        paths = (f"{folder}/{name}" for name in sorted(names))
+        found += [path for path in paths if not os.access(path, os.R_OK)]
+    return [Path(path).relative_to(root).as_posix() for path in found]
+
+
+def check_readable(array: zarr.Array) -> None:
+    """Raises NoPermission if a part of an array may not be read: it would be taken for lost."""
+    for where in unreadable(array):
+        root = local_path(array.store)
+        assert root is not None
+        raise NoPermission(path=root / where)
 
 
 def members(

@@ -284,6 +284,7 @@ def _read_zarr(path: Path) -> _ZarrReader:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         zarr_nodes.check_chunks(node)
+        zarr_nodes.check_readable(node)
         scaled = [name for name in _SCALED if name in node.attrs]
         if scaled:
             raise FileError(
