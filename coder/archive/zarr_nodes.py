@@ -3,8 +3,8 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +168,24 @@ def check_chunks(array: zarr.Array) -> None:
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
     """`array[region]`; if it fails, nothing of the reading is left to go on after the error."""
-    try:
+    with settled():
         return np.asarray(array[region])
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """After an error of the block, or where it is stopped, nothing that zarr began in it goes on.
+
+    zarr works on chunks at once, and leaves the others to themselves: they would go on to write,
+    or print at the end of the process that they were destroyed.
+    """
+    try:
+        yield
     except Exception:
-        # zarr reads chunks at once, and the first error leaves the others to themselves: at the
-        # end of the process each prints that it was destroyed.
         sync(_others())
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        sync(_others(cancelled=True))
         raise
 
 
@@ -234,7 +246,10 @@ def _keys(array: zarr.Array) -> list[str]:
     return sync(listed())
 
 
-async def _others() -> None:
+async def _others(*, cancelled: bool = False) -> None:
     """Waits for whatever else runs in zarr's event loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if cancelled:
+        for task in tasks:
+            task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -48,6 +48,12 @@ class _Opened(NamedTuple):
         return self.state is not None and self.state["state"] == "writing"
 
 
+def run(options: argparse.Namespace) -> int:
+    """Run one of the commands below; where it is stopped, zarr's reading is too."""
+    with zarr_nodes.settled():
+        return {"info": info, "verify": verify, "decode": decode}[options.command](options)
+
+
 def info(options: argparse.Namespace) -> int:
     """Print arrays, sizes and codecs, and what is lost; 1 if anything is."""
     opened = _open(options.file)

@@ -148,8 +148,9 @@ def write(
             fill_value=np.nan,  # no embedding is, so that every chunk is stored
             attributes={zarr_nodes.WHOLE: True},
         )
-        for start in range(0, y.shape[0], shards[0]):
-            array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
+        with zarr_nodes.settled():
+            for start in range(0, y.shape[0], shards[0]):
+                array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
     return zarr.open_array(path, mode="r")
 
 
