@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import SuffixByteRequest
+from zarr.abc.store import Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
+from zarr.storage import StorePath
 
 from coder import files
 from coder.archive.lock import locked
@@ -76,6 +77,21 @@ def check_one_rate(codec: Any) -> None:
         raise CodecError("an archive has one rate: cut one out of the codec, codec.at(rate)")
 
 
+def check_store(store: Any) -> None:
+    """Raises OutputError for a store in which nothing can be written again, as a zip file."""
+    if isinstance(store, StorePath):
+        store = store.store
+    if not isinstance(store, Store):
+        return
+    if not store.supports_deletes:
+        raise OutputError(
+            f"{type(store).__name__} deletes nothing, and an archive's record is written again "
+            "when it is complete: write a folder (give its path), and zip that; it can be read so"
+        )
+    if store.read_only:
+        raise OutputError("a store that is open for reading alone: open it for writing")
+
+
 def create(
     store: Any,
     codec: OneRateCodec,
@@ -88,7 +104,8 @@ def create(
     """A new archive in a Zarr store or path; its arrays are written by assignment, then `finish`.
 
     Args:
-      store: what zarr opens; there must be nothing in it.
+      store: a path, or a store of zarr; there must be nothing in it. None of a zip file: write a
+        folder, and zip that.
       codec: of one rate; may code a class token or not.
       count: images.
       grid: tokens (height, width) of every image.
@@ -99,7 +116,8 @@ def create(
       CodecError: a codec of several rates.
       InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
         tokens, than the codec takes, attributes that are no JSON; nothing is made.
-      OutputError: there is something in the store, or another process makes or writes it.
+      OutputError: there is something in the store, it cannot be written again, or another process
+        makes or writes it.
     """
     store = place(store)
     path = local_path(store)
@@ -118,6 +136,7 @@ def create_locked(
     attributes: Mapping[str, Any] | None,
 ) -> zarr.Group:
     """`create` for who holds the lock of a folder."""
+    check_store(store)
     attributes = check_attributes(attributes)
     check_one_rate(codec)
     count = check_whole("count", count)
