@@ -21,13 +21,14 @@ from archive_cases import (
     opened,
     written,
 )
+from folders import TESTS
 from zarr.storage import LocalStore, MemoryStore
 
 import coder
 from coder import CodecError, FileError, archive
 from coder.cli.file_commands import main
 
-KEPT = Path(__file__).parent / "kept"
+KEPT = TESTS / "kept"
 BAD = {0, 10, *range(16, 24)}  # no two shards are alike; the third has none that is valid
 NAMES = ["class_token", "embedding", "error", "id", "label", "valid"]
 
