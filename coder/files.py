@@ -115,9 +115,12 @@ def check_output(
     target = real_path(path)
     if os.fspath(path) == "" or target.name == "":
         raise OutputError("no name of a file: give one", path)
+    if os.fspath(path) == "-":
+        raise OutputError("is no standard output here, nor a name: give the name of a file", path)
     _refuse_inputs(path, target, inputs)
     try:
-        mode = target.stat().st_mode
+        # Not of `target`: that of /dev/stdout, as a pipe, is a name of no file.
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
         mode = None
     except NotADirectoryError as error:
