@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,8 +82,10 @@ class Evaluate:
             raise OptionsError("--cache is for models that share frozen blocks: leave it out")
         if min((*self.rates, 0)) < 0:
             raise OptionsError("--rates must be 0 or more")
-        if min((*self.channel_gains, 1)) <= 0:
-            raise OptionsError("--channel-gains must be positive")
+        if not all(0 < gain < inf for gain in self.channel_gains):
+            raise OptionsError("--channel-gains must be positive and finite")
+        if not all(1 <= ratio < inf for ratio in self.jpeg2000):
+            raise OptionsError("--jpeg2000 must be 1 or more, and finite")
         if min((*self.transform_rates, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
             raise OptionsError("--transform-rates must be 0 or more, --pca and --pq 1 or more")
         if self.pq and find_spec("faiss") is None:
