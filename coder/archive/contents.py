@@ -391,7 +391,9 @@ def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[i
     for first, end in ranges:
         if end > count:
             raise FileError(
-                f"its attribute {ATTRIBUTE} is damaged: {array.path} has {count} shards"
+                f"{array.path} has {count} shards, and the attribute {ATTRIBUTE} is of {end}: it "
+                "is a part of an archive, or another program changed it, which must call "
+                "coder.archive.finish; or the attribute is damaged"
             )
         numbers.update(range(first, end))
     return numbers

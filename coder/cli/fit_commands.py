@@ -65,8 +65,13 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.rate is not None:
         # A codec that is given says itself which rates it has.
-        most = () if options.codec else (MOST_RATES - 1,)
-        check_whole("--rate", options.rate, 0, *most)
+        check_whole("--rate", options.rate, 0)
+        if options.rate >= MOST_RATES and not options.codec:
+            raise InputError(
+                f"--rate is {options.rate}: a codec that is fitted has at most {MOST_RATES} rates, "
+                "from 0, and mostly fewer: `fit` says how many",
+                options.file,
+            )
     codec = _given_codec(options) if options.codec else None
     y = _shown(options)
     _check_codable(y, codec, options)
@@ -371,6 +376,10 @@ def _column(schema: "pyarrow.Schema", column: str | None) -> str:
         if lists:
             raise InputError(f"which column? --column, one of {', '.join(lists)}")
         numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
+        if not numbers:
+            held = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:4])
+            more = ", ..." * (len(schema) > 4)
+            raise InputError(f"no column holds lists of numbers, but {held}{more}: {SAVE}")
         shown = ", ".join(numbers[:4]) + ", ..." * (len(numbers) > 4)
         raise InputError(
             f"no column holds lists, {len(numbers)} hold single numbers ({shown}). "

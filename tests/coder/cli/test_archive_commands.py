@@ -450,7 +450,7 @@ def codec_of(data: dict[str, Any], text: str) -> None:
             lambda d: d["attributes"].update(
                 nec_archive={"version": 1, "state": "complete", "shards": {"id": [[0, 1 << 50]]}}
             ),
-            "its attribute nec_archive is damaged: id has 5 shards",
+            "id has 5 shards, and the attribute nec_archive is of 1125899906842624: it is a part",
         ),
         ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),
     ],
@@ -502,6 +502,18 @@ def test_a_copy_that_was_put_together_elsewhere_must_be_finished_again(tmp_path,
         archive.open_archive(tmp_path / "both")
     assert main(["verify", str(tmp_path / "both")]) == 1
     assert "coder.archive.finish" in capsys.readouterr().err
+
+
+def test_a_part_of_an_archive_is_not_called_damaged(tmp_path, capsys):
+    of_images(tmp_path / "a", COUNT)
+    data = xr.open_zarr(tmp_path / "a", consolidated=False).isel(image=slice(0, SHARD)).load()
+    data.to_zarr(tmp_path / "part", consolidated=False, zarr_format=3)
+    with pytest.raises(FileError, match=r"1 shards, .* is of 5: it is a part of an archive, or"):
+        archive.open_archive(tmp_path / "part")
+    assert main(["verify", str(tmp_path / "part")]) == 1
+    assert "it is a part of an archive" in capsys.readouterr().err
+    archive.finish(zarr.open_group(tmp_path / "part", mode="r+"))
+    assert main(["verify", str(tmp_path / "part")]) == 0
 
 
 def of_images(path, count):
