@@ -50,11 +50,13 @@ def open_source(
     Bands are in the file's order; three that the file marks as other colours than red, green, blue,
     or as these in another order, cannot be read.
     An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that
-    is damaged: training and scoring log it and go on without. See `read_image`.
+    is damaged: training and scoring log it and go on without. So it is with a JPEG, PNG or WebP
+    beside which GDAL's file (.msk, .aux.xml) says what is missing. See `read_image`.
 
     Whole images are embedded whole: a georeferenced one with a side above 1,024 px is a scene, and
-    reading it is an error unless `chip` says how to cut it. Windows do not overlap, the remainder
-    is dropped, and images smaller than a window are skipped with a warning.
+    reading it is an error unless `chip` says how to cut it. Windows do not overlap, and begin at
+    the upper left: the remainder at the right and the bottom is dropped, of which a log line says
+    how much; images smaller than a window are skipped with a warning.
 
     Args:
         root: what to open, as above.
