@@ -62,6 +62,14 @@ class FileError(CodecError):
     """A codec, model or head file is damaged, of another kind, or of a newer format."""
 
 
+class NoPermission(FileError):
+    """A file or folder that may not be read; it may be whole."""
+
+    def __init__(self, message: str = "", path: str | os.PathLike[str] | None = None):
+        remedy = "see to its permissions, or run this as another user"
+        super().__init__(message or f"cannot be read: no permission; {remedy}", path)
+
+
 class OutputError(CodecError):
     """A file or folder cannot be written where it was asked for; nothing was changed."""
 

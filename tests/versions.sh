@@ -14,7 +14,8 @@ for version in "$@"; do
     venv=.venv-$version
     [ -d "$venv" ] || "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --upgrade \
-        pip pytest pytest-xdist hypothesis xarray 'dask[array]' fsspec
+        pip pytest pytest-xdist hypothesis xarray 'dask[array]' fsspec pyarrow \
+        threadpoolctl ml_dtypes
     "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
     "$venv/bin/python" -m pip install --quiet "$wheel"
     "$venv/bin/python" --version
@@ -26,22 +27,4 @@ assert importlib.util.find_spec("jax") is None, "JAX is installed here"
 assert coder.load("nec-vit-ti").num_qualities > 1
 ' && PYTHONPATH=. "../$venv/bin/python" -m pytest --noconftest -p hypothesis_profile --rootdir . \
         -p no:cacheprovider coder | tail -1)
-    fi
-    [ -n "$python" ] || { echo "no Python $version here: install it, or leave it out" >&2; exit 1; }
-    venv=.venv-$version
-    [ -d "$venv" ] || "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --upgrade \
-        pip pytest pytest-xdist hypothesis xarray 'dask[array]' fsspec
-    "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
-    "$venv/bin/python" -m pip install --quiet "$wheel"
-    "$venv/bin/python" --version
-    # From another folder than the sources: the wheel is what is imported.
-    (cd tests && "../$venv/bin/python" -I -c '
-import importlib.util, coder, sys
-assert "site-packages" in coder.__file__, coder.__file__
-assert importlib.util.find_spec("jax") is None, "JAX is installed here"
-assert coder.load("nec-vit-ti").num_qualities > 1
-' && "../$venv/bin/python" -m pytest --noconftest -p hypothesis_profile --rootdir . -p no:cacheprovider \
-        test_coder_*.py test_golden.py test_format_example.py test_pool.py test_fuzz.py \
-        test_zarr_codec.py test_archive.py test_archive_writer.py test_archive_commands.py | tail -1)
 done

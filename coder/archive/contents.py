@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import SuffixByteRequest
+from zarr.abc.store import Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
+from zarr.storage import StorePath
 
 from coder import files
 from coder.archive.lock import locked
@@ -23,6 +24,7 @@ from coder.archive.zarr_codec import NecCodec, nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
     check_chunks,
+    check_readable,
     is_empty,
     key,
     local_path,
@@ -35,7 +37,7 @@ from coder.archive.zarr_nodes import (
 )
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError, InputError, OutputError
+from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
 
 SHARD = 256
 ATTRIBUTE = "nec_archive"
@@ -75,6 +77,21 @@ def check_one_quality(codec: Any) -> None:
         raise CodecError("an archive has one quality: cut one out of the codec, codec.at(quality)")
 
 
+def check_store(store: Any) -> None:
+    """Raises OutputError for a store in which nothing can be written again, as a zip file."""
+    if isinstance(store, StorePath):
+        store = store.store
+    if not isinstance(store, Store):
+        return
+    if not store.supports_deletes:
+        raise OutputError(
+            f"{type(store).__name__} deletes nothing, and an archive's record is written again "
+            "when it is complete: write a folder (give its path), and zip that; it can be read so"
+        )
+    if store.read_only:
+        raise OutputError("a store that is open for reading alone: open it for writing")
+
+
 def create(
     store: Any,
     codec: OneQualityCodec,
@@ -87,18 +104,20 @@ def create(
     """Make an archive in a Zarr store or path. Assign to its arrays, then call `finish`.
 
     Args:
-      store: anything that zarr opens; it must be empty.
-      codec: a codec of one quality, with or without class token.
-      count: number of images.
+      store: a path, or a store of zarr; there must be nothing in it. None of a zip file: write a
+        folder, and zip that.
+      codec: of one quality; may code a class token or not.
+      count: images.
       grid: tokens (height, width) of every image.
       shard: images per shard, the smallest part to write at once; None for `even_shard(count)`.
       attributes: further attributes of the group, as JSON.
 
     Raises:
       CodecError: a codec of several qualities.
-      InputError: `count` or `shard` below 1; more tokens in a grid, or images in a shard of class
-        tokens, than the codec takes; attributes that are not JSON. Nothing is made.
-      OutputError: the store is not empty, or another process is making or writing it.
+      InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
+        tokens, than the codec takes, attributes that are no JSON; nothing is made.
+      OutputError: there is something in the store, it cannot be written again, or another process
+        makes or writes it.
     """
     store = place(store)
     path = local_path(store)
@@ -116,7 +135,8 @@ def create_locked(
     shard: int | None,
     attributes: Mapping[str, Any] | None,
 ) -> zarr.Group:
-    """`create`, for a caller that holds the lock of the folder."""
+    """`create` for who holds the lock of a folder."""
+    check_store(store)
     attributes = check_attributes(attributes)
     check_one_quality(codec)
     count = check_whole("count", count)
@@ -150,10 +170,11 @@ def open_archive(store: Any) -> zarr.Group:
     """Open a complete archive for reading; `store` may be an open group.
 
     Raises:
-      FileError: not an archive of images, one that is still being written, or one that lost a
-        part. Archives of earlier versions do not list what they must hold: there, a shard of
-        embeddings, class tokens or ids that is not stored was lost or never written. No shard is
-        read: `read_array` and `python -m coder verify` check the content of shards.
+      NoPermission: (a FileError) a part of it may not be read.
+      FileError: no archive of images, one that is still being written, or one that lost a part.
+        Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
+        class tokens or ids that is not stored was lost or never written. No shard is read: that
+        each holds what was written there, `read_array` and `python -m coder verify` say.
     """
     store = place(store)
     group = open_node(store)
@@ -171,6 +192,7 @@ def open_archive(store: Any) -> zarr.Group:
             raise FileError(progress(arrays))
         for array in arrays.values():
             check_chunks(array)
+            check_readable(array)
         for where, what, _ in lost(group, arrays, state):
             raise FileError(f"{where} {what}: copy the archive again, or write it again")
     return group
@@ -200,6 +222,7 @@ def finish(group: zarr.Group) -> None:
         for name in state["shards"]:
             if name not in arrays:
                 raise FileError(f"{name}/zarr.json is lost, and with it the whole array")
+            check_readable(arrays[name])
         present = {name: written_shards(arrays[name]) for name in state["shards"]}
         _check_shards(arrays, present)
         digests = {name: dict(_digests(arrays[name])) for name in state["shards"]}
@@ -370,7 +393,9 @@ def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[i
     for first, end in ranges:
         if end > count:
             raise FileError(
-                f"its attribute {ATTRIBUTE} is damaged: {array.path} has {count} shards"
+                f"{array.path} has {count} shards, and the attribute {ATTRIBUTE} is of {end}: it "
+                "is a part of an archive, or another program changed it, which must call "
+                "coder.archive.finish; or the attribute is damaged"
             )
         numbers.update(range(first, end))
     return numbers
@@ -438,6 +463,8 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
     array = array_of(group, name)
     try:
         values = read(array)
+    except PermissionError as error:
+        raise NoPermission(path=error.filename) from error
     except Exception as error:  # whatever any codec raises is damage here
         with about_store(group.store):
             text = f"{name} is damaged ({error}): `python -m coder verify` says where"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
 from coder.archive import image_ids
@@ -20,6 +20,7 @@ from coder.archive.contents import (
     changed,
     check_attributes,
     check_one_quality,
+    check_store,
     create_locked,
     even_shard,
     expected_shards,
@@ -37,6 +38,7 @@ from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
     check_metadata,
+    check_readable,
     is_empty,
     local_path,
     members,
@@ -56,6 +58,7 @@ from coder.errors import (
     CodecError,
     FileError,
     InputError,
+    NoPermission,
     OutputError,
     named,
     one_line,
@@ -94,9 +97,11 @@ class Writer:
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
         Args:
-          store: a path, or anything else that zarr opens. Only local folders are locked.
-          codec: a codec of one quality.
-          count: number of images.
+          store: a path, or a store of zarr in which things can be written again and deleted: none
+            of a zip file. Write a folder, and zip that; it can be read so. Only paths, and stores
+            of paths, are locked.
+          codec: of one quality.
+          count: images.
           grid: tokens (height, width) of every image.
           shard: images per shard; None for `even_shard(count)`.
           attributes: further attributes of the archive, as JSON; an existing one must have them.
@@ -249,6 +254,24 @@ class Writer:
         valid = self._arrays["valid"]
         sync(valid.store_path.store.delete(shard_key(valid, number)))
 
+    def _refuse_uncodable(self, images: NDArray[np.intp], y: NDArray[np.float32]) -> None:
+        """Raises what coding embeddings would: InputError, or a warning that is made an error.
+
+        What is written is not taken away for something that cannot take its place.
+
+        Args:
+          images: the number of each.
+          y: [images, n, D], or of any shape where there are none.
+        """
+        codec, _, grid = self._settings
+        for_grid, for_class = codec.split()
+        for image, one in zip(images.tolist(), y, strict=False):
+            named("image", image, for_grid.encode, one[-grid[0] * grid[1] :], grid)
+            if for_class is not None:
+                named("image", image, for_class.encode_quietly, one[:1], (1, 1))
+        if for_class is not None and images.size:
+            for_class.encode(y[:, 0], (1, len(y)))
+
     def _refuse_known(self, names: list[str], images: slice) -> None:
         """Raises InputError if another shard has one of these ids."""
         stored = self._arrays["id"]
@@ -272,6 +295,7 @@ class Writer:
     def _enter(self) -> None:
         codec, count, grid = self._settings
         check_one_quality(codec)
+        check_store(self._store)
         path = local_path(self._store)
         self._finished = True  # as long as nothing is begun
         self._known = None
@@ -325,7 +349,10 @@ class Writer:
         for name in state["shards"]:
             if name not in arrays:
                 error = damaged.get(name, "its zarr.json is lost")
+                if isinstance(error, NoPermission):
+                    raise error
                 raise OutputError(f"{name} cannot be opened: {error}; write a new archive")
+            check_readable(arrays[name])
         for_grid, for_class = codec.split()
         embedding = arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
@@ -419,10 +446,7 @@ class Writer:
         self._refuse_known(names, images)
         number = first // size
         if number in written_shards(arrays["valid"]):
-            # What is there is not taken away for what the codec will refuse.
-            codec, _, grid = self._settings
-            for row, one in zip(np.flatnonzero(good), y, strict=False):
-                named("image", images.start + int(row), codec.encode_quietly, one, grid)
+            self._refuse_uncodable(images.start + np.flatnonzero(good), y)
         if (read_state(self.group) or {})["state"] == "complete":
             self._begin_again(number)
         grids = np.full((count, height, width, channels), np.nan, np.float32)

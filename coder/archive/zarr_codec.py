@@ -176,6 +176,8 @@ class NecCodec(ArrayBytesCodec):
                 LossyWrite,
                 stacklevel=2,
             )
+        if before is None and isinstance(self.codec, TransformCodec):
+            self._warn_of_channels(y, there, blob, chunk_spec.fill_value)
         if before is not None:
             self._warn_if_lossy(y, before.reshape(y.shape), blob, chunk_spec.fill_value)
         return chunk_spec.prototype.buffer.from_bytes(blob)
@@ -227,6 +229,37 @@ class NecCodec(ArrayBytesCodec):
         y = np.full((*grid, self.codec.channels), fill_value, np.float32)
         y[there] = self.codec.decode(blob)
         return y
+
+    def _warn_of_channels(
+        self, y: np.ndarray, there: np.ndarray, blob: bytes, fill_value: Any
+    ) -> None:
+        """Warns if only some channels of a new chunk seem to be written, as the first of many.
+
+        Of a chunk that was not there, zarr does not say what was written: half of the channels are
+        looked for in which no token has another value than the fill value.
+
+        Args:
+          y: float32 [h, w, D], the chunk as it is coded.
+          there: bool [h, w], which tokens are not all fill value.
+          blob: what y was coded to.
+          fill_value: the array's.
+        """
+        if there.sum() < 2 or not np.isfinite(fill_value):
+            return
+        unwritten = (y[there] == np.float32(fill_value)).all(0)
+        if 2 * unwritten.sum() < len(unwritten):
+            return
+        after = self._decoded(blob, y.shape, fill_value)[there]
+        change = np.abs(after - y[there])[:, unwritten].max(initial=0)
+        if change > 1e-4 * np.abs(y[there]).max():
+            warnings.warn(
+                f"{unwritten.sum()} of {len(unwritten)} channels have the fill value, "
+                f"{fill_value:g}, in all tokens of a new chunk: were the others written alone? "
+                f"They are coded together, and read as other numbers, by up to {change:.3g}. Write "
+                "all channels at once",
+                LossyWrite,
+                stacklevel=3,
+            )
 
     def _warn_if_lossy(
         self, y: np.ndarray, before: np.ndarray, blob: bytes, fill_value: Any

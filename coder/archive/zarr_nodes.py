@@ -3,8 +3,8 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from coder import files
-from coder.errors import CodecError, FileError, about
+from coder.errors import CodecError, FileError, NoPermission, about
 
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
@@ -52,8 +52,36 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
 def check_metadata(folder: Path) -> None:
     """Raise FileError if a node's metadata file is a pipe or device: zarr would wait for ever."""
     for name in (*files.ZARR_METADATA, ".zattrs", ".zmetadata"):
-        if (folder / name).exists():
+        try:
+            exists = (folder / name).exists()
+        except PermissionError as error:
+            raise NoPermission(path=folder) from error
+        if exists:
             files.check_input(folder / name, "file of Zarr metadata")
+
+
+def unreadable(array: zarr.Array) -> list[str]:
+    """Keys of an array's files and folders that may not be read; zarr lists no such folder.
+
+    None are known of a store that is no folder of this machine.
+    """
+    root = local_path(array.store)
+    if root is None:
+        return []
+    found: list[str] = []
+    walk = os.walk(root / array.path, onerror=lambda error: found.append(error.filename))
+    for folder, _, names in walk:
+        paths = (f"{folder}/{name}" for name in sorted(names))
+        found += [path for path in paths if not os.access(path, os.R_OK)]
+    return [Path(path).relative_to(root).as_posix() for path in found]
+
+
+def check_readable(array: zarr.Array) -> None:
+    """Raises NoPermission if a part of an array may not be read: it would be taken for lost."""
+    for where in unreadable(array):
+        root = local_path(array.store)
+        assert root is not None
+        raise NoPermission(path=root / where)
 
 
 def members(
@@ -139,13 +167,25 @@ def check_chunks(array: zarr.Array) -> None:
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
-    """`array[region]`; if it fails, no reading goes on after the error."""
-    try:
+    """`array[region]`; if it fails, nothing of the reading is left to go on after the error."""
+    with settled():
         return np.asarray(array[region])
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """After an error of the block, or where it is stopped, nothing that zarr began in it goes on.
+
+    zarr works on chunks at once, and leaves the others to themselves: they would go on to write,
+    or print at the end of the process that they were destroyed.
+    """
+    try:
+        yield
     except Exception:
-        # zarr reads chunks concurrently. After the first error the others run on, and at the end of
-        # the process each prints that it was destroyed.
         sync(_others())
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        sync(_others(cancelled=True))
         raise
 
 
@@ -206,7 +246,10 @@ def _keys(array: zarr.Array) -> list[str]:
     return sync(listed())
 
 
-async def _others() -> None:
+async def _others(*, cancelled: bool = False) -> None:
     """Waits for whatever else runs in zarr's event loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if cancelled:
+        for task in tasks:
+            task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

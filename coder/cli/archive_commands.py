@@ -14,7 +14,7 @@ import zarr
 from coder import files
 from coder.archive import contents, zarr_nodes
 from coder.archive.zarr_codec import nec_codec
-from coder.errors import FileError, OutputError, one_line
+from coder.errors import FileError, NoPermission, OutputError, one_line
 
 Region = tuple[slice, ...]
 _UNKNOWN = "completeness unknown: written by an earlier version"
@@ -26,11 +26,12 @@ class _Opened(NamedTuple):
 
     Attributes:
       group: the archive, if it is one.
-      state: the result of `contents.read_state`.
-      arrays: the arrays that can be opened.
-      problems: what cannot be opened or is lost, one line each.
-      lost: keys of the shards that are lost.
-      changed: by key, how shards have changed since the archive was finished; filled on reading.
+      state: of `contents.read_state`.
+      arrays: those that can be opened.
+      problems: what cannot be opened or is lost, a line each.
+      lost: keys of shards that are lost, or may not be read.
+      unreadable: keys of files and folders that may not be read.
+      changed: of shards that are not those that were finished, by key; filled when they are read.
     """
 
     path: Path
@@ -39,11 +40,18 @@ class _Opened(NamedTuple):
     arrays: dict[str, zarr.Array]
     problems: list[str]
     lost: set[str]
+    unreadable: set[str]
     changed: dict[str, str]
 
     @property
     def unfinished(self) -> bool:
         return self.state is not None and self.state["state"] == "writing"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one of the commands below; where it is stopped, zarr's reading is too."""
+    with zarr_nodes.settled():
+        return {"info": info, "verify": verify, "decode": decode}[options.command](options)
 
 
 def info(options: argparse.Namespace) -> int:
@@ -59,7 +67,9 @@ def info(options: argparse.Namespace) -> int:
         print(f"{name}: {_type(array)} ({dimensions}), {stored:,} bytes stored")
         shape = array.shards or array.chunks
         of = "shards" if array.shards else "chunks"
-        written = len(zarr_nodes.stored(array))
+        written: int | str = len(zarr_nodes.stored(array))
+        if any(f"{key}/".startswith(f"{array.path}/".lstrip("/")) for key in opened.unreadable):
+            written = "unknown which"
         print(f"  {written} of {_count(array)} {of} of {list(shape)} written", end="")
         print(f", read in chunks of {list(array.chunks)}" if array.shards else "")
         codec = nec_codec(array)
@@ -164,7 +174,7 @@ def _open(path: Path) -> _Opened:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         name = node.basename or path.resolve().name.removesuffix(".zarr")
-        group, state, arrays, problems = None, None, {name: node}, []
+        group, state, arrays, damaged, problems = None, None, {name: node}, {}, []
     else:
         arrays, damaged = zarr_nodes.members(node)
         state = contents.read_state(node)
@@ -173,24 +183,37 @@ def _open(path: Path) -> _Opened:
         problems = [
             (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
         ]
+        hidden = {name for name, array in arrays.items() if zarr_nodes.unreadable(array)}
         lost = contents.lost(node, arrays, state)
-        problems += [one for one in lost if one.array not in damaged]
+        problems += [one for one in lost if one.array not in damaged.keys() | hidden]
         if group is None and contents.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
+    unreadable = {name for name, error in damaged.items() if isinstance(error, NoPermission)}
+    no_shards: set[str] = set()
     for array in arrays.values():
         zarr_nodes.check_chunks(array)
+        if here := zarr_nodes.unreadable(array):
+            unreadable.update(here)
+            problems += [(key, str(NoPermission())) for key in here]
+            keys = (zarr_nodes.key(array, place) for place, _ in _shards(array))
+            no_shards |= {k for k in keys if any(f"{k}/".startswith(f"{one}/") for one in here)}
         problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
-        problems += [(key, "is lost: copy the array again") for key in zarr_nodes.lost(array)]
+        if not here:
+            problems += [(key, "is lost: copy the array again") for key in zarr_nodes.lost(array)]
     if not any(nec_codec(array) for array in arrays.values()):
         print("holds no array of the nec codec")
     lines = [f"{problem[0]} {problem[1]}" for problem in problems]
-    return _Opened(path, group, state, arrays, lines, {problem[0] for problem in problems}, {})
+    gone = {problem[0] for problem in problems} | no_shards
+    return _Opened(path, group, state, arrays, lines, gone, unreadable, {})
 
 
 def _look_for_changes(opened: _Opened) -> None:
     """Fill `changed` for a finished archive; reads all its bytes."""
     for name, array in opened.arrays.items():
-        found = contents.changed(name, array, opened.state)
+        places = [place for place, _ in _shards(array) if place]
+        gone = {place[0] for place in places if zarr_nodes.key(array, place) in opened.lost}
+        numbers = {place[0] for place in places} - gone
+        found = contents.changed(name, array, opened.state, numbers)
         opened.changed.update((where, what) for where, what, _ in found)
 
 
@@ -201,6 +224,8 @@ def _print_archive(opened: _Opened) -> None:
         return
     if opened.unfinished:
         state = contents.progress(arrays)
+    elif opened.unreadable:
+        state = "unknown whether whole: parts may not be read"
     elif opened.problems or opened.changed:
         state = "not whole"
     elif opened.state is None:

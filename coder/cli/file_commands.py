@@ -17,9 +17,14 @@ vectors [N, D]. ARRAY is the Zarr array to write.
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 
@@ -38,23 +43,62 @@ def main(arguments: list[str] | None = None) -> int:
     # Only the message of a warning, without its line of code.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        with about(options.file):
+        with _terminable(), about(options.file):
             status = _run(options)
         print(end="", flush=True)  # where there is no standard output, nothing happens
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # as of `| head`; what is left in the buffer goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 143 if isinstance(stop, _Terminated) else 130  # as shells have it
+    except BrokenPipeError:  # as of `| head`
+        _drop_output()
         return 1
     except OSError as error:
+        if error.filename is None and not _takes_output():
+            _drop_output()
+            print(f"standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+            return 1
         print(f"{error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
     except ModuleNotFoundError as error:
         print(f"{options.file}: {error}", file=sys.stderr)
     except CodecError as error:
         print(one_line(error), file=sys.stderr)
     return 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops the block as Ctrl-C does, so that it leaves nothing half written."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _takes_output() -> bool:
+    """Whether standard output can be written: what could not be is in its buffer still."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere, rather than to an error at the program's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -69,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
         # Not needed for blobs, and slow to import.
         from coder.cli import archive_commands
 
-        return getattr(archive_commands, options.command)(options)
+        return archive_commands.run(options)
     return _COMMANDS[options.command, kind](options)
 
 

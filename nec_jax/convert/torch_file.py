@@ -4,6 +4,7 @@ A file's pickle gets a short list of names, each of which builds a tensor, a con
 record; whatever else it asks for is refused, so that no code of the file runs.
 """
 
+import functools
 import math
 import re
 import zipfile
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError
-from nec_jax.convert.unpickle import LARGEST, Builder, Record, unpickle
+from coder.errors import about
+from nec_jax.convert.unpickle import INTEGER_LIMIT, DataUnpickler, Record
 
 _STORAGES = {
     "FloatStorage": "<f4",
@@ -30,9 +32,9 @@ _STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
-_MOST_AXES = 8
-_MOST_ATTRIBUTES = 1_000_000
-_LONGEST_NAME = 1000
+_MAX_AXES = 8
+_MAX_ATTRIBUTES = 1_000_000
+_MAX_NAME = 1000
 _STATE_KEYS = ("model", "state_dict", "model_state_dict")
 
 
@@ -83,33 +85,37 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     Raises:
       FileError: not such a file, damaged, or one that asks for code.
     """
-    if not zipfile.is_zipfile(path):
-        raise FileError(
-            "no checkpoint, or one of PyTorch before 1.6 (no zip archive of torch.save): if it is "
-            "one, load it with torch.load(..., weights_only=True) and save it again",
-            path,
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            content = _unpickle(archive, path)
-            arguments = content.get("args") if isinstance(content, dict) else None
-            state = _state(content, path)
-            wanted = sum(ref.count * ref.storage.itemsize for ref in state.values())
-            if wanted > 2 * path.stat().st_size:  # a storage may be shared, as tied weights are
-                raise FileError("its tensors are larger than the file: it is damaged", path)
-            tensors = {name: ref.load() for name, ref in state.items()}
-    except FileError:
-        raise
-    except Exception as error:  # damaged pickles raise nearly anything
-        reason = f"{type(error).__name__}: {error}"
-        raise FileError(f"damaged, or not a PyTorch file ({reason})", path) from error
+    with about(path):
+        if not zipfile.is_zipfile(path):
+            raise FileError(
+                "no checkpoint, or one of PyTorch before 1.6 (no zip archive of torch.save): if it "
+                "is one, load it with torch.load(..., weights_only=True) and save it again"
+            )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _read(archive, path.stat().st_size)
+        except FileError:
+            raise
+        except Exception as error:  # damaged pickles raise nearly anything
+            reason = f"{type(error).__name__}: {error}"
+            raise FileError(f"damaged, or not a PyTorch file ({reason})") from error
+
+
+def _read(archive: zipfile.ZipFile, size: int) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    content = _unpickle(archive, size)
+    arguments = content.get("args") if isinstance(content, dict) else None
+    state = _state(content)
+    wanted = sum(ref.count * ref.storage.itemsize for ref in state.values())
+    if wanted > 2 * size:  # a storage may be shared, as tied weights are
+        raise FileError("its tensors are larger than the file: it is damaged")
+    tensors = {name: ref.load() for name, ref in state.items()}
     return tensors, arguments.attributes if isinstance(arguments, Record) else {}
 
 
-def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
+def _unpickle(archive: zipfile.ZipFile, size: int) -> Any:
     pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(pickles) != 1:
-        raise FileError("a zip archive, but not one that torch.save wrote", path)
+        raise FileError("a zip archive, but not one that torch.save wrote")
     root = pickles[0].removesuffix("data.pkl")
     order = f"{root}byteorder"
     # TorchScript's code lies beside these, which nothing here reads.
@@ -119,23 +125,23 @@ def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
         if i.filename in (pickles[0], order) or i.filename.startswith(f"{root}data/")
     ]
     if any(info.compress_type != zipfile.ZIP_STORED for info in read):
-        raise FileError("compressed entries, which torch.save never writes: refused", path)
-    if sum(info.file_size for info in read) > path.stat().st_size:
-        raise FileError("its entries are larger than the file: refused", path)
+        raise FileError("compressed entries, which torch.save never writes: refused")
+    if sum(info.file_size for info in read) > size:
+        raise FileError("its entries are larger than the file: refused")
     if any(i.filename == order for i in read) and archive.read(order) != b"little":
-        raise FileError("written on a big-endian machine: save it on another", path)
-    reader = _Reader(archive, root, path)
-    return unpickle(archive.read(pickles[0]), reader.find, reader.storage)
+        raise FileError("written on a big-endian machine: save it on another")
+    read_storage = functools.cache(lambda key: archive.read(f"{root}data/{key}"))
+    return _TorchUnpickler(archive.read(pickles[0]), read_storage).load()
 
 
-class _Reader:
-    """Resolves the names and storages of a pickle."""
+class _TorchUnpickler(DataUnpickler):
+    """Knows what the names and storages of a checkpoint stand for."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str, path: Path):
-        self._archive, self._root, self._path = archive, root, path
-        self._storages: dict[str, bytes] = {}
+    def __init__(self, content: bytes, read_storage: Callable[[str], bytes]):
+        super().__init__(content)
+        self._read_storage = read_storage
 
-    def find(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if module.startswith("__torch__"):  # a class that TorchScript compiled
@@ -143,26 +149,21 @@ class _Reader:
         if (module, name) in _BUILDERS:
             return _BUILDERS[module, name]
         raise FileError(
-            f"{self._path}: asks for {module}.{name}, which is no part of a tensor: refused. If "
-            "you trust the file, load it with PyTorch and save the state_dict alone"
+            f"asks for {module}.{name}, which is no part of a tensor: refused. If you trust the "
+            "file, load it with PyTorch and save the state_dict alone"
         )
 
-    def storage(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key = pid[:3]
         if kind != "storage" or dtype not in _STORAGES.values() or not isinstance(key, str):
-            raise FileError(f"{self._path}: storage of an unknown type")
-        return _Storage(dtype, lambda: self._read(key))
-
-    def _read(self, key: str) -> bytes:
-        if key not in self._storages:
-            self._storages[key] = self._archive.read(f"{self._root}data/{key}")
-        return self._storages[key]
+            raise FileError("a storage of an unknown type: damaged, or of a newer PyTorch")
+        return _Storage(dtype, functools.partial(self._read_storage, key))
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
-    sound = len(shape) == len(strides) <= _MOST_AXES and isinstance(storage, _Storage)
+    sound = len(shape) == len(strides) <= _MAX_AXES and isinstance(storage, _Storage)
     numbers = (offset, *shape, *strides) if sound else ()
-    sound = sound and all(isinstance(n, int) and abs(n) < LARGEST for n in numbers)
+    sound = sound and all(isinstance(n, int) and abs(n) < INTEGER_LIMIT for n in numbers)
     if not sound or min(shape, default=0) < 0:
         raise FileError("a tensor that is not described by whole numbers: the file is damaged")
     return TensorRef(storage, offset, tuple(shape), tuple(strides))
@@ -174,7 +175,7 @@ def _empty_dict(*arguments: Any) -> dict:
     return {}
 
 
-_BUILDERS: dict[tuple[str, str], Builder] = {
+_BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
@@ -198,24 +199,23 @@ _BUILDERS: dict[tuple[str, str], Builder] = {
 }
 
 
-def _state(content: Any, path: Path) -> dict[str, TensorRef]:
+def _state(content: Any) -> dict[str, TensorRef]:
     if not isinstance(content, Record | dict):
-        raise FileError(f"holds a {type(content).__name__}, not a model's state", path)
+        raise FileError(f"holds a {type(content).__name__}, not a model's state")
     if isinstance(content, Record):
         tensors = _flatten(content)
     else:
         states = [key for key, value in content.items() if _is_state(key, value)]
         if len(states) > 1:
             raise FileError(
-                f"holds {' and '.join(states)}: save the one that is meant, as {{'model': ...}}",
-                path,
+                f"holds {' and '.join(states)}: save the one that is meant, as {{'model': ...}}"
             )
         state = content[states[0]] if states else content
         tensors = {
             k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, TensorRef)
         }
     if not tensors:
-        raise FileError(f"no tensors under any of {', '.join(_STATE_KEYS)} or on top", path)
+        raise FileError(f"no tensors under any of {', '.join(_STATE_KEYS)} or on top")
     return tensors
 
 
@@ -231,7 +231,7 @@ def _flatten(record: Record) -> dict[str, TensorRef]:
     modules, seen = [("", record)], 0
     for prefix, module in modules:  # which grows
         seen += 1 + len(module.attributes)
-        if seen > _MOST_ATTRIBUTES or len(prefix) > _LONGEST_NAME:
+        if seen > _MAX_ATTRIBUTES or len(prefix) > _MAX_NAME:
             raise FileError("modules within modules without end: refused")
         for name, value in module.attributes.items():
             if isinstance(value, TensorRef):

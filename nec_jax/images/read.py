@@ -3,6 +3,7 @@
 The first bytes of a file decide its kind, not its name or Pillow's mode.
 """
 
+import re
 import stat
 import struct
 import warnings
@@ -57,6 +58,8 @@ _PHOTOMETRICS = {
 # Enumerated colour spaces of JPEG 2000 that are grey or RGB (ISO 15444-1 and -2, the colr box).
 _JP2_PLAIN = (16, 17, 20, 21)
 _JP2_SPACES = {12: "CMYK", 13: "YCCK", 14: "CIELAB", 18: "sYCC", 24: "e-sYCC"}
+# What says, in GDAL's file beside an image, that pixels are missing or mean other numbers.
+_OF_SIDECARS = re.compile(rb"<(NoDataValue|Scale|Offset)\b")
 # What may turn a PNG, wherever in the file it stands.
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pillow's names of them
@@ -86,6 +89,13 @@ def read_image(
     order; others, such as blue, green, red, are refused. With more bands the marks are ignored: a
     model names its bands in the order of its images.
 
+    A pixel is missing where any of its bands is: an encoder takes all of them. GDAL's mask of a
+    dataset counts fewer, only those that lack every band.
+
+    JPEG, PNG and WebP hold no mask and no nodata value of their own that GDAL writes: it puts them
+    in files beside (`NAME.msk`, `NAME.aux.xml`). A picture with such a file is refused, which names
+    it; of TIFF and JPEG 2000 these files are heeded.
+
     Args:
         path: the file.
         image_id: the id of the record.
@@ -93,10 +103,11 @@ def read_image(
         largest: maximum side of a georeferenced image, pixels.
 
     Raises:
-        CorruptImageError: the file is missing, damaged, or not an image; the message names it.
-        OSError: the system failed, not the file (`raise_passing`); it names the file too.
-        MissingPixels: a CorruptImageError: pixels are transparent, have the value of the file's
-            nodata tag, are left out by its mask, or are NaN or infinite.
+        CorruptImageError: the file is missing, damaged, no image, or a picture with a file beside
+            it that says what is missing; the message names it.
+        OSError: the system failed, and not the file (`raise_passing`); it names the file too.
+        MissingPixels: (one of these) pixels are missing, in one band or more: transparent, the
+            value of the file's nodata tag, left out by its mask, NaN or infinite.
         SceneError: a georeferenced image with a side above `largest`.
     """
     return whole(decode(path, image_id, box, largest=largest), path, box)
@@ -111,6 +122,7 @@ def decode(
         with open_regular(path) as file:
             head = _head(file)
             if not head.startswith(_RASTERS):
+                _refuse_sidecars(path)
                 return _crop_all(read_picture(file, image_id), box)
             white_is_zero = _refuse_colours(file, head)
         return _read_raster(path, image_id, box, largest, white_is_zero)
@@ -136,10 +148,10 @@ def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
     top, left = box[:2] if box else (0, 0)
     raise MissingPixels(
         f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
-        f"({kinds}), the first at row {top + row}, column {left + col}; an encoder needs whole "
-        "images: fill these pixels, or cut images that have none. If they are not missing, the "
-        "file says so wrongly: unset its nodata value, its mask, or its mark of alpha "
-        "(gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
+        f"in at least one band ({kinds}), the first at row {top + row}, column {left + col}; an "
+        "encoder needs whole images: fill these pixels, or cut images that have none. If they are "
+        "not missing, the file says so wrongly: unset its nodata value, its mask, or its mark of "
+        "alpha (gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
     )
 
 
@@ -150,13 +162,16 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     there are two bits. Pixels that a TIFF says are missing (nodata tag, mask) are IGNORE.
 
     Raises:
-        CorruptImageError: missing, damaged, lossy or not single-band 8-bit; has a scale; or white
-            is zero, which programs read differently. The message names the file.
+        CorruptImageError: missing, damaged, lossy, or not single-band 8-bit; white is zero, so
+            that programs do not agree on the indices; a scale; a picture with a file beside it that
+            says what is missing, as in `read_image`. The message names it.
     """
     try:
         with open_regular(path) as file:
             head = _head(file)
             picture = not head.startswith(_RASTERS)
+            if picture:
+                _refuse_sidecars(path)
             mask = _crop(_read_indices(file, head), box) if picture else None
             if mask is None and _refuse_colours(file, head):
                 raise DataError(
@@ -333,6 +348,19 @@ def read_picture(file: IO[bytes], image_id: str) -> Record:
     if transparent.any():
         record["missing"] = {"transparent": transparent}
     return record
+
+
+def _refuse_sidecars(path: Path) -> None:
+    """Refuse a picture of whose pixels GDAL's file beside it says more: Pillow does not read it."""
+    remedy = (
+        "which is not read for pictures: convert both to one TIFF (gdal_translate IN OUT.tif); or, "
+        "if it says nothing that holds, delete it"
+    )
+    mask, about = (path.with_name(path.name + ending) for ending in (".msk", ".aux.xml"))
+    if mask.exists():
+        raise DataError(f"its mask is the file {mask.name} beside it, {remedy}")
+    if about.exists() and (found := _OF_SIDECARS.search(about.read_bytes())):
+        raise DataError(f"the file {about.name} beside it has a {found[1].decode()}, {remedy}")
 
 
 def _refuse_frames(image: Image.Image) -> None:
@@ -643,4 +671,6 @@ def reason_of(error: BaseException) -> str:
     error = error.__cause__ or error  # rasterio's own message only points to GDAL's
     if isinstance(error, DataError):
         return str(error)
+    if isinstance(error, struct.error):  # of too few bytes
+        return "it is truncated, or damaged"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

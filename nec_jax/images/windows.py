@@ -43,8 +43,12 @@ class WindowSource:
     """Windows of images: record i is one `chip` x `chip` window, with its mask or label.
 
     Windows do not overlap, go row by row, and the remainder at the right and the bottom is
-    dropped. A TIFF or JPEG 2000 is read window by window; any other file is decoded whole, so the
-    last few are kept for the neighbouring windows.
+    dropped, of which a log line says how much. A TIFF or JPEG 2000 is read window by window; any
+    other file is decoded whole, so the last few are kept for the neighbouring windows.
+
+    Attributes:
+        windows: of each record its pair, and row and column of its upper left pixel.
+        left_out: how many pixels of the split's images lie in no window, and how many there are.
     """
 
     def __init__(
@@ -85,12 +89,16 @@ class WindowSource:
         chosen = [pair for pair in pairs if split in ("all", pair.split)]
         self._in_parts: set[Pair] = set()  # read window by window
         with ThreadPoolExecutor() as pool:  # on a network drive each header takes its time
-            for pair, (corners, in_parts) in zip(chosen, pool.map(self._grid, chosen), strict=True):
+            grids, pixels = pool.map(self._grid, chosen), 0
+            for pair, (corners, in_parts, size) in zip(chosen, grids, strict=True):
                 self.windows += [(pair, row, col) for row, col in corners]
+                pixels += size
                 if in_parts:
                     self._in_parts.add(pair)
         if not self.windows:
             raise DataError(f"split {split!r} of {name} has no window of {chip} x {chip} px")
+        self.left_out = (pixels - len(self.windows) * chip**2, pixels)
+        log_left_out(f"{name}, split {split}", *self.left_out, chip)
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
@@ -133,14 +141,14 @@ class WindowSource:
         record["mask"] = mask
         return record
 
-    def _grid(self, pair: Pair) -> tuple[list[tuple[int, int]], bool]:
-        """Corners of a pair's windows, and whether they are read one by one."""
+    def _grid(self, pair: Pair) -> tuple[list[tuple[int, int]], bool, int]:
+        """Corners of a pair's windows, whether they are read one by one, and the image's pixels."""
         files = [self.root / path for path in (pair.image, pair.mask) if path is not None]
         try:
             headers = [read_header(file) for file in files]
         except CorruptImageError as error:
             log.warning("skipped: %s", error)
-            return [], False
+            return [], False, 0
         if pair.mask is not None:
             _refuse_apart(files[0], files[1], *headers)
         size = headers[0].size
@@ -150,7 +158,7 @@ class WindowSource:
                 "skipped: %s (%d x %d px) is smaller than the chip of %d px",
                 printable(str(files[0])), *size, self.chip,
             )  # fmt: skip
-        return corners, all(map(is_raster, files))
+        return corners, all(map(is_raster, files)), size[0] * size[1]
 
 
 def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) -> None:
@@ -202,6 +210,16 @@ def corners_of(height: int, width: int, chip: int) -> Iterator[tuple[int, int]]:
     for row in range(0, height - chip + 1, chip):
         for col in range(0, width - chip + 1, chip):
             yield row, col
+
+
+def log_left_out(name: str, left_out: int, pixels: int, chip: int) -> None:
+    """Say how many of a data set's pixels lie in no window, if any do."""
+    if left_out:
+        log.warning(
+            "%s: %s of %s pixels (%.2g %%) lie in no window of %d px: windows begin at the upper "
+            "left, and the remainder at the right and the bottom is dropped",
+            printable(name), f"{left_out:,}", f"{pixels:,}", 100 * left_out / pixels, chip,
+        )  # fmt: skip
 
 
 def numbered_classes(root: Path, masks: Iterable[str]) -> tuple[str, ...]:

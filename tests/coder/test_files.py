@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +164,7 @@ def test_pipes_devices_and_folders_are_refused(tmp_path, overwrite):
         (tmp_path / "fifo", "a pipe or a device"),
         (tmp_path / "link", "a pipe or a device"),
         ("/dev/null", "a pipe or a device"),
+        ("-", "is no standard output"),
         (tmp_path / "folder", "is a folder"),
         (tmp_path / "none" / "x", "make it first"),
         (tmp_path / "folder" / ".." / "none" / "x", "make it first"),
@@ -172,6 +174,18 @@ def test_pipes_devices_and_folders_are_refused(tmp_path, overwrite):
             written(path, overwrite=overwrite)
     assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "folder", "link"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="it has the names of open files")
+def test_a_pipe_that_has_no_name_of_its_own_is_refused():
+    """As /dev/stdout is, before `| program`."""
+    ends = os.pipe()
+    try:
+        with pytest.raises(OutputError, match="is a pipe or a device"):
+            written(f"/dev/fd/{ends[1]}")
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def test_a_link_is_written_to_where_it_leads(tmp_path):

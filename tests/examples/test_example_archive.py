@@ -188,6 +188,13 @@ def test_a_scene_among_images_costs_its_row_and_chip_cuts_it(inputs, capsys):
     cut: Any = zarr.open_group(inputs / "cut.zarr", mode="r")
     assert cut["id"].shape == (COUNT + 1500 // 40,)
     assert cut["valid"][:].all()
+    # Of each other image, 50 x 40 px, a window has 40 x 40.
+    pixels = COUNT * 50 * 40 + 1500 * 40
+    assert cut.attrs["pixels_in_no_window"] == COUNT * 10 * 40 + 20 * 40
+    assert cut.attrs["pixels"] == pixels
+    before = files(inputs / "cut.zarr")
+    run(inputs, "cut.zarr", "--chip", "40")
+    assert files(inputs / "cut.zarr") == before
 
 
 def test_an_archive_does_not_lie_among_its_images(inputs):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,10 @@ def _check(options: Any, names: tuple[str, ...], right: Callable[[Any], bool], w
         values = value if isinstance(value, tuple) else (value,)
         if value is not None and not (values and all(map(right, values))):
             raise OptionsError(f"{flag(name)} must be {what}")
+
+
+def _is_positive(value: float) -> bool:
+    return 0 < value < inf
 
 
 def _check_counts(options: Any, *names: str) -> None:
@@ -93,7 +98,7 @@ class Training:
     images: int | None = None
     """Maximum number of training images, evenly spread; all if not given."""
     chip: int | None = None
-    """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     steps: int = 1000
     """Optimiser steps."""
     epochs: int | None = None
@@ -144,8 +149,8 @@ class Training:
     def __post_init__(self) -> None:
         _check_counts(self, "chip", "steps", "batch", "val_images", "val_every", "log_every")
         _check_counts(self, "checkpoint_every", "images", "epochs", "decoder_depth")
-        _check(self, ("lr",), lambda x: x > 0, "positive")
-        _check(self, ("warmup", "weight_decay"), lambda x: x >= 0, "0 or more")
+        _check(self, ("lr",), _is_positive, "positive and finite")
+        _check(self, ("warmup", "weight_decay"), lambda x: 0 <= x < inf, "0 or more, and finite")
         if self.epochs is None:  # else the steps are not known yet: `in_steps`
             refuse_warmup(self, self.steps)
         if self.microbatch is not None and (self.microbatch < 1 or self.batch % self.microbatch):
@@ -200,12 +205,12 @@ class Compress(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, ("lam", "density_lr"), lambda x: x > 0, "positive")
+        _check(self, ("lam", "density_lr"), _is_positive, "positive and finite")
         _check_counts(self, "calibration_images", "views")
         if self.gain == ("identity" if self.codec == "transform" else "any"):
             raise OptionsError(f"--gain {self.gain} is not for --codec {self.codec}: leave it out")
-        if not isinstance(self.gain, str) and not self.gain > 0:
-            raise OptionsError(f"--gain {self.gain:g} must be positive")
+        if not isinstance(self.gain, str) and not _is_positive(self.gain):
+            raise OptionsError(f"--gain {self.gain:g} must be positive and finite")
         check_cache(self)
         if self.views > 1 and self.cache is None:
             raise OptionsError("--views goes with --cache: without it each crop is a new one")
@@ -229,7 +234,7 @@ class Distil(Training):
     data: str = ""
     """Images, as for `pretrain`; separate several data sets by commas."""
     chip: int | None = None
-    """Cut every image into windows of this side, in pixels. Of several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole, as those of TFDS always do. If not given, as elsewhere. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     images: int | None = None
     """Maximum number of training images of each data set, evenly spread; all if not given."""
     val_images: int = 512

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class Evaluate:
     split: str = "val"
     """Split to score. Choose settings on val; report test once."""
     chip: int | None = None
-    """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images."""  # noqa: E501
+    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     image_size: int | None = None
     """Resize images to this side, in pixels; the models' if not given."""
     limit: int | None = None
@@ -81,8 +82,10 @@ class Evaluate:
             raise OptionsError("--cache is for models that share frozen blocks: leave it out")
         if min((*self.qualities, 0)) < 0:
             raise OptionsError("--qualities must be 0 or more")
-        if min((*self.channel_gains, 1)) <= 0:
-            raise OptionsError("--channel-gains must be positive")
+        if not all(0 < gain < inf for gain in self.channel_gains):
+            raise OptionsError("--channel-gains must be positive and finite")
+        if not all(1 <= ratio < inf for ratio in self.jpeg2000):
+            raise OptionsError("--jpeg2000 must be 1 or more, and finite")
         if min((*self.transform_qualities, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
             raise OptionsError("--transform-qualities must be 0 or more, --pca and --pq 1 or more")
         if self.pq and find_spec("faiss") is None:

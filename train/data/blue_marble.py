@@ -14,7 +14,7 @@ import numpy as np
 
 from nec_jax.images.read import read_image
 from nec_jax.images.record import CorruptImageError, DataError, Record, raise_passing
-from nec_jax.images.windows import corners_of
+from nec_jax.images.windows import corners_of, log_left_out
 from train.data.splits import HASH_SPLITS, check_split
 
 PIXELS_PER_DEGREE = 15
@@ -40,6 +40,8 @@ class BlueMarble:
         mask: uint8 [2700, 5400], index into `mask_classes`.
         windows: (row, col) of each tile's upper left pixel.
         chip: side of a tile, pixels.
+        left_out: how many pixels of the image lie in no tile, of whatever split, and how many
+            there are.
     """
 
     name = "blue-marble"
@@ -59,16 +61,17 @@ class BlueMarble:
         height, width = self.image.shape[:2]
         self.mask = _read_mask(folder / "lsmask_2.5min_f.bin", height, width)
         self.chip = chip
+        corners = list(corners_of(height, width, chip))
         self.windows = [
-            (row, col)
-            for row, col in corners_of(height, width, chip)
-            if split in ("all", _split_of(col + chip // 2))
+            (row, col) for row, col in corners if split in ("all", _split_of(col + chip // 2))
         ]
         if not self.windows:
             raise DataError(
                 f"split {split!r} of blue-marble has no tile of {chip} px: its image has "
                 f"{height} x {width} px, and a split is a set of blocks 225 px wide"
             )
+        self.left_out = (height * width - len(corners) * chip**2, height * width)
+        log_left_out(self.name, *self.left_out, chip)
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -49,12 +49,14 @@ def open_source(
     Colours other than grey, RGB and palettes, and bands with a scale or an offset, are refused.
     Bands are in the file's order; three that the file marks as other colours than red, green, blue,
     or as these in another order, cannot be read.
-    An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like a damaged
-    one: training and scoring log it and leave it out. See `read_image`.
+    An image with missing pixels (nodata, a mask, transparency, NaN) cannot be read, like one that
+    is damaged: training and scoring log it and go on without. So it is with a JPEG, PNG or WebP
+    beside which GDAL's file (.msk, .aux.xml) says what is missing. See `read_image`.
 
-    Without `chip`, images are embedded whole. A georeferenced image with a side above 1,024 px is a
-    scene: reading it is an error unless `chip` says how to cut it. Windows do not overlap, the
-    remainder is dropped, and images smaller than a window are skipped with a warning.
+    Whole images are embedded whole: a georeferenced one with a side above 1,024 px is a scene, and
+    reading it is an error unless `chip` says how to cut it. Windows do not overlap, and begin at
+    the upper left: the remainder at the right and the bottom is dropped, of which a log line says
+    how much; images smaller than a window are skipped with a warning.
 
     Args:
         root: what to open, as above.

@@ -33,8 +33,8 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
     """Cut the RGB tiles of a split, with their labels, into windows of `chip` px.
 
     Raises:
-        DataError: a tile that no official list has, that is in two folders, or that has no label;
-            an unknown split.
+        DataError: a tile of no official list, in two folders, or without its label; an unknown
+            split, or one of which no tile is there.
     """
     check_split(split, HASH_SPLITS, str(root))
     part = {tile: name for name, tiles in TILES.items() for tile in tiles.split()}
@@ -55,6 +55,11 @@ def open_potsdam(root: Path, split: str, chip: int) -> WindowSource:
             )
         image, label = (path.relative_to(root).as_posix() for path in (image, label))
         pairs.append(Pair(image, label, part[tile]))
+    if split != "all" and split not in (there := {pair.split for pair in pairs}):
+        raise DataError(
+            f"{root} holds no tile of split {split!r}, only {len(pairs)} of "
+            f"{', '.join(sorted(there))}: add the tiles {TILES[split]}, or use split 'all'"
+        )
     return WindowSource("potsdam", root, pairs, split, chip, lambda: MASK_CLASSES, read_colour_mask)
 
 

@@ -24,6 +24,7 @@ from coder import files
 from train.engine.processes import is_main_process
 from train.engine.run_folder import sha256
 
+_PART = ".part"  # ends the name of a checkpoint until its sums are written
 _SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _NUMBER = re.compile(r"os_error_code='(\d+)'")  # as tensorstore says it, in errors of its own kinds
@@ -41,7 +42,9 @@ class Checkpoints:
     """Numbered checkpoints of (state, position) in one folder; the newest two are kept.
 
     The state is a tree of arrays, the position what JSON can hold: where in the data the run was.
-    Each checkpoint lists the SHA-256 of its files, because orbax loads a flipped bit silently.
+    Each checkpoint lists the SHA-256 of its files, because orbax loads a flipped bit silently. It
+    takes its name once they are written, so that one without them is damaged. It knows its step,
+    so that one under another's name is noticed.
     """
 
     # Not orbax's own Checkpointer: it reads the metadata of all checkpoints before anything else,
@@ -51,8 +54,9 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         if is_main_process() and folder.exists():
-            for cut_off in folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(cut_off)
+            for ending in (_PART, f"{_PART}.orbax-checkpoint-tmp*", ".orbax-checkpoint-tmp*"):
+                for cut_off in folder.glob(f"*{ending}"):
+                    shutil.rmtree(cut_off)
 
     @property
     def steps(self) -> list[int]:
@@ -70,13 +74,15 @@ class Checkpoints:
         self.close()
         if step in self.steps:
             return
-        path = self._folder / str(step)
+        part = self._folder / f"{step}{_PART}"
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
             response = ocp.save_checkpointables_async(
-                str(path), {"state": state}, custom_metadata={"position": position}
+                str(part),
+                {"state": state},
+                custom_metadata={"position": position, "step": step},
             )
-            self._saving = self._thread.submit(self._finish, response, path)
+            self._saving = self._thread.submit(self._finish, response, part)
 
     def close(self) -> None:
         """Wait until everything is on disk. Raises as `save`."""
@@ -105,9 +111,13 @@ class Checkpoints:
             path = self._folder / str(step)
             whole = False
             try:
-                whole = _is_whole(path)
-                state = ocp.load_checkpointables(str(path), {"state": abstract})["state"]
+                _check_sums(path)
                 record: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
+                # Checkpoints of earlier versions do not say their step.
+                if (own := record.get("step", step)) != step:
+                    raise ValueError(f"it is of step {own}: its folder was renamed, or copied")
+                whole = True
+                state = ocp.load_checkpointables(str(path), {"state": abstract})["state"]
                 position = record["position"]
             except Exception as error:  # ours, or whatever orbax makes of files
                 if _is_of_the_system(error):
@@ -136,11 +146,12 @@ class Checkpoints:
             "copy, or delete the work folder to start again"
         )
 
-    def _finish(self, response: Any, path: Path) -> None:
+    def _finish(self, response: Any, part: Path) -> None:
         response.result()
         if is_main_process():
-            sums = "".join(f"{sha256(file)}  {file.relative_to(path)}\n" for file in _files(path))
-            files.write_text(path / _SUMS, sums, overwrite=True)
+            sums = "".join(f"{sha256(file)}  {file.relative_to(part)}\n" for file in _files(part))
+            files.write_text(part / _SUMS, sums, overwrite=True)
+            part.rename(part.with_suffix(""))
         for old in self.steps[:-2]:
             self._delete(old)
 
@@ -170,18 +181,17 @@ class Checkpoints:
             ) from error
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the sums are there and match; ValueError if they do not."""
+def _check_sums(path: Path) -> None:
+    """Raise ValueError unless the sums are there and match."""
     sums = path / _SUMS
-    if not sums.exists():  # cut off right before it was written: everything else is there
-        return False
+    if not sums.exists():
+        raise ValueError(f"{_SUMS} is missing, by which its files are checked")
     for line in sums.read_text().splitlines():
         expected, name = line.split("  ", 1)
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing")
         if sha256(path / name) != expected:
             raise ValueError(f"the SHA-256 of {name} does not match")
-    return True
 
 
 def _is_of_the_system(error: BaseException | None) -> bool:

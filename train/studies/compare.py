@@ -28,8 +28,13 @@ _SAMPLES = 200  # points in the range of scores that two curves share
 _MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
 _NONE = "-"
 # What is read of a point, and of each of its images; errors are not of all points.
-_OF_A_POINT = ("method", "setting", "head", "with_decoder", "bytes_per_image", "codec_bytes")
+_OF_A_POINT = (
+    "method", "setting", "head", "with_decoder", "bytes_per_image", "codec_bytes", "mean"
+)  # fmt: skip
 _EACH = ("bytes", "hits", "totals", "errors")
+_APART = "the two are not of one run, or were edited: evaluate again"
+# How far a report's figures, which are rounded, may lie from the means of its images: rtol, atol.
+_ROUNDED = {"bytes_per_image": (0, 0.01), "mean": (0, 0.001), "mse": (1e-3, 0)}
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # log bytes, and scores
 Key = tuple[str, bool]  # the method, and whether its scores are after the decoder's first block
 
@@ -274,6 +279,12 @@ def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
             here = point.keys() | {name for name in _EACH if f"{i}.{name}" in each}
             if missing := {*_OF_A_POINT, *_EACH[:3]} - here:
                 raise ValueError(f"point {i} has no {min(missing)}")
+            _refuse_apart(path, i, point, each)
+        if len(held_points := {name.partition(".")[0] for name in each}) != len(points):
+            raise OptionsError(
+                f"{path}: report.json has {len(points)} points and images.npz has "
+                f"{len(held_points)}: {_APART}"
+            )
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise OptionsError(
             f"{path}: report.json or images.npz is damaged ({error}): evaluate again"
@@ -282,6 +293,22 @@ def read_points(path: Path) -> list[tuple[Point, dict[str, NDArray]]]:
         (point, {name: each[f"{i}.{name}"] for name in _EACH if f"{i}.{name}" in each})
         for i, point in enumerate(points)
     ]
+
+
+def _refuse_apart(path: Path, index: int, point: Point, each: dict[str, NDArray]) -> None:
+    """Raise OptionsError unless a point's figures are the means of its arrays, but for rounding."""
+    means = {"bytes_per_image": float(np.mean(each[f"{index}.bytes"]))}
+    scores = Scores(each[f"{index}.hits"], each[f"{index}.totals"])
+    means["mean"] = float(np.mean(scores.percent()))
+    if "mse" in point and f"{index}.errors" in each:
+        means["mse"] = float(np.mean(each[f"{index}.errors"]))
+    for name, value in means.items():
+        if not np.isclose(point[name], value, rtol=_ROUNDED[name][0], atol=_ROUNDED[name][1]):
+            raise OptionsError(
+                f"{path}: point {index} of report.json ({point['method']} {point['setting']}, head "
+                f"{point['head']}) has a {name} of {point[name]:g}, and its images in images.npz "
+                f"have {value:g}: {_APART}"
+            )
 
 
 def _rated(

@@ -27,7 +27,7 @@ from archive_cases import (
 from coder_cases import fitted_codec
 from folders import ROOT, TESTS
 from transform_cases import class_tokens, ladder, smooth_embeddings
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, files, fit
 from coder.archive.lock import locked
@@ -128,7 +128,7 @@ def test_unreadable_images_are_read_again_on_demand(tmp_path):
 def test_a_shard_whose_rewriting_is_stopped_is_to_be_written(tmp_path, monkeypatch):
     written(tmp_path / "a", BAD)
     # Otherwise refused before anything is changed.
-    monkeypatch.setattr("coder.archive.writer.named", lambda *_: None)
+    monkeypatch.setattr(archive.Writer, "_refuse_uncodable", lambda *_: None)
     with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD, retry=True) as writer:
         far = Y[:SHARD].copy()
         far[3, 0, 0] = 1e30  # of a class token: the embeddings are written before
@@ -258,6 +258,45 @@ def test_what_the_codec_refuses_takes_away_no_shard_that_was_written(complete, t
         with pytest.raises(InputError, match=r"image 5: .*too far"):
             writer.write(slice(0, 8), far, ids, errors=errors)
         assert contents(path) == before
+
+
+def test_a_warning_that_is_an_error_takes_away_no_shard_that_was_written(tmp_path):
+    y = smooth_embeddings(3, 40, GRID)
+    codec, path = fit(y).at(8), tmp_path / "a"
+    y = y.reshape(len(y), -1, y.shape[-1])
+    ids = [f"image {i}" for i in range(8)]
+    with archive.Writer(path, codec, 8, GRID) as writer:
+        writer.write(slice(0, 8), y[:8], ids)
+        writer.finish()
+    before = contents(path)
+    far = y[:8].copy()
+    far[4] *= 1e5
+    with archive.Writer(path, codec, 8, GRID) as writer:
+        with pytest.raises(UnusualEmbedding):  # the suite makes errors of warnings
+            writer.write(slice(0, 8), far, ids)
+        assert contents(path) == before
+        with pytest.warns(UnusualEmbedding):
+            writer.write(slice(0, 8), far, ids)
+        writer.finish()
+
+
+@pytest.mark.parametrize("make", [archive.create, archive.Writer])
+def test_a_zip_file_is_refused_and_a_folder_that_is_zipped_is_read(make, tmp_path):
+    store = ZipStore(tmp_path / "a.zip", mode="w")
+    with (
+        pytest.raises(OutputError, match=r"ZipStore deletes nothing.* write a folder"),
+        make(store, CODEC, COUNT, GRID),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    written(tmp_path / "a")
+    shutil.make_archive(str(tmp_path / "b"), "zip", tmp_path / "a")
+    with ZipStore(tmp_path / "b.zip", mode="r") as zipped:
+        group = archive.open_archive(zipped)
+        np.testing.assert_array_equal(archive.read_array(group, "embedding"), EMBEDDING_HAT)
+    store = MemoryStore(read_only=True)
+    with pytest.raises(OutputError, match="reading alone"), make(store, CODEC, COUNT, GRID):
+        pass
 
 
 def test_ids_and_errors_of_any_text_are_kept(tmp_path):

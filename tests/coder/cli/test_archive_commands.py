@@ -1,8 +1,10 @@
 """info, verify and decode of archives: what is lost, damaged or unfinished is named, never read."""
 
 import asyncio
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +35,9 @@ from zarr.core.sync import sync
 
 from coder import CodecError, FileError, archive
 from coder.archive import zarr_nodes
+from coder.cli import fit_commands
 from coder.cli.file_commands import main
+from coder.errors import NoPermission
 
 KEPT = TESTS / "kept/2026-11/archive.zarr"
 BAD = {0, 10, *range(16, 24)}
@@ -447,7 +451,7 @@ def codec_of(data: dict[str, Any], text: str) -> None:
             lambda d: d["attributes"].update(
                 nec_archive={"version": 1, "state": "complete", "shards": {"id": [[0, 1 << 50]]}}
             ),
-            "its attribute nec_archive is damaged: id has 5 shards",
+            "id has 5 shards, and the attribute nec_archive is of 1125899906842624: it is a part",
         ),
         ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),
     ],
@@ -501,9 +505,92 @@ def test_a_copy_that_was_put_together_elsewhere_must_be_finished_again(tmp_path,
     assert "coder.archive.finish" in capsys.readouterr().err
 
 
+def test_a_part_of_an_archive_is_not_called_damaged(tmp_path, capsys):
+    of_images(tmp_path / "a", COUNT)
+    data = xr.open_zarr(tmp_path / "a", consolidated=False).isel(image=slice(0, SHARD)).load()
+    data.to_zarr(tmp_path / "part", consolidated=False, zarr_format=3)
+    with pytest.raises(FileError, match=r"1 shards, .* is of 5: it is a part of an archive, or"):
+        archive.open_archive(tmp_path / "part")
+    assert main(["verify", str(tmp_path / "part")]) == 1
+    assert "it is a part of an archive" in capsys.readouterr().err
+    archive.finish(zarr.open_group(tmp_path / "part", mode="r+"))
+    assert main(["verify", str(tmp_path / "part")]) == 0
+
+
 def of_images(path, count):
     with archive.Writer(path, CODEC, count, GRID, shard=SHARD) as writer:
         for part in writer.missing():
             ids = [f"image {i}" for i in range(part.start, part.stop)]
             writer.write(part, Y[part], ids)
         writer.finish()
+
+
+UNPRIVILEGED = (
+    *("setpriv", "--bounding-set=-dac_override,-dac_read_search"),
+    "--inh-caps=-dac_override,-dac_read_search",
+)
+"""Before a command: root's right to read everything is dropped."""
+
+
+def test_what_may_not_be_read_is_not_called_lost(whole, tmp_path):
+    path = tmp_path / "a.zarr"
+    shutil.copytree(whole, path)
+    (path / "embedding/c").chmod(0)
+    before = UNPRIVILEGED if os.geteuid() == 0 else ()
+    if before and not shutil.which(before[0]):
+        pytest.skip("root may read everything, and setpriv is not here")
+    commands = [
+        ["-m", "coder", "verify", path],
+        ["-m", "coder", "info", path],
+        ["-m", "coder", "decode", path, "--out", tmp_path / "out"],
+        [ROOT / "examples/probe.py", path],
+    ]
+    try:
+        for command in commands:
+            done = subprocess.run(
+                [*before, sys.executable, *map(str, command)], capture_output=True, text=True
+            )
+            assert done.returncode == 1
+            assert re.search(r"a\.zarr(: |/)embedding/c:? cannot be read: no perm", done.stderr)
+            for word in ("lost", "again", "not whole", "Traceback"):
+                assert word not in done.stderr + done.stdout.replace("lost or unreadable", "")
+    finally:
+        (path / "embedding/c").chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["embedding/c/0/0/0/0", "id/c/1", "label/zarr.json", "zarr.json"])
+def test_a_file_that_may_not_be_read_is_named(name, run, whole, tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    shutil.copytree(whole, path)
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda p, *rest, **more: access(p, *rest, **more) and Path(p) != path / name
+    )
+    for command in ("verify", "info", "decode"):
+        status, out, err = run(command, path)
+        assert status == 1
+        assert re.search(rf"{name}:? cannot be read: no permission", err)
+        assert "lost" not in out.replace("lost or unreadable", "") + err
+    # What cannot be opened is an error of its own.
+    error = FileError if "label" in name else NoPermission
+    with pytest.raises(error, match="no permission"):
+        archive.open_archive(path)
+
+
+def test_an_array_that_may_not_be_read_is_no_array_with_lost_chunks(run, tmp_path, monkeypatch):
+    np.save(tmp_path / "y.npy", Y[:, 1:].reshape(len(Y), *GRID, -1))
+    assert not main(["encode", str(tmp_path / "y.npy"), "--out", str(tmp_path / "y.zarr")])
+    scandir = os.scandir
+
+    def refused(folder):
+        if str(folder) == str(tmp_path / "y.zarr/c"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    status, out, err = run("info", tmp_path / "y.zarr")
+    assert status == 1
+    assert "y.zarr: c cannot be read: no permission" in err
+    assert "  unknown which of " in out
+    with pytest.raises(FileError, match="no permission"):
+        fit_commands.read(tmp_path / "y.zarr")

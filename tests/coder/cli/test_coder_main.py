@@ -1,7 +1,9 @@
 """`python -m coder` on blobs, codec files and archives."""
 
+import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,12 @@ import pytest
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, own_lines
 from folders import GOLDEN, KEPT
+from zarr.core.sync import sync
 
 import coder
 from coder import CodecError, archive
+from coder.archive.zarr_codec import NecCodec
+from coder.cli import archive_commands
 from coder.cli.file_commands import main
 from coder.cli.fit_commands import read
 from coder.format import blob as framing
@@ -265,6 +270,62 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     monkeypatch.setattr("coder.cli.file_commands._run", stop)
     status, out, err = run(capsys, "info", BLOB)
     assert (status, out, err) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_terminated_leaves_nothing(
+    number, expected, capsys, monkeypatch, tmp_path, store
+):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    write, calls = archive_commands._write_npy, []
+
+    def write_and_stop(*arguments):
+        write(*arguments)
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(archive_commands, "_write_npy", write_and_stop)
+    status, out, err = run(capsys, "decode", store, "--out", tmp_path / "out")
+    assert (status, out, err) == (expected, "", "stopped\n")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_array_whose_writing_is_terminated_leaves_nothing(capsys, monkeypatch, tmp_path):
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(64, 3, 4, 5)))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    encode, calls = NecCodec._encode_single, []
+
+    async def encode_and_stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:  # in zarr's thread
+            os.kill(os.getpid(), signal.SIGTERM)
+        return await encode(*arguments)
+
+    monkeypatch.setattr(NecCodec, "_encode_single", encode_and_stop)
+    status, _, err = run(capsys, "encode", tmp_path / "y.npy", "--out", tmp_path / "y.zarr")
+    assert (status, err) == (143, "stopped\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    assert sync(tasks()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is simulated by it")
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_full_disk_behind_standard_output_is_not_the_inputs(command, store):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "coder", command, store],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert own_lines(done.stderr) == ["standard output cannot be written: No space left on device"]
 
 
 @pytest.mark.parametrize("arguments", [["info", ""], ["fit", "x", "--out", ""], ["encode", ""]])

@@ -238,6 +238,11 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         ("y.parquet", lambda p: table(p, e=FIXED, f=FIXED), "which column? --column, one of e, f"),
         ("y.parquet", lambda p: table(p, A0=[0.5], A1=[0.5], t=["x"]), "2 hold single numbers (A0"),
         ("y.parquet", lambda p: table(p, e=[["a"]]), "lists of string, no numbers"),
+        (
+            "y.parquet",
+            lambda p: table(p, e=[b"a"], s=[{"x": 1}], t=["x"]),
+            "no column holds lists of numbers, but e (binary), s (struct<x: int64>), t (string)",
+        ),
         ("y.parquet", lambda p: table(p, e=FIXED.slice(0, 0)), "shape [0, 0]"),
         ("y.parquet", lambda p: table(p, e=pa.array(Y[0].tolist())), "rows of 6 x 12"),
         ("y.parquet", lambda p: table(p, e=pa.array([[[1.0]], [[1.0], [2.0]]])), "of one length"),
@@ -286,7 +291,13 @@ def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
     ("command", "options", "message"),
     [
         ("encode", ["--quality", "-1"], "--quality is -1"),
-        ("encode", ["--quality", "40"], "--quality is 40: give a whole number, 0 to 39"),
+        (
+            "encode",
+            ["--quality", "40"],
+            "--quality is 40: a codec that is fitted has at most 40 qualities",
+        ),
+        ("encode", ["--out", "-"], "-: is no standard output"),
+        ("fit", ["--out", "-"], "-: is no standard output"),
         ("encode", ["--max-tokens", "0"], "--max-tokens is 0"),
         ("encode", ["--max-tokens", "35"], "chunks of 36 tokens, and the codec takes 35"),
         ("fit", ["--max-tokens", "35"], "grids of 36 tokens, and max_tokens is 35"),

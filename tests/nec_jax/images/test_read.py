@@ -75,6 +75,54 @@ def test_transparency_is_missing_pixels_and_an_opaque_alpha_is_no_band(tmp_path:
         pixels(path)
 
 
+SIDECARS = {
+    ".msk": b"II*\0",
+    ".aux.xml": b"<PAMRasterBand><NoDataValue>0</NoDataValue></PAMRasterBand>",
+}
+
+
+@pytest.mark.parametrize("ending", SIDECARS)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_with_a_file_of_what_is_missing_is_refused(
+    tmp_path: Path, form: str, ending: str
+):
+    path = put(tmp_path / "image.bin", encoded(noise(6, 5, 3), form))
+    mask = put(tmp_path / "mask.png", encoded(noise(6, 5), "PNG"))
+    for name in ("image.bin", "mask.png"):
+        # Statistics alone, as gdalinfo -stats leaves them, say nothing of what is missing.
+        put(tmp_path / f"{name}.aux.xml", b"<PAMDataset><Metadata/></PAMDataset>")
+    assert pixels(path).shape == (6, 5, 3)
+    assert read_mask(mask).shape == (6, 5)
+    for name in ("image.bin", "mask.png"):
+        put(tmp_path / f"{name}{ending}", SIDECARS[ending])
+    with pytest.raises(CorruptImageError, match=rf"image\.bin: .*image\.bin\{ending} beside it"):
+        pixels(path)
+    with pytest.raises(CorruptImageError, match=rf"mask\.png: .*mask\.png\{ending} beside it"):
+        read_mask(mask)
+
+
+def test_a_pixel_is_missing_if_one_of_its_bands_is(tmp_path: Path):
+    bands = noise(3, 6, 5) // 2 + 1
+    bands[:, 0, 0] = 0
+    bands[2, 4, 3] = 0
+    path = write_raster(tmp_path / "image.tif", bands, nodata=0)
+    with rasterio.open(path) as file:
+        assert (file.dataset_mask() == 0).sum() == 1
+    with pytest.raises(MissingPixels, match="2 of 30 pixels are missing in at least one band "):
+        pixels(path)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_a_file_that_is_cut_off_is_called_truncated(tmp_path: Path, form: str):
+    content = encoded(noise(20, 20, 3), form)
+    path = tmp_path / "image.bin"
+    for size in range(32, len(content) - 40, 29):
+        put(path, content[:size])
+        with pytest.raises(CorruptImageError, match=r"(?i)truncated|cut|failed|damaged") as caught:
+            pixels(path)
+        assert "buffer" not in str(caught.value)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
 def test_a_transparent_colour_is_missing_pixels(tmp_path: Path, mode: str):
     image = Image.new(mode, (5, 4))

@@ -82,6 +82,13 @@ def test_splits_partition_the_tiles(earth: BlueMarble):
     assert [round(len(part) / len(earth), 1) for part in parts] == [0.6, 0.2, 0.2]
 
 
+def test_pixels_in_no_tile_are_counted(caplog: pytest.LogCaptureFixture):
+    assert BlueMarble("val", 90).left_out == (0, 2700 * 5400)
+    assert not caplog.text
+    assert BlueMarble("val", 256).left_out == (2700 * 5400 - 10 * 21 * 256**2, 2700 * 5400)
+    assert "blue-marble: 817,440 of 14,580,000 pixels (5.6 %) lie in no window" in caplog.text
+
+
 def test_it_is_opened_by_name_and_has_the_usual_errors(monkeypatch: pytest.MonkeyPatch):
     assert isinstance(open_source("blue-marble", "test", chip=256), BlueMarble)
     with pytest.raises(ValueError, match="no split 'dev'"):

@@ -199,7 +199,7 @@ def test_missing_pixels_of_any_source_are_skipped_by_name(kind: str):
     split = read_all(Gaps(4), 4)
     assert split.ids == ["0.tif", "1.tif", "3.tif"]
     assert split.places == (0, 1, 3)
-    assert f"2.tif: 1 of 108 pixels are missing ({kind})" in split.skipped[0]
+    assert f"2.tif: 1 of 108 pixels are missing in at least one band ({kind})" in split.skipped[0]
     assert "row 3, column 4" in split.skipped[0]
     batches = train_iterator(Gaps(4), batch=4, size=4, seed=0)
     assert np.isfinite(next(batches)["image"]).all()

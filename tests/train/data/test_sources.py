@@ -157,6 +157,8 @@ def test_windows_are_whole_disjoint_and_masked_alike(pairs: Path, caplog: pytest
     with caplog.at_level(logging.WARNING, "train.data"):
         source = open_source(str(pairs), "train", chip=8)
     assert "small.png (7 x 30 px) is smaller than the chip of 8 px" in caplog.text
+    # 20 x 27 and 7 x 30 px, of which six windows are left.
+    assert caplog.text.count("train: 366 of 750 pixels (49 %) lie in no window of 8 px") == 1
     ids = [source[i]["id"] for i in range(len(source))]
     assert ids == [f"big.png@{row},{col}" for row in (0, 8) for col in (0, 8, 16)]
     assert list(source.files()) == [(f"{name},8", pairs / "big.png") for name in ids]
@@ -164,6 +166,13 @@ def test_windows_are_whole_disjoint_and_masked_alike(pairs: Path, caplog: pytest
     np.testing.assert_array_equal(source[5]["image"], whole[8:16, 16:24])
     for i in range(len(source)):
         np.testing.assert_array_equal(source[i].get("mask"), source[i]["image"][..., 0])
+
+
+def test_images_that_windows_cover_are_not_logged(pairs: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, "train.data"):
+        assert len(open_source(pairs, "val", chip=8)) == 1
+        assert len(open_source(pairs, "val", chip=4)) == 4
+    assert not caplog.text
 
 
 def test_mask_classes_are_equal_for_every_split(pairs: Path):
@@ -231,6 +240,11 @@ def test_potsdam(tmp_path: Path):
     assert [len(open_source(str(tmp_path), s, chip=6)) for s in ("train", "val", "all")] == [
         6, 6, 18,
     ]  # fmt: skip
+    for name in ("2_Ortho_RGB/top_potsdam_2_13_RGB.tif", "5_Labels_all/top_potsdam_2_13_label.tif"):
+        (tmp_path / name).rename(tmp_path / "away.tif")
+    with pytest.raises(DataError, match=r"holds no tile of split 'test', only 2 of train, val: "):
+        open_source(str(tmp_path), "test", chip=6)
+    potsdam_tile(tmp_path, "2_13", table[index])
     again = tmp_path / "copy" / "top_potsdam_2_13_RGB.tif"
     again.parent.mkdir()
     again.write_bytes((tmp_path / "2_Ortho_RGB" / again.name).read_bytes())

@@ -176,6 +176,8 @@ def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> Non
     for point in fewer:
         held = point["images"]
         point["images"] = {k: v[:9] if k in ("bytes", "errors") else v for k, v in held.items()}
+        point["bytes_per_image"] = held["bytes"][:9].mean()
+        point["mse"] = held["errors"][:9].mean()
     elsewhere = written(tmp_path / "elsewhere", curve("uqe", [100, 900]), split="test")
     with pytest.raises(OptionsError, match=r"the reports are of different images \(.*; .*\): give"):
         compare.run(Compare(reports=(folder, elsewhere)))
@@ -196,3 +198,32 @@ def test_a_damaged_report_is_named(text: str, folder: Path) -> None:
     path.write_text(text)
     with pytest.raises((OptionsError, FileError), match=str(folder)):
         compare.read_reports(Compare(reports=(folder,)))
+
+
+@pytest.mark.parametrize("edit", ["fewer points", "more points", "order", "bytes", "score", "mse"])
+def test_a_report_whose_images_are_of_another_run_is_refused(edit: str, folder: Path) -> None:
+    path = folder / "report.json"
+    report = json.loads(path.read_text())
+    points = report["points"]
+    compare.read_points(folder)
+    if edit == "fewer points":
+        points.pop()
+    elif edit == "more points":
+        points.append(points[-1])
+    elif edit == "order":
+        points.reverse()
+    else:
+        name = {"bytes": "bytes_per_image", "score": "mean", "mse": "mse"}[edit]
+        points[1][name] *= 1.01
+    path.write_text(json.dumps(report))
+    with pytest.raises(OptionsError, match=f"{folder}: .*report.json.* evaluate again"):
+        compare.read_points(folder)
+
+
+def test_figures_that_a_report_rounds_are_those_of_its_images(tmp_path: Path) -> None:
+    points = curve("nec", [100, 333])
+    for point in points:
+        point["bytes_per_image"] = round(point["bytes_per_image"], 2)
+        point["mean"] = round(point["mean"], 3)
+        point["mse"] = float(f"{point['mse']:.4g}")
+    assert len(compare.read_points(written(tmp_path, points))) == 2
