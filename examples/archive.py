@@ -51,10 +51,10 @@ def main() -> None:
     """Write the shards that are missing."""
     first, _, _, *more = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(description=first, epilog=" ".join(more))
-    parser.add_argument("model")
-    parser.add_argument("images")
-    parser.add_argument("out")
-    parser.add_argument("--split", default="all")
+    parser.add_argument("model", help="model file or name of a shipped model, such as nec-vit-ti")
+    parser.add_argument("images", help="data set, as for train.main --data")
+    parser.add_argument("out", help="archive to write or to resume, a Zarr group")
+    parser.add_argument("--split", default="all", help="split to encode (default: all)")
     parser.add_argument(
         "--chip",
         type=int,
@@ -62,9 +62,11 @@ def main() -> None:
         "remainder at the right and the bottom is dropped: a log line, and the archive's "
         "attributes pixels_in_no_window and pixels, say how much",
     )
-    parser.add_argument("--shard", type=int, default=archive.SHARD, help="most images per shard")
-    parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
-    parser.add_argument("--retry", action="store_true", help="read unreadable images once more")
+    parser.add_argument(
+        "--shard", type=int, default=archive.SHARD, help="maximum images per shard (%(default)s)"
+    )
+    parser.add_argument("--strict", action="store_true", help="stop at the first unreadable image")
+    parser.add_argument("--retry", action="store_true", help="read unreadable images again")
     options = parser.parse_args()
     params = nec_jax.load(options.model)
     if params.codec is None:

@@ -135,7 +135,7 @@ def create_locked(
     shard: int | None,
     attributes: Mapping[str, Any] | None,
 ) -> zarr.Group:
-    """`create` for who holds the lock of a folder."""
+    """`create`, for a caller that holds the lock of the folder."""
     check_store(store)
     attributes = check_attributes(attributes)
     check_one_quality(codec)
@@ -171,10 +171,10 @@ def open_archive(store: Any) -> zarr.Group:
 
     Raises:
       NoPermission: (a FileError) a part of it may not be read.
-      FileError: no archive of images, one that is still being written, or one that lost a part.
-        Archives of earlier versions do not say what they should hold: there, a shard of embeddings,
-        class tokens or ids that is not stored was lost or never written. No shard is read: that
-        each holds what was written there, `read_array` and `python -m coder verify` say.
+      FileError: not an archive of images, one that is still being written, or one that lost a
+        part. Archives of earlier versions do not list what they must hold: there, a shard of
+        embeddings, class tokens or ids that is not stored was lost or never written. No shard is
+        read: `read_array` and `python -m coder verify` check the content of shards.
     """
     store = place(store)
     group = open_node(store)

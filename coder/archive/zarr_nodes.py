@@ -167,7 +167,7 @@ def check_chunks(array: zarr.Array) -> None:
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
-    """`array[region]`; if it fails, nothing of the reading is left to go on after the error."""
+    """`array[region]`; if it fails, no reading goes on after the error."""
     with settled():
         return np.asarray(array[region])
 

@@ -73,8 +73,8 @@ def convert_checkpoint(
       `provenance` records under "convert" what was done.
 
     Raises:
-      FileError: missing, unexpected or mis-shaped tensors, each by name; a variant that is no plain
-        ViT; a damaged file, or one that asks for code.
+      FileError: missing, unexpected or mis-shaped tensors, each by name; a variant that is not a
+        plain ViT; a damaged file, or one that asks for code.
       InputError: options that contradict the checkpoint, or the name of a package, not its wheel.
     """
     options = Options(
