@@ -98,7 +98,7 @@ class Training:
     images: int | None = None
     """Maximum number of training images, evenly spread; all if not given."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     steps: int = 1000
     """Optimiser steps."""
     epochs: int | None = None
@@ -234,7 +234,7 @@ class Distil(Training):
     data: str = ""
     """Images, as for `pretrain`; separate several data sets by commas."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels; of several data sets, blue-marble and those with masks are cut, and the others' images stay whole, as those of TFDS always do. If not given, as elsewhere. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. Of several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     images: int | None = None
     """Maximum number of training images of each data set, evenly spread; all if not given."""
     val_images: int = 512

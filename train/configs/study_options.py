@@ -43,7 +43,7 @@ class Evaluate:
     split: str = "val"
     """Split to score. Choose settings on val; report test once."""
     chip: int | None = None
-    """Side of the windows that every image is cut into, pixels. If not given, whole images, and windows of 256 where there are masks, and of blue-marble. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     image_size: int | None = None
     """Resize images to this side, in pixels; the models' if not given."""
     limit: int | None = None
