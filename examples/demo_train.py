@@ -104,9 +104,9 @@ def main() -> None:
 
 
 def draw_earth(params: NecParams, lam: float, path: Path) -> None:
-    """Four views of the Earth, three of them from the same bytes.
+    """Draw four views of the Earth, three of them from the same bytes.
 
-    The share of right pixels is that of the test longitudes, which no head saw.
+    The accuracy is that on the test longitudes, which no head saw.
     """
     earth = BlueMarble("all", CHIP)
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
