@@ -272,6 +272,15 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     assert (status, out, err) == (130, "", "stopped\n")
 
 
+@pytest.fixture
+def interruptible():
+    """A shell that starts the tests in the background has them ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_command_that_is_terminated_leaves_nothing(
     number, expected, capsys, monkeypatch, tmp_path, store
