@@ -37,10 +37,10 @@ def with_mask(values: Any, what: str = "embeddings") -> NDArray:
     try:
         array = np.asanyarray(_stacked(values) if _may_hide(values) else values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} are no array: {error}") from error
+        raise InputError(f"{what} are not an array: {error}") from error
     if array.dtype == object:
         kind = "dtype object" if hasattr(values, "dtype") else f"type {type(values).__name__}"
-        raise InputError(f"{what} are of {kind}, which is no array of numbers: give an array")
+        raise InputError(f"{what} are of {kind}, which is not an array of numbers: give an array")
     return array
 
 

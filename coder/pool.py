@@ -259,8 +259,8 @@ def _check_script() -> None:
     if script is None or by_name or getattr(sys, "frozen", False) or Path(script).is_file():
         return
     raise PoolError(
-        f"each process of a pool begins by running the program's script, and {script} is no file "
-        "that it could open: save the script as a file and run that, or use the codec itself"
+        f"each process of a pool begins by running the program's script, and {script} is not a "
+        "file that it can open: save the script as a file and run that, or use the codec itself"
     )
 
 

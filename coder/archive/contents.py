@@ -115,7 +115,7 @@ def create(
     Raises:
       CodecError: a codec of several qualities.
       InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
-        tokens, than the codec takes, attributes that are no JSON; nothing is made.
+        tokens, than the codec takes, attributes that are not JSON; nothing is made.
       OutputError: there is something in the store, it cannot be written again, or another process
         makes or writes it.
     """
@@ -516,7 +516,7 @@ def check_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(attributes or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise InputError(f"attributes that are no JSON: {error}") from error
+        raise InputError(f"attributes that are not JSON: {error}") from error
 
 
 def _make(

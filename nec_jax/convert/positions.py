@@ -26,7 +26,7 @@ def grid_side(count: int, name: str) -> int:
     side = math.isqrt(count)
     if side * side != count:
         raise FileError(
-            f"{name} holds {count} positions beside the class token's, which is no square grid: "
+            f"{name} holds {count} positions beside the class token's, which is not a square grid: "
             "only single square images are supported, not several frames of time"
         )
     return side

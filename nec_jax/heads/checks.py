@@ -47,7 +47,7 @@ def square_grid(model: ModelConfig, tokens: int) -> tuple[int, int]:
     count = tokens - int(model.code_class_token)
     side = math.isqrt(count)
     if side * side != count:
-        raise InputError(f"{count} grid tokens are no square: pass grid=(height, width)")
+        raise InputError(f"{count} grid tokens are not a square: pass grid=(height, width)")
     return side, side
 
 

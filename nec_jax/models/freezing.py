@@ -52,7 +52,7 @@ def trainable_rule(name: str, config: ModelConfig) -> Callable[[str], bool]:
         try:
             matches = _matcher((pattern,), config)
         except re.error as error:
-            raise InputError(f"trainable set: {pattern!r} is no pattern: {error}") from error
+            raise InputError(f"trainable set: {pattern!r} is not a pattern: {error}") from error
         if not any(map(matches, _paths(config))):
             raise InputError(
                 f"trainable set: no weight's path is {pattern!r}; there are "

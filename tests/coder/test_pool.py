@@ -115,7 +115,7 @@ def test_a_pool_takes_the_numbers_that_its_codec_takes(pool):
         assert [warning.filename for warning in caught] == [__file__]
         assert blobs == [codec.encode(one.astype("f4"), (2, 3)) for one in values]
     for dtype in (object, bool, complex, "U3"):
-        with pytest.raises(coder.InputError, match=r"give floats|no array of numbers"):
+        with pytest.raises(coder.InputError, match=r"give floats|not an array of numbers"):
             pool.encode(y.astype(dtype), (2, 3))
 
 
@@ -317,7 +317,7 @@ def test_a_script_on_standard_input_is_refused_and_why(tmp_path):
     done = subprocess.run(
         [sys.executable, "-", tmp_path / "codec"], input=START, stderr=subprocess.PIPE, text=True
     )
-    assert "begins by running the program's script, and <stdin> is no file" in done.stderr
+    assert "begins by running the program's script, and <stdin> is not a file" in done.stderr
     assert "FileNotFoundError" not in done.stderr  # of a process that was started all the same
 
 

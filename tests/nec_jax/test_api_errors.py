@@ -144,9 +144,9 @@ def test_masked_images_are_refused_and_a_mask_of_nothing_is_none(model, function
         function(model, np.ma.array(images, mask=mask))
     same, usual = function(model, np.ma.array(images)), function(model, images)
     np.testing.assert_array_equal(same, usual)
-    with pytest.raises(InputError, match="images are of type generator, which is no array"):
+    with pytest.raises(InputError, match="images are of type generator, which is not an array"):
         function(model, (image for image in images))
-    with pytest.raises(InputError, match="images are no array"):
+    with pytest.raises(InputError, match="images are not an array"):
         function(model, [images[0], images[1][:32]])
 
 

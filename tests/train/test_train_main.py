@@ -136,7 +136,7 @@ def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixtur
         (["pretrain", "--config", "nothing"], "unknown config 'nothing'"),
         (["pretrain", "--config=nothing"], "unknown config 'nothing'"),
         (["sweep", "nothing.toml"], "no file nothing.toml"),
-        (["sweep", "smoke"], "smoke is no study.*compress --config smoke"),
+        (["sweep", "smoke"], "smoke is not a study.*compress --config smoke"),
         (["sweep", "blue-marble"], "pretrain --config blue-marble"),
         (["report", "nothing.csv"], "nothing.csv: no such table: give the results.csv of a sweep"),
         (["evaluate", "--data", "blue-marble"], "no model: pass --model"),

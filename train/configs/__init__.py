@@ -48,7 +48,7 @@ def load(name: str, command: str) -> Any:
     try:
         tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionsError(f"{path} is no TOML: {error}") from error
+        raise OptionsError(f"{path} is not TOML: {error}") from error
     for table in tables:
         if table not in _COMMANDS + _STUDY:
             near = difflib.get_close_matches(table, _COMMANDS + _STUDY, 1)
@@ -58,7 +58,7 @@ def load(name: str, command: str) -> Any:
         if not any(table in tables for table in _STUDY):
             own = next((table for table in _COMMANDS if table in tables), "compress")
             raise OptionsError(
-                f"{name} is no study, for it has neither [axes] nor [[points]]: it is for {own} "
+                f"{name} is not a study, for it has neither [axes] nor [[points]]: it is for {own} "
                 f"--config {name}, or write a study (docs/studies.md)"
             )
         return Sweep(

@@ -109,7 +109,7 @@ def _read_csv(
     path: Path, headers: tuple[tuple[str, ...], ...]
 ) -> tuple[tuple[str, ...], list[_Row]]:
     if not path.is_file():
-        raise DataError(f"{path} is no file, or a link to nothing: expected a table (CSV)")
+        raise DataError(f"{path} is not a file, or is a broken link: expected a table (CSV)")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")

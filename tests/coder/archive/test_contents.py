@@ -206,8 +206,8 @@ def test_what_cannot_be_coded_is_refused_when_written():
         ({"shard": True}, "shard is True"),
         ({"codec": ladder()}, "one quality: cut one out of the codec"),
         ({"codec": None}, "one quality"),
-        ({"attributes": {"a": {1, 2}}}, "no JSON"),
-        ({"attributes": {"a": float("nan")}}, "no JSON"),
+        ({"attributes": {"a": {1, 2}}}, "not JSON"),
+        ({"attributes": {"a": float("nan")}}, "not JSON"),
         ({"attributes": {"nec_archive": 1}}, "nec_archive is the archive's own"),
     ],
 )

@@ -196,11 +196,11 @@ def test_dead_and_constant_channels_do_no_harm():
         (np.zeros((5, 4), "U3"), "are <U3: give floats"),
         (np.zeros((5, 4), object), "are object: give floats"),
         (np.zeros((5, 4), "f4,f4"), "give floats"),
-        ((row for row in np.ones((5, 4))), "of type generator, which is no array"),
-        ([[1.0, 2.0], [3.0]], "no array"),
+        ((row for row in np.ones((5, 4))), "of type generator, which is not an array"),
+        ([[1.0, 2.0], [3.0]], "not an array"),
         (3.0, "shape"),
         ("text", "shape"),
-        (None, "of type NoneType, which is no array"),
+        (None, "of type NoneType, which is not an array"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(values, message):

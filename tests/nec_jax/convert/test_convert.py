@@ -97,7 +97,7 @@ def test_several_frames_and_grids_that_are_no_square(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="positions of 4 frames of 4 x 4 patches"):
         convert("prithvi", tmp_path, four_frames)
     longer = {"pos_embed": np.zeros((1, 1 + 3 * 16, 24), np.float32)}
-    with pytest.raises(FileError, match=r"positions .* no square grid.*several frames"):
+    with pytest.raises(FileError, match=r"positions .* not a square grid.*several frames"):
         convert(MAE, tmp_path, lambda t: t.update(longer))
     larger = {"pos_embed": np.zeros((1, 1 + 25, 24), np.float32)}
     with pytest.raises(FileError, match="encoder has 25 positions and the decoder 16"):

@@ -209,7 +209,7 @@ def test_without_class_token(grid_only_model: NecParams):
 
 def test_grids_need_not_be_square(bare_model: NecParams):
     y, t = labelled(0, 16, tokens=13)
-    with pytest.raises(InputError, match=r"12 grid tokens are no square: pass grid="):
+    with pytest.raises(InputError, match=r"12 grid tokens are not a square: pass grid="):
         heads.fit(bare_model, y, t, kind="linear", classes=CLASSES)
     masks = np.zeros((16, 24, 32), np.uint8)
     head = heads.fit(bare_model, y, masks, kind="conv", classes=CLASSES, grid=(3, 4), epochs=1)

@@ -31,7 +31,7 @@ MASKED = np.ma.masked_invalid(ONE_HOLE)
         ({"y_hat": MASKED}, "1 of 6528 values of y_hat are masked, the first at \\(3, 2, 1\\)"),
         ({"y_hat": np.zeros((8, 17, 48), "c8")}, "y_hat are complex64"),
         ({"y_hat": np.zeros((8, 17, 48), "U3")}, "y_hat are <U3"),
-        ({"y_hat": [[1.0], [2.0, 3.0]]}, "y_hat are no array"),
+        ({"y_hat": [[1.0], [2.0, 3.0]]}, "y_hat are not an array"),
         ({"y_hat": None}, "y_hat are of type NoneType"),
         ({"targets": ["farm"] * 8}, "targets is <U4: pass class indices as integers, places in"),
         ({"targets": np.zeros(8, bool)}, "targets is bool: pass class indices"),

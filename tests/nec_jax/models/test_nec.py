@@ -150,7 +150,7 @@ def test_a_trainable_set_can_be_patterns_of_paths():
     ("patterns", "message"),
     [
         ("encoder/block_12/.*,bottleneck/.*", "no weight's path is 'encoder/block_12/.*'"),
-        ("encoder/(block", "is no pattern"),
+        ("encoder/(block", "is not a pattern"),
     ],
 )
 def test_patterns_that_name_nothing_are_refused(patterns, message):

@@ -287,11 +287,11 @@ def test_an_empty_name_is_not_this_folder(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_table_that_is_no_file_is_not_passed_over(tmp_path: Path):
     save(tmp_path / "a.png")
     (tmp_path / "split.csv").symlink_to(tmp_path / "gone.csv")
-    with pytest.raises(DataError, match=r"split\.csv is no file, or a link to nothing"):
+    with pytest.raises(DataError, match=r"split\.csv is not a file, or is a broken link"):
         open_source(tmp_path)
     (tmp_path / "split.csv").unlink()
     (tmp_path / "split.csv").mkdir()
-    with pytest.raises(DataError, match=r"split\.csv is no file"):
+    with pytest.raises(DataError, match=r"split\.csv is not a file"):
         open_source(tmp_path)
 
 

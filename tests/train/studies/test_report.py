@@ -118,5 +118,5 @@ def test_columns_that_are_not_there_are_refused(table: Path, options: dict, mess
 
 def test_another_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("path,label\na.png,sea\n")
-    with pytest.raises(SystemExit, match="is no table of"):
+    with pytest.raises(SystemExit, match="is not a table of"):
         main(["report", str(tmp_path / "results.csv")])

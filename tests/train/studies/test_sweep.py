@@ -267,11 +267,11 @@ def test_the_papers_two_studies_share_their_training() -> None:
     ("study", "message"),
     [
         ("[axis]\nlambda = [1]", r"has a table \[axis\]: axes\?"),
-        ("lambda = [", "is no TOML"),
+        ("lambda = [", "is not TOML"),
         ("[axes]\nworkdir = ['a']", "workdir cannot be an axis: choose from"),
         ("[axes]\nlambda = 3", "axis lambda: give a list"),
         ("[axes]\nlr = [1e-3]\n[[points]]\nlr = 1e-4", "not in both"),
-        ("[compress]\nsteps = 3", "no study"),
+        ("[compress]\nsteps = 3", "not a study"),
         ("[compress]\nworkdir = 'x'\n[axes]\nlambda = [1]", "compress.workdir: a sweep sets it"),
         ("[axes]\nlambda = [1]", "no init: pass --compress.init"),
     ],
