@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from coder import files
 from train.engine.processes import is_main_process
-from train.engine.run_folder import sha256
+from train.engine.run_record import sha256
 
 _PART = ".part"  # ends the name of a checkpoint until its sums are written
 _SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it

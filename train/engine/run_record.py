@@ -1,10 +1,12 @@
-"""`run.json`: the inputs, software and times of a run, so that its model can be reproduced.
+"""`run.json`: the inputs, software and times of a run, so that its model can be reproduced; and the
+lock of its folder.
 
 Times are kept here and not in the model file, so that two runs of one configuration make equal
 models.
 """
 
 import functools
+import hashlib
 import json
 import platform
 import subprocess
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 
 from coder import FileError, files
 from nec_jax.images.record import Source
@@ -23,7 +26,6 @@ from nec_jax.model_file import model_path
 from train.configs.options import Distil, OptionsError, Training, deciding, flag, plain
 from train.data import fingerprint
 from train.engine.processes import is_main_process
-from train.engine.run_folder import held, sha256
 
 PACKAGES = (
     "nec-jax", "jax", "jaxlib", "flax", "optax", "numpy", "constriction", "orbax-checkpoint",
@@ -31,6 +33,36 @@ PACKAGES = (
 )  # fmt: skip
 
 Record = dict[str, Any]
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder, and lock it for this run by the operating system's lock of its `.lock`.
+
+    The lock ends with the process, however that ends.
+
+    Raises:
+      OptionsError: another run holds the lock.
+      OutputError: the folder cannot be made.
+    """
+    files.make_folder(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OptionsError(
+            f"another run is at work in {folder}: wait for its end, or choose another --workdir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refuse_changed_config(options: Training) -> None:

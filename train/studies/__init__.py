@@ -2,6 +2,6 @@
 
 `evaluate` codes the images of a `study` by all `methods` (NEC, and the baselines of `baselines` and
 `practice`) and measures their `scores`. `sweep` trains and evaluates many points into the table of
-`results`. `report`, `curves` and `figure` show them. `compare` has the Bjontegaard deltas and the
-bootstrap.
+`results`. `report`, `curves` and `figure` show them. `compare` reads reports, and
+`bootstrap` gives their Bjontegaard deltas with intervals.
 """

@@ -1,32 +1,34 @@
-"""`python -m train.main compare`: bytes at equal score, with intervals of a paired bootstrap.
+"""`python -m train.main compare`: bytes at equal score, from the reports of `evaluate`.
 
-Bjontegaard's delta (ITU-T VCEG-M33, 2001) is the mean difference of the logarithms of two rates
-(bytes per image) over the scores that both curves reach. A point counts only if no cheaper point of
-its curve scores as well. Between points, the logarithm of the rate is interpolated by a monotone
-piecewise cubic. An error is compared by its logarithm, as in the PSNR of the original.
+The deltas and their intervals are those of `train.studies.bootstrap`.
 """
 
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
 
 from coder import files
 from train.configs.options import OptionsError
 from train.configs.study_options import AXES, Compare
 from train.studies import results
+from train.studies.bootstrap import (
+    NONE,
+    Rated,
+    delta,
+    interval,
+    on_front,
+    rates_at,
+    resamples,
+    taken,
+)
 from train.studies.curves import Point, draw_points, head_name, head_of, label
 from train.studies.report import FILES, average
 from train.studies.scores import Scores
 
-_SAMPLES = 200  # points in the range of scores that two curves share
-_MISSING = 0.05  # part of the resamples without a delta, above which there is no interval
-_NONE = "-"
 # What is read of a point, and of each of its images; errors are not of all points.
 _OF_A_POINT = (
     "method", "setting", "head", "with_decoder", "bytes_per_image", "codec_bytes", "mean"
@@ -35,49 +37,7 @@ _EACH = ("bytes", "hits", "totals", "errors")
 _APART = "the two are not of one run, or were edited: evaluate again"
 # How far a report's figures, which are rounded, may lie from the means of its images: rtol, atol.
 _ROUNDED = {"bytes_per_image": (0, 0.01), "mean": (0, 0.001), "mse": (1e-3, 0)}
-Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # log bytes, and scores
 Key = tuple[str, bool]  # the method, and whether its scores are after the decoder's first block
-
-
-@dataclass(frozen=True)
-class Rated:
-    """Bytes and score, or error, of each point of a curve; of N images, or of their means (N = 1).
-
-    Attributes:
-      sizes: float64 [P, N].
-      scores: of P heads; or errors [P, N].
-    """
-
-    sizes: NDArray[np.float64]
-    scores: Sequence[Scores] | NDArray[np.float64]
-
-    def points(self, times: NDArray[np.int64]) -> Points:
-        """Log bytes and scores [P], with each image counted `times` [N]."""
-        rates = np.log(self.sizes @ times / times.sum())
-        if isinstance(self.scores, np.ndarray):
-            values = -10 * np.log10(self.scores @ times / times.sum())
-        else:
-            values = np.array([one.percent(times).mean() for one in self.scores])
-        return rates, values
-
-    def front(self, times: NDArray[np.int64]) -> Points:
-        """Of the points those that no cheaper one equals, both increasing."""
-        points = self.points(times)
-        return _taken(points, on_front(points))
-
-
-def on_front(points: Points) -> NDArray[np.intp]:
-    """The points that no cheaper one equals in score, by rising rate."""
-    rates, values = points
-    order = np.lexsort((-values, rates))
-    values = values[order]
-    best = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
-    return order[values > best]
-
-
-def _taken(points: Points, which: NDArray[np.intp]) -> Points:
-    rates, values = points
-    return rates[which], values[which]
 
 
 def run(options: Compare) -> None:
@@ -134,16 +94,14 @@ def tables(
 ) -> list[str]:
     """Two tables in markdown: deltas over ranges of bytes, and bytes at the reference's scores."""
     images = reference.sizes.shape[1]
-    generator = np.random.default_rng(0)
-    samples = generator.multinomial(images, np.full(images, 1 / images), options.resamples)
-    draws = [np.ones(images, np.int64), *(samples if images > 1 else [])]
+    draws = resamples(images, options.resamples)
     edge = np.log(options.edge)
     ranges = {"all": (-np.inf, np.inf)}
     ranges |= {f"below {options.edge:g}": (-np.inf, edge), f"from {options.edge:g}": (edge, np.inf)}
     head = [f"bytes at equal {what}, against {name}", *ranges]
     rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(ranges)]
     ours = [reference.points(times) for times in draws]
-    fronts = [_taken(points, on_front(points)) for points in ours]
+    fronts = [taken(points, on_front(points)) for points in ours]
     which = on_front(ours[0])
     rates, values = fronts[0]
     shown = [f"{np.exp(r):,.0f} ({_shown(what, v)})" for r, v in zip(rates, values, strict=True)]
@@ -159,13 +117,13 @@ def tables(
                 "give reports of the same images"
             )
         pairs = [(front, other.front(times)) for front, times in zip(fronts, draws, strict=True)]
-        cells = [_interval([_delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
+        cells = [interval([delta(*pair, *part) for pair in pairs]) for part in ranges.values()]
         at = [
-            _rates_at(theirs, values[which]) - rates[which]
+            rates_at(theirs, values[which]) - rates[which]
             for (rates, values), (_, theirs) in zip(ours, pairs, strict=True)
         ]
-        shown = [_interval(column) for column in np.array(at).T]
-        if set(cells + shown) == {_NONE}:
+        shown = [interval(column) for column in np.array(at).T]
+        if set(cells + shown) == {NONE}:
             apart.append(_name(key))
             continue
         rows.append(f"| {_name(key)} | {' | '.join(cells)} |")
@@ -173,41 +131,6 @@ def tables(
     if apart:
         points += ["", f"Without a {what} in common, or of one point alone: {', '.join(apart)}."]
     return [*rows, "", *points]
-
-
-def _delta(
-    reference: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray], low: float, high: float
-) -> float:
-    """Mean log ratio of bytes over the scores that both have and the reference has in a range."""
-    (rates, values), (_, others) = reference, other
-    if len(values) < 2 or len(others) < 2:
-        return np.nan
-    ends = np.interp(np.clip([low, high], rates[0], rates[-1]), rates, values)
-    first, last = max(ends[0], others[0]), min(ends[1], others[-1])
-    if not first < last:
-        return np.nan
-    at = np.linspace(first, last, _SAMPLES)
-    return float(np.mean(_rates_at(other, at) - _rates_at(reference, at)))
-
-
-def _rates_at(front: tuple[NDArray, NDArray], at: NDArray) -> NDArray[np.float64]:
-    """Log bytes of a curve at scores; NaN beyond it."""
-    rates, values = front
-    if len(values) < 2:
-        return np.where(at == values[0], rates[0], np.nan)
-    return PchipInterpolator(values, rates, extrapolate=False)(at)
-
-
-def _interval(logs: Sequence[float] | NDArray) -> str:
-    """The first in percent, and the interval that 95 % of the others lie in."""
-    if not np.isfinite(logs[0]):
-        return _NONE
-    percent = 100 * np.expm1(np.asarray(logs))
-    drawn = percent[1:][np.isfinite(percent[1:])]
-    if len(drawn) < max(1, (1 - _MISSING) * (len(percent) - 1)):
-        return f"{round(percent[0]):+d} %"
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{round(percent[0]):+d} % ({round(low):+d} to {round(high):+d})"
 
 
 def _shown(what: str, value: float) -> str:

@@ -28,7 +28,7 @@ from train.engine.checkpoint import CheckpointError
 from train.engine.initial import config_for
 from train.engine.inputs import refuse_cache, refuse_folders, same_in_every_epoch, unchanged_blocks
 from train.engine.loop import NonFiniteLoss
-from train.engine.run_folder import held
+from train.engine.run_record import held
 from train.studies import evaluate, report
 from train.studies.methods import baseline_methods, load_compressed, nec_methods
 from train.studies.results import Results

@@ -17,8 +17,7 @@ from train.configs.options import Compress, OptionsError
 from train.data import fingerprint, open_source
 from train.engine import run_record
 from train.engine.log import MetricsLog, read_metrics
-from train.engine.run_folder import sha256
-from train.engine.run_record import git_revision
+from train.engine.run_record import git_revision, sha256
 
 
 def folder_of_files(root: Path) -> Source:
@@ -139,7 +138,7 @@ def test_a_work_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
     options = Compress(workdir=tmp_path / "run")
     # Another process, which is killed: nothing but its end gives the folder back.
     holder = (
-        "import sys; from pathlib import Path; from train.engine.run_folder import held\n"
+        "import sys; from pathlib import Path; from train.engine.run_record import held\n"
         "with held(Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", holder, options.workdir]
