@@ -169,7 +169,7 @@ class Pretrain(Training):
     """Pre-train a masked autoencoder on images (He 2022), or the decoder of a model (--init)."""
 
     trainable: str = "mae"
-    """Which parameters to train: mae (all), decoder, or a set that `compress --trainable` takes."""
+    """Which parameters to train: mae (encoder and decoder), decoder, or a set that `compress --trainable` takes."""  # noqa: E501
     lr: float = 1e-3
     """Peak learning rate; it decays to zero by a cosine."""
     warmup: int = 100
