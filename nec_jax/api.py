@@ -116,6 +116,8 @@ def embed_traced(params: NecParams, images: jax.Array, *, quality: int | None = 
 
     Equal to `embed` except near ties: compiled into a larger program, floats may differ slightly
     and move a few values across a rounding boundary.
+
+    Its gradient is zero: rounding has none.
     """
     codec = _codec(params).at(quality)
     y = _latents(params.weights, params.config, images)
