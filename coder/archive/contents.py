@@ -23,7 +23,6 @@ from coder.archive.lock import locked
 from coder.archive.zarr_codec import NecCodec, nec_codec
 from coder.archive.zarr_nodes import (
     about_store,
-    check_chunks,
     check_readable,
     is_empty,
     key,
@@ -191,7 +190,6 @@ def open_archive(store: Any) -> zarr.Group:
         if state and state["state"] == "writing":
             raise FileError(progress(arrays))
         for array in arrays.values():
-            check_chunks(array)
             check_readable(array)
         for where, what, _ in lost(group, arrays, state):
             raise FileError(f"{where} {what}: copy the archive again, or write it again")

@@ -64,6 +64,8 @@ def unreadable(array: zarr.Array) -> list[str]:
     """Keys of an array's files and folders that may not be read; zarr lists no such folder.
 
     None are known of a store that is no folder of this machine.
+
+    Raises FileError if a file is a pipe or device: zarr would wait for ever.
     """
     root = local_path(array.store)
     if root is None:
@@ -71,13 +73,19 @@ def unreadable(array: zarr.Array) -> list[str]:
     found: list[str] = []
     walk = os.walk(root / array.path, onerror=lambda error: found.append(error.filename))
     for folder, _, names in walk:
-        paths = (f"{folder}/{name}" for name in sorted(names))
-        found += [path for path in paths if not os.access(path, os.R_OK)]
+        for path in (f"{folder}/{name}" for name in sorted(names)):
+            if not os.access(path, os.R_OK):
+                found.append(path)
+            elif not Path(path).is_file():
+                raise FileError("is a pipe or a device: copy the array again", path)
     return [Path(path).relative_to(root).as_posix() for path in found]
 
 
 def check_readable(array: zarr.Array) -> None:
-    """Raises NoPermission if a part of an array may not be read: it would be taken for lost."""
+    """Raises NoPermission if a part of an array may not be read: it would be taken for lost.
+
+    Raises FileError as `unreadable`.
+    """
     for where in unreadable(array):
         root = local_path(array.store)
         assert root is not None
@@ -124,20 +132,16 @@ def names(group: zarr.Group) -> list[str]:
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
     """The places of an array's shards (or of its chunks, without shards) that are in its store."""
-    sizes = array.shards or array.chunks
-    sides = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
     there = set(_keys(array))
-    return {place for place in itertools.product(*sides) if key(array, place) in there}
+    return {place for place in _places(array) if key(array, place) in there}
 
 
 def lost(array: zarr.Array) -> list[str]:
     """Keys of shards, or chunks, that an array must have (`WHOLE`) and does not."""
     if not array.attrs.get(WHOLE):
         return []
-    sizes = array.shards or array.chunks
-    sides = [range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True)]
-    there = stored(array)
-    return [key(array, place) for place in itertools.product(*sides) if place not in there]
+    there = set(_keys(array))
+    return [name for place in _places(array) if (name := key(array, place)) not in there]
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:
@@ -155,15 +159,6 @@ def empty_keys(array: zarr.Array) -> list[str]:
     batches = (keys[i : i + 64] for i in range(0, len(keys), 64))
     found = (zip(some, sync(sizes(some)), strict=True) for some in batches)
     return [name for name, size in itertools.chain.from_iterable(found) if size == 0]
-
-
-def check_chunks(array: zarr.Array) -> None:
-    """Raise FileError if a local chunk is a pipe or device: zarr would wait for ever."""
-    root = local_path(array.store)
-    if root is not None:
-        for path in sorted((root / array.path).rglob("*")):
-            if path.exists() and not path.is_file() and not path.is_dir():
-                raise FileError("is a pipe or a device: copy the array again", path)
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
@@ -235,6 +230,13 @@ def about_store(store: Any) -> AbstractContextManager[None]:
 def _protocols(store: FsspecStore) -> tuple[str, ...]:
     protocol = store.fs.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _places(array: zarr.Array) -> Iterator[tuple[int, ...]]:
+    """The places of all shards (or chunks, without shards) of an array, stored or not."""
+    sizes = array.shards or array.chunks
+    sides = (range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True))
+    return itertools.product(*sides)
 
 
 def _keys(array: zarr.Array) -> list[str]:

@@ -175,6 +175,7 @@ def _open(path: Path) -> _Opened:
     if isinstance(node, zarr.Array):
         name = node.basename or path.resolve().name.removesuffix(".zarr")
         group, state, arrays, damaged, problems = None, None, {name: node}, {}, []
+        hidden = {name: zarr_nodes.unreadable(node)}
     else:
         arrays, damaged = zarr_nodes.members(node)
         state = contents.read_state(node)
@@ -183,16 +184,18 @@ def _open(path: Path) -> _Opened:
         problems = [
             (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
         ]
-        hidden = {name for name, array in arrays.items() if zarr_nodes.unreadable(array)}
-        lost = contents.lost(node, arrays, state)
-        problems += [one for one in lost if one.array not in damaged.keys() | hidden]
+        hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
+        problems += [
+            one
+            for one in contents.lost(node, arrays, state)
+            if one.array not in damaged and not hidden.get(one.array)
+        ]
         if group is None and contents.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
     unreadable = {name for name, error in damaged.items() if isinstance(error, NoPermission)}
     no_shards: set[str] = set()
-    for array in arrays.values():
-        zarr_nodes.check_chunks(array)
-        if here := zarr_nodes.unreadable(array):
+    for name, array in arrays.items():
+        if here := hidden[name]:
             unreadable.update(here)
             problems += [(key, str(NoPermission())) for key in here]
             keys = (zarr_nodes.key(array, place) for place, _ in _shards(array))

@@ -15,8 +15,7 @@ from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
 from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting import fit, missing_tokens
-from coder.fitting.fit_codec import MAX_QUALITIES
+from coder.fitting import MAX_QUALITIES, fit, missing_tokens
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -291,7 +290,6 @@ class _ZarrReader:
 def _read_zarr(path: Path) -> _ZarrReader:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
-        zarr_nodes.check_chunks(node)
         zarr_nodes.check_readable(node)
         scaled = [name for name in _SCALED if name in node.attrs]
         if scaled:
