@@ -7,6 +7,7 @@ import re
 import stat
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from PIL import ExifTags, Image
 
 from nec_jax.images.record import (
     IGNORE,
+    Affine,
     CorruptImageError,
     DataError,
     MissingPixels,
@@ -290,10 +292,15 @@ def cut(record: Record, box: Box) -> Record:
     """Return the window `box` of an already decoded record (the arrays are views)."""
     out = _crop_all(record, box)
     if "transform" in out:
-        a, b, c, d, e, f = out["transform"]
-        row, col = box[:2]
-        out["transform"] = (a, b, c + a * col + b * row, d, e, f + d * col + e * row)
+        out["transform"] = _moved(out["transform"], box)
     return out
+
+
+def _moved(transform: Sequence[float], box: Box | None) -> Affine:
+    """The transform of a window."""
+    a, b, c, d, e, f = transform
+    row, col = box[:2] if box else (0, 0)
+    return a, b, c + a * col + b * row, d, e, f + d * col + e * row
 
 
 def not_finite(image: np.ndarray) -> dict[str, NDArray[np.bool_]]:
@@ -447,9 +454,7 @@ def _read_raster(
         if dataset.crs is not None:
             record["crs"] = dataset.crs.to_string()
         if not dataset.transform.is_identity:
-            a, b, c, d, e, f = dataset.transform[:6]
-            row, col = (0, 0) if box is None else box[:2]
-            record["transform"] = (a, b, c + a * col + b * row, d, e, f + d * col + e * row)
+            record["transform"] = _moved(dataset.transform[:6], box)
     return record
 
 

@@ -13,6 +13,10 @@ from coder.errors import printable
 IGNORE = 255  # mask value of pixels that no loss or score may read
 
 
+Affine = tuple[float, float, float, float, float, float]
+"""a to f: pixel -> crs."""
+
+
 class Record(TypedDict, total=False):
     """One image with its label, mask and georeference, if known."""
 
@@ -20,7 +24,7 @@ class Record(TypedDict, total=False):
     id: Required[str]  # stable and relative: the path inside the root, for a window "path@row,col"
     label: int  # index into Source.classes; an image without a label has none, rather than -1
     mask: np.ndarray  # uint8 [H, W], index into Source.mask_classes, 255 = ignore
-    transform: tuple[float, float, float, float, float, float]  # affine a..f: pixel -> crs
+    transform: Affine
     crs: str  # e.g. "EPSG:4326"
     # Masks bool [H, W] by kind of missing pixel; no record of a source has it: see MissingPixels.
     missing: dict[str, np.ndarray]
