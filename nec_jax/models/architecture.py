@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 import numpy as np
 
@@ -12,23 +12,7 @@ from coder.arrays import is_whole
 
 SIZE_RULE = "resize the shorter side to image_size (bicubic, antialiased), crop the centre square"
 
-
-_SIZES = (
-    "image_size",
-    "patch",
-    "width",
-    "depth",
-    "heads",
-    "decoder_width",
-    "decoder_depth",
-    "decoder_heads",
-    "mlp_ratio",
-    "coding_batch",
-    "registers",
-)
 _MAY_BE_ZERO = ("depth", "registers")
-_FLAGS = ("patch_bias", "pre_norm", "layer_scale", "class_token", "code_class_token")
-_TUPLES = ("embedding_blocks", "bands", "value_range", "mean", "std")
 _DEEPEST = 256
 DTYPES = ("uint8", "uint16", "int16", "float32")
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
@@ -134,17 +118,8 @@ class ModelConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
-            value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
-            if not is_whole(value) or not least <= value <= 1 << 16:
-                raise InputError(f"{name} is {value!r}: give a whole number from {least} to 65536")
-            object.__setattr__(self, name, int(value))
-        for name in _FLAGS:
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"{name} is {value!r}: give True or False")
-        for name in _TUPLES:  # plain Python values: a configuration is hashed, and is JSON
-            values = (v.item() if isinstance(v, np.generic) else v for v in getattr(self, name))
-            object.__setattr__(self, name, tuple(values))
+        for field in dataclasses.fields(self):
+            self._check_field(field.name, field.type)
         if max(self.depth, self.decoder_depth) > _DEEPEST:
             raise InputError(f"more than {_DEEPEST} blocks: is the configuration damaged?")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -174,6 +149,24 @@ class ModelConfig:
             raise InputError("the encoder has no class token: set code_class_token to false")
         self._check_embedding_blocks()
         self.grid(self.image_size, self.image_size)
+
+    def _check_field(self, name: str, kind: Any) -> None:
+        """Check whole numbers and flags, and make all values plain Python's.
+
+        A configuration is hashed, and is JSON.
+        """
+        value: Any = getattr(self, name)
+        if kind is int:
+            least = 0 if name in _MAY_BE_ZERO else 1
+            if not is_whole(value) or not least <= value <= 1 << 16:
+                raise InputError(f"{name} is {value!r}: give a whole number from {least} to 65536")
+            object.__setattr__(self, name, int(value))
+        elif kind is bool:
+            if not isinstance(value, bool):
+                raise InputError(f"{name} is {value!r}: give True or False")
+        elif get_origin(kind) is tuple:
+            values = (v.item() if isinstance(v, np.generic) else v for v in value)
+            object.__setattr__(self, name, tuple(values))
 
     def _check_embedding_blocks(self) -> None:
         blocks = self.embedding_blocks
