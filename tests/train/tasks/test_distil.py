@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from distil_cases import TEACHER, make_teacher, opened, options, write_data
+from distil_cases import TEACHER, opened, options
 from model_cases import random_images, random_weights, tiny_config
 
 import nec_jax
@@ -27,16 +27,6 @@ FAST = ["--steps", "4", "--batch", "4", "--val-every", "2", "--log-every", "3",
         "--checkpoint-every", "2", "--warmup", "1", "--image-size", "64", "--depth", "1",
         "--predictor", "1", "--calibration-images", "16"]  # fmt: skip
 RESULTS = ("model.safetensors", "metrics.jsonl")
-
-
-@pytest.fixture(scope="module")
-def teacher() -> NecParams:
-    return make_teacher()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def arguments(data: Path, workdir: Path, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from distil_cases import TEACHER, make_teacher, opened, options, write_data
+from distil_cases import TEACHER, opened, options
 from image_files import png
 from model_cases import NETWORK, random_images
 from PIL import Image
@@ -17,16 +17,6 @@ from nec_jax.models import nec
 from train.data import DataError, open_source
 from train.data.joined import Joined
 from train.tasks import teacher as teacher_of
-
-
-@pytest.fixture(scope="module")
-def teacher() -> NecParams:
-    return make_teacher()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def test_the_eight_symmetries_differ_and_keep_every_cell() -> None:
