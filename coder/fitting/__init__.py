@@ -1,11 +1,13 @@
 """Fit a codec to embeddings: statistics of a sample, then the table of each coefficient.
 
-`fit_codec` has `fit`: it samples the embeddings, fits the transform, and handles missing tokens.
+`fit_codec` has `fit`, and fits the transform. `sample` reads a sample of the embeddings, and tells
+which tokens are missing.
 `histograms` counts how large coefficients are. `table_choice` chooses the table of each kind of
 coefficient at each quality, or not to code it. The tables themselves are `coder.transform`'s.
 """
 
-from coder.fitting.fit_codec import MAX_QUALITIES, fit, missing_tokens
+from coder.fitting.fit_codec import MAX_QUALITIES, fit
+from coder.fitting.sample import missing_tokens
 
 __all__ = [
     "MAX_QUALITIES",

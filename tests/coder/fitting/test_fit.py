@@ -72,7 +72,7 @@ def test_what_can_be_sliced_is_read_in_parts(monkeypatch):
             reads.append(at.stop - at.start)
             return y[at]
 
-    monkeypatch.setattr("coder.fitting.fit_codec._BATCH", 20 * y[0].size)
+    monkeypatch.setattr("coder.fitting.sample._BATCH", 20 * y[0].size)
     lazy: Any = Lazy()
     codec = coder.fit(lazy)
     assert max(reads) <= 20
@@ -238,7 +238,7 @@ def test_tokens_of_one_number_are_counted_once(monkeypatch):
             counted.extend(values)
             super().update(values, **kwds)
 
-    monkeypatch.setattr("coder.fitting.fit_codec.Counter", Counting)
+    monkeypatch.setattr("coder.fitting.sample.Counter", Counting)
     y = np.random.default_rng(0).normal(size=(2000, 12)).astype(np.float32)
     y[::1000] = 0.5
     coder.fit(y)
