@@ -18,7 +18,8 @@ process or several, and end with `finish`; call it too after writing to a comple
 A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image that it has room
 for: 28 bytes per image, and one for class tokens, where shards are full (`even_shard`).
 
-`contents` makes, opens and checks archives; `writer` has `Writer`, with `lock` and `image_ids`.
+`contents` makes, opens and reads archives; `manifest` is the record of what one must hold. `writer`
+has `Writer`, with `lock` and `image_ids`.
 `zarr_codec` is the Zarr codec `nec`, for arrays of embeddings in any store. `zarr_nodes` opens and
 reads Zarr groups and arrays with errors that name the cause.
 """
@@ -33,8 +34,8 @@ from coder.archive.contents import (
     open_archive,
     read_array,
     valid_images,
-    written_shards,
 )
+from coder.archive.manifest import written_shards
 from coder.archive.writer import Writer
 
 __all__ = [

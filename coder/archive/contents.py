@@ -1,12 +1,8 @@
-"""Make, open and check archives: what an archive must hold, and whether it does."""
+"""Make, finish, open and read archives."""
 
-import asyncio
-import hashlib
-import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import zarr
@@ -20,44 +16,40 @@ from zarr.storage import StorePath
 
 from coder import files
 from coder.archive.lock import locked
-from coder.archive.zarr_codec import NecCodec, nec_codec
+from coder.archive.manifest import (
+    ATTRIBUTE,
+    begun,
+    changed,
+    completed,
+    images_of,
+    is_earlier,
+    lost,
+    progress,
+    read_state,
+    shard_key,
+    shard_size,
+    shard_slices,
+    written_shards,
+)
+from coder.archive.zarr_codec import NecCodec
 from coder.archive.zarr_nodes import (
     about_store,
     check_readable,
     is_empty,
-    key,
     local_path,
     members,
-    names,
     open_node,
     place,
     read,
-    stored,
 )
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
 
 SHARD = 256
-ATTRIBUTE = "nec_archive"
-VERSION = 1
 _OWN = (ATTRIBUTE, "coordinates")
-_EARLIER = ("embedding", "id", "label")  # in archives of all versions
-_COORDINATES = ("id label", "id label valid error")  # their attribute, earlier and now
-_WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
-NOT_STORED = "is not stored (lost, or never written)"
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
-_DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
-_AT_ONCE = 8  # shards that are read at once for their digests
 _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
-
-
-class Lost(NamedTuple):
-    """A part that an archive must hold and that is not in its store."""
-
-    key: str  # of what is lost, relative to the group
-    what: str
-    array: str  # its name
 
 
 def even_shard(count: int, most: int = SHARD) -> int:
@@ -221,213 +213,11 @@ def finish(group: zarr.Group) -> None:
             if name not in arrays:
                 raise FileError(f"{name}/zarr.json is lost, and with it the whole array")
             check_readable(arrays[name])
-        present = {name: written_shards(arrays[name]) for name in state["shards"]}
-        _check_shards(arrays, present)
-        digests = {name: dict(_digests(arrays[name])) for name in state["shards"]}
-        new = {
-            "version": VERSION,
-            "state": "complete",
-            "shards": {name: _ranges(set(found)) for name, found in digests.items()},
-            "sha256": {name: "".join(found.values()) for name, found in digests.items()},
-        }
+        own = {name: arrays[name] for name in state["shards"]}
+        _check_shards(arrays, {name: written_shards(array) for name, array in own.items()})
+        new = completed(own)
         if new != state:
             group.attrs[ATTRIBUTE] = new
-
-
-def read_state(group: zarr.Group) -> dict[str, Any] | None:
-    """The state that an archive records; None if it is no archive, or of an earlier version.
-
-    Returns:
-      `state`: "writing" or "complete". `shards`: for each required array, the ranges [first, end)
-      of shards that must exist. `sha256`, if known: for each array, the digests of these shards,
-      concatenated.
-
-    Raises:
-      FileError: the record is damaged, or of a newer version.
-    """
-    if ATTRIBUTE not in group.attrs:
-        is_own = group.attrs.get("coordinates") == _COORDINATES[-1]
-        if is_own or {"embedding", "valid", "error"} <= set(members(group)[0]):
-            raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
-        return None
-    data: Any = group.attrs[ATTRIBUTE]
-    version = data.get("version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > VERSION:
-        raise FileError(f"an archive of version {version}, this reads {VERSION}: update nec-jax")
-    try:
-        if version != VERSION or data["state"] not in ("writing", "complete"):
-            raise ValueError(f"version {version}, state {data.get('state')}")
-        for ranges in data["shards"].values():
-            for first, end in ranges:
-                if not (type(first) is type(end) is int and 0 <= first < end):
-                    raise ValueError(f"shards {first} to {end}")
-        if "sha256" in data and set(data["sha256"]) != set(data["shards"]):
-            raise ValueError("digests of other arrays")
-        for name, text in data.get("sha256", {}).items():
-            count = sum(end - first for first, end in data["shards"][name])
-            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS * count}}}", text):
-                raise ValueError(f"digests of {name}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(f"its attribute {ATTRIBUTE} is damaged: {error}") from error
-    return data
-
-
-def lost(
-    group: zarr.Group, arrays: Mapping[str, zarr.Array], state: Mapping[str, Any] | None
-) -> Iterator[Lost]:
-    """The parts that an archive must hold and does not; reads no shard.
-
-    Args:
-      group: the archive, or any group.
-      arrays: the arrays of the group that can be opened, by name.
-      state: the result of `read_state`; None for an archive of an earlier version, or another
-        group.
-    """
-    earlier = state is None and is_earlier(group, arrays)
-    if state is not None or earlier:
-        others = list(_of_others(arrays))
-        yield from others
-        if others:  # what is recorded is of other arrays
-            return
-    if earlier:
-        listed = names(group)
-        for name in (*_EARLIER, "class_token"):
-            # Whether there were class tokens, only what is left of them says.
-            if name not in arrays and (name in _EARLIER or name in listed):
-                yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
-        for name in (name for name in _WRITTEN if name in arrays):
-            array = arrays[name]
-            parts = shard_slices(array)
-            for i in sorted(set(range(len(parts))) - written_shards(array)):
-                yield Lost(shard_key(array, i), f"{NOT_STORED}: {_images(parts[i])}", name)
-    for name, ranges in sorted((state or {"shards": {}})["shards"].items()):
-        array = arrays.get(name)
-        if array is None:
-            yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
-            continue
-        parts = shard_slices(array)
-        expected = expected_shards(array, ranges)
-        if (
-            state
-            and state["state"] == "complete"
-            and name == "valid"
-            and len(expected) < len(parts)
-        ):
-            text = (
-                f"says that {len(expected)} of {len(parts)} shards of `valid` were written: it was "
-                "copied or resized by another program, which must call coder.archive.finish"
-            )
-            yield Lost("zarr.json", text, name)
-        for i in sorted(expected - written_shards(array)):
-            yield Lost(shard_key(array, i), f"is lost: {_images(parts[i])}", name)
-
-
-def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
-    """Arrays whose number of images is not that of the ids: of another archive, or resized."""
-    if "id" not in arrays:
-        return
-    count = arrays["id"].shape[0]
-    for name in ("class_token", "embedding", "error", "label", "valid"):
-        if name in arrays and arrays[name].shape[0] != count:
-            text = f"has {arrays[name].shape[0]} images, and `id` has {count}: it is not its array"
-            yield Lost(f"{name}/zarr.json", text, name)
-
-
-def changed(
-    name: str, array: zarr.Array, state: Mapping[str, Any] | None, numbers: set[int] | None = None
-) -> Iterator[Lost]:
-    """The shards of an array whose content has changed since the archive was finished.
-
-    Yields nothing for shards without a recorded digest. Reads all bytes of the stored shards.
-
-    Args:
-      name: name of the array.
-      state: the result of `read_state`.
-      numbers: the shards to check; None for all.
-    """
-    if state is None or state["state"] != "complete" or name not in state.get("sha256", {}):
-        return
-    text, parts = state["sha256"][name], shard_slices(array)
-    places = [n for first, end in state["shards"][name] for n in range(first, end)]
-    if places and places[-1] >= len(parts):  # of another array: `lost` says so
-        return
-    recorded = {n: text[_DIGITS * i : _DIGITS * (i + 1)] for i, n in enumerate(places)}
-    for number, digest in _digests(array, numbers):
-        if digest == recorded.get(number):
-            continue
-        other = next((n for n in places if recorded[n] == digest), None)
-        then, own = "when the archive was finished", _images(parts[number])
-        if other is not None:
-            held = shard_key(array, other)
-            what = f"holds what {held} held {then}, {_images(parts[other])} in place of {own}"
-        elif number in recorded:
-            what = f"does not hold what it held {then}, {own}"
-        else:
-            what = f"was not there {then}, for {own}"
-        remedy = "copy the archive again; if it was written on purpose, call coder.archive.finish"
-        yield Lost(shard_key(array, number), f"{what}: {remedy}", name)
-
-
-def is_earlier(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> bool:
-    """Whether a group without state, with these arrays, is an archive of an earlier version.
-
-    Decided by its arrays. If some are lost, by its attribute together with what is left of its
-    embeddings or class tokens, since xarray writes such an attribute too.
-    """
-    if set(_EARLIER) <= set(arrays):
-        return True
-    coded = any(nec_codec(array) for array in arrays.values())
-    return may_be_earlier(group) and (coded or "embedding" in names(group))
-
-
-def may_be_earlier(group: zarr.Group) -> bool:
-    """Whether a group's attributes are those of an earlier version's archive."""
-    return ATTRIBUTE not in group.attrs and group.attrs.get("coordinates") == _COORDINATES[0]
-
-
-def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:
-    """The shards in ranges [first, end). Raises FileError if the array cannot have them."""
-    count, numbers = len(shard_slices(array)), set()
-    for first, end in ranges:
-        if end > count:
-            raise FileError(
-                f"{array.path} has {count} shards, and the attribute {ATTRIBUTE} is of {end}: it "
-                "is a part of an archive, or another program changed it, which must call "
-                "coder.archive.finish; or the attribute is damaged"
-            )
-        numbers.update(range(first, end))
-    return numbers
-
-
-def progress(arrays: Mapping[str, zarr.Array]) -> str:
-    """The progress of an archive whose state is "writing", as text."""
-    text = "still being written, or its writer was stopped"
-    if "embedding" not in arrays or "valid" not in arrays:
-        return text
-    # Shards without a valid image have no embeddings: what is written last says what is done.
-    there, count = len(written_shards(arrays["valid"])), len(shard_slices(arrays["valid"]))
-    return f"{text}: {there} of {count} shards of `embedding` are there; run the writer again"
-
-
-def written_shards(array: zarr.Array) -> set[int]:
-    """The numbers of the shards of the first dimension that are in the store."""
-    return {place[0] for place in stored(array)}
-
-
-def shard_key(array: zarr.Array, number: int) -> str:
-    """The key of a shard of the first dimension."""
-    return key(array, (number, *(0,) * (array.ndim - 1)))
-
-
-def shard_slices(array: zarr.Array) -> list[slice]:
-    """The images of each shard."""
-    size, count = shard_size(array), array.shape[0]
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def shard_size(array: zarr.Array) -> int:
-    """Images per shard, or per chunk."""
-    return (array.shards or array.chunks)[0]
 
 
 def valid_images(group: zarr.Group) -> NDArray[np.bool_]:
@@ -492,11 +282,6 @@ def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, s
     ids, errors = array_of(group, "id"), array_of(group, "error")
     first = [int(i) for i in np.flatnonzero(bad)[:limit]]
     return int(bad.sum()), [(i, str(ids[i]), str(errors[i])) for i in first]
-
-
-def begun(arrays: Iterable[str]) -> dict[str, Any]:
-    """The initial state of an archive with these arrays, which is being written."""
-    return {"version": VERSION, "state": "writing", "shards": {name: [] for name in arrays}}
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array:
@@ -566,7 +351,7 @@ def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[in
     """Raise FileError unless each shard is written, with all valid embeddings."""
     valid, embedding = arrays["valid"], arrays["embedding"]
     for i, part in enumerate(shard_slices(valid)):
-        images = _images(part)
+        images = images_of(part)
         if i not in present["valid"]:
             raise FileError(f"{images} are not written: `valid` has no shard {i}")
         marks = read(valid, part)
@@ -583,10 +368,6 @@ def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[in
             raise FileError(f"image {part.start + bad[0]} {text}")
 
 
-def _images(part: slice) -> str:
-    return f"images {part.start} to {part.stop - 1}"
-
-
 def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
     """Which images a shard of embeddings holds, from its index (offsets, lengths, CRC-32C)."""
     size = 16 * shard_size(embedding) + 4
@@ -597,41 +378,3 @@ def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
     if len(data) != size:
         raise FileError(f"{name} is cut short")
     return np.frombuffer(data[:-4], "<u8")[::2] != _EMPTY
-
-
-def _digests(array: zarr.Array, numbers: set[int] | None = None) -> Iterator[tuple[int, str]]:
-    """The number of each stored shard, in order, and the digest of its bytes.
-
-    A CRC would not do: a blob, and a chunk with a checksum, ends with its own CRC, and the CRC of
-    such data is the same number for all of them.
-    """
-    places = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
-    get = array.store_path.store.get
-
-    async def some(part: Sequence[tuple[int, ...]]) -> list[Any]:
-        prototype = default_buffer_prototype()
-        return await asyncio.gather(*(get(key(array, one), prototype) for one in part))
-
-    def contents() -> Iterator[tuple[int, bytes]]:
-        for i in range(0, len(places), _AT_ONCE):
-            part = places[i : i + _AT_ONCE]
-            for one, data in zip(part, sync(some(part)), strict=True):
-                yield one[0], b"" if data is None else data.to_bytes()
-
-    # An array that another program cut in more dimensions has several chunks for some images.
-    for number, chunks in itertools.groupby(contents(), lambda one: one[0]):
-        sha = hashlib.sha256()
-        for _, data in chunks:
-            sha.update(data)
-        yield number, sha.hexdigest()[:_DIGITS]
-
-
-def _ranges(numbers: set[int]) -> list[list[int]]:
-    """Numbers as rising ranges [first, end)."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and ranges[-1][1] == number:
-            ranges[-1][1] += 1
-        else:
-            ranges.append([number, number + 1])
-    return ranges

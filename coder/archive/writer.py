@@ -14,26 +14,28 @@ from zarr.core.sync import sync
 
 from coder.archive import image_ids
 from coder.archive.contents import (
-    ATTRIBUTE,
     array_of,
-    begun,
-    changed,
     check_attributes,
     check_one_quality,
     check_store,
     create_locked,
     even_shard,
-    expected_shards,
     finish,
-    lost,
     not_valid,
+)
+from coder.archive.lock import locked
+from coder.archive.manifest import (
+    ATTRIBUTE,
+    begun,
+    changed,
+    expected_shards,
+    lost,
     read_state,
     shard_key,
     shard_size,
     shard_slices,
     written_shards,
 )
-from coder.archive.lock import locked
 from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import (
     about_store,

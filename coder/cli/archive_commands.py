@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from coder import files
-from coder.archive import contents, zarr_nodes
+from coder.archive import contents, manifest, zarr_nodes
 from coder.archive.zarr_codec import nec_codec
 from coder.errors import FileError, NoPermission, OutputError, one_line
 
@@ -26,7 +26,7 @@ class _Opened(NamedTuple):
 
     Attributes:
       group: the archive, if it is one.
-      state: of `contents.read_state`.
+      state: of `manifest.read_state`.
       arrays: those that can be opened.
       problems: what cannot be opened or is lost, a line each.
       lost: keys of shards that are lost, or may not be read.
@@ -128,7 +128,7 @@ def verify(options: argparse.Namespace) -> int:
     wrong += [f"{other} shards that are not those that were finished"] * (other > 0)
     wrong += [f"{len(opened.problems)} parts lost or unreadable"] * (len(opened.problems) > 0)
     if opened.unfinished:
-        print(f"{opened.path}: {contents.progress(opened.arrays)}", file=sys.stderr)
+        print(f"{opened.path}: {manifest.progress(opened.arrays)}", file=sys.stderr)
         wrong.append("not finished")
     print(", ".join(wrong) or "good: no damage")
     return 1 if wrong else 0
@@ -140,7 +140,7 @@ def decode(options: argparse.Namespace) -> int:
     if _print_problems(opened):
         return 1
     if opened.unfinished:
-        raise FileError(contents.progress(opened.arrays))
+        raise FileError(manifest.progress(opened.arrays))
     # An archive's errors are text of any length, and nearly all empty: they stay in it.
     names = sorted(set(opened.arrays) - ({"error"} if opened.state else set()))
     paths = {name: options.out / f"{name}.npy" for name in names}
@@ -178,8 +178,8 @@ def _open(path: Path) -> _Opened:
         hidden = {name: zarr_nodes.unreadable(node)}
     else:
         arrays, damaged = zarr_nodes.members(node)
-        state = contents.read_state(node)
-        is_archive = state is not None or contents.is_earlier(node, arrays)
+        state = manifest.read_state(node)
+        is_archive = state is not None or manifest.is_earlier(node, arrays)
         group = node if is_archive else None
         problems = [
             (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
@@ -187,10 +187,10 @@ def _open(path: Path) -> _Opened:
         hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
         problems += [
             one
-            for one in contents.lost(node, arrays, state)
+            for one in manifest.lost(node, arrays, state)
             if one.array not in damaged and not hidden.get(one.array)
         ]
-        if group is None and contents.may_be_earlier(node):
+        if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
     unreadable = {name for name, error in damaged.items() if isinstance(error, NoPermission)}
     no_shards: set[str] = set()
@@ -216,7 +216,7 @@ def _look_for_changes(opened: _Opened) -> None:
         places = [place for place, _ in _shards(array) if place]
         gone = {place[0] for place in places if zarr_nodes.key(array, place) in opened.lost}
         numbers = {place[0] for place in places} - gone
-        found = contents.changed(name, array, opened.state, numbers)
+        found = manifest.changed(name, array, opened.state, numbers)
         opened.changed.update((where, what) for where, what, _ in found)
 
 
@@ -226,7 +226,7 @@ def _print_archive(opened: _Opened) -> None:
     if group is None:
         return
     if opened.unfinished:
-        state = contents.progress(arrays)
+        state = manifest.progress(arrays)
     elif opened.unreadable:
         state = "unknown whether whole: parts may not be read"
     elif opened.problems or opened.changed:
