@@ -27,7 +27,7 @@ import zarr
 
 import coder
 from coder.archive.zarr_codec import NecCodec
-from coder.cli.file_commands import main as command
+from coder.cli import main as command
 from coder.pool import available_cores
 from coder.transform import dct, klt
 

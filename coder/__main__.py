@@ -1,8 +1,8 @@
-"""`python -m coder`: inspect, check, decode and make blobs, codec files and archives."""
+"""`python -m coder`: the same as `nec`."""
 
 import sys
 
-from coder.cli.file_commands import main
+from coder.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m coder"))

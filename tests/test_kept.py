@@ -10,7 +10,7 @@ from folders import TESTS
 
 import coder
 import nec_jax
-from coder.cli.file_commands import main
+from coder.cli import main
 from nec_jax import heads
 
 VERSIONS = sorted(p for p in (TESTS / "kept").iterdir() if p.is_dir())

@@ -26,8 +26,7 @@ import coder
 import nec_jax
 from coder import CodecError, archive
 from coder.cli import fit_commands
-from coder.cli import main as nec_main
-from coder.cli.file_commands import main as coder_main
+from coder.cli import main as coder_main
 from nec_jax import heads
 from nec_jax.images.read import read_image, read_mask
 from train import configs
@@ -139,7 +138,7 @@ def example(name: str, *words: str) -> Reader:
 
 
 def convert(path: Path, out: Path) -> None:
-    nec_main(["convert", str(path), "--out", str(out / "written.safetensors")])
+    coder_main(["convert", str(path), "--out", str(out / "written.safetensors")])
 
 
 BLUE = ("--data", "blue-marble", "--chip", "32")
@@ -347,7 +346,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Path, list[str]], Any]]] = {
     ),
     "nec convert": (
         "checkpoint",
-        lambda path, out, more: nec_main(["convert", str(path), "--out", str(out), *more]),
+        lambda path, out, more: coder_main(["convert", str(path), "--out", str(out), *more]),
     ),
     "train evaluate": (
         "model",

@@ -1,38 +1,170 @@
-"""The command lines: the script `nec`, and `python -m coder`.
+"""The command line: the script `nec`, which is also `python -m coder`.
 
-`file_commands` parses `python -m coder` and handles blobs and codec files; `archive_commands`
-handles archives and Zarr arrays, `fit_commands` has `fit` and `encode`. The script `nec` is here:
-commands that need JAX belong to nec_jax, which names them by an entry point, so that `nec --help`
-works without JAX and an error says what to install.
+`arguments` has the options of this package's commands. `file_commands` handles blobs and codec
+files, `archive_commands` archives and Zarr arrays, `fit_commands` has `fit` and `encode`. The
+commands of nec_jax and train are found by entry points, so that `nec --help` works without JAX.
 """
 
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
 import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
-_USAGE = """usage: nec COMMAND [options]
+import tyro
 
-commands (each has its own --help):
-  convert    import a pre-trained vision transformer from another project's checkpoint
-             (needs the models: pip install 'nec-jax[train]')
+from coder.cli.arguments import Decode, Encode, Fit, Info, Verify
+from coder.errors import CodecError, about, one_line
 
-Training and studies: python -m train.main. Blobs, codecs and archives: python -m coder."""
+_OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
+OTHERS = {
+    "convert": "Import a pre-trained vision transformer, exactly or not at all.",
+    "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",
+    "distil": "Train an encoder to predict a larger model's tokens of the same images.",
+    "compress": "Adapt a pre-trained model to compression: `lambda * mse + bits_per_element`.",
+    "evaluate": "Measure bytes per image against the scores of heads on decoded embeddings.",
+    "sweep": "Compress and evaluate all points of a study: `sweep NAME` or `sweep FILE.toml`.",
+    "report": "Make the tables and plots of a sweep: `report RESULTS.csv`.",
+    "compare": "Compare bytes at equal score: Bjontegaard deltas with bootstrap intervals.",
+}
+"""Commands of the other packages. Each has an entry point in the group `nec.commands`: a function
+that takes the command line, from the command's name on."""
+_INSTALL = "pip install 'nec-jax[train]'"
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run one command; input that cannot be used ends with a message and a status that is not 0."""
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE)
-        return
-    found = [e for e in entry_points(group="nec.commands") if e.name == argv[0]]
-    if not found:
-        sys.exit(f"unknown command {argv[0]!r}\n\n{_USAGE}")
+def main(arguments: list[str] | None = None, *, prog: str = "nec") -> int:
+    """Run one command. Returns 1 if its input has a fault, 2 if the command line has."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
+    # Only the message of a warning, without its line of code.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        command = found[0].load()
+        with _terminable():
+            try:
+                return _command(sys.argv[1:] if arguments is None else arguments, prog)
+            finally:  # the end of a help text too
+                print(end="", flush=True)  # where there is no standard output, nothing happens
+    except KeyboardInterrupt as stop:
+        print("stopped", file=sys.stderr)
+        return 143 if isinstance(stop, _Terminated) else 130  # as shells have it
+    except BrokenPipeError:  # as of `| head`
+        _drop_output()
+    except OSError as error:
+        where = error.filename
+        if where is None and not _takes_output():
+            _drop_output()
+            where = "standard output cannot be written"
+        print(f"{where or prog}: {error.strerror or error}", file=sys.stderr)
+    except (ImportError, CodecError) as error:
+        print(one_line(error), file=sys.stderr)
+    return 1
+
+
+def _command(arguments: list[str], prog: str) -> int:
+    name, *rest = arguments or ["--help"]
+    if name in _OWN:
+        options = tyro.cli(_OWN[name], args=rest, prog=f"{prog} {name}")
+        hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
+        with _named(options.file), hidden or contextlib.nullcontext():
+            status, facts = _run(options)
+        if options.json:
+            print(json.dumps(facts))
+        return status
+    if name in OTHERS:
+        return _load(name)([name, *rest]) or 0
+    listed = {name: options.__doc__.split("\n")[0] for name, options in _OWN.items()}
+    missing = "" if find_spec("jax") else f" Not installed: {_INSTALL}"
+    listed |= {name: text + missing for name, text in OTHERS.items()}
+    # Prints the help, or what is wrong with the command line, and exits.
+    tyro.extras.subcommand_cli_from_dict(
+        {name: _described(text) for name, text in listed.items()},
+        prog=prog,
+        description="Neural embedding compression. Each command has its own --help.",
+        args=[name],
+        sort_subcommands=False,
+    )
+    return 2
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors in the block name the file, if they name none."""
+    try:
+        with about(path):
+            yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{path}: {error}") from error
+    except OSError as error:
+        if error.filename is None and _takes_output():
+            error.filename = path
+        raise
+
+
+def _run(options: Info | Fit) -> tuple[int, dict[str, Any]]:
+    # Imported here: what archives and fitting need is slow to import.
+    room = "fit_commands" if isinstance(options, Fit) else "file_commands"
+    return importlib.import_module(f"coder.cli.{room}").run(options)
+
+
+def _load(name: str) -> Callable[[list[str]], int | None]:
+    """The function of a command of another package. Raises ImportError that says what to do."""
+    found = list(entry_points(group="nec.commands", name=name))
+    if not found:
+        raise ImportError(f"{name}: nec-jax was installed incompletely: install it again")
+    try:
+        return found[0].load()
     except ImportError as error:
-        sys.exit(f"error: nec {argv[0]}: {error}")
-    command(argv[1:])
+        raise ImportError(f"{name}: {error}") from error
 
 
-if __name__ == "__main__":
-    main()
+def _described(text: str) -> Callable[[], None]:
+    def command() -> None: ...
+
+    command.__doc__ = text
+    return command
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops the block as Ctrl-C does, so that it leaves nothing half written."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _takes_output() -> bool:
+    """Whether standard output can be written: what could not be is in its buffer still."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere, rather than to an error at the program's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

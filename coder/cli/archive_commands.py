@@ -1,6 +1,5 @@
-"""The commands of `python -m coder` for an archive, or any Zarr group or array."""
+"""The commands for an archive, or for any Zarr group or array."""
 
-import argparse
 import itertools
 import math
 import sys
@@ -14,6 +13,7 @@ import zarr
 from coder import files
 from coder.archive import contents, manifest, zarr_nodes
 from coder.archive.zarr_codec import nec_codec
+from coder.cli.arguments import Decode, Info, Verify
 from coder.errors import FileError, NoPermission, OutputError, one_line
 
 Region = tuple[slice, ...]
@@ -48,16 +48,18 @@ class _Opened(NamedTuple):
         return self.state is not None and self.state["state"] == "writing"
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Info) -> tuple[int, dict[str, Any]]:
     """Run one of the commands below; where it is stopped, zarr's reading is too."""
     with zarr_nodes.settled():
-        return {"info": info, "verify": verify, "decode": decode}[options.command](options)
+        if isinstance(options, Decode):
+            return decode(options)
+        return verify(options) if isinstance(options, Verify) else info(options)
 
 
-def info(options: argparse.Namespace) -> int:
-    """Print arrays, sizes, codecs and lost parts. Returns 1 if anything is lost."""
+def info(options: Info) -> tuple[int, dict[str, Any]]:
+    """Print arrays, sizes, codecs and lost parts. The status is 1 if anything is lost."""
     opened = _open(options.file)
-    total, images = 0, 0
+    total, images, found = 0, 0, {}
     for name, array in sorted(opened.arrays.items()):
         stored = array.nbytes_stored()
         total += stored
@@ -67,11 +69,19 @@ def info(options: argparse.Namespace) -> int:
         print(f"{name}: {_type(array)} ({dimensions}), {stored:,} bytes stored")
         shape = array.shards or array.chunks
         of = "shards" if array.shards else "chunks"
-        written: int | str = len(zarr_nodes.stored(array))
+        written: int | None = len(zarr_nodes.stored(array))
         if any(f"{key}/".startswith(f"{array.path}/".lstrip("/")) for key in opened.unreadable):
-            written = "unknown which"
-        print(f"  {written} of {_count(array)} {of} of {list(shape)} written", end="")
+            written = None
+        there = "unknown which" if written is None else written
+        print(f"  {there} of {_count(array)} {of} of {list(shape)} written", end="")
         print(f", read in chunks of {list(array.chunks)}" if array.shards else "")
+        found[name] = {
+            "dtype": _type(array),
+            "shape": array.shape,
+            "stored_bytes": stored,
+            of: _count(array),
+            f"{of}_written": written,
+        }
         codec = nec_codec(array)
         if codec is not None:
             # The first side of a raster, or of vectors, counts no images.
@@ -81,14 +91,21 @@ def info(options: argparse.Namespace) -> int:
                 f"{codec.quality} alone): {codec.channels} channels, "
                 f"{len(codec.tables)} tables, {codec.codec_bytes:,} bytes"
             )
+            found[name] |= {
+                "fingerprint": codec.fingerprint.hex(),
+                "quality": codec.quality,
+                "codec_bytes": codec.codec_bytes,
+            }
     per_image = f", {total / images:.1f} per image" if images else ""
     print(f"{total:,} bytes in all arrays{per_image}")
-    _print_archive(opened)
-    return _print_problems(opened)
+    facts = {"arrays": found, "stored_bytes": total}
+    if images:
+        facts["bytes_per_image"] = total / images
+    return _ended(opened, facts, bool(opened.problems))
 
 
-def verify(options: argparse.Namespace) -> int:
-    """Read everything; name damaged, lost and unwritten parts. Returns 1 if there are any."""
+def verify(options: Verify) -> tuple[int, dict[str, Any]]:
+    """Read everything; name damaged, lost and unwritten parts. The status is 1 if there are any."""
     opened = _open(options.file)
     _look_for_changes(opened)
     valid = _valid(opened)
@@ -122,23 +139,25 @@ def verify(options: argparse.Namespace) -> int:
                     "never written)"
                 )
         print(f"{name}: {chunks:,} chunks read{note}")
-    _print_archive(opened)
-    _print_problems(opened)
     wrong = [f"{damaged} damaged chunks"] * (damaged > 0)
     wrong += [f"{other} shards that are not those that were finished"] * (other > 0)
     wrong += [f"{len(opened.problems)} parts lost or unreadable"] * (len(opened.problems) > 0)
     if opened.unfinished:
-        print(f"{opened.path}: {manifest.progress(opened.arrays)}", file=sys.stderr)
         wrong.append("not finished")
+    facts = {"good": not wrong, "damaged_chunks": damaged, "changed_shards": other}
+    ended = _ended(opened, facts, bool(wrong))
+    if opened.unfinished:
+        print(f"{opened.path}: {manifest.progress(opened.arrays)}", file=sys.stderr)
     print(", ".join(wrong) or "good: no damage")
-    return 1 if wrong else 0
+    return ended
 
 
-def decode(options: argparse.Namespace) -> int:
+def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     """Write each array as .npy, shard by shard; no file unless all arrays can be decoded."""
     opened = _open(options.file)
-    if _print_problems(opened):
-        return 1
+    if opened.problems:
+        _print_problems(opened)
+        return 1, {"kind": "archive", "problems": opened.problems}
     if opened.unfinished:
         raise FileError(manifest.progress(opened.arrays))
     # An archive's errors are text of any length, and nearly all empty: they stay in it.
@@ -164,10 +183,12 @@ def decode(options: argparse.Namespace) -> int:
             marks = valid if _of_images(opened, array) else None
             with writing(path) as file:
                 _write_npy(opened, name, array, marks, file)
+    written = {}
     for name, path in paths.items():
-        print(f"{path}: {_type(opened.arrays[name])} {list(opened.arrays[name].shape)}")
-    _print_archive(opened)
-    return 0
+        array = opened.arrays[name]
+        print(f"{path}: {_type(array)} {list(array.shape)}")
+        written[str(path)] = {"dtype": _type(array), "shape": array.shape}
+    return _ended(opened, {"files": written}, wrong=False)
 
 
 def _open(path: Path) -> _Opened:
@@ -220,11 +241,19 @@ def _look_for_changes(opened: _Opened) -> None:
         opened.changed.update((where, what) for where, what, _ in found)
 
 
-def _print_archive(opened: _Opened) -> None:
+def _ended(opened: _Opened, facts: dict[str, Any], wrong: bool) -> tuple[int, dict[str, Any]]:
+    """Print what the archive holds and lost; return the status, and the facts with these too."""
+    whole = {"kind": "archive" if opened.group is not None else "zarr"} | facts
+    whole |= _print_archive(opened)
+    _print_problems(opened)
+    return int(wrong), whole | {"problems": opened.problems}
+
+
+def _print_archive(opened: _Opened) -> dict[str, Any]:
     """Print one line about an archive, and one for each of the first images not valid."""
     group, arrays = opened.group, opened.arrays
     if group is None:
-        return
+        return {}
     if opened.unfinished:
         state = manifest.progress(arrays)
     elif opened.unreadable:
@@ -241,22 +270,24 @@ def _print_archive(opened: _Opened) -> None:
         labels = int((zarr_nodes.read(arrays["label"]) >= 0).sum())
     except Exception as error:  # of damaged or lost arrays, which are named elsewhere
         print(f"archive: {state}; images cannot be counted: {one_line(error)}")
-        return
+        return {"state": state}
+    known = opened.state is not None
     if opened.unfinished:
         print(f"archive: {valid.size:,} images, {valid.sum():,} valid so far; {state}")
     else:
-        good = "valid unknown" if opened.state is None else f"{valid.sum():,} valid"
+        good = f"{valid.sum():,} valid" if known else "valid unknown"
         print(f"archive: {valid.size:,} images, {good}, {labels:,} labelled; {state}")
     for number, name, error in first:
         print(f"  image {number}, {name}, is not valid: {error}")
     if bad > len(first):
         print(f"  and {bad - len(first):,} more: the array `error` says why")
+    counts = {"images": valid.size, "labelled": labels, "state": state}
+    return counts | ({"valid": int(valid.sum())} if known else {})
 
 
-def _print_problems(opened: _Opened) -> int:
+def _print_problems(opened: _Opened) -> None:
     for problem in opened.problems:
         print(f"{opened.path}: {problem}", file=sys.stderr)
-    return 1 if opened.problems else 0
 
 
 def _valid(opened: _Opened) -> np.ndarray | None:

@@ -1,6 +1,5 @@
 """The commands `fit` and `encode`: a codec for any embeddings, and a Zarr array of them."""
 
-import argparse
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from coder import codecs, files
 from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
+from coder.cli.arguments import Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
 from coder.fitting import MAX_QUALITIES, fit, missing_tokens
@@ -37,27 +37,42 @@ _NOT_ZARR = (
 )
 
 
-def run(options: argparse.Namespace) -> int:
-    """Fit a codec to embeddings; for `encode`, write them as a Zarr array by it or by --codec."""
+def run(options: Fit) -> tuple[int, dict[str, Any]]:
+    """Fit a codec to embeddings; for `Encode`, write them as a Zarr array by it or by --codec."""
+    return 0, _encode(options) if isinstance(options, Encode) else _fit_file(options)
+
+
+def _fit_file(options: Fit) -> dict[str, Any]:
+    kept = {"overwrite": options.overwrite, "inputs": [options.file]}
+    # Checked, like all that follows, before minutes of fitting.
+    most = _max_tokens(options)
+    files.check_output(options.out, **kept)
+    y, nodata = _shown(options)
+    codec = _fit(y, options.file, most, nodata)
+    with files.writing(options.out, **kept) as file:
+        file.write(codec.to_bytes())
+    size = options.out.stat().st_size
+    print(f"{options.out}: {size:,} bytes")
+    facts = {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
+    return {"out": str(options.out), "codec_bytes": size, "quality": codec.quality} | facts
+
+
+def _max_tokens(options: Fit) -> int:
+    most = _MAX_TOKENS if options.max_tokens is None else options.max_tokens
+    return check_whole("--max-tokens", most)
+
+
+def _encode(options: Encode) -> dict[str, Any]:
     inputs = [options.file]
-    if options.command == "encode" and options.codec is not None:
+    if options.codec is not None:
         inputs.append(options.codec)
         if options.max_tokens is not None:
             raise InputError(
                 "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
             )
-    if options.max_tokens is None:
-        options.max_tokens = _MAX_TOKENS
-    check_whole("--max-tokens", options.max_tokens)
-    # Checked, like all that follows, before minutes of fitting.
+    most = _max_tokens(options)
     kept = {"overwrite": options.overwrite, "inputs": inputs}
-    files.check_output(options.out, folder=options.command == "encode", **kept)
-    if options.command == "fit":
-        codec = _fit(_shown(options), options)
-        with files.writing(options.out, **kept) as file:
-            file.write(codec.to_bytes())
-        print(f"{options.out}: {options.out.stat().st_size:,} bytes")
-        return 0
+    files.check_output(options.out, folder=True, **kept)
     if options.out.suffix.lower() in _NOT_ZARR:
         raise InputError(
             f"a Zarr array is written, which is a folder: name it {options.out.stem}.zarr",
@@ -72,20 +87,22 @@ def run(options: argparse.Namespace) -> int:
                 f"{MAX_QUALITIES} qualities, from 0, and mostly fewer: `fit` says how many",
                 options.file,
             )
-    codec = _given_codec(options) if options.codec else None
-    y = _shown(options)
-    _check_codable(y, codec, options)
-    codec = codec or _fitted(y, options)
+    given = _given_codec(options.codec, options.quality) if options.codec else None
+    y, nodata = _shown(options)
+    _check_codable(y, given, options, most, nodata)
+    codec = given or _fitted(y, options, most, nodata)
     with about(options.file):
-        array = write(y, codec, options.out, options.nodata, **kept)
+        array = write(y, codec, options.out, nodata, **kept)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     metadata = (options.out / "zarr.json").stat().st_size
+    bits = 8 * (size - metadata) / math.prod(array.shape)
     print(
         f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
-        f"are the codec, {8 * (size - metadata) / math.prod(array.shape):.4f} bits per value "
-        "the rest"
+        f"are the codec, {bits:.4f} bits per value the rest"
     )
-    return 0
+    facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
+    codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
+    return {"out": str(options.out), "shape": array.shape} | facts | codec_facts
 
 
 def read(path: Path, column: str | None = None) -> Any:
@@ -169,25 +186,25 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (min(_VECTORS, shape[0]), shape[1])
 
 
-def _shown(options: argparse.Namespace) -> Any:
-    """The embeddings of the file, after printing a line that describes them."""
-    y = read(options.file, options.column)
+def _shown(options: Fit) -> tuple[Any, float | None]:
+    """The embeddings of the file, and what marks missing data; prints what they are."""
+    y, nodata = read(options.file, options.column), options.nodata
     named = getattr(y, "fill_value", None)
-    if options.nodata is None and isinstance(named, int | float):
+    if nodata is None and isinstance(named, int | float):
         print(f"{options.file}: its attribute _FillValue says that {named:g} is missing data")
-        options.nodata = float(named)
+        nodata = float(named)
     print(f"{options.file}: {y.dtype} {list(y.shape)}")
     if y.ndim == 3:  # tokens of many images have this form too
         print(
             f"read as one raster of {y.shape[0]} x {y.shape[1]} tokens; for {y.shape[0]} images of "
             f"{y.shape[1]} tokens, make grids [N, H, W, D] of them"
         )
-    return y
+    return y, nodata
 
 
-def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
-    with about(options.file):
-        codec = fit(y, max_tokens=options.max_tokens, nodata=options.nodata)
+def _fit(y: Any, path: Path, max_tokens: int, nodata: float | None) -> EmbeddingCodec:
+    with about(path):
+        codec = fit(y, max_tokens=max_tokens, nodata=nodata)
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
         f"quality {codec.quality} is used unless another is given"
@@ -195,9 +212,9 @@ def _fit(y: Any, options: argparse.Namespace) -> EmbeddingCodec:
     return codec
 
 
-def _fitted(y: Any, options: argparse.Namespace) -> OneQualityCodec:
+def _fitted(y: Any, options: Encode, max_tokens: int, nodata: float | None) -> OneQualityCodec:
     """A fitted codec at --quality. Raises InputError if it does not have this quality."""
-    whole = _fit(y, options)
+    whole = _fit(y, options.file, max_tokens, nodata)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
             f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
@@ -208,20 +225,26 @@ def _fitted(y: Any, options: argparse.Namespace) -> OneQualityCodec:
     return whole.at(options.quality)
 
 
-def _given_codec(options: argparse.Namespace) -> OneQualityCodec:
-    whole = codecs.load(options.codec)
+def _given_codec(path: Path, quality: int | None) -> OneQualityCodec:
+    whole = codecs.load(path)
     if whole.class_token:
         raise InputError(
             "this codec codes a class token with every grid, and an array has none. A model's "
             "codec is used by nec_jax, on images; arrays of grids and of class tokens make an "
             "archive (coder.archive). For grids alone, fit a codec: leave --codec out",
-            options.codec,
+            path,
         )
-    with about(options.codec):
-        return whole.at(options.quality)
+    with about(path):
+        return whole.at(quality)
 
 
-def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Namespace) -> None:
+def _check_codable(
+    y: Any,
+    codec: OneQualityCodec | None,
+    options: Encode,
+    max_tokens: int,
+    nodata: float | None,
+) -> None:
     """Raise InputError for what `write` would refuse only after minutes of fitting."""
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(
@@ -230,7 +253,7 @@ def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Name
             options.file,
         )
     tokens = math.prod(_chunks(y.shape)[:-1])
-    most = options.max_tokens if codec is None else codec.max_tokens
+    most = max_tokens if codec is None else codec.max_tokens
     if tokens > most:
         raise InputError(
             f"chunks of {tokens} tokens, and the codec takes {most}: "
@@ -246,7 +269,7 @@ def _check_codable(y: Any, codec: OneQualityCodec | None, options: argparse.Name
     size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
     with about(options.file):
         for start in range(0, y.shape[0], size):
-            _checked(y, start, start + size, options.nodata)
+            _checked(y, start, start + size, nodata)
 
 
 def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:

@@ -18,7 +18,7 @@ from folders import ROOT
 from PIL import Image
 
 import nec_jax
-from coder.cli.file_commands import main as command
+from coder.cli import main as command
 from nec_jax.images import read
 from train.data import fit_to, open_source
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import coder
 import nec_jax
-from coder.cli.file_commands import main
+from coder.cli import main
 from nec_jax import NecParams, heads
 from nec_jax.model_file import model_path
 from train.data import open_source, read_all

@@ -15,6 +15,7 @@ from image_files import png
 from PIL import Image
 from train_cases import run_compress
 
+import coder.cli
 import nec_jax
 from coder import OutputError
 from nec_jax.models.architecture import model_config
@@ -25,7 +26,7 @@ from train.engine import inputs
 from train.engine.initial import initial_model
 from train.engine.inputs import held_to, in_steps, open_training_source, train_batches
 from train.engine.run_record import held
-from train.main import main
+from train.main import COMMANDS, kind, main, parse
 
 
 def test_pretraining_writes_a_model_with_the_data_normalisation(smoke_mae: Path) -> None:
@@ -181,9 +182,20 @@ def test_wrong_options_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_the_console_script_is_the_same_command() -> None:
-    [script] = entry_points(group="console_scripts", name="nec-train")
-    assert script.load() is main
+def test_the_script_nec_has_every_command() -> None:
+    for name in COMMANDS:
+        [command] = entry_points(group="nec.commands", name=name)
+        assert command.load() is main
+        assert coder.cli.OTHERS[name] == kind(name).__doc__.split("\n")[0]
+
+
+def test_a_config_gives_defaults_that_the_command_line_overrides() -> None:
+    plain, smoke = parse("compress", []), parse("compress", ["--config", "smoke"])
+    assert smoke == parse("compress", ["--config=smoke"]) != plain
+    assert parse("compress", ["--lambda", "3", "--config", "smoke"]) == replace(smoke, lam=3.0)
+    assert parse("sweep", ["factorised", "--workdir", "x"]).workdir == Path("x")
+    with pytest.raises(OptionsError, match="unknown config 'smok': choose from"):
+        parse("compress", ["--config", "smok"])
 
 
 def test_help_names_every_command_and_config(capsys: pytest.CaptureFixture) -> None:

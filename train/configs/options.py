@@ -166,7 +166,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Training):
-    """Pre-train a masked autoencoder on images (He 2022), or the decoder of a model (--init)."""
+    """Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init)."""
 
     trainable: str = "mae"
     """Which parameters to train: mae (encoder and decoder), decoder, or a set that `compress --trainable` takes."""  # noqa: E501
@@ -225,10 +225,10 @@ class Compress(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Distil(Training):
-    """Train an encoder from fresh weights to predict a larger model's tokens of the same images.
+    """Train an encoder to predict a larger model's tokens of the same images.
 
-    The larger model, the teacher, is frozen. Its tokens are computed once per image and kept in
-    --cache.
+    The encoder starts from fresh weights. The larger model, the teacher, is frozen. Its tokens are
+    computed once per image and kept in --cache.
     """
 
     data: str = ""

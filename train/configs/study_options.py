@@ -20,7 +20,7 @@ HEADS: dict[str, tuple[HeadKind, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure bytes per image against the scores of heads trained on decoded embeddings."""
+    """Measure bytes per image against the scores of heads on decoded embeddings."""
 
     models: tuple[str, ...] = ()
     """Files of compressed models, one per lambda."""
@@ -133,7 +133,7 @@ def refuse_unused_baselines(options: Evaluate) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Compress and evaluate every point of a study: `sweep NAME` or `sweep FILE.toml`."""
+    """Compress and evaluate all points of a study: `sweep NAME` or `sweep FILE.toml`."""
 
     workdir: Path = Path("runs/sweep")
     """Folder for results.csv and the runs of all points. Run the same command again to resume."""
@@ -177,7 +177,7 @@ AXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The tables and plots of a sweep: `report RESULTS.csv`."""
+    """Make the tables and plots of a sweep: `report RESULTS.csv`."""
 
     results: Positional[Path] = Path("results.csv")
     """The table that `sweep` wrote."""
@@ -193,7 +193,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare bytes at equal score: Bjontegaard rate deltas, with paired-bootstrap intervals."""
+    """Compare bytes at equal score: Bjontegaard deltas with bootstrap intervals."""
 
     reports: Positional[tuple[Path, ...]] = ()
     """Folders that `evaluate` wrote for the same images; or tables of sweeps, without intervals."""

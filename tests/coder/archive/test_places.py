@@ -26,7 +26,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 import coder
 from coder import CodecError, FileError, archive
-from coder.cli.file_commands import main
+from coder.cli import main
 
 BAD = {0, 10, *range(16, 24)}  # no two shards are alike; the third has none that is valid
 NAMES = ["class_token", "embedding", "error", "id", "label", "valid"]

@@ -31,7 +31,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, files, fit
 from coder.archive.lock import locked
-from coder.cli.file_commands import main
+from coder.cli import main
 
 BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
 

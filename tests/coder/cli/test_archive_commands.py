@@ -36,8 +36,7 @@ from zarr.core.sync import sync
 
 from coder import CodecError, FileError, archive
 from coder.archive import zarr_nodes
-from coder.cli import fit_commands
-from coder.cli.file_commands import main
+from coder.cli import fit_commands, main
 from coder.errors import NoPermission
 
 KEPT = TESTS / "kept/2026-11/archive.zarr"

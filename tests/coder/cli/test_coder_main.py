@@ -1,6 +1,7 @@
 """`python -m coder` on blobs, codec files and archives."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -19,8 +20,7 @@ from zarr.core.sync import sync
 import coder
 from coder import CodecError, archive
 from coder.archive.zarr_codec import NecCodec
-from coder.cli import archive_commands
-from coder.cli.file_commands import main
+from coder.cli import OTHERS, archive_commands, main
 from coder.cli.fit_commands import read
 from coder.format import blob as framing
 
@@ -267,7 +267,7 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coder.cli.file_commands._run", stop)
+    monkeypatch.setattr("coder.cli._run", stop)
     status, out, err = run(capsys, "info", BLOB)
     assert (status, out, err) == (130, "", "stopped\n")
 
@@ -337,9 +337,83 @@ def test_a_full_disk_behind_standard_output_is_not_the_inputs(command, store):
     assert own_lines(done.stderr) == ["standard output cannot be written: No space left on device"]
 
 
-@pytest.mark.parametrize("arguments", [["info", ""], ["fit", "x", "--out", ""], ["encode", ""]])
+@pytest.mark.parametrize(
+    "arguments", [["info", ""], ["fit", "x", "--out", ""], ["encode", "", "--out", "x"]]
+)
 def test_an_empty_path_is_not_this_folder(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert "an empty path: is a variable not set?" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands_of_all_packages_quickly_and_without_them():
+    program = (
+        "import sys; sys.modules['jax'] = None\n"
+        "from coder.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'nec_jax', 'train', 'zarr', 'flax'} & set(sys.modules)"
+    )
+    environment = os.environ | {"COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    words = " ".join(done.stdout.replace("│", " ").split())
+    for name, text in OTHERS.items():
+        assert f"• {name} {text} Not installed: pip install 'nec-jax[train]'" in words
+    for name in ("info", "verify", "decode", "fit", "encode"):
+        assert f"• {name} " in words
+
+
+def test_a_command_that_there_is_not_has_one_message(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inof"])
+    assert ended.value.code == 2
+    assert "Available subcommands: info, verify" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is simulated by it")
+@pytest.mark.parametrize("command", [["--help"], ["info", "--help"]])
+def test_a_help_text_that_cannot_be_written_has_one_line(command):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "coder", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "standard output cannot be written: No space left on device\n"
+
+
+def test_facts_are_json_for_scripts(capsys, tmp_path, store):
+    def facts(*arguments, status=0):
+        found, out, _ = run(capsys, *arguments, "--json")
+        assert found == status
+        return json.loads(out)
+
+    codec = coder.load(CODEC)
+    blob = facts("info", BLOB, "--codec", CODEC)
+    assert (blob["kind"], blob["bytes"], blob["grid"]) == ("blob", BLOB.stat().st_size, [14, 14])
+    assert blob["bits_per_element"] == 8 * blob["bytes"] / (197 * 48)
+    assert facts("verify", BLOB, "--codec", CODEC)["good"] is True
+    assert facts("info", CODEC)["fingerprint"] == codec.fingerprint.hex()
+    assert facts("info", CODEC)["codec_bytes"] == codec.codec_bytes
+    whole = facts("info", store)
+    assert (whole["kind"], whole["images"], whole["valid"]) == ("archive", 20, 20)
+    stored = [array["stored_bytes"] for array in whole["arrays"].values()]
+    assert whole["stored_bytes"] == sum(stored) == 20 * whole["bytes_per_image"]
+    assert (facts("verify", store)["good"], whole["problems"]) == (True, [])
+    decoded = facts("decode", store, "--out", tmp_path / "out")["files"]
+    assert decoded[str(tmp_path / "out/embedding.npy")]["shape"] == [20, 3, 4, 3]
+    (store / "embedding/c/1/0/0/0").unlink()
+    lost = facts("verify", store, status=1)
+    assert lost["good"] is False
+    assert "embedding/c/1" in lost["problems"][0]
+    embeddings = tmp_path / "y.npy"
+    np.save(embeddings, np.random.default_rng(0).normal(size=(64, 3, 4, 5)).astype("f4"))
+    fitted = facts("fit", embeddings, "--out", tmp_path / "codec")
+    assert fitted["num_qualities"] == coder.load(tmp_path / "codec").num_qualities
+    coded = facts("encode", embeddings, "--out", tmp_path / "y.zarr", "--quality", 2)
+    assert (coded["quality"], coded["bytes_in"]) == (2, 64 * 3 * 4 * 5 * 4)

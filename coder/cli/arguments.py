@@ -1,0 +1,101 @@
+"""The arguments of the commands of `coder`: one dataclass each, whose fields are the options."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+def _path(words: list[str]) -> Path:
+    if not words[0]:
+        raise ValueError("an empty path: is a variable not set?")
+    return Path(words[0])
+
+
+_PATH = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=_path,
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda path: [str(path)],
+)
+AnyPath = Annotated[Path, _PATH]
+AnyFile = Annotated[Positional[Path], _PATH, arg(metavar="FILE")]
+Embeddings = Annotated[Positional[Path], _PATH, arg(metavar="EMBEDDINGS")]
+Flag = Annotated[bool, FlagCreatePairsOff]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Print what FILE holds.
+
+    Example: nec info archive.zarr
+    """
+
+    file: AnyFile
+    """Blob, codec or model file, name of a shipped model, or archive (Zarr store)."""
+    codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    """Codec file that the blob was made with."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Info):
+    """Decode everything in FILE without writing; exit with status 1 on damage.
+
+    Example: nec verify archive.zarr
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(Info):
+    """Write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array of an archive.
+
+    Example: nec decode archive.zarr --out embeddings
+    """
+
+    out: AnyPath
+    """File for a blob, or folder for arrays, to write."""
+    overwrite: Flag = False
+    """Replace existing output; an input, a pipe or a device is never replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Fit a codec of many qualities to EMBEDDINGS, and write its file.
+
+    Example: nec fit embeddings.npy --out codec.safetensors
+    """
+
+    file: Embeddings
+    """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors
+    [N, D]."""
+    out: AnyPath
+    """File (fit) or Zarr array (encode) to write."""
+    overwrite: Flag = False
+    """Replace existing output; an input, a pipe or a device is never replaced."""
+    column: Annotated[str | None, arg(metavar="NAME")] = None
+    """Column of a Parquet file to read."""
+    nodata: Annotated[float | None, arg(metavar="NUMBER")] = None
+    """Value that marks missing data, such as -9999."""
+    max_tokens: Annotated[int | None, arg(metavar="INT")] = None
+    """Maximum number of tokens in a grid or chunk of the fitted codec; 65536 if not given."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(Fit):
+    """Encode EMBEDDINGS to a Zarr array, with --codec or a codec fitted to them.
+
+    Example: nec encode embeddings.npy --out embeddings.zarr --quality 7
+    """
+
+    codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    """Codec file that `nec fit` wrote."""
+    quality: Annotated[int | None, arg(metavar="INT")] = None
+    """Quality to code at: 0 is the lowest, a higher one costs more bytes. If not given, the default
+    of the codec."""
