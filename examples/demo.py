@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 import nec_jax
@@ -173,6 +174,6 @@ def land_and_water(
 
 if __name__ == "__main__":
     try:
-        main()
+        tyro.cli(main, prog="python -m examples.demo", description=__doc__)
     except (CodecError, DataError, ModuleNotFoundError, OSError, OptionsError) as error:
         sys.exit(f"error: {error}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 import nec_jax
@@ -158,6 +159,6 @@ def paint(params: NecParams, y_hat: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 if __name__ == "__main__":
     try:
-        main()
+        tyro.cli(main, prog="python -m examples.demo_train", description=__doc__)
     except OptionsError as error:
         sys.exit(f"error: {error}")
