@@ -169,8 +169,7 @@ def _latent_batches(
         raise InputError(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"
         )
-    x = as_array(images, "images")
-    grid = check_images(params.config, x)
+    x, grid = check_images(params.config, images)
     return _computed_ahead(params, x), grid
 
 
@@ -189,35 +188,35 @@ def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float3
     yield np.asarray(before)[:count]
 
 
-def check_images(config: ModelConfig, images: ArrayLike) -> tuple[int, int]:
-    """Check that a model takes these images; return their token grid.
+def check_images(config: ModelConfig, images: ArrayLike) -> tuple[NDArray, tuple[int, int]]:
+    """Images as an array [B, H, W, C] that a model takes, and their token grid.
 
     Raises:
       InputError: another shape, dtype, number of bands or range of values, NaN or infinity, or a
         size that gives no whole grid.
     """
-    images = as_array(images, "images")
-    if images.ndim != 4:
-        raise InputError(f"images have shape {images.shape}: pass a batch [B, H, W, C]")
-    if len(images) == 0:
+    x = as_array(images, "images")
+    if x.ndim != 4:
+        raise InputError(f"images have shape {x.shape}: pass a batch [B, H, W, C]")
+    if len(x) == 0:
         raise InputError("an empty batch: pass at least one image")
-    if images.shape[3] != config.channels:
+    if x.shape[3] != config.channels:
         raise InputError(
-            f"images have {images.shape[3]} channels, the model takes {config.channels}: "
+            f"images have {x.shape[3]} channels, the model takes {config.channels}: "
             f"{', '.join(config.bands)}"
         )
-    if images.dtype != np.dtype(config.dtype):
+    if x.dtype != np.dtype(config.dtype):
         raise InputError(
-            f"images are {images.dtype}, the model takes {config.dtype} from "
+            f"images are {x.dtype}, the model takes {config.dtype} from "
             f"{config.value_range[0]:g} to {config.value_range[1]:g}: rescale and cast them"
         )
-    grid = config.grid(*images.shape[1:3])
-    low, high = images.min(), images.max()
+    grid = config.grid(*x.shape[1:3])
+    low, high = x.min(), x.max()
     if not np.isfinite(low) or not np.isfinite(high):
-        refuse(~np.isfinite(images), "values of images", "NaN or infinity", images)
+        refuse(~np.isfinite(x), "values of images", "NaN or infinity", x)
     if low < config.value_range[0] or high > config.value_range[1]:
         raise InputError(
             f"images range from {low:g} to {high:g}, the model takes "
             f"{config.value_range[0]:g} to {config.value_range[1]:g}: rescale or clip them"
         )
-    return grid
+    return x, grid

@@ -51,7 +51,7 @@ def test_images_that_break_the_input_contract_are_refused(model, function, image
 def test_floats_must_be_finite_and_in_range(model):
     config = dataclasses.replace(model.config, dtype="float32", value_range=(0.0, 1.0))
     images = (random_images(0, 2) / 255).astype(np.float32)
-    assert check_images(config, images) == (4, 4)
+    assert check_images(config, images)[1] == (4, 4)
     for bad in (np.nan, np.inf, -np.inf):
         broken = images.copy()
         broken[1, 2, 3, 1] = bad
