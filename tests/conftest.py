@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import checked_shapes  # noqa: F401
 import hypothesis_profile  # noqa: F401
 import jax
 import pytest

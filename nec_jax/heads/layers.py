@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
 
 from nec_jax.models.vit import Mlp, layer_norm
 
@@ -15,14 +16,14 @@ class _Projection(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
+    def __call__(self) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
         kernel = self.param("kernel", _INIT, (self.width, self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         return kernel, bias
 
 
 class AttentionPool(nn.Module):
-    """Attention of one learned query over the tokens: [B, T, D] -> [B, D].
+    """Attention of one learned query over the tokens.
 
     The layer and its parameters are timm's AttentionPoolLatent: x = proj(attention(q(latent),
     k(y), v(y))), then x + mlp(norm(x)). With a single query both projections of the tokens
@@ -36,7 +37,7 @@ class AttentionPool(nn.Module):
     mlp_ratio: int = 4
 
     @nn.compact
-    def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, y: Float[Array, "b t d"]) -> Float[Array, "b d"]:  # noqa: D102
         b, _, d = y.shape
         split = (d, self.heads, d // self.heads)
         init = nn.initializers.truncated_normal(d**-0.5)
@@ -54,15 +55,15 @@ class AttentionPool(nn.Module):
         return x + Mlp(self.mlp_ratio * d, name="mlp")(layer_norm("norm")(x))
 
 
-def pixel_shuffle(x: jax.Array) -> jax.Array:
-    """Four channels become 2 x 2 pixels: [B, H, W, 4 C] -> [B, 2 H, 2 W, C] (Shi 2016)."""
+def pixel_shuffle(x: Num[Array, "b h w c"]) -> Num[Array, "b h*2 w*2 c//4"]:
+    """Four channels become 2 x 2 pixels (Shi 2016)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
 class ConvSegmenter(nn.Module):
-    """Token grids to logits at four times their resolution: [B, h, w, D] -> [B, 4h, 4w, K].
+    """Token grids to logits at four times their resolution.
 
     A 3x3 convolution to half the channels, six residual blocks with a skip around them all, two
     pixel-shuffle stages, and an FCN head (3x3, norm, 1x1). Each stage halves the channels, so that
@@ -73,7 +74,7 @@ class ConvSegmenter(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, y: Float[Array, "b h w d"]) -> Float[Array, "b h*4 w*4 k"]:  # noqa: D102
         def conv(features: int, name: str) -> nn.Conv:
             return nn.Conv(features, (3, 3), name=name, kernel_init=nn.initializers.he_normal())
 
@@ -100,7 +101,7 @@ class Head(nn.Module):
     mlp_ratio: int
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, tokens: Float[Array, "b t d"]) -> Float[Array, " b *place k"]:  # noqa: D102
         if self.kind == "conv":
             grid = tokens.reshape(len(tokens), *self.grid, -1)
             return ConvSegmenter(self.classes, name="segmenter")(grid)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key
 from numpy.typing import NDArray
 
 from nec_jax.heads.head import HeadConfig
@@ -19,8 +20,10 @@ from nec_jax.models.weight_tree import Weights
 _SAMPLE = 256  # embeddings that the statistics after the decoder block are computed from
 
 
-def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
-    """[B, n, D] -> grid tokens [B, T, decoder_width] after decoder stem, first block and norm.
+def decoder_features(
+    config: HeadConfig, weights: Weights, y_hat: Float[Array, "b n d"]
+) -> Float[Array, "b t e"]:
+    """Grid tokens of `decoder_width` after the decoder's stem, first block and norm.
 
     As in the decoder itself, the class token takes part and y_hat is not standardised. Computed in
     float32 at any precision of the model, as all of a head is.
@@ -33,8 +36,10 @@ def decoder_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> 
     return jnp.asarray(x)[:, config.class_tokens :]
 
 
-def logits(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
-    """Decoded embeddings float32 [B, n, D] -> logits [B, K], or [B, H, W, K] for "conv"."""
+def logits(
+    config: HeadConfig, weights: Weights, y_hat: Float[Array, "b n d"]
+) -> Float[Array, " b *place k"]:
+    """Decoded embeddings -> logits, of images or of places."""
     if config.with_decoder:
         tokens = decoder_features(config, weights, y_hat)
     else:
@@ -59,7 +64,7 @@ def own_tokens(config: HeadConfig, y_hat: Any, xp: Any = np) -> Any:
     return xp.concatenate([y_hat[:, :1], grid.mean(1, keepdims=True)], axis=-1)
 
 
-def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
+def init_weights(config: HeadConfig, key: Key[Array, ""]) -> Weights:
     """Random weights of a head and of the layers before it; `fit` keeps only the head's."""
     model = config.model
     width = model.decoder_width if config.with_decoder else model.embedding_width
@@ -78,7 +83,7 @@ def init_weights(config: HeadConfig, key: jax.Array) -> Weights:
     }
 
 
-def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
+def standardisation(features: NDArray[np.floating]) -> dict[str, Float[Array, " d"]]:
     """Mean and std [D] of features [..., D], float32.
 
     At low qualities most channels are nearly constant. A std is at least a tenth of the median of
@@ -94,7 +99,7 @@ def standardisation(features: NDArray[np.floating]) -> dict[str, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _fresh_head(config: HeadConfig, key: jax.Array) -> Weights:
+def _fresh_head(config: HeadConfig, key: Key[Array, ""]) -> Weights:
     return init_weights(config, key)["head"]
 
 
@@ -120,13 +125,15 @@ def with_decoder(config: HeadConfig, params: NecParams, weights: Weights) -> Wei
     return weights | {"stem": decoder["stem"], "block_0": decoder["block_0"], "norm": plain}
 
 
-def as_norm(scaling: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def as_norm(scaling: dict[str, Float[Array, " d"]]) -> dict[str, Float[Array, " d"]]:
     """A standardisation as the scale and bias of a LayerNorm."""
     return {"scale": 1 / scaling["std"], "bias": -scaling["mean"] / scaling["std"]}
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def jitted_features(config: HeadConfig, weights: Weights, y_hat: jax.Array) -> jax.Array:
+def jitted_features(
+    config: HeadConfig, weights: Weights, y_hat: Float[Array, "b n d"]
+) -> Float[Array, "b t e"]:
     """`decoder_features`, compiled, at the precision of products of `heads.predict_proba`."""
     with jax.default_matmul_precision("float32"):
         return decoder_features(config, weights, y_hat)

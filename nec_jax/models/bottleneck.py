@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from coder import InputError
 from nec_jax.models import density, transform_bottleneck
@@ -14,12 +15,12 @@ from nec_jax.models.weight_tree import Weights
 
 def bottleneck(
     weights: Weights,
-    y: jax.Array,
+    y: Float[Array, "b n d"],
     rounding: Rounding,
-    keys: jax.Array | None = None,
-    alpha: jax.Array | float = 1.0,
+    keys: Key[Array, " b"] | None = None,
+    alpha: Float[Array, ""] | float = 1.0,
     grid: tuple[int, int] | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
     """Quantise y, or imitate that in training, and measure its rate in bits.
 
     Args:

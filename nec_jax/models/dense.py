@@ -6,13 +6,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 FLOAT32 = "float32"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x: jax.Array, kernel: jax.Array, precision: str = FLOAT32) -> jax.Array:
-    """x [..., I] times kernel [I, O]: `x @ kernel`."""
+def product(
+    x: Float[Array, "... i"], kernel: Float[Array, "i o"], precision: str = FLOAT32
+) -> Float[Array, "... o"]:
+    """`x @ kernel`."""
     return jnp.matmul(x, kernel, precision=precision)
 
 
@@ -50,7 +53,7 @@ class Dense(nn.Module):
     precision: str = FLOAT32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:  # noqa: D102
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         dtype = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32

@@ -22,16 +22,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key
 
 WIDTHS = (3, 3, 3, 3)
 INIT_SCALE = 10.0
 LIKELIHOOD_FLOOR = 1e-9
 _BRACKET = 2.0**24  # quantiles are sought in +-this; float32 has no half-integers beyond
 
-Params = dict[str, jax.Array]
+Params = dict[str, Array]
 
 
-def init_density(key: jax.Array, channels: int, widths: Sequence[int] = WIDTHS) -> Params:
+def init_density(key: Key[Array, ""], channels: int, widths: Sequence[int] = WIDTHS) -> Params:
     """Parameters of `channels` densities with a typical width of 10 (`INIT_SCALE`)."""
     sizes = (1, *widths, 1)
     scale = INIT_SCALE ** (1 / (len(sizes) - 1))
@@ -66,8 +67,8 @@ def logits_cdf(params: Any, x: Any, xp: Any = jnp) -> Any:
     return hidden[0]
 
 
-def bin_prob(params: Params, x: jax.Array) -> jax.Array:
-    """Probability of the unit bin around x: c(x + 1/2) - c(x - 1/2), for x [..., C]."""
+def bin_prob(params: Params, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """Probability of the unit bin around x: c(x + 1/2) - c(x - 1/2)."""
     lower, upper = logits_cdf(params, jnp.stack([x - 0.5, x + 0.5]))
     # On the right tail both sigmoids round to one: subtract their complements there. Not by
     # `-sign(lower + upper)`, whose zero would give the bin around the median probability 0.
@@ -92,19 +93,19 @@ def _floor_bwd(inside: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
 _floor.defvjp(_floor_fwd, _floor_bwd)
 
 
-def bin_bits(params: Params, x: jax.Array) -> jax.Array:
-    """Bits to code the unit bin around x, for x [..., C]: -log2 of its floored probability."""
+def bin_bits(params: Params, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """Bits to code the unit bin around x: -log2 of its floored probability."""
     return -jnp.log2(_floor(bin_prob(params, x)))
 
 
 @functools.partial(jax.jit, static_argnames="prob")
-def quantile(params: Params, prob: float) -> jax.Array:
-    """The `prob`-quantile of each channel, float32 [C], by bisection."""
+def quantile(params: Params, prob: float) -> Float[Array, " d"]:
+    """The `prob`-quantile of each channel, by bisection."""
     target = math.log(prob) - math.log1p(-prob)  # in float32, 1 - 1e-9 is 1
     channels = params["bias_0"].shape[0]
     params = jax.lax.stop_gradient(params)
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(_: Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
         below = logits_cdf(params, middle) < target
@@ -118,7 +119,7 @@ def quantile(params: Params, prob: float) -> jax.Array:
     return 0.5 * (low + high)
 
 
-def match_moments(params: Params, mean: jax.Array, std: jax.Array) -> Params:
+def match_moments(params: Params, mean: Float[Array, " d"], std: Float[Array, " d"]) -> Params:
     """Shift and stretch fresh densities (`init_density`) to median `mean` and deviation `std` [C].
 
     A fresh density is close to a logistic distribution of scale `INIT_SCALE`, whose standard

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int32, Key
 
 from coder import InputError
 from nec_jax.models.architecture import ModelConfig
@@ -13,7 +14,9 @@ from nec_jax.models.dense import Dense
 from nec_jax.models.vit import Block, layer_norm, sincos_positions
 
 
-def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Array, jax.Array]:
+def random_masking(
+    keys: Key[Array, " b"], tokens: int, ratio: float
+) -> tuple[Int32[Array, "b k"], Float[Array, "b {tokens}"]]:
     """Choose the visible patches of each image, uniformly without replacement.
 
     Args:
@@ -34,7 +37,9 @@ def random_masking(keys: jax.Array, tokens: int, ratio: float) -> tuple[jax.Arra
     return kept, masked
 
 
-def place(tokens: jax.Array, kept: jax.Array, count: int, filler: jax.Array) -> jax.Array:
+def place(
+    tokens: Float[Array, "b k d"], kept: Int32[Array, "b k"], count: int, filler: Float[Array, " d"]
+) -> Float[Array, "b {count} d"]:
     """Put visible tokens [B, K, D] in their places in [B, count, D], and `filler` [D] elsewhere."""
     b, _, d = tokens.shape
     full = jnp.broadcast_to(filler, (b, count, d))
@@ -51,8 +56,11 @@ class DecoderStem(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        tokens: Float[Array, "b n d"],
+        grid: tuple[int, int],
+        kept: Int32[Array, "b k"] | None = None,
+    ) -> Float[Array, "b m e"]:
         """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
         c = self.config
         dense = Dense(c.decoder_width, precision=c.precision, name="embed")
@@ -79,8 +87,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        tokens: Float[Array, "b n d"],
+        grid: tuple[int, int],
+        kept: Int32[Array, "b k"] | None = None,
+    ) -> Float[Array, "b m e"]:
         """Tokens [B, (1 +) K, embedding_width] of whole or masked images -> float32 predictions.
 
         Returns:
@@ -120,14 +131,14 @@ class FeatureScale(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, y: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, y: Float[Array, "b n d"]) -> Float[Array, "b n d"]:  # noqa: D102
         mean = self.param("mean", nn.initializers.zeros, (self.channels,), jnp.float32)
         std = self.param("std", nn.initializers.ones, (self.channels,), jnp.float32)
         # Constants of the data, which no optimiser may change.
         return (y - jax.lax.stop_gradient(mean)) / jax.lax.stop_gradient(std)
 
 
-def pixel_targets(config: ModelConfig, patches: jax.Array) -> jax.Array:
+def pixel_targets(config: ModelConfig, patches: Float[Array, "b t p"]) -> Float[Array, "b t p"]:
     """Patches [B, T, patch_dim], normalised by band -> the target of a decoder of pixels.
 
     `normalised-pixels`: each patch minus its mean, over its deviation, as MAE's norm_pix_loss (He
@@ -139,7 +150,9 @@ def pixel_targets(config: ModelConfig, patches: jax.Array) -> jax.Array:
     return (patches - mean) / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + 1e-6)
 
 
-def masked_mse(predicted: jax.Array, targets: jax.Array, masked: jax.Array) -> jax.Array:
+def masked_mse(
+    predicted: Float[Array, "b t p"], targets: Float[Array, "b t p"], masked: Float[Array, "b t"]
+) -> Float[Array, ""]:
     """Mean squared error over hidden patches (over all of them when none is hidden).
 
     Both are [B, T, patch_dim], `masked` [B, T] is 1 where a patch is hidden.

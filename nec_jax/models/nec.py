@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, Key, Num
 
 from coder import InputError
 from nec_jax.models.architecture import ModelConfig
@@ -23,8 +24,8 @@ from nec_jax.models.weight_tree import Weights, merge
 class Losses(NamedTuple):
     """The scalars that a forward pass measures."""
 
-    mse: jax.Array  # of hidden patches, or of features: see `distortion`
-    bits_per_element: jax.Array  # under the density, an element = one channel of one token
+    mse: Float[Array, ""]  # of hidden patches, or of features: see `distortion`
+    bits_per_element: Float[Array, ""]  # under the density, an element = one channel of one token
 
 
 class Nec(nn.Module):
@@ -39,8 +40,11 @@ class Nec(nn.Module):
             self.decoder = Decoder(self.config)
 
     def latents(
-        self, images: jax.Array, kept: jax.Array | None = None, start: int = 0
-    ) -> jax.Array:
+        self,
+        images: Num[Array, " b *image"],
+        kept: Int32[Array, "b k"] | None = None,
+        start: int = 0,
+    ) -> Float[Array, "b n d"]:
         """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded.
 
         With `start`, pass the result of `prefix` in place of images.
@@ -53,18 +57,21 @@ class Nec(nn.Module):
         drop = self.config.class_token and not self.config.code_class_token
         return y[:, 1:] if drop else y
 
-    def prefix(self, images: jax.Array, stop: int) -> jax.Array:
+    def prefix(self, images: Num[Array, "b h w c"], stop: int) -> Float[Array, "b n d"]:
         """Images [B, H, W, C] -> all tokens after `stop` blocks, [B, n, width]."""
         patches = patchify(normalise(self.config, images), self.config.patch)
         return self.encoder(patches, self.config.grid(*images.shape[1:3]), stop=stop)
 
     def reconstruct(
-        self, tokens: jax.Array, grid: tuple[int, int], kept: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        tokens: Float[Array, "b n d"],
+        grid: tuple[int, int],
+        kept: Int32[Array, "b k"] | None = None,
+    ) -> Float[Array, "b m e"]:
         """Decoded tokens of whole or masked images -> the prediction of `Decoder`."""
         return self.decoder(tokens, grid, kept)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Num[Array, "b h w c"]) -> Float[Array, "b n d"]:
         """Use every parameter once, for `init_weights`."""
         y = self.latents(images)
         self.bottleneck()
@@ -73,7 +80,7 @@ class Nec(nn.Module):
         return self.reconstruct(y, self.config.grid(*images.shape[1:3]))
 
 
-def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
+def normalise(config: ModelConfig, images: Num[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Input units -> zero mean and unit variance per band, float32."""
     mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)
     return (images.astype(jnp.float32) - mean) / std
@@ -81,7 +88,7 @@ def normalise(config: ModelConfig, images: jax.Array) -> jax.Array:
 
 # Jitted as one program: eagerly, Flax would compile and run the model operation by operation.
 @functools.partial(jax.jit, static_argnames="config")
-def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
+def init_weights(config: ModelConfig, key: Key[Array, ""]) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
     shape = (1, config.image_size, config.image_size, config.channels)
     images = jnp.zeros(shape, jnp.float32)
@@ -92,12 +99,12 @@ def init_weights(config: ModelConfig, key: jax.Array) -> Weights:
 def forward(
     config: ModelConfig,
     weights: Weights,
-    images: jax.Array,
-    keys: jax.Array,
+    images: Num[Array, " b *image"],
+    keys: Key[Array, " b"],
     *,
     mask_ratio: float,
     rounding: Rounding | None,
-    alpha: jax.Array | float = 1.0,
+    alpha: Float[Array, ""] | float = 1.0,
     start: int = 0,
 ) -> Losses:
     """Mask, encode, quantise, decode and compare.
@@ -129,7 +136,9 @@ def forward(
     return Losses(mse, jnp.mean(bits))
 
 
-def visible(y: jax.Array, kept: jax.Array, grid: tuple[int, int]) -> jax.Array:
+def visible(
+    y: Float[Array, "b n d"], kept: Int32[Array, "b k"], grid: tuple[int, int]
+) -> Float[Array, "b m d"]:
     """Tokens [B, (1 +) T, D] of a whole grid -> the class token and the kept tokens [B, K]."""
     tokens = grid[0] * grid[1]
     first, places = y[:, :-tokens], y[:, -tokens:]
@@ -139,11 +148,11 @@ def visible(y: jax.Array, kept: jax.Array, grid: tuple[int, int]) -> jax.Array:
 def masked_latents(
     config: ModelConfig,
     weights: Weights,
-    images: jax.Array,
-    keys: jax.Array,
+    images: Num[Array, " b *image"],
+    keys: Key[Array, " b"],
     mask_ratio: float,
     start: int = 0,
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+) -> tuple[Float[Array, "b n d"], Int32[Array, "b k"] | None, Float[Array, "b t"]]:
     """The latents of randomly masked images, and the `kept` and `masked` of `random_masking`.
 
     At a ratio of 0 all tokens stay in their order, and `kept` is None.
@@ -164,7 +173,9 @@ def grid_of(config: ModelConfig, images: Any, start: int = 0) -> tuple[int, int]
     return config.grid(*size)
 
 
-def targets(config: ModelConfig, weights: Weights, images: jax.Array, start: int = 0) -> jax.Array:
+def targets(
+    config: ModelConfig, weights: Weights, images: Num[Array, " b *image"], start: int = 0
+) -> Float[Array, "b n e"]:
     """The targets of the decoder for images [B, H, W, C].
 
     Pixels: patches [B, T, patch_dim] (see `pixel_targets`). Features: the teacher's embedding of
@@ -191,12 +202,12 @@ def targets(config: ModelConfig, weights: Weights, images: jax.Array, start: int
 def distortion(
     config: ModelConfig,
     weights: Weights,
-    y_hat: jax.Array,
-    goal: jax.Array,
+    y_hat: Float[Array, "b n d"],
+    goal: Float[Array, "b m e"],
     grid: tuple[int, int],
-    kept: jax.Array | None,
-    masked: jax.Array,
-) -> jax.Array:
+    kept: Int32[Array, "b k"] | None,
+    masked: Float[Array, "b t"],
+) -> Float[Array, ""]:
     """Mean squared error of the decoder's prediction from y_hat: a scalar.
 
     Pixels: over the hidden patches, as in MAE, or over all if none is hidden. Features: over all
@@ -211,17 +222,19 @@ def distortion(
 def latents(
     config: ModelConfig,
     weights: Weights,
-    images: jax.Array,
-    kept: jax.Array | None = None,
+    images: Num[Array, " b *image"],
+    kept: Int32[Array, "b k"] | None = None,
     start: int = 0,
-) -> jax.Array:
+) -> Float[Array, "b n d"]:
     """`Nec.latents` on given weights."""
     part = {"encoder": weights["encoder"]}
     y: Any = Nec(config).apply({"params": part}, images, kept, start, method=Nec.latents)
     return y
 
 
-def prefix(config: ModelConfig, weights: Weights, images: jax.Array, stop: int) -> jax.Array:
+def prefix(
+    config: ModelConfig, weights: Weights, images: Num[Array, "b h w c"], stop: int
+) -> Float[Array, "b n d"]:
     """`Nec.prefix` on given weights."""
     part = {"encoder": weights["encoder"]}
     tokens: Any = Nec(config).apply({"params": part}, images, stop, method=Nec.prefix)
@@ -231,10 +244,10 @@ def prefix(config: ModelConfig, weights: Weights, images: jax.Array, stop: int) 
 def reconstruct(
     config: ModelConfig,
     weights: Weights,
-    tokens: jax.Array,
+    tokens: Float[Array, "b n d"],
     grid: tuple[int, int],
-    kept: jax.Array | None = None,
-) -> jax.Array:
+    kept: Int32[Array, "b k"] | None = None,
+) -> Float[Array, "b m e"]:
     """`Nec.reconstruct` on given weights."""
     part = {"decoder": weights["decoder"]}
     predicted: Any = Nec(config).apply({"params": part}, tokens, grid, kept, method=Nec.reconstruct)

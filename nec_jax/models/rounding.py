@@ -2,13 +2,15 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 Rounding = Literal["noise", "straight-through", "soft", "hard"]
 
 
-def soft_round(x: jax.Array, alpha: jax.Array | float) -> jax.Array:
+def soft_round(
+    x: Float[Array, " *shape"], alpha: Float[Array, ""] | float
+) -> Float[Array, " *shape"]:
     """A smooth approximation of rounding; exact for alpha -> infinity, identity for alpha -> 0.
 
     Agustsson and Theis 2020 (arXiv 2006.09952), equation 14.

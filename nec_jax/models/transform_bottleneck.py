@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key, Num
 from numpy.typing import NDArray
 
 from coder import InputError, TransformCodec
@@ -32,25 +33,27 @@ def arrays(transform: Transform) -> Weights:
 
 
 def forward(
-    held: Weights, y: jax.Array, grid: tuple[int, int], *, spatial: bool = True
-) -> jax.Array:
-    """Embeddings float32 [..., n, D] -> coefficients [..., n, K], as `Transform.forward`."""
+    held: Weights, y: Float[Array, "... n d"], grid: tuple[int, int], *, spatial: bool = True
+) -> Float[Array, "... n k"]:
+    """Embeddings -> coefficients, as `Transform.forward`."""
     first, mean, scale = _units(held, y.shape[-2])
     c = jnp.matmul((y - mean) / scale, held["analysis"], precision=_EXACT)
     return _over_places(c, grid, first, inverse=False) if spatial else c
 
 
 def inverse(
-    held: Weights, c: jax.Array, grid: tuple[int, int], *, spatial: bool = True
-) -> jax.Array:
-    """Coefficients float32 [..., n, K] -> embeddings [..., n, D], as `Transform.inverse`."""
+    held: Weights, c: Float[Array, "... n k"], grid: tuple[int, int], *, spatial: bool = True
+) -> Float[Array, "... n d"]:
+    """Coefficients -> embeddings, as `Transform.inverse`."""
     first, mean, scale = _units(held, c.shape[-2])
     tokens = _over_places(c, grid, first, inverse=True) if spatial else c
     return jnp.matmul(tokens, held["basis"], precision=_EXACT) * scale + mean
 
 
-def rounded(codec: TransformCodec, y: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Quantise and decode embeddings float32 [..., n, D] as a codec does."""
+def rounded(
+    codec: TransformCodec, y: Float[Array, "... n d"], grid: tuple[int, int]
+) -> Float[Array, "... n d"]:
+    """Quantise and decode embeddings as a codec does."""
     held, spatial = arrays(codec.transform), codec.transform.spatial
     zone, rounding, shift = codec.cells(grid)
     c = forward(held, y, grid, spatial=spatial)
@@ -62,12 +65,12 @@ def rounded(codec: TransformCodec, y: jax.Array, grid: tuple[int, int]) -> jax.A
 
 def bottleneck(
     weights: Weights,
-    y: jax.Array,
+    y: Float[Array, "b n d"],
     grid: tuple[int, int],
     rounding: Rounding,
-    keys: jax.Array | None = None,
-    alpha: jax.Array | float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
+    keys: Key[Array, " b"] | None = None,
+    alpha: Float[Array, ""] | float = 1.0,
+) -> tuple[Float[Array, "b n d"], Float[Array, "b n k"]]:
     """`nec_jax.models.bottleneck.bottleneck` on the coefficients of a transform, in steps.
 
     The density is a Laplacian for each component and band, with a learned scale. Rounding has a
@@ -105,7 +108,9 @@ def bottleneck(
     return inverse(held, seen * step, grid), bits
 
 
-def _rounded(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _rounded(
+    z: Float[Array, "b n k"], scale: Float[Array, " *b n k"]
+) -> tuple[Float[Array, "b n k"], Float[Array, "b n k"]]:
     """The decoded values of coefficients in steps, and their bits."""
     zone = zone_of(scale)
     m = _magnitudes(z, zone)
@@ -117,7 +122,7 @@ def _magnitudes(z: jax.Array, zone: jax.Array) -> jax.Array:
     return jnp.where(size < zone, 0.0, jnp.maximum(jnp.floor(size + ROUNDING), 1.0))
 
 
-def zone_of(scale: jax.Array) -> jax.Array:
+def zone_of(scale: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
     """Where magnitude 1 begins, in steps, by the rule of `coder.transform.dead_zone`."""
     start = jnp.full_like(scale, (1 - SHIFT) / 2)
     price = coded_bits(1.0, start, scale) - coded_bits(0.0, start, scale)
@@ -211,7 +216,9 @@ def columns(held: Weights, grid: tuple[int, int]) -> NDArray[np.int64]:
     return np.concatenate([[BANDS], bands]) if "class_mean" in held else bands
 
 
-def laplacian_bits(x: jax.Array, scale: jax.Array) -> jax.Array:
+def laplacian_bits(
+    x: Num[Array, " *#shape"], scale: Float[Array, " *#shape"]
+) -> Float[Array, " *#shape"]:
     """Bits of unit bins around x under a Laplacian, whose density falls as exp(-|x| / scale)."""
     x = jnp.abs(x)
     inside = 1 - (jnp.exp(-(0.5 + x) / scale) + jnp.exp(-jnp.maximum(0.5 - x, 0) / scale)) / 2

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int32, Num
 
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.dense import FLOAT32, Dense
@@ -34,15 +35,17 @@ def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """[B, H, W, C] -> [B, (H/patch)(W/patch), patch * patch * C], patches row by row."""
+def patchify(images: Num[Array, "b h w c"], patch: int) -> Num[Array, "b t p"]:
+    """Images -> their patches, row by row; p = patch * patch * c."""
     b, h, w, c = images.shape
     x = images.reshape(b, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
 
 
-def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
-    """The inverse of `patchify`: [B, gh * gw, patch * patch * C] -> [B, H, W, C]."""
+def unpatchify(
+    patches: Num[Array, "b t p"], grid: tuple[int, int], patch: int
+) -> Num[Array, "b h w c"]:
+    """The inverse of `patchify`."""
     b, gh, gw = patches.shape[0], *grid
     x = patches.reshape(b, gh, gw, patch, patch, -1)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, gh * patch, gw * patch, -1)
@@ -61,15 +64,15 @@ class Attention(nn.Module):
     precision: str = FLOAT32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:  # noqa: D102
         b, n, d = x.shape
         qkv = Dense(3 * d, precision=self.precision, name="qkv")(x)
         x = attend(qkv.reshape(b, n, 3, self.heads, d // self.heads), self.precision)
         return Dense(d, precision=self.precision, name="proj")(x.reshape(b, n, d))
 
 
-def attend(qkv: jax.Array, precision: str) -> jax.Array:
-    """Scaled dot-product attention: [B, N, 3, heads, D] -> [B, N, heads, D].
+def attend(qkv: Float[Array, "b n 3 heads d"], precision: str) -> Float[Array, "b n heads d"]:
+    """Scaled dot-product attention.
 
     The softmax is float32 at any precision.
     """
@@ -85,7 +88,7 @@ def attend(qkv: jax.Array, precision: str) -> jax.Array:
     return x.transpose(0, 2, 1, 3)
 
 
-def _attend_fused(qkv: jax.Array) -> jax.Array:
+def _attend_fused(qkv: Float[Array, "b n 3 heads d"]) -> Float[Array, "b n heads d"]:
     """`attend` by cuDNN's flash attention, for GPUs that support it."""
     if not _on_gpu() or qkv.shape[-1] % 8:
         return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), implementation="xla")
@@ -116,7 +119,7 @@ class Mlp(nn.Module):
     precision: str = FLOAT32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:  # noqa: D102
         h = Dense(self.hidden, precision=self.precision, name="fc1")(x)
         if self.activation == "quick-gelu":
             h = h * nn.sigmoid(1.702 * h)
@@ -139,7 +142,7 @@ class Block(nn.Module):
     precision: str = FLOAT32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # noqa: D102
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:  # noqa: D102
         def scaled(part: jax.Array, name: str) -> jax.Array:
             if not self.layer_scale:
                 return part
@@ -160,12 +163,12 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        x: Float[Array, "b n d"],
         grid: tuple[int, int],
-        kept: jax.Array | None = None,
+        kept: Int32[Array, "b k"] | None = None,
         start: int = 0,
         stop: int | None = None,
-    ) -> jax.Array:
+    ) -> Float[Array, "b m e"]:
         """Encode all patches, or those that masking keeps.
 
         Args:
@@ -187,8 +190,11 @@ class Encoder(nn.Module):
         return self._embedding(self._blocks(x, start, self.config.depth), start)
 
     def _tokens(
-        self, patches: jax.Array, grid: tuple[int, int], kept: jax.Array | None
-    ) -> jax.Array:
+        self,
+        patches: Float[Array, "b t p"],
+        grid: tuple[int, int],
+        kept: Int32[Array, "b k"] | None,
+    ) -> Float[Array, "b n d"]:
         c = self.config
         if c.positions == "learned":
             side = c.image_size // c.patch

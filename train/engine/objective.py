@@ -1,18 +1,20 @@
 """The losses that training minimises, and the metrics of validation. `--lambda` acts here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Num
 
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.nec import forward
 from nec_jax.models.rounding import Rounding
 from nec_jax.models.weight_tree import Weights
 
-Metrics = dict[str, jax.Array]
-Batch = dict[str, jax.Array]
+Metrics = dict[str, Float[Array, ""]]
+Batch = dict[str, Num[Array, " b *image"]]
+Keys = Key[Array, " b"]
 SOFT_ALPHA = (1.0, 16.0)  # sharpness of soft rounding, from the first step to the last
 
 
@@ -27,16 +29,16 @@ class Objective(NamedTuple):
     one key per image, [B].
     """
 
-    loss: Callable[[Weights, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
-    validate: Callable[[Weights, Batch, jax.Array], Metrics]
+    loss: Callable[[Weights, Batch, Array, Array], tuple[Array, Metrics]]
+    validate: Callable[[Weights, Batch, Array], Metrics]
 
 
-def measured_alike(measure: Callable[[Weights, Batch, jax.Array], Metrics]) -> Objective:
+def measured_alike(measure: Callable[[Weights, Batch, Array], Metrics]) -> Objective:
     """An objective that validates with the measure that it minimises."""
 
     def loss(
-        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+        weights: Weights, batch: Batch, keys: Keys, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
         metrics = measure(weights, batch, keys)
         return metrics["loss"], metrics
 
@@ -46,7 +48,7 @@ def measured_alike(measure: Callable[[Weights, Batch, jax.Array], Metrics]) -> O
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
     """The loss of a masked autoencoder: mse of the hidden patches."""
 
-    def measure(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
+    def measure(weights: Weights, batch: Batch, keys: Keys) -> Metrics:
         losses = forward(
             config, weights, batch["image"], keys, mask_ratio=mask_ratio, rounding=None
         )
@@ -70,9 +72,9 @@ def rate_distortion(
     def measure(
         weights: Weights,
         batch: Batch,
-        keys: jax.Array,
+        keys: Keys,
         rounding: Rounding,
-        alpha: jax.Array | float = 1.0,
+        alpha: Float[Array, ""] | float = 1.0,
     ) -> Metrics:
         losses = forward(
             config,
@@ -93,20 +95,20 @@ def rate_distortion(
         }
 
     def loss(
-        weights: Weights, batch: Batch, keys: jax.Array, progress: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+        weights: Weights, batch: Batch, keys: Keys, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
         low, high = SOFT_ALPHA
         alpha = low * (high / low) ** progress
         metrics = measure(weights, batch, keys, rounding, alpha)
         return metrics["loss"], metrics
 
-    def validate(weights: Weights, batch: Batch, keys: jax.Array) -> Metrics:
+    def validate(weights: Weights, batch: Batch, keys: Keys) -> Metrics:
         return measure(weights, batch, keys, "hard")
 
     return Objective(loss, validate)
 
 
-def mean_metrics(batches: list[Metrics], sizes: list[int]) -> dict[str, float]:
+def mean_metrics(batches: Sequence[Mapping[str, ArrayLike]], sizes: list[int]) -> dict[str, float]:
     """The mean of metrics over batches, weighted by the images in each."""
     total = sum(sizes)
     return {

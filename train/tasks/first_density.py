@@ -114,10 +114,9 @@ def calibrate_transform(
       As `calibrate_bottleneck`.
     """
     grid = nec.grid_of(config, images, start)
-    y, _, masked = _masked_latents(config, weights, images, None, 0.0, start)
-    kept = None
+    keys = jax.random.split(key, len(images))
+    y, kept, masked = _masked_latents(config, weights, images, keys, 0.0, start)
     if mask_ratio:
-        keys = jax.random.split(key, len(images))
         kept, masked = random_masking(keys, grid[0] * grid[1], mask_ratio)
     goal = _targets(config, weights, images, start)
     spread = transform_bottleneck.spread_of(codec.transform, np.asarray(y), grid)

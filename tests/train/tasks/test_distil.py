@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from distil_cases import TEACHER, opened, options
@@ -53,7 +54,7 @@ def test_a_perfect_prediction_costs_nothing_and_the_mean_one_what_its_deviation_
     pred = weights["predictor"]["pred"]
     pred["kernel"], pred["bias"] = 0 * pred["kernel"], 0 * pred["bias"]  # predicts the mean
     goal = distil.prediction(options(data), base.config, teacher, 2)
-    batch = {"image": random_images(0, len(tokens)), "tokens": tokens}
+    batch = {"image": jnp.asarray(random_images(0, len(tokens))), "tokens": jnp.asarray(tokens)}
     found = goal.validate(weights, batch, jax.random.split(jax.random.key(0), len(tokens)))
     y = np.asarray(teacher_of.pooled(TEACHER, weights["teacher"], tokens, 2))
     for name, part in (("class", y[:, :1]), ("grid", y[:, 1:])):
