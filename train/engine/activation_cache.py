@@ -1,24 +1,18 @@
 """The activation cache: activations of frozen blocks, computed once and kept on disk.
 
 If the first blocks of an encoder are frozen and its inputs are the same in every epoch, their
-output is the same too. It is stored as float16, one row per image, in shards named with their
-CRC-32:
-
-    CACHE/prefix-KEY/about.json            the parts of the key
-    CACHE/prefix-KEY/00007-1a2b3c4d.npy    float16 [rows, tokens, width]
-
-The key is a hash of everything that decides the rows: the frozen weights, the configuration, the
-data and the crops. A shard is written under another name and renamed when complete, so that an
-interrupted run continues with the next one. A damaged shard is made again.
+output is the same too. CACHE/prefix-KEY is a Zarr array float16 [images, tokens, width], whose
+attributes are the parts of the key: a hash of everything that decides the rows, which are the
+frozen weights, the configuration, the data and the crops. Its chunks are not compressed, so that
+they can be mapped from disk, and each ends with its CRC-32C. An interrupted run continues with the
+first chunk that is not there. A damaged chunk is made again.
 """
 
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +20,9 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 
 import nec_jax
 from coder import InputError, files
@@ -41,7 +37,7 @@ from train.data import fingerprint, spread
 from train.data.pipeline import check_process
 from train.data.views import MIXED, view_of
 
-_SHARD_BYTES = 1 << 26
+_CHUNK_BYTES = 1 << 26
 _LIMIT_GB = 20.0  # default limit of all caches in a folder
 _BATCH = 16  # images that pass the frozen blocks together
 
@@ -51,8 +47,8 @@ class Prefix:
     """Activations of a source's images after the first `blocks` blocks.
 
     `views[0]` is of whole images, the others of random crops (`train.data.views`). Each is a list
-    of shards float16 [rows, tokens, width], mapped from disk; all but the last have the same number
-    of rows. The row of an image that cannot be read is NaN.
+    of chunks float16 [rows, tokens, width], mapped from disk. The row of an image that cannot be
+    read is NaN.
     """
 
     blocks: int
@@ -61,8 +57,8 @@ class Prefix:
 
     def row(self, view: int, image: int) -> NDArray[np.float16]:
         """Tokens [n, width] of one view of one image."""
-        shards = self.views[view]
-        return shards[image // len(shards[0])][image % len(shards[0])]
+        chunk, row = divmod(image, len(self.views[view][0]))
+        return self.views[view][chunk][row]
 
     def whole(self, limit: int | None = None) -> NDArray[np.float16]:
         """View 0 [N, n, width] of at most `limit` images, evenly spread as by `read_all`.
@@ -127,53 +123,42 @@ def open_prefix(
       DataError: no image can be read.
     """
     images = len(source)
-    facts = {"format": 1, **start_of(params, blocks), "data": fingerprint(source)}
+    facts = {"format": 2, **start_of(params, blocks), "data": fingerprint(source)}
     how = {"seed": seed} | ({"mixed": MIXED} if mixed else {})
     crops = [{"crop": "whole"}, *({"crop": view} | how for view in range(1, views))]
-    keys = [json.dumps(facts | crop, indent=1, sort_keys=True) for crop in crops]
-    names = [f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
-    homes = [folder / name for name in names]
     side = params.config.image_size // params.config.patch
     tokens = side**2 + params.config.class_token + params.config.registers
     size = 2 * tokens * params.config.width
-    per_shard = max(1, _SHARD_BYTES // size)
-    chunks = [range(images)[i : i + per_shard] for i in range(0, images, per_shard)]
-    there = [[_sound_shard(home, number) for number in range(len(chunks))] for home in homes]
-    to_make = sum(
-        len(chunk) * size
-        for shards in there
-        for chunk, shard in zip(chunks, shards, strict=True)
-        if shard is None
-    )
+    rows = min(max(1, _CHUNK_BYTES // size), images)
+    numbers = range(-(-images // rows))
+    homes = [folder / _name(facts | crop) for crop in crops]
+    there = [{n for n in numbers if _is_there(home, n)} for home in homes]
+    to_make = sum(len(numbers) - len(found) for found in there) * rows * size
     _refuse_too_large(folder, to_make, _LIMIT_GB if limit_gb is None else limit_gb)
 
-    def shards(view: int) -> Iterator[NDArray[np.float16]]:
-        found = dict(enumerate(there[view]))
-        missing = [number for number, shard in found.items() if shard is None]
+    def chunks(view: int) -> Iterator[NDArray[np.float16]]:
+        home, missing = homes[view], [n for n in numbers if n not in there[view]]
         if missing:
-            files.make_folder(homes[view])
-            files.write_text(homes[view] / "about.json", keys[view] + "\n", overwrite=True)
+            array = _array(home, (images, tokens, params.config.width), rows, facts | crops[view])
             print(
                 f"activations of {images} images after {blocks} blocks, view {view + 1} of {views}:"
-                f" {images * size / 1e9:.2f} GB in {homes[view]}, {len(missing)} of {len(chunks)} "
-                "shards to make",
+                f" {images * size / 1e9:.2f} GB in {home}, {len(missing)} of {len(numbers)} chunks "
+                "to make",
                 file=sys.stderr,
             )
-        # Processes that share the folder start at different shards, and skip those made meanwhile.
-        turn = len(missing) * jax.process_index() // jax.process_count()
-        for number in missing[turn:] + missing[:turn]:
-            shard = _sound_shard(homes[view], number)
-            if shard is None:
-                see = functools.partial(
-                    _view, params.config, source, view=view, seed=seed, mixed=mixed
-                )
-                made = _compute(params, blocks, see, chunks[number], tokens)
-                shard = _write_shard(homes[view], number, made)
-                print(f"  shard {number + 1} of {len(chunks)}", file=sys.stderr)
-            found[number] = shard
-        return (shard for shard in found.values() if shard is not None)
+            see = functools.partial(_view, params.config, source, view=view, seed=seed, mixed=mixed)
+            # Processes that share the folder start at different chunks, and skip those made
+            # meanwhile. If two make the same one, the last stays, and both are equal.
+            turn = len(missing) * jax.process_index() // jax.process_count()
+            for number in missing[turn:] + missing[:turn]:
+                if not _is_there(home, number):
+                    part = range(images)[number * rows : (number + 1) * rows]
+                    array[part.start : part.stop] = _compute(params, blocks, see, part, tokens)
+                    print(f"  chunk {number + 1} of {len(numbers)}", file=sys.stderr)
+        shape = (rows, tokens, params.config.width)
+        return (np.memmap(home / f"c/{n}/0/0", "<f2", "r", shape=shape) for n in numbers)
 
-    prefix = Prefix(blocks, images, tuple(tuple(shards(view)) for view in range(views)))
+    prefix = Prefix(blocks, images, tuple(tuple(chunks(view)) for view in range(views)))
     missing = [i for i in range(images) if np.isnan(prefix.row(0, i)[0, 0])]
     if len(missing) == images:
         raise DataError(f"none of the images of {source.name} can be read")
@@ -253,35 +238,47 @@ def _finish(weights: Weights, config: ModelConfig, tokens: jax.Array, start: int
     return nec.latents(config, weights, tokens, start=start)
 
 
-def _write_shard(home: Path, number: int, rows: NDArray[np.float16]) -> NDArray[np.float16]:
-    content = io.BytesIO()
-    np.save(content, rows)
-    path = home / f"{number:05d}-{zlib.crc32(content.getbuffer()):08x}.npy"
-    # Other processes may make the same shard at the same time: the last stays, and all are equal.
-    with files.writing(path, overwrite=True) as file:
-        file.write(content.getbuffer())
-    return np.load(path, mmap_mode="r")
+def _name(facts: dict[str, Any]) -> str:
+    key = json.dumps(facts, indent=1, sort_keys=True)
+    return f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def _sound_shard(home: Path, number: int) -> NDArray[np.float16] | None:
-    for path in sorted(home.glob(f"{number:05d}-????????.npy")):
-        if f"{_crc(path):08x}" == path.stem[-8:]:
-            return np.load(path, mmap_mode="r")
+def _array(home: Path, shape: tuple[int, int, int], rows: int, facts: dict[str, Any]) -> zarr.Array:
+    """The array of a cache, to be filled."""
+    files.make_folder(home)
+    try:
+        return zarr.open_array(home, mode="r+")
+    except ValueError:  # there is none, or its metadata is damaged
+        pass
+    return zarr.create_array(
+        home,
+        overwrite=True,
+        shape=shape,
+        dtype="float16",
+        chunks=(rows, *shape[1:]),
+        compressors=Crc32cCodec(),
+        fill_value=np.nan,
+        attributes=facts,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _is_there(home: Path, number: int) -> bool:
+    """Whether a chunk is there and sound; reads it. A damaged one is removed, which is said."""
+    path = home / f"c/{number}/0/0"
+    if not path.exists():
+        return False
+    try:
+        zarr.open_array(home, mode="r").blocks[number]
+    except ValueError:  # zarr's, of a checksum or a length
         print(f"{path} is damaged: it is made again", file=sys.stderr)
         path.unlink(missing_ok=True)
-    return None
-
-
-def _crc(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while part := file.read(1 << 22):
-            crc = zlib.crc32(part, crc)
-    return crc
+        return False
+    return True
 
 
 def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
-    taken = sum(path.stat().st_size for path in folder.glob("prefix-*/*.npy"))
+    taken = sum(path.stat().st_size for path in folder.glob("prefix-*/**/*"))
     if to_make and taken + to_make > limit_gb * 1e9:
         rest = f", besides {taken / 1e9:.2f} GB that are in {folder}" if taken else ""
         raise OptionsError(

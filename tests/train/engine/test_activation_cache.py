@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation_cache, "_SHARD_BYTES", 4 * ROW)
+    monkeypatch.setattr(activation_cache, "_CHUNK_BYTES", 4 * ROW)
 
 
 def test_an_encoder_cut_in_two_is_the_same_encoder(params: NecParams) -> None:
@@ -82,7 +82,7 @@ def test_blocks_are_frozen_up_to_the_first_that_trains_or_is_embedded(
 def test_a_row_is_what_the_blocks_make_of_an_image(params: NecParams, folder: Path) -> None:
     source = open_source(str(folder), "all")
     cached = open_prefix(folder / "cache", 1, params, 2, source)
-    assert [len(shard) for shard in cached.views[0]] == [4, 4, 2]
+    assert [len(chunk) for chunk in cached.views[0]] == [4, 4, 4]  # Zarr's are all of one size
     images = read_all(source, 64).images
     np.testing.assert_allclose(
         finish(params, cached.whole(), 2), latents(params, images), atol=2e-2
@@ -107,14 +107,19 @@ def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
     monkeypatch.setattr(activation_cache, "_compute", counted)
     open_prefix(folder / "cache", 1, params, 2, source)
     assert not made
-    shard = next((folder / "cache").glob("prefix-*/00001-*.npy"))
-    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
-    last = next((folder / "cache").glob("prefix-*/00002-*.npy"))
-    last.unlink()  # a run that was cut off
-    again = open_prefix(folder / "cache", 1, params, 2, source).whole()
-    assert made == [[4, 5, 6, 7], [8, 9]]
-    assert "is damaged" in capsys.readouterr().err
-    assert np.array_equal(again, first)
+    [home] = (folder / "cache").iterdir()
+    for damage in (lambda b: b[:9] + bytes([b[9] ^ 1]) + b[10:], lambda b: b[:-1], lambda b: b""):
+        made.clear()
+        chunk = home / "c/1/0/0"
+        chunk.write_bytes(damage(chunk.read_bytes()))
+        (home / "c/2/0/0").unlink()  # a run that was cut off
+        again = open_prefix(folder / "cache", 1, params, 2, source).whole()
+        assert made == [[4, 5, 6, 7], [8, 9]]
+        assert f"{chunk} is damaged: it is made again" in capsys.readouterr().err
+        assert np.array_equal(again, first)
+    for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
+        damage(home / "zarr.json")
+        assert np.array_equal(open_prefix(folder / "cache", 1, params, 2, source).whole(), first)
 
 
 def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
@@ -148,7 +153,7 @@ def test_other_frozen_weights_other_data_or_other_crops_are_other_caches(
     Image.fromarray(random_images(9, 1, 80)[0]).save(folder / "0.png")
     open_prefix(home, 1, params, 2, open_source(str(folder), "all"))
     assert len(keys()) == 7
-    about = json.loads((home / min(one) / "about.json").read_text())
+    about = json.loads((home / min(one) / "zarr.json").read_text())["attributes"]
     assert about["crop"] == "whole"
 
 
@@ -281,7 +286,7 @@ def test_other_users_may_read_a_cache_and_a_file_is_none(
     finally:
         os.umask(before)
     found = [path for path in cache.rglob("*") if path.is_file()]
-    assert {path.suffix for path in found} == {".json", ".npy"}
+    assert {path.name for path in found} == {"zarr.json", "0"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o644}
-    with pytest.raises(OutputError, match=r"about\.json.* and a folder is needed"):
-        open_prefix(next(iter(cache.rglob("about.json"))), 1.0, params, 1, source)
+    with pytest.raises(OutputError, match=r"zarr\.json.* and a folder is needed"):
+        open_prefix(next(iter(cache.rglob("zarr.json"))), 1.0, params, 1, source)
