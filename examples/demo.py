@@ -24,6 +24,7 @@ from train.configs.study_options import Evaluate
 from train.data import DataError, fit_to
 from train.data.blue_marble import BlueMarble
 from train.engine.pictures import principal_colours
+from train.engine.terminal import messages
 from train.studies import baselines, evaluate, report
 from train.studies.figure import save
 
@@ -174,6 +175,7 @@ def land_and_water(
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main, prog="python -m examples.demo", description=__doc__)
+        with messages():
+            tyro.cli(main, prog="python -m examples.demo", description=__doc__)
     except (CodecError, DataError, ModuleNotFoundError, OSError, OptionsError) as error:
         sys.exit(f"error: {error}")

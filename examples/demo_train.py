@@ -23,6 +23,7 @@ from train.configs.options import Compress, OptionsError, Pretrain
 from train.configs.study_options import Evaluate
 from train.data.blue_marble import BlueMarble
 from train.engine.pictures import principal_colours
+from train.engine.terminal import messages
 from train.studies import baselines, evaluate, report
 from train.studies.methods import load_compressed
 from train.tasks import compress, pretrain
@@ -159,6 +160,7 @@ def paint(params: NecParams, y_hat: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main, prog="python -m examples.demo_train", description=__doc__)
+        with messages():
+            tyro.cli(main, prog="python -m examples.demo_train", description=__doc__)
     except OptionsError as error:
         sys.exit(f"error: {error}")

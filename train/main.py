@@ -91,13 +91,15 @@ def main(argv: list[str] | None = None) -> None:
     from train.engine.loop import NonFiniteLoss
     from train.engine.processes import fail, join_processes
     from train.engine.stop import RESUMABLE, raise_stopped
+    from train.engine.terminal import messages
 
     before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
         with jax_defaults():
             join_processes()
             room = "tasks" if command in TASKS else "studies"
-            importlib.import_module(f"train.{room}.{command}").run(options)
+            with messages():
+                importlib.import_module(f"train.{room}.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
         print(f"stopped{where}: the same command goes on with it", file=sys.stderr)

@@ -25,7 +25,7 @@ from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record
 CHIP = 256  # default side of windows of data sets that are always cut, pixels
 _APART = 0.1  # maximum distance of the corners of a mask from those of its image, pixels
 
-log = logging.getLogger("train.data")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from nec_jax.images.record import CorruptImageError, DataError, Record, Source, 
 from nec_jax.images.windows import Pair, WindowSource
 from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
 
-log = logging.getLogger("train.data")
+log = logging.getLogger(__name__)
 
 # Names of folders, and endings of file names, of images and of their masks.
 _OF_IMAGES = re.compile(r"(images?|imgs?|jpeg_?images|rgb|sat)", re.IGNORECASE)

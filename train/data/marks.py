@@ -12,7 +12,7 @@ _MARKS = (-9999, -32768)
 _FLOOR = -1e38  # of floats: lower values are float32's lowest, or -3.4e38 typed by hand
 _FAR = 0.05  # distance of a mark below all other values, as a part of their range
 
-log = logging.getLogger("train.data")
+log = logging.getLogger(__name__)
 
 
 class Marks:

@@ -14,7 +14,7 @@ from nec_jax.images.record import CorruptImageError, DataError, Record, Source
 from nec_jax.images.size_rule import fit_to, random_crop
 from train.data.subset import spread
 
-log = logging.getLogger("train.data")
+log = logging.getLogger(__name__)
 
 
 def train_iterator(

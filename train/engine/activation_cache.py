@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import sys
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from train.configs.options import OptionsError
 from train.data import fingerprint, spread
 from train.data.pipeline import check_process
 from train.data.views import MIXED, view_of
+
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 26
 _LIMIT_GB = 20.0  # default limit of all caches in a folder
@@ -140,11 +142,10 @@ def open_prefix(
         home, missing = homes[view], [n for n in numbers if n not in there[view]]
         if missing:
             array = _array(home, (images, tokens, params.config.width), rows, facts | crops[view])
-            print(
+            log.info(
                 f"activations of {images} images after {blocks} blocks, view {view + 1} of {views}:"
                 f" {images * size / 1e9:.2f} GB in {home}, {len(missing)} of {len(numbers)} chunks "
-                "to make",
-                file=sys.stderr,
+                "to make"
             )
             see = functools.partial(_view, params.config, source, view=view, seed=seed, mixed=mixed)
             # Processes that share the folder start at different chunks, and skip those made
@@ -154,7 +155,7 @@ def open_prefix(
                 if not _is_there(home, number):
                     part = range(images)[number * rows : (number + 1) * rows]
                     array[part.start : part.stop] = _compute(params, blocks, see, part, tokens)
-                    print(f"  chunk {number + 1} of {len(numbers)}", file=sys.stderr)
+                    log.info(f"  chunk {number + 1} of {len(numbers)}")
         shape = (rows, tokens, params.config.width)
         return (np.memmap(home / f"c/{n}/0/0", "<f2", "r", shape=shape) for n in numbers)
 
@@ -163,10 +164,9 @@ def open_prefix(
     if len(missing) == images:
         raise DataError(f"none of the images of {source.name} can be read")
     if missing:
-        print(
+        log.warning(
             f"{len(missing)} images of {source.name} could not be read and are left out; if they "
-            f"can be now, delete {homes[0]}",
-            file=sys.stderr,
+            f"can be now, delete {homes[0]}"
         )
     return prefix
 
@@ -197,7 +197,7 @@ def _compute(
             try:
                 cut = see(indices[row], image_size)
             except CorruptImageError as error:
-                print(f"left out: {error}", file=sys.stderr)
+                log.warning(f"left out: {error}")
                 continue
             batch[len(rows)] = cut
             rows.append(row)
@@ -271,7 +271,7 @@ def _is_there(home: Path, number: int) -> bool:
     try:
         zarr.open_array(home, mode="r").blocks[number]
     except ValueError:  # zarr's, of a checksum or a length
-        print(f"{path} is damaged: it is made again", file=sys.stderr)
+        log.warning(f"{path} is damaged: it is made again")
         path.unlink(missing_ok=True)
         return False
     return True

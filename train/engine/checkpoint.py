@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ _SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _NUMBER = re.compile(r"os_error_code='(\d+)'")  # as tensorstore says it, in errors of its own kinds
 # What orbax cannot do it raises, and logs as well, with the traceback of each of its threads.
+log = logging.getLogger(__name__)
 logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
 )
@@ -134,10 +134,9 @@ class Checkpoints:
                 continue
             for bad, reason in damaged.items():
                 aside = self._set_aside(bad)
-                print(
+                log.warning(
                     f"the checkpoint of step {bad} is damaged ({reason}): it is kept as {aside}; "
-                    f"going on from {step}",
-                    file=sys.stderr,
+                    f"going on from {step}"
                 )
             return step, state, position
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())

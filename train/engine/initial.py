@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import sys
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +21,8 @@ from nec_jax.models.weight_tree import Weights, split
 from train.configs.options import Compress, OptionsError, Training
 from train.data import DataError, Record, read_all
 from train.data.marks import Marks
+
+log = logging.getLogger(__name__)
 
 _SAMPLE = 512  # images that the normalisation of bands is measured on
 _FEATURE_SAMPLE = 128  # and the scale of features
@@ -98,7 +100,7 @@ def initial_model(
     """A model for `--bands`, with the decoder for `--proxy`; `embed` as above."""
     base = dataclasses.replace(base, codec=None, config=as_asked(options, base.config))
     if options.bands:
-        print("measuring the bands of the training images", file=sys.stderr)
+        log.info("measuring the bands of the training images")
         contract = measure_bands(source, base.config.image_size)
         found = len(contract["mean"])
         if found != len(options.bands):
@@ -184,7 +186,7 @@ def with_fresh_decoder(base: NecParams, config: ModelConfig, seed: int, embed: E
     """The same encoder with a new decoder: random, or, for features, the identity."""
     fresh = _fresh_decoder(config, jax.random.key(seed))
     if config.decoder_target == "features":
-        print("measuring the model's features", file=sys.stderr)
+        log.info("measuring the model's features")
         fresh["target"] = feature_scale(embed(base, _FEATURE_SAMPLE))
     weights = {**base.weights, "decoder": fresh}
     return dataclasses.replace(base, weights=weights, config=config)

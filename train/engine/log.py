@@ -1,8 +1,8 @@
 """The metrics of a run: lines in `metrics.jsonl`, and TensorBoard curves."""
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,8 @@ from tensorboardX.record_writer import register_writer_factory
 
 from coder import FileError, OutputError, files
 from train.engine.processes import is_main_process
+
+log = logging.getLogger(__name__)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -30,7 +32,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     *whole, rest = files.read_bytes(path).split(b"\n")
     if rest:
         number = len(whole) + 1
-        print(f"{path}: line {number} is cut short, and left out", file=sys.stderr)
+        log.warning(f"{path}: line {number} is cut short, and left out")
     for number, line in enumerate(whole, 1):
         try:
             value = json.loads(line)
@@ -69,7 +71,7 @@ class _EventFile:
         except OSError as error:
             if self._whole:
                 message = f"cannot be written ({error.strerror}): TensorBoard will lack the rest"
-                print(f"{self._path}: {message}", file=sys.stderr)
+                log.info(f"{self._path}: {message}")
             self._whole = False
 
 
@@ -122,13 +124,11 @@ class MetricsLog:
                     "of later steps alone",
                     self._path,
                 )
-            print(f"{self._path} is gone: it begins after step {start}", file=sys.stderr)
+            log.warning(f"{self._path} is gone: it begins after step {start}")
         self.lines = len(kept)
         if not start and self._path.exists() and self._path.stat().st_size:
-            print(
-                f"{workdir} has metrics but no checkpoint: the run starts again from its first "
-                "step",
-                file=sys.stderr,
+            log.warning(
+                f"{workdir} has metrics but no checkpoint: the run starts again from its first step"
             )
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_text(self._path, text, overwrite=True)

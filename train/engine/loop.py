@@ -1,7 +1,7 @@
 """The training loop: data in, weights out; logs, validates, checkpoints and resumes."""
 
+import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import make_array_from_process_local_data as from_local
 from jax.experimental import multihost_utils
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nec_jax.models.weight_tree import Weights, merge, split
@@ -26,6 +25,9 @@ from train.engine.pictures import Pictures
 from train.engine.processes import is_main_process, wait_for_others
 from train.engine.step import data_mesh, init_state, make_step, replicated, sharded
 from train.engine.stop import Stopped, StopSignals
+from train.engine.terminal import CONSOLE
+
+log = logging.getLogger(__name__)
 
 _VAL_BATCH = 64
 
@@ -67,8 +69,6 @@ def fit(
       FileError: `metrics.jsonl` lacks lines of steps before the newest checkpoint.
       Stopped: a signal asked the run to stop; a checkpoint was written.
     """
-    console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
-    console.quiet = not is_main_process()
     mesh = data_mesh()
     at_once = options.microbatch or options.batch
     if at_once % mesh.size:
@@ -93,10 +93,10 @@ def fit(
         batches.set_state(position["data"])  # type: ignore[attr-defined]
         pending = [{k: np.float32(v) for k, v in m.items()} for m in position["pending"]]
         lines = position.get("lines")
-        console.print(f"resuming at step {start} of {options.steps}")
+        log.info(f"resuming at step {start} of {options.steps}")
     root = jax.jit(jax.random.key, out_shardings=replicated(mesh))(options.seed)
     step_fn: Any = make_step(objective, tx, options.steps, mesh, options.microbatch)
-    log = MetricsLog(options.workdir, start, lines)
+    curves = MetricsLog(options.workdir, start, lines)
     validate = jax.jit(objective.validate)
 
     def check(step: int, loss: float) -> None:
@@ -117,21 +117,21 @@ def fit(
         ]
         values = mean_metrics(jax.device_get(metrics), [len(part) for part in parts])
         check(step, values["loss"])
-        log.write(step, "val", values)
+        curves.write(step, "val", values)
         if pictures and is_main_process():
             # On one device of this process: other processes take no part.
-            log.show(step, pictures(jax.tree.map(lambda leaf: leaf.addressable_data(0), now)))
-        console.print(f"step {step:6d}  val    " + describe(values))
+            curves.show(step, pictures(jax.tree.map(lambda leaf: leaf.addressable_data(0), now)))
+        log.info(f"step {step:6d}  val    " + describe(values))
 
     def save(step: int) -> None:
         check(step, float(metrics["loss"]))
         # Metrics since the last line belong to the next line, which a resumed run writes.
         held = [{k: float(v) for k, v in m.items()} for m in jax.device_get(pending)]
-        log.sync()
+        curves.sync()
         position = {
             "data": batches.get_state(),  # type: ignore[attr-defined]
             "pending": held,
-            "lines": log.lines,
+            "lines": curves.lines,
         }
         checkpoints.save(step, (state, frozen), position)
 
@@ -140,9 +140,9 @@ def fit(
     clock, seen = time.perf_counter(), 0
     with (
         closing(checkpoints),
-        closing(log),
+        closing(curves),
         StopSignals() as signals,
-        _progress(console) as bar,
+        _progress() as bar,
     ):
         task = bar.add_task("train", total=options.steps, completed=start, note="")
         for step in range(start + 1, options.steps + 1):
@@ -157,12 +157,12 @@ def fit(
                 values = mean_metrics(jax.device_get(pending), [1] * len(pending))
                 check(step, values["loss"])
                 rate = seen / (time.perf_counter() - clock)
-                log.write(step, "train", values)
-                log.draw(step, "train", {"images_per_s": rate})
+                curves.write(step, "train", values)
+                curves.draw(step, "train", {"images_per_s": rate})
                 note = f"{rate:.0f} images/s  " + describe(values)
                 bar.update(task, completed=step, note=note)
-                if not console.is_terminal and step % (5 * options.log_every) == 0:
-                    console.print(f"step {step:6d}  train  {note}")
+                if not CONSOLE.is_terminal and step % (5 * options.log_every) == 0:
+                    log.info(f"step {step:6d}  train  {note}")
                 pending, clock, seen = [], time.perf_counter(), 0
             if step % options.val_every == 0 or step == options.steps:
                 val(step)
@@ -174,7 +174,7 @@ def fit(
                 except CheckpointError as error:
                     if not stop:
                         raise
-                    print(error, file=sys.stderr)  # and stop all the same
+                    log.error(error)  # and stop all the same
             if stop:
                 raise Stopped(f"after step {step} of {options.steps}")
     return jax.tree.map(np.asarray, merge(state.trainable, frozen))
@@ -192,13 +192,13 @@ def describe(values: dict[str, float]) -> str:
     return "  ".join(f"{names.get(k, k)} {v:.4g}" for k, v in values.items())
 
 
-def _progress(console: Console) -> Progress:
+def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not sys.stderr.isatty(),
+        console=CONSOLE,
+        disable=not (CONSOLE.is_terminal and is_main_process()),
     )

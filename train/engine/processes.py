@@ -1,15 +1,16 @@
 """One run in many processes, which the environment describes. Process 0 writes."""
 
+import logging
 import os
 import sys
 from typing import NoReturn
 
 import jax
 from orbax.checkpoint import multihost
-from rich.console import Console
 
 from train.configs.options import OptionsError
 
+log = logging.getLogger(__name__)
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -71,11 +72,9 @@ def fail(message: str) -> NoReturn:
     os._exit(1)
 
 
-def print_devices() -> None:
-    """Print the devices that this run uses, on stderr."""
+def log_devices() -> None:
+    """Say which devices this run uses."""
     devices = jax.devices()
     kinds = ", ".join(sorted({d.device_kind for d in devices}))
     several = f", process {jax.process_index()} of {jax.process_count()}"
-    Console(stderr=True).print(
-        f"on {len(devices)} {kinds}" + (several if jax.process_count() > 1 else "")
-    )
+    log.info(f"on {len(devices)} {kinds}" + (several if jax.process_count() > 1 else ""))

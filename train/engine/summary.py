@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams
 from train.engine.log import read_metrics
 from train.engine.run_record import Record
+from train.engine.terminal import CONSOLE
 
 
 def print_summary(
@@ -42,11 +42,10 @@ def print_summary(
         ]
     for row in [*rows, ("model", f"{path.stat().st_size / 1e6:,.1f} MB")]:
         table.add_row(*row)
-    console = Console(stderr=True, emoji=False, markup=False)
-    console.print(table)
+    CONSOLE.print(table, soft_wrap=False)
     # As whole lines, so that they can be copied: a table would break them.
     for line in (f"wrote {path}", f"next: {shlex.join(next_command(record, path, source))}"):
-        console.print(line, soft_wrap=True, highlight=False)
+        CONSOLE.print(line, highlight=False)
 
 
 def _run(record: Record) -> list[tuple[str, str]]:

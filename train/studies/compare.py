@@ -3,7 +3,7 @@
 The deltas and their intervals are those of `train.studies.bootstrap`.
 """
 
-import sys
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +28,8 @@ from train.studies.bootstrap import (
 from train.studies.curves import Point, draw_points, head_name, head_of, label
 from train.studies.report import FILES, average
 from train.studies.scores import Scores
+
+log = logging.getLogger(__name__)
 
 # What is read of a point, and of each of its images; errors are not of all points.
 _OF_A_POINT = (
@@ -81,7 +83,7 @@ def plot(options: Compare, points: Sequence[Point], path: Path) -> None:
     title = f"{of[0]}, {of[1]} split, {of[2]} images" if of else ""
     files.make_folder(path.parent)
     draw_points(list(shown.values()), x, (), (), title, [path])
-    print(f"wrote {path}", file=sys.stderr)
+    log.info(f"wrote {path}")
 
 
 def share(options: Compare, point: Point) -> float:

@@ -7,12 +7,11 @@ scored), and scored once on the split of the report.
 
 import dataclasses
 import json
-import sys
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 import nec_jax
 from coder import files
@@ -32,7 +31,7 @@ from train.studies.methods import load_compressed, methods, refuse_one_quality
 from train.studies.scores import METRICS, Scores
 from train.studies.study import Method, Study
 
-CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
+log = logging.getLogger(__name__)
 
 
 def run(options: Evaluate) -> None:
@@ -73,7 +72,7 @@ def run(options: Evaluate) -> None:
     study = open_study(options, base, blocks)
     result = evaluate(options, study, base, models)
     report.write(result, options.out)
-    print(f"wrote {options.out}/report.json, report.md, rate_distortion.png", file=sys.stderr)
+    log.info(f"wrote {options.out}/report.json, report.md, rate_distortion.png")
 
 
 def evaluate(
@@ -81,7 +80,7 @@ def evaluate(
 ) -> report.Report:
     """Score every method of a study, one after another."""
     metric = report.AXES[report.METRICS[options.task]]
-    CONSOLE.print(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
+    log.info(f"{options.task} of {len(study.score.images)} {options.split} images, {metric}")
     coded = methods(options, study, base, models)
     points = [point for method in coded for point in measure(options, study, method)]
     return as_report(options, study, options.model or options.base, points)
@@ -103,12 +102,12 @@ def as_report(
 
 def measure(options: Evaluate, study: Study, method: Method) -> list[report.Point]:
     """Points of the report, one per head, fitted and scored on what `method` decoded."""
-    CONSOLE.print(f"{method.name} {method.setting}: {method.bytes_per_image:.1f} bytes per image")
+    log.info(f"{method.name} {method.setting}: {method.bytes_per_image:.1f} bytes per image")
     points = []
     for head in head_kinds(options, method.model.config):
         scores = score_head(options, study, method, *head)
         points.append(report.point(method, options.task, *head, scores))
-        CONSOLE.print(f"  {report.head_name(*head):22s} {report.spread(scores.percent())}")
+        log.info(f"  {report.head_name(*head):22s} {report.spread(scores.percent())}")
     return points
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-import sys
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -19,6 +19,8 @@ from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
 from train.studies import baselines, practice
 from train.studies.study import Method, Study
+
+log = logging.getLogger(__name__)
 
 _QUALITIES = 8  # qualities to measure of a model with more, besides its default one
 
@@ -254,10 +256,9 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             values = [nec_jax.latents(base, c.values) for c in coded]
             yield method("jpeg2000", f"1:{ratio:g}", values, coded[-1].bytes_per_image)
     else:
-        print(
+        log.warning(
             f"no JPEG 2000: it takes 1 or 3 bands of uint8 or uint16, not {config.channels} of "
-            f"{config.dtype}",
-            file=sys.stderr,
+            f"{config.dtype}"
         )
     raw = baselines.raw_zstd(study.score.images)
     yield method("raw-zstd", config.dtype, y, raw.bytes_per_image)

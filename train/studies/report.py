@@ -1,7 +1,7 @@
 """Reports of one evaluation (report.md, and report.json for programs) and of a whole sweep."""
 
 import json
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from train.configs.options import OptionsError
 from train.configs.study_options import Report as ReportOptions
 from train.studies import curves, results
 from train.studies.curves import AXES, Point, head_name, head_of, heads_of
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from train.studies.scores import Scores
@@ -90,7 +92,7 @@ def run(options: ReportOptions) -> None:
     paths = [out / f"rate_distortion.{kind}" for kind in ("png", "pdf")]
     curves.draw_points(points, options.x, by, others, title, paths)
     files.write_text(out / "report.md", text, overwrite=True)
-    print(f"wrote {out}/report.md, rate_distortion.png, .pdf", file=sys.stderr)
+    log.info(f"wrote {out}/report.md, rate_distortion.png, .pdf")
 
 
 def average(rows: Sequence[results.Row]) -> list[Point]:

@@ -6,7 +6,7 @@ identified by its values of the axes, so that the table alone tells which points
 
 import csv
 import io
-import sys
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from coder import files
 from train.configs.options import OptionsError
 from train.configs.study_options import AXES
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, str]
 NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model (`init`)
@@ -99,7 +101,7 @@ def read(path: Path) -> list[Row]:
         raise OptionsError(f"{path} is not a table of `train.main sweep`")
     if rows and whole != text:
         line = whole.count("\n") + 1
-        print(f"{path}: line {line} is cut short: the last point is left out", file=sys.stderr)
+        log.warning(f"{path}: line {line} is cut short: the last point is left out")
         last = point_of(rows[-1])
         rows = [row for row in rows if point_of(row) != last]
     return rows

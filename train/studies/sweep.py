@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterable
@@ -34,6 +35,8 @@ from train.studies.methods import baseline_methods, load_compressed, nec_methods
 from train.studies.results import Results
 from train.studies.study import Method, Study
 from train.tasks import compress
+
+log = logging.getLogger(__name__)
 
 Points = list[dict[str, Any]]  # of a report
 # Errors that end one point, and not the study.
@@ -72,19 +75,19 @@ def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
                 functools.partial(baselines, studies, point),
             )
 
-    say, failed = evaluate.CONSOLE.print, []
+    failed = []
     for number, (name, (values, baseline, work)) in enumerate(jobs.items(), 1):
         label = f"[{number} of {len(jobs)}] {name}"
         if table.has(values, baseline=baseline):
-            say(f"{label}: done")
+            log.info(f"{label}: done")
             continue
-        say(label)
+        log.info(label)
         try:
             table.add(values, work())
         except _OF_A_POINT as error:
-            say(f"{label}: FAILED: {error}")
+            log.info(f"{label}: FAILED: {error}")
             failed.append(name)
-    say(f"{options.workdir / 'results.csv'} has {len(table.rows)} rows")
+    log.info(f"{options.workdir / 'results.csv'} has {len(table.rows)} rows")
     if failed:
         raise OptionsError(
             f"{len(failed)} of {len(jobs)} failed (why is said above; the others are in the table, "
@@ -159,7 +162,7 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
     trains_from_tokens = same_in_every_epoch(point, config_for(point, base.config))
     if trains_from_tokens and unchanged_blocks(point, base):
         return point
-    evaluate.CONSOLE.print("no activations that the cache could hold: trains from the images")
+    log.info("no activations that the cache could hold: trains from the images")
     return dataclasses.replace(point, cache=None, cache_gb=None, views=1)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-import sys
+import logging
 
 import jax
 import numpy as np
@@ -45,6 +45,8 @@ from train.engine.step import data_mesh, init_state, make_step
 from train.engine.summary import print_summary
 from train.tasks.first_density import calibrate_bottleneck, calibrate_transform
 
+log = logging.getLogger(__name__)
+
 _CALIBRATION_BATCH = 64  # images that the starting gains and densities are fitted on
 _CODED = 64  # validation images that are coded at the end, for real sizes
 
@@ -59,7 +61,7 @@ def run(options: Compress) -> None:
             "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
             "--trainable all, for fresh weights"
         )
-    processes.print_devices()
+    processes.log_devices()
     refuse_folders(options)
     given = given_model(options)
     source = open_training_source(options)
@@ -79,7 +81,7 @@ def run(options: Compress) -> None:
 
     def start() -> Weights:
         images = inputs.sample(_CALIBRATION_BATCH)
-        print(f"calibrating on {len(images)} images", file=sys.stderr)
+        log.info(f"calibrating on {len(images)} images")
         calibrated = calibrate_bottleneck
         if options.codec == "transform":
             calibrated = functools.partial(calibrate_transform, codec=ladder())
@@ -93,7 +95,7 @@ def run(options: Compress) -> None:
             gain=options.gain,
             start=inputs.start,
         )
-        print("calibrated: " + loop.describe(facts), file=sys.stderr)
+        log.info("calibrated: " + loop.describe(facts))
         return weights
 
     with run_record.recorded(options, {"train": source, "val": val_source}) as finish_record:
@@ -114,7 +116,7 @@ def run(options: Compress) -> None:
                 start=inputs.start,
             ),
         )
-        print("making the tables of the codec", file=sys.stderr)
+        log.info("making the tables of the codec")
         through = ladder().transform if options.codec == "transform" else None
         params = with_codec(base, without_teacher(weights), options, source.name, inputs, through)
         path = options.workdir / "model.safetensors"

@@ -10,7 +10,7 @@ is smooth L1 (Girshick 2015, eq. 3) on standardised channels, as in Wei 2022 (ar
 
 import dataclasses
 import json
-import sys
+import logging
 from typing import Any
 
 import flax.linen as nn
@@ -42,13 +42,15 @@ from train.engine.pictures import evenly_spread
 from train.engine.summary import print_summary
 from train.tasks.teacher import Images, passed_blocks, pooled, pooling
 
+log = logging.getLogger(__name__)
+
 _SCALE_SAMPLE = 512  # images to measure the standardisation of the targets on
 _CODED = 64  # images to choose the default quality on, and to code at the end for real sizes
 
 
 def run(options: Distil) -> None:
     """Train and write `model.safetensors`, an encoder, in the work folder."""
-    processes.print_devices()
+    processes.log_devices()
     if not options.teacher:
         raise OptionsError("no teacher: pass --teacher (a model file, as nec convert makes it)")
     refuse_folders(options)
@@ -81,7 +83,7 @@ def run(options: Distil) -> None:
             config,
             provenance=json.dumps(facts(options, teacher, images.source), sort_keys=True),
         )
-        print("making the codec", file=sys.stderr)
+        log.info("making the codec")
         params = with_ladder(params, images, options.calibration_images, options.max_bytes)
         path = options.workdir / "model.safetensors"
         if processes.is_main_process():
@@ -132,10 +134,9 @@ def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -
 
     fit = [quality for quality in range(ladder.num_qualities) if size(quality) <= max_bytes]
     if not fit:
-        print(
+        log.warning(
             f"even the lowest quality needs {size(0):.0f} bytes per image, more than --max-bytes "
-            f"{max_bytes}: it becomes the default quality",
-            file=sys.stderr,
+            f"{max_bytes}: it becomes the default quality"
         )
     return dataclasses.replace(
         params, codec=dataclasses.replace(ladder, quality=max(fit, default=0))

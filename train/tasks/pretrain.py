@@ -29,7 +29,7 @@ from train.engine.summary import print_summary
 
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
-    processes.print_devices()
+    processes.log_devices()
     refuse_folders(options)
     given = given_model(options)
     source = open_training_source(options)

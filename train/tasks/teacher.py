@@ -1,7 +1,6 @@
 """The training data of `distil`: images, and a teacher's tokens of each of their views."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -26,7 +25,7 @@ from train.engine import processes
 from train.engine.activation_cache import Prefix, open_prefix
 
 T = TypeVar("T")
-log = logging.getLogger("train.data")
+log = logging.getLogger(__name__)
 
 SYMMETRIES = 8  # the symmetries of the square
 
@@ -69,7 +68,7 @@ def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
     """Open one of the data sets. Among several, it is cut only if it must be: see Distil.chip."""
     if chip is not None and name.startswith("tfds:"):  # TFDS cannot be cut into windows
         if alone:
-            print(f"{name}: its images stay whole, --chip {chip} is not for TFDS", file=sys.stderr)
+            log.warning(f"{name}: its images stay whole, --chip {chip} is not for TFDS")
         return open_source(name, split)
     if chip is None or alone:
         return open_source(name, split, chip=chip)
