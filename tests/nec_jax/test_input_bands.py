@@ -191,7 +191,7 @@ def said_of(bands: np.ndarray, folder: Path, caplog: pytest.LogCaptureFixture) -
     """What is logged of files of these bands [N, bands, H, W]."""
     for i, one in enumerate(bands):
         write_raster(folder / f"{i}.tif", one)
-    caplog.set_level(logging.WARNING, "train.data")
+    caplog.set_level(logging.WARNING)
     caplog.clear()
     measure_bands(open_source(folder), 4)
     return caplog.messages

@@ -71,7 +71,7 @@ class _EventFile:
         except OSError as error:
             if self._whole:
                 message = f"cannot be written ({error.strerror}): TensorBoard will lack the rest"
-                log.info(f"{self._path}: {message}")
+                log.warning(f"{self._path}: {message}")
             self._whole = False
 
 

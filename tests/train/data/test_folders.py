@@ -26,7 +26,7 @@ def save(path: Path, seed: int = 0) -> Path:
 
 @pytest.fixture
 def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.WARNING, "train.data")
+    caplog.set_level(logging.WARNING)
     return caplog
 
 

@@ -113,7 +113,7 @@ def test_without_augmentation_an_image_is_fitted():
 def test_a_corrupt_image_is_named_once_and_the_next_takes_its_place(
     caplog: pytest.LogCaptureFixture,
 ):
-    with caplog.at_level(logging.WARNING, "train.data"):
+    with caplog.at_level(logging.WARNING):
         seen = epoch(Grey(10, corrupt=frozenset({3, 4, 9})), 30)
     whole = epoch(Grey(10), 30)
     assert seen == [{3: 5, 4: 5, 9: 0}.get(i, i) for i in whole]

@@ -154,7 +154,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_windows_are_whole_disjoint_and_masked_alike(pairs: Path, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING, "train.data"):
+    with caplog.at_level(logging.WARNING):
         source = open_source(str(pairs), "train", chip=8)
     assert "small.png (7 x 30 px) is smaller than the chip of 8 px" in caplog.text
     # 20 x 27 and 7 x 30 px, of which six windows are left.
@@ -169,7 +169,7 @@ def test_windows_are_whole_disjoint_and_masked_alike(pairs: Path, caplog: pytest
 
 
 def test_images_that_windows_cover_are_not_logged(pairs: Path, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING, "train.data"):
+    with caplog.at_level(logging.WARNING):
         assert len(open_source(pairs, "val", chip=8)) == 1
         assert len(open_source(pairs, "val", chip=4)) == 4
     assert not caplog.text

@@ -93,7 +93,10 @@ def test_a_row_is_what_the_blocks_make_of_an_image(params: NecParams, folder: Pa
 
 @pytest.mark.usefixtures("tiny_shards")
 def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
-    params: NecParams, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    params: NecParams,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = open_source(str(folder), "all")
     first = open_prefix(folder / "cache", 1, params, 2, source).whole()
@@ -110,12 +113,13 @@ def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
     [home] = (folder / "cache").iterdir()
     for damage in (lambda b: b[:9] + bytes([b[9] ^ 1]) + b[10:], lambda b: b[:-1], lambda b: b""):
         made.clear()
+        caplog.clear()
         chunk = home / "c/1/0/0"
         chunk.write_bytes(damage(chunk.read_bytes()))
         (home / "c/2/0/0").unlink()  # a run that was cut off
         again = open_prefix(folder / "cache", 1, params, 2, source).whole()
         assert made == [[4, 5, 6, 7], [8, 9]]
-        assert f"{chunk} is damaged: it is made again" in capsys.readouterr().err
+        assert f"{chunk} is damaged: it is made again" in caplog.text
         assert np.array_equal(again, first)
     for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         damage(home / "zarr.json")

@@ -137,12 +137,12 @@ def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_its_sums_is_damaged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, 1, 2)
     (tmp_path / "2" / "SHA256SUMS").unlink()
     assert restored(tmp_path) == 1
-    assert "of step 2 is damaged (SHA256SUMS is missing" in capsys.readouterr().err
+    assert "of step 2 is damaged (SHA256SUMS is missing" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2.damaged"]
 
 
@@ -166,12 +166,12 @@ def test_a_checkpoint_has_its_name_only_with_its_sums(
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_set_aside(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, 1, 12)
     shutil.copytree(tmp_path / "12", tmp_path / "99")
     assert restored(tmp_path) == 12
-    assert "of step 99 is damaged (it is of step 12: " in capsys.readouterr().err
+    assert "of step 99 is damaged (it is of step 12: " in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "12", "99.damaged"]
 
 

@@ -60,7 +60,7 @@ def test_processes_train_like_one_stop_together_and_hand_over_to_one(
     pair[1].send_signal(signal.SIGTERM)  # only one is asked
     printed = [process.communicate()[1] for process in pair]
     assert [process.returncode for process in pair] == [RESUMABLE] * 2, printed
-    assert "on 4 cpu, process 1 of 2" in printed[1]
+    assert "on 4 cpu, process 0 of 2" in printed[0]
     last = metrics(shared)[-1]["step"]
     assert 0 < last < STEPS
     assert all(f"stopped after step {last} of {STEPS}" in text for text in printed)

@@ -233,7 +233,7 @@ def test_damaged_metrics_are_named(text: str | None, tmp_path: Path) -> None:
 
 
 def test_metrics_may_be_missing_empty_or_torn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
@@ -241,14 +241,14 @@ def test_metrics_may_be_missing_empty_or_torn(
     assert read_metrics(path) == []
     line = json.dumps({"step": 1, "split": "val", "loss": 0.1 + 0.2})
     path.write_text(f'{line}\n{line.replace("1", "3", 1)}\n{{"step": 4, "sp')
-    capsys.readouterr()
+    caplog.clear()
     MetricsLog(tmp_path, start=2).close()
     assert path.read_text() == line + "\n"
-    assert capsys.readouterr().err == f"{path}: line 3 is cut short, and left out\n"
+    assert caplog.messages == [f"{path}: line 3 is cut short, and left out"]
 
 
 def test_a_resumed_run_needs_the_lines_that_its_checkpoint_counts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
 
@@ -276,13 +276,13 @@ def test_a_resumed_run_needs_the_lines_that_its_checkpoint_counts(
         assert path.read_bytes() == content
     assert log(2, None).lines == 0  # of an older run nobody counted
     path.unlink()
-    capsys.readouterr()
+    caplog.clear()
     log(2, 2)
-    assert "metrics.jsonl is gone: it begins after step 2" in capsys.readouterr().err
+    assert "metrics.jsonl is gone: it begins after step 2" in caplog.text
 
 
 def test_a_full_disk_is_said_of_metrics_and_events_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = MetricsLog(tmp_path, 0)
     [events] = (tmp_path / "tensorboard").iterdir()
@@ -297,7 +297,7 @@ def test_a_full_disk_is_said_of_metrics_and_events_by_name(
         opened.draw(step, "train", {"loss": 0.5})
     opened.close()
     said = f"{events}: cannot be written (No space left on device): TensorBoard will lack the rest"
-    assert capfd.readouterr().err == said + "\n"
+    assert caplog.messages == [said]
 
 
 def write_or_pipe(path: Path, text: str | None) -> None:

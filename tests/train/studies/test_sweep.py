@@ -217,7 +217,7 @@ def test_a_value_is_one_cell_however_it_is_written() -> None:
 
 
 def test_half_a_row_costs_its_point_and_no_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "results.csv"
     points = [{"method": "nec", "head": head, "mean": 1.5} for head in ("linear", "attention")]
@@ -228,8 +228,8 @@ def test_half_a_row_costs_its_point_and_no_other(
     assert results.read(path) == table.rows
     path.write_text(whole[:-3])
     assert results.read(path) == table.rows[:2]
-    said = f"{path}: line 5 is cut short: the last point is left out\n"
-    assert capsys.readouterr().err == said
+    said = f"{path}: line 5 is cut short: the last point is left out"
+    assert caplog.messages == [said]
     again = results.Results(path, ["seed"], {})
     assert again.has({"lambda": "1", "seed": "0"})
     assert not again.has({"lambda": "10", "seed": "0"})

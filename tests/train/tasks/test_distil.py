@@ -111,7 +111,7 @@ def test_the_model_codes_at_every_rate_and_says_what_it_was_made_of(
 
 @pytest.mark.parametrize("most", [1, 60, 100, 10**6])
 def test_coded_is_at_the_largest_rate_that_needs_no_more_bytes_than_asked_for(
-    whole: Path, data: Path, teacher: NecParams, most: int, capsys: pytest.CaptureFixture[str]
+    whole: Path, data: Path, teacher: NecParams, most: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     params, images = nec_jax.load(whole / "model.safetensors"), opened(data, teacher)
     found = distil.with_ladder(params, images, 16, most).codec
@@ -126,7 +126,7 @@ def test_coded_is_at_the_largest_rate_that_needs_no_more_bytes_than_asked_for(
     assert found.transform.class_scale is not None
     # The class token counts as much as the 4 x 4 tokens of the grid.
     np.testing.assert_allclose(found.transform.class_scale, y[:, 0].std(0) / 4, rtol=1e-3)
-    assert ("even the lowest quality" in capsys.readouterr().err) == (not fitting)
+    assert ("even the lowest quality" in caplog.text) == (not fitting)
 
 
 def test_the_file_holds_float16_and_the_same_model(whole: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_an_image_that_can_no_longer_be_read_is_said_once(
     images.open((1,))  # its tokens are there, and it is damaged later
     broken = images.source[1]["id"]
     (folder / broken).write_bytes(b"no image")
-    with caplog.at_level("WARNING", "train.data"):
+    with caplog.at_level("WARNING"):
         batches = images.batches(64, 4)
         for _ in range(2 * len(images)):
             next(batches)
@@ -153,7 +153,7 @@ def test_a_chip_does_not_cut_images_of_tfds(
     names: tuple[str, ...],
     teacher: NecParams,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As the config distil-ti has one, for the Blue Marble."""
     opened: list[tuple[str, int | None]] = []
@@ -170,5 +170,5 @@ def test_a_chip_does_not_cut_images_of_tfds(
     teacher_of.Images(wanted, teacher, "train")
     assert opened[0] == ("tfds:scenes@/data", None)
     assert opened[1:] == [("blue-marble", None), ("blue-marble", 90)][: 2 * (len(names) - 1)]
-    said = "its images stay whole, --chip 90 is not for TFDS" in capsys.readouterr().err
+    said = "its images stay whole, --chip 90 is not for TFDS" in caplog.text
     assert said == (len(names) == 1)
