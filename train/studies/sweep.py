@@ -85,7 +85,7 @@ def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
         try:
             table.add(values, work())
         except _OF_A_POINT as error:
-            log.info(f"{label}: FAILED: {error}")
+            log.error(f"{label}: FAILED: {error}")
             failed.append(name)
     log.info(f"{options.workdir / 'results.csv'} has {len(table.rows)} rows")
     if failed:
