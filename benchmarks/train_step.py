@@ -23,8 +23,7 @@ from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import split
 from train.configs.options import Compress
 from train.engine import objective
-from train.engine.optim import optimiser
-from train.engine.step import data_mesh, init_state, make_step
+from train.engine.step import data_mesh, init_state, make_step, optimiser
 
 CASES = (("vit-ti", 8), ("vit-ti", 64), ("vit-b", 8), ("vit-b", 64))
 SECONDS = 8.0  # seconds of steps per case, side and round; at least two steps

@@ -23,8 +23,8 @@ from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
 from train.data import DataError, fit_to
 from train.data.blue_marble import BlueMarble
+from train.engine.log import messages
 from train.engine.pictures import principal_colours
-from train.engine.terminal import messages
 from train.studies import baselines, evaluate, report
 from train.studies.figure import save
 

@@ -22,8 +22,8 @@ from nec_jax.models.vit import unpatchify
 from train.configs.options import Compress, OptionsError, Pretrain
 from train.configs.study_options import Evaluate
 from train.data.blue_marble import BlueMarble
+from train.engine.log import messages
 from train.engine.pictures import principal_colours
-from train.engine.terminal import messages
 from train.studies import baselines, evaluate, report
 from train.studies.methods import load_compressed
 from train.tasks import compress, pretrain

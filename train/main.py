@@ -13,7 +13,7 @@ from train import configs
 from train.configs import options as task_options
 from train.configs import study_options
 
-TASKS = ("pretrain", "distil", "compress")
+TASKS = ("pretrain", "distil", "compress", "describe")
 STUDIES = ("evaluate", "sweep", "report", "compare")
 COMMANDS = TASKS + STUDIES
 """Each command is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass
@@ -88,10 +88,9 @@ def main(argv: list[str] | None = None) -> None:
     from nec_jax.jax_defaults import jax_defaults
     from train.data import DataError
     from train.engine.checkpoint import CheckpointError
+    from train.engine.log import messages
     from train.engine.loop import NonFiniteLoss
-    from train.engine.processes import fail, join_processes
-    from train.engine.stop import RESUMABLE, raise_stopped
-    from train.engine.terminal import messages
+    from train.engine.processes import RESUMABLE, fail, join_processes, raise_stopped
 
     before = signal.signal(signal.SIGTERM, raise_stopped)
     try:

@@ -116,7 +116,7 @@ def test_images_of_other_bands_are_refused_before_training(smoke_mae: Path, tmp_
 
 
 def test_describe_prints_sizes_as_json_without_data(capsys: pytest.CaptureFixture) -> None:
-    main(["compress", "--arch", "vit-ti", "--describe", "--trainable", "paper", "--batch", "2"])
+    main(["describe", "--arch", "vit-ti", "--trainable", "paper", "--batch", "2"])
     described = json.loads(capsys.readouterr().out)
     assert list(described) == ["params", "trainable_params", "tokens", "flops_per_step"]
     assert described["tokens"] == 197

@@ -10,12 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train.configs.options import Compress, Distil, OptionsError, Pretrain
+from train.configs.options import Compress, Describe, Distil, OptionsError, Pretrain
 from train.configs.study_options import Evaluate, Sweep
 
 _FOLDER = Path(__file__).parent
 _KINDS = {"pretrain": Pretrain, "distil": Distil, "compress": Compress, "evaluate": Evaluate}
-_COMMANDS = tuple(_KINDS)
+_COMMANDS = tuple(_KINDS)  # each may have a table
 _STUDY = ("axes", "points")
 Options = TypeVar("Options")
 
@@ -68,10 +68,12 @@ def load(name: str, command: str) -> Any:
             axes=tables.get("axes", {}),
             points=tables.get("points", []),
         )
+    kind = Describe if command == "describe" else _KINDS[command]
+    command = "compress" if command == "describe" else command
     if command not in tables:
         what = ", ".join(name for name in _COMMANDS if name in tables) or "nothing"
         raise OptionsError(f"config {name} is for {what}, not {command}")
-    return parse(_KINDS[command](), tables[command], f"{path} [{command}]")
+    return parse(kind(), tables[command], f"{path} [{command}]")
 
 
 def parse(default: Options, table: dict[str, Any], where: str) -> Options:

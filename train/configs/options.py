@@ -69,11 +69,12 @@ def deciding(options: dict[str, Any]) -> dict[str, Any]:
     """The options that decide a run's results, from the result of `plain`.
 
     Leaves out the options that may change when a run is resumed (up to rounding): paths, how often
-    checkpoints are saved, and how many images are processed at a time. A cache counts only as
+    checkpoints are saved, and how many images are processed at a time; and `describe`, an option of
+    earlier versions. A cache counts only as
     present or absent. No chip counts as 256, an earlier default: where the two differ, so does the
     fingerprint of the data.
     """
-    free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb")
+    free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb", "describe")
     kept = {name: value for name, value in options.items() if name not in free}
     if "chip" in options:
         kept["chip"] = options["chip"] or 256
@@ -200,8 +201,6 @@ class Compress(Training):
     """Maximum size of that folder, in units of 1e9 bytes; 20 if not given."""
     views: int = 1
     """With --cache: number of versions of each image. The first is whole, the others are random crops."""  # noqa: E501
-    describe: bool = False
-    """Print the numbers of parameters, tokens and FLOPs as JSON, and stop."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -221,6 +220,11 @@ class Compress(Training):
                 f"--trainable {self.trainable}: choose from {', '.join(coded)}, or give patterns "
                 "of paths between commas, such as 'encoder/block_{last}/.*,bottleneck/.*'"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(Compress):
+    """Print the parameters, tokens and FLOPs of a compression as JSON, without a run."""
 
 
 @dataclass(frozen=True, kw_only=True)

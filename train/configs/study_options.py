@@ -148,7 +148,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for table, names in (
-            ("compress", ("workdir", "describe")),
+            ("compress", ("workdir",)),
             ("evaluate", ("model", "models", "base", "out", "overwrite")),
         ):
             default = Compress() if table == "compress" else Evaluate()
@@ -170,7 +170,7 @@ class Sweep:
 AXES = {
     "lambda" if f.name == "lam" else f.name: f.name
     for f in fields(Compress)
-    if f.name not in ("workdir", "arch", "image_size", "patch", "depth", "describe")
+    if f.name not in ("workdir", "arch", "image_size", "patch", "depth")
 }
 """The options of `compress` that a study may vary, and their fields; not those of fresh models."""
 

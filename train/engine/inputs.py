@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,15 @@ from nec_jax.images.record import DataError, Record, Source
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.freezing import frozen_blocks, trainable_rule
-from train.configs.options import Compress, Distil, OptionsError, Training, refuse_warmup
+from train.configs.options import Compress, Distil, OptionsError, Pretrain, Training, refuse_warmup
 from train.data import at_most, folder_of, open_source, read_all, train_iterator
 from train.engine.activation_cache import Prefix, finish, open_prefix
-from train.engine.initial import config_for, mask_ratio
-from train.engine.processes import own_share
+from train.engine.initial import config_for, given_model, mask_ratio, starting_model
+from train.engine.processes import log_devices, own_share
+from train.engine.run_record import refuse_changed_config
 
 AnyTraining = TypeVar("AnyTraining", bound=Training)
+Trained = TypeVar("Trained", Pretrain, Compress)
 
 
 def refuse_folders(options: Training) -> None:
@@ -109,6 +111,44 @@ def read_validation(options: Training, config: ModelConfig, source: Source) -> n
     return read_all(source, config.image_size, limit=options.val_images).images
 
 
+class Run(NamedTuple, Generic[Trained]):
+    """What a run starts from. All is checked before any work.
+
+    Attributes:
+      options: with `epochs` converted to steps.
+      source, val_source: the images to train on, and to validate on.
+      base: the model to train.
+      rule: which of its weights train, by path.
+      mask_ratio: part of the patches to hide.
+      cache: the activations of frozen blocks, if there is a `--cache`.
+    """
+
+    options: Trained
+    source: Source
+    val_source: Source
+    base: NecParams
+    rule: Callable[[str], bool]
+    mask_ratio: float
+    cache: "Cache | None"
+
+
+def open_run(options: Trained) -> Run[Trained]:
+    """Open the data and the model of a run, in the order in which errors cost the user least."""
+    log_devices()
+    refuse_folders(options)
+    given = given_model(options)
+    source = open_training_source(options)
+    options = in_steps(options, source)
+    val_source = open_val_source(options)
+    refuse_changed_config(options)
+    cache = None
+    if isinstance(options, Compress) and options.cache is not None:
+        cache = Cache(options, source)
+    base = starting_model(options, given, source, cache.embed if cache else None)
+    rule = trainable_rule(options.trainable, base.config)
+    return Run(options, source, val_source, base, rule, mask_ratio(options, base.config), cache)
+
+
 class Inputs(NamedTuple):
     """Inputs of a compression run.
 
@@ -173,13 +213,17 @@ class Cache:
         return open_prefix(*where, params, blocks, source, views=views, seed=options.seed)
 
 
-def open_inputs(
-    options: Compress, base: NecParams, source: Source, val_source: Source, cache: Cache | None
-) -> Inputs:
+def open_inputs(run: Run[Pretrain] | Run[Compress]) -> Inputs:
     """Open images; with a cache, the activations after all frozen blocks."""
-    config = base.config
+    options, source, base, cache, config = (
+        run.options,
+        run.source,
+        run.base,
+        run.cache,
+        run.base.config,
+    )
     if cache is None:
-        val_images = read_validation(options, config, val_source)
+        val_images = read_validation(options, config, run.val_source)
         check_images(config, val_images)  # before hours of training: bands, dtype, range
 
         def images(limit: int) -> np.ndarray:
@@ -187,13 +231,14 @@ def open_inputs(
 
         return Inputs(0, train_batches(options, source, config), {"image": val_images}, images)
 
-    if not same_in_every_epoch(options, config):
+    # Only tokens may be compared, and nothing hidden.
+    if config.decoder_target != "features" or run.mask_ratio:
         raise OptionsError(
             "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
             "compare: pass --proxy features, and no --mask-ratio"
         )
     train = cache.train(base)
-    val = cache.open(base, at_most(val_source, options.val_images)).whole()
+    val = cache.open(base, at_most(run.val_source, options.val_images)).whole()
     own, index, count = own_share(options.batch)
     batches = train.batches(own, options.seed, index, count)
     return Inputs(train.blocks, batches, {"tokens": val}, train.whole)

@@ -1,4 +1,4 @@
-"""The metrics of a run: lines in `metrics.jsonl`, and TensorBoard curves."""
+"""What a run says, by `logging`, and records: `metrics.jsonl` and TensorBoard's curves."""
 
 import json
 import logging
@@ -9,11 +9,38 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from rich.console import Console
+from rich.logging import RichHandler
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
 
 from coder import FileError, OutputError, files
 from train.engine.processes import is_main_process
+
+CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
+"""The terminal, which messages and the progress bar share."""
+_LOGGERS = ("train", "nec_jax")
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """Show the messages of these packages in the block; of other processes only warnings."""
+    handler: logging.Handler = logging.StreamHandler()
+    if CONSOLE.is_terminal:
+        handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False)
+    before = {}
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        before[name] = logger.level
+        logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).setLevel(level)
+
 
 log = logging.getLogger(__name__)
 

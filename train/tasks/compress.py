@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import json
 import logging
 
 import jax
-import numpy as np
 
 import nec_jax
 from coder import QualityLadder
@@ -15,34 +13,17 @@ from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
 from nec_jax.model_file import NecParams
 from nec_jax.models import transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.freezing import frozen_blocks, trainable_rule
-from nec_jax.models.nec import init_weights, prefix
-from nec_jax.models.weight_tree import Weights, merge, split
+from nec_jax.models.weight_tree import Weights
 from train.configs.options import Compress, OptionsError
 from train.engine import loop, objective, processes, run_record
 from train.engine.activation_cache import finish
 from train.engine.initial import (
-    config_for,
-    fresh_config,
-    given_model,
-    mask_ratio,
-    starting_model,
     with_teacher,
     without_teacher,
 )
-from train.engine.inputs import (
-    Cache,
-    Inputs,
-    in_steps,
-    open_inputs,
-    open_training_source,
-    open_val_source,
-    refuse_folders,
-)
-from train.engine.optim import optimiser
+from train.engine.inputs import Inputs, open_inputs, open_run
 from train.engine.pictures import evenly_spread, pictures_of
-from train.engine.step import data_mesh, init_state, make_step
-from train.engine.summary import print_summary
+from train.engine.run_record import print_summary
 from train.tasks.first_density import calibrate_bottleneck, calibrate_transform
 
 log = logging.getLogger(__name__)
@@ -53,28 +34,15 @@ _CODED = 64  # validation images that are coded at the end, for real sizes
 
 def run(options: Compress) -> None:
     """Train and write `model.safetensors`, with its codec, in the work folder."""
-    if options.describe:
-        print(json.dumps(describe(options)))
-        return
     if not options.init and (options.arch is None or options.trainable != "all"):
         raise OptionsError(
             "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
             "--trainable all, for fresh weights"
         )
-    processes.log_devices()
-    refuse_folders(options)
-    given = given_model(options)
-    source = open_training_source(options)
-    options = in_steps(options, source)
-    val_source = open_val_source(options)
-    run_record.refuse_changed_config(options)
-    cache = Cache(options, source) if options.cache else None
-    base = starting_model(options, given, source, cache.embed if cache else None)
-    config = base.config
-    hidden = mask_ratio(options, config)
-    rule = trainable_rule(options.trainable, config)
-    inputs = open_inputs(options, base, source, val_source, cache)
-    first = with_teacher(config, trained_weights(options, config, base.weights), rule)
+    run = open_run(options)
+    options, source, base, config = run.options, run.source, run.base, run.base.config
+    inputs = open_inputs(run)
+    first = with_teacher(config, trained_weights(options, config, base.weights), run.rule)
 
     # Used at the start, and again at the end.
     ladder = functools.cache(functools.partial(fit_ladder, base, options, inputs))
@@ -91,27 +59,29 @@ def run(options: Compress) -> None:
             images,
             jax.random.key(options.seed),
             lam=options.lam,
-            mask_ratio=hidden,
+            mask_ratio=run.mask_ratio,
             gain=options.gain,
             start=inputs.start,
         )
         log.info("calibrated: " + loop.describe(facts))
         return weights
 
-    with run_record.recorded(options, {"train": source, "val": val_source}) as finish_record:
+    with run_record.recorded(options, {"train": source, "val": run.val_source}) as finish_record:
         weights = loop.fit(
             options,
-            objective.rate_distortion(config, options.lam, options.rounding, hidden, inputs.start),
+            objective.rate_distortion(
+                config, options.lam, options.rounding, run.mask_ratio, inputs.start
+            ),
             start,
             first,
-            rule,
+            run.rule,
             inputs.batches,
             inputs.val,
             density_lr=options.density_lr,
             pictures=pictures_of(
                 config,
                 inputs.val,
-                hidden,
+                run.mask_ratio,
                 coded=options.codec == "per-channel",
                 start=inputs.start,
             ),
@@ -183,61 +153,3 @@ def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> QualityLad
     y = finish(base, inputs.sample(options.calibration_images), inputs.start)
     side = base.config.image_size
     return fit_transform(y, base.config.grid(side, side))
-
-
-def describe(options: Compress) -> dict[str, float | int]:
-    """The sizes of a run, without running it: parameters, coded tokens, FLOPs of a step."""
-    config = _described_config(options)
-    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
-    shapes = trained_weights(options, config, shapes)
-    rule = trainable_rule(options.trainable, config)
-    trainable, frozen = split(with_teacher(config, shapes, rule), rule)
-    start = frozen_blocks(config, shapes, rule) if options.cache else 0
-    grid = config.grid(config.image_size, config.image_size)
-    return {
-        "params": _count(shapes),
-        "trainable_params": _count(trainable),
-        "tokens": grid[0] * grid[1] + config.code_class_token,
-        "flops_per_step": count_flops(options, config, trainable, frozen, start),
-    }
-
-
-def count_flops(
-    options: Compress, config: ModelConfig, trainable: Weights, frozen: Weights, start: int = 0
-) -> float:
-    """The FLOPs that XLA counts for one step of the whole batch; nothing is allocated.
-
-    With `start`, the batch has already passed `start` blocks.
-    """
-    mesh = data_mesh()
-    tx = optimiser(options, options.density_lr)
-    hidden = mask_ratio(options, config)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, hidden, start)
-    side = config.image_size
-    images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
-    batch = {"image": images}
-    if start:
-        passed = jax.eval_shape(
-            lambda weights, x: prefix(config, weights, x, start), merge(trainable, frozen), images
-        )
-        batch = {"tokens": jax.ShapeDtypeStruct(passed.shape, np.float16)}
-    state = jax.eval_shape(lambda weights: init_state(weights, tx, mesh), trainable)
-    key = jax.eval_shape(jax.random.key, 0)
-    lowered = make_step(goal, tx, options.steps, mesh).lower(state, frozen, batch, key)
-    # FLOPs are counted before machine code is generated: that code need not be optimised.
-    cost = lowered.compile({"xla_backend_optimization_level": "0"}).cost_analysis()
-    if cost is None:
-        raise RuntimeError("this backend counts no FLOPs: describe on a CPU")
-    return float(cost["flops"]) * mesh.size  # XLA counts one device's part
-
-
-def _described_config(options: Compress) -> ModelConfig:
-    if options.arch:
-        return config_for(options, fresh_config(options))
-    if options.init:
-        return config_for(options, nec_jax.load(options.init).config)
-    raise OptionsError("nothing to describe: pass --arch or --init")
-
-
-def _count(tree: Weights) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

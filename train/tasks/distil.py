@@ -39,7 +39,7 @@ from train.engine.initial import feature_scale, fresh_model
 from train.engine.inputs import in_steps, refuse_folders
 from train.engine.objective import Batch, Metrics, Objective, measured_alike
 from train.engine.pictures import evenly_spread
-from train.engine.summary import print_summary
+from train.engine.run_record import print_summary
 from train.tasks.teacher import Images, passed_blocks, pooled, pooling
 
 log = logging.getLogger(__name__)

@@ -3,55 +3,31 @@
 import json
 
 import nec_jax
-from nec_jax.api import check_images
 from nec_jax.model_file import NecParams
-from nec_jax.models.freezing import trainable_rule
 from train.configs.options import Pretrain
 from train.engine import loop, objective, processes, run_record
-from train.engine.initial import (
-    given_model,
-    mask_ratio,
-    starting_model,
-    with_teacher,
-    without_teacher,
-)
-from train.engine.inputs import (
-    in_steps,
-    open_training_source,
-    open_val_source,
-    read_validation,
-    refuse_folders,
-    train_batches,
-)
+from train.engine.initial import with_teacher, without_teacher
+from train.engine.inputs import open_inputs, open_run
 from train.engine.pictures import pictures_of
-from train.engine.summary import print_summary
+from train.engine.run_record import print_summary
 
 
 def run(options: Pretrain) -> None:
     """Train and write `model.safetensors` in the work folder."""
-    processes.log_devices()
-    refuse_folders(options)
-    given = given_model(options)
-    source = open_training_source(options)
-    options = in_steps(options, source)
-    val_source = open_val_source(options)
-    run_record.refuse_changed_config(options)
-    base = starting_model(options, given, source)
-    config, rule = base.config, trainable_rule(options.trainable, base.config)
-    val_images = read_validation(options, config, val_source)
-    check_images(config, val_images)
-    hidden = mask_ratio(options, config)
-    weights = with_teacher(config, base.weights, rule)
-    with run_record.recorded(options, {"train": source, "val": val_source}) as finish_record:
+    run = open_run(options)
+    options, source, base, config = run.options, run.source, run.base, run.base.config
+    inputs = open_inputs(run)
+    weights = with_teacher(config, base.weights, run.rule)
+    with run_record.recorded(options, {"train": source, "val": run.val_source}) as finish_record:
         trained = loop.fit(
             options,
-            objective.mae(config, hidden),
+            objective.mae(config, run.mask_ratio),
             lambda: weights,
             weights,
-            rule,
-            train_batches(options, source, config),
-            {"image": val_images},
-            pictures=pictures_of(config, {"image": val_images}, hidden, coded=False),
+            run.rule,
+            inputs.batches,
+            inputs.val,
+            pictures=pictures_of(config, inputs.val, run.mask_ratio, coded=False),
         )
         facts = json.loads(base.provenance)
         facts["pretrain"] = {"data": source.name, "images": len(source), "steps": options.steps}

@@ -17,7 +17,7 @@ from nec_jax.models.nec import Losses, forward
 from nec_jax.models.weight_tree import split
 from train.configs.options import Compress
 from train.engine.initial import config_for
-from train.tasks.compress import count_flops
+from train.tasks.describe import count_flops
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 IMAGES = jnp.asarray(random_images(3, 2))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from train_cases import SMALL
 
-from train.engine.stop import RESUMABLE
+from train.engine.processes import RESUMABLE
 from train.main import main
 
 STEPS = 30

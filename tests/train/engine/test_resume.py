@@ -10,7 +10,7 @@ import pytest
 from train_cases import SMALL
 
 from train.engine.checkpoint import CheckpointError, Checkpoints
-from train.engine.stop import RESUMABLE, StopSignals
+from train.engine.processes import RESUMABLE, StopSignals
 from train.main import main
 
 # A line of metrics tells of four steps, so that one that was cut off must remember some of them.

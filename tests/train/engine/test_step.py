@@ -18,10 +18,9 @@ from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import merge, path_name, split
 from train.configs.options import Compress
 from train.engine import objective
-from train.engine.optim import optimiser
-from train.engine.step import data_mesh, init_state, make_step
+from train.engine.step import data_mesh, init_state, make_step, optimiser
 from train.main import main
-from train.tasks import compress
+from train.tasks import describe
 from train.tasks.first_density import GAIN_LADDER, calibrate_bottleneck
 
 STEPS = 3
@@ -80,7 +79,7 @@ def test_the_step_pays_for_what_trains_alone() -> None:
         options = Compress(trainable=trainable, batch=2)
         weights = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
         kept, frozen = split(weights, trainable_rule(trainable, config))
-        return compress.count_flops(options, config, kept, frozen)
+        return describe.count_flops(options, config, kept, frozen)
 
     whole = flops("all")
     # Activations' gradients pass through all blocks, frozen weights' gradients are not computed.
@@ -90,7 +89,7 @@ def test_the_step_pays_for_what_trains_alone() -> None:
 def test_a_cached_prefix_costs_nothing(capsys: pytest.CaptureFixture) -> None:
     def flops(*more: str) -> float:
         options = ["--arch", "vit-ti", "--proxy", "features", "--trainable", "late", "--batch", "2"]
-        main(["compress", "--describe", *options, *more])
+        main(["describe", *options, *more])
         return json.loads(capsys.readouterr().out)["flops_per_step"]
 
     # Eleven blocks forward, of 196 tokens and a class token.

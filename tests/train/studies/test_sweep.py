@@ -295,7 +295,7 @@ def test_a_wrong_value_is_refused_before_anything_runs(
 def test_every_option_is_an_axis_but_those_of_fresh_models() -> None:
     fields = set(Compress.__dataclass_fields__)
     fresh = {"arch", "image_size", "patch", "depth"}
-    assert fields - set(AXES.values()) == {"workdir", "describe"} | fresh
+    assert fields - set(AXES.values()) == {"workdir"} | fresh
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"compress": [], "evaluate": {}}', None])

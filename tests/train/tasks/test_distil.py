@@ -18,8 +18,8 @@ from nec_jax import NecParams, latents
 from nec_jax.models.weight_tree import flatten_weights, split
 from train.configs.options import OptionsError
 from train.data import open_source, read_all
+from train.engine.processes import StopSignals
 from train.engine.step import data_mesh, init_state, make_step
-from train.engine.stop import StopSignals
 from train.main import main
 from train.tasks import distil
 from train.tasks import teacher as teacher_of

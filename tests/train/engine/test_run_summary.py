@@ -13,7 +13,7 @@ import nec_jax
 from train.configs.options import Compress
 from train.configs.study_options import Evaluate
 from train.data import open_source
-from train.engine.summary import duration, next_command, print_summary
+from train.engine.run_record import duration, next_command, print_summary
 
 
 def summary(
