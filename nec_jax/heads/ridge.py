@@ -88,6 +88,10 @@ def fit_ridge(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Minimise |X W + b - T|^2 / N + strength |W|^2 for targets T of +-1.
 
+    Not scikit-learn's RidgeClassifierCV: it chooses the same strength from leave-one-out
+    predictions, but it cannot choose on validation data, and takes 1.7 to 3 times as long and 1.5
+    times the memory (80,000 tokens of 384 channels: 17 s against 10 s).
+
     Args:
       train: standardised features X [N, D] and labels [N].
       val: data to choose the strength on, by accuracy, then by squared error. None: use leave-one-
