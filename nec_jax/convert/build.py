@@ -1,17 +1,18 @@
-"""The last step of every import: sizes, positions, normalisation, and the `NecParams`."""
+"""The last step of every import: what the user says beside the checkpoint, and the `NecParams`."""
 
 import dataclasses
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from coder import EmbeddingCodec, FileError, InputError, ScalarCodec, Tables
-from nec_jax.convert.options import NORMALISATIONS, Imported, Options, Scale
 from nec_jax.convert.positions import are_sincos, frames, resize
 from nec_jax.convert.source import Checkpoint
+from nec_jax.convert.tensors import Imported, Scale
 from nec_jax.model_file import NecParams
 from nec_jax.models import density
 from nec_jax.models.architecture import VARIANTS, ModelConfig
@@ -19,10 +20,46 @@ from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, unflatten_weights
 from nec_jax.models.weight_tree import flatten_weights as flatten
 
+# Mean and deviation of the bands, for pixels from 0 to 1.
+NORMALISATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "fmow": (
+        (0.4182007312774658, 0.4214799106121063, 0.3991275727748871),
+        (0.28774282336235046, 0.27541765570640564, 0.2764017581939697),
+    ),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+# Heads of the published ViTs by (width, depth). Not of smaller ones: a ViT-S has 6 (timm, DINO) or
+# 12 (MoCo v3).
+HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+_DECODER_HEADS = {512: 16}
+
+
 _RGB = ("red", "green", "blue")
 _RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": (-32768.0, 32767.0)}
 # For a decoder that does not exist yet.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `nec_jax.convert_checkpoint`."""
+
+    image_size: int | None = None
+    resize_positions: bool = False
+    patch: int | None = None
+    heads: int | None = None
+    decoder_heads: int | None = None
+    activation: str | None = None
+    normalisation: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    bands: tuple[str, ...] = ()
+    dtype: str = "uint8"
+    pixels: str | None = None
+    blocks: tuple[int, ...] = ()
+    class_token: bool = True
 
 
 def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecParams:
@@ -34,8 +71,7 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
             f"--patch {options.patch}: the checkpoint's patches are {fields['patch']} pixels wide "
             "and cannot be another size: leave --patch out"
         )
-    if imported.decoder is None and (options.pixels or options.decoder_heads):
-        raise InputError("--pixels, --decoder-heads: the checkpoint has no decoder: leave them out")
+    fields |= _complete(imported, options)
     fields |= _contract(imported, options, channels)
     _choose_blocks(imported, fields, options)
     resized = _place_positions(checkpoint, imported, fields, options)
@@ -62,6 +98,62 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
     return dataclasses.replace(
         params, provenance=json.dumps({"convert": facts}, sort_keys=True, separators=(",", ":"))
     )
+
+
+def _complete(imported: Imported, options: Options) -> dict[str, Any]:
+    """What the checkpoint says of itself or, where it says nothing, the user."""
+    fields: dict[str, Any] = {
+        "epsilon": imported.epsilon,
+        "activation": _choose(
+            "activation",
+            "--activation",
+            options.activation,
+            imported.activation,
+            "quick-gelu for OpenAI's CLIP; SigLIP was trained with gelu-tanh, but timm runs its "
+            "base and large models with gelu; else gelu",
+        ),
+        "heads": _choose(
+            "number of heads", "--heads", options.heads, imported.heads, "see its model card"
+        ),
+    }
+    if imported.decoder is None:
+        if options.pixels or options.decoder_heads:
+            raise InputError(
+                "--pixels, --decoder-heads: the checkpoint has no decoder: leave them out"
+            )
+        return fields
+    if fields["activation"] != "gelu":
+        raise FileError(f"a decoder with {fields['activation']}: only exact GELU is supported")
+    heads, normalised = imported.decoder_heads, imported.normalised_pixels
+    if heads is None and options.decoder_heads is None:
+        heads = _DECODER_HEADS.get(imported.config["decoder_width"])
+    if normalised is not None and not isinstance(normalised, bool):
+        raise FileError(f"norm_pix_loss is {normalised!r}, neither true nor false")
+    pixels = _choose(
+        "kind of pixels (norm_pix_loss)",
+        "--pixels",
+        options.pixels,
+        None if normalised is None else "normalised" if normalised else "plain",
+        "plain, or normalised if it was trained with norm_pix_loss: the decoder is wrong otherwise",
+    )
+    if pixels not in ("plain", "normalised"):
+        raise InputError(f"--pixels {pixels}: choose plain or normalised")
+    return fields | {
+        "decoder_heads": _choose(
+            "number of decoder heads", "--decoder-heads", options.decoder_heads, heads, "MAE's: 16"
+        ),
+        "decoder_target": "pixels" if pixels == "plain" else "normalised-pixels",
+    }
+
+
+def _choose(name: str, flag: str, given: Any, found: Any, remedy: str) -> Any:
+    """A setting from the checkpoint or from the user, who may not contradict it."""
+    if given is not None and found is not None and given != found:
+        raise InputError(f"{flag} says {given}, the checkpoint's {name} is {found}: leave it out")
+    value = found if given is None else given
+    if value is None:
+        raise FileError(f"the checkpoint does not say its {name}: pass {flag} ({remedy})")
+    return value
 
 
 def _contract(imported: Imported, options: Options, channels: int) -> dict[str, Any]:
@@ -157,7 +249,7 @@ def _choose_blocks(imported: Imported, fields: dict[str, Any], options: Options)
     if imported.decoder is not None:
         imported.decoder = imported.decoder_positions = None
         imported.left_out.append("the decoder, which takes the last block's output")
-        fields.pop("decoder_target")
+        del fields["decoder_target"]
 
 
 def _place_positions(

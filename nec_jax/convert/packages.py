@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError, files
-from nec_jax.convert.options import NORMALISATIONS
+from nec_jax.convert.build import NORMALISATIONS
 from nec_jax.convert.source import Checkpoint
 
 
