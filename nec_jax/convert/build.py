@@ -1,6 +1,5 @@
 """The last step of every import: what the user says beside the checkpoint, and the `NecParams`."""
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from nec_jax.model_file import NecParams
 from nec_jax.models import density
 from nec_jax.models.architecture import VARIANTS, ModelConfig
 from nec_jax.models.nec import init_weights
-from nec_jax.models.weight_tree import Weights, unflatten_weights
-from nec_jax.models.weight_tree import flatten_weights as flatten
+from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
 
 # Mean and deviation of the bands, for pixels from 0 to 1.
 NORMALISATIONS = {
@@ -34,10 +32,14 @@ NORMALISATIONS = {
 # 12 (MoCo v3).
 HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _DECODER_HEADS = {512: 16}
-
-
 _RGB = ("red", "green", "blue")
-_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": (-32768.0, 32767.0)}
+_FLOAT = float(np.finfo(np.float32).max)
+_RANGES = {
+    "uint8": (0.0, 255.0),
+    "uint16": (0.0, 65535.0),
+    "int16": (-32768.0, 32767.0),
+    "float32": (-_FLOAT, _FLOAT),
+}
 # For a decoder that does not exist yet.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
 
@@ -81,22 +83,30 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
         sizes = _DECODERS.get(fields["width"], default)
         names = ("decoder_width", "decoder_depth", "decoder_heads")
         fields |= dict(zip(names, sizes, strict=True)) | {"decoder_target": "none"}
-    config = ModelConfig(arch=_arch(fields), **fields)
-    weights: Weights = {"encoder": imported.encoder, "bottleneck": _bottleneck(config, imported)}
+    size = fields["width"], fields["depth"], fields["heads"]
+    arch = next((name for name, v in VARIANTS.items() if v[1:4] == size), None)
+    config = ModelConfig(arch=arch or f"vit-{size[0]}x{size[1]}", **fields)
+    channels = config.embedding_width
+    empty = {"log_gain": np.zeros(channels, np.float32)}
+    weights: Weights = {
+        "encoder": imported.encoder,
+        "bottleneck": imported.bottleneck
+        or empty | {"density": density.init_density(jax.random.key(0), channels)},
+    }
     if imported.decoder is not None:
         weights["decoder"] = imported.decoder
     like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
-    params = NecParams(unflatten_weights(flatten(weights), like), config)
-    if imported.tables is not None:
-        params = dataclasses.replace(params, codec=_codec(config, imported))
     facts = {
         "source": checkpoint.name,
         "kind": imported.kind,
         "left_out": imported.left_out,
         "positions_resized": resized,
     }
-    return dataclasses.replace(
-        params, provenance=json.dumps({"convert": facts}, sort_keys=True, separators=(",", ":"))
+    return NecParams(
+        unflatten_weights(flatten_weights(weights), like),
+        config,
+        _codec(config, imported),
+        json.dumps({"convert": facts}, sort_keys=True, separators=(",", ":")),
     )
 
 
@@ -166,10 +176,9 @@ def _contract(imported: Imported, options: Options, channels: int) -> dict[str, 
         )
     if twice := [band for i, band in enumerate(bands) if band in bands[:i]]:
         raise InputError(f"--bands {' '.join(bands)}: {twice[0]} is there twice: name each band")
-    if options.dtype not in _RANGES and options.dtype != "float32":
-        raise InputError(f"--dtype {options.dtype}: choose {', '.join(_RANGES)} or float32")
-    limit = float(np.finfo(np.float32).max)
-    low, high = _RANGES.get(options.dtype, (-limit, limit))
+    if options.dtype not in _RANGES:
+        raise InputError(f"--dtype {options.dtype}: choose from {', '.join(_RANGES)}")
+    low, high = _RANGES[options.dtype]
     mean, std = _normalisation(imported, options, tuple(bands))
     if not all(low <= value <= high for value in mean):
         raise InputError(
@@ -297,19 +306,10 @@ def _place_positions(
     return None if size == own else f"{own // patch} to {side}, {how}"
 
 
-def _bottleneck(config: ModelConfig, imported: Imported) -> Weights:
-    if imported.bottleneck is not None:
-        return imported.bottleneck
-    channels = config.embedding_width
-    return {
-        "log_gain": np.zeros(channels, np.float32),
-        "density": density.init_density(jax.random.key(0), channels),
-    }
-
-
-def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec:
-    """The codec of the authors' tables, one per channel for all tokens."""
-    assert imported.tables is not None
+def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec | None:
+    """The codec of the authors' tables, one per channel for all tokens; None without them."""
+    if imported.tables is None:
+        return None
     medians, rows = imported.tables
     channels = np.arange(config.width, dtype=np.int32)
     return ScalarCodec(
@@ -319,11 +319,3 @@ def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec:
         grid_layout=channels,
         class_layout=channels if config.code_class_token else None,
     )
-
-
-def _arch(fields: dict[str, Any]) -> str:
-    """The name of the architecture, if it has one: `vit-b` for any ViT of its sizes."""
-    for name, v in VARIANTS.items():
-        if (v.width, v.depth, v.heads) == (fields["width"], fields["depth"], fields["heads"]):
-            return name
-    return f"vit-{fields['width']}x{fields['depth']}"
