@@ -40,6 +40,20 @@ _RANGES = {
     "int16": (-32768.0, 32767.0),
     "float32": (-_FLOAT, _FLOAT),
 }
+# Settings that a checkpoint may leave unsaid: their names, and how to know them.
+_SETTINGS = {
+    "activation": (
+        "activation",
+        "quick-gelu for OpenAI's CLIP; SigLIP was trained with gelu-tanh, but timm runs its base "
+        "and large models with gelu; else gelu",
+    ),
+    "heads": ("number of heads", "see its model card"),
+    "decoder_heads": ("number of decoder heads", "MAE's: 16"),
+    "pixels": (
+        "kind of pixels (norm_pix_loss)",
+        "plain, or normalised if it was trained with norm_pix_loss: the decoder is wrong otherwise",
+    ),
+}
 # For a decoder that does not exist yet.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
 
@@ -114,17 +128,8 @@ def _complete(imported: Imported, options: Options) -> dict[str, Any]:
     """What the checkpoint says of itself or, where it says nothing, the user."""
     fields: dict[str, Any] = {
         "epsilon": imported.epsilon,
-        "activation": _choose(
-            "activation",
-            "--activation",
-            options.activation,
-            imported.activation,
-            "quick-gelu for OpenAI's CLIP; SigLIP was trained with gelu-tanh, but timm runs its "
-            "base and large models with gelu; else gelu",
-        ),
-        "heads": _choose(
-            "number of heads", "--heads", options.heads, imported.heads, "see its model card"
-        ),
+        "activation": _choose(options, "activation", imported.activation),
+        "heads": _choose(options, "heads", imported.heads),
     }
     if imported.decoder is None:
         if options.pixels or options.decoder_heads:
@@ -139,25 +144,20 @@ def _complete(imported: Imported, options: Options) -> dict[str, Any]:
         heads = _DECODER_HEADS.get(imported.config["decoder_width"])
     if normalised is not None and not isinstance(normalised, bool):
         raise FileError(f"norm_pix_loss is {normalised!r}, neither true nor false")
-    pixels = _choose(
-        "kind of pixels (norm_pix_loss)",
-        "--pixels",
-        options.pixels,
-        None if normalised is None else "normalised" if normalised else "plain",
-        "plain, or normalised if it was trained with norm_pix_loss: the decoder is wrong otherwise",
-    )
+    found = None if normalised is None else "normalised" if normalised else "plain"
+    pixels = _choose(options, "pixels", found)
     if pixels not in ("plain", "normalised"):
         raise InputError(f"--pixels {pixels}: choose plain or normalised")
     return fields | {
-        "decoder_heads": _choose(
-            "number of decoder heads", "--decoder-heads", options.decoder_heads, heads, "MAE's: 16"
-        ),
+        "decoder_heads": _choose(options, "decoder_heads", heads),
         "decoder_target": "pixels" if pixels == "plain" else "normalised-pixels",
     }
 
 
-def _choose(name: str, flag: str, given: Any, found: Any, remedy: str) -> Any:
+def _choose(options: Options, option: str, found: Any) -> Any:
     """A setting from the checkpoint or from the user, who may not contradict it."""
+    given, (name, remedy) = getattr(options, option), _SETTINGS[option]
+    flag = f"--{option.replace('_', '-')}"
     if given is not None and found is not None and given != found:
         raise InputError(f"{flag} says {given}, the checkpoint's {name} is {found}: leave it out")
     value = found if given is None else given

@@ -37,11 +37,11 @@ _NAMES = Names(
     block=_VIT,
     registers="embeddings.register_tokens",
 )
-_KINDS = {
-    "vit_mae": "ViTMAE (transformers)",
-    "vit": "ViT (transformers)",
-    "dinov2": "DINOv2 (transformers)",
-    "dinov2_with_registers": "DINOv2 with registers (transformers)",
+_KINDS = {  # by model type; the epsilon of the norms where config.json omits it
+    "vit_mae": ("ViTMAE", 1e-12),
+    "vit": ("ViT", 1e-12),
+    "dinov2": ("DINOv2", 1e-6),
+    "dinov2_with_registers": ("DINOv2 with registers", 1e-6),
 }
 _DEFAULTS = {
     "hidden_act": "gelu",
@@ -52,7 +52,6 @@ _DEFAULTS = {
     "decoder_num_attention_heads": 16,
     "norm_pix_loss": False,
 }
-_EPSILON = {"vit_mae": 1e-12, "vit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
 _ACTIVATIONS = {
     "gelu": "gelu",
     "quick_gelu": "quick-gelu",
@@ -85,9 +84,10 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
         biased=facts["qkv_bias"],
         registers=registers,
     )
-    imported.kind = _KINDS[model_type]
+    kind, epsilon = _KINDS[model_type]
+    imported.kind = f"{kind} (transformers)"
     imported.resizing = "antialiased" if registers else "bicubic"
-    imported.epsilon = float(facts.get("layer_norm_eps", _EPSILON[model_type]))
+    imported.epsilon = float(facts.get("layer_norm_eps", epsilon))
     imported.heads = facts["num_attention_heads"]
     imported.activation = activation(facts)
     imported.normalisation = normalisation(checkpoint)
