@@ -7,7 +7,8 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -110,20 +111,12 @@ def decode(
     path: Path, image_id: str, box: Box | None = None, *, largest: int | None = None
 ) -> Record:
     """Read an image as `read_image` does, and say under `missing` which pixels are missing."""
-    # Decoders raise nearly anything on damaged bytes (SyntaxError, struct.error, KeyError ...).
-    try:
-        with open_regular(path) as file:
-            head = _head(file)
-            if not head.startswith(_RASTERS):
-                _refuse_sidecars(path)
-                return _crop_all(read_picture(file, image_id), box)
-            white_is_zero = refuse_colours(file, head)
-        return _read_raster(path, image_id, box, largest, white_is_zero)
-    except (ModuleNotFoundError, MemoryError, SceneError):
-        raise
-    except Exception as error:
-        _raise_passing(error, path)
-        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
+    with _naming(path), open_regular(path) as file:
+        head = _head(file)
+        if head.startswith(_RASTERS):
+            return _read_raster(path, image_id, box, largest, refuse_colours(file, head))
+        _refuse_sidecars(path)
+        return cut(read_picture(file, image_id), box)
 
 
 def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
@@ -159,19 +152,17 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
             that programs do not agree on the indices; a scale; a picture with a file beside it that
             says what is missing, as in `read_image`. The message names it.
     """
-    try:
-        with open_regular(path) as file:
-            head = _head(file)
-            picture = not head.startswith(_RASTERS)
-            if picture:
-                _refuse_sidecars(path)
-            mask = _crop(_read_indices(file, head), box) if picture else None
-            if mask is None and refuse_colours(file, head):
-                raise DataError(
-                    "white is zero in it (photometric MINISWHITE), and programs do not agree on "
-                    "the class indices that this means: save it as MINISBLACK"
-                )
-        if mask is None:
+    with _naming(path, "the mask "), open_regular(path) as file:
+        head = _head(file)
+        if not head.startswith(_RASTERS):
+            _refuse_sidecars(path)
+            mask = _read_indices(file, head)[_slices(box)]
+        elif refuse_colours(file, head):
+            raise DataError(
+                "white is zero in it (photometric MINISWHITE), and programs do not agree on the "
+                "class indices that this means: save it as MINISBLACK"
+            )
+        else:
             mask = _read_raster_indices(path, box)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
             raise DataError(
@@ -179,11 +170,6 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
                 "save the index of each pixel's class, rather than its colour or an alpha"
             )
         return mask.astype(np.uint8)
-    except (ModuleNotFoundError, MemoryError):
-        raise
-    except Exception as error:
-        _raise_passing(error, path)
-        raise CorruptImageError(f"cannot read the mask {path}: {reason_of(error)}") from error
 
 
 class Header(NamedTuple):
@@ -204,29 +190,23 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """Read the header of an image, and no pixels; CorruptImageError as read_image."""
-    try:
-        with open_regular(path) as file:
-            head = _head(file)
-            if not head.startswith(_RASTERS):
-                with Image.open(file, formats=_PICTURES) as image:
-                    height, width = image.height, image.width
-                    if head.startswith(_PNG):  # its EXIF may come last
-                        file.seek(0)
-                        content = file.read()
-                        if any(name in content for name in _PNG_EXIF):
-                            image.load()
-                    turn = _orientation(image)
-                    return Header((width, height) if turn >= 5 else (height, width), turn)
-        with open_raster(path) as dataset:
-            place = dataset.transform
-            placed = not (place.is_identity or place.is_degenerate)
-            transform = tuple(place[:6]) if placed else None
-            return Header(dataset.shape, transform=transform, crs=dataset.crs)
-    except (ModuleNotFoundError, MemoryError):
-        raise
-    except Exception as error:
-        _raise_passing(error, path)
-        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
+    with _naming(path), open_regular(path) as file:
+        head = _head(file)
+        if head.startswith(_RASTERS):
+            with open_raster(path) as dataset:
+                place = dataset.transform
+                placed = not (place.is_identity or place.is_degenerate)
+                transform = tuple(place[:6]) if placed else None
+                return Header(dataset.shape, transform=transform, crs=dataset.crs)
+        with Image.open(file, formats=_PICTURES) as image:
+            height, width = image.height, image.width
+            if head.startswith(_PNG):  # its EXIF may come last
+                file.seek(0)
+                content = file.read()
+                if any(name in content for name in _PNG_EXIF):
+                    image.load()
+            turn = _orientation(image)
+            return Header((width, height) if turn >= 5 else (height, width), turn)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -245,6 +225,18 @@ def is_raster(path: Path) -> bool:
     except (OSError, DataError) as error:
         raise_passing(error, path)
         return False
+
+
+@contextmanager
+def _naming(path: Path, what: str = "") -> Iterator[None]:
+    """Name the file in the errors of decoders, which raise nearly anything on damaged bytes."""
+    try:
+        yield
+    except (ModuleNotFoundError, MemoryError, SceneError):
+        raise
+    except Exception as error:  # SyntaxError, struct.error, KeyError ...
+        _raise_passing(error, path)
+        raise CorruptImageError(f"cannot read {what}{path}: {reason_of(error)}") from error
 
 
 def _raise_passing(error: Exception, path: Path) -> None:
@@ -279,12 +271,27 @@ def open_raster(path: Path) -> "DatasetReader":
     return rasterio.open(path)
 
 
-def cut(record: Record, box: Box) -> Record:
+def cut(record: Record, box: Box | None) -> Record:
     """Return the window `box` of an already decoded record (the arrays are views)."""
-    out = _crop_all(record, box)
+    if box is None:
+        return record
+    out, window = record.copy(), _slices(box)
+    out["image"] = out["image"][window]
+    if "mask" in out:
+        out["mask"] = out["mask"][window]
+    if "missing" in out:
+        out["missing"] = {kind: where[window] for kind, where in out["missing"].items()}
     if "transform" in out:
         out["transform"] = _moved(out["transform"], box)
     return out
+
+
+def _slices(box: Box | None) -> tuple[slice, slice]:
+    """The rows and columns of a window."""
+    if box is None:
+        return np.s_[:, :]
+    row, col, height, width = box
+    return np.s_[row : row + height, col : col + width]
 
 
 def _moved(transform: Sequence[float], box: Box | None) -> Affine:
@@ -318,12 +325,21 @@ def _png_depth(head: bytes) -> int:
     return head[24] if head.startswith(_PNG) and len(head) > 24 else 0
 
 
+def _open_picture(file: IO[bytes]) -> Image.Image:
+    """Open a picture of one frame."""
+    image = Image.open(file, formats=_PICTURES)
+    # The further pictures of a camera's JPEG (MPO) are previews or another eye's view.
+    frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"it has {frames} frames: save each as a file of its own")
+    return image
+
+
 def read_picture(file: IO[bytes], image_id: str) -> Record:
     """Read an open JPEG, PNG or WebP file as `decode` does; raises nearly anything."""
     record: Record
     head = _head(file)
-    with Image.open(file, formats=_PICTURES) as image:
-        _refuse_frames(image)
+    with _open_picture(file) as image:
         image.load()  # before its EXIF is asked for, which may come last
         if image.mode not in _MODES and _png_depth(head) != 16:
             raise DataError(
@@ -361,13 +377,6 @@ def _refuse_sidecars(path: Path) -> None:
         raise DataError(f"the file {about.name} beside it has a {found[1].decode()}, {remedy}")
 
 
-def _refuse_frames(image: Image.Image) -> None:
-    # The further pictures of a camera's JPEG (MPO) are previews or another eye's view.
-    frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise DataError(f"it has {frames} frames: save each as a file of its own")
-
-
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1, as it is stored, where EXIF is damaged."""
     if not any(name in image.info for name in _ORIENTED):
@@ -394,12 +403,10 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _read_indices(file: IO[bytes], head: bytes) -> np.ndarray:
     """Class indices of a picture's pixels; for a palette image, its indices."""
-    with Image.open(file, formats=_PICTURES) as image:
-        _refuse_frames(image)
+    with _open_picture(file) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError("JPEG changes the class indices of a mask: save it as PNG or TIFF")
-        mask = np.asarray(image)
-        mask = turned(mask, _orientation(image))
+        mask = turned(np.asarray(image), _orientation(image))
     depth = _png_depth(head)
     if depth in (2, 4) and image.mode == "L":  # which Pillow stretches to 0 to 255
         return mask // np.uint8(255 // (2**depth - 1))
@@ -419,18 +426,19 @@ def _read_raster(
                 f"embedding of a few tokens: pass --chip N (open_source: chip=N), to cut all "
                 f"images into windows of N x N px; or keep images of at most {largest} px"
             )
-        options = _window(box)
+        window = box and _slices(box)
         kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
         bands = [index for index, kind in kinds.items() if kind != ColorInterp.alpha]
         if not bands:
             raise DataError("it has no band but alpha")
         _refuse_scaled(dataset, bands)
         refuse_other_colours([kinds[index].name for index in bands])
-        image = np.moveaxis(dataset.read(bands, **options), 0, -1)
+        image = np.moveaxis(dataset.read(bands, window=window), 0, -1)
         if image.dtype.kind not in "uif":
             raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
-        missing = _missing(dataset, bands, options) | not_finite(image)
-        bits = _bits(dataset)
+        missing = _missing(dataset, bands, window) | not_finite(image)
+        # A file may say that fewer bits of its dtype are in use.
+        bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * image.dtype.itemsize))
         if white_is_zero:
             image = black_is_zero(image, bits)
         elif kinds[bands[0]] == ColorInterp.palette:
@@ -455,19 +463,13 @@ def _read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
         _refuse_scaled(dataset, list(dataset.indexes))
         if lossy := _loss(dataset):
             raise DataError(f"{lossy} changes the class indices of a mask: save it without loss")
-        mask = np.moveaxis(dataset.read(**_window(box)), 0, -1)
+        window = box and _slices(box)
+        mask = np.moveaxis(dataset.read(window=window), 0, -1)
         if mask.shape[-1] == 1:
             mask = mask[..., 0]
-            for missing in _missing(dataset, [1], _window(box)).values():
+            for missing in _missing(dataset, [1], window).values():
                 mask[missing] = IGNORE
     return mask
-
-
-def _window(box: Box | None) -> dict[str, Any]:
-    if box is None:
-        return {}
-    row, col, height, width = box
-    return {"window": ((row, row + height), (col, col + width))}
 
 
 def _refuse_pages(dataset: "DatasetReader") -> None:
@@ -506,7 +508,7 @@ def _is_georeferenced(dataset: "DatasetReader") -> bool:
 
 
 def _missing(
-    dataset: "DatasetReader", bands: list[int], options: dict[str, Any]
+    dataset: "DatasetReader", bands: list[int], window: tuple[slice, slice] | None
 ) -> dict[str, NDArray[np.bool_]]:
     """Where a band of a dataset is missing, by nodata tag, mask or alpha band."""
     from rasterio.enums import MaskFlags
@@ -514,7 +516,7 @@ def _missing(
     flags = {flag for index in bands for flag in dataset.mask_flag_enums[index - 1]}
     if flags <= {MaskFlags.all_valid}:
         return {}
-    where = (dataset.read_masks(bands, **options) < 255).any(0)
+    where = (dataset.read_masks(bands, window=window) < 255).any(0)
     if MaskFlags.alpha in flags:
         kind = (
             "transparent: "
@@ -527,29 +529,6 @@ def _missing(
     else:
         kind = "left out by the file's mask"
     return {kind: where} if where.any() else {}
-
-
-def _bits(dataset: "DatasetReader") -> int:
-    """Bits per sample, if the file declares fewer than its dtype has."""
-    named = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-    return int(named or 8 * np.dtype(dataset.dtypes[0]).itemsize)
-
-
-def _crop_all(record: Record, box: Box | None) -> Record:
-    out = record.copy()
-    out["image"] = _crop(out["image"], box)
-    if "mask" in out:
-        out["mask"] = _crop(out["mask"], box)
-    if "missing" in out:
-        out["missing"] = {kind: _crop(where, box) for kind, where in out["missing"].items()}
-    return out
-
-
-def _crop(array: np.ndarray, box: Box | None) -> np.ndarray:
-    if box is None:
-        return array
-    row, col, height, width = box
-    return array[row : row + height, col : col + width]
 
 
 def reason_of(error: BaseException) -> str:
