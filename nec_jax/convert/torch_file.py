@@ -42,7 +42,7 @@ _STATE_KEYS = ("model", "state_dict", "model_state_dict")
 @dataclass(frozen=True)
 class _Storage:
     dtype: np.dtype
-    read: Callable[[], bytes]
+    key: str  # of its entry in the archive
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class TensorRef:
         """Number of values."""
         return math.prod(self.shape)
 
-    def load(self) -> NDArray:
-        """The values. Raises FileError if they reach beyond their storage."""
-        data = np.frombuffer(self.storage.read(), self.storage.dtype)
+    def load(self, content: bytes) -> NDArray:
+        """The values in the content of their storage. Raises FileError if they reach beyond it."""
+        data = np.frombuffer(content, self.storage.dtype)
         last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         inside = self.offset >= 0 and min(self.strides, default=0) >= 0 and self.count <= len(data)
         if not inside or (self.count and self.offset + last >= len(data)):
@@ -96,17 +96,6 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    content = _unpickle(archive, size)
-    arguments = content.get("args") if isinstance(content, dict) else None
-    state = _state(content)
-    wanted = sum(ref.count * ref.storage.dtype.itemsize for ref in state.values())
-    if wanted > 2 * size:  # a storage may be shared, as tied weights are
-        raise FileError("its tensors are larger than the file: it is damaged")
-    tensors = {name: ref.load() for name, ref in state.items()}
-    return tensors, arguments.attributes if isinstance(arguments, Record) else {}
-
-
-def _unpickle(archive: zipfile.ZipFile, size: int) -> Any:
     pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(pickles) != 1:
         raise FileError("a zip archive, but not one that torch.save wrote")
@@ -124,16 +113,19 @@ def _unpickle(archive: zipfile.ZipFile, size: int) -> Any:
         raise FileError("its entries are larger than the file: refused")
     if any(i.filename == order for i in read) and archive.read(order) != b"little":
         raise FileError("written on a big-endian machine: save it on another")
+    content = _TorchUnpickler(archive.read(pickles[0])).load()
+    state = _state(content)
+    wanted = sum(ref.count * ref.storage.dtype.itemsize for ref in state.values())
+    if wanted > 2 * size:  # a storage may be shared, as tied weights are
+        raise FileError("its tensors are larger than the file: it is damaged")
     read_storage = functools.cache(lambda key: archive.read(f"{root}data/{key}"))
-    return _TorchUnpickler(archive.read(pickles[0]), read_storage).load()
+    tensors = {name: ref.load(read_storage(ref.storage.key)) for name, ref in state.items()}
+    arguments = content.get("args") if isinstance(content, dict) else None
+    return tensors, arguments.attributes if isinstance(arguments, Record) else {}
 
 
 class _TorchUnpickler(DataUnpickler):
     """Knows what the names and storages of a checkpoint stand for."""
-
-    def __init__(self, content: bytes, read_storage: Callable[[str], bytes]):
-        super().__init__(content)
-        self._read_storage = read_storage
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -151,7 +143,7 @@ class _TorchUnpickler(DataUnpickler):
         kind, dtype, key = pid[:3]
         if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
             raise FileError("a storage of an unknown type: damaged, or of a newer PyTorch")
-        return _Storage(dtype, functools.partial(self._read_storage, key))
+        return _Storage(dtype, key)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
