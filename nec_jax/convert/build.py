@@ -100,13 +100,11 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
     size = fields["width"], fields["depth"], fields["heads"]
     arch = next((name for name, v in VARIANTS.items() if v[1:4] == size), None)
     config = ModelConfig(arch=arch or f"vit-{size[0]}x{size[1]}", **fields)
-    channels = config.embedding_width
-    empty = {"log_gain": np.zeros(channels, np.float32)}
-    weights: Weights = {
-        "encoder": imported.encoder,
-        "bottleneck": imported.bottleneck
-        or empty | {"density": density.init_density(jax.random.key(0), channels)},
+    bottleneck = imported.bottleneck or {
+        "log_gain": np.zeros(config.embedding_width, np.float32),
+        "density": density.init_density(jax.random.key(0), config.embedding_width),
     }
+    weights: Weights = {"encoder": imported.encoder, "bottleneck": bottleneck}
     if imported.decoder is not None:
         weights["decoder"] = imported.decoder
     like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
@@ -234,6 +232,8 @@ def _scale(found: str | Scale | None, bands: tuple[str, ...]) -> Scale | None:
             f"normalisation {found} is for red, green and blue, not {', '.join(bands)}: pass "
             "--mean and --std"
         )
+    if found not in NORMALISATIONS:
+        raise InputError(f"--normalisation {found}: choose from {', '.join(NORMALISATIONS)}")
     places = [_RGB.index(band) for band in bands]
     mean, std = (tuple(255.0 * values[i] for i in places) for values in NORMALISATIONS[found])
     return Scale(mean, std, "uint8")
@@ -266,13 +266,6 @@ def _place_positions(
 ) -> str | None:
     """Recognise fixed positions, or bring learned ones to the grid; return how, if resized."""
     patch = fields["patch"]
-    if imported.decoder_positions is not None:
-        counts = len(imported.positions), len(imported.decoder_positions) - 1
-        if counts[0] != counts[1]:
-            raise FileError(
-                f"the encoder has {counts[0]} positions and the decoder {counts[1]}: the tensors "
-                "are of different models"
-            )
     if (count := frames(imported.positions)) > 1:
         side = math.isqrt(len(imported.positions) // count)
         raise FileError(

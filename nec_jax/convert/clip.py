@@ -59,8 +59,7 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     if checkpoint.config:
         facts = {**_DEFAULTS, **facts}
     tensors = Tensors(checkpoint.tensors)
-    depth = facts.get("num_hidden_layers")
-    imported = take_encoder(tensors, prefix, names, depth=depth, patch_bias=False)
+    imported = take_encoder(tensors, prefix, names, depth=facts.get("num_hidden_layers"))
     # OpenAI's own files show it by what they hold; others with its names have either activation,
     # and open_clip has trained some models with another normalisation.
     original = who == "OpenAI" and "context_length" in tensors and "vocab_size" in tensors

@@ -32,8 +32,10 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     """Import encoder, decoder and, of NEC, density and tables; None if there is no such decoder."""
     found = checkpoint.tensors
     if "encoder.patch_embed.proj.weight" in found:
-        plain = {k.removeprefix("encoder.").removeprefix("decoder."): v for k, v in found.items()}
-        found = plain if len(plain) == len(found) else found  # else two would have one name
+        names = [name.removeprefix("encoder.").removeprefix("decoder.") for name in found]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise FileError(f"two tensors are named {twice} after encoder. or decoder.: keep one")
+        found = dict(zip(names, found.values(), strict=True))
     if "decoder_embed.weight" not in found or "patch_embed.proj.weight" not in found:
         return None
     tensors, told = Tensors(found), timm.read_config(checkpoint.config)

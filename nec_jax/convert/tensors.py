@@ -5,7 +5,7 @@ tensor is forgotten or invented.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ _VARIANTS = (
 )
 
 
-class Tensors:
+class Tensors(dict[str, NDArray]):
     """Hands out tensors as float32 and records what does not fit.
 
     A tensor that is missing or mis-shaped is replaced by zeros for now: `finish` raises an error
@@ -40,20 +40,14 @@ class Tensors:
     """
 
     def __init__(self, tensors: Mapping[str, NDArray]):
-        self._tensors = dict(tensors)
+        super().__init__(tensors)
         self._taken: set[str] = set()
         self._problems: list[str] = []
         self.left_out: list[str] = []
         for pattern, what in _VARIANTS:
-            found = next((n for n in sorted(self._tensors) if re.search(pattern, n)), None)
+            found = next((n for n in sorted(self) if re.search(pattern, n)), None)
             if found is not None:
                 raise FileError(f"{found}: this model has {what}, which is not a plain ViT's")
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
 
     def shape(self, name: str, *axes: int) -> tuple[int, ...]:
         """The shape of a tensor that the architecture is read from.
@@ -61,9 +55,9 @@ class Tensors:
         Raises:
           FileError: it is missing, or has another number of axes than any of `axes`.
         """
-        if name not in self._tensors:
+        if name not in self:
             raise FileError(f"missing {name}: is the checkpoint whole?")
-        shape = self._tensors[name].shape
+        shape = self[name].shape
         if len(shape) not in axes:
             wanted = " or ".join(map(str, axes))
             raise FileError(f"{name} has shape {list(shape)}: {wanted} axes were expected")
@@ -75,7 +69,7 @@ class Tensors:
         Axes of length one before it are dropped: projects differ in them.
         """
         self._taken.add(name)
-        found = self._tensors.get(name)
+        found = self.get(name)
         if found is None:
             self._problems.append(f"missing {name}")
         elif found.shape[-len(shape) :] != shape or set(found.shape[: -len(shape)]) - {1}:
@@ -92,14 +86,14 @@ class Tensors:
     def leave_out(self, pattern: str) -> None:
         """Leave out tensors that are known and not needed; the report names them."""
         # Sorted: safetensors gives tensors in another order each time, and the result has a digest.
-        left = sorted(self._tensors.keys() - self._taken)
+        left = sorted(self.keys() - self._taken)
         found = [n for n in left if re.fullmatch(pattern, n)]
         self._taken |= set(found)
         self.left_out += found
 
     def finish(self) -> None:
         """Raise FileError that names every missing, mis-shaped or unexpected tensor."""
-        unexpected = sorted(self._tensors.keys() - self._taken)
+        unexpected = sorted(self.keys() - self._taken)
         problems = self._problems + [f"unexpected {name}" for name in unexpected]
         if problems:
             raise FileError(
@@ -192,7 +186,6 @@ def take_encoder(
     *,
     depth: int | None = None,
     biased: bool = True,
-    patch_bias: bool = True,
     class_token: bool = True,
     registers: int = 0,
     placed: int = 1,
@@ -205,7 +198,6 @@ def take_encoder(
       names: those of the project; with a `pre_norm` or `registers` if the model has these.
       depth: number of blocks by the checkpoint's configuration.
       biased: whether queries, keys and values have a bias.
-      patch_bias: whether the patch embedding has one.
       class_token: whether there is a class token.
       registers: number of register tokens.
       placed: how many tokens before the grid have a position: none, the class token, or the
@@ -224,10 +216,10 @@ def take_encoder(
         "patch_embed": {"kernel": kernel},
         "norm": _norm(tensors, prefix + names.norm, width),
     }
-    if patch_bias:
-        weights["patch_embed"]["bias"] = tensors.take(f"{prefix}{names.patches}.bias", width)
-    if names.pre_norm:
+    if names.pre_norm:  # CLIP, whose patch embedding has no bias
         weights["pre_norm"] = _norm(tensors, prefix + names.pre_norm, width)
+    else:
+        weights["patch_embed"]["bias"] = tensors.take(f"{prefix}{names.patches}.bias", width)
     # The positions of these tokens are the same for any grid: they are added here.
     if class_token:
         weights["class_token"] = tensors.take(prefix + names.class_token, width)
@@ -246,7 +238,7 @@ def take_encoder(
         "depth": depth,
         "mlp_ratio": _mlp_ratio(hidden, width, fc1),
         "channels": channels,
-        "patch_bias": patch_bias,
+        "patch_bias": not names.pre_norm,
         "pre_norm": bool(names.pre_norm),
         "layer_scale": bool(names.block.scales),
         "class_token": class_token,
@@ -272,7 +264,11 @@ def add_decoder(
         raise FileError("encoder and decoder have MLPs of different ratios: not supported")
     depth = count_blocks(tensors, blocks, depth)
     count = tensors.shape(f"{prefix}decoder_pos_embed", 3)[1]
-    grid_side(count - 1, f"{prefix}decoder_pos_embed")
+    if count - 1 != len(imported.positions):
+        raise FileError(
+            f"the encoder has {len(imported.positions)} positions and the decoder {count - 1}: the "
+            "tensors are of different models"
+        )
     pixels = c["patch"] ** 2 * c["channels"]
     imported.decoder_positions = tensors.take(f"{prefix}decoder_pos_embed", count, width)
     imported.decoder = {

@@ -79,7 +79,6 @@ def encoder(tensors: Tensors, told: Mapping[str, Any], *, is_mae: bool = False) 
         names,
         depth=told.get("depth"),
         biased=biased,
-        patch_bias=not names.pre_norm,  # of CLIP's alone they have none
         class_token=has_class,
         registers=registers,
         placed=next((n for n in placed if _is_square(count - n)), 1),

@@ -79,6 +79,13 @@ def test_variants_that_are_no_plain_vit_are_refused(tensor, message, tmp_path: P
         convert(MAE, tmp_path, lambda t: t.update({tensor: np.zeros(1, np.float32)}))
 
 
+def test_two_tensors_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
+    """Prithvi's prefixes are dropped: one of two tensors would be forgotten without a word."""
+    more = {"decoder.norm.weight": np.ones(24, np.float32)}
+    with pytest.raises(FileError, match=r"two tensors are named norm\.weight"):
+        convert("prithvi", tmp_path, lambda t: t.update(more))
+
+
 def test_several_frames_and_grids_that_are_no_square(tmp_path: Path) -> None:
     def tubes(tensors):
         name = "encoder.patch_embed.proj.weight"
