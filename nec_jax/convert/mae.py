@@ -68,7 +68,7 @@ def _add_bottleneck(imported: Imported, tensors: Tensors) -> None:
     }
     quantiles = tensors.take("bottleneck.quantiles", channels, 1, 3)
     # Tables that were never made are empty.
-    if all(name in tensors and 0 not in tensors.shape(name, 1, 2) for name in _TABLES):
+    if all(name in tensors and tensors[name].size for name in _TABLES):
         imported.tables = quantiles[:, 0, 1], _tables(tensors, channels)
     tensors.leave_out(_NOT_NEEDED)
 

@@ -53,14 +53,14 @@ class Tensors(dict[str, NDArray]):
         """The shape of a tensor that the architecture is read from.
 
         Raises:
-          FileError: it is missing, or has another number of axes than any of `axes`.
+          FileError: it is missing, empty, or has another number of axes than any of `axes`.
         """
         if name not in self:
             raise FileError(f"missing {name}: is the checkpoint whole?")
         shape = self[name].shape
-        if len(shape) not in axes:
+        if len(shape) not in axes or 0 in shape:
             wanted = " or ".join(map(str, axes))
-            raise FileError(f"{name} has shape {list(shape)}: {wanted} axes were expected")
+            raise FileError(f"{name} has shape {list(shape)}: {wanted} axes were expected, none 0")
         return shape
 
     def take(self, name: str, *shape: int, kind: str = "f") -> NDArray[np.float32]:

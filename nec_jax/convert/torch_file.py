@@ -148,9 +148,8 @@ class _TorchUnpickler(DataUnpickler):
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
     sound = len(shape) == len(strides) <= _MAX_AXES and isinstance(storage, _Storage)
-    numbers = (offset, *shape, *strides) if sound else ()
-    sound = sound and all(isinstance(n, int) and abs(n) < INTEGER_LIMIT for n in numbers)
-    if not sound or min(shape, default=0) < 0:
+    whole = (isinstance(n, int) and abs(n) < INTEGER_LIMIT for n in (offset, *shape, *strides))
+    if not sound or not all(whole) or min(shape, default=0) < 0:
         raise FileError("a tensor that is not described by whole numbers: the file is damaged")
     return TensorRef(storage, offset, tuple(shape), tuple(strides))
 

@@ -37,6 +37,22 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
         assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("pos_embed", (1, 0, 24)),
+        ("pos_embed", (1, 17, 0)),
+        ("patch_embed.proj.weight", (0, 3, 8, 8)),
+        ("patch_embed.proj.weight", (24, 3, 0, 0)),
+        ("decoder_embed.weight", (0, 24)),
+        ("blocks.0.mlp.fc1.weight", (0, 24)),
+    ],
+)
+def test_an_empty_tensor_is_named(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=rf"{name} has shape .*axes were expected, none 0"):
+        convert(MAE, tmp_path, lambda t: t.update({name: np.zeros(shape, np.float32)}))
+
+
 def test_however_many_are_missing_each_is_named(tmp_path: Path) -> None:
     biases = [name for name in tensors_of(MAE) if name.endswith(".bias")]
     assert len(biases) > 20
