@@ -48,12 +48,11 @@ _DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12, "num_hidden_
 
 def convert(checkpoint: Checkpoint) -> Imported | None:
     """Import an image tower, known by the norm before its blocks; texts are left out."""
-    names, who = _OPENAI, "OpenAI"
-    prefix = prefix_of(checkpoint.tensors, f"{names.pre_norm}.weight")
-    if prefix is None:
-        names, who = _TRANSFORMERS, "transformers"
+    for names, who in ((_OPENAI, "OpenAI"), (_TRANSFORMERS, "transformers")):
         prefix = prefix_of(checkpoint.tensors, f"{names.pre_norm}.weight")
-    if prefix is None:
+        if prefix is not None:
+            break
+    else:
         return None
     facts = checkpoint.config.get("vision_config") or checkpoint.config
     if checkpoint.config:
