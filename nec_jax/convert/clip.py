@@ -48,12 +48,13 @@ _DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12, "num_hidden_
 
 def convert(checkpoint: Checkpoint) -> Imported | None:
     """Import an image tower, known by the norm before its blocks; texts are left out."""
-    for names, who in ((_OPENAI, "OpenAI"), (_TRANSFORMERS, "transformers")):
+    for names in (_OPENAI, _TRANSFORMERS):
         prefix = prefix_of(checkpoint.tensors, f"{names.pre_norm}.weight")
         if prefix is not None:
             break
     else:
         return None
+    openai = names is _OPENAI
     facts = checkpoint.config.get("vision_config") or checkpoint.config
     if checkpoint.config:
         facts = {**_DEFAULTS, **facts}
@@ -61,14 +62,14 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     imported = take_encoder(tensors, prefix, names, depth=facts.get("num_hidden_layers"))
     # OpenAI's own files show it by what they hold; others with its names have either activation,
     # and open_clip has trained some models with another normalisation.
-    original = who == "OpenAI" and "context_length" in tensors and "vocab_size" in tensors
+    original = openai and "context_length" in tensors and "vocab_size" in tensors
     tensors.leave_out(_NOT_NEEDED)
-    if prefix or who == "transformers":
+    if prefix or not openai:
         tensors.leave_out(_TEXTS)
     tensors.finish()
     size = imported.config["width"], imported.config["depth"]
-    imported.kind = f"CLIP image tower ({who})"
-    imported.resizing = "antialiased" if who == "OpenAI" else "bicubic"
+    imported.kind = f"CLIP image tower ({'OpenAI' if openai else 'transformers'})"
+    imported.resizing = "antialiased" if openai else "bicubic"
     imported.epsilon = float(facts.get("layer_norm_eps", 1e-5))
     imported.heads = facts.get("num_attention_heads", HEADS.get(size))
     imported.activation = "quick-gelu" if original else huggingface.activation(facts)
