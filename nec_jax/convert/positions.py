@@ -39,9 +39,8 @@ def frames(positions: NDArray[np.float32]) -> int:
     """
     for count in range(2, len(positions)):
         size = len(positions) // count
-        if len(positions) % count or math.isqrt(size) ** 2 != size or size == 1:
-            continue
-        if size == count:  # rows of one frame differ by a constant as well
+        # If size is count, rows of one frame differ by a constant as well.
+        if len(positions) % count or math.isqrt(size) ** 2 != size or size in (1, count):
             continue
         shifts = positions.reshape(count, size, -1) - positions[:size]
         if np.ptp(shifts, axis=1).max() <= _SINCOS_TOLERANCE:
@@ -76,13 +75,11 @@ def resize(positions: NDArray[np.float32], side: int, how: Resizing) -> NDArray[
 def _weights(old: int, new: int, how: Resizing) -> NDArray[np.float64]:
     """[new, old]: the weight of each old position in each new one."""
     scale = old / (new + 0.1) if how == "dinov2" else old / new
-    wide = max(scale, 1.0) if how == "antialiased" else 1.0
     centres = (np.arange(new) + 0.5) * scale - 0.5
     matrix = np.zeros((new, old))
     for row, centre in enumerate(centres):
         if how == "antialiased":
-            taps = np.arange(old)
-            weights = _cubic((taps - centre) / wide, -0.5)
+            weights = _cubic((np.arange(old) - centre) / max(scale, 1.0), -0.5)
             matrix[row] = weights / weights.sum()
         else:
             taps = math.floor(centre) + np.arange(-1, 3)

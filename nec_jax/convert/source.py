@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
@@ -12,6 +13,11 @@ from numpy.typing import NDArray
 from coder import FileError, files
 from nec_jax.convert.torch_file import read_torch_file
 
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "BOOL": "?",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1",
+}  # fmt: skip
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -65,19 +71,11 @@ def _open_folder(path: Path) -> Checkpoint:
             path,
         )
     whole = open_checkpoint(found[0])
-    return Checkpoint(
-        path.name,
-        whole.tensors,
-        _read_json(path / "config.json"),
-        _preprocessor(path),
-        whole.arguments,
-    )
-
-
-def _preprocessor(path: Path) -> dict[str, Any]:
     # Processors of images and texts (CLIP's) are one file since the fifth transformers.
     both = _read_json(path / "processor_config.json").get("image_processor")
-    return _read_json(path / "preprocessor_config.json") or both or {}
+    preprocessor = _read_json(path / "preprocessor_config.json") or both or {}
+    config = _read_json(path / "config.json")
+    return Checkpoint(path.name, whole.tensors, config, preprocessor, whole.arguments)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray]:
-    # Not safetensors.numpy.load_file: NumPy has no bfloat16.
+    # Not safetensors.numpy.load_file, which has no bfloat16.
     try:
         return {name: _array(item) for name, item in safetensors.deserialize(path.read_bytes())}
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -93,13 +91,8 @@ def _read_safetensors(path: Path) -> dict[str, NDArray]:
 
 
 def _array(item: Mapping[str, Any]) -> NDArray:
-    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
-    kinds |= {"I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"}
-    kinds |= {"U64": "<u8", "U32": "<u4", "U16": "<u2"}
-    values = np.frombuffer(item["data"], kinds[item["dtype"]]).reshape(item["shape"])
-    if item["dtype"] == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values
+    values = np.frombuffer(item["data"], _DTYPES[item["dtype"]]).reshape(item["shape"])
+    return values.astype(np.float32) if values.dtype == jnp.bfloat16 else values
 
 
 def _plain(tensors: dict[str, NDArray]) -> dict[str, NDArray]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,16 +22,16 @@ from coder.errors import about
 from nec_jax.convert.unpickle import INTEGER_LIMIT, DataUnpickler, Record
 
 _STORAGES = {
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "<i1",
-    "ByteStorage": "<u1",
-    "BoolStorage": "?",
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("<i1"),
+    "ByteStorage": np.dtype("<u1"),
+    "BoolStorage": np.dtype("?"),
 }
 _MAX_AXES = 8
 _MAX_ATTRIBUTES = 1_000_000
@@ -40,12 +41,8 @@ _STATE_KEYS = ("model", "state_dict", "model_state_dict")
 
 @dataclass(frozen=True)
 class _Storage:
-    dtype: str
-    read: Callable[[], bytes]
-
-    @property
-    def itemsize(self) -> int:
-        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+    dtype: np.dtype
+    key: str  # of its entry in the archive
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,18 @@ class TensorRef:
         """Number of values."""
         return math.prod(self.shape)
 
-    def load(self) -> NDArray:
-        """The values. Raises FileError if they reach beyond their storage."""
-        wide = self.storage.dtype == "bfloat16"
-        data = np.frombuffer(self.storage.read(), "<u2" if wide else self.storage.dtype)
+    def load(self, content: bytes) -> NDArray:
+        """The values in the content of their storage. Raises FileError if they reach beyond it."""
+        data = np.frombuffer(content, self.storage.dtype)
         last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         inside = self.offset >= 0 and min(self.strides, default=0) >= 0 and self.count <= len(data)
         if not inside or (self.count and self.offset + last >= len(data)):
             raise FileError("a tensor that reaches beyond its storage: the file is damaged")
-        step = data.itemsize
+        steps = [stride * data.itemsize for stride in self.strides]
         values = np.lib.stride_tricks.as_strided(
-            data[self.offset :], self.shape, [s * step for s in self.strides], writeable=False
+            data[self.offset :], self.shape, steps, writeable=False
         )
-        if wide:
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return np.array(values)
+        return values.astype(np.float32) if data.dtype == jnp.bfloat16 else np.array(values)
 
 
 def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -102,17 +96,6 @@ def read_torch_file(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    content = _unpickle(archive, size)
-    arguments = content.get("args") if isinstance(content, dict) else None
-    state = _state(content)
-    wanted = sum(ref.count * ref.storage.itemsize for ref in state.values())
-    if wanted > 2 * size:  # a storage may be shared, as tied weights are
-        raise FileError("its tensors are larger than the file: it is damaged")
-    tensors = {name: ref.load() for name, ref in state.items()}
-    return tensors, arguments.attributes if isinstance(arguments, Record) else {}
-
-
-def _unpickle(archive: zipfile.ZipFile, size: int) -> Any:
     pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(pickles) != 1:
         raise FileError("a zip archive, but not one that torch.save wrote")
@@ -130,16 +113,19 @@ def _unpickle(archive: zipfile.ZipFile, size: int) -> Any:
         raise FileError("its entries are larger than the file: refused")
     if any(i.filename == order for i in read) and archive.read(order) != b"little":
         raise FileError("written on a big-endian machine: save it on another")
+    content = _TorchUnpickler(archive.read(pickles[0])).load()
+    state = _state(content)
+    wanted = sum(ref.count * ref.storage.dtype.itemsize for ref in state.values())
+    if wanted > 2 * size:  # a storage may be shared, as tied weights are
+        raise FileError("its tensors are larger than the file: it is damaged")
     read_storage = functools.cache(lambda key: archive.read(f"{root}data/{key}"))
-    return _TorchUnpickler(archive.read(pickles[0]), read_storage).load()
+    tensors = {name: ref.load(read_storage(ref.storage.key)) for name, ref in state.items()}
+    arguments = content.get("args") if isinstance(content, dict) else None
+    return tensors, arguments.attributes if isinstance(arguments, Record) else {}
 
 
 class _TorchUnpickler(DataUnpickler):
     """Knows what the names and storages of a checkpoint stand for."""
-
-    def __init__(self, content: bytes, read_storage: Callable[[str], bytes]):
-        super().__init__(content)
-        self._read_storage = read_storage
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -155,16 +141,15 @@ class _TorchUnpickler(DataUnpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key = pid[:3]
-        if kind != "storage" or dtype not in _STORAGES.values() or not isinstance(key, str):
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
             raise FileError("a storage of an unknown type: damaged, or of a newer PyTorch")
-        return _Storage(dtype, functools.partial(self._read_storage, key))
+        return _Storage(dtype, key)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRef:
     sound = len(shape) == len(strides) <= _MAX_AXES and isinstance(storage, _Storage)
-    numbers = (offset, *shape, *strides) if sound else ()
-    sound = sound and all(isinstance(n, int) and abs(n) < INTEGER_LIMIT for n in numbers)
-    if not sound or min(shape, default=0) < 0:
+    whole = (isinstance(n, int) and abs(n) < INTEGER_LIMIT for n in (offset, *shape, *strides))
+    if not sound or not all(whole) or min(shape, default=0) < 0:
         raise FileError("a tensor that is not described by whole numbers: the file is damaged")
     return TensorRef(storage, offset, tuple(shape), tuple(strides))
 
@@ -182,10 +167,10 @@ _BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _empty_dict,
     ("torch", "Size"): lambda *shape: shape,
     # TorchScript's typed lists and dictionaries.
-    ("torch.jit._pickle", "build_intlist"): lambda items: items,
-    ("torch.jit._pickle", "build_doublelist"): lambda items: items,
-    ("torch.jit._pickle", "build_boollist"): lambda items: items,
-    ("torch.jit._pickle", "build_tensorlist"): lambda items: items,
+    **{
+        ("torch.jit._pickle", f"build_{kind}list"): lambda items: items
+        for kind in ("int", "double", "bool", "tensor")
+    },
     ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
     ("argparse", "Namespace"): Record,
     # Numbers and paths of training scripts, which nothing here needs: they become inert.

@@ -131,8 +131,7 @@ def coloured(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """RGB [H, W, 3] from palette indices [H, W], and where the colour is transparent."""
     table = np.zeros((max(palette) + 1, 4), np.uint8)
-    for index, colour in palette.items():
-        table[index] = colour
+    table[list(palette)] = list(palette.values())
     if indices.max() >= len(table):
         raise DataError(f"its palette has {len(table)} colours, a pixel is {indices.max()}")
     coloured = table[indices]

@@ -6,37 +6,35 @@ The first bytes of a file decide its kind, not its name or Pillow's mode.
 import re
 import stat
 import struct
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from nec_jax.images.colours import (
-    TIFFS,
-    black_is_zero,
-    coloured,
-    refuse_colours,
-    refuse_other_colours,
+from nec_jax.images.colours import refuse_colours
+from nec_jax.images.rasters import (
+    RASTERS,
+    Header,
+    SceneError,
+    read_raster,
+    read_raster_header,
+    read_raster_indices,
 )
 from nec_jax.images.record import (
-    IGNORE,
-    Affine,
+    Box,
     CorruptImageError,
     DataError,
-    MissingPixels,
     Record,
+    cut,
     raise_passing,
+    slices_of,
+    whole,
 )
-
-if TYPE_CHECKING:
-    from rasterio.io import DatasetReader
-
-Box = tuple[int, int, int, int]  # row, column, height, width in pixels
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff",
@@ -44,9 +42,6 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 LARGEST = 1024  # maximum side of a georeferenced image that is not taken for a scene
 
-_RASTERS = (  # what rasterio reads: TIFF, BigTIFF, JPEG 2000 in a file or as a codestream
-    *TIFFS, b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
-)  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Formats of at most 8 bits per band, besides PNG: Pillow would read others as 8 bits.
 _PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -56,10 +51,6 @@ _OF_SIDECARS = re.compile(rb"<(NoDataValue|Scale|Offset)\b")
 # What may turn a PNG, wherever in the file it stands.
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pillow's names of them
-
-
-class SceneError(DataError):
-    """A scene where an image is expected: it would become one embedding of very few tokens."""
 
 
 def read_image(
@@ -110,42 +101,15 @@ def decode(
     path: Path, image_id: str, box: Box | None = None, *, largest: int | None = None
 ) -> Record:
     """Read an image as `read_image` does, and say under `missing` which pixels are missing."""
-    # Decoders raise nearly anything on damaged bytes (SyntaxError, struct.error, KeyError ...).
-    try:
-        with open_regular(path) as file:
-            head = _head(file)
-            if not head.startswith(_RASTERS):
-                _refuse_sidecars(path)
-                return _crop_all(read_picture(file, image_id), box)
-            white_is_zero = refuse_colours(file, head)
-        return _read_raster(path, image_id, box, largest, white_is_zero)
-    except (ModuleNotFoundError, MemoryError, SceneError):
-        raise
-    except Exception as error:
-        _raise_passing(error, path)
-        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
-
-
-def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
-    """Return a decoded record of the window `box` of `path`, unless pixels are missing.
-
-    Raises:
-        MissingPixels: how many are missing, why, and where the first one is.
-    """
-    gaps = {kind: where for kind, where in record.pop("missing", {}).items() if where.any()}
-    if not gaps:
-        return record
-    where = np.logical_or.reduce(list(gaps.values()))
-    row, col = (int(place[0]) for place in np.nonzero(where))
-    kinds = " and ".join(gaps)
-    top, left = box[:2] if box else (0, 0)
-    raise MissingPixels(
-        f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
-        f"in at least one band ({kinds}), the first at row {top + row}, column {left + col}; an "
-        "encoder needs whole images: fill these pixels, or cut images that have none. If they are "
-        "not missing, the file says so wrongly: unset its nodata value, its mask, or its mark of "
-        "alpha (gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
-    )
+    with _naming(path), open_regular(path) as file:
+        head = _head(file)
+        if head.startswith(RASTERS):
+            record = read_raster(path, image_id, box, largest, refuse_colours(file, head))
+            if missing := record.get("missing", {}) | not_finite(record["image"]):
+                record["missing"] = missing
+            return record
+        _refuse_sidecars(path)
+        return cut(read_picture(file, image_id), box)
 
 
 def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
@@ -159,79 +123,41 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
             that programs do not agree on the indices; a scale; a picture with a file beside it that
             says what is missing, as in `read_image`. The message names it.
     """
-    try:
-        with open_regular(path) as file:
-            head = _head(file)
-            picture = not head.startswith(_RASTERS)
-            if picture:
-                _refuse_sidecars(path)
-            mask = _crop(_read_indices(file, head), box) if picture else None
-            if mask is None and refuse_colours(file, head):
-                raise DataError(
-                    "white is zero in it (photometric MINISWHITE), and programs do not agree on "
-                    "the class indices that this means: save it as MINISBLACK"
-                )
-        if mask is None:
-            mask = _read_raster_indices(path, box)
+    with _naming(path, "the mask "), open_regular(path) as file:
+        head = _head(file)
+        if not head.startswith(RASTERS):
+            _refuse_sidecars(path)
+            mask = _read_indices(file, head)[slices_of(box)]
+        elif refuse_colours(file, head):
+            raise DataError(
+                "white is zero in it (photometric MINISWHITE), and programs do not agree on the "
+                "class indices that this means: save it as MINISBLACK"
+            )
+        else:
+            mask = read_raster_indices(path, box)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
             raise DataError(
                 f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}: "
                 "save the index of each pixel's class, rather than its colour or an alpha"
             )
         return mask.astype(np.uint8)
-    except (ModuleNotFoundError, MemoryError):
-        raise
-    except Exception as error:
-        _raise_passing(error, path)
-        raise CorruptImageError(f"cannot read the mask {path}: {reason_of(error)}") from error
-
-
-class Header(NamedTuple):
-    """The position of the pixels of an image or mask, from its header.
-
-    Attributes:
-        size: (height, width) in pixels, as the image is shown.
-        orientation: the EXIF orientation, 1 to 8; 1 means as stored.
-        transform: the affine a to f: pixel -> crs; None without georeference.
-        crs: rasterio's object, which compares by meaning; None if unknown.
-    """
-
-    size: tuple[int, int]
-    orientation: int = 1
-    transform: tuple[float, ...] | None = None
-    crs: Any = None
 
 
 def read_header(path: Path) -> Header:
     """Read the header of an image, and no pixels; CorruptImageError as read_image."""
-    try:
-        with open_regular(path) as file:
-            head = _head(file)
-            if not head.startswith(_RASTERS):
-                with Image.open(file, formats=_PICTURES) as image:
-                    height, width = image.height, image.width
-                    if head.startswith(_PNG):  # its EXIF may come last
-                        file.seek(0)
-                        content = file.read()
-                        if any(name in content for name in _PNG_EXIF):
-                            image.load()
-                    turn = _orientation(image)
-                    return Header((width, height) if turn >= 5 else (height, width), turn)
-        with open_raster(path) as dataset:
-            place = dataset.transform
-            placed = not (place.is_identity or place.is_degenerate)
-            transform = tuple(place[:6]) if placed else None
-            return Header(dataset.shape, transform=transform, crs=dataset.crs)
-    except (ModuleNotFoundError, MemoryError):
-        raise
-    except Exception as error:
-        _raise_passing(error, path)
-        raise CorruptImageError(f"cannot read {path}: {reason_of(error)}") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) in pixels from the header alone; CorruptImageError as read_image."""
-    return read_header(path).size
+    with _naming(path), open_regular(path) as file:
+        head = _head(file)
+        if head.startswith(RASTERS):
+            return read_raster_header(path)
+        with Image.open(file, formats=_PICTURES) as image:
+            height, width = image.height, image.width
+            if head.startswith(_PNG):  # its EXIF may come last
+                file.seek(0)
+                content = file.read()
+                if any(name in content for name in _PNG_EXIF):
+                    image.load()
+            turn = _orientation(image)
+            return Header((width, height) if turn >= 5 else (height, width), turn)
 
 
 def is_raster(path: Path) -> bool:
@@ -241,10 +167,22 @@ def is_raster(path: Path) -> bool:
     """
     try:
         with open_regular(path) as file:
-            return _head(file).startswith(_RASTERS)
+            return _head(file).startswith(RASTERS)
     except (OSError, DataError) as error:
         raise_passing(error, path)
         return False
+
+
+@contextmanager
+def _naming(path: Path, what: str = "") -> Iterator[None]:
+    """Name the file in the errors of decoders, which raise nearly anything on damaged bytes."""
+    try:
+        yield
+    except (ModuleNotFoundError, MemoryError, SceneError):
+        raise
+    except Exception as error:  # SyntaxError, struct.error, KeyError ...
+        _raise_passing(error, path)
+        raise CorruptImageError(f"cannot read {what}{path}: {reason_of(error)}") from error
 
 
 def _raise_passing(error: Exception, path: Path) -> None:
@@ -263,35 +201,6 @@ def open_regular(path: Path) -> IO[bytes]:
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataError("it is no regular file")
     return path.open("rb")
-
-
-def open_raster(path: Path) -> "DatasetReader":
-    """Open `path` with rasterio, without its warning about missing georeference."""
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'reading {path.name} needs rasterio: pip install "nec-jax[scenes]"'
-        ) from error
-    # Not warnings.catch_warnings: it swaps the process' filters, which is not thread-safe.
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    return rasterio.open(path)
-
-
-def cut(record: Record, box: Box) -> Record:
-    """Return the window `box` of an already decoded record (the arrays are views)."""
-    out = _crop_all(record, box)
-    if "transform" in out:
-        out["transform"] = _moved(out["transform"], box)
-    return out
-
-
-def _moved(transform: Sequence[float], box: Box | None) -> Affine:
-    """The transform of a window."""
-    a, b, c, d, e, f = transform
-    row, col = box[:2] if box else (0, 0)
-    return a, b, c + a * col + b * row, d, e, f + d * col + e * row
 
 
 def not_finite(image: np.ndarray) -> dict[str, NDArray[np.bool_]]:
@@ -318,12 +227,21 @@ def _png_depth(head: bytes) -> int:
     return head[24] if head.startswith(_PNG) and len(head) > 24 else 0
 
 
+def _open_picture(file: IO[bytes]) -> Image.Image:
+    """Open a picture of one frame."""
+    image = Image.open(file, formats=_PICTURES)
+    # The further pictures of a camera's JPEG (MPO) are previews or another eye's view.
+    frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"it has {frames} frames: save each as a file of its own")
+    return image
+
+
 def read_picture(file: IO[bytes], image_id: str) -> Record:
     """Read an open JPEG, PNG or WebP file as `decode` does; raises nearly anything."""
     record: Record
     head = _head(file)
-    with Image.open(file, formats=_PICTURES) as image:
-        _refuse_frames(image)
+    with _open_picture(file) as image:
         image.load()  # before its EXIF is asked for, which may come last
         if image.mode not in _MODES and _png_depth(head) != 16:
             raise DataError(
@@ -361,13 +279,6 @@ def _refuse_sidecars(path: Path) -> None:
         raise DataError(f"the file {about.name} beside it has a {found[1].decode()}, {remedy}")
 
 
-def _refuse_frames(image: Image.Image) -> None:
-    # The further pictures of a camera's JPEG (MPO) are previews or another eye's view.
-    frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise DataError(f"it has {frames} frames: save each as a file of its own")
-
-
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1, as it is stored, where EXIF is damaged."""
     if not any(name in image.info for name in _ORIENTED):
@@ -394,162 +305,14 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _read_indices(file: IO[bytes], head: bytes) -> np.ndarray:
     """Class indices of a picture's pixels; for a palette image, its indices."""
-    with Image.open(file, formats=_PICTURES) as image:
-        _refuse_frames(image)
+    with _open_picture(file) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError("JPEG changes the class indices of a mask: save it as PNG or TIFF")
-        mask = np.asarray(image)
-        mask = turned(mask, _orientation(image))
+        mask = turned(np.asarray(image), _orientation(image))
     depth = _png_depth(head)
     if depth in (2, 4) and image.mode == "L":  # which Pillow stretches to 0 to 255
         return mask // np.uint8(255 // (2**depth - 1))
     return mask
-
-
-def _read_raster(
-    path: Path, image_id: str, box: Box | None, largest: int | None, white_is_zero: bool
-) -> Record:
-    from rasterio.enums import ColorInterp
-
-    with open_raster(path) as dataset:
-        _refuse_pages(dataset)
-        if largest is not None and max(dataset.shape) > largest and _is_georeferenced(dataset):
-            raise SceneError(
-                f"{path} is a scene of {dataset.height} x {dataset.width} px, which would be one "
-                f"embedding of a few tokens: pass --chip N (open_source: chip=N), to cut all "
-                f"images into windows of N x N px; or keep images of at most {largest} px"
-            )
-        options = _window(box)
-        kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
-        bands = [index for index, kind in kinds.items() if kind != ColorInterp.alpha]
-        if not bands:
-            raise DataError("it has no band but alpha")
-        _refuse_scaled(dataset, bands)
-        refuse_other_colours([kinds[index].name for index in bands])
-        image = np.moveaxis(dataset.read(bands, **options), 0, -1)
-        if image.dtype.kind not in "uif":
-            raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
-        missing = _missing(dataset, bands, options) | not_finite(image)
-        bits = _bits(dataset)
-        if white_is_zero:
-            image = black_is_zero(image, bits)
-        elif kinds[bands[0]] == ColorInterp.palette:
-            image, transparent = coloured(image[..., 0], dataset.colormap(bands[0]))
-            missing |= {"transparent": transparent}
-            bits = 8
-        if bits < 8:
-            image = (image.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-        record: Record = {"id": image_id, "image": image}
-        if missing:
-            record["missing"] = missing
-        if dataset.crs is not None:
-            record["crs"] = dataset.crs.to_string()
-        if not dataset.transform.is_identity:
-            record["transform"] = _moved(dataset.transform[:6], box)
-    return record
-
-
-def _read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
-    with open_raster(path) as dataset:
-        _refuse_pages(dataset)
-        _refuse_scaled(dataset, list(dataset.indexes))
-        if lossy := _loss(dataset):
-            raise DataError(f"{lossy} changes the class indices of a mask: save it without loss")
-        mask = np.moveaxis(dataset.read(**_window(box)), 0, -1)
-        if mask.shape[-1] == 1:
-            mask = mask[..., 0]
-            for missing in _missing(dataset, [1], _window(box)).values():
-                mask[missing] = IGNORE
-    return mask
-
-
-def _window(box: Box | None) -> dict[str, Any]:
-    if box is None:
-        return {}
-    row, col, height, width = box
-    return {"window": ((row, row + height), (col, col + width))}
-
-
-def _refuse_pages(dataset: "DatasetReader") -> None:
-    if len(dataset.subdatasets) > 1:
-        raise DataError(f"it has {len(dataset.subdatasets)} pages: save each as a file of its own")
-
-
-def _loss(dataset: "DatasetReader") -> str:
-    """The lossy compression of a dataset, which may have changed its values; empty if none."""
-    said = dataset.tags(ns="IMAGE_STRUCTURE")
-    kind = said.get("COMPRESSION", "JPEG 2000")
-    if kind in ("JPEG", "YCbCr JPEG"):
-        return "JPEG"
-    # LERC rounds whole numbers by less than one where its tolerance is less.
-    lossy = (
-        said.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or float(said.get("MAX_Z_ERROR", 0)) >= 1
-    )
-    return f"lossy {kind}" if lossy else ""
-
-
-def _refuse_scaled(dataset: "DatasetReader", bands: list[int]) -> None:
-    for index in bands:
-        scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
-        if (scale, offset) != (1, 0):
-            raise DataError(
-                f"its band {index} has the scale {scale:g} and the offset {offset:g}, and files "
-                "with others mean other things by the same numbers: store what is meant "
-                "(gdal_translate -unscale -ot Float32 IN OUT); or, where the numbers are meant as "
-                "they are stored, say so (gdal_edit.py -scale 1 -offset 0 FILE)"
-            )
-
-
-def _is_georeferenced(dataset: "DatasetReader") -> bool:
-    placed = dataset.crs is not None or not dataset.transform.is_identity
-    return placed or bool(dataset.gcps[0]) or dataset.rpcs is not None
-
-
-def _missing(
-    dataset: "DatasetReader", bands: list[int], options: dict[str, Any]
-) -> dict[str, NDArray[np.bool_]]:
-    """Where a band of a dataset is missing, by nodata tag, mask or alpha band."""
-    from rasterio.enums import MaskFlags
-
-    flags = {flag for index in bands for flag in dataset.mask_flag_enums[index - 1]}
-    if flags <= {MaskFlags.all_valid}:
-        return {}
-    where = (dataset.read_masks(bands, **options) < 255).any(0)
-    if MaskFlags.alpha in flags:
-        kind = (
-            "transparent: "
-            + ", ".join(f"band {index}" for index in dataset.indexes if index not in bands)
-            + " is marked as alpha"
-        )
-    elif MaskFlags.nodata in flags:
-        values = dict.fromkeys(v for v in dataset.nodatavals if v is not None)
-        kind = "nodata value " + ", ".join(f"{value:.6g}" for value in values)
-    else:
-        kind = "left out by the file's mask"
-    return {kind: where} if where.any() else {}
-
-
-def _bits(dataset: "DatasetReader") -> int:
-    """Bits per sample, if the file declares fewer than its dtype has."""
-    named = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-    return int(named or 8 * np.dtype(dataset.dtypes[0]).itemsize)
-
-
-def _crop_all(record: Record, box: Box | None) -> Record:
-    out = record.copy()
-    out["image"] = _crop(out["image"], box)
-    if "mask" in out:
-        out["mask"] = _crop(out["mask"], box)
-    if "missing" in out:
-        out["missing"] = {kind: _crop(where, box) for kind, where in out["missing"].items()}
-    return out
-
-
-def _crop(array: np.ndarray, box: Box | None) -> np.ndarray:
-    if box is None:
-        return array
-    row, col, height, width = box
-    return array[row : row + height, col : col + width]
 
 
 def reason_of(error: BaseException) -> str:

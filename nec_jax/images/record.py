@@ -1,8 +1,8 @@
-"""Data sources: random-access sequences of records, one per image; and errors of images."""
+"""Data sources: random-access sequences of records, one per image; their windows and errors."""
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, Required, TypedDict
 
@@ -11,7 +11,7 @@ import numpy as np
 from coder.errors import printable
 
 IGNORE = 255  # mask value of pixels that no loss or score may read
-
+Box = tuple[int, int, int, int]  # row, column, height, width in pixels
 
 Affine = tuple[float, float, float, float, float, float]
 """a to f: pixel -> crs."""
@@ -110,3 +110,55 @@ class MissingPixels(CorruptImageError):
     An encoder needs whole images, and a number that stands for "nothing here" would be blended
     with its neighbours and counted in the normalisation: such an image is not read.
     """
+
+
+def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
+    """Return a decoded record of the window `box` of `path`, unless pixels are missing.
+
+    Raises:
+        MissingPixels: how many are missing, why, and where the first one is.
+    """
+    gaps = {kind: where for kind, where in record.pop("missing", {}).items() if where.any()}
+    if not gaps:
+        return record
+    where = np.logical_or.reduce(list(gaps.values()))
+    row, col = (int(place[0]) for place in np.nonzero(where))
+    kinds = " and ".join(gaps)
+    top, left = box[:2] if box else (0, 0)
+    raise MissingPixels(
+        f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
+        f"in at least one band ({kinds}), the first at row {top + row}, column {left + col}; an "
+        "encoder needs whole images: fill these pixels, or cut images that have none. If they are "
+        "not missing, the file says so wrongly: unset its nodata value, its mask, or its mark of "
+        "alpha (gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
+    )
+
+
+def cut(record: Record, box: Box | None) -> Record:
+    """Return the window `box` of an already decoded record (the arrays are views)."""
+    if box is None:
+        return record
+    out, window = record.copy(), slices_of(box)
+    out["image"] = out["image"][window]
+    if "mask" in out:
+        out["mask"] = out["mask"][window]
+    if "missing" in out:
+        out["missing"] = {kind: where[window] for kind, where in out["missing"].items()}
+    if "transform" in out:
+        out["transform"] = moved(out["transform"], box)
+    return out
+
+
+def slices_of(box: Box | None) -> tuple[slice, slice]:
+    """The rows and columns of a window."""
+    if box is None:
+        return np.s_[:, :]
+    row, col, height, width = box
+    return np.s_[row : row + height, col : col + width]
+
+
+def moved(transform: Sequence[float], box: Box | None) -> Affine:
+    """The transform of a window."""
+    a, b, c, d, e, f = transform
+    row, col = box[:2] if box else (0, 0)
+    return a, b, c + a * col + b * row, d, e, f + d * col + e * row

@@ -5,22 +5,17 @@ from typing import overload
 import numpy as np
 from PIL import Image
 
-from nec_jax.images.record import DataError
+from nec_jax.images.record import Box, DataError
 
 _SCALE = (0.2, 1.0)  # area of a random crop, as a fraction of the image's
 _RATIO = (3 / 4, 4 / 3)  # its width / height
 _LONG = 8  # longer side over shorter side of an image that is cropped before it is resized
 
 
-def resize(
-    image: np.ndarray,
-    height: int,
-    width: int,
-    box: tuple[int, int, int, int] | None = None,
-) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int, box: Box | None = None) -> np.ndarray:
     """Resize [H, W, C] to [height, width, C], bicubic and antialiased, in the same dtype.
 
-    `box` = (row, col, height, width) is the part to read. Integers are rounded and clipped.
+    `box` is the part to read. Integers are rounded and clipped.
     """
     row, col, box_height, box_width = box or (0, 0, *image.shape[:2])
     region = (col, row, col + box_width, row + box_height)
@@ -102,7 +97,7 @@ def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
     return out[:, ::-1] if rng.random() < 0.5 else out
 
 
-def _random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _random_box(height: int, width: int, rng: np.random.Generator) -> Box:
     for _ in range(10):
         area = height * width * rng.uniform(*_SCALE)
         aspect = np.exp(rng.uniform(*np.log(_RATIO)))

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from coder.errors import printable
-from nec_jax.images.read import (
+from nec_jax.images.rasters import Header
+from nec_jax.images.read import decode, is_raster, read_header, read_mask
+from nec_jax.images.record import (
+    IGNORE,
     Box,
-    Header,
+    CorruptImageError,
+    DataError,
+    Record,
     cut,
-    decode,
-    is_raster,
-    read_header,
-    read_mask,
     whole,
 )
-from nec_jax.images.record import IGNORE, CorruptImageError, DataError, Record
 
 CHIP = 256  # default side of windows of data sets that are always cut, pixels
 _APART = 0.1  # maximum distance of the corners of a mask from those of its image, pixels
@@ -177,25 +177,26 @@ def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) ->
             f"{of_mask.orientation}), which may be of the image as stored or as shown: save both "
             "upright, without the tag (ImageOps.exif_transpose of Pillow, or exiftran -a)"
         )
-    if of_image.transform is None or of_mask.transform is None:
+    place, other = of_image.transform, of_mask.transform
+    if place is None or other is None:
         return
-    apart = _distance(of_image, of_mask)
+    apart = _distance(place, other, *of_image.size)
     if apart > _APART or (of_image.crs and of_mask.crs and of_image.crs != of_mask.crs):
         raise DataError(
             f"{image} and its mask {mask} are georeferenced in different places: {apart:,.3g} px "
-            f"apart, transforms {of_image.transform} and {of_mask.transform}, in {of_image.crs} "
+            f"apart, transforms {place} and {other}, in {of_image.crs} "
             f"and {of_mask.crs}: warp the mask to the grid of its image (gdalwarp -te, -tr, "
             "-t_srs, -r near); or, if it lies on it already, give it the georeference of the image"
         )
 
 
-def _distance(image: Header, mask: Header) -> float:
-    """The largest distance between corners of a mask and of its image, in image pixels."""
-    assert image.transform is not None
-    assert mask.transform is not None
-    a, b, _, d, e, _ = image.transform
-    height, width = image.size
-    moved = np.subtract(mask.transform, image.transform)
+def _distance(image: tuple[float, ...], mask: tuple[float, ...], height: int, width: int) -> float:
+    """The largest distance between corners of an image and of its mask, by their transforms.
+
+    In pixels of the image, which has height x width of them.
+    """
+    a, b, _, d, e, _ = image
+    moved = np.subtract(mask, image)
     corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)])
     metres = corners @ moved.reshape(2, 3).T
     return float(np.abs(np.linalg.solve([[a, b], [d, e]], metres.T)).max())
@@ -258,9 +259,6 @@ def names_of(values: set[int], name: str) -> tuple[str, ...]:
         log.warning(
             "%d of the %d classes of %s are in no mask: the masks hold %s, and classes are "
             "counted from 0 to the highest",
-            count - len(indices),
-            count,
-            printable(name),
-            held,
-        )
+            count - len(indices), count, printable(name), held,
+        )  # fmt: skip
     return tuple(map(str, range(count)))

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.flax
 from convert_cases import GOLDEN, MAE, convert, options_of, rewritten, tensors_of
 from folders import TESTS
 
@@ -15,6 +17,7 @@ import nec_jax
 from coder import FileError, InputError
 from coder.cli import main
 from nec_jax import convert_checkpoint
+from nec_jax.convert.source import open_checkpoint
 
 
 def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -35,6 +38,22 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
         "norm.bias holds NaN",
     ):
         assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("pos_embed", (1, 0, 24)),
+        ("pos_embed", (1, 17, 0)),
+        ("patch_embed.proj.weight", (0, 3, 8, 8)),
+        ("patch_embed.proj.weight", (24, 3, 0, 0)),
+        ("decoder_embed.weight", (0, 24)),
+        ("blocks.0.mlp.fc1.weight", (0, 24)),
+    ],
+)
+def test_an_empty_tensor_is_named(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=rf"{name} has shape .*axes were expected, none empty"):
+        convert(MAE, tmp_path, lambda t: t.update({name: np.zeros(shape, np.float32)}))
 
 
 def test_however_many_are_missing_each_is_named(tmp_path: Path) -> None:
@@ -77,6 +96,13 @@ def test_one_tensor_more_or_less_is_refused_everywhere(case: str, tmp_path: Path
 def test_variants_that_are_no_plain_vit_are_refused(tensor, message, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=f"{tensor}: this model has.*{message}"):
         convert(MAE, tmp_path, lambda t: t.update({tensor: np.zeros(1, np.float32)}))
+
+
+def test_two_tensors_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
+    """Prithvi's prefixes are dropped: one of two tensors would be forgotten without a word."""
+    more = {"decoder.norm.weight": np.ones(24, np.float32)}
+    with pytest.raises(FileError, match=r"two tensors are named norm\.weight"):
+        convert("prithvi", tmp_path, lambda t: t.update(more))
 
 
 def test_several_frames_and_grids_that_are_no_square(tmp_path: Path) -> None:
@@ -208,6 +234,16 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(FileError, match=r"not a checkpoint that this knows.*begin with layer_"):
         convert("timm", tmp_path, rename)
+
+
+def test_bfloat16_of_safetensors_is_float32_of_the_same_value(tmp_path: Path) -> None:
+    values = np.array([[1.0, -2.5, 3.140625], [0.0, 1e-30, 65280.0]], np.float32)
+    path = tmp_path / "x.safetensors"
+    safetensors.flax.save_file({"x": jnp.asarray(values, jnp.bfloat16)}, path)
+    found = open_checkpoint(path).tensors["x"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values.astype(jnp.bfloat16).astype(np.float32))
+    np.testing.assert_array_equal(found[0], values[0])
 
 
 def test_names_of_blocks_that_do_not_follow_are_unexpected(tmp_path: Path) -> None:

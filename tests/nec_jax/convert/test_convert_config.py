@@ -182,6 +182,8 @@ def test_units_of_the_normalisation(tmp_path: Path) -> None:
     rgb = convert_checkpoint(timm, **told).config
     bgr = convert_checkpoint(timm, bands=("blue", "green", "red"), **told).config
     assert bgr.mean == rgb.mean[::-1]
+    with pytest.raises(InputError, match="--normalisation x: choose from imagenet, inception, fm"):
+        convert_checkpoint(timm, heads=3, normalisation="x")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is for red, green and blue, not nir, red, green"):
         convert_checkpoint(timm, bands=("nir", "red", "green"), **told)
 

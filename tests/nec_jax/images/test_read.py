@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
 
+from nec_jax.images import rasters
 from nec_jax.images import read as module
-from nec_jax.images.read import image_size, is_raster, read_image, read_mask
+from nec_jax.images.read import is_raster, read_header, read_image, read_mask
 from train.data import (
     CorruptImageError,
     DataError,
@@ -34,6 +35,10 @@ PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10
 def put(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    return read_header(path).size
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -567,7 +572,7 @@ def test_an_error_of_the_system_is_none_of_the_image(
     ]
     for reader in readers:
         monkeypatch.setattr(module, "open_regular", fail if place == "opened" else kept)
-        monkeypatch.setattr(module, "open_raster", fail_as_gdal)
+        monkeypatch.setattr(rasters, "open_raster", fail_as_gdal)
         error = OSError if number in PASSING else DataError
         with pytest.raises(error, match=r"a\.tif") as caught:
             reader()

@@ -1,0 +1,177 @@
+"""Read TIFF and JPEG 2000 files with rasterio: whole, or one window at a time."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nec_jax.images.colours import TIFFS, black_is_zero, coloured, refuse_other_colours
+from nec_jax.images.record import IGNORE, Box, DataError, Record, moved, slices_of
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+RASTERS = (*TIFFS, b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+"""What these files begin with: TIFF, BigTIFF, JPEG 2000 in a file or as a codestream."""
+
+
+class SceneError(DataError):
+    """A scene where an image is expected: it would become one embedding of very few tokens."""
+
+
+class Header(NamedTuple):
+    """The position of the pixels of an image or mask, from its header.
+
+    Attributes:
+        size: (height, width) in pixels, as the image is shown.
+        orientation: the EXIF orientation, 1 to 8; 1 means as stored.
+        transform: the affine a to f: pixel -> crs; None without georeference.
+        crs: rasterio's object, which compares by meaning; None if unknown.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+    transform: tuple[float, ...] | None = None
+    crs: Any = None
+
+
+def read_raster_header(path: Path) -> Header:
+    """Read the header of a raster."""
+    with open_raster(path) as dataset:
+        place = dataset.transform
+        placed = not (place.is_identity or place.is_degenerate)
+        transform = tuple(place[:6]) if placed else None
+        return Header(dataset.shape, transform=transform, crs=dataset.crs)
+
+
+def read_raster(
+    path: Path, image_id: str, box: Box | None, largest: int | None, white_is_zero: bool
+) -> Record:
+    """Read an image as `nec_jax.images.read.decode` does, but for NaN and infinity."""
+    from rasterio.enums import ColorInterp
+
+    with open_raster(path) as dataset:
+        _refuse_pages(dataset)
+        if largest is not None and max(dataset.shape) > largest and _is_georeferenced(dataset):
+            raise SceneError(
+                f"{path} is a scene of {dataset.height} x {dataset.width} px, which would be one "
+                f"embedding of a few tokens: pass --chip N (open_source: chip=N), to cut all "
+                f"images into windows of N x N px; or keep images of at most {largest} px"
+            )
+        window = box and slices_of(box)
+        kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
+        bands = [index for index, kind in kinds.items() if kind != ColorInterp.alpha]
+        if not bands:
+            raise DataError("it has no band but alpha")
+        _refuse_scaled(dataset, bands)
+        refuse_other_colours([kinds[index].name for index in bands])
+        image = np.moveaxis(dataset.read(bands, window=window), 0, -1)
+        if image.dtype.kind not in "uif":
+            raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
+        missing = _missing(dataset, bands, window)
+        # A file may say that fewer bits of its dtype are in use.
+        bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * image.dtype.itemsize))
+        if white_is_zero:
+            image = black_is_zero(image, bits)
+        elif kinds[bands[0]] == ColorInterp.palette:
+            image, transparent = coloured(image[..., 0], dataset.colormap(bands[0]))
+            missing |= {"transparent": transparent}
+            bits = 8
+        if bits < 8:
+            image = (image.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+        record: Record = {"id": image_id, "image": image}
+        if missing:
+            record["missing"] = missing
+        if dataset.crs is not None:
+            record["crs"] = dataset.crs.to_string()
+        if not dataset.transform.is_identity:
+            record["transform"] = moved(dataset.transform[:6], box)
+    return record
+
+
+def read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
+    """Read the class indices of a mask, which has one band if it is [H, W]."""
+    with open_raster(path) as dataset:
+        _refuse_pages(dataset)
+        _refuse_scaled(dataset, list(dataset.indexes))
+        if lossy := _loss(dataset):
+            raise DataError(f"{lossy} changes the class indices of a mask: save it without loss")
+        window = box and slices_of(box)
+        mask = np.moveaxis(dataset.read(window=window), 0, -1)
+        if mask.shape[-1] == 1:
+            mask = mask[..., 0]
+            for missing in _missing(dataset, [1], window).values():
+                mask[missing] = IGNORE
+    return mask
+
+
+def open_raster(path: Path) -> "DatasetReader":
+    """Open `path` with rasterio, without its warning about missing georeference."""
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'reading {path.name} needs rasterio: pip install "nec-jax[scenes]"'
+        ) from error
+    # Not warnings.catch_warnings: it swaps the process' filters, which is not thread-safe.
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    return rasterio.open(path)
+
+
+def _refuse_pages(dataset: "DatasetReader") -> None:
+    if len(dataset.subdatasets) > 1:
+        raise DataError(f"it has {len(dataset.subdatasets)} pages: save each as a file of its own")
+
+
+def _loss(dataset: "DatasetReader") -> str:
+    """The lossy compression of a dataset, which may have changed its values; empty if none."""
+    said = dataset.tags(ns="IMAGE_STRUCTURE")
+    kind = said.get("COMPRESSION", "JPEG 2000")
+    if kind in ("JPEG", "YCbCr JPEG"):
+        return "JPEG"
+    # LERC rounds whole numbers by less than one where its tolerance is less.
+    lossy = (
+        said.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or float(said.get("MAX_Z_ERROR", 0)) >= 1
+    )
+    return f"lossy {kind}" if lossy else ""
+
+
+def _refuse_scaled(dataset: "DatasetReader", bands: list[int]) -> None:
+    for index in bands:
+        scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
+        if (scale, offset) != (1, 0):
+            raise DataError(
+                f"its band {index} has the scale {scale:g} and the offset {offset:g}, and files "
+                "with others mean other things by the same numbers: store what is meant "
+                "(gdal_translate -unscale -ot Float32 IN OUT); or, where the numbers are meant as "
+                "they are stored, say so (gdal_edit.py -scale 1 -offset 0 FILE)"
+            )
+
+
+def _is_georeferenced(dataset: "DatasetReader") -> bool:
+    placed = dataset.crs is not None or not dataset.transform.is_identity
+    return placed or bool(dataset.gcps[0]) or dataset.rpcs is not None
+
+
+def _missing(
+    dataset: "DatasetReader", bands: list[int], window: tuple[slice, slice] | None
+) -> dict[str, NDArray[np.bool_]]:
+    """Where a band of a dataset is missing, by nodata tag, mask or alpha band."""
+    from rasterio.enums import MaskFlags
+
+    flags = {flag for index in bands for flag in dataset.mask_flag_enums[index - 1]}
+    if flags <= {MaskFlags.all_valid}:
+        return {}
+    where = (dataset.read_masks(bands, window=window) < 255).any(0)
+    if MaskFlags.alpha in flags:
+        alpha = ", ".join(f"band {index}" for index in dataset.indexes if index not in bands)
+        kind = f"transparent: {alpha} is marked as alpha"
+    elif MaskFlags.nodata in flags:
+        values = dict.fromkeys(v for v in dataset.nodatavals if v is not None)
+        kind = "nodata value " + ", ".join(f"{value:.6g}" for value in values)
+    else:
+        kind = "left out by the file's mask"
+    return {kind: where} if where.any() else {}
