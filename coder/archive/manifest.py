@@ -97,44 +97,36 @@ def lost(
       state: the result of `read_state`; None for an archive of an earlier version, or another
         group.
     """
-    earlier = state is None and is_earlier(group, arrays)
-    if state is not None or earlier:
-        others = list(_of_others(arrays))
-        yield from others
-        if others:  # what is recorded is of other arrays
-            return
-    if earlier:
-        listed = names(group)
-        for name in (*_EARLIER, "class_token"):
-            # Whether there were class tokens, only what is left of them says.
-            if name not in arrays and (name in _EARLIER or name in listed):
-                yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
-        for name in (name for name in _WRITTEN if name in arrays):
-            array = arrays[name]
-            parts = shard_slices(array)
-            for i in sorted(set(range(len(parts))) - written_shards(array)):
-                what = f"is not stored (lost, or never written): {images_of(parts[i])}"
-                yield Lost(shard_key(array, i), what, name)
-    for name, ranges in sorted((state or {"shards": {}})["shards"].items()):
-        array = arrays.get(name)
-        if array is None:
+    if state is None and not is_earlier(group, arrays):
+        return
+    others = list(_of_others(arrays))
+    yield from others
+    if others:  # what is recorded is of other arrays
+        return
+    if state is not None:
+        required, what = set(state["shards"]), "is lost"
+    else:
+        # Whether there were class tokens, only what is left of them says.
+        required = {*_EARLIER, *({"class_token"} & {*arrays, *names(group)})}
+        what = "is not stored (lost, or never written)"
+    for name in sorted(required):
+        if name not in arrays:
             yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
             continue
-        parts = shard_slices(array)
-        expected = expected_shards(array, ranges)
-        if (
-            state
-            and state["state"] == "complete"
-            and name == "valid"
-            and len(expected) < len(parts)
-        ):
+        array, parts = arrays[name], shard_slices(arrays[name])
+        if state is not None:
+            expected = expected_shards(array, state["shards"][name])
+        else:
+            expected = set(range(len(parts))) if name in _WRITTEN else set()
+        is_whole = len(expected) == len(parts)
+        if name == "valid" and state and state["state"] == "complete" and not is_whole:
             text = (
                 f"says that {len(expected)} of {len(parts)} shards of `valid` were written: it was "
                 "copied or resized by another program, which must call coder.archive.finish"
             )
             yield Lost("zarr.json", text, name)
         for i in sorted(expected - written_shards(array)):
-            yield Lost(shard_key(array, i), f"is lost: {images_of(parts[i])}", name)
+            yield Lost(shard_key(array, i), f"{what}: {images_of(parts[i])}", name)
 
 
 def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:

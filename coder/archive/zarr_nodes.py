@@ -121,6 +121,23 @@ def members(
     return arrays, damaged
 
 
+def opened(group: zarr.Group) -> dict[str, zarr.Array]:
+    """All arrays of a group, by name, each of which can be opened and read.
+
+    Raises:
+      NoPermission: (a FileError) a part of one may not be read.
+      FileError: a member cannot be opened.
+    """
+    arrays, damaged = members(group)
+    for name, error in damaged.items():
+        if isinstance(error, NoPermission):
+            raise error
+        raise FileError(f"{name} cannot be opened: {error}")
+    for array in arrays.values():
+        check_readable(array)
+    return arrays
+
+
 def names(group: zarr.Group) -> list[str]:
     """The names directly below a group in its store, members or not."""
 
@@ -132,7 +149,12 @@ def names(group: zarr.Group) -> list[str]:
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
     """The places of an array's shards (or of its chunks, without shards) that are in its store."""
-    there = set(_keys(array))
+
+    async def listed() -> set[str]:
+        prefix = f"{array.path}/" if array.path else ""
+        return {name async for name in array.store_path.store.list_prefix(prefix)}
+
+    there = sync(listed())
     return {place for place in _places(array) if key(array, place) in there}
 
 
@@ -140,8 +162,8 @@ def lost(array: zarr.Array) -> list[str]:
     """Keys of shards, or chunks, that an array must have (`WHOLE`) and does not."""
     if not array.attrs.get(WHOLE):
         return []
-    there = set(_keys(array))
-    return [name for place in _places(array) if (name := key(array, place)) not in there]
+    there = stored(array)
+    return [key(array, place) for place in _places(array) if place not in there]
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:
@@ -237,15 +259,6 @@ def _places(array: zarr.Array) -> Iterator[tuple[int, ...]]:
     sizes = array.shards or array.chunks
     sides = (range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True))
     return itertools.product(*sides)
-
-
-def _keys(array: zarr.Array) -> list[str]:
-    prefix = f"{array.path}/" if array.path else ""
-
-    async def listed() -> list[str]:
-        return [name async for name in array.store_path.store.list_prefix(prefix)]
-
-    return sync(listed())
 
 
 async def _others(*, cancelled: bool = False) -> None:

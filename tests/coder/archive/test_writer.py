@@ -111,6 +111,19 @@ def test_damage_of_what_is_valid_is_written_again(tmp_path):
         assert contents(tmp_path / "a") == before
 
 
+@pytest.mark.parametrize("stop", [None, 3])
+@pytest.mark.parametrize("size", [0, 5, -1])
+def test_a_shard_that_is_cut_short_is_written_again(size, stop, tmp_path):
+    written(tmp_path / "whole", BAD)
+    written(tmp_path / "a", BAD, stop=stop)
+    shard = tmp_path / "a/embedding/c/1/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:size])
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        assert slice(8, 16) in writer.missing()
+    written(tmp_path / "a", BAD)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
 def test_unreadable_images_are_read_again_on_demand(tmp_path):
     written(tmp_path / "whole")
     written(tmp_path / "a", BAD)
