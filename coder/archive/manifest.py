@@ -1,6 +1,5 @@
 """The record of an archive: the shards that it must hold, and what is lost or changed."""
 
-import asyncio
 import hashlib
 import itertools
 import re
@@ -9,10 +8,11 @@ from typing import Any, NamedTuple
 
 import zarr
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from coder.archive.zarr_codec import nec_codec
-from coder.archive.zarr_nodes import key, members, names, stored
+from coder.archive.zarr_nodes import key, members, names, settled, stored
 from coder.errors import FileError
 
 ATTRIBUTE = "nec_archive"
@@ -242,31 +242,25 @@ def images_of(part: slice) -> str:
     return f"images {part.start} to {part.stop - 1}"
 
 
-def _digests(array: zarr.Array, numbers: set[int] | None = None) -> Iterator[tuple[int, str]]:
+def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[int, str]]:
     """The number of each stored shard, in order, and the digest of its bytes.
 
     A CRC would not do: a blob, and a chunk with a checksum, ends with its own CRC, and the CRC of
     such data is the same number for all of them.
     """
     places = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
-    get = array.store_path.store.get
-
-    async def some(part: Sequence[tuple[int, ...]]) -> list[Any]:
-        prototype = default_buffer_prototype()
-        return await asyncio.gather(*(get(key(array, one), prototype) for one in part))
-
-    def contents() -> Iterator[tuple[int, bytes]]:
-        for i in range(0, len(places), _AT_ONCE):
-            part = places[i : i + _AT_ONCE]
-            for one, data in zip(part, sync(some(part)), strict=True):
-                yield one[0], b"" if data is None else data.to_bytes()
-
     # An array that another program cut in more dimensions has several chunks for some images.
-    for number, chunks in itertools.groupby(contents(), lambda one: one[0]):
+    shards = [(n, [*chunks]) for n, chunks in itertools.groupby(places, lambda place: place[0])]
+
+    async def digest(number: int, chunks: Iterable[tuple[int, ...]]) -> tuple[int, str]:
         sha = hashlib.sha256()
-        for _, data in chunks:
-            sha.update(data)
-        yield number, sha.hexdigest()[:_DIGITS]
+        for place in chunks:
+            data = await array.store_path.store.get(key(array, place), default_buffer_prototype())
+            sha.update(b"" if data is None else data.to_bytes())
+        return number, sha.hexdigest()[:_DIGITS]
+
+    with settled():
+        return sync(concurrent_map(shards, digest, limit=_AT_ONCE))
 
 
 def _ranges(numbers: set[int]) -> list[list[int]]:

@@ -233,11 +233,11 @@ class Writer:
 
         Args:
           images: the number of each.
-          y: [images, n, D], or of any shape where there are none.
+          y: [images, n, D].
         """
         grid = self._plan.grid
         for_grid, for_class = self._plan.codec.split()
-        for image, one in zip(images.tolist(), y, strict=False):
+        for image, one in zip(images.tolist(), y, strict=True):
             named("image", image, for_grid.encode, one[-grid[0] * grid[1] :], grid)
             if for_class is not None:
                 named("image", image, for_class.encode_quietly, one[:1], (1, 1))
@@ -379,14 +379,15 @@ class Writer:
         if not self._warned:
             warn_of_integers(values.dtype, stacklevel=3)
             self._warned = values.dtype.kind in "iu"
-        y = as_floats(values)
         (_, height, width, channels), tokens = arrays["embedding"].shape, "class_token" in arrays
-        if good.any() and y.shape != (good.sum(), height * width + tokens, channels):
+        shape = (int(good.sum()), height * width + tokens, channels)
+        y = as_floats(values) if good.any() else np.empty(shape, np.float32)
+        if y.shape != shape:
             raise InputError(
-                f"embeddings of shape {y.shape}: give {good.sum()} of {height * width + tokens} "
-                f"tokens of {channels} channels"
+                f"embeddings of shape {y.shape}: give {shape[0]} of {shape[1]} tokens of "
+                f"{channels} channels"
             )
-        if good.any() and not (finite := np.isfinite(y).all((1, 2))).all():
+        if not (finite := np.isfinite(y).all((1, 2))).all():
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
         self._refuse_known(names, images)
@@ -396,15 +397,13 @@ class Writer:
         if self._state["state"] == "complete":
             self._begin_again(number)
         grids = np.full((count, height, width, channels), np.nan, np.float32)
-        if good.any():
-            grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
+        grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
         self._delete("valid", number)
         self._delete("embedding", number)  # zarr would read it first, and it may be damaged
         arrays["embedding"][images] = grids
         if tokens:
             classes = np.full((count, channels), np.nan, np.float32)
-            if good.any():
-                classes[good] = y[:, 0]
+            classes[good] = y[:, 0]
             arrays["class_token"][images] = classes
         # Of any length: NumPy's text of one length takes the memory of the longest for each.
         arrays["id"][images] = np.array(names, object)

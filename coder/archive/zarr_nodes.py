@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
@@ -29,7 +30,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
     path = local_path(store)
     if path is not None and not path.is_dir():
         files.check_input(path, "Zarr group or array")
-        raise FileError("a file: an archive is a folder", path)
+        raise FileError("is a file, and an archive is a folder: give the folder", path)
     if path is not None:
         check_metadata(path)
     with about_store(store):
@@ -173,14 +174,9 @@ def key(array: zarr.Array, place: tuple[int, ...]) -> str:
 
 def empty_keys(array: zarr.Array) -> list[str]:
     """Keys of an array's shards, or chunks, without bytes: zarr reads some as fill value."""
-    keys = [key(array, place) for place in sorted(stored(array))]
-
-    async def sizes(some: Sequence[str]) -> list[int]:
-        return await asyncio.gather(*map(array.store_path.store.getsize, some))
-
-    batches = (keys[i : i + 64] for i in range(0, len(keys), 64))
-    found = (zip(some, sync(sizes(some)), strict=True) for some in batches)
-    return [name for name, size in itertools.chain.from_iterable(found) if size == 0]
+    keys = [(key(array, place),) for place in sorted(stored(array))]
+    sizes = sync(concurrent_map(keys, array.store_path.store.getsize, limit=64))
+    return [name for (name,), size in zip(keys, sizes, strict=True) if size == 0]
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
@@ -218,8 +214,10 @@ def place(store: Any) -> Any:
         for scheme in ("file://", "local://"):
             if store.startswith(scheme):
                 return Path(store.removeprefix(scheme))
-    if isinstance(store, FsspecStore) and "file" in _protocols(store) and not store.read_only:
-        return Path(store.path)
+    if isinstance(store, FsspecStore) and not store.read_only:
+        protocol = store.fs.protocol  # a text, or several
+        if "file" in ([protocol] if isinstance(protocol, str) else protocol):
+            return Path(store.path)
     if isinstance(store, StorePath):
         folder = local_path(store.store)
         if folder is not None:
@@ -247,11 +245,6 @@ def about_store(store: Any) -> AbstractContextManager[None]:
     """`errors.about`, for anything that zarr opens."""
     path = local_path(store)
     return about(str(store) if path is None else path)
-
-
-def _protocols(store: FsspecStore) -> tuple[str, ...]:
-    protocol = store.fs.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
 def _places(array: zarr.Array) -> Iterator[tuple[int, ...]]:
