@@ -45,7 +45,7 @@ def check_input(path: PathLike, what: str = "file") -> Path:
     if not stat.S_ISREG(found.st_mode):
         raise FileError(f"is a pipe or a device: give the path of a {what}", path)
     if found.st_size == 0:
-        raise FileError(f"an empty file: nothing was written to it, give a whole {what}", path)
+        raise FileError(f"is an empty file: give a whole {what}", path)
     if not os.access(path, os.R_OK):
         raise NoPermission(path=path)
     return Path(path)
@@ -64,7 +64,7 @@ def real_path(path: PathLike) -> Path:
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:
-        raise OutputError(f"no name of a file ({error}): give another", path) from error
+        raise OutputError(f"not the name of a file ({error}): give another", path) from error
 
 
 def read_json(path: PathLike, what: str = "file") -> dict[str, Any]:
@@ -85,10 +85,9 @@ def make_folder(path: PathLike) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise OutputError("is a file, or lies below one, and a folder is needed", path) from error
-    except OSError as error:
-        raise OutputError(f"cannot be made: {error.strerror}", path) from error
-    except ValueError as error:  # a NUL in the name
-        raise OutputError(f"cannot be made: {error}", path) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"the folder cannot be made: {reason}", path) from error
 
 
 def check_output(
@@ -114,9 +113,9 @@ def check_output(
     """
     target = real_path(path)
     if os.fspath(path) == "" or target.name == "":
-        raise OutputError("no name of a file: give one", path)
+        raise OutputError("not the name of a file: give one", path)
     if os.fspath(path) == "-":
-        raise OutputError("is no standard output here, nor a name: give the name of a file", path)
+        raise OutputError("standard output cannot be written to: give the name of a file", path)
     _refuse_inputs(path, target, inputs)
     try:
         # Not of `target`: that of /dev/stdout, as a pipe, is a name of no file.
@@ -124,7 +123,7 @@ def check_output(
     except FileNotFoundError:
         mode = None
     except NotADirectoryError as error:
-        raise OutputError("a part of this path is a file, not a folder", path) from error
+        raise OutputError("a part of this path is a file: give another path", path) from error
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", path) from error
     if mode is not None:
@@ -132,7 +131,7 @@ def check_output(
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}: make it first", path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {target.parent} cannot be written: no permission", path)
+        raise OutputError(f"no permission to write in {target.parent}: change it", path)
     return target
 
 
@@ -154,9 +153,9 @@ def check_outputs(
         return
     there = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     if not there.is_dir():
-        raise OutputError(f"cannot be made: {there} is a file", folder)
+        raise OutputError(f"cannot be made, for {there} is a file: choose another", folder)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot be made: no permission to write in {there}", folder)
+        raise OutputError(f"no permission to write in {there}: change it", folder)
     for name in names:
         _refuse_inputs(folder, place / name, inputs)
 
@@ -202,7 +201,9 @@ def writing_all(
             if target.exists():
                 shutil.copymode(target, part)
             if not overwrite and os.path.lexists(target):
-                raise OutputError("was made by somebody else in the meantime", path)
+                raise OutputError(
+                    "was made by another process meanwhile: choose another output", path
+                )
         for _, target, part in parts:
             part.replace(target)
     except OSError as error:
@@ -235,7 +236,9 @@ def writing_folder(
         _say_full(error, path)
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        raise OutputError("was made by somebody else in the meantime", path) from error
+        raise OutputError(
+            "was made by another process meanwhile: choose another output", path
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -312,7 +315,7 @@ def _refuse_existing(
         raise OutputError("exists: choose another output, or replace it with --overwrite", path)
     if folder and any(target.iterdir()) and not _is_zarr_array(target):
         raise OutputError(
-            "is a folder of other files than one Zarr array, which is never replaced", path
+            "holds other files than one Zarr array, so it is never replaced: choose another", path
         )
 
 

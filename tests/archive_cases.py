@@ -1,5 +1,6 @@
 """An archive of few embeddings, and what is to be read of it."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -55,3 +56,10 @@ def written(store, unreadable=(), *, stop=None, **settings) -> Any:
 
 def contents(path) -> dict:
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def change(path, edit) -> None:
+    """Edit a JSON file in place."""
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))

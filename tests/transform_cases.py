@@ -39,3 +39,11 @@ def embeddings(with_class_token: bool, count: int = 12, seed: int = 2) -> NDArra
     if not with_class_token:
         return y
     return np.concatenate([class_tokens(seed, count)[:, None], y], axis=1)
+
+
+def smooth_tiles(height: int, width: int) -> np.ndarray:
+    """[1, height, width, D]: of tiles, for walks lead too far on long sides."""
+    down, right = -(-height // 8), -(-width // 8)
+    tiles = smooth_embeddings(3, down * right, (8, 8)).reshape(down, right, 8, 8, CHANNELS)
+    whole = tiles.swapaxes(1, 2).reshape(8 * down, 8 * right, CHANNELS)
+    return whole[None, :height, :width]

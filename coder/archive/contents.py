@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -15,33 +17,10 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import StorePath
 
 from coder import files
+from coder.archive import manifest, zarr_nodes
 from coder.archive.lock import locked
-from coder.archive.manifest import (
-    ATTRIBUTE,
-    begun,
-    changed,
-    completed,
-    images_of,
-    is_earlier,
-    lost,
-    progress,
-    read_state,
-    shard_key,
-    shard_size,
-    shard_slices,
-    written_shards,
-)
+from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import NecCodec
-from coder.archive.zarr_nodes import (
-    about_store,
-    check_readable,
-    is_empty,
-    local_path,
-    members,
-    open_node,
-    place,
-    read,
-)
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
@@ -62,14 +41,51 @@ def even_shard(count: int, most: int = SHARD) -> int:
     return -(-count // shards)
 
 
-def check_one_quality(codec: Any) -> None:
-    """Raise CodecError unless this is a codec of one quality."""
+@dataclass(frozen=True)
+class Plan:
+    """What an archive is made of; checked by `planned`."""
+
+    codec: OneQualityCodec
+    count: int
+    grid: tuple[int, int]
+    shard: int
+    attributes: Mapping[str, Any]
+
+
+def planned(
+    codec: Any,
+    count: int,
+    grid: tuple[int, int],
+    shard: int | None,
+    attributes: Mapping[str, Any] | None,
+) -> Plan:
+    """Check the arguments of `create`. Raises CodecError and InputError, as it does."""
     if not isinstance(codec, OneQualityCodec):
         raise CodecError("an archive has one quality: cut one out of the codec, codec.at(quality)")
+    for name in _OWN:
+        if name in (attributes or {}):
+            raise InputError(f"the attribute {name} is the archive's own: choose another name")
+    try:
+        as_read = json.loads(json.dumps(dict(attributes or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"attributes that are not JSON: {error}") from error
+    count = check_whole("count", count)
+    shard = even_shard(count) if shard is None else check_whole("shard", shard, 1, _MOST)
+    height, width = as_grid(grid)
+    if height * width > codec.max_tokens:
+        raise InputError(
+            f"a grid of {height} x {width} tokens: this codec takes at most {codec.max_tokens}"
+        )
+    if codec.class_token and shard > codec.max_tokens:
+        raise InputError(
+            f"the class tokens of a shard of {shard} images are one blob, and this codec takes "
+            f"at most {codec.max_tokens} tokens: give a smaller shard"
+        )
+    return Plan(codec, count, (height, width), shard, as_read)
 
 
 def check_store(store: Any) -> None:
-    """Raises OutputError for a store in which nothing can be written again, as a zip file."""
+    """Raise OutputError if files of a store cannot be written again, as in a zip file."""
     if isinstance(store, StorePath):
         store = store.store
     if not isinstance(store, Store):
@@ -77,10 +93,11 @@ def check_store(store: Any) -> None:
     if not store.supports_deletes:
         raise OutputError(
             f"{type(store).__name__} deletes nothing, and an archive's record is written again "
-            "when it is complete: write a folder (give its path), and zip that; it can be read so"
+            "when it is complete: write a folder (give its path), and zip that; a zip file can be "
+            "read"
         )
     if store.read_only:
-        raise OutputError("a store that is open for reading alone: open it for writing")
+        raise OutputError("the store is open for reading only: open it for writing")
 
 
 def create(
@@ -110,50 +127,28 @@ def create(
       OutputError: there is something in the store, it cannot be written again, or another process
         makes or writes it.
     """
-    store = place(store)
-    path = local_path(store)
-    if path is None:
-        return create_locked(store, codec, count, grid, shard, attributes)
-    with about_store(store), locked(path):
-        return create_locked(store, codec, count, grid, shard, attributes)
+    store = zarr_nodes.place(store)
+    with zarr_nodes.about_store(store):
+        plan = planned(codec, count, grid, shard, attributes)
+        check_store(store)
+        with locked(zarr_nodes.local_path(store)):
+            return create_locked(store, plan)
 
 
-def create_locked(
-    store: Any,
-    codec: OneQualityCodec,
-    count: int,
-    grid: tuple[int, int],
-    shard: int | None,
-    attributes: Mapping[str, Any] | None,
-) -> zarr.Group:
-    """`create`, for a caller that holds the lock of the folder."""
-    check_store(store)
-    attributes = check_attributes(attributes)
-    check_one_quality(codec)
-    count = check_whole("count", count)
-    shard = even_shard(count) if shard is None else check_whole("shard", shard, 1, _MOST)
-    height, width = as_grid(grid)
-    if height * width > codec.max_tokens:
-        raise InputError(
-            f"a grid of {height} x {width}: this codec takes {codec.max_tokens} tokens"
-        )
-    if codec.class_token and shard > codec.max_tokens:
-        raise InputError(
-            f"the class tokens of a shard of {shard} images are one blob, and this codec takes "
-            f"{codec.max_tokens} tokens: give a smaller shard"
-        )
-    settings = (codec, count, (height, width), shard, attributes)
-    path = local_path(store)
+def create_locked(store: Any, plan: Plan) -> zarr.Group:
+    """`create`, for a caller that has checked the store and holds its lock."""
+    path = zarr_nodes.local_path(store)
     if path is None:
-        return _make(store, *settings)
-    if path.exists() and not is_empty(path):
+        return _make(store, plan)
+    is_empty = zarr_nodes.is_empty(path)
+    if path.exists() and not is_empty:
         raise OutputError(
             "exists: choose another place, or delete it first. A coder.archive.Writer goes on with "
             "an archive that is not complete"
         )
     # Whole or not at all; a folder that is there may be empty.
-    with files.writing_folder(path, overwrite=is_empty(path)) as part:
-        _make(part, *settings)
+    with files.writing_folder(path, overwrite=is_empty) as part:
+        _make(part, plan)
     return zarr.open_group(store, mode="r+")
 
 
@@ -167,24 +162,18 @@ def open_archive(store: Any) -> zarr.Group:
         embeddings, class tokens or ids that is not stored was lost or never written. No shard is
         read: `read_array` and `python -m coder verify` check the content of shards.
     """
-    store = place(store)
-    group = open_node(store)
-    with about_store(store):
+    store = zarr_nodes.place(store)
+    group = zarr_nodes.open_node(store)
+    with zarr_nodes.about_store(store):
         if not isinstance(group, zarr.Group):
             raise FileError("a Zarr array, not an archive: give the group that holds it")
-        arrays, damaged = members(group)
-        if damaged:
-            name, error = next(iter(damaged.items()))
-            raise FileError(f"{name} cannot be opened: {error}")
-        state = read_state(group)
-        if state is None and not is_earlier(group, arrays):
+        arrays = zarr_nodes.opened(group)
+        state = manifest.read_state(group)
+        if state is None and not manifest.is_earlier(group, arrays):
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
-            raise FileError(progress(arrays))
-        for array in arrays.values():
-            check_readable(array)
-        for where, what, _ in lost(group, arrays, state):
-            raise FileError(f"{where} {what}: copy the archive again, or write it again")
+            raise FileError(manifest.progress(arrays))
+        refuse_lost(group, arrays, state, "copy the archive again, or write it again")
     return group
 
 
@@ -202,22 +191,28 @@ def finish(group: zarr.Group) -> None:
     Raises:
       FileError: something is missing; the message names it.
     """
-    with about_store(group.store):
-        arrays, damaged = members(group)
-        for name, error in damaged.items():
-            raise FileError(f"{name} cannot be opened: {error}")
-        state = read_state(group)
+    with zarr_nodes.about_store(group.store):
+        state = manifest.read_state(group)
         if state is None:
-            raise FileError("not an archive, or one of an earlier version")
-        for name in state["shards"]:
-            if name not in arrays:
-                raise FileError(f"{name}/zarr.json is lost, and with it the whole array")
-            check_readable(arrays[name])
-        own = {name: arrays[name] for name in state["shards"]}
-        _check_shards(arrays, {name: written_shards(array) for name, array in own.items()})
-        new = completed(own)
+            raise FileError("not an archive, or one of an earlier version: make it with `create`")
+        arrays = zarr_nodes.opened(group)
+        # Only arrays: which shards there must be is not known before they are counted.
+        refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
+        _check_shards(arrays)
+        new = manifest.completed({name: arrays[name] for name in state["shards"]})
         if new != state:
             group.attrs[ATTRIBUTE] = new
+
+
+def refuse_lost(
+    group: zarr.Group,
+    arrays: Mapping[str, zarr.Array],
+    state: Mapping[str, Any] | None,
+    remedy: str,
+) -> None:
+    """Raise FileError, with this remedy, if a part of an archive is lost (`manifest.lost`)."""
+    for where, what, _ in manifest.lost(group, arrays, state):
+        raise FileError(f"{where} {what}: {remedy}")
 
 
 def valid_images(group: zarr.Group) -> NDArray[np.bool_]:
@@ -238,7 +233,7 @@ def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     classes = len(np.unique(labels[use]))
     if classes < 2:
         text = "one class only" if classes else "no labels"
-        with about_store(group.store):
+        with zarr_nodes.about_store(group.store):
             raise InputError(f"{text}, in {use.sum()} images: give an archive of labelled images")
     return use, labels
 
@@ -250,15 +245,15 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
     """
     array = array_of(group, name)
     try:
-        values = read(array)
+        values = zarr_nodes.read(array)
     except PermissionError as error:
         raise NoPermission(path=error.filename) from error
     except Exception as error:  # whatever any codec raises is damage here
-        with about_store(group.store):
+        with zarr_nodes.about_store(group.store):
             text = f"{name} is damaged ({error}): `python -m coder verify` says where"
             raise FileError(text) from error
-    with about_store(group.store):
-        for where, what, _ in changed(name, array, read_state(group)):
+    with zarr_nodes.about_store(group.store):
+        for where, what, _ in manifest.changed(name, array, manifest.read_state(group)):
             raise FileError(f"{where} {what}")
     if name in ("embedding", "class_token"):
         values[~valid_images(group)] = np.nan
@@ -291,42 +286,22 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array:
     return node
 
 
-def check_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Attributes as they will be read. Raises InputError if JSON cannot hold them."""
-    for name in _OWN:
-        if name in (attributes or {}):
-            raise InputError(f"the attribute {name} is the archive's own: choose another name")
+def _make(store: Any, plan: Plan) -> zarr.Group:
+    shard = plan.shard
+    for_grid, for_class = plan.codec.split()
+    names = ["id", "label", "valid", "error", "embedding"]
+    names += ["class_token"] * (for_class is not None)
+    # xarray reads `coordinates`, and makes them coordinates.
+    own = {"coordinates": "id label valid error", ATTRIBUTE: manifest.begun(names)}
     try:
-        return json.loads(json.dumps(dict(attributes or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"attributes that are not JSON: {error}") from error
-
-
-def _make(
-    store: Any,
-    codec: OneQualityCodec,
-    count: int,
-    grid: tuple[int, int],
-    shard: int,
-    attributes: Mapping[str, Any],
-) -> zarr.Group:
-    for_grid, for_class = codec.split()
-    own_names = ["id", "label", "valid", "error", "embedding"]
-    own_names += ["class_token"] * (for_class is not None)
-    own = {
-        # xarray reads this, and makes them coordinates.
-        "coordinates": "id label valid error",
-        ATTRIBUTE: begun(own_names),
-    }
-    try:
-        group = zarr.create_group(store, attributes={**attributes, **own})
+        group = zarr.create_group(store, attributes={**plan.attributes, **own})
     except (ContainsGroupError, ContainsArrayError) as error:
         raise OutputError("there is a Zarr group or array in this store: choose another") from error
 
     def add(name: str, dimensions: Sequence[str], shape: Sequence[int], **settings) -> None:
         group.create_array(
             name,
-            shape=(count, *shape),
+            shape=(plan.count, *shape),
             chunks=settings.pop("chunks", (shard, *shape)),
             dimension_names=("image", *dimensions),
             **settings,
@@ -339,7 +314,7 @@ def _make(
     add("valid", (), (), dtype="bool", fill_value=False, **small)
     add("error", (), (), dtype=str, **small)
     floats = {"dtype": "float32", "fill_value": np.nan, "compressors": None}
-    shape = (*grid, codec.channels)
+    shape = (*plan.grid, plan.codec.channels)
     whole = {"chunks": (1, *shape), "shards": (shard, *shape), "serializer": NecCodec(for_grid)}
     add("embedding", ("y", "x", "channel"), shape, **floats, **whole)
     if for_class is not None:
@@ -347,20 +322,21 @@ def _make(
     return group
 
 
-def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[int]]) -> None:
+def _check_shards(arrays: Mapping[str, zarr.Array]) -> None:
     """Raise FileError unless each shard is written, with all valid embeddings."""
-    valid, embedding = arrays["valid"], arrays["embedding"]
-    for i, part in enumerate(shard_slices(valid)):
-        images = images_of(part)
+    coded = [name for name in ("embedding", "class_token") if name in arrays]
+    present = {name: written_shards(arrays[name]) for name in (*coded, "valid")}
+    for i, part in enumerate(shard_slices(arrays["valid"])):
+        images = manifest.images_of(part)
         if i not in present["valid"]:
             raise FileError(f"{images} are not written: `valid` has no shard {i}")
-        marks = read(valid, part)
-        for name in ("embedding", "class_token"):
-            if name in arrays and marks.any() and i not in present[name]:
+        marks = zarr_nodes.read(arrays["valid"], part)
+        for name in coded:
+            if marks.any() and i not in present[name]:
                 raise FileError(f"{images} are not written: `{name}` has no shard {i}")
         there = np.zeros_like(marks)
         if i in present["embedding"]:
-            there = _in_shard(embedding, i)[: len(marks)]
+            there = images_in(arrays["embedding"], i)[: len(marks)]
         if (bad := np.flatnonzero(there != marks)).size:
             text = "is valid, and has no embedding"
             if there[bad[0]]:
@@ -368,13 +344,17 @@ def _check_shards(arrays: Mapping[str, zarr.Array], present: Mapping[str, set[in
             raise FileError(f"image {part.start + bad[0]} {text}")
 
 
-def _in_shard(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
-    """Which images a shard of embeddings holds, from its index (offsets, lengths, CRC-32C)."""
+def images_in(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
+    """Which images a shard of embeddings holds, from its index (offsets, lengths, CRC-32C).
+
+    Raises FileError if the index is not at the end of the shard, which was cut short then.
+    """
     size = 16 * shard_size(embedding) + 4
     name = shard_key(embedding, number)
     get = embedding.store_path.store.get
     index = sync(get(name, default_buffer_prototype(), SuffixByteRequest(size)))
     data = b"" if index is None else index.to_bytes()
-    if len(data) != size:
-        raise FileError(f"{name} is cut short")
-    return np.frombuffer(data[:-4], "<u8")[::2] != _EMPTY
+    content, checksum = data[:-4], data[-4:]
+    if len(data) != size or google_crc32c.value(content).to_bytes(4, "little") != checksum:
+        raise FileError(f"{name} is cut short or damaged: write its images again")
+    return np.frombuffer(content, "<u8")[::2] != _EMPTY

@@ -28,11 +28,14 @@ class Lock:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[Lock]:
-    """Hold the lock of a folder, which need not exist, for a block.
+def locked(path: Path | None) -> Iterator[Lock]:
+    """Hold the lock of a folder, which need not exist, for a block; none for None.
 
     Raises OutputError if another process, or another writer in this one, holds it.
     """
+    if path is None:
+        yield Lock(is_real=True)
+        return
     path = files.real_path(path)
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent}: make it first")

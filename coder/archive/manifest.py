@@ -1,6 +1,5 @@
 """The record of an archive: the shards that it must hold, and what is lost or changed."""
 
-import asyncio
 import hashlib
 import itertools
 import re
@@ -9,10 +8,11 @@ from typing import Any, NamedTuple
 
 import zarr
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from coder.archive.zarr_codec import nec_codec
-from coder.archive.zarr_nodes import key, members, names, stored
+from coder.archive.zarr_nodes import key, members, names, settled, stored
 from coder.errors import FileError
 
 ATTRIBUTE = "nec_archive"
@@ -97,44 +97,36 @@ def lost(
       state: the result of `read_state`; None for an archive of an earlier version, or another
         group.
     """
-    earlier = state is None and is_earlier(group, arrays)
-    if state is not None or earlier:
-        others = list(_of_others(arrays))
-        yield from others
-        if others:  # what is recorded is of other arrays
-            return
-    if earlier:
-        listed = names(group)
-        for name in (*_EARLIER, "class_token"):
-            # Whether there were class tokens, only what is left of them says.
-            if name not in arrays and (name in _EARLIER or name in listed):
-                yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
-        for name in (name for name in _WRITTEN if name in arrays):
-            array = arrays[name]
-            parts = shard_slices(array)
-            for i in sorted(set(range(len(parts))) - written_shards(array)):
-                what = f"is not stored (lost, or never written): {images_of(parts[i])}"
-                yield Lost(shard_key(array, i), what, name)
-    for name, ranges in sorted((state or {"shards": {}})["shards"].items()):
-        array = arrays.get(name)
-        if array is None:
+    if state is None and not is_earlier(group, arrays):
+        return
+    others = list(_of_others(arrays))
+    yield from others
+    if others:  # what is recorded is of other arrays
+        return
+    if state is not None:
+        required, what = set(state["shards"]), "is lost"
+    else:
+        # Whether there were class tokens, only what is left of them says.
+        required = {*_EARLIER, *({"class_token"} & {*arrays, *names(group)})}
+        what = "is not stored (lost, or never written)"
+    for name in sorted(required):
+        if name not in arrays:
             yield Lost(f"{name}/zarr.json", "is lost, and with it the whole array", name)
             continue
-        parts = shard_slices(array)
-        expected = expected_shards(array, ranges)
-        if (
-            state
-            and state["state"] == "complete"
-            and name == "valid"
-            and len(expected) < len(parts)
-        ):
+        array, parts = arrays[name], shard_slices(arrays[name])
+        if state is not None:
+            expected = expected_shards(array, state["shards"][name])
+        else:
+            expected = set(range(len(parts))) if name in _WRITTEN else set()
+        is_whole = len(expected) == len(parts)
+        if name == "valid" and state and state["state"] == "complete" and not is_whole:
             text = (
                 f"says that {len(expected)} of {len(parts)} shards of `valid` were written: it was "
                 "copied or resized by another program, which must call coder.archive.finish"
             )
             yield Lost("zarr.json", text, name)
         for i in sorted(expected - written_shards(array)):
-            yield Lost(shard_key(array, i), f"is lost: {images_of(parts[i])}", name)
+            yield Lost(shard_key(array, i), f"{what}: {images_of(parts[i])}", name)
 
 
 def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
@@ -250,31 +242,25 @@ def images_of(part: slice) -> str:
     return f"images {part.start} to {part.stop - 1}"
 
 
-def _digests(array: zarr.Array, numbers: set[int] | None = None) -> Iterator[tuple[int, str]]:
+def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[int, str]]:
     """The number of each stored shard, in order, and the digest of its bytes.
 
     A CRC would not do: a blob, and a chunk with a checksum, ends with its own CRC, and the CRC of
     such data is the same number for all of them.
     """
     places = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
-    get = array.store_path.store.get
-
-    async def some(part: Sequence[tuple[int, ...]]) -> list[Any]:
-        prototype = default_buffer_prototype()
-        return await asyncio.gather(*(get(key(array, one), prototype) for one in part))
-
-    def contents() -> Iterator[tuple[int, bytes]]:
-        for i in range(0, len(places), _AT_ONCE):
-            part = places[i : i + _AT_ONCE]
-            for one, data in zip(part, sync(some(part)), strict=True):
-                yield one[0], b"" if data is None else data.to_bytes()
-
     # An array that another program cut in more dimensions has several chunks for some images.
-    for number, chunks in itertools.groupby(contents(), lambda one: one[0]):
+    shards = [(n, [*chunks]) for n, chunks in itertools.groupby(places, lambda place: place[0])]
+
+    async def digest(number: int, chunks: Iterable[tuple[int, ...]]) -> tuple[int, str]:
         sha = hashlib.sha256()
-        for _, data in chunks:
-            sha.update(data)
-        yield number, sha.hexdigest()[:_DIGITS]
+        for place in chunks:
+            data = await array.store_path.store.get(key(array, place), default_buffer_prototype())
+            sha.update(b"" if data is None else data.to_bytes())
+        return number, sha.hexdigest()[:_DIGITS]
+
+    with settled():
+        return sync(concurrent_map(shards, digest, limit=_AT_ONCE))
 
 
 def _ranges(numbers: set[int]) -> list[list[int]]:

@@ -12,60 +12,25 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
-from coder.archive import image_ids
+from coder.archive import image_ids, manifest, zarr_nodes
 from coder.archive.contents import (
+    Plan,
     array_of,
-    check_attributes,
-    check_one_quality,
     check_store,
     create_locked,
-    even_shard,
     finish,
+    images_in,
     not_valid,
+    planned,
+    refuse_lost,
 )
 from coder.archive.lock import locked
-from coder.archive.manifest import (
-    ATTRIBUTE,
-    begun,
-    changed,
-    expected_shards,
-    lost,
-    read_state,
-    shard_key,
-    shard_size,
-    shard_slices,
-    written_shards,
-)
+from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
-from coder.archive.zarr_nodes import (
-    about_store,
-    check_metadata,
-    check_readable,
-    is_empty,
-    local_path,
-    members,
-    place,
-    read,
-)
-from coder.arrays import (
-    as_array,
-    as_floats,
-    as_grid,
-    refuse_unordered,
-    warn_of_integers,
-    with_mask,
-)
+from coder.archive.zarr_nodes import about_store, local_path, read
+from coder.arrays import as_array, as_floats, refuse_unordered, warn_of_integers, with_mask
 from coder.codecs import OneQualityCodec
-from coder.errors import (
-    CodecError,
-    FileError,
-    InputError,
-    NoPermission,
-    OutputError,
-    named,
-    one_line,
-    printable,
-)
+from coder.errors import CodecError, FileError, InputError, OutputError, named, one_line, printable
 
 
 class Writer:
@@ -83,6 +48,7 @@ class Writer:
     """
 
     group: zarr.Group
+    _plan: Plan
 
     def __init__(
         self,
@@ -110,10 +76,8 @@ class Writer:
           strict: whether an image that is not valid is an error.
           retry: whether to write shards again that hold images that are not valid.
         """
-        self._store = place(store)
-        self._settings = (codec, count, grid)
-        self._shard = shard
-        self._attributes = attributes
+        self._store = zarr_nodes.place(store)
+        self._settings = (codec, count, grid, shard, attributes)
         self._strict = strict
         self._retry = retry
         self._stack = ExitStack()
@@ -188,14 +152,20 @@ class Writer:
                     raise InputError(
                         f"{count} images are not valid, the first {number}, {name}: {reason}"
                     )
-            state = read_state(self.group) or {}
+            state = self._state
             if state["state"] == "complete":
-                for where, what, _ in lost(self.group, self._arrays, state):
-                    raise FileError(f"{where} {what}: give `missing` to `write` first")
+                refuse_lost(self.group, self._arrays, state, "give `missing` to `write` first")
                 self._refuse_changed(set())
             else:
                 finish(self.group)
-        self._finished = True
+        self._lock.keep = False
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        """The archive's record, as it is now."""
+        state = manifest.read_state(self.group)
+        assert state is not None
+        return state
 
     def _refuse_closed(self) -> None:
         if not self._is_open:
@@ -203,21 +173,21 @@ class Writer:
 
     def _todo(self) -> tuple[set[int], set[int]]:
         """Shards that are not whole, and others that hold images that are not valid."""
-        arrays = self._arrays
-        state = read_state(self.group)
-        valid = arrays["valid"]
+        arrays, state = self._arrays, self._state
         there = {name: written_shards(array) for name, array in arrays.items()}
         todo: set[int] = set()
         again: set[int] = set()
-        if state and state["state"] == "complete":
+        if state["state"] == "complete":
             for name, ranges in state["shards"].items():
-                todo |= expected_shards(arrays[name], ranges) - there[name]
-        for i, part in enumerate(shard_slices(valid)):
+                todo |= manifest.expected_shards(arrays[name], ranges) - there[name]
+        for i, part in enumerate(shard_slices(arrays["valid"])):
             if i not in there["valid"]:
                 todo.add(i)
                 continue
             try:
-                marks = read(valid, part)
+                marks = read(arrays["valid"], part)
+                if i in there["embedding"]:
+                    images_in(arrays["embedding"], i)
             except OSError:  # may pass: no reason to write the shard again
                 raise
             except Exception:  # written in part, or damaged
@@ -232,10 +202,10 @@ class Writer:
 
     def _refuse_changed(self, but: set[int]) -> None:
         """Raises FileError if a shard, but for these, is not what it was when it was finished."""
-        state = read_state(self.group)
+        state = self._state
         for name, array in self._arrays.items():
             numbers = set(range(len(shard_slices(array)))) - but
-            for where, what, _ in changed(name, array, state, numbers):
+            for where, what, _ in manifest.changed(name, array, state, numbers):
                 raise FileError(
                     f"{where} {what}; if it is damaged, delete {where}, and this writer writes it "
                     "again"
@@ -249,12 +219,12 @@ class Writer:
         todo, _ = self._todo()
         self._refuse_changed(todo | {number})
         for i in todo:
-            self._delete_valid(i)
-        self.group.attrs[ATTRIBUTE] = begun(self._arrays)
+            self._delete("valid", i)
+        self.group.attrs[ATTRIBUTE] = manifest.begun(self._arrays)
 
-    def _delete_valid(self, number: int) -> None:
-        valid = self._arrays["valid"]
-        sync(valid.store_path.store.delete(shard_key(valid, number)))
+    def _delete(self, name: str, number: int) -> None:
+        array = self._arrays[name]
+        sync(array.store_path.store.delete(shard_key(array, number)))
 
     def _refuse_uncodable(self, images: NDArray[np.intp], y: NDArray[np.float32]) -> None:
         """Raises what coding embeddings would: InputError, or a warning that is made an error.
@@ -263,11 +233,11 @@ class Writer:
 
         Args:
           images: the number of each.
-          y: [images, n, D], or of any shape where there are none.
+          y: [images, n, D].
         """
-        codec, _, grid = self._settings
-        for_grid, for_class = codec.split()
-        for image, one in zip(images.tolist(), y, strict=False):
+        grid = self._plan.grid
+        for_grid, for_class = self._plan.codec.split()
+        for image, one in zip(images.tolist(), y, strict=True):
             named("image", image, for_grid.encode, one[-grid[0] * grid[1] :], grid)
             if for_class is not None:
                 named("image", image, for_class.encode_quietly, one[:1], (1, 1))
@@ -295,78 +265,52 @@ class Writer:
         image_ids.refuse_known(names, images, self._known, stored)
 
     def _enter(self) -> None:
-        codec, count, grid = self._settings
-        check_one_quality(codec)
+        self._plan = planned(*self._settings)
         check_store(self._store)
         path = local_path(self._store)
-        self._finished = True  # as long as nothing is begun
         self._known = None
-        is_alone = path is None or self._lock(path)
-        if not _holds(self._store):
-            self.group = create_locked(
-                self._store, codec, count, grid, self._shard, self._attributes
+        self._lock = self._stack.enter_context(locked(path))
+        if not self._lock.is_real:
+            warnings.warn(
+                f"{path}: its file system has no locks: see that no other process writes it",
+                stacklevel=4,
             )
+        if _holds(self._store):
+            self.group = self._open(path)
         else:
-            self.group = self._open(path, is_alone)
-        self._finished = False
-        self._arrays = {
-            name: array_of(self.group, name) for name in (read_state(self.group) or {})["shards"]
-        }
+            self.group = create_locked(self._store, self._plan)
+        self._lock.keep = True  # until it is finished
+        self._arrays = {name: array_of(self.group, name) for name in self._state["shards"]}
         # Where no image is valid, the shard says so by being there.
         with zarr.config.set({"array.write_empty_chunks": True}):
             self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
 
-    def _lock(self, path: Path) -> bool:
-        """Hold the archive's lock until the end of the block. Returns whether there are locks."""
-        lock = self._stack.enter_context(locked(path))
-        if not lock.is_real:
-            warnings.warn(
-                f"{path}: its file system has no locks: see that no other process writes it",
-                stacklevel=5,
-            )
-
-        def keep() -> None:
-            lock.keep = not self._finished
-
-        self._stack.callback(keep)
-        return lock.is_real
-
-    def _open(self, path: Path | None, is_alone: bool) -> zarr.Group:
-        codec, count, grid = self._settings
+    def _open(self, path: Path | None) -> zarr.Group:
         if path is not None:
-            check_metadata(path)
+            zarr_nodes.check_metadata(path)
         try:
             group = zarr.open_group(self._store, mode="r+")
         except CodecError:
             raise
         except Exception as error:  # another thing, or damaged metadata
             raise OutputError(f"exists, and is not an archive: choose another ({error})") from error
-        state = read_state(group)
+        state = manifest.read_state(group)
         if state is None:
             raise OutputError(
-                "exists, and is not an archive of this version, which could be gone on with: "
-                "choose another"
+                "exists, and is not an archive of this version, which a writer could go on with: "
+                "choose another place"
             )
-        arrays, damaged = members(group)
-        for name in state["shards"]:
-            if name not in arrays:
-                error = damaged.get(name, "its zarr.json is lost")
-                if isinstance(error, NoPermission):
-                    raise error
-                raise OutputError(f"{name} cannot be opened: {error}; write a new archive")
-            check_readable(arrays[name])
-        for_grid, for_class = codec.split()
-        embedding = arrays["embedding"]
+        arrays = zarr_nodes.opened(group)
+        refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
+        given, embedding = self._plan, arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
-        shard = even_shard(count) if self._shard is None else self._shard
-        attributes = check_attributes(self._attributes)
         # Of each: what it was begun with, and what is given now.
         settings = {
-            **{name: (group.attrs.get(name), value) for name, value in attributes.items()},
-            "number of images": (embedding.shape[0], count),
-            "grid": (tuple(embedding.shape[1:3]), as_grid(grid)),
-            "shard": (shard_size(embedding), shard),
-            "codec": ((nec_codec(embedding), class_codec), (for_grid, for_class)),
+            **{name: (group.attrs.get(name), value) for name, value in given.attributes.items()},
+            "number of images": (embedding.shape[0], given.count),
+            "grid": (tuple(embedding.shape[1:3]), given.grid),
+            "shard": (shard_size(embedding), given.shard),
+            "codec": ((nec_codec(embedding), class_codec), given.codec.split()),
         }
         if other := {name: two for name, two in settings.items() if two[0] != two[1]}:
             pairs = ((name, *map(_shown, two)) for name, two in other.items())
@@ -375,7 +319,7 @@ class Writer:
                 f"was begun with another {', '.join(other)} ({shown}): give the same, or write a "
                 "second archive (images cannot be added to one)"
             )
-        if path is not None and is_alone:
+        if path is not None and self._lock.is_real:
             # What a killed run was writing: zarr renames a file once it is whole.
             for part in path.rglob("*.partial"):
                 part.unlink()
@@ -435,31 +379,31 @@ class Writer:
         if not self._warned:
             warn_of_integers(values.dtype, stacklevel=3)
             self._warned = values.dtype.kind in "iu"
-        y = as_floats(values)
         (_, height, width, channels), tokens = arrays["embedding"].shape, "class_token" in arrays
-        if good.any() and y.shape != (good.sum(), height * width + tokens, channels):
+        shape = (int(good.sum()), height * width + tokens, channels)
+        y = as_floats(values) if good.any() else np.empty(shape, np.float32)
+        if y.shape != shape:
             raise InputError(
-                f"embeddings of shape {y.shape}: give {good.sum()} of {height * width + tokens} "
-                f"tokens of {channels} channels"
+                f"embeddings of shape {y.shape}: give {shape[0]} of {shape[1]} tokens of "
+                f"{channels} channels"
             )
-        if good.any() and not (finite := np.isfinite(y).all((1, 2))).all():
+        if not (finite := np.isfinite(y).all((1, 2))).all():
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
         self._refuse_known(names, images)
         number = first // size
         if number in written_shards(arrays["valid"]):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
-        if (read_state(self.group) or {})["state"] == "complete":
+        if self._state["state"] == "complete":
             self._begin_again(number)
         grids = np.full((count, height, width, channels), np.nan, np.float32)
-        if good.any():
-            grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
-        self._delete_valid(number)
+        grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
+        self._delete("valid", number)
+        self._delete("embedding", number)  # zarr would read it first, and it may be damaged
         arrays["embedding"][images] = grids
         if tokens:
             classes = np.full((count, channels), np.nan, np.float32)
-            if good.any():
-                classes[good] = y[:, 0]
+            classes[good] = y[:, 0]
             arrays["class_token"][images] = classes
         # Of any length: NumPy's text of one length takes the memory of the longest for each.
         arrays["id"][images] = np.array(names, object)
@@ -483,7 +427,7 @@ def _holds(store: Any) -> bool:
     """Whether there is something in a store."""
     path = local_path(store)
     if path is not None:
-        return path.exists() and not is_empty(path)
+        return path.exists() and not zarr_nodes.is_empty(path)
     try:
         zarr.open(store, mode="r")
     except FileNotFoundError:

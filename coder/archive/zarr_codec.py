@@ -152,19 +152,22 @@ class NecCodec(ArrayBytesCodec):
                 "not stored"
             )
         gaps = ~there[:height, :width]
-        if gaps.any() and np.isnan(chunk_spec.fill_value) and not self.codec.spatial:
-            return chunk_spec.prototype.buffer.from_bytes(self._with_gaps(y, there))
-        if not np.isfinite(part).all():
-            row, column, channel = np.argwhere(~np.isfinite(part))[0]
+        if (wrong := ~np.isfinite(part) & ~gaps[..., None]).any():
+            row, column, channel = np.argwhere(wrong)[0]
             what = "NaN" if np.isnan(part[row, column, channel]) else "infinity"
-            where = f"the token at row {row}, column {column} of a chunk"
-            cause = _beyond_an_edge(there, chunk_spec.shape)
-            if np.isnan(chunk_spec.fill_value) and not there[row, column]:
-                raise InputError(
-                    f"{where} is NaN, as if it were not written, and one after it is not: write "
-                    f"whole chunks, or their tokens in order{cause}"
-                )
-            raise InputError(f"{what} in channel {channel} of {where}: embeddings are finite")
+            raise InputError(
+                f"{what} in channel {channel} of the token at row {row}, column {column} of a "
+                "chunk: give finite embeddings; a token that is missing is NaN in all channels"
+            )
+        if gaps.any() and np.isnan(chunk_spec.fill_value):
+            if not self.codec.spatial:
+                return chunk_spec.prototype.buffer.from_bytes(self._with_gaps(y, there))
+            row, column = np.argwhere(gaps)[0]
+            raise InputError(
+                f"the token at row {row}, column {column} of a chunk is NaN, as if it were not "
+                "written, and one after it is not: write whole chunks, or their tokens in order"
+                f"{_beyond_an_edge(there, chunk_spec.shape)}"
+            )
         blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
         before = getattr(chunk_data, "before", None)
         if before is None and there.any() and gaps.any():
@@ -203,14 +206,6 @@ class NecCodec(ArrayBytesCodec):
     def _with_gaps(self, y: np.ndarray, there: np.ndarray) -> bytes:
         """Code a chunk [h, w, D] with gaps: the mask of its tokens [h, w], then these as a row."""
         tokens = y[there]
-        if not np.isfinite(tokens).all():
-            index, channel = np.argwhere(~np.isfinite(tokens))[0]
-            row, column = np.argwhere(there)[index]
-            what = "NaN" if np.isnan(tokens[index, channel]) else "infinity"
-            raise InputError(
-                f"{what} in channel {channel} of the token at row {row}, column {column} of a "
-                "chunk: a token is finite, or all NaN"
-            )
         mask = _GAPS + np.packbits(there.ravel(), bitorder="little").tobytes()
         blob = self.codec.encode(tokens, (1, len(tokens)))
         return mask + zlib.crc32(mask).to_bytes(4, "little") + blob

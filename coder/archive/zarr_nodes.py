@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
@@ -29,7 +30,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
     path = local_path(store)
     if path is not None and not path.is_dir():
         files.check_input(path, "Zarr group or array")
-        raise FileError("a file: an archive is a folder", path)
+        raise FileError("is a file, and an archive is a folder: give the folder", path)
     if path is not None:
         check_metadata(path)
     with about_store(store):
@@ -121,6 +122,23 @@ def members(
     return arrays, damaged
 
 
+def opened(group: zarr.Group) -> dict[str, zarr.Array]:
+    """All arrays of a group, by name, each of which can be opened and read.
+
+    Raises:
+      NoPermission: (a FileError) a part of one may not be read.
+      FileError: a member cannot be opened.
+    """
+    arrays, damaged = members(group)
+    for name, error in damaged.items():
+        if isinstance(error, NoPermission):
+            raise error
+        raise FileError(f"{name} cannot be opened: {error}")
+    for array in arrays.values():
+        check_readable(array)
+    return arrays
+
+
 def names(group: zarr.Group) -> list[str]:
     """The names directly below a group in its store, members or not."""
 
@@ -132,7 +150,12 @@ def names(group: zarr.Group) -> list[str]:
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
     """The places of an array's shards (or of its chunks, without shards) that are in its store."""
-    there = set(_keys(array))
+
+    async def listed() -> set[str]:
+        prefix = f"{array.path}/" if array.path else ""
+        return {name async for name in array.store_path.store.list_prefix(prefix)}
+
+    there = sync(listed())
     return {place for place in _places(array) if key(array, place) in there}
 
 
@@ -140,8 +163,8 @@ def lost(array: zarr.Array) -> list[str]:
     """Keys of shards, or chunks, that an array must have (`WHOLE`) and does not."""
     if not array.attrs.get(WHOLE):
         return []
-    there = set(_keys(array))
-    return [name for place in _places(array) if (name := key(array, place)) not in there]
+    there = stored(array)
+    return [key(array, place) for place in _places(array) if place not in there]
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:
@@ -151,14 +174,9 @@ def key(array: zarr.Array, place: tuple[int, ...]) -> str:
 
 def empty_keys(array: zarr.Array) -> list[str]:
     """Keys of an array's shards, or chunks, without bytes: zarr reads some as fill value."""
-    keys = [key(array, place) for place in sorted(stored(array))]
-
-    async def sizes(some: Sequence[str]) -> list[int]:
-        return await asyncio.gather(*map(array.store_path.store.getsize, some))
-
-    batches = (keys[i : i + 64] for i in range(0, len(keys), 64))
-    found = (zip(some, sync(sizes(some)), strict=True) for some in batches)
-    return [name for name, size in itertools.chain.from_iterable(found) if size == 0]
+    keys = [(key(array, place),) for place in sorted(stored(array))]
+    sizes = sync(concurrent_map(keys, array.store_path.store.getsize, limit=64))
+    return [name for (name,), size in zip(keys, sizes, strict=True) if size == 0]
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
@@ -196,8 +214,10 @@ def place(store: Any) -> Any:
         for scheme in ("file://", "local://"):
             if store.startswith(scheme):
                 return Path(store.removeprefix(scheme))
-    if isinstance(store, FsspecStore) and "file" in _protocols(store) and not store.read_only:
-        return Path(store.path)
+    if isinstance(store, FsspecStore) and not store.read_only:
+        protocol = store.fs.protocol  # a text, or several
+        if "file" in ([protocol] if isinstance(protocol, str) else protocol):
+            return Path(store.path)
     if isinstance(store, StorePath):
         folder = local_path(store.store)
         if folder is not None:
@@ -227,25 +247,11 @@ def about_store(store: Any) -> AbstractContextManager[None]:
     return about(str(store) if path is None else path)
 
 
-def _protocols(store: FsspecStore) -> tuple[str, ...]:
-    protocol = store.fs.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
 def _places(array: zarr.Array) -> Iterator[tuple[int, ...]]:
     """The places of all shards (or chunks, without shards) of an array, stored or not."""
     sizes = array.shards or array.chunks
     sides = (range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True))
     return itertools.product(*sides)
-
-
-def _keys(array: zarr.Array) -> list[str]:
-    prefix = f"{array.path}/" if array.path else ""
-
-    async def listed() -> list[str]:
-        return [name async for name in array.store_path.store.list_prefix(prefix)]
-
-    return sync(listed())
 
 
 async def _others(*, cancelled: bool = False) -> None:

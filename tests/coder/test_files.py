@@ -49,7 +49,7 @@ def test_many_files_take_their_names_together(tmp_path):
                     file.write(b"new")
             others[-1].write_bytes(b"theirs")
 
-    with pytest.raises(OutputError, match="z: was made by somebody else in the meantime"):
+    with pytest.raises(OutputError, match="z: was made by another process meanwhile"):
         write_with_one_made_late()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c", "z"]
 
@@ -101,10 +101,10 @@ def test_what_appears_in_the_meantime_is_kept(tmp_path):
             folder.mkdir()
             (folder / "a").write_bytes(b"theirs")
 
-    with pytest.raises(OutputError, match="in the meantime"):
+    with pytest.raises(OutputError, match="meanwhile"):
         write_late()
     assert path.read_bytes() == b"theirs"
-    with pytest.raises(OutputError, match="in the meantime"):
+    with pytest.raises(OutputError, match="meanwhile"):
         write_a_folder_late()
     assert (folder / "a").read_bytes() == b"theirs"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "y"]
@@ -112,11 +112,11 @@ def test_what_appears_in_the_meantime_is_kept(tmp_path):
 
 def test_a_name_that_no_file_has_is_refused(tmp_path):
     path = f"{tmp_path}/a\0b"
-    with pytest.raises(OutputError, match="no name of a file"):
+    with pytest.raises(OutputError, match="not the name of a file"):
         files.check_output(path)
-    with pytest.raises(OutputError, match="no name of a file"):
+    with pytest.raises(OutputError, match="not the name of a file"):
         files.check_outputs(path, ["x"])
-    with pytest.raises(OutputError, match="no name of a file"):
+    with pytest.raises(OutputError, match="not the name of a file"):
         files.check_output(tmp_path / "x", inputs=[path])
     with pytest.raises(OutputError, match="cannot be made"):
         files.make_folder(path)
@@ -164,11 +164,11 @@ def test_pipes_devices_and_folders_are_refused(tmp_path, overwrite):
         (tmp_path / "fifo", "a pipe or a device"),
         (tmp_path / "link", "a pipe or a device"),
         ("/dev/null", "a pipe or a device"),
-        ("-", "is no standard output"),
+        ("-", "standard output cannot"),
         (tmp_path / "folder", "is a folder"),
         (tmp_path / "none" / "x", "make it first"),
         (tmp_path / "folder" / ".." / "none" / "x", "make it first"),
-        ("", "no name of a file"),
+        ("", "not the name of a file"),
     ):
         with pytest.raises(OutputError, match=message):
             written(path, overwrite=overwrite)

@@ -1,13 +1,10 @@
 """Zarr arrays of embeddings: what is read is what the codec makes of what was written."""
 
 import base64
-import functools
-import itertools
 import json
 import math
 import subprocess
 import sys
-import warnings
 import zlib
 from typing import Any
 
@@ -26,7 +23,7 @@ from archive_cases import (
     opened,
 )
 from coder_cases import fitted_codec, laplace_embeddings, small_codec
-from transform_cases import CHANNELS, class_tokens, ladder, smooth_embeddings
+from transform_cases import CHANNELS, class_tokens, ladder, smooth_embeddings, smooth_tiles
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
@@ -36,13 +33,11 @@ from coder import (
     CorruptBlob,
     FileError,
     InputError,
-    LossyWrite,
     ScalarCodec,
     WrongCodec,
     fit,
 )
 from coder.archive.zarr_codec import NecCodec, nec_codec
-from coder.transform import frequencies
 
 
 def fsspec_store(tmp_path):
@@ -128,8 +123,8 @@ def test_what_lies_beyond_the_edge_of_an_array_costs_nothing_and_spoils_nothing(
 @pytest.mark.parametrize("shards", [None, (16, 32, CHANNELS)])
 @pytest.mark.parametrize("transform", [False, True])
 def test_what_is_not_written_of_an_array_with_fill_value_nan_is_nan(transform, shards):
-    codec = ladder().at(12) if transform else fitted_codec(smooth(60, 60), class_token=False)
-    y = smooth(60, 60)[0]
+    codec = ladder().at(12) if transform else fitted_codec(smooth_tiles(60, 60), class_token=False)
+    y = smooth_tiles(60, 60)[0]
     array: Any = zarr.create_array(
         store := MemoryStore(), shape=y.shape, chunks=(16, 16, CHANNELS), shards=shards,
         dtype="float32", serializer=NecCodec(codec), compressors=None, fill_value=np.nan,
@@ -158,7 +153,7 @@ def test_nan_between_tokens_of_a_block_is_refused_and_its_place_is_named():
         MemoryStore(), shape=(6, 8, CHANNELS), chunks=(6, 8, CHANNELS), dtype="float32",
         serializer=NecCodec(ladder().at()), compressors=None, fill_value=np.nan,
     )  # fmt: skip
-    y = smooth(6, 8)[0]
+    y = smooth_tiles(6, 8)[0]
     for place, message in (
         ((2, 3), "token at row 2, column 3 of a chunk is NaN, as if it were not written"),
         ((2, 3, 1), "NaN in channel 1 of the token at row 2, column 3"),
@@ -241,170 +236,6 @@ def test_damage_of_a_chunk_with_gaps_is_loud():
     assert masked([0b10101010, 0]) == good
     for mask in ([0b10101000, 0], [0b10101010, 1], [0b10101010, 2], [0b10101010]):
         refused(masked(mask), CorruptBlob)
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    """[1, height, width, D]: of tiles, for walks lead too far on long sides."""
-    down, right = -(-height // 8), -(-width // 8)
-    tiles = smooth_embeddings(3, down * right, (8, 8)).reshape(down, right, 8, 8, CHANNELS)
-    whole = tiles.swapaxes(1, 2).reshape(8 * down, 8 * right, CHANNELS)
-    return whole[None, :height, :width]
-
-
-def rastered(codec, shape, chunks, *, shards=None, fill_value=0.0, **settings) -> Any:
-    return zarr.create_array(
-        MemoryStore(), shape=(*shape, CHANNELS), chunks=(*chunks, CHANNELS), dtype="float32",
-        shards=shards and (*shards, CHANNELS), serializer=NecCodec(codec), fill_value=fill_value,
-        **{"compressors": None, **settings},
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("fill_value", [0.0, np.nan])
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"shards": (64, 64)}, {"compressors": "auto"}],
-    ids=["plain", "shards", "compressed"],
-)
-@pytest.mark.parametrize(
-    ("first", "second", "lossy"),
-    [
-        # A part of a block, wherever it lies.
-        (np.s_[:, :], np.s_[0:8, 0:16], True),
-        (np.s_[:, :], np.s_[3, 5], True),
-        (np.s_[:, :], np.s_[20:44, 0:16], True),
-        (np.s_[0:8, 0:16], np.s_[8:16, 0:16], True),
-        # Blocks of 16 rows become blocks of 10.
-        (np.s_[0:16, 0:16], np.s_[16:20, 0:16], True),
-        # Some channels, of everything or of whole blocks.
-        (np.s_[:, :], np.s_[:, :, 3], True),
-        (np.s_[:, :], np.s_[16:32, 0:16, 2:9], True),
-        (np.s_[:, :], np.s_[:, :, :], False),
-        # Whole chunks, whole blocks, and what is appended at block borders.
-        (np.s_[:, :], np.s_[:, :], False),
-        (np.s_[:, :], np.s_[32:64, 0:32], False),
-        (np.s_[:, :], np.s_[0:16, 16:32], False),
-        (np.s_[0:16, 0:16], np.s_[16:32, 0:16], False),
-        (np.s_[0:32, 0:32], np.s_[32:64, 0:32], False),
-        (np.s_[0:32, 0:16], np.s_[0:32, 16:32], False),
-        (np.s_[0:64, 0:32], np.s_[0:64, 32:40], False),
-    ],
-)
-def test_a_write_that_cuts_a_block_warns(first, second, lossy, settings, fill_value):
-    array = rastered(ladder().at(8), (64, 64), (32, 32), fill_value=fill_value, **settings)
-    y = smooth(64, 64)[0]
-    array[first] = y[first]
-    before = array[:]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        array[second] = y[second] + 5
-    assert [w.category for w in caught] == [LossyWrite] * len(caught)
-    assert bool(caught) == lossy
-    # It warns if, and only if, what was not written has changed.
-    kept = np.ones(y.shape, bool)
-    kept[second] = False
-    there = kept & ~np.isnan(before) & (before != 0)
-    change = np.abs(array[:] - before)[there].max(initial=0)
-    assert (change > 1e-3) == lossy
-
-
-def test_writing_a_part_of_what_was_read_does_not_warn():
-    array = rastered(ladder().at(8), (40, 40), (32, 32))
-    array[:] = smooth(40, 40)[0]
-    read = array[:]
-    array[3:9, 5:37] = read[3:9, 5:37]
-    np.testing.assert_array_equal(array[:], read)
-
-
-def test_a_write_that_cuts_a_block_is_refused_on_demand():
-    array = rastered(ladder().at(8), (16, 16), (16, 16))
-    array[:] = y = smooth(16, 16)[0]
-    read = array[:]
-    with pytest.raises(LossyWrite, match=r"changed \d+ tokens beside it.*Write .* whole chunks"):
-        array[0:8] = y[0:8] + 1
-    np.testing.assert_array_equal(array[:], read)
-
-
-@pytest.mark.parametrize(
-    ("sides", "borders"),
-    [
-        (
-            (40, 40),
-            r"of 40 x 40 tokens begin at 0, 14, 27 of the height and 0, 14, 27 of the width",
-        ),
-        ((16, 33), r"of 16 x 33 tokens begin at 0 of the height and 0, 11, 22 of the width"),
-        ((90, 9), r"begin at 0, 15, 30, 45, \.\. of the height and 0 of the width"),
-    ],
-)
-def test_what_it_advises_loses_nothing(sides, borders):
-    """Blocks do not end at 16 where a side is no multiple of it."""
-    array = rastered(ladder().at(8), sides, sides)
-    array[:] = y = smooth(*sides)[0]
-    with pytest.raises(LossyWrite, match=borders):
-        array[1, 1] = y[1, 1] + 5
-    starts = [[0, *np.cumsum(frequencies.parts(side))] for side in sides]
-    for top, bottom in itertools.pairwise(starts[0]):
-        for left, right in itertools.pairwise(starts[1]):
-            array[top:bottom, left:right] = y[top:bottom, left:right] + 5  # warnings are errors
-
-
-@pytest.mark.filterwarnings("ignore::coder.UnusualEmbedding")
-def test_channels_that_are_written_one_by_one_warn_of_those_written_before():
-    rows = smooth_embeddings(1, 40).reshape(-1, CHANNELS)
-    for codec in (ladder().at(8), fit(rows).at(8)):  # one without blocks
-        array = rastered(codec, (16, 16), (16, 16))
-        y = smooth(16, 16)[0]
-        first = rf"{CHANNELS - 1} of {CHANNELS} channels have the fill value, 0, in all tokens"
-        with pytest.warns(LossyWrite, match=first):
-            array[..., 0] = y[..., 0]
-        with pytest.warns(LossyWrite, match=r"changed \d+ tokens beside it or in other channels"):
-            array[..., 1] = y[..., 1]
-
-
-def test_a_whole_chunk_with_channels_of_nothing_but_zeros_does_not_warn():
-    y = smooth(16, 16)[0].copy()
-    y[..., : CHANNELS // 2 - 1] = 0
-    array = rastered(ladder().at(8), (16, 16), (16, 16))
-    array[:] = y
-    y[...] = 0
-    array[:] = y  # not stored
-    array[0, 0] = 1  # a token is no channel
-
-
-def test_a_codec_without_a_transform_loses_nothing():
-    array = rastered(fitted_codec(smooth(16, 16), class_token=False), (16, 16), (16, 16))
-    array[:] = y = smooth(16, 16)[0]
-    array[0:8] = y[0:8] + 1
-    array[3, 5] = y[3, 5]
-    array[..., 1] = y[..., 1] + 1
-
-
-def test_what_lies_beyond_the_edge_may_not_lie_between_tokens():
-    codec = fit(smooth_embeddings(1, 200)).at(12)
-    made = functools.partial(
-        zarr.create_array, shape=(3, 6, 5, CHANNELS), dtype="float32", compressors=None,
-        serializer=NecCodec(codec), fill_value=0.0,
-    )  # fmt: skip
-    with pytest.raises(CodecError, match="between others"):
-        made(MemoryStore(), chunks=(2, 4, 5, CHANNELS))
-    for chunks in ((1, 4, 5), (2, 3, 5), (2, 6, 4)):
-        made(MemoryStore(), chunks=(*chunks, CHANNELS))
-
-
-def test_chunks_in_shards_that_end_beyond_the_array_are_named_when_written():
-    """zarr asks no codec about the sides of chunks inside shards when it makes an array."""
-    y = smooth_embeddings(3, 4, (8, 8))
-    array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9), fill_value=np.nan)
-    cause = r"in order. If the array ends after 2 x 2 x {} tokens of the chunk: .* \(2, 3, 3, 12\)"
-    with pytest.raises(InputError, match=f"is NaN.* {cause.format(3)}, which divide"):
-        array[:] = y
-    array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9))
-    with pytest.warns(LossyWrite, match=cause.format("[23]")):
-        array[:] = y
-    # A gap that is no end of a side has another cause.
-    y[0, 2, 2] = np.nan
-    whole = rastered(ladder().at(8), (4, 8, 8), (2, 8, 8), shards=(2, 8, 8), fill_value=np.nan)
-    with pytest.raises(InputError, match=r"one after it .* tokens in order$"):
-        whole[:] = y
 
 
 def test_a_blob_that_is_larger_than_its_chunk_is_refused():
@@ -569,27 +400,3 @@ def test_metadata_that_unfolds_without_end_is_refused(monkeypatch):
     text = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
     with pytest.raises(FileError, match="does not end"):
         NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})
-
-
-def test_tokens_that_were_not_written_before_others_are_warned_of():
-    """Under a number as fill value they are coded like others, and read as other numbers."""
-    codec = fit(smooth_embeddings(1, 60)).at()
-    y = smooth_embeddings(2, 1)[0]
-    height, width = y.shape[:2]
-
-    def new():
-        return zarr.create_array(
-            MemoryStore(),
-            shape=y.shape,
-            chunks=y.shape,
-            dtype="float32",
-            serializer=NecCodec(codec),
-            compressors=None,
-            fill_value=0.0,
-        )
-
-    with pytest.warns(LossyWrite, match=f"{2 * width} tokens of a chunk have its fill value, 0"):
-        new()[2:] = y[2:]
-    array = new()
-    array[: height - 2] = y[: height - 2]  # in order: what is not written is at the end
-    assert not np.asarray(array[height - 2 :]).any()
