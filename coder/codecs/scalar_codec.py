@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from coder.arrays import as_array, as_symbols, immutable
 from coder.codecs.base import OneQualityCodec, check_limits
 from coder.codecs.quantiser import dequantise, quantise
-from coder.entropy import SymbolCoder, Tables
+from coder.entropy import RowCoder, Tables
 from coder.errors import CodecError, FileError, InputError
-from coder.lazy import lazy
 
+_CODERS = 2  # coders that are kept, one for each number of tokens
 IDENTITY = "identity"
 """The name of its transform in a file."""
 _TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
@@ -63,6 +64,7 @@ class ScalarCodec(OneQualityCodec):
         if not np.isfinite(ends).all():
             raise CodecError("steps or offsets are so large that an int32 symbol is infinite")
         check_limits(self)
+        object.__setattr__(self, "_coders", lru_cache(_CODERS)(self._make_coder))
 
     @property
     def channels(self) -> int:
@@ -109,7 +111,7 @@ class ScalarCodec(OneQualityCodec):
                 f"symbols of shape {symbols.shape}: give those of one embedding, [n, "
                 f"{self.channels}]"
             )
-        return self._coder.ideal_bits(self._blocks(symbols))
+        return self._coder(len(symbols)).ideal_bits(self._rows(symbols))
 
     def is_rewritable(self) -> bool:
         """Whether float32 keeps the smallest and largest symbols of the tables apart."""
@@ -163,20 +165,38 @@ class ScalarCodec(OneQualityCodec):
             content["rate_index"],
         )
 
-    @lazy
-    def _coder(self) -> SymbolCoder:
-        layouts = [self.grid_layout]
-        if self.class_layout is not None:
-            layouts.insert(0, self.class_layout)
-        return SymbolCoder(self.tables, layouts)
+    def _coder(self, tokens: int) -> RowCoder:
+        return self._coders(tokens)  # type: ignore[attr-defined]
 
-    def _blocks(self, q: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-        return [q] if self.class_layout is None else [q[:1], q[1:]]
+    def _make_coder(self, tokens: int) -> RowCoder:
+        """The coder of embeddings of n tokens. A row is a channel of the grid, after those of the
+        class token, which are a block of their own."""
+        grid = tokens - self.class_token
+        if self.class_layout is None:
+            which, blocks = self.grid_layout, [self.channels]
+        else:
+            which, blocks = np.append(self.class_layout, self.grid_layout), [self.channels] * 2
+        lengths = np.repeat([1, grid][-len(blocks) :], blocks)
+        return RowCoder(self.tables, which, lengths, blocks)
+
+    def _rows(self, q: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Symbols [n, D] -> [n * D], row by row."""
+        grid = transposed(q[self.class_token :]).ravel()
+        return np.append(q[0], grid) if self.class_token else grid
 
     def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
-        return self._coder.encode(self._blocks(q))
+        return self._coder(len(q)).encode(self._rows(q))
 
     def _decode_words(self, words: NDArray[np.uint32], grid: tuple[int, int]) -> NDArray[np.int32]:
-        tokens = [1] * self.class_token + [grid[0] * grid[1]]
-        blocks = self._coder.decode(words, tokens)
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        tokens = grid[0] * grid[1]
+        symbols = self._coder(tokens + self.class_token).decode(words)
+        q = transposed(symbols[-tokens * self.channels :].reshape(self.channels, tokens))
+        return np.concatenate([symbols[None, : self.channels], q]) if self.class_token else q
+
+
+def transposed(matrix: NDArray[np.int32]) -> NDArray[np.int32]:
+    """A C-ordered copy of the transpose, in strips: twice as fast as NumPy's own."""
+    result = np.empty(matrix.shape[::-1], np.int32)
+    for start in range(0, len(matrix), 32):
+        result[:, start : start + 32] = matrix[start : start + 32].T
+    return result

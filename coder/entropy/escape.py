@@ -18,8 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.entropy.integer_models import model
-from coder.entropy.tables import PRECISION
+from coder.entropy.integer_models import PRECISION, model
 from coder.errors import CorruptBlob
 
 _CHUNK_BITS = 8

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 AnsCoder = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
 _Categorical = constriction.stream.model.Categorical  # pyright: ignore[reportAttributeAccessIssue]
 
+PRECISION = 24
+"""Bits of a probability: the weights of a table sum to 2^24."""
 TABLE_EACH = _Categorical(perfect=False)
 """Each symbol with a table of its own: pass weights - 1, float64 [symbols, entries]."""
 UNIFORM = constriction.stream.model.Uniform()  # pyright: ignore[reportAttributeAccessIssue]

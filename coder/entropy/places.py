@@ -101,50 +101,46 @@ class Writer:
         return numbers
 
 
-class Rows:
-    """The sparse rows of one block: int64 [R], the weights of their events."""
-
-    def __init__(self, weights: NDArray[np.int64]):
-        self._weights = weights.tolist()
-        self._kept: tuple[int, list[tuple[NDArray, NDArray, NDArray]]] = (0, [])
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def segments(self, tokens: int) -> list[tuple[NDArray, NDArray, NDArray]]:
-        """First piece [S], length [S] and count table (less 1) [S, 16] of all that are read at
-        once: the segments of 64 tokens, then the rest of each row.
-        """
-        kept, segments = self._kept
-        if tokens != kept and self._weights:
-            row = np.arange(len(self)) * sparse.leaves(tokens)
-            full, rest = divmod(tokens, sparse.SEGMENT)
-            at = np.arange(full + 1) * _PIECES
-            segments = [
-                (
-                    (row[:, None] + starts).ravel(),
-                    np.full(row.size * starts.size, length),
-                    np.repeat(self._count_tables(length), starts.size, axis=0),
-                )
-                for length, starts in ((sparse.SEGMENT, at[:full]), (rest, at[full:]))
-                if length and starts.size
-            ]
-            # Embeddings of one codec mostly have one grid. One assignment: threads may share this.
-            self._kept = (tokens, segments)
-        return segments
-
-    def _count_tables(self, length: int) -> NDArray[np.float64]:
-        tables = [sparse.count_weights(weight, length) for weight in self._weights]
-        return np.array(tables, np.float64) - 1
+Segments = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""First piece [S], length [S] and count table (less 1) [S, 16]; they are read at once."""
 
 
-def walk(source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]) -> Places:
-    """Read or write the places of events in blocks of (rows, T).
+def segments_of(
+    events: NDArray[np.int64], lengths: NDArray[np.int64], first: NDArray[np.int64]
+) -> list[Segments]:
+    """The segments of the sparse rows of a block: those of 64 tokens, then the rest of each row.
+
+    Args:
+      events: int64 [R], the weights of the rows' events.
+      lengths: int64 [R], tokens of each row.
+      first: int64 [R], the first piece of each row.
+    """
+    full, rest = np.divmod(lengths, sparse.SEGMENT)
+    row = np.repeat(np.arange(events.size), full)
+    nth = np.arange(row.size) - np.repeat(np.cumsum(full) - full, full)
+    left = np.flatnonzero(rest)
+    found = []
+    if row.size:
+        wide = _count_tables(events, np.full(events.size, sparse.SEGMENT))
+        found.append((first[row] + _PIECES * nth, np.full(row.size, sparse.SEGMENT), wide[row]))
+    if left.size:
+        tables = _count_tables(events[left], rest[left])
+        found.append((first[left] + _PIECES * full[left], rest[left], tables))
+    return found
+
+
+def _count_tables(events: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    pairs = zip(events.tolist(), lengths.tolist(), strict=True)
+    return np.array([sparse.count_weights(*pair) for pair in pairs], np.float64) - 1
+
+
+def walk(source: Reader | Writer, segments: Sequence[Segments]) -> Places:
+    """Read or write the places of events in the segments of all blocks.
 
     Raises:
       CorruptBlob: a count that its segment cannot have.
     """
-    piece, length, count = _alive(*_counts(source, blocks))
+    piece, length, count = _alive(*_counts(source, segments))
     if not piece.size:
         return Places(piece, np.zeros(0, np.uint16))
     for left in sparse.HALVES:
@@ -172,17 +168,13 @@ def walk(source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]) -> Places:
 
 
 def _counts(
-    source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]
+    source: Reader | Writer, segments: Sequence[Segments]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """First piece, length and events of every segment, in reading order."""
     parts = [(np.zeros(0, np.int64),) * 3]
-    start = 0
-    for rows, tokens in blocks:
-        for piece, length, tables in rows.segments(tokens):
-            piece = piece + start
-            count = source.counts(piece, length, tables)
-            parts.append((piece, length, count.astype(np.int64)))
-        start += len(rows) * sparse.leaves(tokens)
+    for piece, length, tables in segments:
+        count = source.counts(piece, length, tables)
+        parts.append((piece, length, count.astype(np.int64)))
     piece, length, count = (np.concatenate(part) for part in zip(*parts, strict=True))
     many = np.flatnonzero(count == _MANY)
     if many.size:

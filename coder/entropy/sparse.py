@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder.arrays import read_only
-from coder.entropy.tables import PRECISION
+from coder.entropy.integer_models import PRECISION
 
 ONE = 1 << PRECISION
 SEGMENT = 64

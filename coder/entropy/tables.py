@@ -7,15 +7,17 @@ every other int32. Its entries are integer weights w >= 1 that sum to 2^24; entr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, immutable, read_only
+from coder.entropy import sparse
+from coder.entropy.integer_models import PRECISION, model
 from coder.errors import CodecError
 from coder.lazy import lazy
 
-PRECISION = 24
 MAX_SIZE = 1 << 16
 """Maximum number of entries of a table, escape included; bounds the memory of a hostile file."""
 
@@ -184,6 +186,29 @@ class Tables:
     def mode_weights(self) -> NDArray[np.uint32]:
         """[K]: the weights of the modes."""
         return read_only(self.weights[self.starts + self.modes])
+
+    @lazy
+    def event_weights(self) -> NDArray[np.int64]:
+        """[K]: the weight of all entries but the mode."""
+        return read_only((1 << PRECISION) - self.mode_weights.astype(np.int64))
+
+    def model(self, k: int) -> Any:
+        """constriction's model of table k."""
+        if k not in self._models:
+            self._models[k] = model(self.weights_of(k))
+        return self._models[k]
+
+    def event_model(self, k: int) -> Any:
+        """The model of a symbol of table k that is not its mode; None if one symbol is left."""
+        if ~k not in self._models:
+            weights = sparse.event_weights(self.weights_of(k), int(self.modes[k]))
+            self._models[~k] = model(weights) if weights.size > 1 else None
+        return self._models[~k]
+
+    @lazy
+    def _models(self) -> dict[int, Any]:
+        """By k, and by ~k those of events."""
+        return {}
 
     def weights_of(self, k: int) -> NDArray[np.uint32]:
         """The weights [sizes[k]] of table k, escape last."""

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from block_cases import BlockCoder
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_ans import Table, escape_reads, integer_ans, length_table, reads, uniform
 
 from coder import CorruptBlob, Tables
-from coder.entropy import SymbolCoder, quantise_pmf
+from coder.entropy import quantise_pmf
 from coder.entropy.escape import length_weights
 from coder.entropy.integer_models import TABLE_EACH, UNIFORM, AnsCoder, model
 
@@ -61,7 +62,7 @@ def test_words_are_those_of_an_integer_ans(sizes):
     tables = Tables(np.full(len(sizes), -3), np.array(sizes), np.concatenate(tables_weights))
     symbols = np.stack([rng.integers(-5, size + 2, 60) for size in sizes], 1).astype(np.int32)
     layout = np.arange(len(sizes), dtype=np.int32)
-    words = SymbolCoder(tables, [layout]).encode([symbols])
+    words = BlockCoder(tables, [layout]).encode([symbols])
     assert words.tolist() == reference_words(tables, [layout], [symbols])
 
 
@@ -74,7 +75,7 @@ def test_long_escapes_are_read_in_chunks_from_the_lowest():
         expected.append((f"{bits} bits", uniform(1 << bits), chunk))
     assert escape_reads([v]) == expected
     tables = Tables.from_pmfs([(0, [0.5], 0.5)])
-    words = SymbolCoder(tables, [np.zeros(1, np.int32)]).encode(
+    words = BlockCoder(tables, [np.zeros(1, np.int32)]).encode(
         [np.array([[1 + 123_456_789]], np.int32)]
     )
     assert words.tolist() == integer_ans([*expected[::-1], ([1 << 23, 1 << 23], 1)])
@@ -122,7 +123,7 @@ def test_any_int32_round_trips_through_any_table(data, first, second):
     layouts = [
         np.array([data.draw(tables) for _ in range(block.shape[1])], np.int32) for block in blocks
     ]
-    coder = SymbolCoder(EDGE_TABLES, layouts)
+    coder = BlockCoder(EDGE_TABLES, layouts)
     words = coder.encode(blocks)
     assert words.tolist() == reference_words(EDGE_TABLES, layouts, blocks)
     decoded = coder.decode(words, [len(block) for block in blocks])
@@ -132,7 +133,7 @@ def test_any_int32_round_trips_through_any_table(data, first, second):
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=8), st.integers(1, 70))
 def test_random_words_decode_to_int32_or_fail_as_corrupt(words, count):
-    coder = SymbolCoder(EDGE_TABLES, [np.arange(len(EDGE_TABLES), dtype=np.int32)])
+    coder = BlockCoder(EDGE_TABLES, [np.arange(len(EDGE_TABLES), dtype=np.int32)])
     data = np.array(words, np.uint32)
     try:
         blocks = coder.decode(data, [count])
@@ -147,12 +148,12 @@ def test_an_escape_beyond_int32_is_corrupt():
     pushes += [(uniform(256), 5)] * 4 + [(uniform(2), 1)]
     words = np.array(integer_ans(pushes[::-1]), np.uint32)
     with pytest.raises(CorruptBlob, match="outside int32"):
-        SymbolCoder(tables, [np.zeros(1, np.int32)]).decode(words, [1])
+        BlockCoder(tables, [np.zeros(1, np.int32)]).decode(words, [1])
 
 
 def test_leftover_and_zero_words_are_corrupt():
     tables = Tables.from_pmfs([(0, [0.5], 0.5)])
-    coder = SymbolCoder(tables, [np.zeros(1, np.int32)])
+    coder = BlockCoder(tables, [np.zeros(1, np.int32)])
     for words in ([1, 2, 3], [5, 0]):
         with pytest.raises(CorruptBlob, match="damaged payload"):
             coder.decode(np.array(words, np.uint32), [2])
@@ -174,11 +175,11 @@ def test_coder_calls_do_not_grow_with_escapes(monkeypatch):
             return self._ans.is_empty()
 
     tables = Tables(np.array([0]), np.array([2]), np.array([1, (1 << 24) - 1]))
-    coder = SymbolCoder(tables, [np.zeros(1, np.int32)])
+    coder = BlockCoder(tables, [np.zeros(1, np.int32)])
     symbols = np.full((100_000, 1), -1, np.int32)
     symbols[::1000, 0] = np.arange(100) ** 4
     words = coder.encode([symbols])
-    monkeypatch.setattr("coder.entropy.ans.AnsCoder", Counting)
+    monkeypatch.setattr("coder.entropy.rows.AnsCoder", Counting)
     (decoded,) = coder.decode(words, [len(symbols)])
     np.testing.assert_array_equal(decoded, symbols)
     assert len(calls) <= 1 + 1 + 5 * 8

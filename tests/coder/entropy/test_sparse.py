@@ -4,14 +4,15 @@ from math import comb
 
 import numpy as np
 import pytest
+from block_cases import BlockCoder
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_ans import ONE, count_table, half_table
 
 from coder import CorruptBlob, Tables
-from coder.entropy import SymbolCoder, sparse
+from coder.entropy import sparse
 from coder.entropy.integer_models import TABLE_EACH, AnsCoder
-from coder.entropy.places import Reader, Rows, walk
+from coder.entropy.places import Reader, segments_of, walk
 
 
 def bits(words):
@@ -69,7 +70,7 @@ def test_sparse_rows_cost_what_one_symbol_a_token_would(event):
     weights = [event // 3, ONE - event, event - event // 3] if event > 2 else [ONE - event, event]
     weights = np.array(weights, np.uint32)
     tables = Tables(np.array([0]), np.array([weights.size]), weights)
-    coder = SymbolCoder(tables, [np.zeros(rows, np.int32)])
+    coder = BlockCoder(tables, [np.zeros(rows, np.int32)])
     symbols = rng.choice(weights.size, (tokens, rows), p=weights / ONE).astype(np.int32)
     cost = bits(coder.encode([symbols]))
     ideal = coder.ideal_bits([symbols])
@@ -79,20 +80,22 @@ def test_sparse_rows_cost_what_one_symbol_a_token_would(event):
 def test_events_in_clusters_cost_no_more_than_one_symbol_a_token_would():
     # A channel that is quiet in most images and busy in this one: far from the table.
     tables = Tables.from_pmfs([(0, [2**-14, 1 - 2**-13], 2**-14)])
-    coder = SymbolCoder(tables, [np.zeros(40, np.int32)])
+    coder = BlockCoder(tables, [np.zeros(40, np.int32)])
     for busy in (0.1, 0.3, 0.7, 1.0):
         symbols = 1 - (np.random.default_rng(1).random((196, 40)) < busy).astype(np.int32)
         assert bits(coder.encode([symbols])) <= coder.ideal_bits([symbols])
 
 
 def test_impossible_counts_are_corrupt():
-    rows = Rows(np.array([1 << 19]))
+    def segments(length):
+        return segments_of(np.array([1 << 19]), np.array([length]), np.array([0]))
+
     for length, count in ((1, 2), (7, 15), (14, 15)):
         ans = AnsCoder()
         tables = np.array([sparse.count_weights(1 << 19, length)]) - 1.0
         ans.encode_reverse(np.array([count], np.int32), TABLE_EACH, tables)
         with pytest.raises(CorruptBlob, match="more events than tokens"):
-            walk(Reader(ans), [(rows, length)])
+            walk(Reader(ans), segments(length))
     # One event in 64 tokens, two of it in the first half; then one in 33, none in the first 32.
     for length, first in ((64, 2), (33, 2)):
         ans = AnsCoder()
@@ -101,4 +104,4 @@ def test_impossible_counts_are_corrupt():
         tables = np.array([sparse.count_weights(1 << 19, length)]) - 1.0
         ans.encode_reverse(np.array([1], np.int32), TABLE_EACH, tables)
         with pytest.raises(CorruptBlob, match="half a segment"):
-            walk(Reader(ans), [(rows, length)])
+            walk(Reader(ans), segments(length))
