@@ -56,7 +56,7 @@ class SymbolCoder:
             np.concatenate([p.pattern for p, _, _ in found]),
         )
         writer = Writer(places, starts[-1])
-        walk(writer, [(rows.rows, len(q)) for rows, q in zip(self._sparse, blocks, strict=True)])
+        walk(writer, [rows.block(len(q)) for rows, q in zip(self._sparse, blocks, strict=True)])
         events = [
             (rows, row, *rows.indices(row, symbols))
             for rows, (_, row, symbols) in zip(self._sparse, found, strict=True)
@@ -79,9 +79,8 @@ class SymbolCoder:
           CorruptBlob: the words are not what `encode` makes of blocks of these shapes.
         """
         ans = open_words(words)
-        places = walk(
-            Reader(ans), [(rows.rows, t) for rows, t in zip(self._sparse, tokens, strict=True)]
-        )
+        blocks = [rows.block(t) for rows, t in zip(self._sparse, tokens, strict=True)]
+        places = walk(Reader(ans), blocks)
         starts = self._starts(tokens)
         ends = np.searchsorted(places.piece, starts).tolist()
         events = []
@@ -92,10 +91,7 @@ class SymbolCoder:
             events.append((row, token, *rows.symbols(row, rows.pop(ans, row))))
         dense = [rows.pop(ans, t) for rows, t in zip(self._dense, tokens, strict=True)]
         counts = [which.size for *_, which in events] + [which.size for _, which in dense]
-        values = np.split(escape.pop(ans, sum(counts)), np.cumsum(counts)[:-1])
-        # Decoding past the end raises no error, but leaves a state that no encoder starts from.
-        if not ans.is_empty():
-            raise CorruptBlob("damaged payload: it does not end where its symbols end")
+        values = escape.pop_last(ans, counts)
         result = []
         for i, (rows, (row, token, symbols, escapes)) in enumerate(
             zip(self._sparse, events, strict=True)
@@ -108,23 +104,14 @@ class SymbolCoder:
 
     def ideal_bits(self, blocks: Sequence[NDArray[np.int32]]) -> float:
         """The information content of the symbols under the tables, escaped values included."""
-        entry_bits = PRECISION - np.log2(self._tables.weights)
-        total = 0.0
-        for layout, symbols in zip(self._layouts, blocks, strict=True):
-            low, size = self._tables.minimum[layout], self._tables.sizes[layout]
-            index = symbols.astype(np.int64) - low
-            outside = (index < 0) | (index >= size - 1)
-            index = np.where(outside, size - 1, index) + self._tables.starts[layout]
-            total += float(entry_bits[index].sum())
-            token, row = np.nonzero(outside)
-            total += escape.ideal_bits(escape.values_of(symbols[token, row], low[row], size[row]))
-        return total
+        return sum(
+            ideal_bits(self._tables, layout, symbols)
+            for layout, symbols in zip(self._layouts, blocks, strict=True)
+        )
 
     def _starts(self, tokens: Sequence[int]) -> list[int]:
         """The first piece of each block, and the end."""
-        pieces = [
-            len(rows.rows) * sparse.leaves(t) for rows, t in zip(self._sparse, tokens, strict=True)
-        ]
+        pieces = [rows.pieces(t) for rows, t in zip(self._sparse, tokens, strict=True)]
         return np.cumsum([0, *pieces]).tolist()
 
 
@@ -134,6 +121,19 @@ def open_words(words: NDArray[np.uint32]):
         return AnsCoder(words)
     except ValueError as error:
         raise CorruptBlob(f"damaged payload: {error}") from error
+
+
+def ideal_bits(tables: Tables, which: NDArray[np.int32], symbols: NDArray[np.int32]) -> float:
+    """The information content of symbols, each under the table that `which`, of their shape or
+    broadcast to it, has for it; escaped values included.
+    """
+    low, size = tables.minimum[which], tables.sizes[which]
+    index = symbols.astype(np.int64) - low
+    outside = (index < 0) | (index >= size - 1)
+    index = np.where(outside, size - 1, index) + tables.starts[which]
+    bits = float((PRECISION - np.log2(tables.weights))[index].sum())
+    low, size = (np.broadcast_to(part, symbols.shape)[outside] for part in (low, size))
+    return bits + escape.ideal_bits(escape.values_of(symbols[outside], low, size))
 
 
 class _DenseRows:

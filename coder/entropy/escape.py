@@ -25,6 +25,7 @@ from coder.errors import CorruptBlob
 _CHUNK_BITS = 8
 _LENGTHS = 35
 _INT32 = np.iinfo(np.int32)
+Limits = NDArray[np.int32] | np.int32
 
 
 def length_weights() -> NDArray[np.int64]:
@@ -38,19 +39,15 @@ _LENGTH_MODEL = model(length_weights())
 _CHUNK_MODELS = {n: model(np.full(1 << n, 1 << (PRECISION - n))) for n in range(1, _CHUNK_BITS + 1)}
 
 
-def values_of(
-    symbols: NDArray[np.int32], minimum: NDArray[np.int32], size: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    """v [E] of symbols [E] that are outside their tables (minimum and size [E])."""
+def values_of(symbols: NDArray[np.int32], minimum: Limits, size: Limits) -> NDArray[np.int64]:
+    """v [E] of symbols [E] that are outside their tables (minimum and size [E], or of all)."""
     # int64 first, in which no difference of two int32 wraps.
     above = symbols.astype(np.int64) - minimum - (size - 1)
     below = minimum.astype(np.int64) - 1 - symbols
     return np.where(below >= 0, 2 * below, 2 * above + 1)
 
 
-def symbols_of(
-    values: NDArray[np.int64], minimum: NDArray[np.int32], size: NDArray[np.int32]
-) -> NDArray[np.int32]:
+def symbols_of(values: NDArray[np.int64], minimum: Limits, size: Limits) -> NDArray[np.int32]:
     """The inverse. Raises CorruptBlob for a symbol beyond int32."""
     low, excess = minimum.astype(np.int64), values >> 1
     symbols = np.where(values & 1, low + size - 1 + excess, low - 1 - excess)
@@ -79,6 +76,18 @@ def pop(ans, count: int) -> NDArray[np.int64]:
     for shift, bits, which in _chunks(lengths):
         chunk = ans.decode(_CHUNK_MODELS[bits], which.size).astype(np.int64)
         values[which] |= chunk << shift
+    return values
+
+
+def pop_last(ans, counts: list[int]) -> list[NDArray[np.int64]]:
+    """Decode v of several parts [count each], the last of a payload.
+
+    Raises CorruptBlob if more follows.
+    """
+    values = np.split(pop(ans, sum(counts)), np.cumsum(counts)[:-1])
+    # Decoding past the end raises no error, but leaves a state that no encoder starts from.
+    if not ans.is_empty():
+        raise CorruptBlob("damaged payload: it does not end where its symbols end")
     return values
 
 

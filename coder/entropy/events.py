@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from coder.entropy import escape, sparse
 from coder.entropy.integer_models import model
-from coder.entropy.places import Places, Rows
+from coder.entropy.places import Places, Segments, segments_of
 from coder.entropy.tables import Tables
 
-_BITS = np.arange(sparse.LEAF, dtype=np.uint16)
 _CERTAIN = object()  # in place of a model: one symbol is left
 
 
@@ -20,7 +19,7 @@ class SparseRows:
     Attributes:
       columns: int64 [S], which of the R rows.
       modes: int32 [R], the mode of every row, dense ones too.
-      rows: the rows, for `places.walk`.
+      weights: int64 [S], the weight of an event of each row.
     """
 
     def __init__(self, tables: Tables, layout: NDArray[np.int32]):
@@ -29,10 +28,26 @@ class SparseRows:
         self._sparse = events <= sparse.MAX_EVENT_WEIGHT
         self.columns = np.flatnonzero(self._sparse)
         self._position = np.cumsum(self._sparse) - 1
-        self.rows = Rows(events[self.columns])
+        self.weights = events[self.columns]
+        self._kept: tuple[int, Segments] = (0, [])
         self._table = layout[self.columns]
         self._tables = tables
         self._models: list = [None] * self.columns.size
+
+    def pieces(self, tokens: int) -> int:
+        """The number of pieces of all rows, of so many tokens each."""
+        return self.columns.size * sparse.leaves(tokens)
+
+    def block(self, tokens: int) -> tuple[Segments, int]:
+        """What `places.walk` takes, for rows of so many tokens each."""
+        kept, segments = self._kept
+        if tokens != kept:
+            rows = np.arange(self.columns.size)
+            lengths = np.full(rows.size, tokens)
+            segments = segments_of(self.weights, lengths, rows * sparse.leaves(tokens))
+            # Embeddings of one codec mostly have one grid. One assignment: threads may share this.
+            self._kept = (tokens, segments)
+        return segments, self.pieces(tokens)
 
     def find(
         self, symbols: NDArray[np.int32]
@@ -126,6 +141,6 @@ class SparseRows:
 
 def expand(places: Places, pieces: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and token [E] of every event, in order; each row has `pieces` pieces."""
-    which, bit = np.nonzero((places.pattern[:, None] >> _BITS) & 1)
-    row, part = np.divmod(places.piece[which], pieces)
-    return row, part * sparse.LEAF + bit
+    piece, token = places.events()
+    row, part = np.divmod(piece, pieces)
+    return row, part * sparse.LEAF + token

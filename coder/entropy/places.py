@@ -27,6 +27,10 @@ from coder.errors import CorruptBlob
 
 _MANY = sparse.COUNTS - 1
 _PIECES = sparse.SEGMENT // sparse.LEAF
+_BITS = np.arange(sparse.LEAF, dtype=np.uint16)
+
+Segments = list[tuple[NDArray, NDArray, NDArray]]
+"""First piece [S], length [S] and count table (less 1) [S, 16] of all that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Places:
 
     piece: NDArray[np.int64]
     pattern: NDArray[np.uint16]
+
+    def events(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The piece [E] of every event, and its token [E] in the piece, in order."""
+        which, token = np.nonzero((self.pattern[:, None] >> _BITS) & 1)
+        return self.piece[which], token
 
 
 class Reader:
@@ -101,45 +110,35 @@ class Writer:
         return numbers
 
 
-class Rows:
-    """The sparse rows of one block: int64 [R], the weights of their events."""
+def segments_of(
+    weights: NDArray[np.int64], lengths: NDArray[np.int64], first: NDArray[np.int64]
+) -> Segments:
+    """The segments of a block's sparse rows: those of 64 tokens, then the rest of each row.
 
-    def __init__(self, weights: NDArray[np.int64]):
-        self._weights = weights.tolist()
-        self._kept: tuple[int, list[tuple[NDArray, NDArray, NDArray]]] = (0, [])
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def segments(self, tokens: int) -> list[tuple[NDArray, NDArray, NDArray]]:
-        """First piece [S], length [S] and count table (less 1) [S, 16] of all that are read at
-        once: the segments of 64 tokens, then the rest of each row.
-        """
-        kept, segments = self._kept
-        if tokens != kept and self._weights:
-            row = np.arange(len(self)) * sparse.leaves(tokens)
-            full, rest = divmod(tokens, sparse.SEGMENT)
-            at = np.arange(full + 1) * _PIECES
-            segments = [
-                (
-                    (row[:, None] + starts).ravel(),
-                    np.full(row.size * starts.size, length),
-                    np.repeat(self._count_tables(length), starts.size, axis=0),
-                )
-                for length, starts in ((sparse.SEGMENT, at[:full]), (rest, at[full:]))
-                if length and starts.size
-            ]
-            # Embeddings of one codec mostly have one grid. One assignment: threads may share this.
-            self._kept = (tokens, segments)
-        return segments
-
-    def _count_tables(self, length: int) -> NDArray[np.float64]:
-        tables = [sparse.count_weights(weight, length) for weight in self._weights]
-        return np.array(tables, np.float64) - 1
+    Args:
+      weights: int64 [R], the weight of an event of each row.
+      lengths: int64 [R], its tokens.
+      first: int64 [R], its first piece.
+    """
+    full, rest = np.divmod(lengths, sparse.SEGMENT)
+    none, wide = np.zeros_like(full), np.full_like(full, sparse.SEGMENT)
+    result = []
+    # How many segments a row has, their length, and the segments of the row before them.
+    for times, length, before in ((full, wide, none), (np.minimum(rest, 1), rest, full)):
+        rows = np.flatnonzero(times)
+        if not rows.size:
+            continue
+        pairs = zip(weights[rows].tolist(), length[rows].tolist(), strict=True)
+        tables = np.array([sparse.count_weights(*pair) for pair in pairs], np.float64) - 1
+        which = np.repeat(np.arange(rows.size), times[rows])
+        row = rows[which]
+        nth = before[row] + np.arange(row.size) - np.repeat(np.cumsum(times) - times, times)
+        result.append((first[row] + _PIECES * nth, length[row], tables[which]))
+    return result
 
 
-def walk(source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]) -> Places:
-    """Read or write the places of events in blocks of (rows, T).
+def walk(source: Reader | Writer, blocks: Sequence[tuple[Segments, int]]) -> Places:
+    """Read or write the places of events in blocks: the segments of each, and its pieces.
 
     Raises:
       CorruptBlob: a count that its segment cannot have.
@@ -172,17 +171,17 @@ def walk(source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]) -> Places:
 
 
 def _counts(
-    source: Reader | Writer, blocks: Sequence[tuple[Rows, int]]
+    source: Reader | Writer, blocks: Sequence[tuple[Segments, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """First piece, length and events of every segment, in reading order."""
     parts = [(np.zeros(0, np.int64),) * 3]
     start = 0
-    for rows, tokens in blocks:
-        for piece, length, tables in rows.segments(tokens):
+    for segments, pieces in blocks:
+        for piece, length, tables in segments:
             piece = piece + start
             count = source.counts(piece, length, tables)
             parts.append((piece, length, count.astype(np.int64)))
-        start += len(rows) * sparse.leaves(tokens)
+        start += pieces
     piece, length, count = (np.concatenate(part) for part in zip(*parts, strict=True))
     many = np.flatnonzero(count == _MANY)
     if many.size:

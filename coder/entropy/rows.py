@@ -5,26 +5,23 @@ counts of all segments of 64 symbols, row by row; counts of what is left of each
 patterns; events; dense rows; escaped values.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from coder.entropy import escape, sparse
-from coder.entropy.ans import open_words
+from coder.entropy.ans import ideal_bits, open_words
 from coder.entropy.events import SparseRows
 from coder.entropy.integer_models import AnsCoder, model
-from coder.entropy.places import Places, Reader, Rows, Writer, walk
-from coder.entropy.tables import PRECISION, Tables
-from coder.errors import CorruptBlob
-
-_BITS = np.arange(sparse.LEAF, dtype=np.uint16)
+from coder.entropy.places import Places, Reader, Writer, segments_of, walk
+from coder.entropy.tables import Tables
 
 
 class RowCoder:
     """Code symbols int32 [S]: those of R rows, one row after another.
 
-    Guarantees are those of `ans.SymbolCoder`.
+    Guarantees are those of `ans.SymbolCoder`. That is a class of its own for speed alone: of one
+    block this one writes the same bytes, but row by row, not the whole block in one array
+    operation. For 768 rows of 196 symbols its `encode` takes 3.6 times as long.
 
     Args:
       tables: the tables.
@@ -42,7 +39,7 @@ class RowCoder:
         pieces = sparse.leaves(lengths[rare])
         self._first = np.cumsum(pieces) - pieces  # of every sparse row, its first piece of 16
         self._pieces = int(pieces.sum())
-        self._walk = (_Ragged(tables, which[rare], lengths[rare], self._first), 0)
+        self._block = (segments_of(self._events.weights, lengths[rare], self._first), self._pieces)
         self._starts = (ends - lengths)[rare]
         modes = self._events.modes[rare].tolist()
         self._sparse = [(spans[r], mode) for r, mode in zip(rare, modes, strict=True)]
@@ -60,7 +57,7 @@ class RowCoder:
         bits = np.uint16(1) << (place & 15).astype(np.uint16)
         pattern = np.bitwise_or.reduceat(bits, start) if start.size else bits
         writer = Writer(Places(piece, pattern), self._pieces)
-        walk(writer, [self._walk])
+        walk(writer, [self._block])
         indices, escaped = self._events.indices(row, symbols[self._starts[row] + within])
         values, rows = [escaped], []
         for span, k, table in self._dense:
@@ -69,7 +66,7 @@ class RowCoder:
             # Below the table, or so far above it that the difference wrapped: huge as unsigned.
             outside = np.flatnonzero(index.view(np.uint32) >= last.view(np.uint32))
             if outside.size:
-                values.append(self._values(symbols[span][outside], k))
+                values.append(escape.values_of(symbols[span][outside], *self._limits(k)))
                 index[outside] = last
             rows.append((index, table))
         ans = AnsCoder()
@@ -84,11 +81,10 @@ class RowCoder:
     def decode(self, words: NDArray[np.uint32]) -> NDArray[np.int32]:
         """Words -> symbols int32 [S]. Raises CorruptBlob if they are not `encode`'s."""
         ans = open_words(words)
-        places = walk(Reader(ans), [self._walk])
-        which, bit = np.nonzero((places.pattern[:, None] >> _BITS) & 1)
-        piece = places.piece[which]
+        places = walk(Reader(ans), [self._block])
+        piece, token = places.events()
         row = np.searchsorted(self._first, piece, side="right") - 1
-        at = self._starts[row] + (piece - self._first[row]) * sparse.LEAF + bit
+        at = self._starts[row] + (piece - self._first[row]) * sparse.LEAF + token
         events, escapes = self._events.symbols(row, self._events.pop(ans, row))
         symbols = np.empty(int(self._lengths.sum()), np.int32)
         for span, mode in self._sparse:
@@ -98,73 +94,17 @@ class RowCoder:
             index = ans.decode(table, span.stop - span.start)
             outside.append(np.flatnonzero(index == self._tables.sizes[k] - 1))
             symbols[span] = index + self._tables.minimum[k]
-        counts = [some.size for some in outside]
-        values = np.split(escape.pop(ans, sum(counts)), np.cumsum(counts)[:-1])
-        # Decoding past the end raises no error, but leaves a state that no encoder starts from.
-        if not ans.is_empty():
-            raise CorruptBlob("damaged payload: it does not end where its symbols end")
+        values = escape.pop_last(ans, [some.size for some in outside])
         self._events.restore(row, events, escapes, values[0])
         symbols[at] = events
         for (span, k, _), some, own in zip(self._dense, outside[1:], values[1:], strict=True):
             if some.size:
-                low, size = self._limits(k, some.size)
-                symbols[span][some] = escape.symbols_of(own, low, size)
+                symbols[span][some] = escape.symbols_of(own, *self._limits(k))
         return symbols
 
     def ideal_bits(self, symbols: NDArray[np.int32]) -> float:
         """The information content of the symbols under the tables, escaped values included."""
-        entry_bits = PRECISION - np.log2(self._tables.weights)
-        total = 0.0
-        for part, k in self._parts(symbols):
-            low, last = int(self._tables.minimum[k]), int(self._tables.sizes[k]) - 1
-            index = part.astype(np.int64) - low
-            outside = (index < 0) | (index >= last)
-            index = np.where(outside, last, index) + self._tables.starts[k]
-            total += float(entry_bits[index].sum())
-            total += escape.ideal_bits(self._values(part[outside], k))
-        return total
+        return ideal_bits(self._tables, np.repeat(self._which, self._lengths), symbols)
 
-    def _parts(self, symbols: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
-        ends = np.cumsum(self._lengths).tolist()
-        starts = [0, *ends[:-1]]
-        for start, end, k in zip(starts, ends, self._which.tolist(), strict=False):
-            yield symbols[start:end], k
-
-    def _limits(self, k: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        return np.full(count, self._tables.minimum[k]), np.full(count, self._tables.sizes[k])
-
-    def _values(self, symbols: NDArray[np.int32], k: int) -> NDArray[np.int64]:
-        return escape.values_of(symbols, *self._limits(k, symbols.size))
-
-
-class _Ragged(Rows):
-    """Sparse rows of lengths [R] whose first pieces are `first` [R]."""
-
-    def __init__(
-        self,
-        tables: Tables,
-        which: NDArray[np.int32],
-        lengths: NDArray[np.int64],
-        first: NDArray[np.int64],
-    ):
-        weights = sparse.ONE - tables.mode_weights[which].astype(np.int64)
-        super().__init__(weights)
-        full, rest = np.divmod(lengths, sparse.SEGMENT)
-        row = np.repeat(np.arange(which.size), full)
-        nth = np.arange(row.size) - np.repeat(np.cumsum(full) - full, full)
-        step = sparse.SEGMENT // sparse.LEAF
-        self._segments = []
-        if row.size:
-            wide = self._count_tables(sparse.SEGMENT)
-            self._segments.append(
-                (first[row] + step * nth, np.full(row.size, sparse.SEGMENT), wide[row])
-            )
-        left = np.flatnonzero(rest)
-        if left.size:
-            pairs = zip(weights[left].tolist(), rest[left].tolist(), strict=True)
-            tables_left = np.array([sparse.count_weights(*pair) for pair in pairs], np.float64) - 1
-            self._segments.append((first[left] + step * full[left], rest[left], tables_left))
-
-    def segments(self, tokens: int) -> list[tuple[NDArray, NDArray, NDArray]]:
-        """As of rows of one length."""
-        return self._segments
+    def _limits(self, k: int) -> tuple[np.int32, np.int32]:
+        return self._tables.minimum[k], self._tables.sizes[k]

@@ -11,7 +11,7 @@ from reference_ans import ONE, count_table, half_table
 from coder import CorruptBlob, Tables
 from coder.entropy import SymbolCoder, sparse
 from coder.entropy.integer_models import TABLE_EACH, AnsCoder
-from coder.entropy.places import Reader, Rows, walk
+from coder.entropy.places import Reader, segments_of, walk
 
 
 def bits(words):
@@ -86,13 +86,16 @@ def test_events_in_clusters_cost_no_more_than_one_symbol_a_token_would():
 
 
 def test_impossible_counts_are_corrupt():
-    rows = Rows(np.array([1 << 19]))
+    def block(length):
+        row = segments_of(np.array([1 << 19]), np.array([length]), np.array([0]))
+        return row, sparse.leaves(length)
+
     for length, count in ((1, 2), (7, 15), (14, 15)):
         ans = AnsCoder()
         tables = np.array([sparse.count_weights(1 << 19, length)]) - 1.0
         ans.encode_reverse(np.array([count], np.int32), TABLE_EACH, tables)
         with pytest.raises(CorruptBlob, match="more events than tokens"):
-            walk(Reader(ans), [(rows, length)])
+            walk(Reader(ans), [block(length)])
     # One event in 64 tokens, two of it in the first half; then one in 33, none in the first 32.
     for length, first in ((64, 2), (33, 2)):
         ans = AnsCoder()
@@ -101,4 +104,4 @@ def test_impossible_counts_are_corrupt():
         tables = np.array([sparse.count_weights(1 << 19, length)]) - 1.0
         ans.encode_reverse(np.array([1], np.int32), TABLE_EACH, tables)
         with pytest.raises(CorruptBlob, match="half a segment"):
-            walk(Reader(ans), [(rows, length)])
+            walk(Reader(ans), [block(length)])
