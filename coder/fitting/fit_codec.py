@@ -5,11 +5,7 @@ import warnings
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.arrays import (
-    check_whole,
-    is_number,
-    warn_of_integers,
-)
+from coder.arrays import check_whole, is_number, warn_of_integers
 from coder.codecs import NOT_CODED, QualityLadder, renumbered
 from coder.errors import CodecError, InputError, UnusualEmbedding
 from coder.fitting import histograms
@@ -119,13 +115,13 @@ def fit(
     tables, shifts = family()
     steps, layouts, chosen = [], [], 0
     for step in _STEPS:
-        found = choose(counts, step, tables, shifts)
-        explained = found.saved / squares
+        layout, saved = choose(counts, step, tables, shifts)
+        explained = saved / squares
         if explained < _EXPLAINED[0]:
             continue
         chosen += explained < _DEFAULT
         steps.append(step)
-        layouts.append(found.layout[:, sources])
+        layouts.append(layout[:, sources])
         if explained >= _EXPLAINED[1]:
             break
     if not steps:
@@ -205,20 +201,19 @@ def _warn_of_few(energies: NDArray[np.float32], what: str, *, stacklevel: int) -
     few = max(1, energies.size // _FEW)
     largest = np.sort(np.partition(energies, -few)[-few:])[::-1]
     sums, whole = np.cumsum(largest, dtype=np.float64), energies.sum(dtype=np.float64)
-    unusual = bool(sums[-1] > 0.5 * whole)  # the whole is 0 where all class tokens are the same
-    if unusual:
-        shares = sums / whole
-        # Count the tokens that stand out, not all that were examined.
-        alike = np.count_nonzero(largest > largest[0] / 10)
-        count = max(1 + int(np.argmax(shares > 0.5)), alike)
-        share = shares[count - 1]
-        warnings.warn(
-            f"{count} of {energies.size} {what} carry {share:.0%} of the variance: are they "
-            "missing data? Name it with nodata, or mask it",
-            UnusualEmbedding,
-            stacklevel=stacklevel,
-        )
-    return unusual
+    if not sums[-1] > 0.5 * whole:  # the whole is 0 where all class tokens are the same
+        return False
+    shares = sums / whole
+    # Count the tokens that stand out, not all that were examined.
+    alike = np.count_nonzero(largest > largest[0] / 10)
+    count = max(1 + int(np.argmax(shares > 0.5)), alike)
+    warnings.warn(
+        f"{count} of {energies.size} {what} carry {shares[count - 1]:.0%} of the variance: are "
+        "they missing data? Name it with nodata, or mask it",
+        UnusualEmbedding,
+        stacklevel=stacklevel,
+    )
+    return True
 
 
 def _transform(sample: Sample, class_weight: float) -> Transform:

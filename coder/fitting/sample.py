@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coder.arrays import as_floats, refuse, with_mask
 from coder.errors import InputError, UnusualEmbedding
-from coder.transform import LARGEST, parts
+from coder.transform import LARGEST, spans
 
 _BATCH = 1 << 23  # values per batch
 _TILE = (LARGEST, 4 * LARGEST)  # size of the sampled tiles of a raster, tokens
@@ -232,21 +232,14 @@ def _patched(
     if not there.all():
         y = np.where(there[..., None], y, 0)
         for b in np.flatnonzero(~there.all((1, 2))):
-            for rows in _spans(there.shape[1]):
-                for columns in _spans(there.shape[2]):
-                    block = there[b, rows, columns]
-                    if block.mean() < 1 - HOLES:
-                        counted[b, rows, columns] = False
-                    elif not block.all():
-                        y[b, rows, columns] = _filled(y[b, rows, columns], block)
+            for place in itertools.product(*map(spans, there.shape[1:])):
+                block = there[b][place]
+                if block.mean() < 1 - HOLES:
+                    counted[b][place] = False
+                elif not block.all():
+                    y[b][place] = _filled(y[b][place], block)
     shape = (len(y), -1)
     return y.reshape(*shape, y.shape[-1]), there.reshape(shape), counted.reshape(shape)
-
-
-def _spans(side: int) -> list[slice]:
-    """The blocks of a side, as slices."""
-    ends = np.cumsum([0, *parts(side)]).tolist()
-    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _filled(y: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.floating]:

@@ -8,8 +8,6 @@ where m is the magnitude that its encoder chooses. Not coding them costs 0: that
 table costs less.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,22 +17,15 @@ from coder.fitting import histograms
 from coder.transform import KAPPA, cells_of
 
 
-class Chosen(NamedTuple):
-    """The tables at one step.
-
-    Attributes:
-      layout: uint8 [K, columns].
-      saved: the squared error that coding saves, in the units of the coefficients.
-    """
-
-    layout: NDArray[np.uint8]
-    saved: float
-
-
 def choose(
     counts: NDArray[np.int64], step: float, tables: Tables, shifts: NDArray[np.float32]
-) -> Chosen:
-    """The best table for each component and column of `counts` [K, columns, BINS]."""
+) -> tuple[NDArray[np.uint8], float]:
+    """Choose the best table for each component and column of `counts` [K, columns, BINS].
+
+    Returns:
+      The layout uint8 [K, columns] at this step, and the squared error that coding saves, in the
+      units of the coefficients.
+    """
     x = histograms.CENTRES / step
     bits, saved = _per_magnitude(x, tables, shifts)
     flat = counts.reshape(-1, counts.shape[-1]).astype(np.float64)
@@ -43,10 +34,8 @@ def choose(
     coded = cost.min(1) < 0
     layout = np.where(coded, best, NOT_CODED).astype(np.uint8)
     own, which = flat[coded], best[coded]
-    return Chosen(
-        layout.reshape(counts.shape[:-1]),
-        float((own * saved[which]).sum()) * step**2,
-    )
+    error = float((own * saved[which]).sum()) * step**2
+    return layout.reshape(counts.shape[:-1]), error
 
 
 def _per_magnitude(

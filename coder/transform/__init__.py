@@ -9,7 +9,7 @@ Which table a coefficient gets is chosen in `coder.fitting.table_choice`.
 from coder.transform.dct import cosines
 from coder.transform.dead_zone import KAPPA, MARGIN, cells_of
 from coder.transform.distributions import family
-from coder.transform.frequencies import BANDS, LARGEST, bands_of_grid, parts
+from coder.transform.frequencies import BANDS, LARGEST, bands_of_grid, parts, spans
 from coder.transform.klt import Parts, Transform
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "cosines",
     "family",
     "parts",
+    "spans",
 ]

@@ -1,13 +1,13 @@
 """The DCT-II over the blocks of a grid, and matrix products that start no threads."""
 
+import itertools
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coder.arrays import read_only
-from coder.transform.frequencies import parts as parts_of_side
+from coder.transform.frequencies import spans
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
 _ROWS = 8  # rows per piece; 4 to 16 are about as fast
@@ -22,18 +22,13 @@ def over_blocks(
         return values
     source = values.reshape(height, width, -1)
     result = np.empty_like(source)
-    top = 0
-    for h in parts_of_side(height):
-        left = 0
-        for w in parts_of_side(width):
-            place = np.s_[top : top + h, left : left + w]
-            rows, columns = cosines(h), cosines(w)
-            if inverse:
-                rows, columns = rows.T, columns.T
-            block = product(rows, source[place].reshape(h, -1))
-            result[place] = product(columns, block.reshape(h, w, -1))
-            left += w
-        top += h
+    for place in itertools.product(spans(height), spans(width)):
+        h, w, channels = source[place].shape
+        rows, columns = cosines(h), cosines(w)
+        if inverse:
+            rows, columns = rows.T, columns.T
+        block = product(rows, source[place].reshape(h, -1))
+        result[place] = product(columns, block.reshape(h, w, channels))
     return result.reshape(values.shape)
 
 
@@ -66,7 +61,7 @@ def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
     whole = m - m % rows
     pieces = a[:whole].reshape(-1, rows, k)
     edges = np.linspace(0, n, -(-n // columns) + 1).astype(int)  # even, so that none is a vector
-    for left, right in pairwise(edges):
+    for left, right in itertools.pairwise(edges):
         out = result[..., :whole, left:right]
         np.matmul(
             pieces,

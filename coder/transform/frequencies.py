@@ -11,6 +11,7 @@ its band is the number of edges in `EDGES` that 32 f reaches, and 0 for i = j = 
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,13 @@ def parts(side: int) -> list[int]:
     """The parts of a side, tokens each."""
     count = -(-side // LARGEST)
     return [side // count + (k < side % count) for k in range(count)]
+
+
+@lru_cache(256)
+def spans(side: int) -> tuple[slice, ...]:
+    """The parts of a side, as slices."""
+    ends = np.cumsum([0, *parts(side)]).tolist()
+    return tuple(slice(start, end) for start, end in pairwise(ends))
 
 
 @lru_cache(256)

@@ -15,7 +15,6 @@ is bit-identical in any batch and for any number of BLAS threads; between machin
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,9 @@ from coder.errors import CodecError, FileError
 from coder.lazy import lazy
 from coder.transform.dct import over_blocks, product
 from coder.transform.frequencies import BANDS, bands_of_grid
+
+Parts = tuple[tuple[NDArray[np.intp], NDArray[np.float32]], ...]
+"""For each column of a layout: its components [k], and what a matrix has for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,7 @@ class Transform:
         return replace(self, basis=self.basis[which], norms=self.norms[which])
 
     def forward(
-        self, y: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
+        self, y: NDArray[np.float32], grid: tuple[int, int], parts: Parts | None = None
     ) -> NDArray[np.float32]:
         """Embedding float32 [n, D] -> coefficients [n, K], those of a block at its places.
 
@@ -149,7 +151,7 @@ class Transform:
         return c
 
     def inverse(
-        self, c: NDArray[np.float32], grid: tuple[int, int], parts: "Parts | None" = None
+        self, c: NDArray[np.float32], grid: tuple[int, int], parts: Parts | None = None
     ) -> NDArray[np.float32]:
         """Coefficients float32 [n, K] -> embedding [n, D]; `parts` is the result of `syntheses`."""
         first = len(c) - grid[0] * grid[1]
@@ -170,18 +172,18 @@ class Transform:
             y[:first] += self.class_mean
         return y
 
-    def analyses(self, coded: NDArray[np.bool_]) -> "Parts":
+    def analyses(self, coded: NDArray[np.bool_]) -> Parts:
         """The parts of `analysis` for the components [K, columns] that are coded: [D, k] each."""
         kept = map(np.flatnonzero, coded.T)
-        return tuple(Part(k, _taken(self.analysis.T, k).T) for k in kept)
+        return tuple((k, _taken(self.analysis.T, k).T) for k in kept)
 
-    def syntheses(self, coded: NDArray[np.bool_]) -> "Parts":
+    def syntheses(self, coded: NDArray[np.bool_]) -> Parts:
         """The parts of `synthesis` for the components [K, columns] that are coded: [k, D] each."""
         wholes = [self.synthesis] * BANDS
         if self.class_mean is not None:
             wholes.append(self._class_synthesis)
         kept = map(np.flatnonzero, coded.T)
-        return tuple(Part(k, _taken(whole, k)) for k, whole in zip(kept, wholes, strict=True))
+        return tuple((k, _taken(whole, k)) for k, whole in zip(kept, wholes, strict=True))
 
     def _tokens(self, grid: tuple[int, int]) -> list[NDArray[np.intp]]:
         """The tokens of each column of a layout."""
@@ -208,16 +210,6 @@ class Transform:
             raise CodecError("rows of the basis are far from orthonormal")
         inverse = np.linalg.solve(products, rows)
         return read_only(np.ascontiguousarray(inverse.T, np.float32))
-
-
-class Part(NamedTuple):
-    """The components [k] of one column of a layout, and what a matrix has for them."""
-
-    kept: NDArray[np.intp]
-    matrix: NDArray[np.float32]
-
-
-Parts = tuple[Part, ...]  # one per column
 
 
 def _taken(rows: NDArray[np.float32], kept: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import coder
 from coder import CodecError
-from coder.transform import BANDS, LARGEST, Transform, bands_of_grid, cosines, parts
+from coder.transform import BANDS, LARGEST, Transform, bands_of_grid, cosines, parts, spans
 from coder.transform.dct import over_blocks, product
 from coder.transform.frequencies import bands_of_block
 
@@ -241,3 +241,9 @@ def test_limits_on_threads_stay_as_they_are():
     with ThreadPoolExecutor(2) as threads:
         assert all(seen == limits for seen in threads.map(decode, range(20)))
     assert threadpoolctl.threadpool_info() == limits
+
+
+def test_spans_are_the_parts_one_after_another():
+    for side in (1, 15, 16, 17, 33, 100):
+        assert [span.stop - span.start for span in spans(side)] == parts(side)
+        assert [k for span in spans(side) for k in range(side)[span]] == list(range(side))
