@@ -16,7 +16,7 @@ A symbol is coded as its index in its table: `symbol - minimum`, or the last ind
 """
 
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,30 +29,22 @@ from coder.entropy.tables import Tables
 from coder.errors import CorruptBlob
 
 _BITS = np.arange(sparse.LEAF, dtype=np.uint16)
+_LARGE = 1 << 20  # symbols above which arrays with an entry for each are not kept
 
 
-class _Group(NamedTuple):
-    """Consecutive rows of one length, whose symbols form a matrix [rows, length].
+class _PerSymbol(NamedTuple):
+    """For each of S symbols, what its row says.
 
     Attributes:
-      symbols: where they are among the symbols of all rows.
-      length: symbols of a row.
-      rare, dense: the sparse and the dense rows, by their place in the group.
-      first: number of the first sparse row.
-      table: int32 [rows], the table of each.
-      models: those of the dense rows.
+      is_dense: bool [S].
+      fill: int32 [S], the mode of a sparse row, 0 in a dense one.
+      low, last: int32 [S], minimum and last index of a dense row's table; 0 in a sparse one.
     """
 
-    symbols: slice
-    length: int
-    rare: Any
-    dense: Any
-    first: int
-    table: NDArray[np.int32]
-    models: list[Any]
-
-    def of(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
-        return symbols[self.symbols].reshape(-1, self.length)
+    is_dense: NDArray[np.bool_]
+    fill: NDArray[np.int32]
+    low: NDArray[np.int32]
+    last: NDArray[np.int32]
 
 
 class RowCoder:
@@ -76,11 +68,10 @@ class RowCoder:
         lengths: NDArray[np.int64],
         blocks: Sequence[int] | None = None,
     ):
-        self._tables = tables
+        self._tables, self._which, self._lengths = tables, which, lengths
         ends = np.cumsum(lengths)
-        self._size = int(ends[-1])
-        is_rare = tables.event_weights[which] <= sparse.MAX_EVENT_WEIGHT
-        rare = np.flatnonzero(is_rare)
+        self._is_rare = tables.event_weights[which] <= sparse.MAX_EVENT_WEIGHT
+        rare, dense = np.flatnonzero(self._is_rare), np.flatnonzero(~self._is_rare)
         self._rare_table = which[rare]
         self._starts = (ends - lengths)[rare]
         pieces = sparse.leaves(lengths[rare])
@@ -95,52 +86,37 @@ class RowCoder:
                 events[start:end], lengths[rare[start:end]], self._first[start:end]
             )
         ]
-        self._groups, start = [], 0
-        for length, group in groupby(lengths.tolist()):
-            end = start + len(list(group))
-            part = is_rare[start:end]
-            some, others = np.flatnonzero(part), np.flatnonzero(~part)
-            span = slice(int(ends[start]) - length, int(ends[end - 1]))
-            self._groups.append(
-                _Group(
-                    span,
-                    length,
-                    slice(None) if part.all() else some,  # a view of the matrix, not a copy
-                    slice(None) if others.size == part.size else others,
-                    int(np.searchsorted(rare, start)),
-                    which[start:end],
-                    [tables.model(k) for k in which[start:end][others].tolist()],
-                )
-            )
-            start = end
+        models = [tables.model(k) for k in which[dense].tolist()]
+        starts = (ends - lengths)[dense].tolist()
+        self._dense = list(zip(starts, ends[dense].tolist(), models, strict=True))
+        self._kept = None if ends[-1] > _LARGE else self._make_per_symbol()
 
     def encode(self, symbols: NDArray[np.int32]) -> NDArray[np.uint32]:
         """Symbols int32 [S] -> words uint32 [W]; the last is not 0, W may be 0."""
-        row, within = self._events(symbols)
-        place = self._first[row] * sparse.LEAF + within
+        is_dense, fill, low, last = self._kept or self._make_per_symbol()
+        at = np.flatnonzero((symbols != fill) & ~is_dense)
+        row = np.searchsorted(self._starts, at, side="right") - 1
+        place = self._first[row] * sparse.LEAF + at - self._starts[row]
         piece = place >> 4
         new = np.flatnonzero(np.diff(piece, prepend=-1))
         bits = np.uint16(1) << (place & 15).astype(np.uint16)
         pattern = np.bitwise_or.reduceat(bits, new) if new.size else bits
         writer = Writer(Places(piece[new], pattern), self._pieces)
         walk(writer, self._segments)
-        indices, escaped = self._event_indices(row, symbols[self._starts[row] + within])
-        values, dense = [escaped], []
-        for group in self._groups:
-            index, outside = self._indices(group, symbols)
-            values.append(outside)
-            dense.append(index)
+        events, escaped = self._event_indices(row, symbols[at])
+        index = symbols - low
+        # Below the table, or so far above it that the difference wrapped: huge as unsigned.
+        outside = np.flatnonzero((index.view(np.uint32) >= last.view(np.uint32)) & is_dense)
+        values = escape.values_of(symbols[outside], low[outside], last[outside] + 1)
+        index[outside] = last[outside]
         ans = AnsCoder()
         # A stack: what the decoder reads last is pushed first.
-        escape.push(ans, np.concatenate(values))
-        for group, index in zip(reversed(self._groups), reversed(dense), strict=True):
-            # One symbol per row, as for a class token: plain integers are the fastest call.
-            rows = index[:, 0].tolist() if group.length == 1 else index
-            for one, model in zip(rows[::-1], reversed(group.models), strict=True):
-                ans.encode_reverse(one, model)
-        numbers = indices.tolist()
-        for table, start, end in reversed(self._runs(row)):
-            ans.encode_reverse(numbers[start] if end - start == 1 else indices[start:end], table)
+        escape.push(ans, np.concatenate([escaped, values]))
+        for start, end, model in reversed(self._dense):
+            # A plain integer is the fastest call.
+            ans.encode_reverse(index.item(start) if end - start == 1 else index[start:end], model)
+        for start, end, model in reversed(self._runs(row)):
+            ans.encode_reverse(events.item(start) if end - start == 1 else events[start:end], model)
         writer.push(ans)
         return ans.get_compressed()
 
@@ -156,121 +132,78 @@ class RowCoder:
         piece = places.piece[which]
         row = np.searchsorted(self._first, piece, side="right") - 1
         at = self._starts[row] + (piece - self._first[row]) * sparse.LEAF + bit
-        indices = np.zeros(row.size, np.int32)
-        for table, start, end in self._runs(row):
+        events = np.zeros(row.size, np.int32)
+        for start, end, model in self._runs(row):
             one = end - start == 1
-            indices[start:end] = ans.decode(table) if one else ans.decode(table, end - start)
-        minimum, size, mode = self._limits(self._rare_table[row])
-        indices += indices >= mode
-        events, escapes = minimum + indices, np.flatnonzero(indices == size - 1)
-        symbols = np.empty(self._size, np.int32)
-        outside = [self._read(ans, group, symbols) for group in self._groups]
-        counts = [escapes.size, *(places.size for places, _ in outside)]
-        values = np.split(escape.pop(ans, sum(counts)), np.cumsum(counts)[:-1])
+            events[start:end] = ans.decode(model) if one else ans.decode(model, end - start)
+        minimum, size, mode = self._limits(row)
+        events += events >= mode
+        escapes = np.flatnonzero(events == size - 1)
+        events += minimum
+        is_dense, fill, low, last = self._kept or self._make_per_symbol()
+        symbols = fill.copy()
+        for start, end, model in self._dense:
+            if end - start == 1:
+                symbols[start] = ans.decode(model)
+            else:
+                symbols[start:end] = ans.decode(model, end - start)
+        outside = np.flatnonzero((symbols == last) & is_dense)
+        symbols += low
+        values = escape.pop(ans, escapes.size + outside.size)
         # Decoding past the end raises no error, but leaves a state that no encoder starts from.
         if not ans.is_empty():
             raise CorruptBlob("damaged payload: it does not end where its symbols end")
-        if escapes.size:
-            events[escapes] = escape.symbols_of(values[0], minimum[escapes], size[escapes])
+        ours, theirs = values[: escapes.size], values[escapes.size :]
+        events[escapes] = escape.symbols_of(ours, minimum[escapes], size[escapes])
+        symbols[outside] = escape.symbols_of(theirs, low[outside], last[outside] + 1)
         symbols[at] = events
-        for (found, table), own in zip(outside, values[1:], strict=True):
-            if found.size:
-                symbols[found] = escape.symbols_of(own, *self._limits(table)[:2])
         return symbols
 
     def ideal_bits(self, symbols: NDArray[np.int32]) -> float:
         """The information content of the symbols under the tables, escaped values included."""
-        entry_bits = PRECISION - np.log2(self._tables.weights)
-        total = 0.0
-        for group in self._groups:
-            part = group.of(symbols)
-            low, size, _ = (x[:, None] for x in self._limits(group.table))
-            index = part.astype(np.int64) - low
-            outside = (index < 0) | (index >= size - 1)
-            index = np.where(outside, size - 1, index) + self._tables.starts[group.table][:, None]
-            total += float(entry_bits[index].sum())
-            row, _ = np.nonzero(outside)
-            total += escape.ideal_bits(escape.values_of(part[outside], low[row, 0], size[row, 0]))
-        return total
+        tables, which = self._tables, np.repeat(self._which, self._lengths)
+        low, size = tables.minimum[which], tables.sizes[which]
+        index = symbols.astype(np.int64) - low
+        outside = (index < 0) | (index >= size - 1)
+        index = np.where(outside, size - 1, index) + tables.starts[which]
+        bits = float((PRECISION - np.log2(tables.weights))[index].sum())
+        values = escape.values_of(symbols[outside], low[outside], size[outside])
+        return bits + escape.ideal_bits(values)
 
-    def _limits(self, table: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """Minimum, size and index of the mode of tables."""
-        tables = self._tables
+    def _make_per_symbol(self) -> _PerSymbol:
+        tables, which, rare = self._tables, self._which, self._is_rare
+        return _PerSymbol(
+            np.repeat(~rare, self._lengths),
+            np.repeat(np.where(rare, (tables.minimum + tables.modes)[which], 0), self._lengths),
+            np.repeat(np.where(rare, 0, tables.minimum[which]), self._lengths),
+            np.repeat(np.where(rare, 0, tables.sizes[which] - 1), self._lengths),
+        )
+
+    def _limits(self, row: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
+        """Minimum, size and index of the mode of sparse rows' tables."""
+        tables, table = self._tables, self._rare_table[row]
         return tables.minimum[table], tables.sizes[table], tables.modes[table]
-
-    def _events(self, symbols: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Sparse row [E] and place in it [E] of every event, in order."""
-        rows, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for group in self._groups:
-            minimum, _, mode = self._limits(group.table[group.rare])
-            differs = group.of(symbols)[group.rare] != (minimum + mode)[:, None]
-            row, place = np.divmod(np.flatnonzero(differs), group.length)
-            rows.append(row + group.first)
-            places.append(place)
-        return np.concatenate(rows), np.concatenate(places)
 
     def _event_indices(
         self, row: NDArray[np.int64], symbols: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Of events [E]: indices in tables without the mode, and the escaped values [F]."""
-        minimum, size, mode = self._limits(self._rare_table[row])
+        minimum, size, mode = self._limits(row)
         index = symbols - minimum
-        # Below the table, or so far above it that the difference wrapped: huge as unsigned.
         outside = np.flatnonzero(index.view(np.uint32) >= size.view(np.uint32) - 1)
         index[outside] = size[outside] - 1
         escaped = escape.values_of(symbols[outside], minimum[outside], size[outside])
         return index - (index > mode), escaped
 
-    def _indices(
-        self, group: _Group, symbols: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Of a group's dense rows: table indices [rows, length], and the escaped values."""
-        low, size, _ = self._limits(group.table[group.dense])
-        part = group.of(symbols)[group.dense]
-        index = part - low[:, None]
-        outside = index.view(np.uint32) >= (size - 1).view(np.uint32)[:, None]
-        if not outside.any():
-            return index, np.zeros(0, np.int64)
-        row, _ = np.nonzero(outside)
-        values = escape.values_of(part[outside], low[row], size[row])
-        index[outside] = size[row] - 1
-        return index, values
-
-    def _read(
-        self, ans: Any, group: _Group, symbols: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Decode a group's dense rows, and set the others to their mode.
-
-        Returns:
-          Where escapes are among all symbols, and their tables.
-        """
-        matrix, length = group.of(symbols), group.length
-        minimum, _, mode = self._limits(group.table[group.rare])
-        matrix[group.rare] = (minimum + mode)[:, None]
-        table = group.table[group.dense]
-        if not table.size:
-            return np.zeros(0, np.int64), table
-        if length == 1:
-            index = np.array([[ans.decode(model)] for model in group.models], np.int32)
-        else:
-            index = np.concatenate([ans.decode(model, length) for model in group.models])
-            index = index.reshape(-1, length)
-        low, size, _ = self._limits(table)
-        found = np.flatnonzero(index == (size - 1)[:, None])
-        matrix[group.dense] = index + low[:, None]
-        row, place = np.divmod(found, length)
-        rows = np.arange(len(matrix))[group.dense]
-        return group.symbols.start + rows[row] * length + place, table[row]
-
-    def _runs(self, row: NDArray[np.int64]) -> list[tuple[Any, int, int]]:
-        """(model, start, end) of every run of equal rows that has more than one symbol left."""
+    def _runs(self, row: NDArray[np.int64]) -> list[tuple[int, int, Any]]:
+        """(start, end, model) of every run of equal rows that has more than one symbol left."""
         if not row.size:
             return []
         edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), row.size]
         tables = self._rare_table[row[edges[:-1]]].tolist()
         models = map(self._tables.event_model, tables)
-        runs = zip(models, edges[:-1], edges[1:], strict=True)
-        return [run for run in runs if run[0] is not None]
+        runs = zip(edges[:-1], edges[1:], models, strict=True)
+        return [run for run in runs if run[2] is not None]
 
 
 def open_words(words: NDArray[np.uint32]):

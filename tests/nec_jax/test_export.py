@@ -4,6 +4,7 @@ import os
 import subprocess
 from math import erf
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -22,7 +23,7 @@ def expected(params, y_hat, grid):
     config = HeadConfig("attention", ("a", "b"), grid, True, None, params.config)
     decoder = params.weights["decoder"]
     weights = {"stem": decoder["stem"], "block_0": decoder["block_0"], "norm": decoder["norm"]}
-    return np.asarray(decoder_features(config, weights, y_hat))
+    return np.asarray(decoder_features(config, weights, jnp.asarray(y_hat)))
 
 
 def from_the_file(path, y_hat):
