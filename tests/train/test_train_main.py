@@ -1,6 +1,7 @@
 """The commands, on real images (NASA's Blue Marble): train, resume, stop, describe, refuse."""
 
 import json
+import logging
 import os
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -25,6 +26,7 @@ from train.data import DataError, open_source
 from train.engine import inputs
 from train.engine.initial import initial_model
 from train.engine.inputs import held_to, in_steps, open_training_source, train_batches
+from train.engine.log import messages
 from train.engine.run_record import held
 from train.main import COMMANDS, kind, main, parse
 
@@ -196,6 +198,21 @@ def test_a_config_gives_defaults_that_the_command_line_overrides() -> None:
     assert parse("sweep", ["factorised", "--workdir", "x"]).workdir == Path("x")
     with pytest.raises(OptionsError, match="unknown config 'smok': choose from"):
         parse("compress", ["--config", "smok"])
+
+
+def test_a_message_is_shown_once(capsys: pytest.CaptureFixture) -> None:
+    """Also where another library gave the root logger a handler."""
+    log, root = logging.getLogger("train.engine.loop"), logging.getLogger()
+    handler = logging.StreamHandler()
+    root.addHandler(handler)
+    try:
+        with messages():
+            log.info("step 1")
+            log.debug("not shown")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "step 1\n"
+    assert log.getEffectiveLevel() == root.level
 
 
 def test_help_names_every_command_and_config(capsys: pytest.CaptureFixture) -> None:

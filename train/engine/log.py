@@ -28,18 +28,20 @@ def messages() -> Iterator[None]:
     handler: logging.Handler = logging.StreamHandler()
     if CONSOLE.is_terminal:
         handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False)
-    before = {}
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        before[name] = logger.level
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
         logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+        # Other libraries may have given the root a handler, which would show each message again.
+        logger.propagate = False
         logger.addHandler(handler)
     try:
         yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).removeHandler(handler)
-            logging.getLogger(name).setLevel(level)
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,5 @@
-"""The kinds of training: `pretrain`, `distil` and `compress`, each a command of `train.main`.
+"""The kinds of training: `pretrain`, `distil` and `compress`, each a command of `train.main`; and
+`describe`, which says what `compress` would cost.
 
 `pretrain` trains a masked autoencoder, or a decoder. `distil` trains an encoder on the tokens that
 `teacher` computes. `compress` adapts a model to its rate-distortion loss and gives it a codec;
