@@ -89,7 +89,7 @@ class RowCoder:
         models = [tables.model(k) for k in which[dense].tolist()]
         starts = (ends - lengths)[dense].tolist()
         self._dense = list(zip(starts, ends[dense].tolist(), models, strict=True))
-        self._kept = None if ends[-1] > _LARGE else self._make_per_symbol()
+        self._kept = None if lengths.sum() > _LARGE else self._make_per_symbol()
 
     def encode(self, symbols: NDArray[np.int32]) -> NDArray[np.uint32]:
         """Symbols int32 [S] -> words uint32 [W]; the last is not 0, W may be 0."""

@@ -71,3 +71,19 @@ def test_other_words_are_corrupt_or_decode_to_symbols_of_those_words(seed):
         except CorruptBlob:
             continue
         np.testing.assert_array_equal(coder.encode(symbols), words)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_no_rows_and_long_rows(large, monkeypatch):
+    """Nothing to code costs no word; what is not kept for each symbol is made again."""
+    if large:
+        monkeypatch.setattr("coder.entropy.rows._LARGE", 10)
+    none = RowCoder(TABLES, np.zeros(0, np.int32), np.zeros(0, np.int64))
+    assert none.encode(np.zeros(0, np.int32)).size == 0
+    assert none.decode(np.zeros(0, np.uint32)).size == 0
+    assert none.ideal_bits(np.zeros(0, np.int32)) == 0
+    lengths = [300, 1, 70]
+    coder = RowCoder(TABLES, np.array([1, 2, 0], np.int32), np.array(lengths))
+    assert (coder._kept is None) == large
+    symbols = rows_of(0, [1, 2, 0], lengths, 0.3)
+    np.testing.assert_array_equal(coder.decode(coder.encode(symbols)), symbols)
