@@ -44,6 +44,10 @@ class _Opened(NamedTuple):
     changed: dict[str, str]
 
     @property
+    def kind(self) -> str:
+        return "zarr" if self.group is None else "archive"
+
+    @property
     def unfinished(self) -> bool:
         return self.state is not None and self.state["state"] == "writing"
 
@@ -157,7 +161,7 @@ def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     opened = _open(options.file)
     if opened.problems:
         _print_problems(opened)
-        return 1, {"kind": "archive", "problems": opened.problems}
+        return 1, {"kind": opened.kind, "problems": opened.problems}
     if opened.unfinished:
         raise FileError(manifest.progress(opened.arrays))
     # An archive's errors are text of any length, and nearly all empty: they stay in it.
@@ -243,7 +247,7 @@ def _look_for_changes(opened: _Opened) -> None:
 
 def _ended(opened: _Opened, facts: dict[str, Any], wrong: bool) -> tuple[int, dict[str, Any]]:
     """Print what the archive holds and lost; return the status, and the facts with these too."""
-    whole = {"kind": "archive" if opened.group is not None else "zarr"} | facts
+    whole = {"kind": opened.kind} | facts
     whole |= _print_archive(opened)
     _print_problems(opened)
     return int(wrong), whole | {"problems": opened.problems}

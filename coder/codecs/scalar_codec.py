@@ -171,18 +171,17 @@ class ScalarCodec(OneQualityCodec):
     def _make_coder(self, tokens: int) -> RowCoder:
         """The coder of embeddings of n tokens. A row is a channel of the grid, after those of the
         class token, which are a block of their own."""
-        grid = tokens - self.class_token
-        if self.class_layout is None:
-            which, blocks = self.grid_layout, [self.channels]
-        else:
-            which, blocks = np.append(self.class_layout, self.grid_layout), [self.channels] * 2
-        lengths = np.repeat([1, grid][-len(blocks) :], blocks)
-        return RowCoder(self.tables, which, lengths, blocks)
+        layouts, lengths = [self.grid_layout], [tokens]
+        if self.class_layout is not None:
+            first = min(tokens, 1)
+            layouts, lengths = [self.class_layout, self.grid_layout], [first, tokens - first]
+        blocks = [self.channels] * len(layouts)
+        return RowCoder(self.tables, np.concatenate(layouts), np.repeat(lengths, blocks), blocks)
 
     def _rows(self, q: NDArray[np.int32]) -> NDArray[np.int32]:
         """Symbols [n, D] -> [n * D], row by row."""
-        grid = transposed(q[self.class_token :]).ravel()
-        return np.append(q[0], grid) if self.class_token else grid
+        first = int(self.class_token)
+        return np.concatenate([q[:first].ravel(), transposed(q[first:]).ravel()])
 
     def _encode_words(self, q: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.uint32]:
         return self._coder(len(q)).encode(self._rows(q))

@@ -278,7 +278,8 @@ def _is_there(home: Path, number: int) -> bool:
 
 
 def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
-    taken = sum(path.stat().st_size for path in folder.glob("prefix-*/**/*"))
+    found = folder.glob("prefix-*/**/*")
+    taken = sum(path.stat().st_size for path in found if path.is_file())
     if to_make and taken + to_make > limit_gb * 1e9:
         rest = f", besides {taken / 1e9:.2f} GB that are in {folder}" if taken else ""
         raise OptionsError(

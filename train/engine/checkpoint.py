@@ -94,7 +94,7 @@ class Checkpoints:
     def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[int, Any, dict]:
         """The newest checkpoint that is whole, in the shapes of `like`, on `sharding`.
 
-        Checkpoints after it, which are damaged, are named on stderr and set aside: renamed to
+        Checkpoints after it, which are damaged, are named and set aside: renamed to
         STEP.damaged. An error of reading is no damage: it may pass, and nothing is changed.
 
         Returns:

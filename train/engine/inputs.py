@@ -171,7 +171,7 @@ def unchanged_blocks(options: Compress, params: NecParams) -> int:
     return frozen_blocks(params.config, params.weights, rule)
 
 
-def same_in_every_epoch(options: Compress, config: ModelConfig) -> bool:
+def same_in_every_epoch(options: Training, config: ModelConfig) -> bool:
     """Whether a cache is possible: only tokens are compared, and nothing is hidden.
 
     Args:
@@ -215,14 +215,8 @@ class Cache:
 
 def open_inputs(run: Run[Pretrain] | Run[Compress]) -> Inputs:
     """Open images; with a cache, the activations after all frozen blocks."""
-    options, source, base, cache, config = (
-        run.options,
-        run.source,
-        run.base,
-        run.cache,
-        run.base.config,
-    )
-    if cache is None:
+    options, source, base, config = run.options, run.source, run.base, run.base.config
+    if run.cache is None:
         val_images = read_validation(options, config, run.val_source)
         check_images(config, val_images)  # before hours of training: bands, dtype, range
 
@@ -231,14 +225,13 @@ def open_inputs(run: Run[Pretrain] | Run[Compress]) -> Inputs:
 
         return Inputs(0, train_batches(options, source, config), {"image": val_images}, images)
 
-    # Only tokens may be compared, and nothing hidden.
-    if config.decoder_target != "features" or run.mask_ratio:
+    if not same_in_every_epoch(options, config):
         raise OptionsError(
             "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
             "compare: pass --proxy features, and no --mask-ratio"
         )
-    train = cache.train(base)
-    val = cache.open(base, at_most(run.val_source, options.val_images)).whole()
+    train = run.cache.train(base)
+    val = run.cache.open(base, at_most(run.val_source, options.val_images)).whole()
     own, index, count = own_share(options.batch)
     batches = train.batches(own, options.seed, index, count)
     return Inputs(train.blocks, batches, {"tokens": val}, train.whole)

@@ -20,6 +20,7 @@ from train.engine.processes import is_main_process
 CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 """The terminal, which messages and the progress bar share."""
 _LOGGERS = ("train", "nec_jax")
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -44,13 +45,10 @@ def messages() -> Iterator[None]:
             logger.propagate = propagate
 
 
-log = logging.getLogger(__name__)
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, without a last line that was cut short, as by a crash.
 
-    Such a line is reported on stderr. The file may be missing.
+    Such a line is reported. The file may be missing.
 
     Raises:
       FileError: as `files.read_bytes`, or a line that no run wrote.

@@ -121,7 +121,7 @@ def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -
 
     The class token has the weight of all tokens of the grid together, because it says as much about
     the image. The default quality is the highest that needs at most `max_bytes` per image on
-    average. If all need more, it is the lowest, with a warning on stderr.
+    average. If all need more, it is the lowest, with a warning.
     """
     side = params.config.image_size
     y = nec_jax.latents(params, read_all(images.source, side, limit=limit).images)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from archive_cases import (
+    BAD,
     CODEC,
     COUNT,
     GRID,
@@ -26,8 +27,6 @@ from zarr.storage import FsspecStore, LocalStore
 from coder import OutputError, archive, files
 from coder.archive.lock import locked
 from coder.cli import main
-
-BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
 
 
 def hold(path, ready, end):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from archive_cases import (
+    BAD,
     CLASS_TOKEN_HAT,
     CODEC,
     COUNT,
@@ -25,9 +26,6 @@ from transform_cases import class_tokens, ladder, smooth_embeddings
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from coder import CodecError, InputError, OutputError, UnusualEmbedding, archive, fit
-
-BAD = {0, 10, *range(16, 24), 36}  # the third shard has none that is valid
-
 
 OTHER = fitted_codec(Y, class_token=True, step=2.0)
 

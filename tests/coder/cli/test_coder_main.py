@@ -411,9 +411,16 @@ def test_facts_are_json_for_scripts(capsys, tmp_path, store):
     lost = facts("verify", store, status=1)
     assert lost["good"] is False
     assert "embedding/c/1" in lost["problems"][0]
+    assert facts("decode", store, "--out", tmp_path / "no", status=1)["kind"] == "archive"
     embeddings = tmp_path / "y.npy"
     np.save(embeddings, np.random.default_rng(0).normal(size=(64, 3, 4, 5)).astype("f4"))
     fitted = facts("fit", embeddings, "--out", tmp_path / "codec")
     assert fitted["num_qualities"] == coder.load(tmp_path / "codec").num_qualities
     coded = facts("encode", embeddings, "--out", tmp_path / "y.zarr", "--quality", 2)
+    assert facts("info", tmp_path / "y.zarr")["kind"] == "zarr"
+    shutil.copytree(tmp_path / "y.zarr", tmp_path / "cut.zarr")
+    next(path for path in (tmp_path / "cut.zarr/c").rglob("*") if path.is_file()).unlink()
+    assert (
+        facts("decode", tmp_path / "cut.zarr", "--out", tmp_path / "no", status=1)["kind"] == "zarr"
+    )
     assert (coded["quality"], coded["bytes_in"]) == (2, 64 * 3 * 4 * 5 * 4)

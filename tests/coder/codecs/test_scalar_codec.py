@@ -130,6 +130,16 @@ def test_blobs_cost_little_more_than_the_float_densities(bits_per_element):
         assert len(blob) <= 1.005 * ideal + 16
 
 
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_estimate_of_any_number_of_tokens_is_a_number(class_token):
+    y = laplace_embeddings(1, 5, 13, np.array([0.1, 1, 30]))
+    codec = fitted_codec(y, class_token=class_token)
+    q = codec.quantise(y[0])
+    bits = [codec.estimate_bits(q[:n]) for n in range(4)]
+    assert bits[0] == 0
+    assert bits == sorted(bits)
+
+
 def test_estimate_counts_escapes():
     codec = small_codec(class_token=False)
     # An escape of table 0 costs 3 bits; excess 5 above is v = 11: k = 4 (5 bits), 3 low bits.
