@@ -248,7 +248,7 @@ def _array(home: Path, shape: tuple[int, int, int], rows: int, facts: dict[str, 
     files.make_folder(home)
     try:
         return zarr.open_array(home, mode="r+")
-    except ValueError:  # there is none, or its metadata is damaged
+    except (FileNotFoundError, ValueError):  # there is none, or its metadata is damaged
         pass
     return zarr.create_array(
         home,
@@ -270,7 +270,7 @@ def _is_there(home: Path, number: int) -> bool:
         return False
     try:
         zarr.open_array(home, mode="r").blocks[number]
-    except ValueError:  # zarr's, of a checksum or a length
+    except (FileNotFoundError, ValueError):  # no metadata; or a wrong checksum or length
         log.warning(f"{path} is damaged: it is made again")
         path.unlink(missing_ok=True)
         return False
