@@ -71,10 +71,9 @@ class Fit:
     """
 
     file: Embeddings
-    """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors
-    [N, D]."""
+    """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: AnyPath
-    """File (fit) or Zarr array (encode) to write."""
+    """Codec file to write."""
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     column: Annotated[str | None, arg(metavar="NAME")] = None
@@ -94,6 +93,8 @@ class Encode(Fit):
     Example: nec encode embeddings.npy --out embeddings.zarr --quality 7
     """
 
+    out: AnyPath
+    """Zarr array to write, which is a folder."""
     codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
     """Codec file that `nec fit` wrote."""
     quality: Annotated[int | None, arg(metavar="INT")] = None
