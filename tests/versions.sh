@@ -25,6 +25,6 @@ import importlib.util, coder, sys
 assert "site-packages" in coder.__file__, coder.__file__
 assert importlib.util.find_spec("jax") is None, "JAX is installed here"
 assert coder.load("nec-vit-ti").num_qualities > 1
-' && PYTHONPATH=. "../$venv/bin/python" -m pytest --noconftest -p hypothesis_profile --rootdir . \
+' && PYTHONPATH=. "../$venv/bin/python" -m pytest --confcutdir coder -p hypothesis_profile --rootdir . \
         -p no:cacheprovider coder | tail -1)
 done
