@@ -1,4 +1,4 @@
-"""Blocks of symbols [T, R] through `RowCoder`, whose symbols are in rows."""
+"""Blocks of symbols [T, R] through `RowCoder`, whose symbols are in rows, and tables."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import Tables
-from coder.entropy import RowCoder
+from coder.entropy import RowCoder, quantise_pmf
 
 
 class BlockCoder:
@@ -36,3 +36,8 @@ class BlockCoder:
 
 def flat(blocks: Sequence[NDArray]) -> NDArray[np.int32]:
     return np.concatenate([q.T.ravel() for q in blocks])
+
+
+def random_table(rng: np.random.Generator, size: int) -> NDArray[np.uint32]:
+    """The integer weights [size] of a table that is even or almost all one symbol."""
+    return quantise_pmf(rng.gamma(rng.choice([0.02, 0.3, 5.0]), size=size) + 1e-12)

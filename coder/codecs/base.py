@@ -16,7 +16,7 @@ from coder.entropy import Tables
 from coder.errors import CodecError, CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
-from coder.lazy import lazy
+from coder.lazy_attribute import lazy_attribute
 
 CODEC = "codec"
 """The kind of a codec's file."""
@@ -95,7 +95,7 @@ class EmbeddingCodec(ABC):
         Raises BlobError as `decode`.
         """
 
-    @lazy
+    @lazy_attribute
     def fingerprint(self) -> bytes:
         """SHA-256 (32 bytes) over everything in the codec that `decode` uses, and nothing else."""
         tensors, content = self.to_parts()

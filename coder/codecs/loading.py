@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from coder.codecs.base import CODEC, EmbeddingCodec
 from coder.codecs.coefficients import TRANSFORMS
-from coder.codecs.ladder import LADDER, QualityLadder
+from coder.codecs.quality_ladder import LADDER, QualityLadder
 from coder.codecs.scalar_codec import IDENTITY, ScalarCodec
 from coder.codecs.transform_codec import TransformCodec
 from coder.errors import CodecError, FileError, about

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, as_symbols, immutable
 from coder.codecs.base import OneQualityCodec, check_limits
-from coder.codecs.quantiser import dequantise, quantise
+from coder.codecs.scalar_quantiser import dequantise, quantise
 from coder.entropy import RowCoder, Tables
 from coder.errors import CodecError, FileError, InputError
 

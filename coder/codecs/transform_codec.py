@@ -20,10 +20,10 @@ from coder.codecs.coefficients import (
     open_parts,
     renumbered,
 )
-from coder.codecs.quantiser import UNITS
+from coder.codecs.scalar_quantiser import UNITS
 from coder.entropy import Tables
 from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
-from coder.lazy import lazy
+from coder.lazy_attribute import lazy_attribute
 from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
 
 _FEW = 0.6  # fraction of coded (component, column) pairs below which products are done in parts
@@ -183,11 +183,11 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         shift = np.append(self.shifts, np.float32(0))
         return tuple(values.astype(np.float32)[index] for values in (*parts, shift))  # type: ignore
 
-    @lazy
+    @lazy_attribute
     def _analyses(self) -> Parts | None:
         return None if self._few is None else self.transform.analyses(self._few)
 
-    @lazy
+    @lazy_attribute
     def _syntheses(self) -> Parts | None:
         return None if self._few is None else self.transform.syntheses(self._few)
 
@@ -197,7 +197,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         coded = self.layout != NOT_CODED
         return coded if coded.mean() < _FEW else None
 
-    @lazy
+    @lazy_attribute
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """For each table: where magnitude 1 begins, and what to add before rounding down."""
         cells = [cells_of(self.tables, k, float(self.shifts[k])) for k in range(len(self.tables))]

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import as_array, immutable, read_only
-from coder.entropy import sparse
+from coder.entropy import sparse_tables
 from coder.entropy.integer_models import PRECISION, model
 from coder.errors import CodecError
-from coder.lazy import lazy
+from coder.lazy_attribute import lazy_attribute
 
 MAX_SIZE = 1 << 16
 """Maximum number of entries of a table, escape included; bounds the memory of a hostile file."""
@@ -170,24 +170,24 @@ class Tables:
     def __len__(self) -> int:
         return self.sizes.size
 
-    @lazy
+    @lazy_attribute
     def starts(self) -> NDArray[np.int64]:
         """[K]: where each table begins in `weights`."""
         return read_only(np.cumsum(self.sizes, dtype=np.int64) - self.sizes)
 
-    @lazy
+    @lazy_attribute
     def modes(self) -> NDArray[np.int32]:
         """[K]: the index of each table's largest weight, its first if there are several, the
         escape aside."""
         modes = [int(np.argmax(self.weights_of(k)[:-1])) for k in range(len(self))]
         return read_only(np.array(modes, "<i4"))
 
-    @lazy
+    @lazy_attribute
     def mode_weights(self) -> NDArray[np.uint32]:
         """[K]: the weights of the modes."""
         return read_only(self.weights[self.starts + self.modes])
 
-    @lazy
+    @lazy_attribute
     def event_weights(self) -> NDArray[np.int64]:
         """[K]: the weight of all entries but the mode."""
         return read_only((1 << PRECISION) - self.mode_weights.astype(np.int64))
@@ -201,11 +201,11 @@ class Tables:
     def event_model(self, k: int) -> Any:
         """The model of a symbol of table k that is not its mode; None if one symbol is left."""
         if ~k not in self._models:
-            weights = sparse.event_weights(self.weights_of(k), int(self.modes[k]))
+            weights = sparse_tables.event_weights(self.weights_of(k), int(self.modes[k]))
             self._models[~k] = model(weights) if weights.size > 1 else None
         return self._models[~k]
 
-    @lazy
+    @lazy_attribute
     def _models(self) -> dict[int, Any]:
         """By k, and by ~k those of events."""
         return {}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from coder.arrays import frozen, immutable, read_only
 from coder.errors import CodecError, FileError
-from coder.lazy import lazy
+from coder.lazy_attribute import lazy_attribute
 from coder.transform.dct import over_blocks, product
 from coder.transform.frequencies import BANDS, bands_of_grid
 
@@ -190,17 +190,17 @@ class Transform:
         columns = self.columns(grid)
         return [np.flatnonzero(columns == column) for column in range(self.width)]
 
-    @lazy
+    @lazy_attribute
     def synthesis(self) -> NDArray[np.float32]:
         """[K, D]: components to channels, in their units."""
         return read_only(self.basis * self.norms[:, None] * self.scale)
 
-    @lazy
+    @lazy_attribute
     def _class_synthesis(self) -> NDArray[np.float32]:
         assert self.class_scale is not None
         return read_only(self.basis * self.norms[:, None] * self.class_scale)
 
-    @lazy
+    @lazy_attribute
     def analysis(self) -> NDArray[np.float32]:
         """[D, K]: the pseudo-inverse of the basis, for channels in units of `scale`."""
         rows = self.basis * self.norms[:, None].astype(np.float64)

@@ -9,7 +9,7 @@ import transform_cases
 from coder_cases import laplace_embeddings, small_codec
 
 import coder
-from coder.entropy import sparse
+from coder.entropy import sparse_tables
 from coder.transform import cosines, distributions, frequencies
 
 GRID = (4, 3)
@@ -55,7 +55,7 @@ def results_of(codec: coder.EmbeddingCodec, y: np.ndarray) -> list[Any]:
         cosines(4),
         cosines(3),
     ]
-    found += [sparse.split_weights(12, 4), distributions.member(1.0, 0.7), codec]
+    found += [sparse_tables.split_weights(12, 4), distributions.member(1.0, 0.7), codec]
     return found
 
 

@@ -19,7 +19,7 @@ from nec_jax import NecParams, latents
 from nec_jax.input_bands import with_bands
 from nec_jax.models import nec
 from train.data import DataError, open_source, read_all
-from train.engine.initial import measure_bands
+from train.engine.initial_model import measure_bands
 from train.main import main
 
 RGB = NecParams(random_weights(tiny_config()), tiny_config())

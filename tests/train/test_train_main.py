@@ -24,7 +24,7 @@ from train.configs.options import Compress, Distil, OptionsError, Pretrain
 from train.configs.study_options import Evaluate
 from train.data import DataError, open_source
 from train.engine import inputs
-from train.engine.initial import initial_model
+from train.engine.initial_model import initial_model
 from train.engine.inputs import held_to, in_steps, open_training_source, train_batches
 from train.engine.log import messages
 from train.engine.run_record import held

@@ -2,9 +2,9 @@
 
 `open` finds the kind of a data set: `folder` (images in folders), `table` (a split.csv),
 `tfds_source`, `blue_marble` or `potsdam`. `pipeline` makes batches of any of them; `views` makes
-versions of an image, `splits` divides into train, val and test, `joined` and `subset` combine and
-shorten sources. `fingerprint` tells whether data changed, `marks` warns of missing pixels. The size
-rule is in `nec_jax.images.size_rule`.
+versions of an image, `splits` divides into train, val and test, `concatenated` and `subset` combine
+and shorten sources. `fingerprint` tells whether data changed, `untagged_nodata` warns of missing
+pixels. The size rule is in `nec_jax.images.size_rule`.
 """
 
 from nec_jax.images.record import (

@@ -18,7 +18,7 @@ from nec_jax.models.freezing import frozen_blocks, trainable_rule
 from train.configs.options import Compress, Distil, OptionsError, Pretrain, Training, refuse_warmup
 from train.data import at_most, folder_of, open_source, read_all, train_iterator
 from train.engine.activation_cache import Prefix, finish, open_prefix
-from train.engine.initial import config_for, given_model, mask_ratio, starting_model
+from train.engine.initial_model import config_for, given_model, mask_ratio, starting_model
 from train.engine.processes import log_devices, own_share
 from train.engine.run_record import refuse_changed_config
 

@@ -17,7 +17,7 @@ from nec_jax.model_file import NecParams
 from nec_jax.models import nec
 from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
-from train.studies import baselines, practice
+from train.studies import baselines, common_baselines
 from train.studies.study import Method, Study
 
 log = logging.getLogger(__name__)
@@ -267,12 +267,12 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
 def practices(
     options: Evaluate, train: NDArray[np.float32]
 ) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
-    """Name, setting and coder (embeddings, zstd=) of each chosen method of `practice`."""
+    """Name, setting and coder (embeddings, zstd=) of each chosen method of `common_baselines`."""
     for count in options.pca:
-        code = functools.partial(practice.pca_int8, components=count, calibration=train)
+        code = functools.partial(common_baselines.pca_int8, components=count, calibration=train)
         yield "pca-int8", f"{count} components", code
     for parts in options.pq:
-        code = functools.partial(practice.product_quantised, parts=parts, calibration=train)
+        code = functools.partial(common_baselines.product_quantised, parts=parts, calibration=train)
         yield "pq", f"{parts} bytes a token", code
     if options.binary:
-        yield "binary", "1 bit", functools.partial(practice.binary, calibration=train)
+        yield "binary", "1 bit", functools.partial(common_baselines.binary, calibration=train)

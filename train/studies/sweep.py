@@ -26,7 +26,7 @@ from train.configs.options import Compress, OptionsError, deciding, plain
 from train.configs.study_options import AXES, Evaluate, Sweep
 from train.data import DataError, folder_of
 from train.engine.checkpoint import CheckpointError
-from train.engine.initial import config_for
+from train.engine.initial_model import config_for
 from train.engine.inputs import refuse_cache, refuse_folders, same_in_every_epoch, unchanged_blocks
 from train.engine.loop import NonFiniteLoss
 from train.engine.run_record import held

@@ -17,7 +17,7 @@ from nec_jax.models.weight_tree import Weights
 from train.configs.options import Compress, OptionsError
 from train.engine import loop, objective, processes, run_record
 from train.engine.activation_cache import finish
-from train.engine.initial import with_teacher, without_teacher
+from train.engine.initial_model import with_teacher, without_teacher
 from train.engine.inputs import Inputs, open_inputs, open_run
 from train.engine.pictures import evenly_spread, pictures_of
 from train.engine.run_record import print_summary

@@ -12,7 +12,7 @@ from nec_jax.models.nec import init_weights, prefix
 from nec_jax.models.weight_tree import Weights, merge, split
 from train.configs.options import Compress, Describe, OptionsError
 from train.engine import objective
-from train.engine.initial import config_for, fresh_config, mask_ratio, with_teacher
+from train.engine.initial_model import config_for, fresh_config, mask_ratio, with_teacher
 from train.engine.step import data_mesh, init_state, make_step, optimiser
 from train.tasks.compress import trained_weights
 

@@ -33,9 +33,9 @@ from nec_jax.models.vit import Block, layer_norm
 from nec_jax.models.weight_tree import Weights
 from train.configs.options import Distil, OptionsError
 from train.data import read_all
-from train.data.joined import Joined
+from train.data.concatenated import Concatenated
 from train.engine import loop, processes, run_record
-from train.engine.initial import feature_scale, fresh_model
+from train.engine.initial_model import feature_scale, fresh_model
 from train.engine.inputs import in_steps, refuse_folders
 from train.engine.objective import Batch, Metrics, Objective, measured_alike
 from train.engine.pictures import evenly_spread
@@ -104,7 +104,7 @@ def is_trained(path: str) -> bool:
     return path.startswith(("encoder/", "predictor/"))
 
 
-def facts(options: Distil, teacher: NecParams, source: Joined) -> dict[str, Any]:
+def facts(options: Distil, teacher: NecParams, source: Concatenated) -> dict[str, Any]:
     """The provenance of the model, for its file."""
     run = {name: getattr(options, name) for name in ("views", "steps", "batch", "optimiser", "lr")}
     made = {"teacher": json.loads(teacher.provenance), "data": source.name, "images": len(source)}
@@ -143,7 +143,7 @@ def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -
     )
 
 
-def _fresh(options: Distil, source: Joined) -> NecParams:
+def _fresh(options: Distil, source: Concatenated) -> NecParams:
     """A fresh model with an encoder only; the predictor takes the decoder's sizes."""
     base = fresh_model(options, source)
     config = dataclasses.replace(base.config, decoder_target="none")

@@ -6,7 +6,7 @@ import nec_jax
 from nec_jax.model_file import NecParams
 from train.configs.options import Pretrain
 from train.engine import loop, objective, processes, run_record
-from train.engine.initial import with_teacher, without_teacher
+from train.engine.initial_model import with_teacher, without_teacher
 from train.engine.inputs import open_inputs, open_run
 from train.engine.pictures import pictures_of
 from train.engine.run_record import print_summary

@@ -19,7 +19,7 @@ from nec_jax.models.weight_tree import Weights
 from train.configs.options import Distil, OptionsError
 from train.data import at_most, open_source, spread
 from train.data.blue_marble import BlueMarble
-from train.data.joined import Joined
+from train.data.concatenated import Concatenated
 from train.data.views import view_of
 from train.engine import processes
 from train.engine.activation_cache import Prefix, open_prefix
@@ -100,7 +100,7 @@ class Images:
         self._prefixes: list[Prefix] = []
         self._views: list[tuple[int, int, int]] = []  # data set, view, image
         self._left_out: set[str] = set()  # what was logged
-        self.source = Joined(self._parts)
+        self.source = Concatenated(self._parts)
 
     def open(self, views: tuple[int, ...]) -> None:
         """Read the teacher's tokens of this many views, and compute those that are missing."""

@@ -16,7 +16,7 @@ from nec_jax.models.freezing import trainable_rule
 from nec_jax.models.nec import Losses, forward
 from nec_jax.models.weight_tree import split
 from train.configs.options import Compress
-from train.engine.initial import config_for
+from train.engine.initial_model import config_for
 from train.tasks.describe import count_flops
 
 KEYS = jax.random.split(jax.random.key(0), 2)

@@ -17,7 +17,7 @@ from nec_jax.calibration import fit_transform
 from nec_jax.models import nec, transform_bottleneck
 from nec_jax.models.bottleneck import bottleneck
 from nec_jax.models.mae import random_masking
-from train.engine.initial import feature_scale
+from train.engine.initial_model import feature_scale
 from train.tasks.first_density import calibrate_transform
 
 TIES = 1e-3  # of all coefficients may round differently

@@ -21,7 +21,7 @@ from nec_jax import NecParams
 from nec_jax.models import nec
 from nec_jax.models.freezing import trainable_rule
 from nec_jax.models.weight_tree import Weights
-from train.engine.initial import with_teacher
+from train.engine.initial_model import with_teacher
 from train.engine.pictures import pictures_of, principal_colours
 
 COUNT, SIDE, GAP = 5, 64, 2

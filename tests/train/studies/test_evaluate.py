@@ -15,7 +15,7 @@ from nec_jax.calibration import calibrate_latents, fit_latents
 from train.configs.options import Compress, OptionsError
 from train.configs.study_options import Evaluate
 from train.data import IGNORE, DataError, Split, open_source, read_all
-from train.engine import initial
+from train.engine import initial_model
 from train.engine.activation_cache import Prefix
 from train.main import main
 from train.studies import evaluate, methods, report, scores
@@ -172,7 +172,7 @@ def untrained(base: nec_jax.NecParams, *, code_class_token: bool) -> nec_jax.Nec
     """A model with a decoder of features and a codec of channels, as training would start."""
     options = Compress(proxy="features", code_class_token=code_class_token)
     source = open_source("blue-marble", "train", chip=32)
-    params = initial.starting_model(options, base, source)
+    params = initial_model.starting_model(options, base, source)
     y = nec_jax.latents(params, read_all(source, 32, limit=32).images)
     return calibrate_latents(params, [y], {"compress": {"lambda": 10.0}})
 

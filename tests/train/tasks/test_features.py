@@ -19,7 +19,7 @@ from nec_jax.models.mae import random_masking
 from nec_jax.models.weight_tree import flatten_weights
 from train.configs.options import Compress, Pretrain
 from train.data import open_source, read_all
-from train.engine.initial import config_for, feature_scale, initial_model, with_teacher
+from train.engine.initial_model import config_for, feature_scale, initial_model, with_teacher
 from train.main import main
 
 GRID = (4, 4)

@@ -15,7 +15,7 @@ from nec_jax import NecParams, latents
 from nec_jax.images.record import Source
 from nec_jax.models import nec
 from train.data import DataError, open_source
-from train.data.joined import Joined
+from train.data.concatenated import Concatenated
 from train.tasks import teacher as teacher_of
 
 
@@ -135,7 +135,7 @@ def test_a_chip_for_one_of_several_data_sets_cuts_no_folder(data: Path, teacher:
 
 def test_joined_sources_are_one_after_another(data: Path) -> None:
     parts = [open_source(str(data / name), "train") for name in ("one", "two")]
-    joined = Joined(parts)
+    joined = Concatenated(parts)
     assert len(joined) == len(parts[0]) + len(parts[1])
     assert joined.name == "one,two"
     assert joined[len(parts[0])]["id"] == parts[1][0]["id"]

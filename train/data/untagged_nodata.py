@@ -15,7 +15,7 @@ _FAR = 0.05  # distance of a mark below all other values, as a part of their ran
 log = logging.getLogger(__name__)
 
 
-class Marks:
+class UntaggedNodata:
     """Watches images as they are read, in any thread, for values that mark missing pixels.
 
     A mark is the lowest value of a band, is one of the usual numbers, and is far below all other

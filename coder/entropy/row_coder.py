@@ -2,12 +2,12 @@
 
 The coder is constriction's `AnsCoder` (64-bit state, 32-bit words, 24-bit probabilities). A row is
 a run of symbols that one table codes. A block is a number of rows. A row is sparse or dense by its
-table alone (`coder.entropy.sparse`).
+table alone (`coder.entropy.sparse_tables`).
 
 **Reading order.**
 
-1. Where the events of all sparse rows are (`coder.entropy.places`).
-2. Which symbols they are, with tables that know it is not the mode (`sparse.event_weights`;
+1. Where the events of all sparse rows are (`coder.entropy.sparse_positions`).
+2. Which symbols they are, with tables that know it is not the mode (`sparse_tables.event_weights`;
    nothing is read where one symbol is left): row by row, from left to right.
 3. Dense rows, symbol by symbol.
 4. Escaped values (`coder.entropy.escape`), in the order in which 2 and 3 met their escapes.
@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.entropy import escape, sparse
+from coder.entropy import escape, sparse_tables
 from coder.entropy.integer_models import PRECISION, AnsCoder
-from coder.entropy.places import Places, Reader, Writer, segments_of, walk
+from coder.entropy.sparse_positions import Places, Reader, Writer, segments_of, walk
 from coder.entropy.tables import Tables
 from coder.errors import CorruptBlob
 
-_BITS = np.arange(sparse.LEAF, dtype=np.uint16)
+_BITS = np.arange(sparse_tables.LEAF, dtype=np.uint16)
 _LARGE = 1 << 20  # symbols above which arrays with an entry for each are not kept
 
 
@@ -51,8 +51,8 @@ class RowCoder:
     """Code symbols int32 [S]: those of R rows, one row after another.
 
     Guarantees: any int32 round-trips through any table. The words are those of an integer ANS with
-    exactly the stored weights, and those that `coder.entropy.sparse` derives from them. Time and
-    memory of `decode` are proportional to S, whatever the words.
+    exactly the stored weights, and those that `coder.entropy.sparse_tables` derives from them. Time
+    and memory of `decode` are proportional to S, whatever the words.
 
     Args:
       tables: the tables; they keep the models that are made of them.
@@ -70,11 +70,11 @@ class RowCoder:
     ):
         self._tables, self._which, self._lengths = tables, which, lengths
         ends = np.cumsum(lengths)
-        self._is_rare = tables.event_weights[which] <= sparse.MAX_EVENT_WEIGHT
+        self._is_rare = tables.event_weights[which] <= sparse_tables.MAX_EVENT_WEIGHT
         rare, dense = np.flatnonzero(self._is_rare), np.flatnonzero(~self._is_rare)
         self._rare_table = which[rare]
         self._starts = (ends - lengths)[rare]
-        pieces = sparse.leaves(lengths[rare])
+        pieces = sparse_tables.leaves(lengths[rare])
         self._first = np.cumsum(pieces) - pieces  # of every sparse row, its first piece of 16
         self._pieces = int(pieces.sum())
         edges = np.searchsorted(rare, np.cumsum([0, *(blocks or [which.size])]))
@@ -96,7 +96,7 @@ class RowCoder:
         is_dense, fill, low, last = self._kept or self._make_per_symbol()
         at = np.flatnonzero((symbols != fill) & ~is_dense)
         row = np.searchsorted(self._starts, at, side="right") - 1
-        place = self._first[row] * sparse.LEAF + at - self._starts[row]
+        place = self._first[row] * sparse_tables.LEAF + at - self._starts[row]
         piece = place >> 4
         new = np.flatnonzero(np.diff(piece, prepend=-1))
         bits = np.uint16(1) << (place & 15).astype(np.uint16)
@@ -131,7 +131,7 @@ class RowCoder:
         which, bit = np.nonzero((places.pattern[:, None] >> _BITS) & 1)
         piece = places.piece[which]
         row = np.searchsorted(self._first, piece, side="right") - 1
-        at = self._starts[row] + (piece - self._first[row]) * sparse.LEAF + bit
+        at = self._starts[row] + (piece - self._first[row]) * sparse_tables.LEAF + bit
         events = np.zeros(row.size, np.int32)
         for start, end, model in self._runs(row):
             one = end - start == 1

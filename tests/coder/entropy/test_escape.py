@@ -1,20 +1,17 @@
+"""Laws of symbols outside their table, and of words that no encoder wrote."""
+
 import numpy as np
 import pytest
-from block_cases import BlockCoder
+from block_cases import BlockCoder, random_table
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_ans import Table, escape_reads, integer_ans, length_table, reads, uniform
 
 from coder import CorruptBlob, Tables
-from coder.entropy import quantise_pmf
 from coder.entropy.escape import length_weights
-from coder.entropy.integer_models import TABLE_EACH, UNIFORM, AnsCoder, model
+from coder.entropy.integer_models import AnsCoder
 
 INT32 = np.iinfo(np.int32)
-
-
-def random_table(rng, size):
-    return quantise_pmf(rng.gamma(rng.choice([0.02, 0.3, 5.0]), size=size) + 1e-12)
 
 
 def reference_words(tables, layouts, blocks):
@@ -24,35 +21,6 @@ def reference_words(tables, layouts, blocks):
         for layout, q in zip(layouts, blocks, strict=True)
     ]
     return integer_ans(reads(rows)[::-1])
-
-
-def test_constriction_uses_exactly_the_integers():
-    rng = np.random.default_rng(0)
-    for size in [*range(2, 300), *rng.integers(300, 5000, 30), 5000, 1 << 16]:
-        weights = random_table(rng, size)
-        # Evenly, so that rare weights are met.
-        symbols = rng.integers(0, size, 12, dtype=np.int32)
-        expected = integer_ans([(weights, s) for s in reversed(symbols.tolist())])
-        cached, each = AnsCoder(), AnsCoder()
-        cached.encode_reverse(symbols, model(weights))
-        assert cached.get_compressed().tolist() == expected, size
-        assert cached.decode(model(weights), 12).tolist() == symbols.tolist()
-        tables = np.repeat(weights[None] - 1.0, 12, axis=0)
-        each.encode_reverse(symbols, TABLE_EACH, tables)
-        assert each.get_compressed().tolist() == expected, size
-        assert each.decode(TABLE_EACH, tables).tolist() == symbols.tolist()
-
-
-def test_constrictions_uniform_model_is_the_documented_one():
-    rng = np.random.default_rng(1)
-    for n in [*range(2, 60), *(1 << k for k in range(6, 14)), 4368, 8008, 11440, 12870]:
-        symbols = np.append(rng.integers(0, n, 10), [0, n - 1]).astype(np.int32)
-        ans = AnsCoder()
-        ans.encode_reverse(symbols, UNIFORM, np.full(12, n, np.int32))
-        weights = uniform(n)
-        assert ans.get_compressed().tolist() == integer_ans(
-            [(weights, s) for s in reversed(symbols.tolist())]
-        ), n
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 5, 7), (17, 100, 255, 256, 257), (1000, 4096, 5000)])
@@ -179,7 +147,7 @@ def test_coder_calls_do_not_grow_with_escapes(monkeypatch):
     symbols = np.full((100_000, 1), -1, np.int32)
     symbols[::1000, 0] = np.arange(100) ** 4
     words = coder.encode([symbols])
-    monkeypatch.setattr("coder.entropy.rows.AnsCoder", Counting)
+    monkeypatch.setattr("coder.entropy.row_coder.AnsCoder", Counting)
     (decoded,) = coder.decode(words, [len(symbols)])
     np.testing.assert_array_equal(decoded, symbols)
     assert len(calls) <= 1 + 1 + 5 * 8

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from reference_ans import ONE, count_table, half_table
 
 from coder import CorruptBlob, Tables
-from coder.entropy import sparse
+from coder.entropy import sparse_tables
 from coder.entropy.integer_models import TABLE_EACH, AnsCoder
-from coder.entropy.places import Reader, segments_of, walk
+from coder.entropy.sparse_positions import Reader, segments_of, walk
 
 
 def bits(words):
     return 32 * len(words)
 
 
-@given(st.integers(1, sparse.MAX_EVENT_WEIGHT), st.integers(1, 64))
+@given(st.integers(1, sparse_tables.MAX_EVENT_WEIGHT), st.integers(1, 64))
 def test_count_tables_are_binomial(event, length):
-    weights = sparse.count_weights(event, length)
+    weights = sparse_tables.count_weights(event, length)
     assert list(weights) == count_table(event, length)
     assert sum(weights) == ONE
     assert min(weights) >= 1
@@ -32,10 +32,10 @@ def test_count_tables_are_binomial(event, length):
     np.testing.assert_allclose(np.array(weights[: len(exact)]) / ONE, exact, atol=20 / ONE)
 
 
-@pytest.mark.parametrize("left", sparse.HALVES)
+@pytest.mark.parametrize("left", sparse_tables.HALVES)
 def test_halves_are_hypergeometric(left):
     for length in (left + 1, left + 5, 2 * left):
-        tables = sparse.split_weights(length, left) + 1
+        tables = sparse_tables.split_weights(length, left) + 1
         assert (tables.sum(1) == ONE).all()
         assert tables.min() >= 1
         for count in (0, 1, 2, length // 2, length):
@@ -44,7 +44,7 @@ def test_halves_are_hypergeometric(left):
 
 def test_event_tables_leave_the_mode_out():
     weights = np.array([5, ONE - 5 - 40 - 11, 40, 11], np.uint32)
-    result = sparse.event_weights(weights, 1)
+    result = sparse_tables.event_weights(weights, 1)
     assert result.sum() == ONE
     np.testing.assert_allclose(result / ONE, np.array([5, 40, 11]) / 56, atol=3 / ONE)
 
@@ -52,15 +52,15 @@ def test_event_tables_leave_the_mode_out():
 def test_patterns_and_ranks_are_inverse():
     patterns = np.arange(1 << 16).astype(np.uint16)
     counts = np.bitwise_count(patterns).astype(np.int64)
-    ranks = sparse.rank_of(patterns)
-    np.testing.assert_array_equal(sparse.pattern_of(counts, ranks), patterns)
+    ranks = sparse_tables.rank_of(patterns)
+    np.testing.assert_array_equal(sparse_tables.pattern_of(counts, ranks), patterns)
     for length in (1, 3, 15, 16):
         short = patterns < 1 << length
-        assert (ranks[short] < sparse.BINOMIAL[length, counts[short]]).all()
+        assert (ranks[short] < sparse_tables.BINOMIAL[length, counts[short]]).all()
     # Combinatorial number system, the event at token p that is the k-th counting comb(p, k).
-    assert sparse.rank_of(np.array([0b1000_0010_0001], np.uint16))[0] == 0 + comb(5, 2) + comb(
-        11, 3
-    )
+    assert sparse_tables.rank_of(np.array([0b1000_0010_0001], np.uint16))[0] == 0 + comb(
+        5, 2
+    ) + comb(11, 3)
 
 
 @pytest.mark.parametrize("event", [1, 1 << 8, 1 << 14, 1 << 18, 1 << 19])
@@ -92,16 +92,16 @@ def test_impossible_counts_are_corrupt():
 
     for length, count in ((1, 2), (7, 15), (14, 15)):
         ans = AnsCoder()
-        tables = np.array([sparse.count_weights(1 << 19, length)]) - 1.0
+        tables = np.array([sparse_tables.count_weights(1 << 19, length)]) - 1.0
         ans.encode_reverse(np.array([count], np.int32), TABLE_EACH, tables)
         with pytest.raises(CorruptBlob, match="more events than tokens"):
             walk(Reader(ans), segments(length))
     # One event in 64 tokens, two of it in the first half; then one in 33, none in the first 32.
     for length, first in ((64, 2), (33, 2)):
         ans = AnsCoder()
-        halves = sparse.split_weights(length, 32)[[1]]
+        halves = sparse_tables.split_weights(length, 32)[[1]]
         ans.encode_reverse(np.array([first], np.int32), TABLE_EACH, halves)
-        tables = np.array([sparse.count_weights(1 << 19, length)]) - 1.0
+        tables = np.array([sparse_tables.count_weights(1 << 19, length)]) - 1.0
         ans.encode_reverse(np.array([1], np.int32), TABLE_EACH, tables)
         with pytest.raises(CorruptBlob, match="half a segment"):
             walk(Reader(ans), segments(length))

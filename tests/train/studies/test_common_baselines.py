@@ -5,7 +5,7 @@ import pytest
 from transform_cases import CHANNELS, embeddings
 
 from coder import InputError
-from train.studies import practice
+from train.studies import common_baselines
 
 TRAIN, Y = embeddings(False, 60, seed=1), embeddings(False)
 TOKENS = Y.shape[1]
@@ -18,7 +18,7 @@ def error(values: np.ndarray) -> float:
 def test_components_cost_a_byte_each_and_more_of_them_lose_less():
     errors = []
     for count in (1, 4, CHANNELS):
-        coded = practice.pca_int8(Y, count, TRAIN, zstd=False)
+        coded = common_baselines.pca_int8(Y, count, TRAIN, zstd=False)
         np.testing.assert_array_equal(coded.bytes_per_image, TOKENS * count)
         assert coded.codec_bytes == 4 * (CHANNELS * count + CHANNELS + count)
         errors.append(error(coded.values))
@@ -30,13 +30,13 @@ def test_components_cost_a_byte_each_and_more_of_them_lose_less():
 def test_the_components_are_those_that_explain_most():
     tokens = TRAIN.reshape(-1, CHANNELS).astype(np.float64)
     values = np.linalg.eigvalsh(np.cov(tokens.T))[::-1]
-    coded = practice.pca_int8(TRAIN, 3, TRAIN, zstd=False)
+    coded = common_baselines.pca_int8(TRAIN, 3, TRAIN, zstd=False)
     left = np.square(coded.values - TRAIN).mean() * CHANNELS
     assert left == pytest.approx(values[3:].sum(), rel=0.02)
 
 
 def test_a_bit_says_on_which_side_of_its_mean_a_channel_is():
-    coded = practice.binary(Y, TRAIN, zstd=False)
+    coded = common_baselines.binary(Y, TRAIN, zstd=False)
     np.testing.assert_array_equal(coded.bytes_per_image, TOKENS * -(-CHANNELS // 8))
     mean = TRAIN.reshape(-1, CHANNELS).mean(0)
     np.testing.assert_array_equal(coded.values > mean, mean < Y)
@@ -46,7 +46,7 @@ def test_a_bit_says_on_which_side_of_its_mean_a_channel_is():
 def test_codebooks_cost_a_byte_a_part():
     errors = []
     for parts in (1, 3, 6):
-        coded = practice.product_quantised(Y, parts, TRAIN, zstd=False)
+        coded = common_baselines.product_quantised(Y, parts, TRAIN, zstd=False)
         np.testing.assert_array_equal(coded.bytes_per_image, TOKENS * parts)
         errors.append(error(coded.values))
     assert sorted(errors, reverse=True) == errors
@@ -54,7 +54,7 @@ def test_codebooks_cost_a_byte_a_part():
 
 def test_zstd_changes_sizes_alone():
     plain, packed = (
-        practice.binary(np.tile(Y[:2], (1, 40, 1)), TRAIN, zstd=z) for z in (False, True)
+        common_baselines.binary(np.tile(Y[:2], (1, 40, 1)), TRAIN, zstd=z) for z in (False, True)
     )
     np.testing.assert_array_equal(plain.values, packed.values)
     assert (packed.bytes_per_image < plain.bytes_per_image).all()
@@ -63,25 +63,25 @@ def test_zstd_changes_sizes_alone():
 def test_a_channel_that_never_changes_keeps_its_value():
     y = Y.copy()
     y[..., 0] = 5
-    coded = practice.binary(y, y, zstd=False)
+    coded = common_baselines.binary(y, y, zstd=False)
     np.testing.assert_array_equal(coded.values[..., 0], 5)
 
 
 def test_embeddings_that_do_not_fit_are_refused():
     for code in (
-        lambda y, t: practice.pca_int8(y, 2, t, zstd=False),
-        lambda y, t: practice.product_quantised(y, 1, t, zstd=False),
-        lambda y, t: practice.binary(y, t, zstd=False),
+        lambda y, t: common_baselines.pca_int8(y, 2, t, zstd=False),
+        lambda y, t: common_baselines.product_quantised(y, 1, t, zstd=False),
+        lambda y, t: common_baselines.binary(y, t, zstd=False),
     ):
         with pytest.raises(InputError, match="5 channels, those to calibrate on have 12"):
             code(Y[..., :5], TRAIN)
     with pytest.raises(InputError, match="36 tokens to train on: 256 are needed"):
-        practice.product_quantised(Y, 1, TRAIN[:1], zstd=False)
+        common_baselines.product_quantised(Y, 1, TRAIN[:1], zstd=False)
     with pytest.raises(InputError, match="give a divisor of"):
-        practice.product_quantised(Y, 5, TRAIN, zstd=False)
+        common_baselines.product_quantised(Y, 5, TRAIN, zstd=False)
 
 
 @pytest.mark.parametrize("components", [0, CHANNELS + 1])
 def test_other_numbers_of_components_are_refused(components):
     with pytest.raises(InputError, match="components"):
-        practice.pca_int8(Y, components, TRAIN, zstd=False)
+        common_baselines.pca_int8(Y, components, TRAIN, zstd=False)

@@ -6,7 +6,7 @@ import pkgutil
 import threading
 
 import coder
-from coder.lazy import lazy
+from coder.lazy_attribute import lazy_attribute
 
 
 class Slow:
@@ -15,7 +15,7 @@ class Slow:
         self.started = threading.Event()
         self.times = 0
 
-    @lazy
+    @lazy_attribute
     def value(self) -> int:
         """What it is."""
         self.started.set()

@@ -77,7 +77,7 @@ def test_other_words_are_corrupt_or_decode_to_symbols_of_those_words(seed):
 def test_no_rows_and_long_rows(large, monkeypatch):
     """Nothing to code costs no word; what is not kept for each symbol is made again."""
     if large:
-        monkeypatch.setattr("coder.entropy.rows._LARGE", 10)
+        monkeypatch.setattr("coder.entropy.row_coder._LARGE", 10)
     none = RowCoder(TABLES, np.zeros(0, np.int32), np.zeros(0, np.int64))
     assert none.encode(np.zeros(0, np.int32)).size == 0
     assert none.decode(np.zeros(0, np.uint32)).size == 0

@@ -1,4 +1,4 @@
-"""The places of events in sparse rows: counts, halves, patterns. `sparse` has the rules.
+"""The places of events in sparse rows: counts, halves, patterns. `sparse_tables` has the rules.
 
 **Reading order.** Rows of all blocks, in order, are cut in segments.
 
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.entropy import sparse
+from coder.entropy import sparse_tables
 from coder.entropy.integer_models import TABLE_EACH, UNIFORM
 from coder.errors import CorruptBlob
 
-_MANY = sparse.COUNTS - 1
-_PIECES = sparse.SEGMENT // sparse.LEAF
+_MANY = sparse_tables.COUNTS - 1
+_PIECES = sparse_tables.SEGMENT // sparse_tables.LEAF
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Writer:
     def ranks(self, piece: NDArray, sizes: NDArray) -> NDArray[np.int32]:
         """As the reader's."""
         known = np.searchsorted(self._places.piece, piece)
-        return self._keep(UNIFORM, sizes, sparse.rank_of(self._places.pattern[known]))
+        return self._keep(UNIFORM, sizes, sparse_tables.rank_of(self._places.pattern[known]))
 
     def push(self, ans) -> None:
         """Codes all of them."""
@@ -93,7 +93,7 @@ class Writer:
             ans.encode_reverse(numbers, family, parameters)
 
     def _within(self, piece: NDArray, length: NDArray) -> NDArray[np.int64]:
-        return self._before[piece + sparse.leaves(length)] - self._before[piece]
+        return self._before[piece + sparse_tables.leaves(length)] - self._before[piece]
 
     def _keep(self, family, parameters: NDArray, numbers: NDArray) -> NDArray[np.int32]:
         numbers = numbers.astype(np.int32, copy=False)
@@ -115,14 +115,15 @@ def segments_of(
       lengths: int64 [R], tokens of each row.
       first: int64 [R], the first piece of each row.
     """
-    full, rest = np.divmod(lengths, sparse.SEGMENT)
+    full, rest = np.divmod(lengths, sparse_tables.SEGMENT)
     row = np.repeat(np.arange(events.size), full)
     nth = np.arange(row.size) - np.repeat(np.cumsum(full) - full, full)
     left = np.flatnonzero(rest)
     found = []
     if row.size:
-        wide = _count_tables(events, np.full(events.size, sparse.SEGMENT))
-        found.append((first[row] + _PIECES * nth, np.full(row.size, sparse.SEGMENT), wide[row]))
+        wide = _count_tables(events, np.full(events.size, sparse_tables.SEGMENT))
+        lengths_64 = np.full(row.size, sparse_tables.SEGMENT)
+        found.append((first[row] + _PIECES * nth, lengths_64, wide[row]))
     if left.size:
         tables = _count_tables(events[left], rest[left])
         found.append((first[left] + _PIECES * full[left], rest[left], tables))
@@ -131,7 +132,7 @@ def segments_of(
 
 def _count_tables(events: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     pairs = zip(events.tolist(), lengths.tolist(), strict=True)
-    return np.array([sparse.count_weights(*pair) for pair in pairs], np.float64) - 1
+    return np.array([sparse_tables.count_weights(*pair) for pair in pairs], np.float64) - 1
 
 
 def walk(source: Reader | Writer, segments: Sequence[Segments]) -> Places:
@@ -143,7 +144,7 @@ def walk(source: Reader | Writer, segments: Sequence[Segments]) -> Places:
     piece, length, count = _alive(*_counts(source, segments))
     if not piece.size:
         return Places(piece, np.zeros(0, np.uint16))
-    for left in sparse.HALVES:
+    for left in sparse_tables.HALVES:
         wide = length > left
         if not wide.any():
             continue
@@ -154,17 +155,17 @@ def walk(source: Reader | Writer, segments: Sequence[Segments]) -> Places:
         if second.min() < 0 or (second > tokens - left).any():
             raise CorruptBlob("damaged payload: more events than tokens in half a segment")
         piece, length, count = _alive(
-            np.concatenate([piece[~wide], whole, whole + left // sparse.LEAF]),
+            np.concatenate([piece[~wide], whole, whole + left // sparse_tables.LEAF]),
             np.concatenate([length[~wide], parts, tokens - left]),
             np.concatenate([count[~wide], first, second]),
         )
-    sizes = sparse.BINOMIAL[length, count]
+    sizes = sparse_tables.BINOMIAL[length, count]
     ranks = np.zeros(count.size, np.int32)
     free = np.flatnonzero(sizes > 1)
     if free.size:
         ranks[free] = source.ranks(piece[free], sizes[free])
     order = np.argsort(piece)
-    return Places(piece[order], sparse.pattern_of(count[order], ranks[order]))
+    return Places(piece[order], sparse_tables.pattern_of(count[order], ranks[order]))
 
 
 def _counts(
@@ -194,9 +195,9 @@ def _alive(piece: NDArray, length: NDArray, count: NDArray) -> tuple[NDArray, ND
 
 def _split_tables(length: NDArray, count: NDArray, left: int) -> NDArray[np.float64]:
     if (length == length[0]).all():
-        return sparse.split_weights(int(length[0]), left)[count]
+        return sparse_tables.split_weights(int(length[0]), left)[count]
     tables = np.empty((length.size, left + 1))
     for size in np.unique(length).tolist():
         same = length == size
-        tables[same] = sparse.split_weights(size, left)[count[same]]
+        tables[same] = sparse_tables.split_weights(size, left)[count[same]]
     return tables

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, overload
 T = TypeVar("T")
 
 
-class lazy(Generic[T]):
+class lazy_attribute(Generic[T]):
     """`functools.cached_property` as it is from Python 3.12 on.
 
     Python 3.11 holds one lock for all instances of a class while one computes; a process that is
@@ -18,7 +18,7 @@ class lazy(Generic[T]):
         self.__doc__ = function.__doc__
 
     @overload
-    def __get__(self, instance: None, owner: type) -> "lazy[T]": ...
+    def __get__(self, instance: None, owner: type) -> "lazy_attribute[T]": ...
 
     @overload
     def __get__(self, instance: object, owner: type) -> T: ...

@@ -7,7 +7,7 @@ from pathlib import Path
 from nec_jax.images.record import Record, Source
 
 
-class Joined:
+class Concatenated:
     """The images of several sources, one source after another, without labels."""
 
     classes: tuple[str, ...] = ()

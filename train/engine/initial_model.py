@@ -20,7 +20,7 @@ from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, split
 from train.configs.options import Compress, OptionsError, Training
 from train.data import DataError, Record, read_all
-from train.data.marks import Marks
+from train.data.untagged_nodata import UntaggedNodata
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def measure_bands(source: Source, size: int) -> dict[str, Any]:
     Raises:
       DataError: an image has a dtype that no model takes.
     """
-    marks = Marks()
+    marks = UntaggedNodata()
 
     def look(record: Record) -> None:
         dtype = record["image"].dtype
