@@ -169,7 +169,7 @@ def test_errors_are_of_the_tokens_that_both_have(encoder_only: Path) -> None:
 
 
 def untrained(base: nec_jax.NecParams, *, code_class_token: bool) -> nec_jax.NecParams:
-    """A model with a decoder of features and a codec of channels, as training would start."""
+    """A model with a decoder of features and a per-channel codec, as training would start."""
     options = Compress(proxy="features", code_class_token=code_class_token)
     source = open_source("blue-marble", "train", chip=32)
     params = initial_model.starting_model(options, base, source)
