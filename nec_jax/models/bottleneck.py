@@ -1,7 +1,5 @@
 """The bottleneck in training: the values that the decoder sees, and the bits that they cost."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,10 +49,7 @@ def bottleneck(
         return rounded / gain, density.bin_bits(params, rounded)
     if keys is None:
         raise InputError(f"rounding {rounding!r} draws noise: pass keys")
-    noise = functools.partial(
-        jax.random.uniform, shape=z.shape[1:], dtype=z.dtype, minval=-0.5, maxval=0.5
-    )
-    noisy = z + jax.vmap(noise)(keys)
+    noisy = z + jax.vmap(lambda key: jax.random.uniform(key, z.shape[1:], z.dtype, -0.5, 0.5))(keys)
     seen = {
         "noise": lambda: noisy,
         "straight-through": lambda: z + jax.lax.stop_gradient(rounded - z),

@@ -111,11 +111,8 @@ def quantile(params: Params, prob: float) -> Float[Array, " d"]:
         below = logits_cdf(params, middle) < target
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    start = (
-        jnp.full(channels, -_BRACKET, jnp.float32),
-        jnp.full(channels, _BRACKET, jnp.float32),
-    )
-    low, high = jax.lax.fori_loop(0, 48, halve, start)
+    edge = jnp.full(channels, _BRACKET, jnp.float32)
+    low, high = jax.lax.fori_loop(0, 48, halve, (-edge, edge))
     return 0.5 * (low + high)
 
 
