@@ -45,26 +45,21 @@ def main(argv: list[str]) -> None:
     """Run `convert` with its options; input that cannot be used exits with a message."""
     flags = (tyro.conf.FlagCreatePairsOff,)
     given = tyro.cli(Convert, args=argv[1:], prog="nec convert", config=flags)
+    out = given.out
     try:
-        facts = convert(given)
+        if out.suffix != ".safetensors":
+            raise InputError(f"--out {out}: name a .safetensors file")
+        files.check_output(out, overwrite=given.overwrite, inputs=[given.source])
+        params = nec_jax.convert_checkpoint(given.source, **given.options)
+        nec_jax.save(params, out)
+        sha256 = hashlib.sha256(out.read_bytes()).hexdigest()
     except (CodecError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
+    facts = describe(params) | {"wrote": str(out), "SHA-256": sha256}
     if given.json:
         print(json.dumps(facts))
     else:
         print("\n".join(f"{name:13s} {text}" for name, text in facts.items()))
-
-
-def convert(given: Convert) -> dict[str, str]:
-    """Convert a checkpoint, save the model, and return a description of it."""
-    out = given.out
-    if out.suffix != ".safetensors":
-        raise InputError(f"--out {out}: name a .safetensors file")
-    files.check_output(out, overwrite=given.overwrite, inputs=[given.source])
-    params = nec_jax.convert_checkpoint(given.source, **given.options)
-    nec_jax.save(params, out)
-    sha256 = hashlib.sha256(out.read_bytes()).hexdigest()
-    return describe(params) | {"wrote": str(out), "SHA-256": sha256}
 
 
 def describe(params: nec_jax.NecParams) -> dict[str, str]:
@@ -93,10 +88,7 @@ def describe(params: nec_jax.NecParams) -> dict[str, str]:
         f"{c.decoder_target}"
         + (", trained with the class token" if c.class_token and not c.code_class_token else "")
     )
-    scales = [
-        f"{band} {mean:.4g} +- {std:.4g}"
-        for band, mean, std in zip(c.bands, c.mean, c.std, strict=True)
-    ]
+    scales = ", ".join(map("{} {:.4g} +- {:.4g}".format, c.bands, c.mean, c.std))
     lines = {
         "source": f"{facts['source']}: {facts['kind']}",
         "architecture": f"{c.arch}, patch {c.patch}, {c.depth} blocks of {c.width}, {c.heads} "
@@ -105,7 +97,7 @@ def describe(params: nec_jax.NecParams) -> dict[str, str]:
         "embedding": f"{c.embedding_width} channels, after block {blocks} and the final norm",
         "decoder": decoder,
         "parameters": ", ".join(map("{} {:,}".format, parts, counts)),
-        "input": f"{c.dtype}, normalised by {', '.join(scales)}",
+        "input": f"{c.dtype}, normalised by {scales}",
         "resized": facts["positions_resized"] and f"positions, {facts['positions_resized']}",
         "codec": params.codec and f"{len(params.codec.tables)} tables of the checkpoint",
         "left out": ", ".join(left[:4] + [f"and {len(left) - 4} more"] * (len(left) > 4)),

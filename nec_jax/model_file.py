@@ -101,9 +101,8 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     path = model_path(name)
     tensors, content = container.read(path, MODEL)
     forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
-    if content.keys() != forms.keys() or not all(
-        isinstance(content[key], form) for key, form in forms.items()
-    ):
+    sound = [isinstance(content.get(key), form) for key, form in forms.items()]
+    if content.keys() != forms.keys() or not all(sound):
         raise FileError("not the content of a model file: update nec-jax", path)
     try:
         config = ModelConfig.from_meta(content["config"])
@@ -115,9 +114,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         codec = None
         if content["codec"] is not None:
             codec = codecs.from_parts(container.under("codec/", tensors), content["codec"])
-    if codec is not None and (codec.channels, codec.class_token) != (
-        config.embedding_width,
-        config.code_class_token,
-    ):
+    coded = config.embedding_width, config.code_class_token
+    if codec is not None and (codec.channels, codec.class_token) != coded:
         raise FileError("its codec is not one of its architecture: make it again", path)
     return NecParams(weights, config, codec, content["provenance"])

@@ -125,10 +125,8 @@ def _convert(checkpoint: Checkpoint) -> Imported:
         for module in _SOURCES:
             if imported := module.convert(checkpoint):
                 return imported
-    except CodecError:
-        raise
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        if not checkpoint.config and not checkpoint.preprocessor:
+        if isinstance(error, CodecError) or not (checkpoint.config or checkpoint.preprocessor):
             raise
         raise FileError(
             f"a value in its config.json or preprocessor_config.json cannot be used ({error})"

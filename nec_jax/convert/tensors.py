@@ -60,9 +60,7 @@ class Tensors(dict[str, NDArray]):
         shape = self[name].shape
         if len(shape) not in axes or 0 in shape:
             wanted = " or ".join(map(str, axes))
-            raise FileError(
-                f"{name} has shape {list(shape)}: {wanted} axes were expected, none empty"
-            )
+            raise FileError(f"{name} has shape {list(shape)}, not {wanted} axes, none empty")
         return shape
 
     def take(self, name: str, *shape: int, kind: str = "f") -> NDArray[np.float32]:

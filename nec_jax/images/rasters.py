@@ -37,7 +37,7 @@ class Header(NamedTuple):
     crs: Any = None
 
 
-def read_raster_header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """Read the header of a raster."""
     with open_raster(path) as dataset:
         place = dataset.transform
@@ -46,7 +46,7 @@ def read_raster_header(path: Path) -> Header:
         return Header(dataset.shape, transform=transform, crs=dataset.crs)
 
 
-def read_raster(
+def read(
     path: Path, image_id: str, box: Box | None, largest: int | None, white_is_zero: bool
 ) -> Record:
     """Read an image as `nec_jax.images.read.decode` does, but for NaN and infinity."""
@@ -91,7 +91,7 @@ def read_raster(
     return record
 
 
-def read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
+def read_indices(path: Path, box: Box | None) -> np.ndarray:
     """Read the class indices of a mask, which has one band if it is [H, W]."""
     with open_raster(path) as dataset:
         _refuse_pages(dataset)

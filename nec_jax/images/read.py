@@ -16,15 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from nec_jax.images import rasters
 from nec_jax.images.colours import refuse_colours
-from nec_jax.images.rasters import (
-    RASTERS,
-    Header,
-    SceneError,
-    read_raster,
-    read_raster_header,
-    read_raster_indices,
-)
 from nec_jax.images.record import (
     Box,
     CorruptImageError,
@@ -103,8 +96,8 @@ def decode(
     """Read an image as `read_image` does, and say under `missing` which pixels are missing."""
     with _naming(path), open_regular(path) as file:
         head = _head(file)
-        if head.startswith(RASTERS):
-            record = read_raster(path, image_id, box, largest, refuse_colours(file, head))
+        if head.startswith(rasters.RASTERS):
+            record = rasters.read(path, image_id, box, largest, refuse_colours(file, head))
             if missing := record.get("missing", {}) | not_finite(record["image"]):
                 record["missing"] = missing
             return record
@@ -125,7 +118,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     """
     with _naming(path, "the mask "), open_regular(path) as file:
         head = _head(file)
-        if not head.startswith(RASTERS):
+        if not head.startswith(rasters.RASTERS):
             _refuse_sidecars(path)
             mask = _read_indices(file, head)[slices_of(box)]
         elif refuse_colours(file, head):
@@ -134,7 +127,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
                 "class indices that this means: save it as MINISBLACK"
             )
         else:
-            mask = read_raster_indices(path, box)
+            mask = rasters.read_indices(path, box)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
             raise DataError(
                 f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}: "
@@ -143,12 +136,12 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
         return mask.astype(np.uint8)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> rasters.Header:
     """Read the header of an image, and no pixels; CorruptImageError as read_image."""
     with _naming(path), open_regular(path) as file:
         head = _head(file)
-        if head.startswith(RASTERS):
-            return read_raster_header(path)
+        if head.startswith(rasters.RASTERS):
+            return rasters.read_header(path)
         with Image.open(file, formats=_PICTURES) as image:
             height, width = image.height, image.width
             if head.startswith(_PNG):  # its EXIF may come last
@@ -157,7 +150,7 @@ def read_header(path: Path) -> Header:
                 if any(name in content for name in _PNG_EXIF):
                     image.load()
             turn = _orientation(image)
-            return Header((width, height) if turn >= 5 else (height, width), turn)
+            return rasters.Header((width, height) if turn >= 5 else (height, width), turn)
 
 
 def is_raster(path: Path) -> bool:
@@ -167,7 +160,7 @@ def is_raster(path: Path) -> bool:
     """
     try:
         with open_regular(path) as file:
-            return _head(file).startswith(RASTERS)
+            return _head(file).startswith(rasters.RASTERS)
     except (OSError, DataError) as error:
         raise_passing(error, path)
         return False
@@ -178,7 +171,7 @@ def _naming(path: Path, what: str = "") -> Iterator[None]:
     """Name the file in the errors of decoders, which raise nearly anything on damaged bytes."""
     try:
         yield
-    except (ModuleNotFoundError, MemoryError, SceneError):
+    except (ModuleNotFoundError, MemoryError, rasters.SceneError):
         raise
     except Exception as error:  # SyntaxError, struct.error, KeyError ...
         _raise_passing(error, path)

@@ -12,15 +12,7 @@ import numpy as np
 from coder.errors import printable
 from nec_jax.images.rasters import Header
 from nec_jax.images.read import decode, is_raster, read_header, read_mask
-from nec_jax.images.record import (
-    IGNORE,
-    Box,
-    CorruptImageError,
-    DataError,
-    Record,
-    cut,
-    whole,
-)
+from nec_jax.images.record import IGNORE, Box, CorruptImageError, DataError, Record, cut, whole
 
 CHIP = 256  # default side of windows of data sets that are always cut, pixels
 _APART = 0.1  # maximum distance of the corners of a mask from those of its image, pixels

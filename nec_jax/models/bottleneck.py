@@ -65,9 +65,6 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self) -> Weights:  # noqa: D102
-        return {
-            "log_gain": self.param(
-                "log_gain", nn.initializers.zeros, (self.channels,), jnp.float32
-            ),
-            "density": density.FactorisedDensity(self.channels, name="density")(),
-        }
+        shape = (self.channels,)
+        gain = self.param("log_gain", nn.initializers.zeros, shape, jnp.float32)
+        return {"log_gain": gain, "density": density.FactorisedDensity(*shape, name="density")()}

@@ -150,10 +150,6 @@ def _straight_through(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Ar
     return _rounded(z, scale)
 
 
-def _choose(z: jax.Array, scale: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    return _rounded(z, scale), (z, scale)
-
-
 def _gradients(
     held: tuple[jax.Array, jax.Array], of: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -166,7 +162,7 @@ def _gradients(
     return jnp.where(m > 0, of_seen + jnp.sign(z) * price, of_zero), *backward(of_bits)
 
 
-_straight_through.defvjp(_choose, _gradients)
+_straight_through.defvjp(lambda z, scale: (_rounded(z, scale), (z, scale)), _gradients)
 
 
 def spread_of(
@@ -245,7 +241,7 @@ def _over_places(c: jax.Array, grid: tuple[int, int], first: int, *, inverse: bo
     tokens = c[..., first:, :]
     values = tokens.reshape(*tokens.shape[:-2], *grid, tokens.shape[-1])
     for axis, side in ((-3, grid[0]), (-2, grid[1])):
-        matrix = block_diag(*map(cosines, parts(side)))
+        matrix = np.asarray(block_diag(*map(cosines, parts(side))))
         moved = jnp.moveaxis(values, axis, -1)
         product = jnp.matmul(moved, matrix if inverse else matrix.T, precision=_EXACT)
         values = jnp.moveaxis(product, -1, axis)

@@ -209,9 +209,7 @@ class Encoder(nn.Module):
             positions = self.param("positions", init, (side * side, c.width), jnp.float32)
         else:
             positions = jnp.asarray(sincos_positions(grid, c.width))
-        if kept is None:
-            positions = positions[None]
-        else:
+        if kept is not None:
             patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
             positions = positions[kept]
         embed = Dense(c.width, c.patch_bias, precision=c.precision, name="patch_embed")
