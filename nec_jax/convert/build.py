@@ -1,4 +1,4 @@
-"""The last step of every import: what the user says beside the checkpoint, and the `NecParams`."""
+"""The last step of every import: apply the user's options, and make the `NecParams`."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ NORMALISATIONS = {
     ),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-# Heads of the published ViTs by (width, depth). Not of smaller ones: a ViT-S has 6 (timm, DINO) or
+# Heads of the published ViTs by (width, depth). Smaller ones differ: a ViT-S has 6 (timm, DINO) or
 # 12 (MoCo v3).
 HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _DECODER_HEADS = {512: 16}
@@ -54,7 +54,7 @@ _SETTINGS = {
         "plain, or normalised if it was trained with norm_pix_loss: the decoder is wrong otherwise",
     ),
 }
-# For a decoder that does not exist yet.
+# Sizes of a decoder that does not exist yet, by the width of the encoder.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
 
 
@@ -123,7 +123,7 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
 
 
 def _complete(imported: Imported, options: Options) -> dict[str, Any]:
-    """What the checkpoint says of itself or, where it says nothing, the user."""
+    """Settings that the checkpoint says or, where it says nothing, the user."""
     fields: dict[str, Any] = {
         "epsilon": imported.epsilon,
         "activation": _choose(options, "activation", imported.activation),

@@ -66,7 +66,7 @@ class Tensors(dict[str, NDArray]):
     def take(self, name: str, *shape: int, kind: str = "f") -> NDArray[np.float32]:
         """A tensor of exactly this shape, as float32; `kind` is the kind of its NumPy dtype.
 
-        Axes of length one before it are dropped: projects differ in them.
+        Leading axes of length one are dropped: projects differ in them.
         """
         self._taken.add(name)
         found = self.get(name)

@@ -96,7 +96,7 @@ def encoder(tensors: Tensors, told: Mapping[str, Any], *, is_mae: bool = False) 
     if imported.heads is None and has_class:  # those without a class token differ
         known = HEADS | (_SMALL if architecture or _is_dinov2(tensors) else {})
         imported.heads = known.get((c["width"], c["depth"]))
-    # CLIP's and SigLIP's layers come with several, and only the architecture's name tells.
+    # CLIP's and SigLIP's layers come with several activations: only the architecture says which.
     plain = not (architecture or names.pre_norm) and has_class
     imported.activation = "gelu" if plain else told.get("activation")
     imported.normalisation = told.get("normalisation")
@@ -151,7 +151,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _activation(name: str | None, arguments: Mapping[str, Any]) -> str | None:
     if told := activation(arguments, "act_layer"):
         return told
-    # SigLIP was trained with another one than timm runs some of its models with: not guessed.
+    # timm runs some SigLIP models with another activation than they were trained with: no guess.
     if name is None or "siglip" in name:
         return None
     return "quick-gelu" if "quickgelu" in name else "gelu"

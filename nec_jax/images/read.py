@@ -38,10 +38,11 @@ LARGEST = 1024  # maximum side of a georeferenced image that is not taken for a 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Formats of at most 8 bits per band, besides PNG: Pillow would read others as 8 bits.
 _PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's, of what RGB is made of as it is
-# What says, in GDAL's file beside an image, that pixels are missing or mean other numbers.
+# Pillow's modes that become RGB without a profile.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+# Elements of GDAL's file beside an image that say that pixels are missing or mean other numbers.
 _OF_SIDECARS = re.compile(rb"<(NoDataValue|Scale|Offset)\b")
-# What may turn a PNG, wherever in the file it stands.
+# Chunks that may hold the orientation of a PNG. They may stand anywhere in the file.
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pillow's names of them
 
@@ -179,7 +180,7 @@ def _naming(path: Path, what: str = "") -> Iterator[None]:
 
 
 def _raise_passing(error: Exception, path: Path) -> None:
-    """As `raise_passing`; also of what GDAL says without its number, if it is so still."""
+    """As `raise_passing`. GDAL may leave out the number: reading the file again shows it."""
     raise_passing(error, path)
     try:
         with open_regular(path) as file:
@@ -260,10 +261,10 @@ def read_picture(file: IO[bytes], image_id: str) -> Record:
 
 
 def _refuse_sidecars(path: Path) -> None:
-    """Refuse a picture of whose pixels GDAL's file beside it says more: Pillow does not read it."""
+    """Refuse a picture if a file of GDAL's beside it, which Pillow ignores, says more of it."""
     remedy = (
-        "which is not read for pictures: convert both to one TIFF (gdal_translate IN OUT.tif); or, "
-        "if it says nothing that holds, delete it"
+        "which is not read for pictures: convert both to one TIFF (gdal_translate IN OUT.tif); or "
+        "delete it, if what it says is wrong"
     )
     mask, about = (path.with_name(path.name + ending) for ending in (".msk", ".aux.xml"))
     if mask.exists():
@@ -273,12 +274,12 @@ def _refuse_sidecars(path: Path) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, as it is stored, where EXIF is damaged."""
+    """The EXIF orientation, 1 to 8; 1 (as stored) if EXIF is missing or damaged."""
     if not any(name in image.info for name in _ORIENTED):
         return 1
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as of decoders
+    except Exception:  # decoders raise nearly anything
         return 1
     return found if found in range(1, 9) else 1
 
@@ -313,6 +314,6 @@ def reason_of(error: BaseException) -> str:
     error = error.__cause__ or error  # rasterio's own message only points to GDAL's
     if isinstance(error, DataError):
         return str(error)
-    if isinstance(error, struct.error):  # of too few bytes
+    if isinstance(error, struct.error):  # too few bytes
         return "it is truncated, or damaged"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -151,7 +151,7 @@ class ModelConfig:
         self.grid(self.image_size, self.image_size)
 
     def _check_field(self, name: str, kind: Any) -> None:
-        """Check whole numbers and flags, and make all values plain Python's.
+        """Check whole numbers and flags, and convert all values to plain Python.
 
         A configuration is hashed, and is JSON.
         """

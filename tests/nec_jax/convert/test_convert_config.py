@@ -170,7 +170,7 @@ def test_arguments_of_timm(tmp_path: Path) -> None:
 def test_units_of_the_normalisation(tmp_path: Path) -> None:
     mae, prithvi = GOLDEN / "transformers-mae", GOLDEN / "prithvi/checkpoint.pt"
     for dtype in ("uint16", "float32"):
-        with pytest.raises(InputError, match=f"for images of uint8, not {dtype}: pass --mean"):
+        with pytest.raises(InputError, match=f"is for uint8: pass --mean and --std for {dtype}"):
             convert_checkpoint(mae, dtype=dtype)
     options = options_of("prithvi") | {"dtype": "uint8"}
     with pytest.raises(InputError, match="lie outside of the range of uint8: pass --dtype"):
