@@ -135,7 +135,7 @@ def _schedule(
     schedule = default._replace(**{k: v for k, v in given.items() if v is not None})
     whole = all(is_whole(count) and count >= 1 for count in schedule[:2])
     if not whole or not is_number(schedule.lr) or not 0 < schedule.lr < np.inf:
-        raise InputError(f"{schedule}: give whole numbers of at least 1, and an lr above 0")
+        raise InputError(f"{schedule}: epochs and batch are whole numbers from 1, lr is above 0")
     return schedule
 
 
