@@ -8,7 +8,6 @@ the precision of products is the model's, whatever `jax_default_matmul_precision
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -24,7 +23,6 @@ from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec, transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.weight_tree import Weights
 
 
 @jax_defaults()
@@ -120,7 +118,7 @@ def embed_traced(params: NecParams, images: jax.Array, *, quality: int | None = 
     Its gradient is zero: rounding has none.
     """
     codec = _codec(params).at(quality)
-    y = _latents(params.weights, params.config, images)
+    y = _latents(params.config, params.weights, images)
     if isinstance(codec, TransformCodec):
         return transform_bottleneck.rounded(codec, y, params.config.grid(*images.shape[1:3]))
     assert isinstance(codec, ScalarCodec)
@@ -138,24 +136,19 @@ def with_coding(
     params: NecParams, *, coding_batch: int | None = None, precision: str | None = None
 ) -> NecParams:
     """The model with another coding batch or precision in its config; None keeps the old one."""
-    changes = {"coding_batch": coding_batch, "precision": precision}
-    changes = {k: v for k, v in changes.items() if v is not None}
+    given = {"coding_batch": coding_batch, "precision": precision}
+    changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         return params
     return dataclasses.replace(params, config=dataclasses.replace(params.config, **changes))
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _latents(weights: Weights, config: ModelConfig, images: jax.Array) -> jax.Array:
-    return nec.latents(config, weights, images)
+_latents = jax.jit(nec.latents, static_argnames="config")
 
 
 def _codec(params: NecParams) -> EmbeddingCodec:
     if params.codec is None:
-        raise InputError(
-            "this model is pre-trained only and has no codec: "
-            "adapt it with `python -m train.main compress`"
-        )
+        raise InputError("this model has no codec: adapt it with `python -m train.main compress`")
     return params.codec
 
 
@@ -181,7 +174,7 @@ def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float3
         padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
         # Returns at once: the device computes this batch while the caller codes the one before. No
         # more than these two are held.
-        y = _latents(params.weights, params.config, np.pad(batch, padding))
+        y = _latents(params.config, params.weights, np.pad(batch, padding))
         if before is not None:
             yield np.asarray(before)
         before, count = y, len(batch)
@@ -205,18 +198,14 @@ def check_images(config: ModelConfig, images: ArrayLike) -> tuple[NDArray, tuple
             f"images have {x.shape[3]} channels, the model takes {config.channels}: "
             f"{', '.join(config.bands)}"
         )
+    lowest, highest = config.value_range
+    taken = f"the model takes {config.dtype} from {lowest:g} to {highest:g}"
     if x.dtype != np.dtype(config.dtype):
-        raise InputError(
-            f"images are {x.dtype}, the model takes {config.dtype} from "
-            f"{config.value_range[0]:g} to {config.value_range[1]:g}: rescale and cast them"
-        )
+        raise InputError(f"images are {x.dtype}, {taken}: rescale and cast them")
     grid = config.grid(*x.shape[1:3])
     low, high = x.min(), x.max()
     if not np.isfinite(low) or not np.isfinite(high):
         refuse(~np.isfinite(x), "values of images", "NaN or infinity", x)
-    if low < config.value_range[0] or high > config.value_range[1]:
-        raise InputError(
-            f"images range from {low:g} to {high:g}, the model takes "
-            f"{config.value_range[0]:g} to {config.value_range[1]:g}: rescale or clip them"
-        )
+    if low < lowest or high > highest:
+        raise InputError(f"images range from {low:g} to {high:g}, {taken}: rescale or clip them")
     return x, grid

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coder import EmbeddingCodec, InputError, QualityLadder, ScalarCodec, Tables, fit
 from coder.codecs import quantise
 from coder.entropy import pmf_from_counts
+from coder.format.container import canonical_json
 from coder.transform import Transform
 from nec_jax.api import latents
 from nec_jax.jax_defaults import jax_defaults
@@ -152,8 +153,4 @@ def fit_transform(
 
 def _with_codec(params: NecParams, codec: EmbeddingCodec, provenance: dict | None) -> NecParams:
     facts = json.loads(params.provenance) | (provenance or {})
-    return dataclasses.replace(
-        params,
-        codec=codec,
-        provenance=json.dumps(facts, sort_keys=True, separators=(",", ":")),
-    )
+    return dataclasses.replace(params, codec=codec, provenance=canonical_json(facts))

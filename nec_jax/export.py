@@ -9,14 +9,12 @@ import os
 
 import numpy as np
 import safetensors.numpy
-from numpy.typing import NDArray
 
 from coder import InputError, files
 from coder.arrays import as_grid
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models.vit import sincos_positions
-from nec_jax.models.weight_tree import Weights
 
 
 @jax_defaults()
@@ -61,17 +59,21 @@ def export_decoder_block(
     else:
         positions = sincos_positions(grid, config.decoder_width)
         positions = np.pad(positions, [(class_tokens, 0), (0, 0)])
-    tensors = {
-        "positions": positions,
-        **_dense("embed", decoder["stem"]["embed"]),
-        **_norm("block.norm1", block["norm1"]),
-        **_dense("block.attn.qkv", block["attn"]["qkv"]),
-        **_dense("block.attn.proj", block["attn"]["proj"]),
-        **_norm("block.norm2", block["norm2"]),
-        **_dense("block.mlp.fc1", block["mlp"]["fc1"]),
-        **_dense("block.mlp.fc2", block["mlp"]["fc2"]),
-        **_norm("norm", decoder["norm"]),
+    layers = {
+        "embed": decoder["stem"]["embed"],
+        "block.norm1": block["norm1"],
+        "block.attn.qkv": block["attn"]["qkv"],
+        "block.attn.proj": block["attn"]["proj"],
+        "block.norm2": block["norm2"],
+        "block.mlp.fc1": block["mlp"]["fc1"],
+        "block.mlp.fc2": block["mlp"]["fc2"],
+        "norm": decoder["norm"],
     }
+    tensors = {"positions": positions}
+    for name, layer in layers.items():
+        weight = layer["kernel"].T if "kernel" in layer else layer["scale"]
+        tensors[f"{name}.weight"] = np.ascontiguousarray(weight, np.float32)
+        tensors[f"{name}.bias"] = np.asarray(layer["bias"], np.float32)
     metadata = {
         "heads": str(config.decoder_heads),
         "epsilon": str(config.epsilon),
@@ -89,15 +91,3 @@ def _in_order(data: bytes) -> bytes:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     return data[:8] + text.ljust(end - 8) + data[end:]
-
-
-def _dense(name: str, weights: Weights) -> dict[str, NDArray[np.float32]]:
-    kernel = np.ascontiguousarray(np.asarray(weights["kernel"], np.float32).T)
-    return {f"{name}.weight": kernel, f"{name}.bias": np.asarray(weights["bias"], np.float32)}
-
-
-def _norm(name: str, weights: Weights) -> dict[str, NDArray[np.float32]]:
-    return {
-        f"{name}.weight": np.asarray(weights["scale"], np.float32),
-        f"{name}.bias": np.asarray(weights["bias"], np.float32),
-    }

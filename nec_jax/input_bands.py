@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from coder import InputError
 from coder.arrays import refuse_unordered
@@ -53,25 +52,20 @@ def with_bands(
     old, area = params.config.channels, config.patch**2
     used = sorted({origin for origin in origins if origin is not None})
 
-    def moved(values: NDArray, axis: int) -> jax.Array:
+    def moved(values: jax.Array, axis: int) -> jax.Array:
         """Rearrange an axis of patch values (pixels, then bands)."""
-        split = np.moveaxis(values, axis, 0).reshape(area, old, -1)
+        split = np.moveaxis(np.asarray(values), axis, 0).reshape(area, old, -1)
         average = split[:, used].mean(axis=1)
         parts = [average if origin is None else split[:, origin] for origin in origins]
         whole = np.stack(parts, axis=1).reshape(area * len(parts), *np.delete(values.shape, axis))
         return jnp.asarray(np.moveaxis(whole, 0, axis))
 
-    weights = dict(params.weights)
-    encoder = dict(weights["encoder"])
-    embed = encoder["patch_embed"]
-    encoder["patch_embed"] = embed | {"kernel": moved(np.asarray(embed["kernel"]), 0)}
-    weights["encoder"] = encoder
+    encoder = params.weights["encoder"]
+    embed = encoder["patch_embed"] | {"kernel": moved(encoder["patch_embed"]["kernel"], 0)}
+    weights = params.weights | {"encoder": encoder | {"patch_embed": embed}}
     if config.decoder_target in ("pixels", "normalised-pixels"):
         pred = weights["decoder"]["pred"]
-        pred = {
-            "kernel": moved(np.asarray(pred["kernel"]), 1),
-            "bias": moved(np.asarray(pred["bias"]), 0),
-        }
+        pred = {"kernel": moved(pred["kernel"], 1), "bias": moved(pred["bias"], 0)}
         weights["decoder"] = weights["decoder"] | {"pred": pred}
     return dataclasses.replace(params, weights=weights, config=config, codec=None)
 

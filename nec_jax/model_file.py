@@ -1,5 +1,6 @@
 """NecParams: a model as a JAX pytree, and its file."""
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,12 @@ from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
 
 
-@dataclass(frozen=True)
-class _Static:
-    """What models must share to be combined leaf by leaf, as JAX's errors show it."""
-
-    config: ModelConfig
-    codec: EmbeddingCodec | None
-
-    def __repr__(self) -> str:
-        codec = "no codec" if self.codec is None else f"codec {self.codec.fingerprint[:4].hex()}"
-        return f"({codec}, {self.config})"
-
-
-@jax.tree_util.register_pytree_with_keys_class
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weights"],
+    meta_fields=["codec", "config"],
+    drop_fields=["provenance"],
+)
 @dataclass(frozen=True)
 class NecParams:
     """Weights (leaves) with their static config and codec, which compare by value.
@@ -50,17 +44,6 @@ class NecParams:
     codec: EmbeddingCodec | None = None
     provenance: str = "{}"
 
-    def tree_flatten_with_keys(self):
-        """The leaves by their key, and what is static."""
-        return ((jax.tree_util.GetAttrKey("weights"), self.weights),), _Static(
-            self.config, self.codec
-        )
-
-    @classmethod
-    def tree_unflatten(cls, static: _Static, children: tuple[Weights]) -> "NecParams":
-        """The inverse, without a provenance."""
-        return cls(*children, static.config, static.codec)
-
 
 @jax_defaults()
 def save(params: NecParams, path: str | os.PathLike[str]) -> None:
@@ -74,14 +57,9 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     weights = flatten_weights(params.weights)
     check_float32(weights)
     tensors = {f"weights/{k}": _stored(v) for k, v in weights.items()}
-    content = {
-        "config": params.config.to_meta(),
-        "codec": None,
-        "provenance": params.provenance,
-    }
-    if params.codec is not None:
-        codec_tensors, content["codec"] = params.codec.to_parts()
-        tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
+    codec_tensors, codec = params.codec.to_parts() if params.codec is not None else ({}, None)
+    tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
+    content = {"config": params.config.to_meta(), "codec": codec, "provenance": params.provenance}
     container.write(path, MODEL, tensors, content)
 
 
@@ -123,9 +101,8 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     path = model_path(name)
     tensors, content = container.read(path, MODEL)
     forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
-    if content.keys() != forms.keys() or not all(
-        isinstance(content[key], form) for key, form in forms.items()
-    ):
+    sound = [isinstance(content.get(key), form) for key, form in forms.items()]
+    if content.keys() != forms.keys() or not all(sound):
         raise FileError("not the content of a model file: update nec-jax", path)
     try:
         config = ModelConfig.from_meta(content["config"])
@@ -137,9 +114,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         codec = None
         if content["codec"] is not None:
             codec = codecs.from_parts(container.under("codec/", tensors), content["codec"])
-    if codec is not None and (codec.channels, codec.class_token) != (
-        config.embedding_width,
-        config.code_class_token,
-    ):
+    coded = config.embedding_width, config.code_class_token
+    if codec is not None and (codec.channels, codec.class_token) != coded:
         raise FileError("its codec is not one of its architecture: make it again", path)
     return NecParams(weights, config, codec, content["provenance"])

@@ -1,4 +1,4 @@
-"""Image files that Pillow and rasterio do not write by themselves."""
+"""Write image files of every kind, and read one as `nec_jax.images` does."""
 
 import io
 import struct
@@ -12,6 +12,10 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
+from nec_jax.images.read import read_image
+
+# A georeference.
+PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
 _COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour type by samples a pixel
 
 
@@ -60,3 +64,12 @@ def write_raster(path: Path, bands: np.ndarray, *, alpha: int = 0, **options) ->
             file.colorinterp = kinds
         file.write(bands)
     return path
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    return read_image(path, path.name)["image"]

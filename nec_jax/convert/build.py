@@ -1,6 +1,5 @@
-"""The last step of every import: what the user says beside the checkpoint, and the `NecParams`."""
+"""The last step of every import: apply the user's options, and make the `NecParams`."""
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from coder import EmbeddingCodec, FileError, InputError, ScalarCodec, Tables
+from coder.format.container import canonical_json
 from nec_jax.convert.positions import are_sincos, frames, resize
 from nec_jax.convert.source import Checkpoint
 from nec_jax.convert.tensors import Imported, Scale
@@ -28,7 +28,7 @@ NORMALISATIONS = {
     ),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-# Heads of the published ViTs by (width, depth). Not of smaller ones: a ViT-S has 6 (timm, DINO) or
+# Heads of the published ViTs by (width, depth). Smaller ones differ: a ViT-S has 6 (timm, DINO) or
 # 12 (MoCo v3).
 HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _DECODER_HEADS = {512: 16}
@@ -54,7 +54,7 @@ _SETTINGS = {
         "plain, or normalised if it was trained with norm_pix_loss: the decoder is wrong otherwise",
     ),
 }
-# For a decoder that does not exist yet.
+# Sizes of a decoder that does not exist yet, by the width of the encoder.
 _DECODERS = {v.width: v[-3:] for v in VARIANTS.values()}
 
 
@@ -93,8 +93,8 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
     resized = _place_positions(checkpoint, imported, fields, options)
     fields["code_class_token"] = options.class_token and fields.get("class_token", True)
     if imported.decoder is None:
-        default = (fields["width"] // 2 // 64 * 64 or 64, 8, fields["width"] // 2 // 64 or 1)
-        sizes = _DECODERS.get(fields["width"], default)
+        width, heads = fields["width"], fields["width"] // 2 // 64 or 1
+        sizes = _DECODERS.get(width, (64 * heads, 8, heads))
         names = ("decoder_width", "decoder_depth", "decoder_heads")
         fields |= dict(zip(names, sizes, strict=True)) | {"decoder_target": "none"}
     size = fields["width"], fields["depth"], fields["heads"]
@@ -118,12 +118,12 @@ def build(checkpoint: Checkpoint, imported: Imported, options: Options) -> NecPa
         unflatten_weights(flatten_weights(weights), like),
         config,
         _codec(config, imported),
-        json.dumps({"convert": facts}, sort_keys=True, separators=(",", ":")),
+        canonical_json({"convert": facts}),
     )
 
 
 def _complete(imported: Imported, options: Options) -> dict[str, Any]:
-    """What the checkpoint says of itself or, where it says nothing, the user."""
+    """Settings that the checkpoint says or, where it says nothing, the user."""
     fields: dict[str, Any] = {
         "epsilon": imported.epsilon,
         "activation": _choose(options, "activation", imported.activation),
@@ -131,9 +131,7 @@ def _complete(imported: Imported, options: Options) -> dict[str, Any]:
     }
     if imported.decoder is None:
         if options.pixels or options.decoder_heads:
-            raise InputError(
-                "--pixels, --decoder-heads: the checkpoint has no decoder: leave them out"
-            )
+            raise InputError("--pixels, --decoder-heads: it has no decoder: leave them out")
         return fields
     if fields["activation"] != "gelu":
         raise FileError(f"a decoder with {fields['activation']}: only exact GELU is supported")
@@ -169,8 +167,7 @@ def _contract(imported: Imported, options: Options, channels: int) -> dict[str, 
     bands = options.bands or imported.bands or (_RGB if channels == 3 else ())
     if len(bands) != channels:
         raise InputError(
-            f"the checkpoint takes {channels} bands, {len(bands)} are named: pass "
-            f"--bands with {channels} names, in the checkpoint's order"
+            f"it takes {channels} bands, not {len(bands)}: name them all in its order with --bands"
         )
     if twice := [band for i, band in enumerate(bands) if band in bands[:i]]:
         raise InputError(f"--bands {' '.join(bands)}: {twice[0]} is there twice: name each band")
@@ -179,9 +176,7 @@ def _contract(imported: Imported, options: Options, channels: int) -> dict[str, 
     low, high = _RANGES[options.dtype]
     mean, std = _normalisation(imported, options, tuple(bands))
     if not all(low <= value <= high for value in mean):
-        raise InputError(
-            f"means {mean} lie outside of {options.dtype}, the images' dtype: pass --dtype"
-        )
+        raise InputError(f"means {mean} lie outside of the range of {options.dtype}: pass --dtype")
     return {
         "bands": tuple(bands),
         "dtype": options.dtype,
@@ -204,9 +199,8 @@ def _normalisation(
     )
     if told and known and not np.allclose(told[:2], known[:2], rtol=1e-3):
         raise InputError(
-            f"--normalisation {options.normalisation} is not the checkpoint's own, which has means "
-            f"of {', '.join(f'{v:.4g}' for v in known.mean)}: leave it out, or pass --mean and "
-            "--std if you mean it"
+            f"--normalisation {options.normalisation} is not the checkpoint's own, whose means are "
+            f"{', '.join(f'{v:.4g}' for v in known.mean)}: leave it out, or pass --mean and --std"
         )
     found = known or told
     if found is None:
@@ -217,8 +211,7 @@ def _normalisation(
         )
     if found.dtype not in (None, options.dtype):
         raise InputError(
-            f"the normalisation is for images of {found.dtype}, not {options.dtype}: pass --mean "
-            f"and --std in units of {options.dtype}"
+            f"its normalisation is for {found.dtype}: pass --mean and --std for {options.dtype}"
         )
     return found.mean, found.std
 
@@ -229,8 +222,7 @@ def _scale(found: str | Scale | None, bands: tuple[str, ...]) -> Scale | None:
         return found
     if sorted(bands) != sorted(_RGB):
         raise InputError(
-            f"normalisation {found} is for red, green and blue, not {', '.join(bands)}: pass "
-            "--mean and --std"
+            f"{found} is for red, green and blue, not {', '.join(bands)}: pass --mean and --std"
         )
     if found not in NORMALISATIONS:
         raise InputError(f"--normalisation {found}: choose from {', '.join(NORMALISATIONS)}")
@@ -269,8 +261,7 @@ def _place_positions(
     if (count := frames(imported.positions)) > 1:
         side = math.isqrt(len(imported.positions) // count)
         raise FileError(
-            f"positions of {count} frames of {side} x {side} patches: only single images are "
-            "supported"
+            f"positions of {count} frames of {side} x {side} patches: only one frame is supported"
         )
     own = math.isqrt(len(imported.positions)) * patch
     if options.resize_positions and options.image_size is None:

@@ -6,7 +6,7 @@ token alone, and then a projection into the space of texts, which is left out.
 
 from nec_jax.convert import huggingface
 from nec_jax.convert.build import HEADS
-from nec_jax.convert.source import Checkpoint
+from nec_jax.convert.source import Checkpoint, activation
 from nec_jax.convert.tensors import BlockNames, Imported, Names, Tensors, prefix_of, take_encoder
 
 _OPENAI = Names(
@@ -72,6 +72,6 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     imported.resizing = "antialiased" if openai else "bicubic"
     imported.epsilon = float(facts.get("layer_norm_eps", 1e-5))
     imported.heads = facts.get("num_attention_heads", HEADS.get(size))
-    imported.activation = "quick-gelu" if original else huggingface.activation(facts)
+    imported.activation = "quick-gelu" if original else activation(facts, "hidden_act")
     imported.normalisation = "clip" if original else huggingface.normalisation(checkpoint)
     return imported

@@ -4,11 +4,8 @@ Their files keep the names of transformers' first releases, whatever the modules
 config.json may omit what equals the class's default: those defaults are repeated here.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from coder import FileError
-from nec_jax.convert.source import Checkpoint
+from nec_jax.convert.source import Checkpoint, activation
 from nec_jax.convert.tensors import (
     BlockNames,
     Imported,
@@ -52,12 +49,6 @@ _DEFAULTS = {
     "decoder_num_attention_heads": 16,
     "norm_pix_loss": False,
 }
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "quick_gelu": "quick-gelu",
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-}
 # As the releases before the fifth write them, and as the fifth does.
 _DECODER_LAYERS = ("decoder.decoder_layers.", "decoder.decoder_encoder.layer.")
 
@@ -89,12 +80,11 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     imported.resizing = "antialiased" if registers else "bicubic"
     imported.epsilon = float(facts.get("layer_norm_eps", epsilon))
     imported.heads = facts["num_attention_heads"]
-    imported.activation = activation(facts)
+    imported.activation = activation(facts, "hidden_act")
     imported.normalisation = normalisation(checkpoint)
     has_decoder = "ViTMAEForPreTraining" in (facts.get("architectures") or ())
     if has_decoder or "decoder.decoder_embed.weight" in tensors:
-        old, new = _DECODER_LAYERS
-        layers = new if count_blocks(tensors, new) else old
+        layers = next((x for x in _DECODER_LAYERS if count_blocks(tensors, x)), _DECODER_LAYERS[0])
         depth = facts["decoder_num_hidden_layers"]
         add_decoder(imported, tensors, "decoder.", layers, _VIT, depth)
         imported.decoder_resizing = "sequence"
@@ -103,16 +93,6 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     tensors.leave_out(r".*embeddings\.mask_token|.*pooler\..*|classifier\..*")
     tensors.finish()
     return imported
-
-
-def activation(facts: Mapping[str, Any]) -> str | None:
-    """`hidden_act` of a config.json in this project's words; None without it."""
-    name = facts.get("hidden_act")
-    if name is None:
-        return None
-    if name not in _ACTIVATIONS:
-        raise FileError(f"hidden_act is {name!r}: known are {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
 
 
 def normalisation(checkpoint: Checkpoint) -> Scale | None:

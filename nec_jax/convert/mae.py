@@ -29,7 +29,7 @@ _NOT_NEEDED = (
 
 
 def convert(checkpoint: Checkpoint) -> Imported | None:
-    """Import encoder, decoder and, of NEC, density and tables; None if there is no such decoder."""
+    """Import encoder and decoder, and the density and tables of NEC; None without a decoder."""
     found = checkpoint.tensors
     if "encoder.patch_embed.proj.weight" in found:
         names = [name.removeprefix("encoder.").removeprefix("decoder.") for name in found]
@@ -49,7 +49,7 @@ def convert(checkpoint: Checkpoint) -> Imported | None:
     imported.normalised_pixels = arguments.get("norm_pix_loss", told.get("norm_pix_loss"))
     if imported.normalisation is None and imported.config["channels"] == 3 and arguments:
         # SatMAE's have a dataset_type; Facebook's and RVSA's scripts have ImageNet's values in
-        # them. Without arguments nothing tells.
+        # them. Without arguments, nothing says it.
         known = {None: "imagenet", "rgb": "fmow"}
         imported.normalisation = known.get(arguments.get("dataset_type"))
     if any(name.startswith("bottleneck.") for name in tensors):

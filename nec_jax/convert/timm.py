@@ -9,14 +9,13 @@ from typing import Any
 
 from coder import FileError
 from nec_jax.convert.build import HEADS
-from nec_jax.convert.source import Checkpoint
+from nec_jax.convert.source import Checkpoint, activation
 from nec_jax.convert.tensors import BlockNames, Imported, Names, Scale, Tensors, take_encoder
 
 BLOCK = BlockNames("norm1", ("attn.qkv",), "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 _NAMES = Names("patch_embed.proj", "cls_token", "pos_embed", "norm", "blocks.", BLOCK)
 # timm's own small ViTs, beside `HEADS`.
 _SMALL = {(192, 12): 3, (384, 12): 6}
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu-tanh", "quick_gelu": "quick-gelu"}
 # Arguments of timm's VisionTransformer that are read here, follow from the tensors, or do not
 # change the tokens.
 _ARGUMENTS = frozenset({
@@ -97,7 +96,7 @@ def encoder(tensors: Tensors, told: Mapping[str, Any], *, is_mae: bool = False) 
     if imported.heads is None and has_class:  # those without a class token differ
         known = HEADS | (_SMALL if architecture or _is_dinov2(tensors) else {})
         imported.heads = known.get((c["width"], c["depth"]))
-    # CLIP's and SigLIP's layers come with several, and only the architecture's name tells.
+    # CLIP's and SigLIP's layers come with several activations: only the architecture says which.
     plain = not (architecture or names.pre_norm) and has_class
     imported.activation = "gelu" if plain else told.get("activation")
     imported.normalisation = told.get("normalisation")
@@ -132,13 +131,10 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for argument in arguments:
         if argument not in _ARGUMENTS:
             raise FileError(
-                f"config.json: model_args has {argument}, which is not known not to change a "
-                "plain ViT: refused"
+                f"config.json: model_args has {argument}, so that it may be no plain ViT: refused"
             )
     if facts.get("num_frames", 1) != 1:
-        raise FileError(
-            f"config.json: num_frames is {facts['num_frames']}: only single images are supported"
-        )
+        raise FileError(f"num_frames is {facts['num_frames']}: only single images are supported")
     size = facts.get("img_size")
     registers = re.search(r"_reg(\d+)", name or "")
     return {
@@ -153,12 +149,9 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _activation(name: str | None, arguments: Mapping[str, Any]) -> str | None:
-    layer = arguments.get("act_layer")
-    if layer is not None:
-        if layer not in _ACTIVATIONS:
-            raise FileError(f"act_layer is {layer!r}: known are {', '.join(_ACTIVATIONS)}")
-        return _ACTIVATIONS[layer]
-    # SigLIP was trained with another one than timm runs some of its models with: not guessed.
+    if told := activation(arguments, "act_layer"):
+        return told
+    # timm runs some SigLIP models with another activation than they were trained with: no guess.
     if name is None or "siglip" in name:
         return None
     return "quick-gelu" if "quickgelu" in name else "gelu"

@@ -45,7 +45,7 @@ class DataUnpickler(pickle._Unpickler):
         other errors as well.
     """
 
-    # Of the base class, whose stub leaves them out.
+    # Attributes of the base class that its stub leaves out.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]

@@ -22,8 +22,7 @@ def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray
     y = as_floats(given, name)
     if y.ndim != 3 or y.shape[2] != model.embedding_width:
         raise InputError(
-            f"{name} has shape {y.shape}: pass [N, tokens, {model.embedding_width}], embeddings of "
-            "this model"
+            f"{name} has shape {y.shape}: pass [N, tokens, {model.embedding_width}] of this model"
         )
     if y.size == 0 or y.shape[1] <= int(model.code_class_token):
         raise InputError(f"{name} has shape {y.shape}: it holds no embedding")

@@ -8,7 +8,7 @@ import jax
 
 from coder import InputError
 from nec_jax.heads.layers import Head
-from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.architecture import ModelConfig, with_tuples
 from nec_jax.models.weight_tree import Weights
 
 Kind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
@@ -92,11 +92,7 @@ class HeadConfig:
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "HeadConfig":
         """The inverse of `to_meta`; unknown keys raise."""
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()
-        }
-        fields["model"] = ModelConfig.from_meta(meta["model"])
-        return cls(**fields)
+        return cls(**with_tuples({**meta, "model": ModelConfig.from_meta(meta["model"])}))
 
 
 @jax.tree_util.register_dataclass

@@ -47,23 +47,19 @@ def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
     y = check_embeddings(head.config.model, y_hat, "y_hat")
     remedy = "pass embeddings of images of the size that it was fitted on, or fit another head"
     check_tokens(head.config, y, "y_hat", remedy)
-    return in_batches(
-        lambda part: _apply(head.weights, head.config, part, probabilities),
-        y,
-        batch_size(head.config),
-    )
+    apply = functools.partial(_apply, head.weights, head.config, probabilities=probabilities)
+    return in_batches(apply, batch_size(head.config), y)
 
 
-def in_batches(
-    function: Callable[[NDArray[np.float32]], ArrayLike], y: NDArray[np.float32], size: int
-) -> NDArray:
-    """Apply a function of embeddings [size, n, D] to y [N, n, D], in batches of one size."""
+def in_batches(function: Callable[..., ArrayLike], size: int, *arrays: NDArray) -> NDArray:
+    """Apply a function of arrays [size, ...] to arrays [N, ...], in batches of one size."""
     parts = []
-    for start in range(0, len(y), size):
-        part = y[start : start + size]
+    for start in range(0, len(arrays[0]), size):
+        batch = [values[start : start + size] for values in arrays]
+        count = len(batch[0])
         # One shape: one compilation, and no result depends on how many others there are.
-        padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0)])
-        parts.append(np.asarray(function(padded))[: len(part)])
+        padded = [np.pad(v, [(0, size - count), *[(0, 0)] * (v.ndim - 1)]) for v in batch]
+        parts.append(np.asarray(function(*padded))[:count])
     return np.concatenate(parts)
 
 

@@ -64,6 +64,8 @@ def own_tokens(config: HeadConfig, y_hat: Any, xp: Any = np) -> Any:
     return xp.concatenate([y_hat[:, :1], grid.mean(1, keepdims=True)], axis=-1)
 
 
+# Jitted as one program: eagerly, Flax would compile and run the head operation by operation.
+@functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: HeadConfig, key: Key[Array, ""]) -> Weights:
     """Random weights of a head and of the layers before it; `fit` keeps only the head's."""
     model = config.model
@@ -98,16 +100,11 @@ def standardisation(features: NDArray[np.floating]) -> dict[str, Float[Array, " 
     return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _fresh_head(config: HeadConfig, key: Key[Array, ""]) -> Weights:
-    return init_weights(config, key)["head"]
-
-
 def starting_weights(
     config: HeadConfig, params: NecParams, y: NDArray[np.float32], seed: int
 ) -> Weights:
     """Weights before the first step: random ones, the model's, and statistics of embeddings y."""
-    weights = {"head": _fresh_head(config, jax.random.key(seed))}
+    weights = {"head": init_weights(config, jax.random.key(seed))["head"]}
     if not config.with_decoder:
         return weights | {"scaling": standardisation(own_tokens(config, y))}
     weights = with_decoder(config, params, weights)

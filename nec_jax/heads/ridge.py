@@ -37,12 +37,12 @@ def fit_linear(
             return y.mean(1, dtype=np.float64)
         return y.astype(np.float64)
 
+    def decoded(y: NDArray[np.float32]) -> NDArray[np.float64]:
+        return pooled(np.asarray(jitted_features(config, decoder, y)))
+
     def features(part: Embedded) -> Labelled:
         if decoder:
-            size = batch_size(config)
-            x = in_batches(
-                lambda y: pooled(np.asarray(jitted_features(config, decoder, y))), part[0], size
-            )
+            x = in_batches(decoded, batch_size(config), part[0])
         else:
             x = pooled(own_tokens(config, part[0]))
         if config.mask_size is None:

@@ -15,7 +15,7 @@ from coder import InputError
 from coder.arrays import as_grid, check_whole, is_number, is_whole, refuse_unordered
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
-from nec_jax.heads.inference import batch_size
+from nec_jax.heads.inference import batch_size, in_batches
 from nec_jax.heads.network import logits, starting_weights
 from nec_jax.heads.ridge import fit_linear
 from nec_jax.jax_defaults import jax_defaults
@@ -131,16 +131,11 @@ def _schedule(
         default = Schedule(20, 16, 1e-3)
     else:
         default = Schedule(20, 32, 2e-3) if config.with_decoder else Schedule(40, 64, 2e-3)
-    schedule = Schedule(
-        default.epochs if epochs is None else epochs,
-        default.batch if batch is None else batch,
-        default.lr if lr is None else lr,
-    )
+    given = {"epochs": epochs, "batch": batch, "lr": lr}
+    schedule = default._replace(**{k: v for k, v in given.items() if v is not None})
     whole = all(is_whole(count) and count >= 1 for count in schedule[:2])
     if not whole or not is_number(schedule.lr) or not 0 < schedule.lr < np.inf:
-        raise InputError(
-            f"{schedule}: epochs and batch are at least 1, whole numbers, and lr is above 0"
-        )
+        raise InputError(f"{schedule}: epochs and batch are whole numbers from 1, lr is above 0")
     return schedule
 
 
@@ -232,26 +227,16 @@ def _step(
 
 def _merit(config: HeadConfig, weights: Weights, val: Data) -> tuple[float, float]:
     """The score on validation data: (correct predictions, minus the sum of cross-entropies)."""
-    size, hits, entropy = batch_size(config), 0.0, 0.0
-    for start in range(0, len(val.y_hat), size):
-        # One shape: the last batch is filled up with ignored targets.
-        y, targets = (
-            np.pad(v[start : start + size], _padding(v, start, size), constant_values=fill)
-            for v, fill in zip(val, (0, -1), strict=True)
-        )
-        h, e = _scores(config, weights, y, targets)
-        hits, entropy = hits + float(h), entropy + float(e)
+    scores = in_batches(functools.partial(_scores, config, weights), batch_size(config), *val)
+    hits, entropy = scores.sum(0, dtype=np.float64)
     return hits, -entropy
-
-
-def _padding(values: NDArray, start: int, size: int) -> list[tuple[int, int]]:
-    return [(0, max(0, start + size - len(values))), *[(0, 0)] * (values.ndim - 1)]
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _scores(
     config: HeadConfig, weights: Weights, y_hat: jax.Array, targets: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The number of correct predictions, and the sum of cross-entropies."""
+) -> jax.Array:
+    """For each image the number of correct predictions and the sum of cross-entropies, [B, 2]."""
     out = logits(config, weights, y_hat)
-    return jnp.sum(jnp.argmax(out, -1) == targets), cross_entropy(out, targets)
+    hits = (jnp.argmax(out, -1) == targets).reshape(len(out), -1).sum(1)
+    return jnp.stack([hits, jax.vmap(cross_entropy)(out, targets)], axis=-1)

@@ -1,4 +1,4 @@
-"""What a TIFF or JPEG 2000 file says about its colours, and what is refused of it."""
+"""Read what a TIFF or JPEG 2000 file says about its colours, and refuse some of these."""
 
 import struct
 from typing import IO

@@ -37,7 +37,7 @@ class Header(NamedTuple):
     crs: Any = None
 
 
-def read_raster_header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """Read the header of a raster."""
     with open_raster(path) as dataset:
         place = dataset.transform
@@ -46,10 +46,10 @@ def read_raster_header(path: Path) -> Header:
         return Header(dataset.shape, transform=transform, crs=dataset.crs)
 
 
-def read_raster(
+def read(
     path: Path, image_id: str, box: Box | None, largest: int | None, white_is_zero: bool
 ) -> Record:
-    """Read an image as `nec_jax.images.read.decode` does, but for NaN and infinity."""
+    """Read an image as `nec_jax.images.read.decode` does, without its check for NaN."""
     from rasterio.enums import ColorInterp
 
     with open_raster(path) as dataset:
@@ -91,7 +91,7 @@ def read_raster(
     return record
 
 
-def read_raster_indices(path: Path, box: Box | None) -> np.ndarray:
+def read_indices(path: Path, box: Box | None) -> np.ndarray:
     """Read the class indices of a mask, which has one band if it is [H, W]."""
     with open_raster(path) as dataset:
         _refuse_pages(dataset)
@@ -132,7 +132,7 @@ def _loss(dataset: "DatasetReader") -> str:
     kind = said.get("COMPRESSION", "JPEG 2000")
     if kind in ("JPEG", "YCbCr JPEG"):
         return "JPEG"
-    # LERC rounds whole numbers by less than one where its tolerance is less.
+    # LERC keeps whole numbers if its tolerance is less than one.
     lossy = (
         said.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or float(said.get("MAX_Z_ERROR", 0)) >= 1
     )
@@ -144,10 +144,9 @@ def _refuse_scaled(dataset: "DatasetReader", bands: list[int]) -> None:
         scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
         if (scale, offset) != (1, 0):
             raise DataError(
-                f"its band {index} has the scale {scale:g} and the offset {offset:g}, and files "
-                "with others mean other things by the same numbers: store what is meant "
-                "(gdal_translate -unscale -ot Float32 IN OUT); or, where the numbers are meant as "
-                "they are stored, say so (gdal_edit.py -scale 1 -offset 0 FILE)"
+                f"its band {index} has the scale {scale:g} and the offset {offset:g}, and neither "
+                "is applied: store scaled values (gdal_translate -unscale -ot Float32 IN OUT), or "
+                "say that the stored ones are meant (gdal_edit.py -scale 1 -offset 0 FILE)"
             )
 
 

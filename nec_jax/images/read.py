@@ -16,15 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from nec_jax.images import rasters
 from nec_jax.images.colours import refuse_colours
-from nec_jax.images.rasters import (
-    RASTERS,
-    Header,
-    SceneError,
-    read_raster,
-    read_raster_header,
-    read_raster_indices,
-)
 from nec_jax.images.record import (
     Box,
     CorruptImageError,
@@ -45,10 +38,11 @@ LARGEST = 1024  # maximum side of a georeferenced image that is not taken for a 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Formats of at most 8 bits per band, besides PNG: Pillow would read others as 8 bits.
 _PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's, of what RGB is made of as it is
-# What says, in GDAL's file beside an image, that pixels are missing or mean other numbers.
+# Pillow's modes that become RGB without a profile.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+# Elements of GDAL's file beside an image that say that pixels are missing or mean other numbers.
 _OF_SIDECARS = re.compile(rb"<(NoDataValue|Scale|Offset)\b")
-# What may turn a PNG, wherever in the file it stands.
+# Chunks that may hold the orientation of a PNG. They may stand anywhere in the file.
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # Pillow's names of them
 
@@ -103,8 +97,8 @@ def decode(
     """Read an image as `read_image` does, and say under `missing` which pixels are missing."""
     with _naming(path), open_regular(path) as file:
         head = _head(file)
-        if head.startswith(RASTERS):
-            record = read_raster(path, image_id, box, largest, refuse_colours(file, head))
+        if head.startswith(rasters.RASTERS):
+            record = rasters.read(path, image_id, box, largest, refuse_colours(file, head))
             if missing := record.get("missing", {}) | not_finite(record["image"]):
                 record["missing"] = missing
             return record
@@ -125,7 +119,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
     """
     with _naming(path, "the mask "), open_regular(path) as file:
         head = _head(file)
-        if not head.startswith(RASTERS):
+        if not head.startswith(rasters.RASTERS):
             _refuse_sidecars(path)
             mask = _read_indices(file, head)[slices_of(box)]
         elif refuse_colours(file, head):
@@ -134,7 +128,7 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
                 "class indices that this means: save it as MINISBLACK"
             )
         else:
-            mask = read_raster_indices(path, box)
+            mask = rasters.read_indices(path, box)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
             raise DataError(
                 f"a mask has one band of uint8 class indices, this is {mask.dtype} {mask.shape}: "
@@ -143,12 +137,12 @@ def read_mask(path: Path, box: Box | None = None) -> np.ndarray:
         return mask.astype(np.uint8)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> rasters.Header:
     """Read the header of an image, and no pixels; CorruptImageError as read_image."""
     with _naming(path), open_regular(path) as file:
         head = _head(file)
-        if head.startswith(RASTERS):
-            return read_raster_header(path)
+        if head.startswith(rasters.RASTERS):
+            return rasters.read_header(path)
         with Image.open(file, formats=_PICTURES) as image:
             height, width = image.height, image.width
             if head.startswith(_PNG):  # its EXIF may come last
@@ -157,7 +151,7 @@ def read_header(path: Path) -> Header:
                 if any(name in content for name in _PNG_EXIF):
                     image.load()
             turn = _orientation(image)
-            return Header((width, height) if turn >= 5 else (height, width), turn)
+            return rasters.Header((width, height) if turn >= 5 else (height, width), turn)
 
 
 def is_raster(path: Path) -> bool:
@@ -167,7 +161,7 @@ def is_raster(path: Path) -> bool:
     """
     try:
         with open_regular(path) as file:
-            return _head(file).startswith(RASTERS)
+            return _head(file).startswith(rasters.RASTERS)
     except (OSError, DataError) as error:
         raise_passing(error, path)
         return False
@@ -178,7 +172,7 @@ def _naming(path: Path, what: str = "") -> Iterator[None]:
     """Name the file in the errors of decoders, which raise nearly anything on damaged bytes."""
     try:
         yield
-    except (ModuleNotFoundError, MemoryError, SceneError):
+    except (ModuleNotFoundError, MemoryError, rasters.SceneError):
         raise
     except Exception as error:  # SyntaxError, struct.error, KeyError ...
         _raise_passing(error, path)
@@ -186,7 +180,7 @@ def _naming(path: Path, what: str = "") -> Iterator[None]:
 
 
 def _raise_passing(error: Exception, path: Path) -> None:
-    """As `raise_passing`; also of what GDAL says without its number, if it is so still."""
+    """As `raise_passing`. GDAL may leave out the number: reading the file again shows it."""
     raise_passing(error, path)
     try:
         with open_regular(path) as file:
@@ -267,10 +261,10 @@ def read_picture(file: IO[bytes], image_id: str) -> Record:
 
 
 def _refuse_sidecars(path: Path) -> None:
-    """Refuse a picture of whose pixels GDAL's file beside it says more: Pillow does not read it."""
+    """Refuse a picture if a file of GDAL's beside it, which Pillow ignores, says more of it."""
     remedy = (
-        "which is not read for pictures: convert both to one TIFF (gdal_translate IN OUT.tif); or, "
-        "if it says nothing that holds, delete it"
+        "which is not read for pictures: convert both to one TIFF (gdal_translate IN OUT.tif); or "
+        "delete it, if what it says is wrong"
     )
     mask, about = (path.with_name(path.name + ending) for ending in (".msk", ".aux.xml"))
     if mask.exists():
@@ -280,12 +274,12 @@ def _refuse_sidecars(path: Path) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, as it is stored, where EXIF is damaged."""
+    """The EXIF orientation, 1 to 8; 1 (as stored) if EXIF is missing or damaged."""
     if not any(name in image.info for name in _ORIENTED):
         return 1
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as of decoders
+    except Exception:  # decoders raise nearly anything
         return 1
     return found if found in range(1, 9) else 1
 
@@ -320,6 +314,6 @@ def reason_of(error: BaseException) -> str:
     error = error.__cause__ or error  # rasterio's own message only points to GDAL's
     if isinstance(error, DataError):
         return str(error)
-    if isinstance(error, struct.error):  # of too few bytes
+    if isinstance(error, struct.error):  # too few bytes
         return "it is truncated, or damaged"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

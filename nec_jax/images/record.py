@@ -70,7 +70,7 @@ class CorruptImageError(DataError):
     """An image (or its mask) cannot be read; the message names the file and the reason."""
 
 
-# What says nothing about a file: the disk, the network, memory, or what this process may open.
+# Errors that say nothing about a file: of the disk, the network, memory, or the open files.
 _PASSING = {
     getattr(errno, name)
     for name in (

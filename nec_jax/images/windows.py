@@ -12,15 +12,7 @@ import numpy as np
 from coder.errors import printable
 from nec_jax.images.rasters import Header
 from nec_jax.images.read import decode, is_raster, read_header, read_mask
-from nec_jax.images.record import (
-    IGNORE,
-    Box,
-    CorruptImageError,
-    DataError,
-    Record,
-    cut,
-    whole,
-)
+from nec_jax.images.record import IGNORE, Box, CorruptImageError, DataError, Record, cut, whole
 
 CHIP = 256  # default side of windows of data sets that are always cut, pixels
 _APART = 0.1  # maximum distance of the corners of a mask from those of its image, pixels
@@ -35,7 +27,7 @@ class Pair:
     image: str
     mask: str | None
     split: str
-    # Not shown: an archive knows its images by how pairs are shown.
+    # Not in the text of a pair, by which an archive knows its images.
     label: int | None = field(default=None, repr=False)
 
 
@@ -43,11 +35,11 @@ class WindowSource:
     """Windows of images: record i is one `chip` x `chip` window, with its mask or label.
 
     Windows do not overlap, go row by row, and the remainder at the right and the bottom is
-    dropped, of which a log line says how much. A TIFF or JPEG 2000 is read window by window; any
+    dropped; a log line says how much. A TIFF or JPEG 2000 is read window by window; any
     other file is decoded whole, so the last few are kept for the neighbouring windows.
 
     Attributes:
-        windows: of each record its pair, and row and column of its upper left pixel.
+        windows: the pair of each record, and the row and column of its upper left pixel.
         left_out: how many pixels of the split's images lie in no window, and how many there are.
     """
 
@@ -169,7 +161,8 @@ def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) ->
             f"{image} has {height} x {width} px but its mask {mask} has {mask_size[0]} x "
             f"{mask_size[1]}: a mask has one value per pixel of its image"
         )
-    # One whose sides change places shows by its size of what a mask was drawn; others do not.
+    # A turn by 90 degrees swaps height and width: equal sizes then show that the mask is of the
+    # image as shown. Other turns leave that open.
     turn, square = of_image.orientation, of_image.size[0] == of_image.size[1]
     if turn != of_mask.orientation and (square or {turn, of_mask.orientation} <= {1, 2, 3, 4}):
         raise DataError(

@@ -151,7 +151,7 @@ class ModelConfig:
         self.grid(self.image_size, self.image_size)
 
     def _check_field(self, name: str, kind: Any) -> None:
-        """Check whole numbers and flags, and make all values plain Python's.
+        """Check whole numbers and flags, and convert all values to plain Python.
 
         A configuration is hashed, and is JSON.
         """
@@ -215,10 +215,12 @@ class ModelConfig:
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_meta`; unknown keys raise."""
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()
-        }
-        return cls(**fields)
+        return cls(**with_tuples(meta))
+
+
+def with_tuples(meta: dict[str, Any]) -> dict[str, Any]:
+    """A configuration from JSON, with tuples in place of lists."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()}
 
 
 def model_config(arch: str, **overrides: Any) -> ModelConfig:

@@ -1,7 +1,5 @@
 """The bottleneck in training: the values that the decoder sees, and the bits that they cost."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,10 +49,7 @@ def bottleneck(
         return rounded / gain, density.bin_bits(params, rounded)
     if keys is None:
         raise InputError(f"rounding {rounding!r} draws noise: pass keys")
-    noise = functools.partial(
-        jax.random.uniform, shape=z.shape[1:], dtype=z.dtype, minval=-0.5, maxval=0.5
-    )
-    noisy = z + jax.vmap(noise)(keys)
+    noisy = z + jax.vmap(lambda key: jax.random.uniform(key, z.shape[1:], z.dtype, -0.5, 0.5))(keys)
     seen = {
         "noise": lambda: noisy,
         "straight-through": lambda: z + jax.lax.stop_gradient(rounded - z),
@@ -70,9 +65,6 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self) -> Weights:  # noqa: D102
-        return {
-            "log_gain": self.param(
-                "log_gain", nn.initializers.zeros, (self.channels,), jnp.float32
-            ),
-            "density": density.FactorisedDensity(self.channels, name="density")(),
-        }
+        shape = (self.channels,)
+        gain = self.param("log_gain", nn.initializers.zeros, shape, jnp.float32)
+        return {"log_gain": gain, "density": density.FactorisedDensity(*shape, name="density")()}

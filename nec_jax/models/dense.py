@@ -19,12 +19,6 @@ def product(
     return jnp.matmul(x, kernel, precision=precision)
 
 
-def _forward(
-    x: jax.Array, kernel: jax.Array, precision: str
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return product(x, kernel, precision), (x, kernel)
-
-
 def _backward(
     precision: str, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +32,7 @@ def _backward(
     return matmul(grad, kernel.T).reshape(x.shape), matmul(flat.T, grad)
 
 
-product.defvjp(_forward, _backward)
+product.defvjp(lambda x, kernel, how: (product(x, kernel, how), (x, kernel)), _backward)
 
 
 class Dense(nn.Module):

@@ -81,16 +81,12 @@ def _floor(prob: jax.Array) -> jax.Array:
     return jnp.maximum(prob, LIKELIHOOD_FLOOR)
 
 
-def _floor_fwd(prob: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _floor(prob), prob >= LIKELIHOOD_FLOOR
-
-
 def _floor_bwd(inside: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
     # Below the floor only a gradient that raises the probability passes.
     return (jnp.where(inside | (grad < 0), grad, 0.0),)
 
 
-_floor.defvjp(_floor_fwd, _floor_bwd)
+_floor.defvjp(lambda prob: (_floor(prob), prob >= LIKELIHOOD_FLOOR), _floor_bwd)
 
 
 def bin_bits(params: Params, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -111,11 +107,8 @@ def quantile(params: Params, prob: float) -> Float[Array, " d"]:
         below = logits_cdf(params, middle) < target
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    start = (
-        jnp.full(channels, -_BRACKET, jnp.float32),
-        jnp.full(channels, _BRACKET, jnp.float32),
-    )
-    low, high = jax.lax.fori_loop(0, 48, halve, start)
+    edge = jnp.full(channels, _BRACKET, jnp.float32)
+    low, high = jax.lax.fori_loop(0, 48, halve, (-edge, edge))
     return 0.5 * (low + high)
 
 

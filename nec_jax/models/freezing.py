@@ -47,13 +47,15 @@ def trainable_rule(name: str, config: ModelConfig) -> Callable[[str], bool]:
             f"unknown trainable set {name!r}: choose from {', '.join(TRAINABLE)}, or give patterns "
             "of paths between commas, such as 'encoder/block_{last}/.*,bottleneck/.*'"
         )
+    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     patterns = [pattern.strip() for pattern in name.split(",")]
     for pattern in patterns:
         try:
             matches = _matcher((pattern,), config)
         except re.error as error:
             raise InputError(f"trainable set: {pattern!r} is not a pattern: {error}") from error
-        if not any(map(matches, _paths(config))):
+        if not any(map(matches, paths)):
             raise InputError(
                 f"trainable set: no weight's path is {pattern!r}; there are "
                 "encoder/patch_embed/kernel, encoder/block_0/attn/qkv/kernel, ..."
@@ -67,11 +69,6 @@ def _matcher(patterns: Iterable[str], config: ModelConfig) -> Callable[[str], bo
     return lambda path: (
         not path.startswith(_FIXED) and any(pattern.fullmatch(path) for pattern in compiled)
     )
-
-
-def _paths(config: ModelConfig) -> list[str]:
-    shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
 
 
 def frozen_blocks(config: ModelConfig, weights: Weights, train: Callable[[str], bool]) -> int:

@@ -1,6 +1,7 @@
 """The masked autoencoder's other half: random masking, decoder and loss (He 2022)."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -38,12 +39,14 @@ def random_masking(
 
 
 def place(
-    tokens: Float[Array, "b k d"], kept: Int32[Array, "b k"], count: int, filler: Float[Array, " d"]
-) -> Float[Array, "b {count} d"]:
-    """Put visible tokens [B, K, D] in their places in [B, count, D], and `filler` [D] elsewhere."""
-    b, _, d = tokens.shape
+    tokens: Float[Array, "b n d"], kept: Int32[Array, "b k"], count: int, filler: Float[Array, " d"]
+) -> Float[Array, "b m d"]:
+    """Put tokens [B, (1 +) K, D] in their places in [B, (1 +) count, D], `filler` [D] elsewhere."""
+    b, n, d = tokens.shape
+    first = n - kept.shape[1]  # the class token stays where it is
     full = jnp.broadcast_to(filler, (b, count, d))
-    return full.at[jnp.arange(b)[:, None], kept].set(tokens)
+    full = full.at[jnp.arange(b)[:, None], kept].set(tokens[:, first:])
+    return jnp.concatenate([tokens[:, :first], full], axis=1)
 
 
 class DecoderStem(nn.Module):
@@ -63,18 +66,12 @@ class DecoderStem(nn.Module):
     ) -> Float[Array, "b m e"]:
         """[B, (1 +) K, embedding_width] -> [B, (1 +) T, decoder_width]; `kept` as in `Encoder`."""
         c = self.config
-        dense = Dense(c.decoder_width, precision=c.precision, name="embed")
-        mask_token = self.param(
-            "mask_token", nn.initializers.normal(0.02), (c.decoder_width,), jnp.float32
-        )
-        x = dense(tokens)
-        start = 1 if c.code_class_token else 0
-        count = grid[0] * grid[1]
+        init, start, count = nn.initializers.normal(0.02), int(c.code_class_token), math.prod(grid)
+        mask_token = self.param("mask_token", init, (c.decoder_width,), jnp.float32)
+        x = Dense(c.decoder_width, precision=c.precision, name="embed")(tokens)
         if kept is not None:
-            places = place(x[:, start:], kept, count, mask_token)
-            x = jnp.concatenate([x[:, :start], places], axis=1)
+            x = place(x, kept, count, mask_token)
         if c.decoder_positions == "learned":
-            init = nn.initializers.normal(0.02)
             shape = (start + count, c.decoder_width)
             return x + self.param("positions", init, shape, jnp.float32)
         return x + np.pad(sincos_positions(grid, c.decoder_width), [(start, 0), (0, 0)])
@@ -100,29 +97,22 @@ class Decoder(nn.Module):
         """
         c = self.config
         x = DecoderStem(c, name="stem")(tokens, grid, kept)
+        block = functools.partial(
+            Block, c.decoder_heads, c.mlp_ratio, epsilon=c.epsilon, precision=c.precision
+        )
         for i in range(c.decoder_depth):
-            block = Block(
-                c.decoder_heads,
-                c.mlp_ratio,
-                epsilon=c.epsilon,
-                precision=c.precision,
-                name=f"block_{i}",
-            )
-            x = block(x)
+            x = block(name=f"block_{i}")(x)
         x = layer_norm("norm", c.epsilon)(x)
-        start = 1 if c.code_class_token else 0
         if c.decoder_target == "features":
             # Starts as the identity: the prediction is the decoded embedding plus a correction.
             skip = FeatureScale(c.embedding_width, name="target")(tokens)
             if kept is not None:
-                filler = jnp.zeros(c.embedding_width, jnp.float32)
-                grid_part = place(skip[:, start:], kept, grid[0] * grid[1], filler)
-                skip = jnp.concatenate([skip[:, :start], grid_part], axis=1)
+                skip = place(skip, kept, math.prod(grid), jnp.zeros(c.embedding_width, jnp.float32))
             zeros = nn.initializers.zeros
             pred = Dense(c.embedding_width, kernel_init=zeros, precision=c.precision, name="pred")
             return skip + pred(x)
         pred = Dense(c.patch_dim, precision=c.precision, name="pred")
-        return pred(x[:, start:]).astype(jnp.float32)
+        return pred(x[:, int(c.code_class_token) :]).astype(jnp.float32)
 
 
 class FeatureScale(nn.Module):

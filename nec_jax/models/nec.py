@@ -29,55 +29,18 @@ class Losses(NamedTuple):
 
 
 class Nec(nn.Module):
-    """The whole model. Call its methods by `Nec(config).apply(..., method=...)`."""
+    """The whole model, as `init_weights` makes it; the functions below apply its parts."""
 
     config: ModelConfig
 
-    def setup(self) -> None:  # noqa: D102
-        self.encoder = Encoder(self.config)
-        self.bottleneck = Bottleneck(self.config.embedding_width)
-        if self.config.decoder_target != "none":
-            self.decoder = Decoder(self.config)
-
-    def latents(
-        self,
-        images: Num[Array, " b *image"],
-        kept: Int32[Array, "b k"] | None = None,
-        start: int = 0,
-    ) -> Float[Array, "b n d"]:
-        """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded.
-
-        With `start`, pass the result of `prefix` in place of images.
-        """
-        if start:
-            y = self.encoder(images.astype(jnp.float32), (0, 0), kept, start)
-        else:
-            patches = patchify(normalise(self.config, images), self.config.patch)
-            y = self.encoder(patches, self.config.grid(*images.shape[1:3]), kept)
-        drop = self.config.class_token and not self.config.code_class_token
-        return y[:, 1:] if drop else y
-
-    def prefix(self, images: Num[Array, "b h w c"], stop: int) -> Float[Array, "b n d"]:
-        """Images [B, H, W, C] -> all tokens after `stop` blocks, [B, n, width]."""
-        patches = patchify(normalise(self.config, images), self.config.patch)
-        return self.encoder(patches, self.config.grid(*images.shape[1:3]), stop=stop)
-
-    def reconstruct(
-        self,
-        tokens: Float[Array, "b n d"],
-        grid: tuple[int, int],
-        kept: Int32[Array, "b k"] | None = None,
-    ) -> Float[Array, "b m e"]:
-        """Decoded tokens of whole or masked images -> the prediction of `Decoder`."""
-        return self.decoder(tokens, grid, kept)
-
-    def __call__(self, images: Num[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        """Use every parameter once, for `init_weights`."""
-        y = self.latents(images)
-        self.bottleneck()
-        if self.config.decoder_target == "none":
-            return y
-        return self.reconstruct(y, self.config.grid(*images.shape[1:3]))
+    @nn.compact
+    def __call__(self, images: Num[Array, "b h w c"]) -> None:
+        """Use every parameter once."""
+        c, grid = self.config, grid_of(self.config, images)
+        y = coded(c, Encoder(c, name="encoder")(patches(c, images), grid))
+        Bottleneck(c.embedding_width, name="bottleneck")()
+        if c.decoder_target != "none":
+            Decoder(c, name="decoder")(y, grid)
 
 
 def normalise(config: ModelConfig, images: Num[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -86,13 +49,22 @@ def normalise(config: ModelConfig, images: Num[Array, "b h w c"]) -> Float[Array
     return (images.astype(jnp.float32) - mean) / std
 
 
+def patches(config: ModelConfig, images: Num[Array, "b h w c"]) -> Float[Array, "b t p"]:
+    """Images [B, H, W, C] in input units -> their normalised patches [B, T, patch_dim]."""
+    return patchify(normalise(config, images), config.patch)
+
+
+def coded(config: ModelConfig, tokens: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
+    """The encoder's tokens without the class token, if that is not coded."""
+    return tokens[:, int(config.class_token) - int(config.code_class_token) :]
+
+
 # Jitted as one program: eagerly, Flax would compile and run the model operation by operation.
 @functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: ModelConfig, key: Key[Array, ""]) -> Weights:
     """Fresh weights: {"encoder": ..., "bottleneck": ..., "decoder": ...} (see `Weights`)."""
     shape = (1, config.image_size, config.image_size, config.channels)
-    images = jnp.zeros(shape, jnp.float32)
-    variables: Any = Nec(config).init(key, images)
+    variables: Any = Nec(config).init(key, jnp.zeros(shape, jnp.float32))
     return variables["params"]
 
 
@@ -189,8 +161,7 @@ def targets(
     if config.decoder_target != "features":
         if start:
             raise InputError("pixels cannot be compared where only the tokens of blocks are given")
-        patches = patchify(normalise(config, images), config.patch)
-        return pixel_targets(config, patches)
+        return pixel_targets(config, patches(config, images))
     if "teacher" not in weights:
         raise InputError('features are compared with a teacher\'s: weights need "teacher"')
     teacher = {"encoder": merge(weights["teacher"], weights["encoder"])}
@@ -226,18 +197,22 @@ def latents(
     kept: Int32[Array, "b k"] | None = None,
     start: int = 0,
 ) -> Float[Array, "b n d"]:
-    """`Nec.latents` on given weights."""
-    part = {"encoder": weights["encoder"]}
-    y: Any = Nec(config).apply({"params": part}, images, kept, start, method=Nec.latents)
-    return y
+    """Images [B, H, W, C] in input units -> y [B, (1 +) T, D], the tokens that are coded.
+
+    With `start`, pass the result of `prefix` in place of images.
+    """
+    x = images.astype(jnp.float32) if start else patches(config, images)
+    grid = grid_of(config, images, start)
+    y: Any = Encoder(config).apply({"params": weights["encoder"]}, x, grid, kept, start)
+    return coded(config, y)
 
 
 def prefix(
     config: ModelConfig, weights: Weights, images: Num[Array, "b h w c"], stop: int
 ) -> Float[Array, "b n d"]:
-    """`Nec.prefix` on given weights."""
-    part = {"encoder": weights["encoder"]}
-    tokens: Any = Nec(config).apply({"params": part}, images, stop, method=Nec.prefix)
+    """Images [B, H, W, C] -> all tokens after `stop` blocks, [B, n, width]."""
+    x, grid = patches(config, images), grid_of(config, images)
+    tokens: Any = Encoder(config).apply({"params": weights["encoder"]}, x, grid, stop=stop)
     return tokens
 
 
@@ -248,7 +223,6 @@ def reconstruct(
     grid: tuple[int, int],
     kept: Int32[Array, "b k"] | None = None,
 ) -> Float[Array, "b m e"]:
-    """`Nec.reconstruct` on given weights."""
-    part = {"decoder": weights["decoder"]}
-    predicted: Any = Nec(config).apply({"params": part}, tokens, grid, kept, method=Nec.reconstruct)
+    """Decoded tokens of whole or masked images -> the prediction of `Decoder`."""
+    predicted: Any = Decoder(config).apply({"params": weights["decoder"]}, tokens, grid, kept)
     return predicted

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from coder import InputError, TransformCodec
 from coder.transform import BANDS, KAPPA, MARGIN, Transform, bands_of_grid, cosines, parts
@@ -99,10 +100,8 @@ def bottleneck(
     if rounding == "straight-through":
         seen, bits = _straight_through(z, scale)
     else:
-        noise = functools.partial(
-            jax.random.uniform, shape=z.shape[1:], dtype=z.dtype, minval=-0.5, maxval=0.5
-        )
-        u = jax.vmap(noise)(noise_keys)
+        one = functools.partial(jax.random.uniform, minval=-0.5, maxval=0.5)
+        u = jax.vmap(lambda key: one(key, z.shape[1:], z.dtype))(noise_keys)
         seen = z + u if rounding == "noise" else soft_round(z, alpha)
         bits = laplacian_bits(soft_round(z, RATE_ALPHA) + u, scale)
     return inverse(held, seen * step, grid), bits
@@ -151,10 +150,6 @@ def _straight_through(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Ar
     return _rounded(z, scale)
 
 
-def _choose(z: jax.Array, scale: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    return _rounded(z, scale), (z, scale)
-
-
 def _gradients(
     held: tuple[jax.Array, jax.Array], of: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -167,7 +162,7 @@ def _gradients(
     return jnp.where(m > 0, of_seen + jnp.sign(z) * price, of_zero), *backward(of_bits)
 
 
-_straight_through.defvjp(_choose, _gradients)
+_straight_through.defvjp(lambda z, scale: (_rounded(z, scale), (z, scale)), _gradients)
 
 
 def spread_of(
@@ -246,12 +241,8 @@ def _over_places(c: jax.Array, grid: tuple[int, int], first: int, *, inverse: bo
     tokens = c[..., first:, :]
     values = tokens.reshape(*tokens.shape[:-2], *grid, tokens.shape[-1])
     for axis, side in ((-3, grid[0]), (-2, grid[1])):
-        matrix = np.zeros((side, side), np.float32)
-        start = 0
-        for part in parts(side):
-            block = cosines(part)
-            matrix[start : start + part, start : start + part] = block.T if inverse else block
-            start += part
+        matrix = np.asarray(block_diag(*map(cosines, parts(side))))
         moved = jnp.moveaxis(values, axis, -1)
-        values = jnp.moveaxis(jnp.matmul(moved, matrix.T, precision=_EXACT), -1, axis)
+        product = jnp.matmul(moved, matrix if inverse else matrix.T, precision=_EXACT)
+        values = jnp.moveaxis(product, -1, axis)
     return jnp.concatenate([c[..., :first, :], values.reshape(tokens.shape)], axis=-2)

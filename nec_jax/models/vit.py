@@ -183,11 +183,18 @@ class Encoder(nn.Module):
           float32 [B, (1 +) K, embedding_width], after the final norm; with `stop`
           [B, (1 +) registers + K, width].
         """
-        if not start:
-            x = self._tokens(x, grid, kept)
+        c = self.config
+        passed = [x if start else self._tokens(x, grid, kept)]  # the tokens after each block
+        settings = c.heads, c.mlp_ratio, c.activation, c.epsilon, c.layer_scale, c.precision
+        for i in range(start, c.depth if stop is None else stop):
+            passed.append(Block(*settings, name=f"block_{i}")(passed[-1]))
         if stop is not None:
-            return self._blocks(x, start, stop)[-1]
-        return self._embedding(self._blocks(x, start, self.config.depth), start)
+            return passed[-1]
+        norm = layer_norm("norm", c.epsilon)
+        taken = [norm(passed[block - start]) for block in c.embedding_blocks or (c.depth,)]
+        y = jnp.concatenate(taken, axis=-1)
+        first = int(c.class_token)
+        return jnp.delete(y, slice(first, first + c.registers), axis=1) if c.registers else y
 
     def _tokens(
         self,
@@ -202,9 +209,7 @@ class Encoder(nn.Module):
             positions = self.param("positions", init, (side * side, c.width), jnp.float32)
         else:
             positions = jnp.asarray(sincos_positions(grid, c.width))
-        if kept is None:
-            positions = positions[None]
-        else:
+        if kept is not None:
             patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
             positions = positions[kept]
         embed = Dense(c.width, c.patch_bias, precision=c.precision, name="patch_embed")
@@ -218,28 +223,3 @@ class Encoder(nn.Module):
                 token = jnp.broadcast_to(token, (x.shape[0], count, c.width))
                 x = jnp.concatenate([token, x], axis=1)
         return layer_norm("pre_norm", c.epsilon)(x) if c.pre_norm else x
-
-    def _blocks(self, x: jax.Array, start: int, stop: int) -> list[jax.Array]:
-        """The tokens after each number of blocks, from `start` to `stop`."""
-        c, passed = self.config, [x]
-        for i in range(start, stop):
-            block = Block(
-                c.heads,
-                c.mlp_ratio,
-                c.activation,
-                c.epsilon,
-                c.layer_scale,
-                c.precision,
-                name=f"block_{i}",
-            )
-            passed.append(block(passed[-1]))
-        return passed
-
-    def _embedding(self, passed: list[jax.Array], start: int) -> jax.Array:
-        c, norm = self.config, layer_norm("norm", self.config.epsilon)
-        taken = [norm(passed[block - start]) for block in c.embedding_blocks or (c.depth,)]
-        y = jnp.concatenate(taken, axis=-1)
-        if not c.registers:
-            return y
-        first = int(c.class_token)
-        return jnp.concatenate([y[:, :first], y[:, first + c.registers :]], axis=1)

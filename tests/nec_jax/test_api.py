@@ -91,7 +91,7 @@ def test_batches_are_padded_to_the_stored_coding_batch(model, monkeypatch):
     monkeypatch.setattr(
         api,
         "_latents",
-        lambda _, config, x: seen.append((len(x), config.precision)) or x[:, :17, :48, 0],
+        lambda config, _, x: seen.append((len(x), config.precision)) or x[:, :17, :48, 0],
     )
     for params, settings in (
         (model, {}),

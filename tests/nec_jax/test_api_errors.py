@@ -62,7 +62,9 @@ def test_floats_must_be_finite_and_in_range(model):
         with pytest.raises(InputError, match=r"1 of 24576 values of images are masked.*1, 2, 3, 1"):
             nec_jax.encode(dataclasses.replace(model, config=config), np.ma.masked_invalid(broken))
     images[0, 0, 0, 0], images[1, 0, 0, 0] = -0.25, 1.5
-    with pytest.raises(InputError, match=r"range from -0\.25 to 1\.5, the model takes 0 to 1"):
+    with pytest.raises(
+        InputError, match=r"range from -0\.25 to 1\.5, the model takes float32 from 0 to 1"
+    ):
         nec_jax.encode(dataclasses.replace(model, config=config), images)
 
 

@@ -23,7 +23,9 @@ def test_what_a_file_does_not_say_has_to_be_told(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"activation: pass --activation"):
         convert_checkpoint(GOLDEN / "timm-no-class-token/model.safetensors", heads=3)
     options = {k: v for k, v in options_of("prithvi").items() if k != "bands"}
-    with pytest.raises(InputError, match=r"takes 6 bands, 0 are named: pass --bands with 6"):
+    with pytest.raises(
+        InputError, match=r"takes 6 bands, not 0: name them all in its order with --bands"
+    ):
         convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options)
     with pytest.raises(InputError, match=r"--bands a a b c d e: a is there twice"):
         convert_checkpoint(GOLDEN / "prithvi/checkpoint.pt", **options, bands=tuple("aabcde"))
@@ -168,10 +170,10 @@ def test_arguments_of_timm(tmp_path: Path) -> None:
 def test_units_of_the_normalisation(tmp_path: Path) -> None:
     mae, prithvi = GOLDEN / "transformers-mae", GOLDEN / "prithvi/checkpoint.pt"
     for dtype in ("uint16", "float32"):
-        with pytest.raises(InputError, match=f"for images of uint8, not {dtype}: pass --mean"):
+        with pytest.raises(InputError, match=f"is for uint8: pass --mean and --std for {dtype}"):
             convert_checkpoint(mae, dtype=dtype)
     options = options_of("prithvi") | {"dtype": "uint8"}
-    with pytest.raises(InputError, match="lie outside of uint8"):
+    with pytest.raises(InputError, match="lie outside of the range of uint8: pass --dtype"):
         convert_checkpoint(prithvi, **options)
     with pytest.raises(InputError, match="--normalisation clip is not the checkpoint's own"):
         convert_checkpoint(mae, normalisation="clip")

@@ -77,7 +77,7 @@ MASKED = np.ma.masked_invalid(ONE_HOLE)
             r"the head takes 9 \(a grid of 2 x 4 and a class token\): pass the height .* as grid=",
         ),
         ({"grid": (16, 0)}, "give its height and width"),
-        ({"epochs": 0}, "epochs and batch are at least 1"),
+        ({"epochs": 0}, "epochs and batch are whole numbers from 1"),
         ({"lr": -1.0}, "lr is above 0"),
         ({"lr": 1e30}, "training diverged in epoch 1: lower lr"),
         (
@@ -196,5 +196,5 @@ def test_what_a_linear_head_ignores_is_checked_all_the_same(
     bare_model: NecParams, kind: Any, wrong: dict[str, Any]
 ) -> None:
     y, _ = labelled(0, 8)
-    with pytest.raises(InputError, match="epochs and batch are at least 1"):
+    with pytest.raises(InputError, match="epochs and batch are whole numbers from 1"):
         heads.fit(bare_model, y, np.arange(8) % 3, kind=kind, classes=CLASSES, **wrong)
