@@ -33,7 +33,7 @@ from nec_jax.models.vit import Block, layer_norm
 from nec_jax.models.weight_tree import Weights
 from train.configs.options import Distil, OptionsError
 from train.data import read_all
-from train.data.concatenated import Concatenated
+from train.data.parts import Concatenated
 from train.engine import loop, processes, run_record
 from train.engine.initial_model import feature_scale, fresh_model
 from train.engine.inputs import in_steps, refuse_folders
