@@ -1,11 +1,11 @@
 """The commands of training and experiments: `nec COMMAND`, or `python -m train.main COMMAND`."""
 
+import argparse
 import importlib
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -18,13 +18,6 @@ STUDIES = ("evaluate", "sweep", "report", "compare")
 COMMANDS = TASKS + STUDIES
 """Each command is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass
 of `train.configs.options` or `train.configs.study_options`."""
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What the options start from."""
-
-    config: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
 
 
 def usage() -> str:
@@ -52,11 +45,10 @@ def parse(command: str, arguments: list[str]) -> Any:
     if command not in ("report", "compare"):
         about += "\n\n`--config NAME` starts from an experiment (python -m train.main --help)."
         if command == "sweep" and arguments and not arguments[0].startswith("-"):
-            start, arguments = _Start(arguments[0]), arguments[1:]
-        else:
-            start, arguments = tyro.cli(
-                _Start, args=arguments, return_unknown_args=True, add_help=False
-            )
+            arguments = ["--config", *arguments]
+        parser = argparse.ArgumentParser(prog=f"nec {command}", add_help=False, allow_abbrev=False)
+        parser.add_argument("--config", metavar="NAME")
+        start, arguments = parser.parse_known_args(arguments)
         if start.config is not None:
             default = configs.load(start.config, command)
     return tyro.cli(
