@@ -133,10 +133,10 @@ def read_all(
         DataError: no image can be read, or images differ in bands or dtype.
     """
     total = len(source)
-    wanted = total if limit is None else min(limit, total)
-    if wanted < 1:
+    chosen = spread(total, limit)
+    if not chosen:
         raise DataError(f"nothing to read: {source.name} has {total} images, limit is {limit}")
-    read = _Reader(source, wanted, check)
+    read = _Reader(source, len(chosen), check)
 
     def fitted(index: int) -> Record | None:
         record = read(index)
@@ -149,7 +149,6 @@ def read_all(
         return record
 
     with ThreadPoolExecutor(threads) as pool:
-        chosen = spread(total, limit)
         maybe = pool.map(fitted, chosen)
         found = [(i, record) for i, record in zip(chosen, maybe, strict=True) if record is not None]
     records = [record for _, record in found]
@@ -161,7 +160,7 @@ def read_all(
         labels=np.array(labels, np.int64) if len(labels) == len(records) else None,
         masks=np.stack(masks) if len(masks) == len(records) else None,
         ids=[record["id"] for record in records],
-        skipped=read.skipped(),
+        skipped=[read.corrupt[index] for index in sorted(read.corrupt)],
         unlabelled=next((record["id"] for record in records if "label" not in record), ""),
         unmasked=next((record["id"] for record in records if "mask" not in record), ""),
         places=tuple(i for i, _ in found),
@@ -178,7 +177,7 @@ class _Reader:
         self._source = source
         self._count = count  # number of different indices that will be asked for
         self._check = check
-        self._corrupt: dict[int, str] = {}
+        self.corrupt: dict[int, str] = {}
         self._first: Record | None = None
         self._lock = threading.Lock()
 
@@ -189,10 +188,10 @@ class _Reader:
                 record = whole({**record, "missing": missing}, record["id"])
         except CorruptImageError as error:
             with self._lock:
-                if index not in self._corrupt:
+                if index not in self.corrupt:
                     log.warning("skipped: %s", error)
-                self._corrupt[index] = str(error)
-                if len(self._corrupt) == self._count:
+                self.corrupt[index] = str(error)
+                if len(self.corrupt) == self._count:
                     raise DataError(
                         f"none of the {self._count} images of {self._source.name} can be read; "
                         f"the last: {error}"
@@ -215,6 +214,3 @@ class _Reader:
                 f"{first['id']} has {there.shape[-1]} of {there.dtype}: "
                 f"keep them in folders of their own"
             )
-
-    def skipped(self) -> list[str]:
-        return [self._corrupt[index] for index in sorted(self._corrupt)]

@@ -37,18 +37,15 @@ class UntaggedNodata:
             return
         with self._lock:
             self._pixels += image.shape[0] * image.shape[1]
-            for band in range(image.shape[-1]):
-                self._look(band, image[..., band])
-
-    def _look(self, band: int, values: np.ndarray) -> None:
-        found = np.isin(values, _MARKS)
-        if values.dtype.kind == "f":
-            found |= values < _FLOOR
-        for mark, count in zip(*np.unique(values[found], return_counts=True), strict=True):
-            self._counts[band, float(mark)] += int(count)
-        if not found.all():
-            rest, (low, high) = values[~found], self._ranges.get(band, _EMPTY)
-            self._ranges[band] = min(low, float(rest.min())), max(high, float(rest.max()))
+            for band, values in enumerate(np.moveaxis(image, -1, 0)):
+                found = np.isin(values, _MARKS)
+                if values.dtype.kind == "f":
+                    found |= values < _FLOOR
+                for mark, count in zip(*np.unique(values[found], return_counts=True), strict=True):
+                    self._counts[band, float(mark)] += int(count)
+                if not found.all():
+                    rest, (low, high) = values[~found], self._ranges.get(band, _EMPTY)
+                    self._ranges[band] = min(low, float(rest.min())), max(high, float(rest.max()))
 
     def warn(self, name: str) -> None:
         """Log the values that look like marks of missing pixels."""

@@ -189,7 +189,7 @@ def test_what_no_run_wrote_is_not_replaced(name: str, tmp_path: Path) -> None:
     """A converted model may lie in the very folder that is named as --workdir."""
     (tmp_path / name).write_bytes(b"mine")
     with (
-        pytest.raises(OptionsError, match=f"holds {name}, which no run wrote"),
+        pytest.raises(OptionsError, match=f"holds {name} and no run.json: no run wrote it"),
         run_record.recorded(Compress(workdir=tmp_path), {}),
     ):
         pass
