@@ -272,9 +272,7 @@ class Distil(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init or self.proxy is not None:
-            raise OptionsError(
-                "--init and --proxy: the encoder starts from fresh weights, leave them out"
-            )
+            raise OptionsError("--init, --proxy: the encoder has fresh weights, leave them out")
         if self.decoder_depth is not None:
             raise OptionsError("--decoder-depth: there is no decoder, pass --predictor instead")
         check_cache(self)

@@ -8,15 +8,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional, Suppress
 
-from train.configs.options import (
-    Compress,
-    OptionsError,
-    check,
-    check_cache,
-    check_counts,
-    check_positive,
-    flag,
-)
+from train.configs.options import Compress, OptionsError, check, check_cache, check_counts, flag
 
 HeadKind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
 HEADS: dict[str, tuple[HeadKind, ...]] = {
@@ -89,7 +81,7 @@ class Evaluate:
         if self.model and self.cache is not None:
             raise OptionsError("--cache is for models that share frozen blocks: leave it out")
         check_counts(self, "chip", "image_size", "limit", "seeds", "epochs", "pca", "pq")
-        check_positive(self, "channel_gains")
+        check(self, ["channel_gains"], lambda gain: 0 < gain < inf, "positive and finite")
         check(self, ["qualities", "transform_qualities"], lambda n: n >= 0, "0 or more")
         check(self, ["uqe_bits"], lambda n: 1 <= n <= 8, "1 to 8")
         check(self, ["jpeg2000"], lambda ratio: 1 < ratio < inf, "above 1, and finite")
