@@ -40,7 +40,12 @@ def kind(command: str) -> Any:
 
 
 def parse(command: str, arguments: list[str]) -> Any:
-    """The options of a command: its defaults, or those of --config, and the command line's."""
+    """The options of a command: its defaults or those of `--config`, then the command line.
+
+    Raises:
+      OptionsError: as `configs.load`.
+      SystemExit: an option is wrong; a message is printed.
+    """
     default, about = kind(command)(), kind(command).__doc__ or ""
     if command not in ("report", "compare"):
         about += "\n\n`--config NAME` starts from an experiment (python -m train.main --help)."
@@ -93,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
                 importlib.import_module(f"train.{room}.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
-        print(f"stopped{where}: the same command goes on with it", file=sys.stderr)
+        print(f"stopped{where}: the same command resumes the run", file=sys.stderr)
         sys.exit(RESUMABLE)
     except (
         CheckpointError,

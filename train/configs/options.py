@@ -185,13 +185,13 @@ class Compress(Training):
     lam: Annotated[float, arg(name="lambda")] = 10.0
     """Weight of the distortion: a larger value costs more bytes and loses less. The paper's 1e7, 1e8, 1e9 and 1e10 are about 1.02, 10.2, 102 and 1017 here, because its rate is a sum over the batch."""  # noqa: E501
     codec: Literal["per-channel", "transform"] = "per-channel"
-    """What is coded: each channel of each token by itself, or the coefficients of a transform of the token grid, which gives a codec of many qualities."""  # noqa: E501
+    """What is coded: the channels of each token, or the coefficients of a transform of the token grid, which gives a codec of many qualities."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
-    """How training replaces rounding in what the decoder sees. The bits are estimated from values with noise, except by straight-through with --codec transform: there from the rounded values."""  # noqa: E501
+    """How training replaces rounding in what the decoder sees. The bits are estimated from values with noise; for straight-through with --codec transform, from the rounded values."""  # noqa: E501
     trainable: str = "paper+gain"
     """Which parameters to train: paper, paper+gain, late (last block and decoder), density or all; or patterns of parameter paths, separated by commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
     gain: Gain = "calibrated"
-    """Initial gain before rounding. calibrated: chosen on data for this lambda. FLOAT: this many symbols per standard deviation of a channel. identity: 1, as in the paper. any, for a transform only: a random one for each image, so that one decoder serves all qualities."""  # noqa: E501
+    """Initial gain before rounding. calibrated: chosen on data for this lambda. FLOAT: this many symbols per standard deviation of a channel. identity: 1, as in the paper. any, only with --codec transform: a random gain for each image, so that one decoder serves all qualities."""  # noqa: E501
     density_lr: float = 1e-3
     """Peak learning rate of the density and the gains."""
     calibration_images: int = 1024
@@ -237,13 +237,13 @@ class Distil(Training):
     """
 
     data: str = ""
-    """Images, as for `pretrain`; separate several data sets by commas."""
+    """Images, as for `pretrain`. Separate several data sets by commas."""
     chip: int | None = None
-    """Cut every image into windows of this side, in pixels. Of several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. If there are several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     images: int | None = None
     """Maximum number of training images of each data set, evenly spread; all if not given."""
     val_images: int = 512
-    """Maximum number of validation images, in all and of each data set."""
+    """Maximum number of validation images: of each data set, and of all together."""
     teacher: str = ""
     """Model file of the teacher."""
     cache: Path = Path("runs/cache")

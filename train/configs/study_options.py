@@ -45,7 +45,7 @@ class Evaluate:
     chip: int | None = None
     """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     image_size: int | None = None
-    """Resize images to this side, in pixels; the models' if not given."""
+    """Resize images to this side, in pixels; that of the models if not given."""
     limit: int | None = None
     """Maximum number of images per split, evenly spread."""
     seeds: int = 3
@@ -57,7 +57,7 @@ class Evaluate:
     uqe_bits: tuple[int, ...] = (2, 3, 5, 8)
     """Baseline: uniform quantisation of embeddings (UQE) with these numbers of bits per value."""
     qualities: tuple[int, ...] = ()
-    """Qualities to measure of models with a codec of many; 0 is the lowest. If not given: eight for --model, the default quality for --models."""  # noqa: E501
+    """Qualities to measure, for models with a codec of many qualities; 0 is the lowest. If not given: eight for --model, the default quality for --models."""  # noqa: E501
     transform_qualities: tuple[int, ...] = ()
     """Baseline: a codec fitted to the base's embeddings (coder.fit), at these qualities; 0 is the lowest."""  # noqa: E501
     channel_gains: tuple[float, ...] = ()
@@ -71,15 +71,15 @@ class Evaluate:
     jpeg2000: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0)
     """Baseline: images in JPEG 2000 at these compression ratios."""
     heads: tuple[HeadKind, ...] = ()
-    """Heads to train; all of the task if not given."""
+    """Kinds of heads to train; all kinds for the task if not given."""
     decoder_heads: bool = True
     """Also train the last of these heads after the decoder's first block, if the model has a decoder (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
         if self.model and (self.base or self.models):
-            raise OptionsError("--model replaces --base and --models: leave those out")
+            raise OptionsError("--model replaces --base and --models: leave those two out")
         if self.model and self.cache is not None:
-            raise OptionsError("--cache is for models that share frozen blocks: leave it out")
+            raise OptionsError("--cache is for --models that share frozen blocks: leave it out")
         check_counts(self, "chip", "image_size", "limit", "seeds", "epochs", "pca", "pq")
         check(self, ["channel_gains"], lambda gain: 0 < gain < inf, "positive and finite")
         check(self, ["qualities", "transform_qualities"], lambda n: n >= 0, "0 or more")
@@ -173,7 +173,7 @@ class Report:
     x: str = "bytes_per_image"
     """Column on the horizontal axis."""
     by: tuple[str, ...] = ()
-    """Axes to draw one line per value for. If not given, all that vary except lambda and seed."""
+    """Axes: one line is drawn for each combination of their values. If not given, all axes that vary except lambda and seed."""  # noqa: E501
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,13 +185,13 @@ class Compare:
     against: str = "nec"
     """Method to compare the others with."""
     against_decoder: bool = False
-    """Use its scores after the decoder's first block."""
+    """Compare with its scores after the decoder's first block."""
     head: str = ""
     """Head to compare by, if there are several."""
     resamples: int = 1000
     """Number of bootstrap resamples."""
     archive: int | None = None
-    """Share the codec's bytes among this many images of an archive; the codec's bytes are not counted if not given."""  # noqa: E501
+    """Divide the codec's bytes among this many images of an archive. If not given, the codec's bytes are not counted."""  # noqa: E501
     plot: Path | None = None
     """Image file (.png, .pdf or .svg) for the curves of all methods."""
     overwrite: bool = False

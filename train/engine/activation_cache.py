@@ -174,7 +174,7 @@ def open_prefix(
 
 
 def _view(config: ModelConfig, source: Source, index: int, size: int, **which: Any) -> NDArray[Any]:
-    """`view_of`; raises DataError that names an image that the model does not take."""
+    """As `view_of`. Raises DataError, which names the image, if the model does not take it."""
     cut = view_of(source, index, size, **which)
     try:
         check_images(config, cut[None])
@@ -279,7 +279,7 @@ def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
 
 
 def start_of(params: NecParams, blocks: int) -> dict[str, Any]:
-    """A description of all that the tokens after `blocks` blocks depend on, except the image."""
+    """All that the tokens after `blocks` blocks depend on, except the image; JSON can hold it."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params.weights["encoder"]):
         name = path_name(path)

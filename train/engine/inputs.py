@@ -77,10 +77,10 @@ def train_batches(options: Training, source: Source, config: ModelConfig):
 
 
 def held_to(config: ModelConfig, record: Record) -> None:
-    """Check that the model takes an image as it was read, of any size.
+    """Check that the model takes an image, as it was read and at any size.
 
     Raises:
-      DataError: other bands, another dtype or range; names the image.
+      DataError: other bands, another dtype or range; the message names the image.
     """
     image, (low, high) = record["image"], config.value_range
     if image.shape[-1] != config.channels or image.dtype != np.dtype(config.dtype):
@@ -115,7 +115,10 @@ def same_in_every_epoch(options: Training, config: ModelConfig) -> bool:
 
 
 class Cache:
-    """The activations of a run's images in `--cache`; those of training images are opened once."""
+    """The activations of the images of a run, kept in `--cache`.
+
+    Those of the training images are opened once.
+    """
 
     def __init__(self, options: Compress, source: Source):
         self._options = options
@@ -200,8 +203,8 @@ def open_run(options: Trained) -> Run[Trained]:
     else:
         if not same_in_every_epoch(options, config):
             raise OptionsError(
-                "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
-                "compare: pass --proxy features, and no --mask-ratio"
+                "--cache needs inputs that are the same in every epoch, and compares only tokens: "
+                "pass --proxy features, and leave --mask-ratio out"
             )
         train = cache.train(base)
         start, sample = train.blocks, train.whole

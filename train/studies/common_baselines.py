@@ -1,8 +1,8 @@
 """Common ways to make embeddings smaller: fewer channels, fewer bits, codebooks.
 
-Each is fitted on training embeddings; what a decoder needs of the fit is counted once
+Each is fitted on training embeddings. The part of the fit that a decoder needs is counted once
 (`codec_bytes`). Tokens are coded one by one, so that all images take the same number of bytes. With
-`zstd`, Blosc follows, as in the other baselines.
+`zstd`, the bytes of each image are then compressed by Blosc, as in the other baselines.
 """
 
 from typing import Any

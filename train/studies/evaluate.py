@@ -91,7 +91,7 @@ def evaluate(
 def as_report(
     options: Evaluate, study: Study, model: str, points: Sequence[report.Point]
 ) -> report.Report:
-    """What `report.write` writes, of points that `measure` returned."""
+    """The report for `report.write`, from points that `measure` returned."""
     return {
         "dataset": study.name,
         "model": model,
@@ -232,7 +232,7 @@ def refuse_unlabelled(
         value = images.masks[first][wrong[first]][0]
         raise DataError(
             f"the mask of {images.ids[first]} has the value {value}, but {name} has the "
-            f"{len(classes)} classes {', '.join(classes)}: name all of them, or mend the mask"
+            f"{len(classes)} classes {', '.join(classes)}: name all classes, or correct the mask"
         )
 
 
@@ -243,7 +243,7 @@ def refuse_one_class(options: Evaluate, images: Split, classes: tuple[str, ...],
     if len(found) == 1:
         raise DataError(
             f"{name} cannot be used for {options.task}: of the classes {', '.join(classes)} it "
-            f"has {classes[found[0]]} alone (in masks, {IGNORE} is no class): see to the labels, "
+            f"has {classes[found[0]]} alone (in masks, {IGNORE} is no class): check the labels, "
             "or raise --limit"
         )
 
