@@ -67,7 +67,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
     source, options = folder_of_files(tmp_path / "data"), Compress(workdir=tmp_path)
     run_record.begin(options, {"train": source})
     (tmp_path / "data" / "b.png").write_bytes(b"more")
-    with pytest.raises(OptionsError, match="begun with another data than is there now"):
+    with pytest.raises(OptionsError, match="begun with another data of the same name"):
         run_record.begin(options, {"train": source})
 
 
