@@ -290,6 +290,6 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("stopped: the same command goes on with it") from None
+        raise SystemExit("stopped: the same command resumes the archive") from None
     except (CodecError, DataError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

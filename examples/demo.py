@@ -21,12 +21,13 @@ from nec_jax import heads
 from nec_jax.model_file import NecParams
 from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
-from train.data import DataError, fit_to
+from train.data import DataError
 from train.data.blue_marble import BlueMarble
 from train.engine.log import messages
 from train.engine.pictures import principal_colours
 from train.studies import baselines, evaluate, report
-from train.studies.figure import save
+from train.studies.curves import save
+from train.studies.study import Study
 
 WORKDIR = Path("runs/demo")
 MODEL = "nec-vit-ti"
@@ -50,8 +51,8 @@ def main() -> None:
     start = time.monotonic()
     params = nec_jax.load(MODEL)
     files.make_folder(WORKDIR)
-    draw_earth(params, WORKDIR / "earth.png")
     study = evaluate.open_study(OPTIONS, params)
+    draw_earth(params, study, WORKDIR / "earth.png")
     report.write(evaluate.evaluate(OPTIONS, study, params, {"": params}), WORKDIR)
     print((WORKDIR / "report.md").read_text())
     names = ("report.json", "report.md", "rate_distortion.png", "earth.png")
@@ -59,19 +60,22 @@ def main() -> None:
     print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
-def draw_earth(params: NecParams, path: Path) -> None:
+def draw_earth(params: NecParams, study: Study, path: Path) -> None:
     """Draw four views of the Earth, three of them only from blobs.
 
     The accuracy is that on the test longitudes, which the head did not see.
     """
     print("encoding the Earth, half a minute", file=sys.stderr)
     earth = BlueMarble("all", CHIP)
-    tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
+    records = [earth[i] for i in range(len(earth))]
+    tiles = np.stack([record["image"] for record in records])
+    # The splits of the study are all tiles of the Earth, in another order.
+    ids = [name for split in study.splits() for name in split.ids]
+    place = {name: i for i, name in enumerate(ids)}
+    y = np.concatenate(study.embedded(params))[[place[record["id"]] for record in records]]
     assert isinstance(params.codec, QualityLadder)
     codec = params.codec.codec_bytes / 1e3
-    images = np.stack([fit_to(tile, params.config.image_size) for tile in tiles])
-    y = nec_jax.latents(params, images)
-    grid = params.config.grid(*images.shape[1:3])
+    grid = study.grid(params)
     default = params.codec.quality
     coded = {
         quality: [params.codec.encode(one, grid, quality=quality) for one in y]

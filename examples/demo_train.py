@@ -132,8 +132,7 @@ def draw_earth(params: NecParams, lam: float, path: Path) -> None:
             mosaic(earth, paint(params, y_hat)),
         ),
         (
-            f"ocean, land and lake from the same {same}: {100 * accuracy:.1f} % of the pixels "
-            "right",
+            f"ocean, land and lake from the same {same}: accuracy {100 * accuracy:.1f} %",
             mosaic(earth, water),
         ),
     ]

@@ -1,11 +1,11 @@
 """The commands of training and experiments: `nec COMMAND`, or `python -m train.main COMMAND`."""
 
+import argparse
 import importlib
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -18,13 +18,6 @@ STUDIES = ("evaluate", "sweep", "report", "compare")
 COMMANDS = TASKS + STUDIES
 """Each command is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass
 of `train.configs.options` or `train.configs.study_options`."""
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What the options start from."""
-
-    config: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
 
 
 def usage() -> str:
@@ -47,16 +40,20 @@ def kind(command: str) -> Any:
 
 
 def parse(command: str, arguments: list[str]) -> Any:
-    """The options of a command: its defaults, or those of --config, and the command line's."""
+    """The options of a command: its defaults or those of `--config`, then the command line.
+
+    Raises:
+      OptionsError: as `configs.load`.
+      SystemExit: an option is wrong; a message is printed.
+    """
     default, about = kind(command)(), kind(command).__doc__ or ""
     if command not in ("report", "compare"):
         about += "\n\n`--config NAME` starts from an experiment (python -m train.main --help)."
         if command == "sweep" and arguments and not arguments[0].startswith("-"):
-            start, arguments = _Start(arguments[0]), arguments[1:]
-        else:
-            start, arguments = tyro.cli(
-                _Start, args=arguments, return_unknown_args=True, add_help=False
-            )
+            arguments = ["--config", *arguments]
+        parser = argparse.ArgumentParser(prog=f"nec {command}", add_help=False, allow_abbrev=False)
+        parser.add_argument("--config", metavar="NAME")
+        start, arguments = parser.parse_known_args(arguments)
         if start.config is not None:
             default = configs.load(start.config, command)
     return tyro.cli(
@@ -101,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
                 importlib.import_module(f"train.{room}.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
-        print(f"stopped{where}: the same command goes on with it", file=sys.stderr)
+        print(f"stopped{where}: the same command resumes the run", file=sys.stderr)
         sys.exit(RESUMABLE)
     except (
         CheckpointError,

@@ -5,7 +5,6 @@ are those of `options` (training runs) and `study_options` (evaluate, sweep, rep
 except for `lambda`, the field `Compress.lam`. [axes] and [[points]] make a study: docs/studies.md.
 """
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +14,8 @@ from train.configs.study_options import Evaluate, Sweep
 
 _FOLDER = Path(__file__).parent
 _KINDS = {"pretrain": Pretrain, "distil": Distil, "compress": Compress, "evaluate": Evaluate}
-_COMMANDS = tuple(_KINDS)  # each may have a table
 _STUDY = ("axes", "points")
+_TABLES = (*_KINDS, *_STUDY)
 Options = TypeVar("Options")
 
 
@@ -44,22 +43,19 @@ def load(name: str, command: str) -> Any:
             f"unknown config {name!r}: choose from {', '.join(names())}, or give a .toml file"
         )
     if not path.is_file():
-        raise OptionsError(f"no file {name}: of the package there are {', '.join(names())}")
+        raise OptionsError(f"no file {name}: the package has the configs {', '.join(names())}")
     try:
         tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionsError(f"{path} is not TOML: {error}") from error
-    for table in tables:
-        if table not in _COMMANDS + _STUDY:
-            near = difflib.get_close_matches(table, _COMMANDS + _STUDY, 1)
-            hint = f": {near[0]}?" if near else f": it takes {', '.join(_COMMANDS + _STUDY)}"
-            raise OptionsError(f"{path} has a table [{table}]{hint}")
+    if unknown := [table for table in tables if table not in _TABLES]:
+        raise OptionsError(f"{path} has a table [{unknown[0]}]: it takes {', '.join(_TABLES)}")
     if command == "sweep":
         if not any(table in tables for table in _STUDY):
-            own = next((table for table in _COMMANDS if table in tables), "compress")
+            own = next((table for table in _KINDS if table in tables), "compress")
             raise OptionsError(
-                f"{name} is not a study, for it has neither [axes] nor [[points]]: it is for {own} "
-                f"--config {name}, or write a study (docs/studies.md)"
+                f"{name} is not a study: it has neither [axes] nor [[points]]. Run {own} --config "
+                f"{name}, or write a study (docs/studies.md)"
             )
         return Sweep(
             workdir=Path("runs") / path.stem,
@@ -71,7 +67,7 @@ def load(name: str, command: str) -> Any:
     kind = Describe if command == "describe" else _KINDS[command]
     command = "compress" if command == "describe" else command
     if command not in tables:
-        what = ", ".join(name for name in _COMMANDS if name in tables) or "nothing"
+        what = ", ".join(name for name in _KINDS if name in tables) or "nothing"
         raise OptionsError(f"config {name} is for {what}, not {command}")
     return parse(kind(), tables[command], f"{path} [{command}]")
 

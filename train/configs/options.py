@@ -1,7 +1,7 @@
 """The options of training runs: frozen dataclasses, each of them also a command line."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -24,39 +24,41 @@ def flag(name: str) -> str:
     return "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
 
 
-def _check(options: Any, names: tuple[str, ...], right: Callable[[Any], bool], what: str) -> None:
-    """Raise OptionsError for the first of these fields whose value is not `right`."""
+def check(options: Any, names: Sequence[str], right: Callable[[Any], bool], what: str) -> None:
+    """Raise OptionsError for the first of these fields that holds a value that is not `right`."""
     for name in names:
         value = getattr(options, name)
         values = value if isinstance(value, tuple) else (value,)
-        if value is not None and not (values and all(map(right, values))):
+        if value is not None and not all(map(right, values)):
             raise OptionsError(f"{flag(name)} must be {what}")
 
 
-def _is_positive(value: float) -> bool:
-    return 0 < value < inf
+def check_counts(options: Any, *names: str) -> None:
+    """Raise OptionsError for the first of these fields that holds a number below 1."""
+    check(options, names, lambda n: n >= 1, "1 or more")
 
 
-def _check_counts(options: Any, *names: str) -> None:
-    _check(options, names, lambda n: n >= 1, "1 or more")
+def check_positive(options: Any, *names: str) -> None:
+    """Raise OptionsError for the first of these fields that is not positive and finite."""
+    check(options, names, lambda x: 0 < x < inf, "positive and finite")
 
 
 def check_cache(options: Any) -> None:
     """Raise OptionsError if `--cache-gb` is not positive, or is given without `--cache`."""
-    _check(options, ("cache_gb",), lambda x: x > 0, "positive")
+    check(options, ["cache_gb"], lambda x: x > 0, "positive")
     if options.cache_gb is not None and options.cache is None:
         raise OptionsError("--cache-gb goes with --cache: pass both, or leave it out")
 
 
 def refuse_warmup(options: "Training", steps: int) -> None:
-    """Raise OptionsError if a warm-up that was asked for is longer than the run.
+    """Raise OptionsError if a warm-up that is not the default is longer than the run.
 
-    The default warm-up may be longer than a short run, which then ends before it does.
+    The default may be longer: a short run then ends during its warm-up.
     """
     if steps < options.warmup != type(options).warmup:
         raise OptionsError(
             f"--warmup {options.warmup} is longer than the run of {steps} steps, which would never "
-            "reach --lr: lower it, or raise --steps"
+            "reach --lr: lower --warmup, or raise --steps"
         )
 
 
@@ -68,11 +70,11 @@ def plain(options: Any) -> dict[str, Any]:
 def deciding(options: dict[str, Any]) -> dict[str, Any]:
     """The options that decide a run's results, from the result of `plain`.
 
-    Leaves out the options that may change when a run is resumed (up to rounding): paths, how often
-    checkpoints are saved, and how many images are processed at a time; and `describe`, an option of
-    earlier versions. A cache counts only as
-    present or absent. No chip counts as 256, an earlier default: where the two differ, so does the
-    fingerprint of the data.
+    Leaves out the options that may change when a run is resumed: paths, how often checkpoints are
+    saved, and how many images are processed at a time, which changes results by rounding only. Also
+    leaves out `describe`, an option of earlier versions. Of the cache, only whether there is one is
+    kept. No chip is the same as 256, an earlier default: if the two give other images, the
+    fingerprint of the data differs.
     """
     free = ("workdir", "out", "overwrite", "checkpoint_every", "microbatch", "cache_gb", "describe")
     kept = {name: value for name, value in options.items() if name not in free}
@@ -148,21 +150,20 @@ class Training:
     """Random seed of the whole run."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "chip", "steps", "batch", "val_images", "val_every", "log_every")
-        _check_counts(self, "checkpoint_every", "images", "epochs", "decoder_depth")
-        _check(self, ("lr",), _is_positive, "positive and finite")
-        _check(self, ("warmup", "weight_decay"), lambda x: 0 <= x < inf, "0 or more, and finite")
+        check_counts(self, "chip", "steps", "batch", "val_images", "val_every", "log_every")
+        check_counts(self, "checkpoint_every", "images", "epochs", "decoder_depth")
+        check_counts(self, "image_size", "patch", "depth")
+        check_positive(self, "lr")
+        check(self, ["warmup", "weight_decay"], lambda x: 0 <= x < inf, "0 or more, and finite")
+        check(self, ["mask_ratio"], lambda x: 0 <= x < 1, "at least 0 and below 1")
         if self.epochs is None:  # else the steps are not known yet: `in_steps`
             refuse_warmup(self, self.steps)
         if self.microbatch is not None and (self.microbatch < 1 or self.batch % self.microbatch):
             raise OptionsError(f"--microbatch {self.microbatch} must divide --batch {self.batch}")
-        if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
-            raise OptionsError("--mask-ratio must be at least 0 and below 1")
         own = ("image_size", "patch", "depth")
-        given = [name for name in own if getattr(self, name) is not None]
+        given = [flag(name) for name in own if getattr(self, name) is not None]
         if self.init and given:
-            flags = ", ".join(flag(name) for name in given)
-            raise OptionsError(f"{flags}: these come from --init, leave them out")
+            raise OptionsError(f"{', '.join(given)}: these come from --init, leave them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +185,13 @@ class Compress(Training):
     lam: Annotated[float, arg(name="lambda")] = 10.0
     """Weight of the distortion: a larger value costs more bytes and loses less. The paper's 1e7, 1e8, 1e9 and 1e10 are about 1.02, 10.2, 102 and 1017 here, because its rate is a sum over the batch."""  # noqa: E501
     codec: Literal["per-channel", "transform"] = "per-channel"
-    """What is coded: each channel of each token by itself, or the coefficients of a transform of the token grid, which gives a codec of many qualities."""  # noqa: E501
+    """What is coded: the channels of each token, or the coefficients of a transform of the token grid, which gives a codec of many qualities."""  # noqa: E501
     rounding: Literal["noise", "straight-through", "soft"] = "straight-through"
-    """How training replaces rounding in what the decoder sees. The bits are estimated from values with noise, except by straight-through with --codec transform: there from the rounded values."""  # noqa: E501
+    """How training replaces rounding in what the decoder sees. The bits are estimated from values with noise; for straight-through with --codec transform, from the rounded values."""  # noqa: E501
     trainable: str = "paper+gain"
     """Which parameters to train: paper, paper+gain, late (last block and decoder), density or all; or patterns of parameter paths, separated by commas: 'encoder/block_{last}/.*,encoder/norm/.*,bottleneck/.*'."""  # noqa: E501
     gain: Gain = "calibrated"
-    """Initial gain before rounding. calibrated: chosen on data for this lambda. FLOAT: this many symbols per standard deviation of a channel. identity: 1, as in the paper. any, for a transform only: a random one for each image, so that one decoder serves all qualities."""  # noqa: E501
+    """Initial gain before rounding. calibrated: chosen on data for this lambda. FLOAT: this many symbols per standard deviation of a channel. identity: 1, as in the paper. any, only with --codec transform: a random gain for each image, so that one decoder serves all qualities."""  # noqa: E501
     density_lr: float = 1e-3
     """Peak learning rate of the density and the gains."""
     calibration_images: int = 1024
@@ -204,12 +205,12 @@ class Compress(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, ("lam", "density_lr"), _is_positive, "positive and finite")
-        _check_counts(self, "calibration_images", "views")
+        check_positive(self, "lam", "density_lr")
+        check_counts(self, "calibration_images", "views")
         if self.gain == ("identity" if self.codec == "transform" else "any"):
             raise OptionsError(f"--gain {self.gain} is not for --codec {self.codec}: leave it out")
-        if not isinstance(self.gain, str) and not _is_positive(self.gain):
-            raise OptionsError(f"--gain {self.gain:g} must be positive and finite")
+        if not isinstance(self.gain, str):
+            check_positive(self, "gain")
         check_cache(self)
         if self.views > 1 and self.cache is None:
             raise OptionsError("--views goes with --cache: without it each crop is a new one")
@@ -236,13 +237,13 @@ class Distil(Training):
     """
 
     data: str = ""
-    """Images, as for `pretrain`; separate several data sets by commas."""
+    """Images, as for `pretrain`. Separate several data sets by commas."""
     chip: int | None = None
-    """Cut every image into windows of this side, in pixels. Of several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
+    """Cut every image into windows of this side, in pixels. If there are several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     images: int | None = None
     """Maximum number of training images of each data set, evenly spread; all if not given."""
     val_images: int = 512
-    """Maximum number of validation images, in all and of each data set."""
+    """Maximum number of validation images: of each data set, and of all together."""
     teacher: str = ""
     """Model file of the teacher."""
     cache: Path = Path("runs/cache")
@@ -271,14 +272,10 @@ class Distil(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init or self.proxy is not None:
-            raise OptionsError(
-                "--init and --proxy: a distilled model starts from nothing, leave them out"
-            )
+            raise OptionsError("--init, --proxy: the encoder has fresh weights, leave them out")
         if self.decoder_depth is not None:
-            raise OptionsError(
-                "--decoder-depth: there is no decoder; --predictor is how many blocks predict"
-            )
+            raise OptionsError("--decoder-depth: there is no decoder, pass --predictor instead")
         check_cache(self)
-        _check_counts(self, "views", "calibration_images", "max_bytes")
-        _check(self, ("predictor",), lambda n: n >= 0, "0 or more")
-        _check(self, ("class_weight",), lambda x: 0 <= x <= 1, "from 0 to 1")
+        check_counts(self, "views", "calibration_images", "max_bytes")
+        check(self, ["predictor"], lambda n: n >= 0, "0 or more")
+        check(self, ["class_weight"], lambda x: 0 <= x <= 1, "from 0 to 1")

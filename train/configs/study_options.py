@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional, Suppress
 
-from train.configs.options import Compress, OptionsError, check_cache, flag
+from train.configs.options import Compress, OptionsError, check, check_cache, check_counts, flag
 
 HeadKind = Literal["linear", "class-linear", "attention", "token-linear", "conv"]
 HEADS: dict[str, tuple[HeadKind, ...]] = {
@@ -45,7 +45,7 @@ class Evaluate:
     chip: int | None = None
     """Cut every image into windows of this side, in pixels. If not given: 256 for blue-marble and data with masks, else whole images. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     image_size: int | None = None
-    """Resize images to this side, in pixels; the models' if not given."""
+    """Resize images to this side, in pixels; that of the models if not given."""
     limit: int | None = None
     """Maximum number of images per split, evenly spread."""
     seeds: int = 3
@@ -54,10 +54,10 @@ class Evaluate:
     """Passes of a head over the training split; the head's default if not given."""
     baselines: bool = True
     """Also measure the baselines."""
-    uqe_bits: tuple[int, ...] = field(default=(2, 3, 5, 8))
+    uqe_bits: tuple[int, ...] = (2, 3, 5, 8)
     """Baseline: uniform quantisation of embeddings (UQE) with these numbers of bits per value."""
     qualities: tuple[int, ...] = ()
-    """Qualities to measure of models with a codec of many; 0 is the lowest. If not given: eight for --model, the default quality for --models."""  # noqa: E501
+    """Qualities to measure, for models with a codec of many qualities; 0 is the lowest. If not given: eight for --model, the default quality for --models."""  # noqa: E501
     transform_qualities: tuple[int, ...] = ()
     """Baseline: a codec fitted to the base's embeddings (coder.fit), at these qualities; 0 is the lowest."""  # noqa: E501
     channel_gains: tuple[float, ...] = ()
@@ -68,32 +68,25 @@ class Evaluate:
     """Baseline: product quantisation (faiss), this many bytes per token; with and without zstd."""
     binary: bool = False
     """Baseline: one bit per channel; with and without zstd."""
-    jpeg2000: tuple[float, ...] = field(default=(25.0, 50.0, 100.0, 200.0))
+    jpeg2000: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0)
     """Baseline: images in JPEG 2000 at these compression ratios."""
     heads: tuple[HeadKind, ...] = ()
-    """Heads to train; all of the task if not given."""
+    """Kinds of heads to train; all kinds for the task if not given."""
     decoder_heads: bool = True
     """Also train the last of these heads after the decoder's first block, if the model has a decoder (slow)."""  # noqa: E501
 
     def __post_init__(self) -> None:
         if self.model and (self.base or self.models):
-            raise OptionsError("--model replaces --base and --models: leave those out")
+            raise OptionsError("--model replaces --base and --models: leave those two out")
         if self.model and self.cache is not None:
-            raise OptionsError("--cache is for models that share frozen blocks: leave it out")
-        if min((*self.qualities, 0)) < 0:
-            raise OptionsError("--qualities must be 0 or more")
-        if not all(0 < gain < inf for gain in self.channel_gains):
-            raise OptionsError("--channel-gains must be positive and finite")
-        if not all(1 <= ratio < inf for ratio in self.jpeg2000):
-            raise OptionsError("--jpeg2000 must be 1 or more, and finite")
-        if min((*self.transform_qualities, 0)) < 0 or min((*self.pca, *self.pq, 1)) < 1:
-            raise OptionsError("--transform-qualities must be 0 or more, --pca and --pq 1 or more")
+            raise OptionsError("--cache is for --models that share frozen blocks: leave it out")
+        check_counts(self, "chip", "image_size", "limit", "seeds", "epochs", "pca", "pq")
+        check(self, ["channel_gains"], lambda gain: 0 < gain < inf, "positive and finite")
+        check(self, ["qualities", "transform_qualities"], lambda n: n >= 0, "0 or more")
+        check(self, ["uqe_bits"], lambda n: 1 <= n <= 8, "1 to 8")
+        check(self, ["jpeg2000"], lambda ratio: 1 < ratio < inf, "above 1, and finite")
         if self.pq and find_spec("faiss") is None:
             raise OptionsError("--pq needs faiss: pip install nec-jax[faiss]")
-        if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
-            raise OptionsError("--seeds and --epochs must be 1 or more")
-        if self.image_size is not None and self.image_size < 1:
-            raise OptionsError("--image-size must be 1 or more")
         if wrong := [head for head in self.heads if head not in HEADS[self.task]]:
             raise OptionsError(
                 f"--heads {' '.join(wrong)}: not for {self.task}, choose from "
@@ -102,8 +95,8 @@ class Evaluate:
         check_cache(self)
         if self.base and not self.models and not self.baselines:
             raise OptionsError(
-                "--base alone measures the baselines, and --no-baselines leaves them out: nothing "
-                "to measure, pass --models, or leave --no-baselines out"
+                "--base with --no-baselines: nothing to measure, pass --models, or leave "
+                "--no-baselines out"
             )
         if self.split in ("train", "all"):
             raise OptionsError(
@@ -118,15 +111,10 @@ def refuse_unused_baselines(options: Evaluate) -> None:
     A study's file may have both, since its next sweep may measure them.
     """
     names = ("uqe_bits", "jpeg2000", "transform_qualities", "channel_gains", "pca", "pq", "binary")
-    usual = Evaluate()
-    named = [
-        flag(name)
-        for name in names
-        if getattr(options, name) not in (getattr(usual, name), (), False)
-    ]
-    if named and not options.baselines:
+    unused = (n for n in names if getattr(options, n) not in (getattr(Evaluate, n), (), False))
+    if not options.baselines and (named := ", ".join(map(flag, unused))):
         raise OptionsError(
-            f"{', '.join(named)}: these are baselines, and --no-baselines measures none: leave "
+            f"{named}: these are baselines, and --no-baselines measures none: leave "
             "--no-baselines out, or the options of baselines"
         )
 
@@ -147,14 +135,11 @@ class Sweep:
     """... once for each of these settings of other options."""
 
     def __post_init__(self) -> None:
-        for table, names in (
-            ("compress", ("workdir",)),
-            ("evaluate", ("model", "models", "base", "out", "overwrite")),
-        ):
-            default = Compress() if table == "compress" else Evaluate()
-            for name in names:
-                if getattr(getattr(self, table), name) != getattr(default, name):
-                    raise OptionsError(f"{table}.{name}: a sweep sets it itself, leave it out")
+        of_evaluate = ("model", "models", "base", "out", "overwrite")
+        for table, name in (("compress", "workdir"), *(("evaluate", n) for n in of_evaluate)):
+            options = getattr(self, table)
+            if getattr(options, name) != getattr(type(options), name):
+                raise OptionsError(f"{table}.{name}: a sweep sets it itself, leave it out")
         for name, values in self.axes.items():
             if not (isinstance(values, list) and values):
                 raise OptionsError(f"axis {name}: give a list of values")
@@ -188,7 +173,7 @@ class Report:
     x: str = "bytes_per_image"
     """Column on the horizontal axis."""
     by: tuple[str, ...] = ()
-    """Axes to draw one line per value for. If not given, all that vary except lambda and seed."""
+    """Axes: one line is drawn for each combination of their values. If not given, all axes that vary except lambda and seed."""  # noqa: E501
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,13 +185,13 @@ class Compare:
     against: str = "nec"
     """Method to compare the others with."""
     against_decoder: bool = False
-    """Use its scores after the decoder's first block."""
+    """Compare with its scores after the decoder's first block."""
     head: str = ""
     """Head to compare by, if there are several."""
     resamples: int = 1000
     """Number of bootstrap resamples."""
     archive: int | None = None
-    """Share the codec's bytes among this many images of an archive; the codec's bytes are not counted if not given."""  # noqa: E501
+    """Divide the codec's bytes among this many images of an archive. If not given, the codec's bytes are not counted."""  # noqa: E501
     plot: Path | None = None
     """Image file (.png, .pdf or .svg) for the curves of all methods."""
     overwrite: bool = False
@@ -215,7 +200,6 @@ class Compare:
     """Also give the deltas below and above this many bytes per image."""
 
     def __post_init__(self) -> None:
-        if self.resamples < 1 or (self.archive is not None and self.archive < 1):
-            raise OptionsError("--resamples and --archive must be 1 or more")
+        check_counts(self, "resamples", "archive")
         if self.plot is not None and self.plot.suffix not in (".png", ".pdf", ".svg"):
             raise OptionsError(f"--plot {self.plot}: name a .png, .pdf or .svg file")

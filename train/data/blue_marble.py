@@ -15,7 +15,7 @@ import numpy as np
 from nec_jax.images.read import read_image
 from nec_jax.images.record import CorruptImageError, DataError, Record, raise_passing
 from nec_jax.images.windows import corners_of, log_left_out
-from train.data.splits import HASH_SPLITS, check_split
+from train.data.parts import HASH_SPLITS, check_split
 
 PIXELS_PER_DEGREE = 15
 COAST_SHARE = 0.95  # a tile with less than this of its commonest class is labelled `coast`
@@ -40,8 +40,8 @@ class BlueMarble:
         mask: uint8 [2700, 5400], index into `mask_classes`.
         windows: (row, col) of each tile's upper left pixel.
         chip: side of a tile, pixels.
-        left_out: how many pixels of the image lie in no tile, of whatever split, and how many
-            there are.
+        left_out: the number of pixels that lie in no tile of any split, and the number of all
+            pixels.
     """
 
     name = "blue-marble"
@@ -93,7 +93,7 @@ class BlueMarble:
         }
 
     def files(self) -> Iterable[tuple[str, Path]]:
-        """Id of each tile, with its size, and the one image that all are of."""
+        """Id of each tile, with its size, and the image file that all tiles are cut from."""
         path = _package_folder() / _IMAGE
         return ((f"{_id(row, col)},{self.chip}", path) for row, col in self.windows)
 

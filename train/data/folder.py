@@ -14,7 +14,7 @@ from coder.errors import printable
 from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image, read_mask
 from nec_jax.images.record import CorruptImageError, DataError, Record, Source, raise_passing
 from nec_jax.images.windows import Pair, WindowSource
-from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
+from train.data.parts import HASH_SPLITS, check_filled, check_split, hash_split
 
 log = logging.getLogger(__name__)
 
@@ -215,8 +215,7 @@ class _Search:
         self._root = root
         self._names: dict[str, set[str]] = {}  # of the images in each folder, by its real path
         self._first: dict[str, str] = {}  # path that first led to a real folder or linked file
-        self.found: list[str] = []
-        self._numbers: list[int] = []  # of each, as its folder has it (inode)
+        self._found: dict[str, int] = {}  # each image, and its number (inode) in its folder
         self.hidden: list[str] = []  # images and folders
         self.others: Counter[str] = Counter()  # files of other suffixes
         self.linked_folders: list[str] = []
@@ -238,7 +237,12 @@ class _Search:
         with os.scandir(here) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if self._unnameable(path):
+                if printable(path) != path:  # an archive and a report could not store it
+                    log.warning(
+                        "left out: %r in %s: its name is not UTF-8, rename it",
+                        path,
+                        printable(str(self._root)),
+                    )
                     continue
                 if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
                     if entry.name.lower().endswith(IMAGE_SUFFIXES) or entry.is_dir():
@@ -252,7 +256,7 @@ class _Search:
                     self.linked_files.append(path)
                 else:
                     names.add(entry.name)
-                    self._add(path, entry.inode())
+                    self._found[path] = entry.inode()
         for path in sorted(inner):
             self.enter(path)
 
@@ -270,27 +274,18 @@ class _Search:
             except OSError as error:  # a broken link is left out later, when it is read
                 raise_passing(error, real)
                 number = 0
-            self._add(path, number)
+            self._found[path] = number
         else:
             self._say_twice(path, before)
-
-    def _add(self, path: str, number: int) -> None:
-        self.found.append(path)
-        self._numbers.append(number)
 
     def without_repeated(self) -> list[str]:
         """The sorted paths, without further hard links to a file."""
         # Folders give the numbers at no cost; only files with equal numbers are examined.
-        times = Counter(self._numbers)
-        alike = {
-            path
-            for path, number in zip(self.found, self._numbers, strict=True)
-            if times[number] > 1
-        }
+        times = Counter(self._found.values())
         kept: list[str] = []
         first: dict[tuple[int, int], str] = {}
-        for path in sorted(self.found):
-            if path in alike:
+        for path, number in sorted(self._found.items()):
+            if times[number] > 1:
                 try:
                     found = (self._root / path).stat()
                 except OSError as error:
@@ -305,20 +300,5 @@ class _Search:
         return kept
 
     def _say_twice(self, path: str, before: str) -> None:
-        log.warning(
-            "left out: %s leads to what is listed already, %s",
-            *(printable(str(self._root / name)) for name in (path, before)),
-        )  # fmt: skip
-
-    def _unnameable(self, path: str) -> bool:
-        """Whether a name is not UTF-8, which an archive and a report could not store."""
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            log.warning(
-                "left out: %r in %s: its name is not UTF-8, rename it",
-                path,
-                printable(str(self._root)),
-            )
-            return True
-        return False
+        names = (printable(str(self._root / name)) for name in (path, before))
+        log.warning("left out: %s leads to what is listed already, %s", *names)

@@ -1,10 +1,11 @@
 """Batches of a source: endless and shuffled for training, all at once for scoring."""
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import compress
 
 import grain
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from nec_jax.images.read import not_finite, whole
 from nec_jax.images.record import CorruptImageError, DataError, Record, Source
 from nec_jax.images.size_rule import fit_to, random_crop
-from train.data.subset import spread
+from train.data.parts import spread
 
 log = logging.getLogger(__name__)
 
@@ -58,26 +59,22 @@ def train_iterator(
         raise DataError(f"{source.name} has no images")
     check_process(process_index, process_count)
     order_seed, crop_seed = np.random.SeedSequence([seed, 0]).generate_state(2)
-    read = _Reader(source, count)
-    alike = _Alike()
+    read = _Reader(source, count, check)
 
     def readable(index: int) -> Record:
         # Replaced, not left out: otherwise the content of a batch would depend on all before it.
         records = (read((index + offset) % count) for offset in range(count))
-        record = next(record for record in records if record is not None)
-        check(record)
-        alike(record)
-        return record
+        return next(record for record in records if record is not None)
 
     def cropped(record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"image": random_crop(record["image"], size, rng)}
 
-    def fitted(record: Record) -> dict[str, np.ndarray]:
-        return {"image": fit_to(record["image"], size)}
-
     images = grain.MapDataset.range(count).shuffle(seed=int(order_seed)).repeat().map(readable)
     # The crop depends on the place in the order of all images, not on the process.
-    images = images.random_map(cropped, seed=int(crop_seed)) if augment else images.map(fitted)
+    if augment:
+        images = images.random_map(cropped, seed=int(crop_seed))
+    else:
+        images = images.map(lambda record: {"image": fit_to(record["image"], size)})
     batches = images.batch(batch, drop_remainder=True)[process_index::process_count]
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     return iter(batches.to_iter_dataset(ahead))
@@ -89,7 +86,7 @@ def check_process(index: int, count: int) -> None:
         raise DataError(f"process {index} of {count}: they are counted from 0 to {count - 1}")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Split:
     """All of a data split, in memory, in the source's order."""
 
@@ -105,16 +102,13 @@ class Split:
 
     def take(self, chosen: np.ndarray) -> "Split":
         """The images where `chosen`, bool [N], is true."""
-        return Split(
-            self.images[chosen],
-            None if self.labels is None else self.labels[chosen],
-            None if self.masks is None else self.masks[chosen],
-            [name for name, keep in zip(self.ids, chosen, strict=True) if keep],
-            self.skipped,
-            None if self.tokens is None else self.tokens[chosen],
-            self.unlabelled,
-            self.unmasked,
-            tuple(place for place, keep in zip(self.places, chosen, strict=False) if keep),
+        optional = {"labels": self.labels, "masks": self.masks, "tokens": self.tokens}
+        return dataclasses.replace(
+            self,
+            images=self.images[chosen],
+            ids=[*compress(self.ids, chosen)],
+            places=tuple(compress(self.places, chosen)),
+            **{name: rows[chosen] for name, rows in optional.items() if rows is not None},
         )
 
 
@@ -139,19 +133,15 @@ def read_all(
         DataError: no image can be read, or images differ in bands or dtype.
     """
     total = len(source)
-    wanted = total if limit is None else min(limit, total)
-    if wanted < 1:
+    chosen = spread(total, limit)
+    if not chosen:
         raise DataError(f"nothing to read: {source.name} has {total} images, limit is {limit}")
-    read = _Reader(source, wanted)
-
-    alike = _Alike()
+    read = _Reader(source, len(chosen), check)
 
     def fitted(index: int) -> Record | None:
         record = read(index)
         if record is None:
             return None
-        check(record)
-        alike(record)
         if "mask" in record:
             record["image"], record["mask"] = fit_to(record["image"], size, record["mask"])
         else:
@@ -159,7 +149,6 @@ def read_all(
         return record
 
     with ThreadPoolExecutor(threads) as pool:
-        chosen = spread(total, limit)
         maybe = pool.map(fitted, chosen)
         found = [(i, record) for i, record in zip(chosen, maybe, strict=True) if record is not None]
     records = [record for _, record in found]
@@ -171,62 +160,57 @@ def read_all(
         labels=np.array(labels, np.int64) if len(labels) == len(records) else None,
         masks=np.stack(masks) if len(masks) == len(records) else None,
         ids=[record["id"] for record in records],
-        skipped=read.skipped(),
+        skipped=[read.corrupt[index] for index in sorted(read.corrupt)],
         unlabelled=next((record["id"] for record in records if "label" not in record), ""),
         unmasked=next((record["id"] for record in records if "mask" not in record), ""),
         places=tuple(i for i, _ in found),
     )
 
 
-class _Alike:
-    """Checks that every image has the bands and dtype of the first one read."""
-
-    def __init__(self):
-        self._first: Record | None = None
-        self._lock = threading.Lock()
-
-    def __call__(self, record: Record) -> None:
-        if record["image"].ndim != 3 or 0 in record["image"].shape:
-            raise DataError(
-                f"{record['id']} is an array {record['image'].shape}: an image is [H, W, bands]"
-            )
-        with self._lock:
-            first = self._first = self._first or {"id": record["id"], "image": record["image"][:0]}
-        here, there = record["image"], first["image"]
-        if here.shape[2:] != there.shape[2:] or here.dtype != there.dtype:
-            raise DataError(
-                f"{record['id']} has {here.shape[-1]} bands of {here.dtype}, but "
-                f"{first['id']} has {there.shape[-1]} of {there.dtype}: "
-                f"keep them in folders of their own"
-            )
-
-
 class _Reader:
-    """Index -> record, or None for a corrupt one; fails once nothing readable can be left."""
+    """Index -> checked record, or None for a corrupt one; fails if none of the images is readable.
 
-    def __init__(self, source: Source, count: int):
+    Every image must have the bands and dtype of the first one read.
+    """
+
+    def __init__(self, source: Source, count: int, check: Callable[[Record], None]):
         self._source = source
         self._count = count  # number of different indices that will be asked for
-        self._corrupt: dict[int, str] = {}
+        self._check = check
+        self.corrupt: dict[int, str] = {}
+        self._first: Record | None = None
         self._lock = threading.Lock()
 
     def __call__(self, index: int) -> Record | None:
         try:
             record = self._source[index]
             if missing := not_finite(record["image"]):  # from a source outside this package
-                return whole({**record, "missing": missing}, record["id"])
-            return record
+                record = whole({**record, "missing": missing}, record["id"])
         except CorruptImageError as error:
             with self._lock:
-                if index not in self._corrupt:
+                if index not in self.corrupt:
                     log.warning("skipped: %s", error)
-                self._corrupt[index] = str(error)
-                if len(self._corrupt) == self._count:
+                self.corrupt[index] = str(error)
+                if len(self.corrupt) == self._count:
                     raise DataError(
                         f"none of the {self._count} images of {self._source.name} can be read; "
                         f"the last: {error}"
                     ) from error
-        return None
+            return None
+        self._check(record)
+        self._refuse_other_kind(record)
+        return record
 
-    def skipped(self) -> list[str]:
-        return [self._corrupt[index] for index in sorted(self._corrupt)]
+    def _refuse_other_kind(self, record: Record) -> None:
+        here = record["image"]
+        if here.ndim != 3 or 0 in here.shape:
+            raise DataError(f"{record['id']} is an array {here.shape}: an image is [H, W, bands]")
+        with self._lock:
+            first = self._first = self._first or {"id": record["id"], "image": here[:0]}
+        there = first["image"]
+        if here.shape[2:] != there.shape[2:] or here.dtype != there.dtype:
+            raise DataError(
+                f"{record['id']} has {here.shape[-1]} bands of {here.dtype}, but "
+                f"{first['id']} has {there.shape[-1]} of {there.dtype}: "
+                f"keep them in folders of their own"
+            )

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from nec_jax.images.record import Record
 _MARKS = (-9999, -32768)
 _FLOOR = -1e38  # of floats: lower values are float32's lowest, or -3.4e38 typed by hand
 _FAR = 0.05  # distance of a mark below all other values, as a part of their range
+_EMPTY = (np.inf, -np.inf)  # the range of no values
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +27,8 @@ class UntaggedNodata:
     def __init__(self):
         self._lock = threading.Lock()
         self._pixels = 0
-        self._counts: dict[tuple[int, float], int] = {}  # by band and mark
-        self._low: dict[int, float] = {}  # of a band, marks apart
-        self._high: dict[int, float] = {}
+        self._counts: Counter[tuple[int, float]] = Counter()  # by band and mark
+        self._ranges: dict[int, tuple[float, float]] = {}  # of each band, without its marks
 
     def __call__(self, record: Record) -> None:
         """Count the marks of an image [H, W, C]."""
@@ -36,25 +37,20 @@ class UntaggedNodata:
             return
         with self._lock:
             self._pixels += image.shape[0] * image.shape[1]
-            for band in range(image.shape[-1]):
-                self._look(band, image[..., band])
-
-    def _look(self, band: int, values: np.ndarray) -> None:
-        found = np.isin(values, _MARKS)
-        if values.dtype.kind == "f":
-            found |= values < _FLOOR
-        for mark, count in zip(*np.unique(values[found], return_counts=True), strict=True):
-            key = band, float(mark)
-            self._counts[key] = self._counts.get(key, 0) + int(count)
-        if not found.all():
-            rest = values[~found]
-            self._low[band] = min(self._low.get(band, np.inf), float(rest.min()))
-            self._high[band] = max(self._high.get(band, -np.inf), float(rest.max()))
+            for band, values in enumerate(np.moveaxis(image, -1, 0)):
+                found = np.isin(values, _MARKS)
+                if values.dtype.kind == "f":
+                    found |= values < _FLOOR
+                for mark, count in zip(*np.unique(values[found], return_counts=True), strict=True):
+                    self._counts[band, float(mark)] += int(count)
+                if not found.all():
+                    rest, (low, high) = values[~found], self._ranges.get(band, _EMPTY)
+                    self._ranges[band] = min(low, float(rest.min())), max(high, float(rest.max()))
 
     def warn(self, name: str) -> None:
         """Log the values that look like marks of missing pixels."""
         for band, mark in sorted(self._counts):
-            low, high = self._low.get(band, np.inf), self._high.get(band, -np.inf)
+            low, high = self._ranges.get(band, _EMPTY)
             if low - mark <= _FAR * max(high - low, 1.0):
                 continue
             log.warning(

@@ -1,4 +1,4 @@
-"""Versions of an image: the whole, and random ones, fixed by a seed and the same at any size."""
+"""Versions of an image: the whole, and random ones that a seed fixes, the same at any size."""
 
 import numpy as np
 from numpy.typing import NDArray

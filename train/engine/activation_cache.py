@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from nec_jax.images.record import CorruptImageError, DataError, Source
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.weight_tree import Weights, path_name
+from nec_jax.models.weight_tree import path_name
 from train.configs.options import OptionsError
 from train.data import fingerprint, spread
 from train.data.pipeline import check_process
@@ -133,7 +134,8 @@ def open_prefix(
     size = 2 * tokens * params.config.width
     rows = min(max(1, _CHUNK_BYTES // size), images)
     numbers = range(-(-images // rows))
-    homes = [folder / _name(facts | crop) for crop in crops]
+    keys = [json.dumps(facts | crop, indent=1, sort_keys=True) for crop in crops]
+    homes = [folder / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
     there = [{n for n in numbers if _is_there(home, n)} for home in homes]
     to_make = sum(len(numbers) - len(found) for found in there) * rows * size
     _refuse_too_large(folder, to_make, _LIMIT_GB if limit_gb is None else limit_gb)
@@ -160,19 +162,19 @@ def open_prefix(
         return (np.memmap(home / f"c/{n}/0/0", "<f2", "r", shape=shape) for n in numbers)
 
     prefix = Prefix(blocks, images, tuple(tuple(chunks(view)) for view in range(views)))
-    missing = [i for i in range(images) if np.isnan(prefix.row(0, i)[0, 0])]
-    if len(missing) == images:
+    readable = len(prefix.readable())
+    if not readable:
         raise DataError(f"none of the images of {source.name} can be read")
-    if missing:
+    if readable < images:
         log.warning(
-            f"{len(missing)} images of {source.name} could not be read and are left out; if they "
-            f"can be now, delete {homes[0]}"
+            f"{images - readable} images of {source.name} could not be read and are left out; if "
+            f"they can be read now, delete {homes[0]}"
         )
     return prefix
 
 
 def _view(config: ModelConfig, source: Source, index: int, size: int, **which: Any) -> NDArray[Any]:
-    """`view_of`; raises DataError that names an image that the model does not take."""
+    """As `view_of`. Raises DataError, which names the image, if the model does not take it."""
     cut = view_of(source, index, size, **which)
     try:
         check_images(config, cut[None])
@@ -202,19 +204,18 @@ def _compute(
             batch[len(rows)] = cut
             rows.append(row)
         # With one batch size, so that the activations do not depend on the division into batches.
-        made = np.asarray(_prefix(params.weights, config, batch, blocks))[: len(rows)]
+        made = np.asarray(_prefix(config, params.weights, batch, blocks))[: len(rows)]
         if not np.abs(made).max(initial=0.0) <= np.finfo(np.float16).max:
             raise OptionsError(
-                f"activations after {blocks} blocks exceed the largest float16, as which --cache "
+                f"activations after {blocks} blocks exceed the largest float16, in which --cache "
                 "keeps them: train without --cache"
             )
         out[rows] = made
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("config", "stop"))
-def _prefix(weights: Weights, config: ModelConfig, images: jax.Array, stop: int) -> jax.Array:
-    return nec.prefix(config, weights, images, stop)
+_prefix = jax.jit(nec.prefix, static_argnames=("config", "stop"))
+_latents = jax.jit(nec.latents, static_argnames=("config", "start"))
 
 
 def finish(params: NecParams, inputs: NDArray[Any], blocks: int) -> NDArray[np.float32]:
@@ -226,30 +227,18 @@ def finish(params: NecParams, inputs: NDArray[Any], blocks: int) -> NDArray[np.f
         return nec_jax.latents(params, inputs)
     out = []
     for first in range(0, len(inputs), _BATCH):
-        part = inputs[first : first + _BATCH]
-        padded = np.zeros((_BATCH, *part.shape[1:]), np.float16)
-        padded[: len(part)] = part
-        out.append(np.asarray(_finish(params.weights, params.config, padded, blocks))[: len(part)])
+        part = inputs[first : first + _BATCH].astype(np.float16)
+        padded = np.pad(part, [(0, _BATCH - len(part)), (0, 0), (0, 0)])
+        y = _latents(params.config, params.weights, padded, start=blocks)
+        out.append(np.asarray(y)[: len(part)])
     return np.concatenate(out)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "start"))
-def _finish(weights: Weights, config: ModelConfig, tokens: jax.Array, start: int) -> jax.Array:
-    return nec.latents(config, weights, tokens, start=start)
-
-
-def _name(facts: dict[str, Any]) -> str:
-    key = json.dumps(facts, indent=1, sort_keys=True)
-    return f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _array(home: Path, shape: tuple[int, int, int], rows: int, facts: dict[str, Any]) -> zarr.Array:
     """The array of a cache, to be filled."""
     files.make_folder(home)
-    try:
+    with suppress(FileNotFoundError, ValueError):  # there is none, or its metadata is damaged
         return zarr.open_array(home, mode="r+")
-    except (FileNotFoundError, ValueError):  # there is none, or its metadata is damaged
-        pass
     return zarr.create_array(
         home,
         overwrite=True,
@@ -264,7 +253,7 @@ def _array(home: Path, shape: tuple[int, int, int], rows: int, facts: dict[str, 
 
 
 def _is_there(home: Path, number: int) -> bool:
-    """Whether a chunk is there and sound; reads it. A damaged one is removed, which is said."""
+    """Whether a chunk is there and sound; reads it. A damaged one is removed and logged."""
     path = home / f"c/{number}/0/0"
     if not path.exists():
         return False
@@ -278,6 +267,7 @@ def _is_there(home: Path, number: int) -> bool:
 
 
 def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
+    """Raise OptionsError if `to_make` more bytes would exceed the limit of the folder."""
     found = folder.glob("prefix-*/**/*")
     taken = sum(path.stat().st_size for path in found if path.is_file())
     if to_make and taken + to_make > limit_gb * 1e9:
@@ -289,12 +279,7 @@ def _refuse_too_large(folder: Path, to_make: int, limit_gb: float) -> None:
 
 
 def start_of(params: NecParams, blocks: int) -> dict[str, Any]:
-    """A description of all that the tokens after `blocks` blocks depend on, except the image."""
-    weights, config = _digest_weights(params, blocks), _config_facts(params.config)
-    return {"weights": weights, "config": json.loads(json.dumps(config)), "blocks": blocks}
-
-
-def _digest_weights(params: NecParams, blocks: int) -> str:
+    """All that the tokens after `blocks` blocks depend on, except the image; JSON can hold it."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params.weights["encoder"]):
         name = path_name(path)
@@ -303,11 +288,9 @@ def _digest_weights(params: NecParams, blocks: int) -> str:
             continue
         digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _config_facts(config: ModelConfig) -> dict[str, Any]:
-    """The fields of a configuration that the encoder's first blocks depend on."""
+    # The first blocks do not depend on these fields of the configuration.
     apart = ("coding_batch", "code_class_token", "embedding_blocks", "arch", "depth", "bands")
-    facts = dataclasses.asdict(config)
-    return {k: v for k, v in facts.items() if k not in apart and not k.startswith("decoder_")}
+    facts = dataclasses.asdict(params.config).items()
+    config = {k: v for k, v in facts if k not in apart and not k.startswith("decoder_")}
+    as_json = json.loads(json.dumps(config))
+    return {"weights": digest.hexdigest(), "config": as_json, "blocks": blocks}

@@ -35,16 +35,16 @@ logging.getLogger("absl").addFilter(
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, or none that can be read; says what to do."""
+    """A checkpoint cannot be written, or none can be read; the message says what to do."""
 
 
 class Checkpoints:
     """Numbered checkpoints of (state, position) in one folder; the newest two are kept.
 
-    The state is a tree of arrays, the position what JSON can hold: where in the data the run was.
-    Each checkpoint lists the SHA-256 of its files, because orbax loads a flipped bit silently. It
-    takes its name once they are written, so that one without them is damaged. It knows its step,
-    so that one under another's name is noticed.
+    The state is a tree of arrays. The position, which JSON can hold, says where in the data the run
+    was. Each checkpoint lists the SHA-256 of its files, because orbax loads a flipped bit silently.
+    It gets its name once the list is written, so that a checkpoint without a list is damaged. It
+    holds its step, so that a renamed or copied checkpoint is detected.
     """
 
     # Not orbax's own Checkpointer: it reads the metadata of all checkpoints before anything else,
@@ -66,10 +66,10 @@ class Checkpoints:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Save in the background; waits for a save that is still under way.
+        """Save in the background, after waiting for the last save to end.
 
         Raises:
-          CheckpointError: this one, or the one that was under way, cannot be written.
+          CheckpointError: this checkpoint, or the last one, cannot be written.
         """
         self.close()
         if step in self.steps:
@@ -115,7 +115,7 @@ class Checkpoints:
                 record: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
                 # Checkpoints of earlier versions do not say their step.
                 if (own := record.get("step", step)) != step:
-                    raise ValueError(f"it is of step {own}: its folder was renamed, or copied")
+                    raise ValueError(f"it is of step {own}: its folder was renamed or copied")
                 whole = True
                 state = ocp.load_checkpointables(str(path), {"state": abstract})["state"]
                 position = record["position"]
@@ -123,12 +123,12 @@ class Checkpoints:
                 if _is_of_the_system(error):
                     raise CheckpointError(
                         f"the checkpoint {path} cannot be read now ({error}). Nothing was changed: "
-                        "see to the disk or the network, and give the same command again"
+                        "check the disk or the network, and give the same command again"
                     ) from error
                 if whole:
                     raise CheckpointError(
-                        f"the checkpoint {path} is whole, but is not one of this run ({error}): "
-                        "choose another --workdir"
+                        f"the checkpoint {path} is whole, but of another run ({error}): choose "
+                        "another --workdir"
                     ) from error
                 damaged[step] = str(error)
                 continue
@@ -136,7 +136,7 @@ class Checkpoints:
                 aside = self._set_aside(bad)
                 log.warning(
                     f"the checkpoint of step {bad} is damaged ({reason}): it is kept as {aside}; "
-                    f"going on from {step}"
+                    f"resuming from step {step}"
                 )
             return step, state, position
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
@@ -148,11 +148,12 @@ class Checkpoints:
     def _finish(self, response: Any, part: Path) -> None:
         response.result()
         if is_main_process():
-            sums = "".join(f"{sha256(file)}  {file.relative_to(part)}\n" for file in _files(part))
+            written = sorted(file for file in part.rglob("*") if file.is_file())
+            sums = "".join(f"{sha256(file)}  {file.relative_to(part)}\n" for file in written)
             files.write_text(part / _SUMS, sums, overwrite=True)
             part.rename(part.with_suffix(""))
-        for old in self.steps[:-2]:
-            self._delete(old)
+            for old in self.steps[:-2]:
+                shutil.rmtree(self._folder / str(old))
 
     def _set_aside(self, step: int) -> Path:
         path = self._folder / str(step)
@@ -162,10 +163,6 @@ class Checkpoints:
             path.rename(aside)
         return aside
 
-    def _delete(self, step: int) -> None:
-        if is_main_process():
-            shutil.rmtree(self._folder / str(step))
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -173,7 +170,7 @@ class Checkpoints:
         except Exception as error:  # OSError, or what tensorstore makes of it
             number = _number_of(error)
             reason = os.strerror(number) if number else str(error)
-            remedy = "make space" if number in _FULL else "see to the disk or the network"
+            remedy = "make space" if number in _FULL else "check the disk or the network"
             raise CheckpointError(
                 f"cannot write a checkpoint to {self._folder} ({reason}). Earlier ones are whole: "
                 f"{remedy}, and give the same command again"
@@ -184,7 +181,7 @@ def _check_sums(path: Path) -> None:
     """Raise ValueError unless the sums are there and match."""
     sums = path / _SUMS
     if not sums.exists():
-        raise ValueError(f"{_SUMS} is missing, by which its files are checked")
+        raise ValueError(f"{_SUMS} is missing, the list of checksums")
     for line in sums.read_text().splitlines():
         expected, name = line.split("  ", 1)
         if not (path / name).is_file():
@@ -211,7 +208,3 @@ def _number_of(error: BaseException | None) -> int | None:
             return int(found[1])
         error = error.__cause__ or error.__context__
     return None
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())

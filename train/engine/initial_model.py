@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _SAMPLE = 512  # images that the normalisation of bands is measured on
 _FEATURE_SAMPLE = 128  # and the scale of features
-_IMAGE_SIZE = 128  # default, if there is no --init
+_IMAGE_SIZE = 128  # default side of images if there is no --init, pixels
 FEATURE_DEPTH = 1  # default number of blocks of a decoder of features
 PIXEL_DEPTH = 8  # and of a decoder of pixels that replaces one of features, as in MAE
 
@@ -46,25 +46,12 @@ def given_model(options: Training) -> NecParams | None:
     return base
 
 
-def starting_model(
-    options: Training, given: NecParams | None, source: Source, embed: Embed | None = None
-) -> NecParams:
-    """The given model, changed as the options ask; or a fresh model if none is given.
-
-    Args:
-      embed: (model, limit) -> embeddings of at most `limit` images of the source, if there is a
-        faster way than from the images.
-    """
-    if given is None:
-        return fresh_model(options, source)
-    return initial_model(options, given, source, embed)
-
-
 def fresh_model(options: Training, source: Source) -> NecParams:
     """Random weights for the bands, dtype and normalisation of the data."""
     if options.proxy == "features":
         raise OptionsError("--proxy features compares with the features of a model: pass --init")
-    contract = measure_bands(source, options.image_size or _IMAGE_SIZE)
+    size = options.image_size or _IMAGE_SIZE
+    contract = measure_bands(source, size)
     channels = len(contract["mean"])
     named = {1: ("grey",), 3: ("red", "green", "blue")}
     bands = options.bands or named.get(channels, tuple(f"band_{i + 1}" for i in range(channels)))
@@ -73,31 +60,30 @@ def fresh_model(options: Training, source: Source) -> NecParams:
             f"--bands {' '.join(bands)}: the images of {source.name} have {channels} bands; "
             f"without --init give {channels} names, none with ="
         )
-    config = fresh_config(
-        options, image_size=options.image_size or _IMAGE_SIZE, bands=bands, **contract
-    )
-    weights = init_weights(config, jax.random.key(options.seed))
-    return NecParams(weights, config)
+    config = fresh_config(options, image_size=size, bands=bands, **contract)
+    return NecParams(init_weights(config, jax.random.key(options.seed)), config)
 
 
 def fresh_config(options: Training, **contract: Any) -> ModelConfig:
     """The configuration of a fresh model from the options, for an input contract."""
-    overrides = {
-        "image_size": options.image_size,
-        "depth": options.depth,
-        "patch": options.patch,
-        "decoder_depth": options.decoder_depth,
-        "code_class_token": options.code_class_token,
-        "precision": options.precision,
-    }
-    given = {name: value for name, value in overrides.items() if value is not None}
+    names = ("image_size", "depth", "patch", "decoder_depth", "code_class_token", "precision")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     return model_config(options.arch or "vit-ti", **(given | contract))
 
 
 def initial_model(
-    options: Training, base: NecParams, source: Source, embed: Embed | None = None
+    options: Training, base: NecParams | None, source: Source, embed: Embed | None = None
 ) -> NecParams:
-    """A model for `--bands`, with the decoder for `--proxy`; `embed` as above."""
+    """A fresh model; or the given one with the bands of `--bands` and the decoder for `--proxy`.
+
+    A new decoder is random; one of features starts as the identity.
+
+    Args:
+      embed: (model, limit) -> embeddings of at most `limit` images of the source, if there is a
+        faster way than from the images.
+    """
+    if base is None:
+        return fresh_model(options, source)
     base = dataclasses.replace(base, codec=None, config=as_asked(options, base.config))
     if options.bands:
         log.info("measuring the bands of the training images")
@@ -114,45 +100,41 @@ def initial_model(
     rescaled = bool(options.bands) and config.decoder_target == "features"
     if config == base.config and not rescaled:
         return base
-    if embed is None:
-        embed = functools.partial(_embed, source)
-    return with_fresh_decoder(base, config, options.seed, embed)
+    decoder = _fresh_decoder(config, jax.random.key(options.seed))
+    if config.decoder_target == "features":
+        log.info("measuring the model's features")
+        if embed is None:
+            some = read_all(source, config.image_size, limit=_FEATURE_SAMPLE).images
+            decoder["target"] = feature_scale(nec_jax.latents(base, some))
+        else:
+            decoder["target"] = feature_scale(embed(base, _FEATURE_SAMPLE))
+    return dataclasses.replace(base, weights=base.weights | {"decoder": decoder}, config=config)
 
 
-def _embed(source: Source, params: NecParams, limit: int) -> NDArray[np.float32]:
-    return nec_jax.latents(params, read_all(source, params.config.image_size, limit=limit).images)
-
-
-def decoder_target(options: Training, config: ModelConfig) -> str:
-    """The target of the decoder: its present one, unless `--proxy` asks for another.
+def config_for(options: Training, config: ModelConfig) -> ModelConfig:
+    """The configuration to train: that of `--init`, with the decoder that the options ask for.
 
     Raises:
-      OptionsError: the model has no decoder and `--proxy` is not given.
+      OptionsError: the model has no decoder and `--proxy` is not given, or asks for one that
+        `compress` cannot train; `--decoder-depth` without a new decoder.
     """
-    now = config.decoder_target
+    config = as_asked(options, config)
+    now = target = config.decoder_target
     if options.proxy is None and now == "none":
         raise OptionsError(
             "the model has no decoder, so nothing measures distortion: pass --proxy features, or "
             "pre-train a decoder of pixels first (train.main pretrain --init MODEL --proxy pixels "
             "--trainable decoder)"
         )
-    if options.proxy is None or (options.proxy == "pixels" and now == "normalised-pixels"):
-        return now
-    return options.proxy
-
-
-def config_for(options: Training, config: ModelConfig) -> ModelConfig:
-    """The configuration to train: that of `--init`, with the decoder that the options ask for."""
-    config = as_asked(options, config)
-    target = decoder_target(options, config)
-    untrained = target == "pixels" and config.decoder_target in ("none", "features")
-    if untrained and isinstance(options, Compress):
+    if options.proxy is not None and (options.proxy, now) != ("pixels", "normalised-pixels"):
+        target = options.proxy
+    if target == "pixels" and now in ("none", "features") and isinstance(options, Compress):
         raise OptionsError(
             "the model has no decoder of pixels, and a random one measures nothing: train one "
             "first (train.main pretrain --init MODEL --proxy pixels --trainable decoder), or pass "
             "--proxy features"
         )
-    if target == config.decoder_target:
+    if target == now:
         if options.decoder_depth not in (None, config.decoder_depth):
             raise OptionsError(
                 "--decoder-depth is for a new decoder; this model has one of "
@@ -162,7 +144,7 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     if target == "features":
         depth = FEATURE_DEPTH
     else:
-        depth = PIXEL_DEPTH if config.decoder_target == "features" else config.decoder_depth
+        depth = PIXEL_DEPTH if now == "features" else config.decoder_depth
     return dataclasses.replace(
         config,
         decoder_target=target,
@@ -172,7 +154,7 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
 
 
 def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
-    """The configuration with the options `--precision` and `--code-class-token` applied."""
+    """The configuration after `--precision` and `--code-class-token`."""
     if options.precision is not None:
         config = dataclasses.replace(config, precision=options.precision)
     if options.code_class_token in (None, config.code_class_token):
@@ -180,16 +162,6 @@ def as_asked(options: Training, config: ModelConfig) -> ModelConfig:
     if config.decoder_target != "none" and config.decoder_positions == "learned":
         raise OptionsError("--code-class-token: the decoder has learned positions of its tokens")
     return dataclasses.replace(config, code_class_token=options.code_class_token)
-
-
-def with_fresh_decoder(base: NecParams, config: ModelConfig, seed: int, embed: Embed) -> NecParams:
-    """The same encoder with a new decoder: random, or, for features, the identity."""
-    fresh = _fresh_decoder(config, jax.random.key(seed))
-    if config.decoder_target == "features":
-        log.info("measuring the model's features")
-        fresh["target"] = feature_scale(embed(base, _FEATURE_SAMPLE))
-    weights = {**base.weights, "decoder": fresh}
-    return dataclasses.replace(base, weights=weights, config=config)
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -18,7 +18,7 @@ from nec_jax.models.freezing import frozen_blocks, trainable_rule
 from train.configs.options import Compress, Distil, OptionsError, Pretrain, Training, refuse_warmup
 from train.data import at_most, folder_of, open_source, read_all, train_iterator
 from train.engine.activation_cache import Prefix, finish, open_prefix
-from train.engine.initial_model import config_for, given_model, mask_ratio, starting_model
+from train.engine.initial_model import config_for, given_model, initial_model, mask_ratio
 from train.engine.processes import log_devices, own_share
 from train.engine.run_record import refuse_changed_config
 
@@ -34,11 +34,9 @@ def refuse_folders(options: Training) -> None:
     """
     names = options.data.split(",") if isinstance(options, Distil) else [options.data]
     images = [folder for name in names if (folder := folder_of(name.strip())) is not None]
-    written = {"": ("run.json", "metrics.jsonl", "model.safetensors")}
-    written |= {"checkpoints": (), "tensorboard": ()}
-    for folder, files_in_it in written.items():
-        place = options.workdir / folder
-        files.check_outputs(place, files_in_it, overwrite=True, inputs=images)
+    own = ("run.json", "metrics.jsonl", "model.safetensors")
+    for folder, inside in (("", own), ("checkpoints", ()), ("tensorboard", ())):
+        files.check_outputs(options.workdir / folder, inside, overwrite=True, inputs=images)
     if isinstance(options, Compress | Distil) and options.cache is not None:
         refuse_cache(options.cache, images)
 
@@ -79,10 +77,10 @@ def train_batches(options: Training, source: Source, config: ModelConfig):
 
 
 def held_to(config: ModelConfig, record: Record) -> None:
-    """Check that the model takes an image as it was read, of any size.
+    """Check that the model takes an image, as it was read and at any size.
 
     Raises:
-      DataError: other bands, another dtype or range; names the image.
+      DataError: other bands, another dtype or range; the message names the image.
     """
     image, (low, high) = record["image"], config.value_range
     if image.shape[-1] != config.channels or image.dtype != np.dtype(config.dtype):
@@ -101,70 +99,6 @@ def held_to(config: ModelConfig, record: Record) -> None:
         )
 
 
-def open_val_source(options: Training) -> Source:
-    """The images to validate on."""
-    return open_source(options.data, options.val_split, chip=options.chip)
-
-
-def read_validation(options: Training, config: ModelConfig, source: Source) -> np.ndarray:
-    """At most `--val-images` validation images [N, S, S, C] of a source."""
-    return read_all(source, config.image_size, limit=options.val_images).images
-
-
-class Run(NamedTuple, Generic[Trained]):
-    """What a run starts from. All is checked before any work.
-
-    Attributes:
-      options: with `epochs` converted to steps.
-      source, val_source: the images to train on, and to validate on.
-      base: the model to train.
-      rule: which of its weights train, by path.
-      mask_ratio: part of the patches to hide.
-      cache: the activations of frozen blocks, if there is a `--cache`.
-    """
-
-    options: Trained
-    source: Source
-    val_source: Source
-    base: NecParams
-    rule: Callable[[str], bool]
-    mask_ratio: float
-    cache: "Cache | None"
-
-
-def open_run(options: Trained) -> Run[Trained]:
-    """Open the data and the model of a run, in the order in which errors cost the user least."""
-    log_devices()
-    refuse_folders(options)
-    given = given_model(options)
-    source = open_training_source(options)
-    options = in_steps(options, source)
-    val_source = open_val_source(options)
-    refuse_changed_config(options)
-    cache = None
-    if isinstance(options, Compress) and options.cache is not None:
-        cache = Cache(options, source)
-    base = starting_model(options, given, source, cache.embed if cache else None)
-    rule = trainable_rule(options.trainable, base.config)
-    return Run(options, source, val_source, base, rule, mask_ratio(options, base.config), cache)
-
-
-class Inputs(NamedTuple):
-    """Inputs of a compression run.
-
-    Attributes:
-      start: number of blocks that the inputs have passed; 0 for images.
-      batches: endless training batches for the objective; resumable.
-      val: all validation data.
-      sample: (limit) -> at most `limit` whole training images, or their tokens.
-    """
-
-    start: int
-    batches: Iterator[dict[str, np.ndarray]]
-    val: dict[str, np.ndarray]
-    sample: Callable[[int], np.ndarray]
-
-
 def unchanged_blocks(options: Compress, params: NecParams) -> int:
     """The number of a model's first blocks that stay frozen in a run."""
     rule = trainable_rule(options.trainable, config_for(options, params.config))
@@ -181,7 +115,10 @@ def same_in_every_epoch(options: Training, config: ModelConfig) -> bool:
 
 
 class Cache:
-    """The activations of a run's images in `--cache`; those of training images are opened once."""
+    """The activations of the images of a run, kept in `--cache`.
+
+    Those of the training images are opened once.
+    """
 
     def __init__(self, options: Compress, source: Source):
         self._options = options
@@ -209,29 +146,70 @@ class Cache:
                 "pass --trainable late, or leave --cache out"
             )
         assert options.cache is not None
-        where = (options.cache, options.cache_gb)
+        where = options.cache, options.cache_gb
         return open_prefix(*where, params, blocks, source, views=views, seed=options.seed)
 
 
-def open_inputs(run: Run[Pretrain] | Run[Compress]) -> Inputs:
-    """Open images; with a cache, the activations after all frozen blocks."""
-    options, source, base, config = run.options, run.source, run.base, run.base.config
-    if run.cache is None:
-        val_images = read_validation(options, config, run.val_source)
-        check_images(config, val_images)  # before hours of training: bands, dtype, range
+class Run(NamedTuple, Generic[Trained]):
+    """What a run starts from and reads, checked before any work.
 
-        def images(limit: int) -> np.ndarray:
+    Attributes:
+      options: with `epochs` converted to steps.
+      source, val_source: the images to train on, and to validate on.
+      base: the model to train.
+      rule: which of its weights train, by path.
+      mask_ratio: part of the patches to hide.
+      start: number of frozen blocks that the inputs have passed; 0 for images.
+      batches: endless training batches for the objective; resumable.
+      val: all validation data for the objective.
+      sample: (limit) -> at most `limit` whole training images, or their tokens.
+    """
+
+    options: Trained
+    source: Source
+    val_source: Source
+    base: NecParams
+    rule: Callable[[str], bool]
+    mask_ratio: float
+    start: int
+    batches: Iterator[dict[str, np.ndarray]]
+    val: dict[str, np.ndarray]
+    sample: Callable[[int], np.ndarray]
+
+
+def open_run(options: Trained) -> Run[Trained]:
+    """Open the data and the model of a run, in the order in which errors cost the user least."""
+    log_devices()
+    refuse_folders(options)
+    given = given_model(options)
+    source = open_training_source(options)
+    options = in_steps(options, source)
+    val_source = open_source(options.data, options.val_split, chip=options.chip)
+    refuse_changed_config(options)
+    cache = None
+    if isinstance(options, Compress) and options.cache is not None:
+        cache = Cache(options, source)
+    base = initial_model(options, given, source, cache.embed if cache else None)
+    config = base.config
+    if cache is None:
+
+        def read(source: Source, limit: int) -> np.ndarray:
             return read_all(source, config.image_size, limit=limit).images
 
-        return Inputs(0, train_batches(options, source, config), {"image": val_images}, images)
-
-    if not same_in_every_epoch(options, config):
-        raise OptionsError(
-            "--cache needs inputs that are the same in every epoch, and nothing but tokens to "
-            "compare: pass --proxy features, and no --mask-ratio"
-        )
-    train = run.cache.train(base)
-    val = run.cache.open(base, at_most(run.val_source, options.val_images)).whole()
-    own, index, count = own_share(options.batch)
-    batches = train.batches(own, options.seed, index, count)
-    return Inputs(train.blocks, batches, {"tokens": val}, train.whole)
+        start, sample = 0, functools.partial(read, source)
+        val = {"image": read(val_source, options.val_images)}
+        check_images(config, val["image"])  # before hours of training: bands, dtype, range
+        batches = train_batches(options, source, config)
+    else:
+        if not same_in_every_epoch(options, config):
+            raise OptionsError(
+                "--cache needs inputs that are the same in every epoch, and compares only tokens: "
+                "pass --proxy features, and leave --mask-ratio out"
+            )
+        train = cache.train(base)
+        start, sample = train.blocks, train.whole
+        val = {"tokens": cache.open(base, at_most(val_source, options.val_images)).whole()}
+        own, index, count = own_share(options.batch)
+        batches = train.batches(own, options.seed, index, count)
+    rule, ratio = trainable_rule(options.trainable, config), mask_ratio(options, config)
+    return Run(options, source, val_source, base, rule, ratio, start, batches, val, sample)

@@ -19,7 +19,6 @@ from train.engine.processes import is_main_process
 
 CONSOLE = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
 """The terminal, which messages and the progress bar share."""
-_LOGGERS = ("train", "nec_jax")
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +28,7 @@ def messages() -> Iterator[None]:
     handler: logging.Handler = logging.StreamHandler()
     if CONSOLE.is_terminal:
         handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers = [logging.getLogger(name) for name in ("train", "nec_jax")]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
@@ -184,7 +183,7 @@ class MetricsLog:
                 yield file
         except OSError as error:
             raise OutputError(
-                f"cannot be written ({error.strerror}). Checkpoints are whole: see to the disk, "
+                f"cannot be written ({error.strerror}). Checkpoints are whole: check the disk, "
                 "and give the same command again",
                 self._path,
             ) from error

@@ -101,7 +101,7 @@ def fit(
             raise NonFiniteLoss(
                 f"the loss or a weight is no longer finite at step {step}: lower --lr (now "
                 f"{options.lr:g}) or look at the data; the newest checkpoint in "
-                f"{options.workdir} is from before"
+                f"{options.workdir} is from before that"
             )
 
     def val(step: int) -> None:
@@ -125,22 +125,14 @@ def fit(
         # Metrics since the last line belong to the next line, which a resumed run writes.
         held = [{k: float(v) for k, v in m.items()} for m in jax.device_get(pending)]
         curves.sync()
-        position = {
-            "data": batches.get_state(),  # type: ignore[attr-defined]
-            "pending": held,
-            "lines": curves.lines,
-        }
+        where = batches.get_state()  # type: ignore[attr-defined]
+        position = {"data": where, "pending": held, "lines": curves.lines}
         checkpoints.save(step, (state, frozen), position)
 
     if not resumed:
         val(0)
     clock, seen = time.perf_counter(), 0
-    with (
-        closing(checkpoints),
-        closing(curves),
-        StopSignals() as signals,
-        _progress() as bar,
-    ):
+    with closing(checkpoints), closing(curves), StopSignals() as signals, _progress() as bar:
         task = bar.add_task("train", total=options.steps, completed=start, note="")
         for step in range(start + 1, options.steps + 1):
             batch = jax.tree.map(partial(from_local, sharded(mesh)), next(batches))

@@ -1,7 +1,8 @@
 """The losses that training minimises, and the metrics of validation. `--lambda` acts here."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -19,7 +20,7 @@ SOFT_ALPHA = (1.0, 16.0)  # sharpness of soft rounding, from the first step to t
 
 
 class Objective(NamedTuple):
-    """A loss and its counterpart on validation images.
+    """What training minimises, and what validation measures.
 
     Attributes:
       loss: (weights, batch, keys, progress in [0, 1]) -> loss, metrics.
@@ -47,12 +48,11 @@ def measured_alike(measure: Callable[[Weights, Batch, Array], Metrics]) -> Objec
 
 def mae(config: ModelConfig, mask_ratio: float) -> Objective:
     """The loss of a masked autoencoder: mse of the hidden patches."""
+    run = functools.partial(forward, config, mask_ratio=mask_ratio, rounding=None)
 
     def measure(weights: Weights, batch: Batch, keys: Keys) -> Metrics:
-        losses = forward(
-            config, weights, batch["image"], keys, mask_ratio=mask_ratio, rounding=None
-        )
-        return {"loss": losses.mse, "mse": losses.mse}
+        mse = run(weights, batch["image"], keys).mse
+        return {"loss": mse, "mse": mse}
 
     return measured_alike(measure)
 
@@ -68,24 +68,10 @@ def rate_distortion(
     """
     elements = config.grid(config.image_size, config.image_size)
     elements = (elements[0] * elements[1] + config.code_class_token) * config.embedding_width
+    run = functools.partial(forward, config, mask_ratio=mask_ratio, start=start)
 
-    def measure(
-        weights: Weights,
-        batch: Batch,
-        keys: Keys,
-        rounding: Rounding,
-        alpha: Float[Array, ""] | float = 1.0,
-    ) -> Metrics:
-        losses = forward(
-            config,
-            weights,
-            batch["tokens" if start else "image"],
-            keys,
-            mask_ratio=mask_ratio,
-            rounding=rounding,
-            alpha=alpha,
-            start=start,
-        )
+    def measure(weights: Weights, batch: Batch, keys: Keys, **how: Any) -> Metrics:
+        losses = run(weights, batch["tokens" if start else "image"], keys, **how)
         bits = losses.bits_per_element
         return {
             "loss": lam * losses.mse + bits,
@@ -99,13 +85,10 @@ def rate_distortion(
     ) -> tuple[Float[Array, ""], Metrics]:
         low, high = SOFT_ALPHA
         alpha = low * (high / low) ** progress
-        metrics = measure(weights, batch, keys, rounding, alpha)
+        metrics = measure(weights, batch, keys, rounding=rounding, alpha=alpha)
         return metrics["loss"], metrics
 
-    def validate(weights: Weights, batch: Batch, keys: Keys) -> Metrics:
-        return measure(weights, batch, keys, "hard")
-
-    return Objective(loss, validate)
+    return Objective(loss, functools.partial(measure, rounding="hard"))
 
 
 def mean_metrics(batches: Sequence[Mapping[str, ArrayLike]], sizes: list[int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard of what a model in training makes of some validation images."""
+"""Pictures for TensorBoard: some validation images, as a model in training reconstructs them."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Pictures = Callable[[Weights], dict[str, NDArray[np.uint8]]]
 _SAMPLE = 32  # images whose symbols are counted
 _WIDTH = 1024  # maximum width of a picture of more than two images, pixels
 _GAP = 2  # pixels between images
-_HIDDEN = 128  # the grey of a hidden patch
+_HIDDEN = 128  # grey value of a hidden patch
 
 
 def pictures_of(
@@ -143,7 +143,7 @@ def _features(
 
 
 def _pixels(config: ModelConfig, values: NDArray) -> NDArray:
-    """A value (or colour) a token [N, T(, 3)] -> the same for each pixel [N, S, S, 1 or 3]."""
+    """A value or colour per token [N, T(, 3)] -> the same for each pixel [N, S, S, 1 or 3]."""
     side = config.image_size // config.patch
     grid = values.reshape(len(values), side, side, -1)
     return grid.repeat(config.patch, axis=1).repeat(config.patch, axis=2)

@@ -6,7 +6,6 @@ Times are kept here and not in the model file, so that two runs of one configura
 models.
 """
 
-import functools
 import hashlib
 import json
 import platform
@@ -24,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.table import Table
 
+import nec_jax
 from coder import FileError, files
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams, model_path
@@ -41,16 +41,16 @@ Record = dict[str, Any]
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's bytes."""
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make a folder, and lock it for this run by the operating system's lock of its `.lock`.
+    """Make a folder, and hold the operating system's lock of its file `.lock` for a block.
 
-    The lock ends with the process, however that ends.
+    If the process is killed, the lock ends too.
 
     Raises:
       OptionsError: another run holds the lock.
@@ -82,8 +82,8 @@ def refuse_changed_config(options: Training) -> None:
         theirs = [name for name in names if (options.workdir / name).exists()]
         if theirs:
             raise OptionsError(
-                f"{options.workdir} holds {theirs[0]}, which no run wrote (there is no run.json), "
-                "and which would be replaced: choose another --workdir"
+                f"{options.workdir} holds {theirs[0]} and no run.json: no run wrote it, and a run "
+                "would replace it: choose another --workdir"
             )
     if not path.exists() or not _has_trained(options.workdir):
         return
@@ -118,27 +118,34 @@ def read_record(path: Path) -> Record:
 
 
 def _has_trained(workdir: Path) -> bool:
-    """Whether there is anything to lose: a checkpoint or a model."""
+    """Whether the folder holds a checkpoint or a model."""
     return (workdir / "model.safetensors").exists() or any((workdir / "checkpoints").glob("*"))
 
 
 @contextmanager
-def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable[[], Record]]:
-    """Lock the work folder for this run and begin `run.json`; yields a function that finishes it.
+def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable[..., None]]:
+    """Lock the work folder for this run and begin `run.json`; yields a function that ends the run.
 
-    Process 0 does it for all processes. Arguments and errors are those of `begin`.
+    That function writes the model, finishes `run.json` and prints the summary. Its arguments are
+    the model and, if it has a codec, a function that makes the blobs of some validation images.
+    Process 0 does all of this for all processes. Arguments and errors are those of `begin`.
 
     Raises:
       OptionsError: another run is at work in the folder.
     """
-    finish_record = functools.partial(finish, options.workdir)
     if not is_main_process():
-        yield finish_record
+        yield lambda params, blobs=list: None
         return
+
+    def end(params: NecParams, blobs: Callable[[], Sequence[bytes]] = list) -> None:
+        path = options.workdir / "model.safetensors"
+        nec_jax.save(params, path)
+        print_summary(finish(options.workdir), path, sources["train"], params, blobs())
+
     with held(options.workdir):
         refuse_changed_config(options)  # again: another run may have been here meanwhile
         begin(options, sources)
-        yield finish_record
+        yield end
 
 
 def begin(options: Training, sources: dict[str, Source]) -> None:
@@ -169,9 +176,9 @@ def begin(options: Training, sources: dict[str, Source]) -> None:
         for part in [name for name in ("data", "init", "teacher") if name in made_of]:
             if record.get(part) != made_of[part]:
                 raise OptionsError(
-                    f"{options.workdir} was begun with another {part} than is there now, under the "
-                    f"same name ({record.get(part)} -> {made_of[part]}): bring it back, choose "
-                    "another --workdir, or delete this one to start again"
+                    f"{options.workdir} was begun with another {part} of the same name "
+                    f"({record.get(part)} -> {made_of[part]}): bring it back, choose another "
+                    "--workdir, or delete this one to start again"
                 )
         _close(record, _last_sign(options.workdir))
     record["starts"].append({"start": _now(), "end": None} | environment())
@@ -268,7 +275,17 @@ def print_summary(
     """
     title = f"{record['command']} {path.parent}"
     table = Table(title=title, show_header=False, title_justify="left")
-    rows = _run(record) + _validation(read_metrics(path.parent / "metrics.jsonl"))
+    config, data = record["config"], record["data"]
+    seen, wall = config["steps"] * config["batch"], record["wall_s"]
+    epochs, starts = seen / data["train"]["images"], len(record["starts"])
+    val = min(data["val"]["images"], config["val_images"])
+    rows = [
+        ("images", f"{data['train']['images']:,} to train, {val:,} to validate"),
+        ("steps", f"{config['steps']:,} of {config['batch']}, {epochs:.3g} epochs"),
+        ("wall time", duration(wall) + (f" in {starts} starts" if starts > 1 else "")),
+        ("images/s, all in all", f"{seen / max(wall, 1):.3g}"),
+        *_validation(read_metrics(path.parent / "metrics.jsonl")),
+    ]
     if params.codec:
         size = f"{np.mean([len(blob) for blob in blobs]):,.1f} ({len(blobs)} of val)"
         rows += [
@@ -281,19 +298,6 @@ def print_summary(
     # As whole lines, so that they can be copied: a table would break them.
     for line in (f"wrote {path}", f"next: {shlex.join(next_command(record, path, source))}"):
         CONSOLE.print(line, highlight=False)
-
-
-def _run(record: Record) -> list[tuple[str, str]]:
-    config, data = record["config"], record["data"]
-    seen, wall = config["steps"] * config["batch"], record["wall_s"]
-    epochs, starts = seen / data["train"]["images"], len(record["starts"])
-    val = min(data["val"]["images"], config["val_images"])
-    return [
-        ("images", f"{data['train']['images']:,} to train, {val:,} to validate"),
-        ("steps", f"{config['steps']:,} of {config['batch']}, {epochs:.3g} epochs"),
-        ("wall time", duration(wall) + (f" in {starts} starts" if starts > 1 else "")),
-        ("images/s, all in all", f"{seen / max(wall, 1):.3g}"),
-    ]
 
 
 def _validation(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -30,17 +30,13 @@ def optimiser(options: Training, density_lr: float = 0.0) -> optax.GradientTrans
     weights have neither gradients nor optimiser state.
     """
 
-    def labels(weights: Weights) -> Weights:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "density" if path_name(path).startswith("bottleneck/") else "model",
-            weights,
+    def by_path(mark: Callable[[str], Any]) -> Callable[[Weights], Weights]:
+        return functools.partial(
+            jax.tree_util.tree_map_with_path, lambda path, _: mark(path_name(path))
         )
 
-    def decays(weights: Weights) -> Weights:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: path_name(path).endswith("/kernel"), weights
-        )
-
+    labels = by_path(lambda path: "density" if path.startswith("bottleneck/") else "model")
+    decays = by_path(lambda path: path.endswith("/kernel"))
     lr = cosine(options.lr, options.steps, options.warmup)
     if isinstance(options, Distil) and options.optimiser == "muon":
         # Jordan 2024; scaled so that AdamW's learning rates suit it (Liu 2025, arXiv 2502.16982).
@@ -68,7 +64,7 @@ def data_mesh(count: int | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding with a copy on every device."""
+    """The sharding that copies an array to every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -169,7 +169,7 @@ def jpeg2000(images: NDArray, ratio: float) -> Coded:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenJPEG releases the interpreter's lock
         streams = list(pool.map(lambda image: _largest_below(image, image.nbytes / ratio), images))
     decoded = [imagecodecs.jpeg2k_decode(s).reshape(images.shape[1:]) for s in streams]
-    return Coded(np.stack(decoded), _sizes(streams))
+    return Coded(np.stack(decoded), np.array([len(stream) for stream in streams]))
 
 
 def _largest_below(image: NDArray, limit: float) -> bytes:
@@ -243,7 +243,18 @@ def _uniform(y: NDArray[np.float32], bits: int, low: NDArray, high: NDArray) -> 
 
 def lossless(arrays: NDArray) -> Coded:
     """Each array [i] of [N, ...] through Blosc and back."""
-    streams = [_blosc(a) for a in arrays]
+    streams = []
+    for array in arrays:
+        # imagecodecs shuffles by the array's item size and ignores `typesize`.
+        buffer: Any = np.ascontiguousarray(array)
+        stream = imagecodecs.blosc_encode(
+            buffer,
+            level=_ZSTD_LEVEL,
+            compressor=imagecodecs.BLOSC.COMPRESSOR.ZSTD,
+            shuffle=imagecodecs.BLOSC.SHUFFLE.BITSHUFFLE,
+            numthreads=1,
+        )
+        streams.append(bytes(stream))
     decoded = [
         np.frombuffer(imagecodecs.blosc_decode(s), arrays.dtype).reshape(arrays.shape[1:])
         for s in streams
@@ -251,21 +262,4 @@ def lossless(arrays: NDArray) -> Coded:
     values = np.stack(decoded)
     if values.tobytes() != arrays.tobytes():
         raise RuntimeError("Blosc did not return what it was given")
-    return Coded(values, _sizes(streams))
-
-
-def _blosc(array: NDArray) -> bytes:
-    # imagecodecs shuffles by the array's item size and ignores `typesize`.
-    buffer: Any = np.ascontiguousarray(array)
-    stream = imagecodecs.blosc_encode(
-        buffer,
-        level=_ZSTD_LEVEL,
-        compressor=imagecodecs.BLOSC.COMPRESSOR.ZSTD,
-        shuffle=imagecodecs.BLOSC.SHUFFLE.BITSHUFFLE,
-        numthreads=1,
-    )
-    return bytes(stream)
-
-
-def _sizes(streams: list[bytes]) -> NDArray[np.int64]:
-    return np.array([len(s) for s in streams], np.int64)
+    return Coded(values, np.array([len(stream) for stream in streams]))

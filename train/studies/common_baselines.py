@@ -1,8 +1,8 @@
 """Common ways to make embeddings smaller: fewer channels, fewer bits, codebooks.
 
-Each is fitted on training embeddings; what a decoder needs of the fit is counted once
+Each is fitted on training embeddings. The part of the fit that a decoder needs is counted once
 (`codec_bytes`). Tokens are coded one by one, so that all images take the same number of bytes. With
-`zstd`, Blosc follows, as in the other baselines.
+`zstd`, the bytes of each image are then compressed by Blosc, as in the other baselines.
 """
 
 from typing import Any
@@ -65,12 +65,8 @@ def product_quantised(
       InputError: as `pca_int8`; parts that do not divide D; fewer than 256 tokens to train on.
       ModuleNotFoundError: faiss is not installed.
     """
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "product quantisation needs faiss: pip install nec-jax[faiss]"
-        ) from error
+    import faiss  # an optional dependency, which `Evaluate` checks
+
     y, tokens = _checked(y, calibration)
     channels = y.shape[2]
     if parts < 1 or channels % parts:
@@ -113,9 +109,7 @@ def _checked(y: NDArray, calibration: NDArray) -> tuple[NDArray[np.float32], NDA
     """Embeddings [N, n, D], and the tokens [T, D] of those to calibrate on."""
     y, calibration = embeddings(y), embeddings(calibration)
     if y.shape[2] != calibration.shape[2]:
-        raise InputError(
-            f"{y.shape[2]} channels, those to calibrate on have {calibration.shape[2]}"
-        )
+        raise InputError(f"calibration has {calibration.shape[2]} channels, y {y.shape[2]}")
     return y, calibration.reshape(-1, y.shape[2])
 
 

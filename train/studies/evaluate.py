@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import files
+from coder import QualityLadder, files
 from nec_jax import heads
 from nec_jax.api import with_coding
 from nec_jax.heads.head import LINEAR, Kind
@@ -27,7 +27,7 @@ from train.data import IGNORE, DataError, Split, at_most, folder_of, open_source
 from train.engine.activation_cache import open_prefix, start_of
 from train.engine.inputs import refuse_cache
 from train.studies import report
-from train.studies.methods import load_compressed, methods, refuse_one_quality
+from train.studies.methods import load_compressed, methods
 from train.studies.scores import METRICS, Scores
 from train.studies.study import Method, Study
 
@@ -49,8 +49,11 @@ def run(options: Evaluate) -> None:
     if options.cache is not None:
         refuse_cache(options.cache, images)
     base = nec_jax.load(options.model or options.base)
-    if options.model:
-        refuse_one_quality(base)
+    if options.model and not isinstance(base.codec, QualityLadder):
+        raise OptionsError(
+            "--model needs a codec of many qualities, as nec-vit-ti and the models of `train.main "
+            "distil` have: pass this model by --models, and its base model by --base"
+        )
     models = {"": base} if options.model else load_compressed(options.models)
     precisions = {model.config.precision for model in models.values()}
     if len(precisions) == 1:  # the baselines' too
@@ -58,8 +61,7 @@ def run(options: Evaluate) -> None:
     elif options.cache is not None and precisions:
         raise OptionsError(
             f"a cache holds activations of one precision, and the models have "
-            f"{', '.join(sorted(precisions))}: evaluate the models of each precision by "
-            "themselves, or leave --cache out"
+            f"{', '.join(sorted(precisions))}: evaluate one precision, or leave --cache out"
         )
     for setting, model in models.items():
         for name in ("image_size", "patch", "bands", "dtype"):
@@ -89,7 +91,7 @@ def evaluate(
 def as_report(
     options: Evaluate, study: Study, model: str, points: Sequence[report.Point]
 ) -> report.Report:
-    """What `report.write` writes, of points that `measure` returned."""
+    """The report for `report.write`, from points that `measure` returned."""
     return {
         "dataset": study.name,
         "model": model,
@@ -143,11 +145,11 @@ def open_study(options: Evaluate, base: NecParams, blocks: int = 0) -> Study:
             prefix = open_prefix(*cache, at_most(source, options.limit))
             then, now = {chosen[place] for place in prefix.readable()}, set(images.places)
             if other := sorted(then ^ now):
-                before, after = ("no", "yes") if other[0] in now else ("yes", "no")
+                change = "now" if other[0] in now else "then"
                 raise DataError(
-                    f"{source.name}: other images can be read than when the cache was made; image "
-                    f"{other[0]}, for one, could be read then: {before}, and now: {after}. Bring "
-                    f"the files back, or delete {options.cache}, which is then made again"
+                    f"{source.name}: other images can be read than when the cache was made (image "
+                    f"{other[0]} only {change}): bring the files back, or delete {options.cache}, "
+                    "which is then made again"
                 )
             images = dataclasses.replace(images, tokens=prefix.whole())
         return images, classes, source.name
@@ -169,16 +171,15 @@ def head_kinds(options: Evaluate, model: ModelConfig) -> list[tuple[Kind, bool]]
 
     The last kind that is not class-linear is also trained after the decoder's first block.
     """
-    kinds: list[Kind] = [
-        kind for kind in HEADS[options.task] if not options.heads or kind in options.heads
-    ]
+    wanted = options.heads or HEADS[options.task]
+    kinds: list[Kind] = [kind for kind in HEADS[options.task] if kind in wanted]
     if not (model.code_class_token or "class-linear" in options.heads):
         kinds = [kind for kind in kinds if kind != "class-linear"]
     plain: list[tuple[Kind, bool]] = [(kind, False) for kind in kinds]
     if not options.decoder_heads or model.decoder_target == "none":
         return plain
-    behind = [head for head in plain if head[0] != "class-linear"][-1:]
-    return plain + [(kind, True) for kind, _ in behind]
+    others = [head for head in plain if head[0] != "class-linear"]
+    return plain + [(kind, True) for kind, _ in others[-1:]]
 
 
 def score_head(
@@ -218,8 +219,8 @@ def refuse_unlabelled(
     if without:
         what = "label" if options.task == "classification" else "mask"
         raise DataError(
-            f"{name} cannot be used for {options.task}: {without} has no {what}; name a --split "
-            f"whose images all have one"
+            f"{name} cannot be used for {options.task}: {without} has no {what}; choose a --split "
+            f"in which every image has one"
         )
     if options.task == "classification" or images.masks is None:
         return
@@ -231,7 +232,7 @@ def refuse_unlabelled(
         value = images.masks[first][wrong[first]][0]
         raise DataError(
             f"the mask of {images.ids[first]} has the value {value}, but {name} has the "
-            f"{len(classes)} classes {', '.join(classes)}: name all of them, or mend the mask"
+            f"{len(classes)} classes {', '.join(classes)}: name all classes, or correct the mask"
         )
 
 
@@ -242,13 +243,12 @@ def refuse_one_class(options: Evaluate, images: Split, classes: tuple[str, ...],
     if len(found) == 1:
         raise DataError(
             f"{name} cannot be used for {options.task}: of the classes {', '.join(classes)} it "
-            f"has {classes[found[0]]} alone (in masks, {IGNORE} is no class): see to the labels, "
+            f"has {classes[found[0]]} alone (in masks, {IGNORE} is no class): check the labels, "
             "or raise --limit"
         )
 
 
 def _targets(options: Evaluate, split: Split) -> NDArray:
     targets = split.labels if options.task == "classification" else split.masks
-    if targets is None:
-        raise OptionsError(f"the data have no {options.task} targets")
+    assert targets is not None  # by `refuse_unlabelled`
     return targets

@@ -1,6 +1,7 @@
 """The methods of a study, NEC and its baselines: each codes the same images to real bytes."""
 
 import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ _QUALITIES = 8  # qualities to measure of a model with more, besides its default
 
 
 class RoundTripError(RuntimeError):
-    """Decoded bytes are not the embedding that was encoded: a bug, never bad luck."""
+    """Decoded bytes are not the embedding that was encoded: a bug in the codec."""
 
 
 def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
@@ -45,15 +46,6 @@ def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
         name if names.count(name) == 1 else f"{name} ({path})": models[path]
         for name, path in zip(names, ordered, strict=True)
     }
-
-
-def refuse_one_quality(params: NecParams) -> None:
-    """Raise OptionsError unless a model suits `--model`: it has a codec of many qualities."""
-    if not isinstance(params.codec, QualityLadder):
-        raise OptionsError(
-            "--model needs a codec of many qualities, such as nec-vit-ti and the models of "
-            "`train.main distil` have: pass this model by --models, and its base model by --base"
-        )
 
 
 def trained_lambda(params: NecParams) -> float | None:
@@ -114,18 +106,12 @@ def nec_methods(
     if not isinstance(codec, QualityLadder):
         yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
-    some = (
-        np.linspace(0, codec.num_qualities - 1, min(_QUALITIES, codec.num_qualities))
-        .round()
-        .astype(int)
-    )
-    spread = sorted({*some.tolist(), codec.quality})
-    for quality in options.qualities or (spread if own else (codec.quality,)):
-        name, at = (
-            ("nec", f"quality {quality}")
-            if own
-            else ("nec-transform", f"{setting}, quality {quality}")
-        )
+    some = np.linspace(0, codec.num_qualities - 1, min(_QUALITIES, codec.num_qualities)).round()
+    usual = sorted({*map(int, some), codec.quality}) if own else [codec.quality]
+    for quality in options.qualities or usual:
+        name, at = "nec", f"quality {quality}"
+        if not own:
+            name, at = "nec-transform", f"{setting}, {at}"
         yield nec_method(study, name, at, model, codec.at(quality), y, goals)
 
 
@@ -146,9 +132,8 @@ def nec_method(
         blobs = [codec.encode(one, grid) for one in y]
         decoded = nec_jax.decode(model, blobs)
         if decoded.tobytes() != embedded.tobytes():
-            wrong = [
-                i for i, d, e in zip(split.ids, decoded, embedded, strict=True) if (d != e).any()
-            ]
+            differ = (decoded != embedded).any((1, 2))
+            wrong = [*itertools.compress(split.ids, differ)]
             raise RoundTripError(f"decoding is not exact for {', '.join(wrong[:5])}")
         values.append(decoded)
     estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
@@ -160,17 +145,11 @@ def nec_method(
         if goals[2].shape[1] == score.shape[1]:  # else the base has no class token
             found = decoded_features(model, score, grid)
             errors = squared_errors(found, goals)
-    lam, estimated = trained_lambda(model), {"estimated_bytes_per_image": float(np.mean(estimates))}
-    return Method(
-        name=name,
-        setting=setting,
-        model=model,
-        values=(fit, choose, score),
-        sizes=np.array([len(blob) for blob in blobs]),
-        errors=errors,
-        codec_bytes=codec.codec_bytes,
-        facts=({} if lam is None else {"lambda": lam}) | estimated,
-    )
+    lam, sizes = trained_lambda(model), np.array([len(blob) for blob in blobs])
+    facts = {} if lam is None else {"lambda": lam}
+    facts["estimated_bytes_per_image"] = float(np.mean(estimates))
+    values = fit, choose, score
+    return Method(name, setting, model, values, sizes, errors, codec.codec_bytes, facts)
 
 
 def squared_errors(
@@ -208,11 +187,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
     ends = np.cumsum([len(part) for part in y])[:-1]
 
     def method(
-        name: str,
-        setting: str,
-        values: Sequence[NDArray[np.float32]],
-        sizes: NDArray[np.int64],
-        codec_bytes: int = 0,
+        name: str, setting: str, values: Sequence[NDArray], sizes: NDArray, codec_bytes: int = 0
     ) -> Method:
         fit, choose, score = values
         errors = squared_errors(score, y)
@@ -240,13 +215,12 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
             yield of_latents("transform", name, lambda v, c=one: baselines.coded_by(v, c, grid))
     for gain in options.channel_gains:
         codec = baselines.per_channel(y[0], gain, int(config.code_class_token))
-        yield of_latents(
-            "channels", f"gain {gain:g}", lambda v, c=codec: baselines.coded_by(v, c, grid)
-        )
-    for name, setting, code in practices(options, y[0]):
+        name = f"gain {gain:g}"
+        yield of_latents("channels", name, lambda v, c=codec: baselines.coded_by(v, c, grid))
+    for name, setting, code in _common(options):
         for zstd, more in ((False, ""), (True, "-zstd")):
             # All splits at once: they share what is fitted.
-            coded = code(np.concatenate(y), zstd=zstd)
+            coded = code(np.concatenate(y), calibration=y[0], zstd=zstd)
             values, sizes = np.split(coded.values, ends), coded.bytes_per_image[ends[-1] :]
             yield method(name + more, setting, values, sizes, coded.codec_bytes)
     yield of_latents("float16", "float16", baselines.float16)
@@ -264,15 +238,13 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
     yield method("raw-zstd", config.dtype, y, raw.bytes_per_image)
 
 
-def practices(
-    options: Evaluate, train: NDArray[np.float32]
-) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
-    """Name, setting and coder (embeddings, zstd=) of each chosen method of `common_baselines`."""
+def _common(options: Evaluate) -> Iterator[tuple[str, str, Callable[..., baselines.Coded]]]:
+    """Name, setting and function of each chosen method of `common_baselines`."""
     for count in options.pca:
-        code = functools.partial(common_baselines.pca_int8, components=count, calibration=train)
+        code = functools.partial(common_baselines.pca_int8, components=count)
         yield "pca-int8", f"{count} components", code
     for parts in options.pq:
-        code = functools.partial(common_baselines.product_quantised, parts=parts, calibration=train)
-        yield "pq", f"{parts} bytes a token", code
+        code = functools.partial(common_baselines.product_quantised, parts=parts)
+        yield "pq", f"{parts} bytes per token", code
     if options.binary:
-        yield "binary", "1 bit", functools.partial(common_baselines.binary, calibration=train)
+        yield "binary", "1 bit", common_baselines.binary

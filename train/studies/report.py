@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,10 @@ from train.configs.options import OptionsError
 from train.configs.study_options import Report as ReportOptions
 from train.studies import curves, results
 from train.studies.curves import AXES, Point, head_name, head_of, heads_of
+from train.studies.scores import Scores
+from train.studies.study import Method
 
 log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from train.studies.scores import Scores
-    from train.studies.study import Method
 
 Report = dict[str, Any]
 
@@ -31,11 +29,11 @@ FILES = ("report.json", "images.npz", "report.md", "rate_distortion.png")
 """What `write` writes."""
 _OF_A_SWEEP = ("report.md", "rate_distortion.png", "rate_distortion.pdf")
 IMAGES = "images"
-"""The key of a point's values for each image, of which it holds the mean, until it is written."""
+"""The key of the values of each image in a point that is not yet written."""
 
 
-def point(method: "Method", task: str, head: str, with_decoder: bool, scores: "Scores") -> Point:
-    """One entry of `points` in report.json, with the values of each image under "images"."""
+def point(method: Method, task: str, head: str, with_decoder: bool, scores: Scores) -> Point:
+    """One entry of `points` in report.json, with the values of each image under `IMAGES`."""
     percent = scores.percent()
     each: dict[str, NDArray] = {"bytes": method.sizes, "hits": scores.hits, "totals": scores.totals}
     if method.errors is not None:
@@ -78,11 +76,9 @@ def run(options: ReportOptions) -> None:
     lines = [n for n in varied if n != options.x and not (sized and n == "lambda")]
     by = options.by or tuple(lines)
     others = [name for name in lines if name not in by]
-    for name in by:
-        if name not in results.axes_of(rows):
-            raise OptionsError(
-                f"--by {name}: the axes of this table are {', '.join(results.axes_of(rows))}"
-            )
+    axes = results.axes_of(rows)
+    if wrong := [name for name in by if name not in axes]:
+        raise OptionsError(f"--by {wrong[0]}: the axes of this table are {', '.join(axes)}")
     path = options.results.resolve()
     title = path.parent.name if path.stem == "results" else path.stem
     text = sweep_markdown(points, title, [name for name in varied if name != "lambda"])
@@ -126,32 +122,25 @@ def sweep_markdown(points: Sequence[Point], title: str, axes: Sequence[str]) -> 
     if max(counts) > 1:
         up_to = "up to " if len(counts) > 1 else ""
         over = f"{up_to}{max(counts)} trainings (baselines: {of_heads})"
-    lines = [
-        f"# {title}",
-        "",
-        _explained(points, over),
-        "",
-        *_table(points, axes),
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"# {title}", "", _explained(points, over), "", *_table(points, axes), ""])
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write report.json, images.npz, report.md and rate_distortion.png; they are replaced."""
+    """Write `FILES`, which are replaced if they exist.
+
+    images.npz has the values of each image as arrays named `0.bytes`, `0.hits`, ..., by point.
+    """
     files.make_folder(folder)
-    write_images(report["points"], folder / "images.npz")
+    each = {f"{i}.{k}": v for i, p in enumerate(report["points"]) for k, v in p[IMAGES].items()}
+    with files.writing(folder / "images.npz", overwrite=True) as file:
+        np.savez_compressed(file, **each)
     report = report | {"points": [without_images(p) for p in report["points"]]}
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     files.write_text(folder / "report.json", text, overwrite=True)
     files.write_text(folder / "report.md", markdown(report), overwrite=True)
-    plot(report, folder / "rate_distortion.png")
-
-
-def write_images(points: Sequence[Point], path: Path) -> None:
-    """Write the values of each image as arrays named `0.bytes`, `0.hits`, ..."""
-    each = {f"{i}.{k}": v for i, p in enumerate(points) for k, v in p[IMAGES].items()}
-    with files.writing(path, overwrite=True) as file:
-        np.savez_compressed(file, **each)
+    title = f"{report['dataset']}, {report['split']} split, {report['images']} images"
+    place = folder / "rate_distortion.png"
+    curves.draw_points(report["points"], "bytes_per_image", (), (), title, [place])
 
 
 def without_images(point: Point) -> Point:
@@ -162,15 +151,10 @@ def without_images(point: Point) -> Point:
 def markdown(report: Report) -> str:
     """The report as a table: one row per method and setting, one column per head."""
     exact = "exact" if report["roundtrip_exact"] else "NOT EXACT"
-    lines = [
-        f"# {report['dataset']}, {report['split']}: {report['images']} images",
-        "",
-        f"Base model `{report['model']}`. Round trip of every image: {exact}. "
-        + _explained(report["points"], "seeds"),
-        "",
-        *_table(report["points"], []),
-    ]
-    return "\n".join(lines) + "\n"
+    title = f"# {report['dataset']}, {report['split']}: {report['images']} images"
+    about = f"Base model `{report['model']}`. Round trip of every image: {exact}. "
+    about += _explained(report["points"], "seeds")
+    return "\n".join([title, "", about, "", *_table(report["points"], []), ""])
 
 
 def _explained(points: Sequence[Point], over: str) -> str:
@@ -211,9 +195,3 @@ def _table(points: Sequence[Point], axes: Sequence[str]) -> list[str]:
 def _score(p: Point) -> str:
     several = p["seeds"] > 1 or p.get("runs", 1) > 1
     return f"{p['mean']:.1f}" + (f" ± {p['std']:.1f}" if several else "")
-
-
-def plot(report: Report, path: Path) -> None:
-    """Plot bytes per image (log) against score: a panel per head, a line per method, error bars."""
-    title = f"{report['dataset']}, {report['split']} split, {report['images']} images"
-    curves.draw_points(report["points"], "bytes_per_image", (), (), title, [path])

@@ -40,11 +40,10 @@ class Results:
         self.rows = read(path) if path.exists() else []
         before = axes_of(self.rows)
         self.axes = list(dict.fromkeys(["lambda", *before, *axes]))
-        for row in self.rows:
-            for name in self.axes:
-                if name not in before:
-                    known = row["method"] in NEC or name == "init"
-                    row[name] = cell(shared.get(AXES[name])) if known else ""
+        for name in (axis for axis in self.axes if axis not in before):
+            for row in self.rows:
+                known = row["method"] in NEC or name == "init"
+                row[name] = cell(shared.get(AXES[name])) if known else ""
 
     def values(self, options: Mapping[str, Any]) -> Row:
         """The axes' values of a point, as the table writes them, from options by field."""
@@ -58,10 +57,19 @@ class Results:
         )
 
     def add(self, values: Row, points: Iterable[Mapping[str, Any]]) -> None:
-        """Append the points of a report as rows of these values, and write the table."""
+        """Append the points of a report as rows of these values, and replace the table.
+
+        If this is interrupted, the file is the old or the new one, whole.
+        """
         blank = dict.fromkeys(self.axes, "")
         self.rows += [blank | {k: cell(v) for k, v in point.items()} | values for point in points]
-        write(self._path, self.rows)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        columns.sort(key=lambda name: name in AXES)  # stable: the axes come last
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write_text(self._path, text.getvalue(), overwrite=True)
 
 
 def cell(value: Any) -> str:
@@ -111,14 +119,3 @@ def point_of(row: Row) -> tuple[str, ...]:
     """The key of a row: equal in all rows of a point, or of the baselines of a model."""
     values = (row[name] for name in row if name in AXES)
     return ("nec", *values) if row["method"] in NEC else ("", row.get("init", ""))
-
-
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the table; if interrupted, the file is the old or the new one, whole."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns.sort(key=lambda name: name in AXES)  # stable: the axes come last
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue(), overwrite=True)

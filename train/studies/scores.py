@@ -1,6 +1,5 @@
 """Scores of heads as ratios of counts, image by image, so that images can be resampled."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +54,5 @@ def mean_iou(predicted: NDArray, target: NDArray, classes: int) -> Counts:
     return hits, confusion.sum(1) + confusion.sum(2) - hits
 
 
-METRICS: dict[str, Callable[[NDArray, NDArray, int], Counts]] = {
-    "classification": top1,
-    "segmentation": mean_iou,
-}
+METRICS = {"classification": top1, "segmentation": mean_iou}
 """The function that counts the metric of each task."""

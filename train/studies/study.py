@@ -1,7 +1,6 @@
 """The images of a study, and the result of a method for them."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ class Study:
     name: str
     blocks: int = 0
     start: dict[str, Any] | None = None
-    _known: dict[int, tuple[NecParams, list[NDArray[np.float32]]]] = dataclasses.field(
+    _known: dict[int, tuple[NecParams, list[NDArray[np.float32]]]] = field(
         default_factory=dict, repr=False
     )
 
@@ -82,7 +81,7 @@ class Method:
     sizes: NDArray[np.int64]
     errors: NDArray[np.float64] | None = None
     codec_bytes: int = 0
-    facts: dict[str, float] = dataclasses.field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def bytes_per_image(self) -> float:

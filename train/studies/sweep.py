@@ -59,9 +59,7 @@ def run(options: Sweep) -> None:
 
 def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
     """Train and measure the points, and baselines of their models, that are not in the table."""
-    studies = Studies(options.evaluate)
-
-    jobs = {}
+    studies, jobs = Studies(options.evaluate), {}
     for name, point in points.items():
         values = table.values(vars(point))
         jobs[name] = (values, False, functools.partial(train_and_measure, studies, point))
@@ -69,11 +67,8 @@ def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
         # With the first point of each model, which stays the same when the study grows.
         for init, point in {p.init: p for p in reversed(points.values())}.items():
             values = {"init": init} if "init" in table.axes else {}
-            jobs[f"baselines of {init}"] = (
-                values,
-                True,
-                functools.partial(baselines, studies, point),
-            )
+            work = functools.partial(baselines, studies, point)
+            jobs[f"baselines of {init}"] = values, True, work
 
     failed = []
     for number, (name, (values, baseline, work)) in enumerate(jobs.items(), 1):
@@ -90,8 +85,8 @@ def fill(options: Sweep, points: dict[str, Compress], table: Results) -> None:
     log.info(f"{options.workdir / 'results.csv'} has {len(table.rows)} rows")
     if failed:
         raise OptionsError(
-            f"{len(failed)} of {len(jobs)} failed (why is said above; the others are in the table, "
-            f"and these are tried again by the same command): {'; '.join(failed)}"
+            f"{len(failed)} of {len(jobs)} failed, for the reasons above; the same command tries "
+            f"them again: {'; '.join(failed)}"
         )
 
 
@@ -123,16 +118,13 @@ class Studies:
     def __init__(self, options: Evaluate):
         self.options = options
         self._read: dict[tuple[int | str, ...], Study] = {}
-        self._base: tuple[tuple[str, str | None], nec_jax.NecParams] | None = None
+        self._load = functools.lru_cache(1)(
+            lambda init, precision: with_coding(nec_jax.load(init), precision=precision)
+        )
 
     def of(self, point: Compress) -> tuple[nec_jax.NecParams, Study]:
         """The model that a point starts from, uncompressed, and the images at its size."""
-        which = (point.init, point.precision)
-        if self._base is None or self._base[0] != which:
-            base = with_coding(nec_jax.load(point.init), precision=point.precision)
-            self._base = which, base
-        base = self._base[1]
-        options = self.options
+        base, options = self._load(point.init, point.precision), self.options
         key, blocks = (options.image_size or base.config.image_size,), 0
         if options.cache is not None:
             blocks = unchanged_blocks(point, base)
@@ -162,7 +154,7 @@ def without_useless_cache(point: Compress, base: nec_jax.NecParams) -> Compress:
     trains_from_tokens = same_in_every_epoch(point, config_for(point, base.config))
     if trains_from_tokens and unchanged_blocks(point, base):
         return point
-    log.info("no activations that the cache could hold: trains from the images")
+    log.info("this point has no activations to cache: it trains from the images")
     return dataclasses.replace(point, cache=None, cache_gb=None, views=1)
 
 
@@ -235,8 +227,8 @@ def open_table(options: Sweep) -> Results:
     before = files.read_json(path, "record of a sweep") if path.exists() else dict(now)
     if not all(isinstance(before.get(part), dict) for part in now):
         raise FileError(
-            "damaged, or no record of a sweep: bring it back, or delete it, if the options are "
-            "those of the table",
+            "damaged, or no record of a sweep: bring it back; or delete it, if the table has the "
+            "same options",
             path,
         )
     # An option that did not exist then had the value that is its default now.

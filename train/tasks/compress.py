@@ -6,7 +6,6 @@ import logging
 
 import jax
 
-import nec_jax
 from coder import QualityLadder
 from coder.transform import Transform
 from nec_jax.calibration import calibrate_latents, fit_latents, fit_transform
@@ -15,12 +14,11 @@ from nec_jax.models import transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import Weights
 from train.configs.options import Compress, OptionsError
-from train.engine import loop, objective, processes, run_record
+from train.engine import loop, objective, run_record
 from train.engine.activation_cache import finish
 from train.engine.initial_model import with_teacher, without_teacher
-from train.engine.inputs import Inputs, open_inputs, open_run
+from train.engine.inputs import Run, open_run
 from train.engine.pictures import evenly_spread, pictures_of
-from train.engine.run_record import print_summary
 from train.tasks.first_density import calibrate_bottleneck, calibrate_transform
 
 log = logging.getLogger(__name__)
@@ -38,14 +36,17 @@ def run(options: Compress) -> None:
         )
     run = open_run(options)
     options, source, base, config = run.options, run.source, run.base, run.base.config
-    inputs = open_inputs(run)
     first = with_teacher(config, trained_weights(options, config, base.weights), run.rule)
+    grid = config.grid(config.image_size, config.image_size)
 
-    # Used at the start, and again at the end.
-    ladder = functools.cache(functools.partial(fit_ladder, base, options, inputs))
+    @functools.cache  # used at the start, and again at the end
+    def ladder() -> QualityLadder:
+        """The codec whose transform is trained through, fitted to the embeddings of the base."""
+        y = finish(base, run.sample(options.calibration_images), run.start)
+        return fit_transform(y, grid)
 
     def start() -> Weights:
-        images = inputs.sample(_CALIBRATION_BATCH)
+        images = run.sample(_CALIBRATION_BATCH)
         log.info(f"calibrating on {len(images)} images")
         calibrated = calibrate_bottleneck
         if options.codec == "transform":
@@ -58,47 +59,35 @@ def run(options: Compress) -> None:
             lam=options.lam,
             mask_ratio=run.mask_ratio,
             gain=options.gain,
-            start=inputs.start,
+            start=run.start,
         )
         log.info("calibrated: " + loop.describe(facts))
         return weights
 
-    with run_record.recorded(options, {"train": source, "val": run.val_source}) as finish_record:
+    goal = objective.rate_distortion(
+        config, options.lam, options.rounding, run.mask_ratio, run.start
+    )
+    coded = options.codec == "per-channel"
+    with run_record.recorded(options, {"train": source, "val": run.val_source}) as end:
         weights = loop.fit(
             options,
-            objective.rate_distortion(
-                config, options.lam, options.rounding, run.mask_ratio, inputs.start
-            ),
+            goal,
             start,
             first,
             run.rule,
-            inputs.batches,
-            inputs.val,
+            run.batches,
+            run.val,
             density_lr=options.density_lr,
-            pictures=pictures_of(
-                config,
-                inputs.val,
-                run.mask_ratio,
-                coded=options.codec == "per-channel",
-                start=inputs.start,
-            ),
+            pictures=pictures_of(config, run.val, run.mask_ratio, coded=coded, start=run.start),
         )
         log.info("making the tables of the codec")
         through = ladder().transform if options.codec == "transform" else None
-        params = with_codec(base, without_teacher(weights), options, source.name, inputs, through)
-        path = options.workdir / "model.safetensors"
-        if processes.is_main_process():
-            nec_jax.save(params, path)
-            blobs = code_some(params, inputs)
-            print_summary(finish_record(), path, source, params, blobs)
-
-
-def code_some(params: NecParams, inputs: Inputs) -> list[bytes]:
-    """Blobs of some validation images, which were not used to make the codec."""
-    some = evenly_spread(inputs.val["tokens" if inputs.start else "image"], _CODED)
-    assert params.codec is not None
-    grid = params.config.grid(params.config.image_size, params.config.image_size)
-    return [params.codec.encode(y, grid) for y in finish(params, some, inputs.start)]
+        params = with_codec(run, without_teacher(weights), through)
+        codec = params.codec
+        assert codec is not None
+        # Validation images were not used to make the codec.
+        some = evenly_spread(run.val["tokens" if run.start else "image"], _CODED)
+        end(params, lambda: [codec.encode(y, grid) for y in finish(params, some, run.start)])
 
 
 def trained_weights(options: Compress, config: ModelConfig, weights: Weights) -> Weights:
@@ -109,44 +98,26 @@ def trained_weights(options: Compress, config: ModelConfig, weights: Weights) ->
     return {**weights, "bottleneck": held}
 
 
-def with_codec(
-    base: NecParams,
-    weights: Weights,
-    options: Compress,
-    data: str,
-    inputs: Inputs,
-    through: Transform | None,
-) -> NecParams:
+def with_codec(run: Run[Compress], weights: Weights, through: Transform | None) -> NecParams:
     """The trained model with its codec, fitted to whole training images without random crops.
 
     `through` is the transform that it was trained through, if any.
     """
-    images = inputs.sample(options.calibration_images)
+    images = run.sample(run.options.calibration_images)
     held = weights["bottleneck"]
     if through is not None:  # replace the bottleneck by a blank one, which nothing reads
-        weights = {**weights, "bottleneck": base.weights["bottleneck"]}
-    params = dataclasses.replace(base, weights=weights)
-    facts = {
-        "lambda": options.lam,
-        "codec": options.codec,
-        "rounding": options.rounding,
-        "trainable": options.trainable,
+        weights = {**weights, "bottleneck": run.base.weights["bottleneck"]}
+    params = dataclasses.replace(run.base, weights=weights)
+    names = ("codec", "rounding", "trainable", "steps", "batch")
+    facts = {name: getattr(run.options, name) for name in names} | {
+        "lambda": run.options.lam,
         "proxy": params.config.decoder_target,
-        "init": options.init or "fresh weights",
-        "steps": options.steps,
-        "batch": options.batch,
-        "data": data,
+        "init": run.options.init or "fresh weights",
+        "data": run.source.name,
         "calibration_images": len(images),
     }
-    y = finish(params, images, inputs.start)
+    y = finish(params, images, run.start)
     if through is not None:
         step = float(held["transform"]["step"])
         return fit_latents(params, y, step, through, {"compress": facts})
     return calibrate_latents(params, [y], {"compress": facts})
-
-
-def fit_ladder(base: NecParams, options: Compress, inputs: Inputs) -> QualityLadder:
-    """The codec whose transform is trained through, fitted to the embeddings of the base."""
-    y = finish(base, inputs.sample(options.calibration_images), inputs.start)
-    side = base.config.image_size
-    return fit_transform(y, base.config.grid(side, side))

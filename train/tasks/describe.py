@@ -24,7 +24,10 @@ def run(options: Describe) -> None:
 
 def sizes(options: Compress) -> dict[str, float | int]:
     """The sizes of a run, without running it: parameters, coded tokens, FLOPs of a step."""
-    config = _described_config(options)
+    if not (options.arch or options.init):
+        raise OptionsError("nothing to describe: pass --arch or --init")
+    given = fresh_config(options) if options.arch else nec_jax.load(options.init).config
+    config = config_for(options, given)
     shapes = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
     shapes = trained_weights(options, config, shapes)
     rule = trainable_rule(options.trainable, config)
@@ -66,14 +69,6 @@ def count_flops(
     if cost is None:
         raise RuntimeError("this backend counts no FLOPs: describe on a CPU")
     return float(cost["flops"]) * mesh.size  # XLA counts one device's part
-
-
-def _described_config(options: Compress) -> ModelConfig:
-    if options.arch:
-        return config_for(options, fresh_config(options))
-    if options.init:
-        return config_for(options, nec_jax.load(options.init).config)
-    raise OptionsError("nothing to describe: pass --arch or --init")
 
 
 def _count(tree: Weights) -> int:

@@ -33,13 +33,11 @@ from nec_jax.models.vit import Block, layer_norm
 from nec_jax.models.weight_tree import Weights
 from train.configs.options import Distil, OptionsError
 from train.data import read_all
-from train.data.concatenated import Concatenated
 from train.engine import loop, processes, run_record
 from train.engine.initial_model import feature_scale, fresh_model
 from train.engine.inputs import in_steps, refuse_folders
 from train.engine.objective import Batch, Metrics, Objective, measured_alike
 from train.engine.pictures import evenly_spread
-from train.engine.run_record import print_summary
 from train.tasks.teacher import Images, passed_blocks, pooled, pooling
 
 log = logging.getLogger(__name__)
@@ -59,8 +57,10 @@ def run(options: Distil) -> None:
     options = in_steps(options, images.source)
     val_images = Images(options, teacher, options.val_split)
     run_record.refuse_changed_config(options)
-    base = _fresh(options, images.source)
-    config = base.config
+    # An encoder only; the predictor takes the sizes of the decoder.
+    fresh = fresh_model(options, images.source)
+    config = dataclasses.replace(fresh.config, decoder_target="none")
+    base = NecParams(init_weights(config, jax.random.key(options.seed)), config)
     ratio = pooling(config, teacher.config)
     images.open(options.views)
     val_images.open((1,))
@@ -68,7 +68,7 @@ def run(options: Distil) -> None:
     check_images(config, val["image"])
     weights = starting_weights(options, base, teacher, images.whole_tokens(_SCALE_SAMPLE), ratio)
     sources: dict[str, Source] = {"train": images.source, "val": val_images.source}
-    with run_record.recorded(options, sources) as finish_record:
+    with run_record.recorded(options, sources) as end:
         trained = loop.fit(
             options,
             prediction(options, config, teacher, ratio),
@@ -78,37 +78,26 @@ def run(options: Distil) -> None:
             images.batches(config.image_size, options.batch),
             val,
         )
+        names = ("views", "steps", "batch", "optimiser", "lr")
+        facts = {name: getattr(options, name) for name in names} | {
+            "teacher": json.loads(teacher.provenance),
+            "data": images.source.name,
+            "images": len(images.source),
+        }
         params = NecParams(
             {"encoder": halved(trained["encoder"]), "bottleneck": base.weights["bottleneck"]},
             config,
-            provenance=json.dumps(facts(options, teacher, images.source), sort_keys=True),
+            provenance=json.dumps({"distil": facts}, sort_keys=True),
         )
         log.info("making the codec")
         params = with_ladder(params, images, options.calibration_images, options.max_bytes)
-        path = options.workdir / "model.safetensors"
-        if processes.is_main_process():
-            nec_jax.save(params, path)
-            grid = config.grid(config.image_size, config.image_size)
-            y = nec_jax.latents(params, evenly_spread(val["image"], _CODED))
-            print_summary(
-                finish_record(),
-                path,
-                images.source,
-                params,
-                [params.codec.encode(one, grid) for one in y] if params.codec else [],
-            )
+        some = evenly_spread(val["image"], _CODED)
+        end(params, lambda: nec_jax.encode(params, some))
 
 
 def is_trained(path: str) -> bool:
     """Whether a weight trains: all but the teacher's and the scale of its tokens."""
     return path.startswith(("encoder/", "predictor/"))
-
-
-def facts(options: Distil, teacher: NecParams, source: Concatenated) -> dict[str, Any]:
-    """The provenance of the model, for its file."""
-    run = {name: getattr(options, name) for name in ("views", "steps", "batch", "optimiser", "lr")}
-    made = {"teacher": json.loads(teacher.provenance), "data": source.name, "images": len(source)}
-    return {"distil": made | run}
 
 
 def halved(weights: Weights) -> Weights:
@@ -141,14 +130,6 @@ def with_ladder(params: NecParams, images: Images, limit: int, max_bytes: int) -
     return dataclasses.replace(
         params, codec=dataclasses.replace(ladder, quality=max(fit, default=0))
     )
-
-
-def _fresh(options: Distil, source: Concatenated) -> NecParams:
-    """A fresh model with an encoder only; the predictor takes the decoder's sizes."""
-    base = fresh_model(options, source)
-    config = dataclasses.replace(base.config, decoder_target="none")
-    weights = init_weights(config, jax.random.key(options.seed))
-    return dataclasses.replace(base, weights=weights, config=config)
 
 
 class Predictor(nn.Module):

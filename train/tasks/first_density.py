@@ -66,7 +66,9 @@ def calibrate_bottleneck(
 
     def with_gain(log_gain: jax.Array, steps: int) -> Weights:
         z = flat * jnp.exp(log_gain)
-        params = density.match_moments(fresh, jnp.mean(z, 0), _spread(z))
+        # Uniform noise widens the coded distribution, even of a dead channel.
+        spread = jnp.sqrt(jnp.var(z, axis=0) + 1 / 12)
+        params = density.match_moments(fresh, jnp.mean(z, 0), spread)
         params = fit_density(params, z[:: max(1, len(z) // _SAMPLES)], noise_key, steps)
         return {**weights, "bottleneck": {"log_gain": log_gain, "density": params}}
 
@@ -134,11 +136,6 @@ def calibrate_transform(
     if not np.isfinite(lowest):
         raise OptionsError("the model's loss on the data is not finite: is --init sound?")
     return chosen, facts
-
-
-def _spread(z: jax.Array) -> jax.Array:
-    # Uniform noise widens the coded distribution, even of a dead channel.
-    return jnp.sqrt(jnp.var(z, axis=0) + 1 / 12)
 
 
 @functools.partial(jax.jit, static_argnames="steps")

@@ -19,7 +19,7 @@ from nec_jax.models.weight_tree import Weights
 from train.configs.options import Distil, OptionsError
 from train.data import at_most, open_source, spread
 from train.data.blue_marble import BlueMarble
-from train.data.concatenated import Concatenated
+from train.data.parts import Concatenated
 from train.data.views import view_of
 from train.engine import processes
 from train.engine.activation_cache import Prefix, open_prefix
@@ -65,16 +65,15 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
 
 
 def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
-    """Open one of the data sets. Among several, it is cut only if it must be: see Distil.chip."""
-    if chip is not None and name.startswith("tfds:"):  # TFDS cannot be cut into windows
-        if alone:
-            log.warning(f"{name}: its images stay whole, --chip {chip} is not for TFDS")
-        return open_source(name, split)
-    if chip is None or alone:
+    """Open one of the data sets; which are cut into windows is said at `Distil.chip`."""
+    if chip is None or (alone and not name.startswith("tfds:")):
         return open_source(name, split, chip=chip)
     source = open_source(name, split)
-    cut = isinstance(source, BlueMarble | WindowSource)
-    return open_source(name, split, chip=chip) if cut else source
+    if isinstance(source, BlueMarble | WindowSource):
+        return open_source(name, split, chip=chip)
+    if alone:
+        log.warning(f"{name}: its images stay whole, --chip {chip} is not for TFDS")
+    return source
 
 
 class Images:
@@ -167,7 +166,7 @@ class Images:
           DataError: none of them can be read.
         """
         places = map(self.source.place, spread(len(self.source), limit))
-        pairs = [self.pair(part, 0, place, size) for part, place in places]
+        pairs = (self.pair(part, 0, place, size) for part, place in places)
         there = self._some([pair for pair in pairs if pair is not None])
         return {name: np.stack([pair[name] for pair in there]) for name in there[0]}
 

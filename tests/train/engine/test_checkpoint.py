@@ -125,7 +125,7 @@ def test_an_error_of_reading_changes_nothing(
 def test_a_whole_checkpoint_of_another_model_is_not_damaged(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     other = SHAPES | {"weights": jax.ShapeDtypeStruct((7, 7), np.int8), "more": SHAPES["step"]}
-    with pytest.raises(CheckpointError, match="is whole, but is not one of this run"):
+    with pytest.raises(CheckpointError, match="is whole, but of another run"):
         Checkpoints(tmp_path).restore(other, replicated(data_mesh(1)))
     assert Checkpoints(tmp_path).steps == [1, 2]
 
@@ -205,7 +205,7 @@ def test_a_full_disk_ends_with_a_message_and_spares_the_checkpoint_before(
 
 
 @pytest.mark.parametrize(
-    ("number", "remedy"), [(errno.ENOSPC, "make space"), (errno.EIO, "see to the disk")]
+    ("number", "remedy"), [(errno.ENOSPC, "make space"), (errno.EIO, "check the disk")]
 )
 def test_what_the_system_says_of_a_checkpoint_is_said_in_a_line(
     number: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -71,7 +71,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     with pytest.raises(SystemExit) as stopped:
         compress(smoke_mae, tmp_path)
     assert stopped.value.code == RESUMABLE == 75
-    assert "stopped after step 3 of 6: the same command goes on" in capsys.readouterr().err
+    assert "stopped after step 3 of 6: the same command resumes the run" in capsys.readouterr().err
     assert checkpoints(tmp_path) == ["2", "3"]
     compress(smoke_mae, tmp_path)
     assert "calibrated" not in capsys.readouterr().err  # only where nothing is there

@@ -67,7 +67,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
     source, options = folder_of_files(tmp_path / "data"), Compress(workdir=tmp_path)
     run_record.begin(options, {"train": source})
     (tmp_path / "data" / "b.png").write_bytes(b"more")
-    with pytest.raises(OptionsError, match="begun with another data than is there now"):
+    with pytest.raises(OptionsError, match="begun with another data of the same name"):
         run_record.begin(options, {"train": source})
 
 
@@ -189,7 +189,7 @@ def test_what_no_run_wrote_is_not_replaced(name: str, tmp_path: Path) -> None:
     """A converted model may lie in the very folder that is named as --workdir."""
     (tmp_path / name).write_bytes(b"mine")
     with (
-        pytest.raises(OptionsError, match=f"holds {name}, which no run wrote"),
+        pytest.raises(OptionsError, match=f"holds {name} and no run.json: no run wrote it"),
         run_record.recorded(Compress(workdir=tmp_path), {}),
     ):
         pass

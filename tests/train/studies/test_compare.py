@@ -10,7 +10,7 @@ from coder import FileError
 from train.configs.options import OptionsError
 from train.configs.study_options import Compare
 from train.main import main
-from train.studies import bootstrap, compare, curves, report
+from train.studies import compare, curves, report
 from train.studies.scores import Scores
 
 IMAGES = 60
@@ -44,7 +44,7 @@ def written(folder: Path, points: list[dict], **more: object) -> Path:
     return folder
 
 
-Rated = bootstrap.Rated
+Rated = compare.Rated
 
 
 def curves_of(options: Compare) -> dict[compare.Key, tuple[Rated, Rated | None]]:
@@ -89,15 +89,15 @@ def test_deltas_are_antisymmetric_and_none_of_a_curve_with_itself() -> None:
         for sizes in ([100, 300, 900], [200, 500, 700])
     )
     everything = (-np.inf, np.inf)
-    assert bootstrap.delta(one, one, *everything) == 0
-    there, back = bootstrap.delta(one, other, *everything), bootstrap.delta(other, one, *everything)
+    assert compare.delta(one, one, *everything) == 0
+    there, back = compare.delta(one, other, *everything), compare.delta(other, one, *everything)
     assert there == pytest.approx(-back)
     assert abs(there) > 0.01
 
 
 def test_points_that_a_cheaper_one_equals_do_not_count() -> None:
     hits = [np.array([[[k]]]) for k in (50, 40, 60, 60)]
-    rated = bootstrap.Rated(
+    rated = compare.Rated(
         np.array([[10.0], [20.0], [30.0], [40.0]]), [Scores(h, np.array([[[100]]])) for h in hits]
     )
     rates, values = rated.front(np.ones(1, np.int64))
@@ -109,7 +109,7 @@ def test_intervals_widen_with_what_varies_between_images(folder: Path) -> None:
     options = Compare(reports=(folder,), resamples=200)
     found = curves_of(options)
     rated = found["transform", False][0]
-    noisy = bootstrap.Rated(
+    noisy = compare.Rated(
         rated.sizes * np.random.default_rng(2).lognormal(0, 1, IMAGES), rated.scores
     )
     lines = compare.tables(options, "score", "NEC", found["nec", False][0], {("uqe", False): noisy})

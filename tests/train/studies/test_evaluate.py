@@ -112,7 +112,7 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
     base = nec_jax.load(smoke_mae)
     study = evaluate.open_study(options, base)
     found = {f"{m.name} {m.setting}": m for m in methods.baseline_methods(options, study, base)}
-    names = ["pca-int8 4 components", "pq 2 bytes a token", "binary 1 bit"]
+    names = ["pca-int8 4 components", "pq 2 bytes per token", "binary 1 bit"]
     zipped = [name.replace(" ", "-zstd ", 1) for name in names]
     assert {
         "transform quality 0",
@@ -122,7 +122,7 @@ def test_baselines_that_are_asked_for_are_measured(smoke_mae: Path, smoke_nec: P
         *zipped,
     } < set(found)
     assert found["pca-int8 4 components"].bytes_per_image == 17 * 4
-    assert found["pq 2 bytes a token"].bytes_per_image == 17 * 2
+    assert found["pq 2 bytes per token"].bytes_per_image == 17 * 2
     for name in found:
         shapes = [part.shape for part in found[name].values]
         assert shapes == [part.shape for part in found["float16 float16"].values], name
@@ -172,7 +172,7 @@ def untrained(base: nec_jax.NecParams, *, code_class_token: bool) -> nec_jax.Nec
     """A model with a decoder of features and a per-channel codec, as training would start."""
     options = Compress(proxy="features", code_class_token=code_class_token)
     source = open_source("blue-marble", "train", chip=32)
-    params = initial_model.starting_model(options, base, source)
+    params = initial_model.initial_model(options, base, source)
     y = nec_jax.latents(params, read_all(source, 32, limit=32).images)
     return calibrate_latents(params, [y], {"compress": {"lambda": 10.0}})
 
@@ -352,6 +352,6 @@ def test_a_cache_of_other_images_is_refused_though_as_many_can_be_read(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "open_prefix", lambda *_: stale)
         with pytest.raises(
-            DataError, match=r"image 2, for one, could be read then: .* and now: .* delete"
+            DataError, match=r"than when the cache was made \(image 2 only now\): .* delete"
         ):
             evaluate.open_study(options, base, 1)

@@ -9,7 +9,6 @@ from train.configs.study_options import Report
 from train.main import main
 from train.studies import curves as curve_drawing
 from train.studies import report, results
-from train.studies.figure import Curve
 
 TABLE = """\
 method,setting,task,head,with_decoder,bytes_per_image,codec_bytes,metric,mean,std,seeds,lambda,estimated_bytes_per_image,trainable,seed
@@ -45,7 +44,7 @@ def test_points_are_means_over_the_seeds_of_training(table: Path) -> None:
 
 def curves(table: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> dict[str, list]:
     """What is drawn: the points of each curve, and under what label."""
-    drawn: dict[str, list[Curve]] = {}
+    drawn: dict[str, list[curve_drawing.Curve]] = {}
     monkeypatch.setattr(curve_drawing, "draw", lambda panels, *_: drawn.update(panels))
     options["overwrite"] = True
     report.run(Report(results=table, out=table.parent, **options))  # type: ignore[arg-type]

@@ -266,7 +266,7 @@ def test_the_papers_two_studies_share_their_training() -> None:
 @pytest.mark.parametrize(
     ("study", "message"),
     [
-        ("[axis]\nlambda = [1]", r"has a table \[axis\]: axes\?"),
+        ("[axis]\nlambda = [1]", r"has a table \[axis\]: it takes .*, axes, points"),
         ("lambda = [", "is not TOML"),
         ("[axes]\nworkdir = ['a']", "workdir cannot be an axis: choose from"),
         ("[axes]\nlambda = 3", "axis lambda: give a list"),

@@ -180,7 +180,7 @@ def test_another_teacher_is_another_run(data: Path, whole: Path, tmp_path: Path)
     [
         (["--teacher", ""], "no teacher: pass --teacher"),
         (["--data", ""], "no data"),
-        (["--proxy", "pixels"], "a distilled model starts from nothing"),
+        (["--proxy", "pixels"], "the encoder has fresh weights"),
         (["--decoder-depth", "2"], "--predictor"),
         (["--class-weight", "2"], "--class-weight must be from 0 to 1"),
         (["--views", "0"], "--views must be 1 or more"),
