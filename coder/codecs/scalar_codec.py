@@ -17,7 +17,7 @@ from coder.errors import CodecError, FileError, InputError
 _CODERS = 2  # coders that are kept, one for each number of tokens
 IDENTITY = "identity"
 """The name of its transform in a file."""
-_TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
+_OWN = ("offsets", "steps", "grid_layout")  # tensors that are not its tables'
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,14 +136,7 @@ class ScalarCodec(OneQualityCodec):
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        tensors = {
-            "offsets": self.offsets,
-            "steps": self.steps,
-            "minimum": self.tables.minimum,
-            "sizes": self.tables.sizes,
-            "weights": self.tables.weights,
-            "grid_layout": self.grid_layout,
-        }
+        tensors = {name: getattr(self, name) for name in _OWN} | self.tables.to_tensors()
         if self.class_layout is not None:
             tensors["class_layout"] = self.class_layout
         return tensors, self._content(IDENTITY)
@@ -153,12 +146,13 @@ class ScalarCodec(OneQualityCodec):
         cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
     ) -> "ScalarCodec":
         """The codec that `to_parts` described; FileError or CodecError on anything else."""
-        if set(tensors) - {"class_layout"} != _TENSORS:
-            raise FileError(f"a codec has tensors {sorted(_TENSORS)}, not {sorted(tensors)}")
+        needed = {*_OWN, *Tables.TENSORS}
+        if set(tensors) - {"class_layout"} != needed:
+            raise FileError(f"a codec has tensors {sorted(needed)}, not {sorted(tensors)}")
         return cls(
             tensors["offsets"],
             tensors["steps"],
-            Tables(tensors["minimum"], tensors["sizes"], tensors["weights"]),
+            Tables(*(tensors[name] for name in Tables.TENSORS)),
             tensors["grid_layout"],
             tensors.get("class_layout"),
             content["max_tokens"],
