@@ -1,6 +1,7 @@
 """The commands of training and experiments: `nec COMMAND`, or `python -m train.main COMMAND`."""
 
 import importlib
+import inspect
 import signal
 import sys
 import traceback
@@ -48,9 +49,10 @@ def kind(command: str) -> Any:
 
 def parse(command: str, arguments: list[str]) -> Any:
     """The options of a command: its defaults, or those of --config, and the command line's."""
-    default, about = kind(command)(), kind(command).__doc__ or ""
+    default, about = kind(command)(), inspect.getdoc(kind(command)) or ""
     if command not in ("report", "compare"):
-        about += "\n\n`--config NAME` starts from an experiment (python -m train.main --help)."
+        # Before a line that does not begin with a letter, tyro adds a blank one.
+        about += "\n\nWith `--config NAME`, start from an experiment (python -m train.main --help)."
         if command == "sweep" and arguments and not arguments[0].startswith("-"):
             start, arguments = _Start(arguments[0]), arguments[1:]
         else:
