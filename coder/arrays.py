@@ -1,9 +1,9 @@
 """Arrays from callers: conversions, checks with errors, and immutable copies."""
 
-import operator
 import warnings
 from collections import deque
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -102,13 +102,11 @@ def as_symbols(q: ArrayLike) -> NDArray[np.int32]:
 
 def as_bytes(blob: Any) -> bytes:
     """A blob from any object that holds bytes. Raises InputError for other objects."""
-    try:
+    with suppress(TypeError):
         view = memoryview(blob)
-    except TypeError:
-        view = None
-    if view is None or view.itemsize != 1:
-        raise InputError(f"a blob is bytes, as encode returns it, not {type(blob).__name__}")
-    return view.tobytes()
+        if view.itemsize == 1:
+            return view.tobytes()
+    raise InputError(f"a blob is bytes, as encode returns it, not {type(blob).__name__}")
 
 
 def as_blobs(blobs: Any) -> list[bytes]:
@@ -138,15 +136,11 @@ def refuse_unordered(values: Any, what: str) -> None:
 
 def as_grid(grid: Any) -> tuple[int, int]:
     """A grid (height, width) as integers. Raises InputError unless both are above 0."""
-    try:
-        sides = tuple(grid)
-    except TypeError:
-        sides = ()
-    if len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
-        raise InputError(
-            f"grid is {grid!r}: give its height and width in tokens, two whole numbers"
-        )
-    return operator.index(sides[0]), operator.index(sides[1])
+    with suppress(TypeError, ValueError):  # of what is not a pair
+        height, width = grid
+        if is_whole(height) and is_whole(width) and min(height, width) > 0:
+            return int(height), int(width)
+    raise InputError(f"grid is {grid!r}: give its height and width in tokens, two whole numbers")
 
 
 def is_whole(value: Any) -> bool:

@@ -24,6 +24,7 @@ ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 """File names, one of which is in every folder that is a Zarr array or group."""
 _OF_ZARR = re.compile(r"zarr\.json|\.zarray|\.zattrs|c|[0-9]+([./][0-9]+)*")
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_MADE = "was made by another process meanwhile: choose another output"
 PathLike = str | os.PathLike[str]
 
 
@@ -201,9 +202,7 @@ def writing_all(
             if target.exists():
                 shutil.copymode(target, part)
             if not overwrite and os.path.lexists(target):
-                raise OutputError(
-                    "was made by another process meanwhile: choose another output", path
-                )
+                raise OutputError(_MADE, path)
         for _, target, part in parts:
             part.replace(target)
     except OSError as error:
@@ -236,9 +235,7 @@ def writing_folder(
         _say_full(error, path)
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        raise OutputError(
-            "was made by another process meanwhile: choose another output", path
-        ) from error
+        raise OutputError(_MADE, path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -321,10 +318,10 @@ def _refuse_existing(
 
 def _is_zarr_array(folder: Path) -> bool:
     """Whether a folder holds a Zarr array and nothing else: no group and no other files."""
-    if not (folder / ".zarray").is_file():
-        try:
-            if read_json(folder / "zarr.json").get("node_type") != "array":
-                return False
-        except FileError:
-            return False
-    return all(_OF_ZARR.fullmatch(entry.name) for entry in folder.iterdir())
+    try:
+        is_array = (folder / ".zarray").is_file() or (
+            read_json(folder / "zarr.json").get("node_type") == "array"
+        )
+    except FileError:
+        is_array = False
+    return is_array and all(_OF_ZARR.fullmatch(entry.name) for entry in folder.iterdir())

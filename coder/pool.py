@@ -24,7 +24,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache
+from itertools import islice
 from multiprocessing import connection, reduction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,7 +122,10 @@ class Pool:
           InputError: as `codec.encode`, and says which embedding; not a batch.
           PoolError: the pool is closed, was made by another process, or a process of it has died.
         """
-        values = _batch(y)
+        values = as_array(y)
+        if values.ndim != 3 or not values.size:
+            raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
+        as_floats(values[:0])  # raises for what is no number
         self._check()
         warn_of_integers(values.dtype, stacklevel=2)
         if self._executor is None:
@@ -130,12 +135,12 @@ class Pool:
         caught: dict[tuple[type[Warning], str], None] = {}
 
         def hand_out(span: slice, block: "_Block | None") -> tuple:
+            part = values[span]
             with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
                 if block is None:
-                    return _encode, span.start, values[span].astype(np.float32), None, grid
-                shape = values[span].shape
-                block.floats(shape)[...] = values[span]
-            return _encode, span.start, shape, block.place, grid
+                    return _encode, span.start, part.astype(np.float32), None, grid
+                block.floats(part.shape)[...] = part
+            return _encode, span.start, part.shape, block, grid
 
         def take(_: slice, __: "_Block | None", result: tuple) -> None:
             blobs.extend(result[0])
@@ -170,8 +175,7 @@ class Pool:
             return y_hat
 
         def hand_out(span: slice, block: "_Block | None") -> tuple:
-            place = None if block is None else block.place
-            return _decode, span.start, y_hat[span].shape, place, sent[span]
+            return _decode, span.start, y_hat[span].shape, block, sent[span]
 
         def take(span: slice, block: "_Block | None", result: NDArray | None) -> None:
             y_hat[span] = result if block is None else block.floats(y_hat[span].shape)
@@ -188,32 +192,24 @@ class Pool:
         """Code a batch of this shape in spans; `take` gets their results in order."""
         assert self._executor is not None
         assert self._memory is not None
-        give_back = self._memory.give_back
         count, size = shape[0], 4 * int(np.prod(shape[1:]))
         step = -(-count // (self._workers * _TASKS_PER_WORKER))
         step = max(1, min(step, _BLOCK // size))
         pending: deque[tuple[slice, _Block | None, Future]] = deque()
 
-        def take_oldest() -> None:
-            span, block, future = pending[0]
-            take(span, block, future.result())
-            pending.popleft()
-            give_back(block)
-
+        spans = (slice(start, min(start + step, count)) for start in range(0, count, step))
+        give_back = self._memory.give_back
         try:
-            for start in range(0, count, step):
-                if len(pending) == self._workers * _AHEAD:
-                    take_oldest()
-                span = slice(start, min(start + step, count))
-                block = self._memory.take(step * size)
-                try:
-                    future = self._executor.submit(*hand_out(span, block))
-                except BaseException:
-                    give_back(block)
-                    raise
-                pending.append((span, block, future))
-            while pending:
-                take_oldest()
+            while True:
+                for span in islice(spans, self._workers * _AHEAD - len(pending)):
+                    block = self._memory.take(step * size)
+                    pending.append((span, block, self._executor.submit(*hand_out(span, block))))
+                if not pending:
+                    return
+                span, block, future = pending[0]
+                take(span, block, future.result())
+                pending.popleft()
+                give_back(block)
         except BrokenProcessPool as error:
             raise PoolError(
                 "a process of the pool has died: it was killed, or ran out of memory; make a new "
@@ -264,35 +260,18 @@ def _check_script() -> None:
     )
 
 
-def _batch(y: ArrayLike) -> NDArray:
-    """An array of numbers [B, n, D], none masked; InputError for anything else."""
-    values = as_array(y)
-    if values.ndim != 3 or not values.size:
-        raise InputError(f"embeddings of shape {values.shape}: give a batch, [B, n, D]")
-    as_floats(values[:0])  # numbers?
-    return values
-
-
-class _Place(NamedTuple):
-    """The place of a block in the file that the processes share, in bytes."""
+class _Block(NamedTuple):
+    """A block of memory that the workers share: its offset in their file, in bytes."""
 
     offset: int
-    size: int
-
-
-class _Block(NamedTuple):
-    """A block of memory that the workers share."""
-
-    place: _Place
     memory: mmap.mmap
 
     def floats(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """An array at its beginning."""
-        return _floats(self.memory, shape)
+        return np.frombuffer(self.memory, np.float32, int(np.prod(shape))).reshape(shape)
 
-
-def _floats(memory: mmap.mmap, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.frombuffer(memory, np.float32, int(np.prod(shape))).reshape(shape)
+    def __reduce__(self):
+        return _mapped, (self.offset, len(self.memory))
 
 
 class _Memory:
@@ -307,12 +286,8 @@ class _Memory:
         self._free: dict[int, list[_Block]] = defaultdict(list)
         self._end = 0
         self.file: _File | None = None
-        try:
-            if hasattr(os, "memfd_create"):
-                self.file = _File(os.memfd_create("nec-jax"))
-        except OSError:
-            return
-        if self.file is not None:
+        with suppress(AttributeError, OSError):
+            self.file = _File(os.memfd_create("nec-jax"))
             self._close_file = weakref.finalize(self, os.close, self.file.number)
 
     def take(self, size: int) -> _Block | None:
@@ -330,13 +305,13 @@ class _Memory:
             except OSError:
                 return None
             self._end += size
-            return _Block(_Place(self._end - size, size), memory)
+            return _Block(self._end - size, memory)
 
     def give_back(self, block: _Block | None) -> None:
         """Return a block, for another task."""
         if block is not None:
             with self._lock:
-                self._free[block.place.size].append(block)
+                self._free[len(block.memory)].append(block)
 
     def close(self) -> None:
         """Free the blocks that are not in use, and give out no more."""
@@ -383,16 +358,16 @@ def _end_with_parent() -> None:
 
 
 @cache
-def _mapped(place: _Place) -> mmap.mmap:
+def _mapped(offset: int, size: int) -> _Block:
     assert _file is not None
-    return mmap.mmap(_file.number, place.size, offset=place.offset)
+    return _Block(offset, mmap.mmap(_file.number, size, offset=offset))
 
 
 def _encode(
-    start: int, values: Any, place: _Place | None, grid: tuple[int, int]
+    start: int, values: Any, block: _Block | None, grid: tuple[int, int]
 ) -> tuple[list[bytes], list[tuple[type[Warning], str]]]:
-    """Blobs and warnings; `values` is an array, or the shape of the array at `place`."""
-    y = values if place is None else _floats(_mapped(place), values)
+    """Blobs and warnings; `values` is an array, or the shape of the array in `block`."""
+    y = values if block is None else block.floats(values)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         blobs = [named("embedding", i, _codec.encode, one, grid) for i, one in enumerate(y, start)]
@@ -400,10 +375,10 @@ def _encode(
 
 
 def _decode(
-    start: int, shape: tuple[int, ...], place: _Place | None, blobs: list[bytes]
+    start: int, shape: tuple[int, ...], block: _Block | None, blobs: list[bytes]
 ) -> NDArray[np.float32] | None:
-    """Decode to floats of this shape; they are written to `place` if it is given."""
-    y_hat = np.empty(shape, np.float32) if place is None else _floats(_mapped(place), shape)
+    """Decode to floats of this shape; they are written to `block` if it is given."""
+    y_hat = np.empty(shape, np.float32) if block is None else block.floats(shape)
     for i, blob in enumerate(blobs, start):
         y_hat[i - start] = named("blob", i, _codec.decode, blob)
-    return y_hat if place is None else None
+    return y_hat if block is None else None

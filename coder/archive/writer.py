@@ -89,7 +89,25 @@ class Writer:
     def __enter__(self) -> "Writer":
         """Raises as `create`; OutputError if another writes it, or it was begun with others."""
         with self._stack, about_store(self._store):
-            self._enter()
+            self._plan = planned(*self._settings)
+            check_store(self._store)
+            path = local_path(self._store)
+            self._known = None
+            self._lock = self._stack.enter_context(locked(path))
+            if not self._lock.is_real:
+                warnings.warn(
+                    f"{path}: its file system has no locks: see that no other process writes it",
+                    stacklevel=3,
+                )
+            if _holds(self._store):
+                self.group = self._open(path)
+            else:
+                self.group = create_locked(self._store, self._plan)
+            self._lock.keep = True  # until it is finished
+            self._arrays = {name: array_of(self.group, name) for name in self._state["shards"]}
+            # Where no image is valid, the shard says so by being there.
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
             self._stack = self._stack.pop_all()
         self._is_open = True
         return self
@@ -262,28 +280,7 @@ class Writer:
                         f"{shard_key(self._arrays['valid'], i)}, and this writer writes both again"
                     ) from error
                 self._known.add(written, part.start)
-        image_ids.refuse_known(names, images, self._known, stored)
-
-    def _enter(self) -> None:
-        self._plan = planned(*self._settings)
-        check_store(self._store)
-        path = local_path(self._store)
-        self._known = None
-        self._lock = self._stack.enter_context(locked(path))
-        if not self._lock.is_real:
-            warnings.warn(
-                f"{path}: its file system has no locks: see that no other process writes it",
-                stacklevel=4,
-            )
-        if _holds(self._store):
-            self.group = self._open(path)
-        else:
-            self.group = create_locked(self._store, self._plan)
-        self._lock.keep = True  # until it is finished
-        self._arrays = {name: array_of(self.group, name) for name in self._state["shards"]}
-        # Where no image is valid, the shard says so by being there.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
+        self._known.refuse(names, images, stored)
 
     def _open(self, path: Path | None) -> zarr.Group:
         if path is not None:
@@ -334,20 +331,17 @@ class Writer:
         errors: Sequence[str | None] | None,
     ) -> None:
         arrays = self._arrays
-        if not isinstance(images, slice):
+        parts = shard_slices(arrays["valid"])
+        if not isinstance(images, slice) or images not in parts:
             raise InputError(f"images {images!r} are no shard: give one of `missing`, a slice")
-        size, total = shard_size(arrays["valid"]), arrays["valid"].shape[0]
-        first = images.start
-        if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
-            raise InputError(f"images {images.start} to {images.stop} are no shard: see `missing`")
-        count = images.stop - images.start
+        number, count = parts.index(images), images.stop - images.start
         for what, texts in (("ids", ids), ("errors", errors)):
             if isinstance(texts, str | bytes):
                 raise InputError(f"{what} are one text: give a list, one for each image")
             refuse_unordered(texts, what)
-        reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
-        # Text of a fixed length, as of NumPy, loses a NUL at its end.
-        reasons = [reason.replace("\0", "\\x00") for reason in reasons]
+        given = [""] * count if errors is None else errors
+        # Text of a fixed length, such as NumPy's, loses a NUL at its end.
+        reasons = [one_line(error or "").replace("\0", "\\x00") for error in given]
         names = image_ids.checked(ids, images.start)
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
         if given.ndim != 1:
@@ -391,7 +385,6 @@ class Writer:
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
         self._refuse_known(names, images)
-        number = first // size
         if number in written_shards(arrays["valid"]):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
         if self._state["state"] == "complete":

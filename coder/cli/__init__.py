@@ -20,7 +20,6 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import tyro
 
@@ -80,7 +79,9 @@ def _command(arguments: list[str], prog: str) -> int:
             options.check()
         hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
         with _named(options.file), hidden or contextlib.nullcontext():
-            status, facts = _run(options)
+            # Imported here: what archives and fitting need is slow to import.
+            room = "fit_commands" if isinstance(options, Fit) else "file_commands"
+            status, facts = importlib.import_module(f"coder.cli.{room}").run(options)
         if options.json:
             print(json.dumps(facts))
         return status
@@ -112,12 +113,6 @@ def _named(path: Path) -> Iterator[None]:
         if error.filename is None and _takes_output():
             error.filename = path
         raise
-
-
-def _run(options: Info | Fit) -> tuple[int, dict[str, Any]]:
-    # Imported here: what archives and fitting need is slow to import.
-    room = "fit_commands" if isinstance(options, Fit) else "file_commands"
-    return importlib.import_module(f"coder.cli.{room}").run(options)
 
 
 def _load(name: str) -> Callable[[list[str]], int | None]:

@@ -16,10 +16,7 @@ _STARTS = {
     b"PAR1": ("a Parquet file", ""),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 or NetCDF file", SAVE),
     b"CDF": ("a NetCDF file", SAVE),
-    b"II*\0": ("a TIFF", _BANDS),
-    b"MM\0*": ("a TIFF", _BANDS),
-    b"II+\0": ("a TIFF", _BANDS),
-    b"MM\0+": ("a TIFF", _BANDS),
+    (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): ("a TIFF", _BANDS),
     b"\x80": ("a pickle", f"{_CODE}, {SAVE}"),
     b"ARROW1": ("an Arrow file (Feather)", "write its table as Parquet"),
     b"\x89PNG\r\n\x1a\n": ("a PNG picture", _PICTURE),
@@ -28,7 +25,7 @@ _STARTS = {
     b"GIF8": ("a GIF picture", _PICTURE),
     b"RIFF": ("a WebP picture, or another RIFF file", _PICTURE),
 }
-_BYTES = max(map(len, _STARTS))
+_BYTES = 12  # of the longest start
 
 
 def start_of(path: Path) -> bytes:
