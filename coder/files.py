@@ -128,7 +128,19 @@ def check_output(
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", path) from error
     if mode is not None:
-        _refuse_existing(path, target, mode, overwrite, folder)
+        is_folder = stat.S_ISDIR(mode)
+        if not is_folder and not stat.S_ISREG(mode):
+            raise OutputError("is a pipe or a device, not a file: choose another output", path)
+        if is_folder and not folder:
+            raise OutputError("is a folder: give the name of a file", path)
+        if folder and not is_folder:
+            text = "is a file, and a folder is to be written: choose another output"
+            raise OutputError(text, path)
+        if not overwrite:
+            raise OutputError("exists: choose another output, or replace it with --overwrite", path)
+        if folder and any(target.iterdir()) and not _is_zarr_array(target):
+            text = "holds other files than one Zarr array, so it is never replaced: choose another"
+            raise OutputError(text, path)
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}: make it first", path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -288,32 +300,13 @@ def _unused(target: Path, ending: str = "part") -> Path:
 def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:
     for name in inputs:
         source = real_path(name)
-        same = source == target
-        if not same and source.exists() and target.exists():
-            same = source.samefile(target)  # a hard link, or another spelling
-        if same:
+        # Of two names, one may be a hard link, or another spelling.
+        if source == target or (source.exists() and target.exists() and source.samefile(target)):
             raise OutputError("is the input, which would be lost: choose another output", path)
         if source in target.parents and source.is_dir():
             raise OutputError(f"lies inside the input {os.fspath(name)}: choose another", path)
         if target in source.parents:
             raise OutputError(f"holds the input {os.fspath(name)}: choose another output", path)
-
-
-def _refuse_existing(
-    path: PathLike, target: Path, mode: int, overwrite: bool, folder: bool
-) -> None:
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OutputError("is a pipe or a device, not a file: choose another output", path)
-    if stat.S_ISDIR(mode) and not folder:
-        raise OutputError("is a folder: give the name of a file", path)
-    if stat.S_ISREG(mode) and folder:
-        raise OutputError("is a file, and a folder is to be written: choose another output", path)
-    if not overwrite:
-        raise OutputError("exists: choose another output, or replace it with --overwrite", path)
-    if folder and any(target.iterdir()) and not _is_zarr_array(target):
-        raise OutputError(
-            "holds other files than one Zarr array, so it is never replaced: choose another", path
-        )
 
 
 def _is_zarr_array(folder: Path) -> bool:

@@ -21,7 +21,7 @@ import threading
 import warnings
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -142,11 +142,9 @@ class Pool:
                 block.floats(part.shape)[...] = part
             return _encode, span.start, part.shape, block, grid
 
-        def take(_: slice, __: "_Block | None", result: tuple) -> None:
-            blobs.extend(result[0])
-            caught.update(dict.fromkeys(result[1]))
-
-        self._run(values.shape, hand_out, take)
+        for _, _, (coded, warned) in self._run(values.shape, hand_out):
+            blobs.extend(coded)
+            caught.update(dict.fromkeys(warned))
         for category, text in caught:
             warnings.warn(text, category, stacklevel=2)
         return blobs
@@ -177,19 +175,14 @@ class Pool:
         def hand_out(span: slice, block: "_Block | None") -> tuple:
             return _decode, span.start, y_hat[span].shape, block, sent[span]
 
-        def take(span: slice, block: "_Block | None", result: NDArray | None) -> None:
+        for span, block, result in self._run(y_hat.shape, hand_out):
             y_hat[span] = result if block is None else block.floats(y_hat[span].shape)
-
-        self._run(y_hat.shape, hand_out, take)
         return y_hat
 
     def _run(
-        self,
-        shape: tuple[int, ...],
-        hand_out: Callable[[slice, "_Block | None"], tuple],
-        take: Callable[[slice, "_Block | None", Any], None],
-    ) -> None:
-        """Code a batch of this shape in spans; `take` gets their results in order."""
+        self, shape: tuple[int, ...], hand_out: Callable[[slice, "_Block | None"], tuple]
+    ) -> Iterator[tuple[slice, "_Block | None", Any]]:
+        """Code a batch of this shape in spans; gives each with its result, in order."""
         assert self._executor is not None
         assert self._memory is not None
         count, size = shape[0], 4 * int(np.prod(shape[1:]))
@@ -207,7 +200,7 @@ class Pool:
                 if not pending:
                     return
                 span, block, future = pending[0]
-                take(span, block, future.result())
+                yield span, block, future.result()
                 pending.popleft()
                 give_back(block)
         except BrokenProcessPool as error:

@@ -244,15 +244,14 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
     Raises FileError if it is damaged, or if a shard has changed since the archive was finished.
     """
     array = array_of(group, name)
-    try:
-        values = zarr_nodes.read(array)
-    except PermissionError as error:
-        raise NoPermission(path=error.filename) from error
-    except Exception as error:  # whatever any codec raises is damage here
-        with zarr_nodes.about_store(group.store):
+    with zarr_nodes.about_store(group.store):
+        try:
+            values = zarr_nodes.read(array)
+        except PermissionError as error:
+            raise NoPermission(path=error.filename) from error
+        except Exception as error:  # whatever any codec raises is damage here
             text = f"{name} is damaged ({error}): `python -m coder verify` says where"
             raise FileError(text) from error
-    with zarr_nodes.about_store(group.store):
         for where, what, _ in manifest.changed(name, array, manifest.read_state(group)):
             raise FileError(f"{where} {what}")
     if name in ("embedding", "class_token"):

@@ -12,18 +12,7 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
-from coder.archive import image_ids, manifest, zarr_nodes
-from coder.archive.contents import (
-    Plan,
-    array_of,
-    check_store,
-    create_locked,
-    finish,
-    images_in,
-    not_valid,
-    planned,
-    refuse_lost,
-)
+from coder.archive import contents, image_ids, manifest, zarr_nodes
 from coder.archive.lock import locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
@@ -48,7 +37,7 @@ class Writer:
     """
 
     group: zarr.Group
-    _plan: Plan
+    _plan: contents.Plan
 
     def __init__(
         self,
@@ -89,8 +78,8 @@ class Writer:
     def __enter__(self) -> "Writer":
         """Raises as `create`; OutputError if another writes it, or it was begun with others."""
         with self._stack, about_store(self._store):
-            self._plan = planned(*self._settings)
-            check_store(self._store)
+            self._plan = contents.planned(*self._settings)
+            contents.check_store(self._store)
             path = local_path(self._store)
             self._known = None
             self._lock = self._stack.enter_context(locked(path))
@@ -102,12 +91,16 @@ class Writer:
             if _holds(self._store):
                 self.group = self._open(path)
             else:
-                self.group = create_locked(self._store, self._plan)
+                self.group = contents.create_locked(self._store, self._plan)
             self._lock.keep = True  # until it is finished
-            self._arrays = {name: array_of(self.group, name) for name in self._state["shards"]}
+            self._arrays = {
+                name: contents.array_of(self.group, name) for name in self._state["shards"]
+            }
             # Where no image is valid, the shard says so by being there.
             with zarr.config.set({"array.write_empty_chunks": True}):
-                self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
+                self._arrays["valid"] = contents.array_of(
+                    zarr.open_group(self._store, mode="r+"), "valid"
+                )
             self._stack = self._stack.pop_all()
         self._is_open = True
         return self
@@ -164,7 +157,7 @@ class Writer:
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
             if self._strict:
-                count, first = not_valid(self.group)
+                count, first = contents.not_valid(self.group)
                 if count:
                     number, name, reason = first[0]
                     raise InputError(
@@ -172,10 +165,12 @@ class Writer:
                     )
             state = self._state
             if state["state"] == "complete":
-                refuse_lost(self.group, self._arrays, state, "give `missing` to `write` first")
+                contents.refuse_lost(
+                    self.group, self._arrays, state, "give `missing` to `write` first"
+                )
                 self._refuse_changed(set())
             else:
-                finish(self.group)
+                contents.finish(self.group)
         self._lock.keep = False
 
     @property
@@ -205,7 +200,7 @@ class Writer:
             try:
                 marks = read(arrays["valid"], part)
                 if i in there["embedding"]:
-                    images_in(arrays["embedding"], i)
+                    contents.images_in(arrays["embedding"], i)
             except OSError:  # may pass: no reason to write the shard again
                 raise
             except Exception:  # written in part, or damaged
@@ -298,7 +293,7 @@ class Writer:
                 "choose another place"
             )
         arrays = zarr_nodes.opened(group)
-        refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
+        contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         given, embedding = self._plan, arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
         # Of each: what it was begun with, and what is given now.

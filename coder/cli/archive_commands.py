@@ -71,38 +71,26 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
         pairs = zip(names, array.shape, strict=True)
         dimensions = ", ".join(f"{n or ''} {s}".strip() for n, s in pairs)
         print(f"{name}: {_type(array)} ({dimensions}), {stored:,} bytes stored")
-        shape = array.shards or array.chunks
         of = "shards" if array.shards else "chunks"
-        written: int | None = len(zarr_nodes.stored(array))
-        if any(f"{key}/".startswith(f"{array.path}/".lstrip("/")) for key in opened.unreadable):
-            written = None
-        whole = len(zarr_nodes.places(array))
-        print(
-            f"  {'unknown which' if written is None else written} of {whole} {of} of {list(shape)} written",
-            end="",
-        )
-        print(f", read in chunks of {list(array.chunks)}" if array.shards else "")
-        found[name] = {
-            "dtype": _type(array),
-            "shape": array.shape,
-            "stored_bytes": stored,
-            of: whole,
-            f"{of}_written": written,
-        }
-        codec = nec_codec(array)
-        if codec is not None:
+        inside = f"{array.path}/".lstrip("/")
+        is_known = not any(f"{key}/".startswith(inside) for key in opened.unreadable)
+        whole, written = len(zarr_nodes.places(array)), len(zarr_nodes.stored(array))
+        inner = f", read in chunks of {list(array.chunks)}" if array.shards else ""
+        sides = list(array.shards or array.chunks)
+        there = written if is_known else "unknown which"
+        print(f"  {there} of {whole} {of} of {sides} written{inner}")
+        found[name] = {"dtype": _type(array), "shape": array.shape, "stored_bytes": stored}
+        found[name] |= {of: whole, f"{of}_written": written if is_known else None}
+        if (codec := nec_codec(array)) is not None:
             # The first side of a raster, or of vectors, counts no images.
             images = max(images, array.shape[0] if array.ndim == 4 else 0)
+            fingerprint, size = codec.fingerprint.hex(), codec.codec_bytes
             print(
-                f"  nec codec {codec.fingerprint[:4].hex()} (of this array and quality "
-                f"{codec.quality} alone): {codec.channels} channels, "
-                f"{len(codec.tables)} tables, {codec.codec_bytes:,} bytes"
+                f"  nec codec {fingerprint[:8]} (of this array and quality {codec.quality} alone): "
+                f"{codec.channels} channels, {len(codec.tables)} tables, {size:,} bytes"
             )
-            found[name] |= {
-                "fingerprint": codec.fingerprint.hex(),
-                "quality": codec.quality,
-                "codec_bytes": codec.codec_bytes,
-            }
+            found[name] |= {"fingerprint": fingerprint, "quality": codec.quality}
+            found[name]["codec_bytes"] = size
     per_image = f", {total / images:.1f} per image" if images else ""
     print(f"{total:,} bytes in all arrays{per_image}")
     facts = {"arrays": found, "stored_bytes": total}

@@ -38,7 +38,8 @@ _NOT_ZARR = (
 
 def run(options: Fit) -> tuple[int, dict[str, Any]]:
     """Fit a codec to embeddings; for `Encode`, write them as a Zarr array by it or by --codec."""
-    return 0, _encode(options) if isinstance(options, Encode) else _fit_file(options)
+    with about(options.file):
+        return 0, _encode(options) if isinstance(options, Encode) else _fit_file(options)
 
 
 def _fit_file(options: Fit) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _encode(options: Encode) -> dict[str, Any]:
     y, nodata = _shown(options)
     _check_codable(y, given, options, nodata)
     codec = given or _fitted(y, options, nodata)
-    with files.writing_folder(options.out, **kept) as part, about(options.file):
+    with files.writing_folder(options.out, **kept) as part:
         _write(part, y, codec, nodata)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     metadata = (options.out / "zarr.json").stat().st_size
@@ -101,9 +102,9 @@ def read(path: Path, column: str | None = None) -> Any:
             values = _read_zarr(path)
         else:
             start = file_kinds.start_of(files.check_input(path, "file of embeddings"))
-            if file_kinds.is_parquet(start):
+            if start.startswith(file_kinds.PARQUET):
                 values, column = _read_parquet(path, column), None
-            elif file_kinds.is_npy(start):
+            elif start.startswith(file_kinds.NPY):
                 values = _read_npy(path)
             else:
                 unknown = ("not a .npy file, a Zarr array or Parquet", SAVE)
@@ -166,8 +167,7 @@ def _shown(options: Fit) -> tuple[Any, float | None]:
 
 
 def _fit(y: Any, options: Fit, nodata: float | None) -> EmbeddingCodec:
-    with about(options.file):
-        codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
+    codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
         f"quality {codec.quality} is used unless another is given"
@@ -182,8 +182,7 @@ def _fitted(y: Any, options: Encode, nodata: float | None) -> OneQualityCodec:
         raise InputError(
             f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
             f"{whole.num_qualities - 1}: give one of those. To fit only once, write the codec "
-            "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC",
-            options.file,
+            "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC"
         )
     return whole.at(options.quality)
 
@@ -208,16 +207,14 @@ def _check_codable(
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(
             f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
-            f"{codec.channels}",
-            options.file,
+            f"{codec.channels}"
         )
     tokens = math.prod(_chunks(y.shape)[:-1])
     most = (options.max_tokens or MAX_TOKENS) if codec is None else codec.max_tokens
     if tokens > most:
         raise InputError(
             f"chunks of {tokens} tokens, and the codec takes {most}: "
-            + ("raise --max-tokens" if codec is None else "fit one with larger --max-tokens"),
-            options.file,
+            + ("raise --max-tokens" if codec is None else "fit one with larger --max-tokens")
         )
     if codec is not None:
         warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
@@ -226,9 +223,8 @@ def _check_codable(
     # In parts, such that few chunks are read twice and the rows fit in memory.
     rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], _TILE)
     size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
-    with about(options.file):
-        for start in range(0, y.shape[0], size):
-            _checked(y, start, start + size, nodata)
+    for start in range(0, y.shape[0], size):
+        _checked(y, start, start + size, nodata)
 
 
 def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:

@@ -127,12 +127,8 @@ class ScalarCodec(OneQualityCodec):
 
     def _only(self, layout: NDArray[np.int32]) -> "ScalarCodec":
         used, inverse = np.unique(layout, return_inverse=True)
-        return replace(
-            self,
-            tables=self.tables.only(used),
-            grid_layout=inverse.astype(np.int32),
-            class_layout=None,
-        )
+        tables, layout = self.tables.only(used), inverse.astype(np.int32)
+        return replace(self, tables=tables, grid_layout=layout, class_layout=None)
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
@@ -150,13 +146,10 @@ class ScalarCodec(OneQualityCodec):
         if set(tensors) - {"class_layout"} != needed:
             raise FileError(f"a codec has tensors {sorted(needed)}, not {sorted(tensors)}")
         return cls(
-            tensors["offsets"],
-            tensors["steps"],
-            Tables(*(tensors[name] for name in Tables.TENSORS)),
-            tensors["grid_layout"],
-            tensors.get("class_layout"),
-            content["max_tokens"],
-            content["rate_index"],
+            tables=Tables(*(tensors[name] for name in Tables.TENSORS)),
+            max_tokens=content["max_tokens"],
+            quality=content["rate_index"],
+            **{name: tensors[name] for name in tensors.keys() - {*Tables.TENSORS}},
         )
 
     def _coder(self, tokens: int) -> RowCoder:

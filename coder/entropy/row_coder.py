@@ -126,7 +126,10 @@ class RowCoder:
         Raises:
           CorruptBlob: the words are not what `encode` makes of rows of these lengths.
         """
-        ans = open_words(words)
+        try:
+            ans = AnsCoder(words)
+        except ValueError as error:  # no encoder wrote them
+            raise CorruptBlob(f"damaged payload: {error}") from error
         places = walk(Reader(ans), self._segments)
         which, bit = np.nonzero((places.pattern[:, None] >> _BITS) & 1)
         piece = places.piece[which]
@@ -204,11 +207,3 @@ class RowCoder:
         models = map(self._tables.event_model, tables)
         runs = zip(edges[:-1], edges[1:], models, strict=True)
         return [run for run in runs if run[2] is not None]
-
-
-def open_words(words: NDArray[np.uint32]):
-    """A coder that reads words. Raises CorruptBlob if no encoder wrote them."""
-    try:
-        return AnsCoder(words)
-    except ValueError as error:
-        raise CorruptBlob(f"damaged payload: {error}") from error

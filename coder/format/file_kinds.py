@@ -10,10 +10,11 @@ SAVE = "save the array of the embeddings as .npy (numpy.save)"
 _BANDS = f"read its bands as [H, W, D] (rasterio), and {SAVE}"
 _PICTURE = "a model makes embeddings of pictures and codes them (nec_jax.encode)"
 _CODE = "it may run code, so it is not opened: where it was made"
+NPY, PARQUET = b"\x93NUMPY", b"PAR1"
 # First bytes -> the kind of the file, and what to do with it.
 _STARTS = {
-    b"\x93NUMPY": ("a .npy file", ""),
-    b"PAR1": ("a Parquet file", ""),
+    NPY: ("a .npy file", ""),
+    PARQUET: ("a Parquet file", ""),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 or NetCDF file", SAVE),
     b"CDF": ("a NetCDF file", SAVE),
     (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): ("a TIFF", _BANDS),
@@ -44,16 +45,6 @@ def is_safetensors(start: bytes) -> bool:
 def may_be_blob(start: bytes) -> bool:
     """Whether a file that begins so may be a blob that this version reads."""
     return start[0] >> 4 == framing.VERSION and not is_safetensors(start)
-
-
-def is_npy(start: bytes) -> bool:
-    """Whether a file that begins so is NumPy's."""
-    return start.startswith(b"\x93NUMPY")
-
-
-def is_parquet(start: bytes) -> bool:
-    """Whether a file that begins so is a Parquet file."""
-    return start.startswith(b"PAR1")
 
 
 def described(path: Path) -> tuple[str, str] | None:

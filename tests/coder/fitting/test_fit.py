@@ -12,7 +12,7 @@ from transform_cases import CHANNELS, GRID, class_tokens, embeddings, ladder, sm
 import coder
 import coder.fitting
 from coder import InputError, UnusualEmbedding
-from coder.fitting.histograms import BINS, CENTRES, EDGES, add, empty
+from coder.fitting.histograms import BINS, CENTRES, EDGES, add
 from coder.transform.dead_zone import cells
 from coder.transform.distributions import SCALES, SHAPES, member
 
@@ -240,7 +240,7 @@ def test_class_tokens_are_one_a_grid():
 def test_bins_tile_the_magnitudes():
     assert EDGES.shape == CENTRES.shape == (BINS,)
     assert (np.diff(EDGES) > 0).all()
-    counts = empty(2, 3)
+    counts = np.zeros((2, 3, BINS), np.int64)
     c = np.exp(np.random.default_rng(0).normal(0, 3, (4, 5, 2))).astype(np.float32)
     columns = np.array([0, 1, 1, 2, 2], np.uint8)
     add(counts, c, columns)
