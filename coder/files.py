@@ -119,7 +119,7 @@ def check_output(
         raise OutputError("standard output cannot be written to: give the name of a file", path)
     _refuse_inputs(path, target, inputs)
     try:
-        # Not of `target`: that of /dev/stdout, as a pipe, is a name of no file.
+        # `path`, not `target`: if /dev/stdout is a pipe, its target is not the name of a file.
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
         mode = None
@@ -139,7 +139,9 @@ def check_output(
         if not overwrite:
             raise OutputError("exists: choose another output, or replace it with --overwrite", path)
         if folder and any(target.iterdir()) and not _is_zarr_array(target):
-            text = "holds other files than one Zarr array, so it is never replaced: choose another"
+            text = (
+                "is not a folder of one Zarr array alone, so it is never replaced: choose another"
+            )
             raise OutputError(text, path)
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}: make it first", path)
@@ -166,7 +168,7 @@ def check_outputs(
         return
     there = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     if not there.is_dir():
-        raise OutputError(f"cannot be made, for {there} is a file: choose another", folder)
+        raise OutputError(f"cannot be made, because {there} is a file: choose another", folder)
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(f"no permission to write in {there}: change it", folder)
     for name in names:
@@ -253,7 +255,7 @@ def writing_folder(
 
 
 def mark(target: Path) -> str:
-    """The prefix of the names of its parts; short, since its own may have the maximum length."""
+    """The prefix of the names of a target's parts; short, as its own may be of maximum length."""
     return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
 
 
@@ -300,7 +302,7 @@ def _unused(target: Path, ending: str = "part") -> Path:
 def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:
     for name in inputs:
         source = real_path(name)
-        # Of two names, one may be a hard link, or another spelling.
+        # Two names may be hard links to one file, or spellings of one name.
         if source == target or (source.exists() and target.exists() and source.samefile(target)):
             raise OutputError("is the input, which would be lost: choose another output", path)
         if source in target.parents and source.is_dir():

@@ -219,7 +219,7 @@ class Pool:
             raise
         finally:
             for _, block, future in pending:
-                # Not before its task is done, which may be running.
+                # After its task, which may still be running.
                 future.add_done_callback(lambda _, block=block: give_back(block))
                 future.cancel()
 

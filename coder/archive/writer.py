@@ -54,11 +54,11 @@ class Writer:
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
         Args:
-          store: a path, or a store of zarr in which things can be written again and deleted: none
-            of a zip file. Write a folder, and zip that; it can be read so. Only paths, and stores
-            of paths, are locked.
-          codec: of one quality.
-          count: images.
+          store: a path, or a Zarr store that can rewrite and delete what it holds. A zip store
+            cannot: write a folder, and zip that. Only paths, and stores of local folders, are
+            locked.
+          codec: a codec of one quality.
+          count: number of images.
           grid: tokens (height, width) of every image.
           shard: images per shard; None for `even_shard(count)`.
           attributes: further attributes of the archive, as JSON; an existing one must have them.
@@ -76,7 +76,7 @@ class Writer:
         self._known: image_ids.Known | None = None  # read when the first shard is written
 
     def __enter__(self) -> "Writer":
-        """Raises as `create`; OutputError if another writes it, or it was begun with others."""
+        """Raises as `create`; OutputError if another process writes it, or its settings differ."""
         with self._stack, about_store(self._store):
             self._plan = contents.planned(*self._settings)
             contents.check_store(self._store)
@@ -96,7 +96,7 @@ class Writer:
             self._arrays = {
                 name: contents.array_of(self.group, name) for name in self._state["shards"]
             }
-            # Where no image is valid, the shard says so by being there.
+            # A shard without valid images is stored too: it says that it is done.
             with zarr.config.set({"array.write_empty_chunks": True}):
                 self._arrays["valid"] = contents.array_of(
                     zarr.open_group(self._store, mode="r+"), "valid"
@@ -242,7 +242,7 @@ class Writer:
     def _refuse_uncodable(self, images: NDArray[np.intp], y: NDArray[np.float32]) -> None:
         """Raises what coding embeddings would: InputError, or a warning that is made an error.
 
-        What is written is not taken away for something that cannot take its place.
+        So no shard is deleted for one that cannot be coded.
 
         Args:
           images: the number of each.
@@ -296,7 +296,7 @@ class Writer:
         contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         given, embedding = self._plan, arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
-        # Of each: what it was begun with, and what is given now.
+        # For each setting: the value that the archive was begun with, and the one given now.
         settings = {
             **{name: (group.attrs.get(name), value) for name, value in given.attributes.items()},
             "number of images": (embedding.shape[0], given.count),
@@ -393,11 +393,11 @@ class Writer:
             classes = np.full((count, channels), np.nan, np.float32)
             classes[good] = y[:, 0]
             arrays["class_token"][images] = classes
-        # Of any length: NumPy's text of one length takes the memory of the longest for each.
+        # As objects: NumPy's text of a fixed length takes the memory of the longest for each.
         arrays["id"][images] = np.array(names, object)
         arrays["label"][images] = marks
         arrays["error"][images] = np.array(reasons, object)
-        # Last: it says that the shard is done. Before any other, it no longer did.
+        # Last: `valid` says that the shard is done. It was deleted before anything was written.
         arrays["valid"][images] = good
         if self._known is not None:
             self._known.add(names, images.start)

@@ -42,9 +42,9 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
             if path is not None and files.is_zarr(path):
                 raise FileError(f"its Zarr metadata are damaged: {error}") from error
             found = sorted(p.name for p in path.iterdir() if files.is_zarr(p)) if path else []
-            hint = f"; {', '.join(found[:5])} in it are some: give one of them" * bool(found)
+            hint = f"; it holds {', '.join(found[:5])}: give one of them" * bool(found)
             if "embedding" in found:
-                hint += ", or copy the archive again, for its own zarr.json is lost"
+                hint += ", or copy the archive again, because its own zarr.json is lost"
             raise FileError(f"a folder without a Zarr array or group{hint}") from error
         except Exception as error:  # damaged metadata raise anything
             raise FileError(f"its Zarr metadata are damaged: {error}") from error
@@ -64,7 +64,7 @@ def check_metadata(folder: Path) -> None:
 def unreadable(array: zarr.Array) -> list[str]:
     """Keys of an array's files and folders that may not be read; zarr lists no such folder.
 
-    None are known of a store that is no folder of this machine.
+    The list is empty for a store that is not a local folder.
 
     Raises FileError if a file is a pipe or device: zarr would wait for ever.
     """
@@ -83,7 +83,7 @@ def unreadable(array: zarr.Array) -> list[str]:
 
 
 def check_readable(array: zarr.Array) -> None:
-    """Raises NoPermission if a part of an array may not be read: it would be taken for lost.
+    """Raise NoPermission if a part of an array may not be read: it would be taken for lost.
 
     Raises FileError as `unreadable`.
     """

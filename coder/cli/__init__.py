@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "nec") -> int:
                 print(end="", flush=True)  # where there is no standard output, nothing happens
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 143 if isinstance(stop, _Terminated) else 130  # as shells have it
-    except BrokenPipeError:  # as of `| head`
+        return 143 if isinstance(stop, _Terminated) else 130  # as in shells
+    except BrokenPipeError:  # such as `| head`
         _drop_output()
     except OSError as error:
         where = error.filename
@@ -155,7 +155,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _takes_output() -> bool:
-    """Whether standard output can be written: what could not be is in its buffer still."""
+    """Whether standard output can be written; what could not be written stays in its buffer."""
     try:
         print(end="", flush=True)
     except OSError:
@@ -164,5 +164,5 @@ def _takes_output() -> bool:
 
 
 def _drop_output() -> None:
-    """What is left in the buffer goes nowhere, rather than to an error at the program's end."""
+    """Discard what is left in the buffer, which would be an error when the program ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,10 +154,8 @@ def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     for path in paths.values():
         if path.parent.is_dir():
             files.check_output(path, overwrite=options.overwrite)
-    valid = None
-    if opened.state is not None:
-        marks = opened.arrays["valid"]
-        valid = _read(opened, "valid", marks, _whole(marks), None)
+    marks = opened.arrays["valid"] if opened.state else None
+    valid = None if marks is None else _read(opened, "valid", marks, _whole(marks), None)
     _look_for_changes(opened)
     if opened.changed:
         for name in paths:
@@ -178,17 +177,14 @@ def _open(path: Path) -> _Opened:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         name = node.basename or path.resolve().name.removesuffix(".zarr")
-        group, state, arrays, damaged, problems = None, None, {name: node}, {}, []
-        hidden = {name: zarr_nodes.unreadable(node)}
+        group, state, arrays, damaged = None, None, {name: node}, {}
     else:
         arrays, damaged = zarr_nodes.members(node)
         state = manifest.read_state(node)
-        is_archive = state is not None or manifest.is_earlier(node, arrays)
-        group = node if is_archive else None
-        problems = [
-            (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
-        ]
-        hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
+        group = node if state or manifest.is_earlier(node, arrays) else None
+    hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
+    problems = [(name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()]
+    if isinstance(node, zarr.Group):
         problems += [
             one
             for one in manifest.lost(node, arrays, state)
@@ -275,12 +271,10 @@ def _print_problems(opened: _Opened) -> None:
 
 def _valid(opened: _Opened) -> np.ndarray | None:
     """Which images are valid; None if unknown or unreadable."""
-    if opened.state is None or "valid" not in opened.arrays:
-        return None
-    try:
-        return zarr_nodes.read(opened.arrays["valid"])
-    except Exception:  # named when the array itself is read
-        return None
+    if opened.state is not None and "valid" in opened.arrays:
+        with suppress(Exception):  # named when the array itself is read
+            return zarr_nodes.read(opened.arrays["valid"])
+    return None
 
 
 def _marks(array: zarr.Array, valid: np.ndarray | None) -> np.ndarray | None:

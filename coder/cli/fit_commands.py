@@ -110,7 +110,7 @@ def read(path: Path, column: str | None = None) -> Any:
                 unknown = ("not a .npy file, a Zarr array or Parquet", SAVE)
                 raise FileError(": ".join(file_kinds.described(path) or unknown))
         if column is not None:
-            raise InputError(f"no Parquet file, so that it has no column {column}")
+            raise InputError(f"not a Parquet file, so it has no column {column}")
         if values.dtype.kind not in "fiu":
             raise InputError(f"an array of {values.dtype}: give floats")
         if values.ndim not in (2, 3, 4) or 0 in values.shape:
@@ -339,7 +339,7 @@ def _column(schema: "pyarrow.Schema", column: str | None) -> str:
     if column not in lists:
         others = f"--column, one of {', '.join(lists)}" if lists else f"no column does; {SAVE}"
         raise InputError(
-            f"column {column} holds {schema.field(column).type}, no lists of numbers: {others}"
+            f"column {column} holds {schema.field(column).type}, not lists of numbers: {others}"
         )
     return column
 
@@ -380,11 +380,11 @@ def _rows(what: str, values: Any, row: int) -> np.ndarray:
         sides.append(lengths[0].as_py())
         values = values.flatten()
     if not (types.is_floating(values.type) or types.is_integer(values.type)):
-        raise InputError(f"{what} holds lists of {values.type}, no numbers")
+        raise InputError(f"{what} holds lists of {values.type}, not of numbers")
     shape = sides if rest is None else [sides[0], *rest]
     if len(shape) == 3:
         raise InputError(
-            f"{what} holds rows of {shape[1]} x {shape[2]}, which say nothing of their grid: "
+            f"{what} holds rows of {shape[1]} x {shape[2]}, whose grid is unknown: "
             f"make grids [N, H, W, D] of them, and {SAVE}"
         )
     return values.to_numpy(zero_copy_only=False).reshape(shape)

@@ -190,7 +190,7 @@ class RowCoder:
     def _event_indices(
         self, row: NDArray[np.int64], symbols: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Of events [E]: indices in tables without the mode, and the escaped values [F]."""
+        """The indices of events [E] in tables without the mode, and their escaped values [F]."""
         minimum, size, mode = self._limits(row)
         index = symbols - minimum
         outside = np.flatnonzero(index.view(np.uint32) >= size.view(np.uint32) - 1)

@@ -19,8 +19,8 @@ _STEPS = 64.0 * 2.0 ** (-np.arange(MAX_QUALITIES) / 2)  # in standard deviations
 _EXPLAINED = (0.05, 0.997)  # part of the variance, at the lowest quality and at the highest
 _DEFAULT = 0.8
 _HEAVIEST = 1 << 16  # maximum weight of a class token; the histograms end there
-_FEW = 100  # most of the variance in a hundredth of the tokens is unusual; or in one of ...
-_FEWEST = 20  # ... this many or more: of fewer tokens, one may well have it
+_FEW = 100  # most of the variance in a hundredth of the tokens, or in a single one, is unusual ...
+_FEWEST = 20  # ... if there are at least this many
 _MISSING = "masked, NaN, or the nodata value"
 _LOST = 0.05  # standard deviations: the error of the highest quality
 

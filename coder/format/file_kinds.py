@@ -56,7 +56,7 @@ def described(path: Path) -> tuple[str, str] | None:
         if start.startswith(first):
             return found
     if is_safetensors(start):
-        return "a safetensors file (a codec, a model, or tensors), no embeddings", SAVE
+        return "a safetensors file (a codec, a model, or tensors), not embeddings", SAVE
     if may_be_blob(start):
         try:
             framing.unpack(path.read_bytes())

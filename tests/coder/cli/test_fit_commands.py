@@ -241,7 +241,7 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
             lambda p: table(p, A0=[0.5], A1=[0.5], t=["x"]),
             "but A0 (double), A1 (double), t",
         ),
-        ("y.parquet", lambda p: table(p, e=[["a"]]), "lists of string, no numbers"),
+        ("y.parquet", lambda p: table(p, e=[["a"]]), "lists of string, not of numbers"),
         (
             "y.parquet",
             lambda p: table(p, e=[b"a"], s=[{"x": 1}], t=["x"]),
@@ -278,11 +278,11 @@ def test_what_a_file_is_its_bytes_say_and_the_error_names_it(name, make, message
 @pytest.mark.parametrize("columns", [{"e": FIXED, "t": range(2160)}, {"t": range(2160)}])
 def test_a_column_that_holds_no_lists_is_named(columns, tmp_path):
     table(tmp_path / "y", **columns)
-    with pytest.raises(InputError, match="column t holds int64, no lists of numbers"):
+    with pytest.raises(InputError, match="column t holds int64, not lists of numbers"):
         read(tmp_path / "y", "t")
     with pytest.raises(InputError, match="0 columns are called x"):
         read(tmp_path / "y", "x")
-    with pytest.raises(InputError, match="no Parquet file, so that it has no column"):
+    with pytest.raises(InputError, match="not a Parquet file, so it has no column"):
         read(written(FLAT, tmp_path), "x")
 
 

@@ -328,7 +328,7 @@ def test_heavy_tails_are_nothing_unusual(channels):
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "i4", "i8", "u8"])
 def test_integers_are_coded_as_they_are_and_warned_of_once(dtype):
     y = (10 * smooth_embeddings(1, 40)).clip(0, 100).round()
-    with pytest.warns(UnusualEmbedding, match="integers are coded as the numbers") as caught:
+    with pytest.warns(UnusualEmbedding, match="integers are coded as plain numbers") as caught:
         codec = coder.fit(y.astype(dtype))
     assert len(caught) == 1
     assert caught[0].filename == __file__
