@@ -17,7 +17,6 @@ from coder.errors import CodecError, FileError, InputError
 _CODERS = 2  # coders that are kept, one for each number of tokens
 IDENTITY = "identity"
 """The name of its transform in a file."""
-_OWN = ("offsets", "steps", "grid_layout")  # tensors that are not its tables'
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,7 +131,8 @@ class ScalarCodec(OneQualityCodec):
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        tensors = {name: getattr(self, name) for name in _OWN} | self.tables.to_tensors()
+        tensors = {"offsets": self.offsets, "steps": self.steps} | self.tables.to_tensors()
+        tensors["grid_layout"] = self.grid_layout
         if self.class_layout is not None:
             tensors["class_layout"] = self.class_layout
         return tensors, self._content(IDENTITY)
@@ -142,7 +142,7 @@ class ScalarCodec(OneQualityCodec):
         cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
     ) -> "ScalarCodec":
         """The codec that `to_parts` described; FileError or CodecError on anything else."""
-        needed = {*_OWN, *Tables.TENSORS}
+        needed = {"offsets", "steps", "grid_layout", *Tables.TENSORS}
         if set(tensors) - {"class_layout"} != needed:
             raise FileError(f"a codec has tensors {sorted(needed)}, not {sorted(tensors)}")
         return cls(
