@@ -194,7 +194,7 @@ def codec_of(data: dict[str, Any], text: str) -> None:
             lambda d: d["attributes"].update(
                 nec_archive={"version": 1, "state": "complete", "shards": {"id": [[0, 1 << 50]]}}
             ),
-            "id has 5 shards, and the attribute nec_archive is of 1125899906842624: it is a part",
+            "id has 5 shards, and the attribute nec_archive lists 1125899906842624: it is a part",
         ),
         ("", lambda d: d["attributes"].pop("nec_archive"), "its attribute nec_archive is lost"),
     ],
