@@ -101,10 +101,8 @@ def fit(
         columns = transform.columns(part.grid)
         y = part.y.astype(np.float32, copy=False)
         c = np.stack([transform.forward(one, part.grid) for one in y])
-        alike = (
-            [(c, slice(None))] if part.counted.all() else zip(c[:, None], part.counted, strict=True)
-        )
-        for grids, counted in alike:
+        one_by_one = zip(c[:, None], part.counted, strict=True)
+        for grids, counted in [(c, slice(None))] if part.counted.all() else one_by_one:
             squares += float(np.square(grids[:, counted], dtype=np.float64).sum())
             histograms.add(counts, grids[:, counted], columns[counted])
         for held, more in zip(energies, _energies(transform, part), strict=True):
