@@ -1,9 +1,9 @@
 """Arrays from callers: conversions, checks with errors, and immutable copies."""
 
-import operator
 import warnings
 from collections import deque
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from coder.errors import CodecError, InputError, UnusualEmbedding, named
 
 _INT32 = np.iinfo(np.int32)
-_MISSING = "nothing coded can be missing; leave those out, or fill them, first"
+_MISSING = "a codec codes no missing values: leave them out, or fill them, first"
 _LISTS = (list, tuple, deque)
 
 
@@ -70,7 +70,7 @@ def as_floats(
 
 def check_finite(floats: NDArray[np.floating], source: NDArray, what: str = "embeddings") -> None:
     """Raise InputError that gives the place and source value of the first NaN or infinity."""
-    # One sum detects any without allocating; it may also overflow without any.
+    # One sum finds them without allocating memory. It may also overflow where there are none.
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(floats.sum(dtype=np.float64))
     if not finite:
@@ -81,8 +81,8 @@ def warn_of_integers(dtype: np.dtype, *, stacklevel: int) -> None:
     """Warn if embeddings are integers: these are often stored with a scale, not applied here."""
     if dtype.kind in "iu":
         warnings.warn(
-            f"embeddings are {dtype}: integers are coded as the numbers that they are. If a scale, "
-            "a companding or a no-data value belongs to them, dequantise them first",
+            f"embeddings are {dtype}: integers are coded as plain numbers. If they have a scale, a "
+            "companding or a no-data value, dequantise them first",
             UnusualEmbedding,
             stacklevel=stacklevel + 1,
         )
@@ -96,19 +96,17 @@ def as_symbols(q: ArrayLike) -> NDArray[np.int32]:
     if symbols.dtype == np.int32:
         return symbols
     if symbols.size and not _INT32.min <= int(symbols.min()) <= int(symbols.max()) <= _INT32.max:
-        raise InputError("symbols are beyond int32")
+        raise InputError("symbols do not fit int32")
     return symbols.astype(np.int32)
 
 
 def as_bytes(blob: Any) -> bytes:
     """A blob from any object that holds bytes. Raises InputError for other objects."""
-    try:
+    with suppress(TypeError):
         view = memoryview(blob)
-    except TypeError:
-        view = None
-    if view is None or view.itemsize != 1:
-        raise InputError(f"a blob is bytes, as encode returns it, not {type(blob).__name__}")
-    return view.tobytes()
+        if view.itemsize == 1:
+            return view.tobytes()
+    raise InputError(f"a blob is bytes, as encode returns it, not {type(blob).__name__}")
 
 
 def as_blobs(blobs: Any) -> list[bytes]:
@@ -138,19 +136,15 @@ def refuse_unordered(values: Any, what: str) -> None:
 
 def as_grid(grid: Any) -> tuple[int, int]:
     """A grid (height, width) as integers. Raises InputError unless both are above 0."""
-    try:
-        sides = tuple(grid)
-    except TypeError:
-        sides = ()
-    if len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
-        raise InputError(
-            f"grid is {grid!r}: give its height and width in tokens, two whole numbers"
-        )
-    return operator.index(sides[0]), operator.index(sides[1])
+    with suppress(TypeError, ValueError):  # of what is not a pair
+        height, width = grid
+        if is_whole(height) and is_whole(width) and min(height, width) > 0:
+            return int(height), int(width)
+    raise InputError(f"grid is {grid!r}: give its height and width in tokens, two whole numbers")
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is an integer, of Python or NumPy, and no bool."""
+    """Whether a value is an integer of Python or NumPy, and not a bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 

@@ -12,7 +12,7 @@ def printable(text: str) -> str:
     """Text that any file and terminal can take; file names need not be UTF-8."""
     try:
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    except UnicodeEncodeError:  # half of a pair that stands for no byte
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         return text.encode(errors="backslashreplace").decode()
 
 
@@ -79,7 +79,7 @@ class InputError(CodecError):
 
 
 class PoolError(CodecError):
-    """A pool of processes cannot be used: closed, another process's, or one of its own has died."""
+    """A pool of processes cannot be used: it is closed or of another process, or a worker died."""
 
 
 class UnusualEmbedding(UserWarning):

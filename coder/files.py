@@ -24,6 +24,7 @@ ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 """File names, one of which is in every folder that is a Zarr array or group."""
 _OF_ZARR = re.compile(r"zarr\.json|\.zarray|\.zattrs|c|[0-9]+([./][0-9]+)*")
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_MADE = "was made by another process meanwhile: choose another output"
 PathLike = str | os.PathLike[str]
 
 
@@ -118,7 +119,7 @@ def check_output(
         raise OutputError("standard output cannot be written to: give the name of a file", path)
     _refuse_inputs(path, target, inputs)
     try:
-        # Not of `target`: that of /dev/stdout, as a pipe, is a name of no file.
+        # `path`, not `target`: if /dev/stdout is a pipe, its target is not the name of a file.
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
         mode = None
@@ -127,7 +128,21 @@ def check_output(
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", path) from error
     if mode is not None:
-        _refuse_existing(path, target, mode, overwrite, folder)
+        is_folder = stat.S_ISDIR(mode)
+        if not is_folder and not stat.S_ISREG(mode):
+            raise OutputError("is a pipe or a device, not a file: choose another output", path)
+        if is_folder and not folder:
+            raise OutputError("is a folder: give the name of a file", path)
+        if folder and not is_folder:
+            text = "is a file, and a folder is to be written: choose another output"
+            raise OutputError(text, path)
+        if not overwrite:
+            raise OutputError("exists: choose another output, or replace it with --overwrite", path)
+        if folder and any(target.iterdir()) and not _is_zarr_array(target):
+            text = (
+                "is not a folder of one Zarr array alone, so it is never replaced: choose another"
+            )
+            raise OutputError(text, path)
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}: make it first", path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -153,7 +168,7 @@ def check_outputs(
         return
     there = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     if not there.is_dir():
-        raise OutputError(f"cannot be made, for {there} is a file: choose another", folder)
+        raise OutputError(f"cannot be made, because {there} is a file: choose another", folder)
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(f"no permission to write in {there}: change it", folder)
     for name in names:
@@ -201,9 +216,7 @@ def writing_all(
             if target.exists():
                 shutil.copymode(target, part)
             if not overwrite and os.path.lexists(target):
-                raise OutputError(
-                    "was made by another process meanwhile: choose another output", path
-                )
+                raise OutputError(_MADE, path)
         for _, target, part in parts:
             part.replace(target)
     except OSError as error:
@@ -236,15 +249,13 @@ def writing_folder(
         _say_full(error, path)
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        raise OutputError(
-            "was made by another process meanwhile: choose another output", path
-        ) from error
+        raise OutputError(_MADE, path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def mark(target: Path) -> str:
-    """The prefix of the names of its parts; short, since its own may have the maximum length."""
+    """The prefix of the names of a target's parts; short, as its own may be of maximum length."""
     return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
 
 
@@ -291,10 +302,8 @@ def _unused(target: Path, ending: str = "part") -> Path:
 def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> None:
     for name in inputs:
         source = real_path(name)
-        same = source == target
-        if not same and source.exists() and target.exists():
-            same = source.samefile(target)  # a hard link, or another spelling
-        if same:
+        # Two names may be hard links to one file, or spellings of one name.
+        if source == target or (source.exists() and target.exists() and source.samefile(target)):
             raise OutputError("is the input, which would be lost: choose another output", path)
         if source in target.parents and source.is_dir():
             raise OutputError(f"lies inside the input {os.fspath(name)}: choose another", path)
@@ -302,29 +311,12 @@ def _refuse_inputs(path: PathLike, target: Path, inputs: Iterable[PathLike]) -> 
             raise OutputError(f"holds the input {os.fspath(name)}: choose another output", path)
 
 
-def _refuse_existing(
-    path: PathLike, target: Path, mode: int, overwrite: bool, folder: bool
-) -> None:
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OutputError("is a pipe or a device, not a file: choose another output", path)
-    if stat.S_ISDIR(mode) and not folder:
-        raise OutputError("is a folder: give the name of a file", path)
-    if stat.S_ISREG(mode) and folder:
-        raise OutputError("is a file, and a folder is to be written: choose another output", path)
-    if not overwrite:
-        raise OutputError("exists: choose another output, or replace it with --overwrite", path)
-    if folder and any(target.iterdir()) and not _is_zarr_array(target):
-        raise OutputError(
-            "holds other files than one Zarr array, so it is never replaced: choose another", path
-        )
-
-
 def _is_zarr_array(folder: Path) -> bool:
     """Whether a folder holds a Zarr array and nothing else: no group and no other files."""
-    if not (folder / ".zarray").is_file():
-        try:
-            if read_json(folder / "zarr.json").get("node_type") != "array":
-                return False
-        except FileError:
-            return False
-    return all(_OF_ZARR.fullmatch(entry.name) for entry in folder.iterdir())
+    try:
+        is_array = (folder / ".zarray").is_file() or (
+            read_json(folder / "zarr.json").get("node_type") == "array"
+        )
+    except FileError:
+        is_array = False
+    return is_array and all(_OF_ZARR.fullmatch(entry.name) for entry in folder.iterdir())

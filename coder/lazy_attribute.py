@@ -1,7 +1,7 @@
 """Attributes that are computed on first use, without a lock."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -17,15 +17,9 @@ class lazy_attribute(Generic[T]):
         self._function = function
         self.__doc__ = function.__doc__
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> "lazy_attribute[T]": ...
-
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: Any, owner: type) -> T:
         if instance is None:
-            return self
+            return self  # type: ignore[return-value]
         value = self._function(instance)
         # Stored in the instance, where Python finds it before it calls this again.
         instance.__dict__[self._function.__name__] = value

@@ -29,7 +29,7 @@ from coder import CodecError, archive
 from coder.format import container
 from nec_jax import NecParams
 from nec_jax.api import check_images
-from nec_jax.images.read import SceneError
+from nec_jax.images.rasters import SceneError
 from nec_jax.images.record import raise_passing
 from nec_jax.models.weight_tree import flatten_weights
 from train.data import (

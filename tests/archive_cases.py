@@ -10,7 +10,7 @@ from coder_cases import fitted_codec, laplace_embeddings
 from coder import archive
 
 COUNT, GRID, SHARD = 37, (3, 4), 8
-BAD = {0, 10, *range(16, 24), 36}  # images without embedding; the third shard has none with
+BAD = {0, 10, *range(16, 24), 36}  # images without embedding: all those of the third shard
 Y = laplace_embeddings(1, COUNT, 13, np.array([0.1, 1, 30]))
 CODEC = fitted_codec(Y, class_token=True)
 Y_HAT = CODEC.dequantise(CODEC.quantise(Y))

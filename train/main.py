@@ -1,11 +1,11 @@
 """The commands of training and experiments: `nec COMMAND`, or `python -m train.main COMMAND`."""
 
-import argparse
 import importlib
+import inspect
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -46,19 +46,25 @@ def parse(command: str, arguments: list[str]) -> Any:
       OptionsError: as `configs.load`.
       SystemExit: an option is wrong; a message is printed.
     """
-    default, about = kind(command)(), kind(command).__doc__ or ""
+    default, about = kind(command)(), inspect.getdoc(kind(command)) or ""
     if command not in ("report", "compare"):
-        about += "\n\n`--config NAME` starts from an experiment (python -m train.main --help)."
+        # Before a line that does not begin with a letter, tyro adds a blank one.
+        about += "\n\nWith `--config NAME`, start from an experiment (python -m train.main --help)."
         if command == "sweep" and arguments and not arguments[0].startswith("-"):
             arguments = ["--config", *arguments]
-        parser = argparse.ArgumentParser(prog=f"nec {command}", add_help=False, allow_abbrev=False)
-        parser.add_argument("--config", metavar="NAME")
-        start, arguments = parser.parse_known_args(arguments)
-        if start.config is not None:
-            default = configs.load(start.config, command)
+        config, arguments = tyro.cli(
+            _config, args=arguments, return_unknown_args=True, add_help=False
+        )
+        if config is not None:
+            default = configs.load(config, command)
     return tyro.cli(
         kind(command), args=arguments, default=default, prog=f"nec {command}", description=about
     )
+
+
+def _config(config: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None) -> str | None:
+    """What the options start from."""
+    return config
 
 
 def main(argv: list[str] | None = None) -> None:

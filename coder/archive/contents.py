@@ -112,18 +112,18 @@ def create(
     """Make an archive in a Zarr store or path. Assign to its arrays, then call `finish`.
 
     Args:
-      store: a path, or a store of zarr; there must be nothing in it. None of a zip file: write a
+      store: a path, or a Zarr store, with nothing in it. A zip store cannot be used: write a
         folder, and zip that.
-      codec: of one quality; may code a class token or not.
-      count: images.
+      codec: a codec of one quality, with or without a class token.
+      count: number of images.
       grid: tokens (height, width) of every image.
       shard: images per shard, the smallest part to write at once; None for `even_shard(count)`.
       attributes: further attributes of the group, as JSON.
 
     Raises:
       CodecError: a codec of several qualities.
-      InputError: no images, shards of none, more tokens in a grid, or images in a shard of class
-        tokens, than the codec takes, attributes that are not JSON; nothing is made.
+      InputError: `count` or `shard` below 1; more tokens in a grid, or more images in a shard of
+        class tokens, than the codec takes; attributes that are not JSON. Nothing is made.
       OutputError: there is something in the store, it cannot be written again, or another process
         makes or writes it.
     """
@@ -185,8 +185,8 @@ def finish(group: zarr.Group) -> None:
     was written.
 
     Args:
-      group: the group of `create`, open for writing; of every shard, `valid` and all valid images
-        must be written.
+      group: the group of `create`, open for writing. In every shard, `valid` and the embeddings of
+        all valid images must be written.
 
     Raises:
       FileError: something is missing; the message names it.
@@ -196,7 +196,7 @@ def finish(group: zarr.Group) -> None:
         if state is None:
             raise FileError("not an archive, or one of an earlier version: make it with `create`")
         arrays = zarr_nodes.opened(group)
-        # Only arrays: which shards there must be is not known before they are counted.
+        # Only whole arrays: the shards that there must be are counted below.
         refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         _check_shards(arrays)
         new = manifest.completed({name: arrays[name] for name in state["shards"]})
@@ -244,15 +244,14 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
     Raises FileError if it is damaged, or if a shard has changed since the archive was finished.
     """
     array = array_of(group, name)
-    try:
-        values = zarr_nodes.read(array)
-    except PermissionError as error:
-        raise NoPermission(path=error.filename) from error
-    except Exception as error:  # whatever any codec raises is damage here
-        with zarr_nodes.about_store(group.store):
+    with zarr_nodes.about_store(group.store):
+        try:
+            values = zarr_nodes.read(array)
+        except PermissionError as error:
+            raise NoPermission(path=error.filename) from error
+        except Exception as error:  # whatever any codec raises is damage here
             text = f"{name} is damaged ({error}): `python -m coder verify` says where"
             raise FileError(text) from error
-    with zarr_nodes.about_store(group.store):
         for where, what, _ in manifest.changed(name, array, manifest.read_state(group)):
             raise FileError(f"{where} {what}")
     if name in ("embedding", "class_token"):
@@ -347,7 +346,7 @@ def _check_shards(arrays: Mapping[str, zarr.Array]) -> None:
 def images_in(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
     """Which images a shard of embeddings holds, from its index (offsets, lengths, CRC-32C).
 
-    Raises FileError if the index is not at the end of the shard, which was cut short then.
+    Raises FileError if the index is not at the end of the shard: the shard was cut short.
     """
     size = 16 * shard_size(embedding) + 4
     name = shard_key(embedding, number)

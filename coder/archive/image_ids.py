@@ -68,20 +68,17 @@ class Known:
             for place in np.flatnonzero(starts < ends):
                 yield from ((int(place), int(row)) for row in rows[starts[place] : ends[place]])
 
+    def refuse(self, ids: Sequence[str], images: slice, stored: Any) -> None:
+        """Raise InputError if an image outside of `images` has one of their ids.
 
-def refuse_known(
-    ids: Sequence[str], images: slice, known: Known, stored: NDArray[Any] | Any
-) -> None:
-    """Raise InputError if an image outside of `images` has one of their ids.
-
-    Args:
-      ids: the ids of `images`.
-      stored: the Zarr array of all written ids.
-    """
-    for place, row in known.candidates(ids):
-        # Another id may have the same hash, and a shard that was rewritten may have other ids now.
-        if not images.start <= row < images.stop and str(stored[row]) == ids[place]:
-            raise InputError(_alike(images.start + place, ids[place], row))
+        Args:
+          ids: the ids of `images`.
+          stored: the Zarr array of all written ids.
+        """
+        for place, row in self.candidates(ids):
+            # Another id may have this hash, and a shard that was rewritten may have other ids now.
+            if not images.start <= row < images.stop and str(stored[row]) == ids[place]:
+                raise InputError(_alike(images.start + place, ids[place], row))
 
 
 def _hashes(ids: Sequence[str]) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ class Lock:
 
 @contextmanager
 def locked(path: Path | None) -> Iterator[Lock]:
-    """Hold the lock of a folder, which need not exist, for a block; none for None.
+    """Hold the lock of a folder, which need not exist, for a block. For None there is no lock.
 
     Raises OutputError if another process, or another writer in this one, holds it.
     """
@@ -48,18 +48,18 @@ def locked(path: Path | None) -> Iterator[Lock]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise OutputError("another process is writing this archive: wait for its end") from None
+        raise OutputError("another process is writing this archive: wait until it ends") from None
     except NotImplementedError:
         held.is_real = False
     except OSError as error:
         raise OutputError(f"cannot be written: {name}: {error.strerror}") from error
     try:
         if held.is_real:
-            # What is left of one whose process was killed while it was made.
+            # Parts of an archive whose process was killed while it made them.
             files.remove_parts(path)
         yield held
     finally:
-        # While it is held: a process that has opened it already finds no work.
+        # Removed while it is held: a process that has already opened it finds no work.
         if held.is_real and not held.keep:
             name.unlink(missing_ok=True)
         lock.release()

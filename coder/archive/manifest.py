@@ -101,7 +101,7 @@ def lost(
         return
     others = list(_of_others(arrays))
     yield from others
-    if others:  # what is recorded is of other arrays
+    if others:  # the record is about other arrays
         return
     if state is not None:
         required, what = set(state["shards"]), "is lost"
@@ -135,8 +135,8 @@ def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
         return
     count = arrays["id"].shape[0]
     for name in ("class_token", "embedding", "error", "label", "valid"):
-        if name in arrays and arrays[name].shape[0] != count:
-            text = f"has {arrays[name].shape[0]} images, and `id` has {count}: it is not its array"
+        if name in arrays and (own := arrays[name].shape[0]) != count:
+            text = f"has {own} images, and `id` has {count}: one is of another archive, or resized"
             yield Lost(f"{name}/zarr.json", text, name)
 
 
@@ -198,7 +198,7 @@ def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[i
     for first, end in ranges:
         if end > count:
             raise FileError(
-                f"{array.path} has {count} shards, and the attribute {ATTRIBUTE} is of {end}: it "
+                f"{array.path} has {count} shards, and the attribute {ATTRIBUTE} lists {end}: it "
                 "is a part of an archive, or another program changed it, which must call "
                 "coder.archive.finish; or the attribute is damaged"
             )

@@ -12,18 +12,7 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
-from coder.archive import image_ids, manifest, zarr_nodes
-from coder.archive.contents import (
-    Plan,
-    array_of,
-    check_store,
-    create_locked,
-    finish,
-    images_in,
-    not_valid,
-    planned,
-    refuse_lost,
-)
+from coder.archive import contents, image_ids, manifest, zarr_nodes
 from coder.archive.lock import locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
@@ -48,7 +37,7 @@ class Writer:
     """
 
     group: zarr.Group
-    _plan: Plan
+    _plan: contents.Plan
 
     def __init__(
         self,
@@ -65,11 +54,11 @@ class Writer:
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
         Args:
-          store: a path, or a store of zarr in which things can be written again and deleted: none
-            of a zip file. Write a folder, and zip that; it can be read so. Only paths, and stores
-            of paths, are locked.
-          codec: of one quality.
-          count: images.
+          store: a path, or a Zarr store that can rewrite and delete what it holds. A zip store
+            cannot: write a folder, and zip that. Only paths, and stores of local folders, are
+            locked.
+          codec: a codec of one quality.
+          count: number of images.
           grid: tokens (height, width) of every image.
           shard: images per shard; None for `even_shard(count)`.
           attributes: further attributes of the archive, as JSON; an existing one must have them.
@@ -87,9 +76,31 @@ class Writer:
         self._known: image_ids.Known | None = None  # read when the first shard is written
 
     def __enter__(self) -> "Writer":
-        """Raises as `create`; OutputError if another writes it, or it was begun with others."""
+        """Raises as `create`; OutputError if another process writes it, or its settings differ."""
         with self._stack, about_store(self._store):
-            self._enter()
+            self._plan = contents.planned(*self._settings)
+            contents.check_store(self._store)
+            path = local_path(self._store)
+            self._known = None
+            self._lock = self._stack.enter_context(locked(path))
+            if not self._lock.is_real:
+                warnings.warn(
+                    f"{path}: its file system has no locks: see that no other process writes it",
+                    stacklevel=3,
+                )
+            if _holds(self._store):
+                self.group = self._open(path)
+            else:
+                self.group = contents.create_locked(self._store, self._plan)
+            self._lock.keep = True  # until it is finished
+            self._arrays = {
+                name: contents.array_of(self.group, name) for name in self._state["shards"]
+            }
+            # A shard without valid images is stored too: it says that it is done.
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                self._arrays["valid"] = contents.array_of(
+                    zarr.open_group(self._store, mode="r+"), "valid"
+                )
             self._stack = self._stack.pop_all()
         self._is_open = True
         return self
@@ -146,7 +157,7 @@ class Writer:
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
             if self._strict:
-                count, first = not_valid(self.group)
+                count, first = contents.not_valid(self.group)
                 if count:
                     number, name, reason = first[0]
                     raise InputError(
@@ -154,10 +165,12 @@ class Writer:
                     )
             state = self._state
             if state["state"] == "complete":
-                refuse_lost(self.group, self._arrays, state, "give `missing` to `write` first")
+                contents.refuse_lost(
+                    self.group, self._arrays, state, "give `missing` to `write` first"
+                )
                 self._refuse_changed(set())
             else:
-                finish(self.group)
+                contents.finish(self.group)
         self._lock.keep = False
 
     @property
@@ -187,7 +200,7 @@ class Writer:
             try:
                 marks = read(arrays["valid"], part)
                 if i in there["embedding"]:
-                    images_in(arrays["embedding"], i)
+                    contents.images_in(arrays["embedding"], i)
             except OSError:  # may pass: no reason to write the shard again
                 raise
             except Exception:  # written in part, or damaged
@@ -229,7 +242,7 @@ class Writer:
     def _refuse_uncodable(self, images: NDArray[np.intp], y: NDArray[np.float32]) -> None:
         """Raises what coding embeddings would: InputError, or a warning that is made an error.
 
-        What is written is not taken away for something that cannot take its place.
+        So no shard is deleted for one that cannot be coded.
 
         Args:
           images: the number of each.
@@ -262,28 +275,7 @@ class Writer:
                         f"{shard_key(self._arrays['valid'], i)}, and this writer writes both again"
                     ) from error
                 self._known.add(written, part.start)
-        image_ids.refuse_known(names, images, self._known, stored)
-
-    def _enter(self) -> None:
-        self._plan = planned(*self._settings)
-        check_store(self._store)
-        path = local_path(self._store)
-        self._known = None
-        self._lock = self._stack.enter_context(locked(path))
-        if not self._lock.is_real:
-            warnings.warn(
-                f"{path}: its file system has no locks: see that no other process writes it",
-                stacklevel=4,
-            )
-        if _holds(self._store):
-            self.group = self._open(path)
-        else:
-            self.group = create_locked(self._store, self._plan)
-        self._lock.keep = True  # until it is finished
-        self._arrays = {name: array_of(self.group, name) for name in self._state["shards"]}
-        # Where no image is valid, the shard says so by being there.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            self._arrays["valid"] = array_of(zarr.open_group(self._store, mode="r+"), "valid")
+        self._known.refuse(names, images, stored)
 
     def _open(self, path: Path | None) -> zarr.Group:
         if path is not None:
@@ -301,10 +293,10 @@ class Writer:
                 "choose another place"
             )
         arrays = zarr_nodes.opened(group)
-        refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
+        contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         given, embedding = self._plan, arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
-        # Of each: what it was begun with, and what is given now.
+        # For each setting: the value that the archive was begun with, and the one given now.
         settings = {
             **{name: (group.attrs.get(name), value) for name, value in given.attributes.items()},
             "number of images": (embedding.shape[0], given.count),
@@ -334,20 +326,17 @@ class Writer:
         errors: Sequence[str | None] | None,
     ) -> None:
         arrays = self._arrays
-        if not isinstance(images, slice):
+        parts = shard_slices(arrays["valid"])
+        if not isinstance(images, slice) or images not in parts:
             raise InputError(f"images {images!r} are no shard: give one of `missing`, a slice")
-        size, total = shard_size(arrays["valid"]), arrays["valid"].shape[0]
-        first = images.start
-        if first not in range(0, total, size) or images != slice(first, min(first + size, total)):
-            raise InputError(f"images {images.start} to {images.stop} are no shard: see `missing`")
-        count = images.stop - images.start
+        number, count = parts.index(images), images.stop - images.start
         for what, texts in (("ids", ids), ("errors", errors)):
             if isinstance(texts, str | bytes):
                 raise InputError(f"{what} are one text: give a list, one for each image")
             refuse_unordered(texts, what)
-        reasons = [one_line(error or "") for error in ([""] * count if errors is None else errors)]
-        # Text of a fixed length, as of NumPy, loses a NUL at its end.
-        reasons = [reason.replace("\0", "\\x00") for reason in reasons]
+        given = [""] * count if errors is None else errors
+        # Text of a fixed length, such as NumPy's, loses a NUL at its end.
+        reasons = [one_line(error or "").replace("\0", "\\x00") for error in given]
         names = image_ids.checked(ids, images.start)
         given = np.full(count, -1) if labels is None else with_mask(labels, "labels")
         if given.ndim != 1:
@@ -391,7 +380,6 @@ class Writer:
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
         self._refuse_known(names, images)
-        number = first // size
         if number in written_shards(arrays["valid"]):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
         if self._state["state"] == "complete":
@@ -405,11 +393,11 @@ class Writer:
             classes = np.full((count, channels), np.nan, np.float32)
             classes[good] = y[:, 0]
             arrays["class_token"][images] = classes
-        # Of any length: NumPy's text of one length takes the memory of the longest for each.
+        # As objects: NumPy's text of a fixed length takes the memory of the longest for each.
         arrays["id"][images] = np.array(names, object)
         arrays["label"][images] = marks
         arrays["error"][images] = np.array(reasons, object)
-        # Last: it says that the shard is done. Before any other, it no longer did.
+        # Last: `valid` says that the shard is done. It was deleted before anything was written.
         arrays["valid"][images] = good
         if self._known is not None:
             self._known.add(names, images.start)

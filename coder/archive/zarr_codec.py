@@ -130,8 +130,9 @@ class NecCodec(ArrayBytesCodec):
         inner = zip(shape[1:-2], chunk[1:-2], strict=True)
         if self.codec.spatial and chunk[0] > 1 and any(side % part for side, part in inner):
             raise CodecError(
-                f"chunks of {tuple(chunk)} end beyond an array of {shape} between others: what is "
-                "there would spoil its neighbours; take parts of the sides, or the first side 1"
+                f"chunks of {tuple(chunk)} have rows that lie beyond the edge of an array of "
+                f"{shape}, between rows of the array: choose sides that divide the array's, or 1 "
+                "for the first side"
             )
         height, width = self._grid(tuple(chunk))
         if height * width > self.codec.max_tokens:
@@ -173,7 +174,7 @@ class NecCodec(ArrayBytesCodec):
         if before is None and there.any() and gaps.any():
             warnings.warn(
                 f"{gaps.sum()} tokens of a chunk have its fill value, {chunk_spec.fill_value:g}, "
-                "before others that have not: they are coded as any embedding, and read as other "
+                "before tokens that have not: they are coded like any embedding, and read as other "
                 "numbers. Write whole chunks, or their tokens in order"
                 f"{_beyond_an_edge(there, chunk_spec.shape)}",
                 LossyWrite,
@@ -228,10 +229,10 @@ class NecCodec(ArrayBytesCodec):
     def _warn_of_channels(
         self, y: np.ndarray, there: np.ndarray, blob: bytes, fill_value: Any
     ) -> None:
-        """Warns if only some channels of a new chunk seem to be written, as the first of many.
+        """Warn if only some channels of a new chunk seem to be written, as the first of many.
 
-        Of a chunk that was not there, zarr does not say what was written: half of the channels are
-        looked for in which no token has another value than the fill value.
+        zarr does not say what was written of a new chunk. The sign looked for is that in half of
+        the channels, or more, all tokens have the fill value.
 
         Args:
           y: float32 [h, w, D], the chunk as it is coded.

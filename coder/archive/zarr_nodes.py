@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
             if path is not None and files.is_zarr(path):
                 raise FileError(f"its Zarr metadata are damaged: {error}") from error
             found = sorted(p.name for p in path.iterdir() if files.is_zarr(p)) if path else []
-            hint = f"; {', '.join(found[:5])} in it are some: give one of them" * bool(found)
+            hint = f"; it holds {', '.join(found[:5])}: give one of them" * bool(found)
             if "embedding" in found:
-                hint += ", or copy the archive again, for its own zarr.json is lost"
+                hint += ", or copy the archive again, because its own zarr.json is lost"
             raise FileError(f"a folder without a Zarr array or group{hint}") from error
         except Exception as error:  # damaged metadata raise anything
             raise FileError(f"its Zarr metadata are damaged: {error}") from error
@@ -64,7 +64,7 @@ def check_metadata(folder: Path) -> None:
 def unreadable(array: zarr.Array) -> list[str]:
     """Keys of an array's files and folders that may not be read; zarr lists no such folder.
 
-    None are known of a store that is no folder of this machine.
+    The list is empty for a store that is not a local folder.
 
     Raises FileError if a file is a pipe or device: zarr would wait for ever.
     """
@@ -83,14 +83,13 @@ def unreadable(array: zarr.Array) -> list[str]:
 
 
 def check_readable(array: zarr.Array) -> None:
-    """Raises NoPermission if a part of an array may not be read: it would be taken for lost.
+    """Raise NoPermission if a part of an array may not be read: it would be taken for lost.
 
     Raises FileError as `unreadable`.
     """
-    for where in unreadable(array):
-        root = local_path(array.store)
-        assert root is not None
-        raise NoPermission(path=root / where)
+    root, found = local_path(array.store), unreadable(array)
+    if root is not None and found:
+        raise NoPermission(path=root / found[0])
 
 
 def members(
@@ -141,22 +140,22 @@ def opened(group: zarr.Group) -> dict[str, zarr.Array]:
 
 def names(group: zarr.Group) -> list[str]:
     """The names directly below a group in its store, members or not."""
+    return sorted(sync(_listed(group.store_path.store.list_dir(group.path))))
 
-    async def listed() -> list[str]:
-        return [name async for name in group.store_path.store.list_dir(group.path)]
 
-    return sorted(sync(listed()))
+def places(array: zarr.Array) -> list[tuple[int, ...]]:
+    """The places of all shards (or chunks, without shards) of an array, stored or not."""
+    sizes = array.shards or array.chunks
+    sides = (range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True))
+    return list(itertools.product(*sides))
 
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
     """The places of an array's shards (or of its chunks, without shards) that are in its store."""
 
-    async def listed() -> set[str]:
-        prefix = f"{array.path}/" if array.path else ""
-        return {name async for name in array.store_path.store.list_prefix(prefix)}
-
-    there = sync(listed())
-    return {place for place in _places(array) if key(array, place) in there}
+    prefix = f"{array.path}/" if array.path else ""
+    there = sync(_listed(array.store_path.store.list_prefix(prefix)))
+    return {place for place in places(array) if key(array, place) in there}
 
 
 def lost(array: zarr.Array) -> list[str]:
@@ -164,7 +163,7 @@ def lost(array: zarr.Array) -> list[str]:
     if not array.attrs.get(WHOLE):
         return []
     there = stored(array)
-    return [key(array, place) for place in _places(array) if place not in there]
+    return [key(array, place) for place in places(array) if place not in there]
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:
@@ -247,11 +246,8 @@ def about_store(store: Any) -> AbstractContextManager[None]:
     return about(str(store) if path is None else path)
 
 
-def _places(array: zarr.Array) -> Iterator[tuple[int, ...]]:
-    """The places of all shards (or chunks, without shards) of an array, stored or not."""
-    sizes = array.shards or array.chunks
-    sides = (range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True))
-    return itertools.product(*sides)
+async def _listed(names: AsyncIterator[str]) -> set[str]:
+    return {name async for name in names}
 
 
 async def _others(*, cancelled: bool = False) -> None:

@@ -20,7 +20,6 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import tyro
 
@@ -58,8 +57,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "nec") -> int:
                 print(end="", flush=True)  # where there is no standard output, nothing happens
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 143 if isinstance(stop, _Terminated) else 130  # as shells have it
-    except BrokenPipeError:  # as of `| head`
+        return 143 if isinstance(stop, _Terminated) else 130  # as in shells
+    except BrokenPipeError:  # such as `| head`
         _drop_output()
     except OSError as error:
         where = error.filename
@@ -76,9 +75,13 @@ def _command(arguments: list[str], prog: str) -> int:
     name, *rest = arguments or ["--help"]
     if name in _OWN:
         options = tyro.cli(_OWN[name], args=rest, prog=f"{prog} {name}")
+        if isinstance(options, Fit):
+            options.check()
         hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
         with _named(options.file), hidden or contextlib.nullcontext():
-            status, facts = _run(options)
+            # Imported here: what archives and fitting need is slow to import.
+            room = "fit_commands" if isinstance(options, Fit) else "file_commands"
+            status, facts = importlib.import_module(f"coder.cli.{room}").run(options)
         if options.json:
             print(json.dumps(facts))
         return status
@@ -110,12 +113,6 @@ def _named(path: Path) -> Iterator[None]:
         if error.filename is None and _takes_output():
             error.filename = path
         raise
-
-
-def _run(options: Info | Fit) -> tuple[int, dict[str, Any]]:
-    # Imported here: what archives and fitting need is slow to import.
-    room = "fit_commands" if isinstance(options, Fit) else "file_commands"
-    return importlib.import_module(f"coder.cli.{room}").run(options)
 
 
 def _load(name: str) -> Callable[[list[str]], int | None]:
@@ -158,7 +155,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _takes_output() -> bool:
-    """Whether standard output can be written: what could not be is in its buffer still."""
+    """Whether standard output can be written; what could not be written stays in its buffer."""
     try:
         print(end="", flush=True)
     except OSError:
@@ -167,5 +164,5 @@ def _takes_output() -> bool:
 
 
 def _drop_output() -> None:
-    """What is left in the buffer goes nowhere, rather than to an error at the program's end."""
+    """Discard what is left in the buffer, which would be an error when the program ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,35 +72,26 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
         pairs = zip(names, array.shape, strict=True)
         dimensions = ", ".join(f"{n or ''} {s}".strip() for n, s in pairs)
         print(f"{name}: {_type(array)} ({dimensions}), {stored:,} bytes stored")
-        shape = array.shards or array.chunks
         of = "shards" if array.shards else "chunks"
-        written: int | None = len(zarr_nodes.stored(array))
-        if any(f"{key}/".startswith(f"{array.path}/".lstrip("/")) for key in opened.unreadable):
-            written = None
-        there = "unknown which" if written is None else written
-        print(f"  {there} of {_count(array)} {of} of {list(shape)} written", end="")
-        print(f", read in chunks of {list(array.chunks)}" if array.shards else "")
-        found[name] = {
-            "dtype": _type(array),
-            "shape": array.shape,
-            "stored_bytes": stored,
-            of: _count(array),
-            f"{of}_written": written,
-        }
-        codec = nec_codec(array)
-        if codec is not None:
+        inside = f"{array.path}/".lstrip("/")
+        is_known = not any(f"{key}/".startswith(inside) for key in opened.unreadable)
+        whole, written = len(zarr_nodes.places(array)), len(zarr_nodes.stored(array))
+        inner = f", read in chunks of {list(array.chunks)}" if array.shards else ""
+        sides = list(array.shards or array.chunks)
+        there = written if is_known else "unknown which"
+        print(f"  {there} of {whole} {of} of {sides} written{inner}")
+        found[name] = {"dtype": _type(array), "shape": array.shape, "stored_bytes": stored}
+        found[name] |= {of: whole, f"{of}_written": written if is_known else None}
+        if (codec := nec_codec(array)) is not None:
             # The first side of a raster, or of vectors, counts no images.
             images = max(images, array.shape[0] if array.ndim == 4 else 0)
+            fingerprint, size = codec.fingerprint.hex(), codec.codec_bytes
             print(
-                f"  nec codec {codec.fingerprint[:4].hex()} (of this array and quality "
-                f"{codec.quality} alone): {codec.channels} channels, "
-                f"{len(codec.tables)} tables, {codec.codec_bytes:,} bytes"
+                f"  nec codec {fingerprint[:8]} (of this array and quality {codec.quality} alone): "
+                f"{codec.channels} channels, {len(codec.tables)} tables, {size:,} bytes"
             )
-            found[name] |= {
-                "fingerprint": codec.fingerprint.hex(),
-                "quality": codec.quality,
-                "codec_bytes": codec.codec_bytes,
-            }
+            found[name] |= {"fingerprint": fingerprint, "quality": codec.quality}
+            found[name]["codec_bytes"] = size
     per_image = f", {total / images:.1f} per image" if images else ""
     print(f"{total:,} bytes in all arrays{per_image}")
     facts = {"arrays": found, "stored_bytes": total}
@@ -115,39 +107,26 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
     valid = _valid(opened)
     damaged, other = 0, 0
     for name, array in sorted(opened.arrays.items()):
-        chunks = 0
-        marks = valid if _of_images(opened, array) else None
-        there = zarr_nodes.stored(array)
-        for place, shard in _shards(array):
-            if zarr_nodes.key(array, place) in opened.lost:
-                continue
-            if opened.unfinished and place not in there:
-                continue
-            chunks += len(list(_regions(array.shape, array.chunks, shard)))
-            key = zarr_nodes.key(array, place)
-            # Another's shard would also lack embeddings that are valid here.
-            found = list(_damage(array, shard, None if key in opened.changed else marks))
-            for region, error, count in found:
-                damaged += count
-                print(f"{opened.path}/{key}: {name}{_text(region)}: {error}", file=sys.stderr)
-            if not found and key in opened.changed:
-                other += 1
-                print(f"{opened.path}: {key} {opened.changed[key]}", file=sys.stderr)
-        missing = _count(array) - len(there)
-        note = ""
+        for path, text, count in _faults(opened, name, array, valid):
+            damaged += count
+            other += count == 0
+            print(f"{path}: {text}", file=sys.stderr)
+        shards = _to_read(opened, array)
+        chunks = sum(len(_regions(array.shape, array.chunks, shard)) for _, shard in shards)
+        whole, note = len(zarr_nodes.places(array)), ""
+        missing = whole - len(zarr_nodes.stored(array))
         if missing and opened.state is None:
-            note = f", {missing} of {_count(array)} not stored: they are all fill value"
-            if any(zarr_nodes.key(array, place) in opened.lost for place, _ in _shards(array)):
-                note = (
-                    f", {missing} of {_count(array)} shards of {name} are not stored (lost, or "
-                    "never written)"
-                )
+            note = f", {missing} of {whole} not stored: they are all fill value"
+            if len(shards) < whole:
+                note = f", {missing} of {whole} shards are not stored (lost, or never written)"
         print(f"{name}: {chunks:,} chunks read{note}")
-    wrong = [f"{damaged} damaged chunks"] * (damaged > 0)
-    wrong += [f"{other} shards that are not those that were finished"] * (other > 0)
-    wrong += [f"{len(opened.problems)} parts lost or unreadable"] * (len(opened.problems) > 0)
-    if opened.unfinished:
-        wrong.append("not finished")
+    counts = {
+        "damaged chunks": damaged,
+        "shards that are not those that were finished": other,
+        "parts lost or unreadable": len(opened.problems),
+    }
+    wrong = [f"{count} {what}" for what, count in counts.items() if count]
+    wrong += ["not finished"] * opened.unfinished
     facts = {"good": not wrong, "damaged_chunks": damaged, "changed_shards": other}
     ended = _ended(opened, facts, bool(wrong))
     if opened.unfinished:
@@ -175,18 +154,17 @@ def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     for path in paths.values():
         if path.parent.is_dir():
             files.check_output(path, overwrite=options.overwrite)
-    valid = None
-    if opened.state is not None:
-        marks = opened.arrays["valid"]
-        valid = _read(opened, "valid", marks, _whole(marks), None)
+    marks = opened.arrays["valid"] if opened.state else None
+    valid = None if marks is None else _read(opened, "valid", marks, _whole(marks), None)
     _look_for_changes(opened)
+    if opened.changed:
+        for name in paths:
+            _refuse_faults(opened, name, valid)
     with files.writing_all(overwrite=options.overwrite) as writing:
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            array = opened.arrays[name]
-            marks = valid if _of_images(opened, array) else None
             with writing(path) as file:
-                _write_npy(opened, name, array, marks, file)
+                _write_npy(opened, name, opened.arrays[name], valid, file)
     written = {}
     for name, path in paths.items():
         array = opened.arrays[name]
@@ -199,17 +177,14 @@ def _open(path: Path) -> _Opened:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         name = node.basename or path.resolve().name.removesuffix(".zarr")
-        group, state, arrays, damaged, problems = None, None, {name: node}, {}, []
-        hidden = {name: zarr_nodes.unreadable(node)}
+        group, state, arrays, damaged = None, None, {name: node}, {}
     else:
         arrays, damaged = zarr_nodes.members(node)
         state = manifest.read_state(node)
-        is_archive = state is not None or manifest.is_earlier(node, arrays)
-        group = node if is_archive else None
-        problems = [
-            (name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()
-        ]
-        hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
+        group = node if state or manifest.is_earlier(node, arrays) else None
+    hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
+    problems = [(name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()]
+    if isinstance(node, zarr.Group):
         problems += [
             one
             for one in manifest.lost(node, arrays, state)
@@ -223,7 +198,7 @@ def _open(path: Path) -> _Opened:
         if here := hidden[name]:
             unreadable.update(here)
             problems += [(key, str(NoPermission())) for key in here]
-            keys = (zarr_nodes.key(array, place) for place, _ in _shards(array))
+            keys = (zarr_nodes.key(array, place) for place in zarr_nodes.places(array))
             no_shards |= {k for k in keys if any(f"{k}/".startswith(f"{one}/") for one in here)}
         problems += [(key, "is an empty file") for key in zarr_nodes.empty_keys(array)]
         if not here:
@@ -238,7 +213,7 @@ def _open(path: Path) -> _Opened:
 def _look_for_changes(opened: _Opened) -> None:
     """Fill `changed` for a finished archive; reads all its bytes."""
     for name, array in opened.arrays.items():
-        places = [place for place, _ in _shards(array) if place]
+        places = [place for place in zarr_nodes.places(array) if place]
         gone = {place[0] for place in places if zarr_nodes.key(array, place) in opened.lost}
         numbers = {place[0] for place in places} - gone
         found = manifest.changed(name, array, opened.state, numbers)
@@ -296,26 +271,56 @@ def _print_problems(opened: _Opened) -> None:
 
 def _valid(opened: _Opened) -> np.ndarray | None:
     """Which images are valid; None if unknown or unreadable."""
-    if opened.state is None or "valid" not in opened.arrays:
-        return None
-    try:
-        return zarr_nodes.read(opened.arrays["valid"])
-    except Exception:  # named when the array itself is read
-        return None
+    if opened.state is not None and "valid" in opened.arrays:
+        with suppress(Exception):  # named when the array itself is read
+            return zarr_nodes.read(opened.arrays["valid"])
+    return None
 
 
-def _of_images(opened: _Opened, array: zarr.Array) -> bool:
-    """Whether an array holds the embeddings of an archive's images."""
-    if opened.state is None or nec_codec(array) is None:
-        return False
-    return "valid" in opened.arrays and array.shape[0] == opened.arrays["valid"].shape[0]
+def _marks(array: zarr.Array, valid: np.ndarray | None) -> np.ndarray | None:
+    """Which images are valid, if an array holds their embeddings; else None."""
+    is_own = valid is not None and nec_codec(array) is not None and len(valid) == array.shape[0]
+    return valid if is_own else None
+
+
+def _to_read(opened: _Opened, array: zarr.Array) -> list[tuple[str, Region]]:
+    """Keys and regions of the shards, or chunks, that are not known to be missing."""
+    sizes, there = array.shards or array.chunks, zarr_nodes.stored(array)
+    regions = zip(zarr_nodes.places(array), _regions(array.shape, sizes), strict=True)
+    keys = (
+        (zarr_nodes.key(array, p), r) for p, r in regions if p in there or not opened.unfinished
+    )
+    return [(key, region) for key, region in keys if key not in opened.lost]
+
+
+def _faults(
+    opened: _Opened, name: str, array: zarr.Array, valid: np.ndarray | None
+) -> Iterator[tuple[str, str, int]]:
+    """What is wrong with shards of an array: a path, the reason, and how many chunks are damaged.
+
+    Reads all of them. No chunk is damaged in a shard that is not the one that was finished.
+    """
+    for key, shard in _to_read(opened, array):
+        changed = opened.changed.get(key)
+        # Another's shard would also lack embeddings that are valid here.
+        found = list(_damage(array, shard, None if changed else _marks(array, valid)))
+        for region, error, count in found:
+            yield f"{opened.path}/{key}", f"{name}{_text(region)}: {error}", count
+        if changed and not found:
+            yield f"{opened.path}", f"{key} {changed}", 0
+
+
+def _refuse_faults(opened: _Opened, name: str, valid: np.ndarray | None) -> None:
+    """Raise FileError for the first fault of an array."""
+    for path, text, _ in _faults(opened, name, opened.arrays[name], valid):
+        raise FileError(text, path)
 
 
 def _damage(
     array: zarr.Array, shard: Region, valid: np.ndarray | None
 ) -> Iterator[tuple[Region, str, int]]:
     """Regions of a shard that cannot be read, the reason, and their number of chunks."""
-    inner = list(_regions(array.shape, array.chunks, shard))
+    inner = _regions(array.shape, array.chunks, shard)
     try:
         values = zarr_nodes.read(array, shard)
     except Exception as whole:  # whatever any codec of any array raises is damage here
@@ -342,8 +347,8 @@ def _write_npy(
     opened: _Opened, name: str, array: zarr.Array, valid: np.ndarray | None, file: Any
 ) -> None:
     """Write an array as .npy, one row of shards at a time."""
-    rows = (array.shards or array.chunks)[:1]
-    bands = list(_regions(array.shape[:1], rows)) if math.prod(array.shape) else []
+    rows, valid = (array.shards or array.chunks)[:1], _marks(array, valid)
+    bands = _regions(array.shape[:1], rows) if math.prod(array.shape) else []
 
     def values(band: Region) -> np.ndarray:
         part = _read(opened, name, array, band + _whole(array)[1:], valid)
@@ -368,35 +373,17 @@ def _read(
     opened: _Opened, name: str, array: zarr.Array, region: Region, valid: np.ndarray | None
 ) -> np.ndarray:
     """A region of whole shards. Raises FileError, which names the first chunk that is damaged."""
-    failed = None
     try:
         values = zarr_nodes.read(array, region)
-        if not _not_stored(values, valid, region) and not opened.changed:
-            return values
     except Exception as error:
-        values, failed = None, error
-    for place, shard in _shards(array):
-        # Of one row of shards, or of all.
-        if region[:1] in (shard[:1], _whole(array)[:1]):
-            key = zarr_nodes.key(array, place)
-            marks = None if key in opened.changed else valid
-            for part, why, _ in _damage(array, shard, marks):
-                raise FileError(f"{name}{_text(part)}: {why}", f"{opened.path}/{key}") from failed
-            if key in opened.changed:
-                raise FileError(f"{key} {opened.changed[key]}")
-    if values is not None:
-        return values
-    raise FileError(f"{name}{_text(region)}: {one_line(failed)}") from failed
+        _refuse_faults(opened, name, valid)
+        raise FileError(f"{name}{_text(region)}: {one_line(error)}") from error
+    if _not_stored(values, valid, region):
+        _refuse_faults(opened, name, valid)
+    return values
 
 
-def _shards(array: zarr.Array) -> Iterator[tuple[tuple[int, ...], Region]]:
-    """Places of an array's shards, or chunks, and their regions."""
-    sizes = array.shards or array.chunks
-    for region in _regions(array.shape, sizes):
-        yield tuple(p.start // size for p, size in zip(region, sizes, strict=True)), region
-
-
-def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> Iterator[Region]:
+def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> list[Region]:
     """Divide an array, or a region of it, into pieces of a shape; smaller at the end."""
     bounds = within or tuple(slice(0, size) for size in shape)
     axes = [
@@ -406,7 +393,7 @@ def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> Ite
         ]
         for bound, part in zip(bounds, parts, strict=True)
     ]
-    yield from itertools.product(*axes)
+    return list(itertools.product(*axes))
 
 
 def _error(array: zarr.Array, region: Region) -> Exception | None:
@@ -419,13 +406,6 @@ def _error(array: zarr.Array, region: Region) -> Exception | None:
 
 def _whole(array: zarr.Array) -> Region:
     return tuple(slice(0, side) for side in array.shape)
-
-
-def _count(array: zarr.Array) -> int:
-    return math.prod(
-        -(-side // size)
-        for side, size in zip(array.shape, array.shards or array.chunks, strict=True)
-    )
 
 
 def _type(array: zarr.Array) -> str:

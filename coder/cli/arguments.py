@@ -7,6 +7,13 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from coder.arrays import check_whole
+from coder.errors import InputError
+from coder.fitting import MAX_QUALITIES
+
+MAX_TOKENS = 1 << 16
+"""The default of --max-tokens."""
+
 
 def _path(words: list[str]) -> Path:
     if not words[0]:
@@ -85,6 +92,11 @@ class Fit:
     json: Flag = False
     """Print one JSON object instead of text."""
 
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        if self.max_tokens is not None:
+            check_whole("--max-tokens", self.max_tokens)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(Fit):
@@ -98,5 +110,16 @@ class Encode(Fit):
     codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
     """Codec file that `nec fit` wrote."""
     quality: Annotated[int | None, arg(metavar="INT")] = None
-    """Quality to code at: 0 is the lowest, a higher one costs more bytes. If not given, the default
-    of the codec."""
+    """Quality to code at: 0 is the lowest, a higher one costs more bytes; the codec's default if not given."""  # noqa: E501
+
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        super().check()
+        if self.codec and self.max_tokens is not None:
+            raise InputError(
+                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
+            )
+        if self.quality is not None:
+            check_whole(
+                "--quality", self.quality, 0, 2**31 - 1 if self.codec else MAX_QUALITIES - 1
+            )

@@ -67,7 +67,7 @@ def _blob(options: Info) -> dict[str, Any]:
         "quality": header.rate_index,
         "grid": header.grid,
         "class_token": header.class_token,
-        "payload_bytes": len(data) - framing.framing_bytes(header),
+        "payload_bytes": len(data) - len(framing.pack(header, words[:0])),
     }
     print(f"blob, {len(data)} bytes, format {framing.VERSION}, checksum right")
     print(f"codec {facts['fingerprint']} (of quality {header.rate_index} alone)")
@@ -87,17 +87,9 @@ def _codec_file(options: Info) -> dict[str, Any]:
         raise InputError("a codec, which holds no embeddings: give a blob or an archive")
     codec = codecs.load(options.file)
     fingerprint, own = codec.fingerprint.hex(), codec.at().fingerprint[:4].hex()
-    facts = {
-        "kind": "codec",
-        "fingerprint": fingerprint,
-        "codec_bytes": codec.codec_bytes,
-        "channels": codec.channels,
-        "max_tokens": codec.max_tokens,
-        "num_qualities": codec.num_qualities,
-        "quality": codec.quality,
-        "class_token": codec.class_token,
-        "tables": len(codec.tables),
-    }
+    names = ("codec_bytes", "channels", "max_tokens", "num_qualities", "quality", "class_token")
+    facts = {"kind": "codec", "fingerprint": fingerprint, "tables": len(codec.tables)}
+    facts |= {name: getattr(codec, name) for name in names}
     if isinstance(options, Verify):
         print(f"good: codec {fingerprint[:8]}, {codec.channels} channels")
         return facts | {"good": True}

@@ -1,7 +1,7 @@
 """The commands `fit` and `encode`: a codec for any embeddings, and a Zarr array of them."""
 
 import math
-from collections.abc import Iterable
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,11 @@ import zarr
 from coder import codecs, files
 from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import NecCodec
-from coder.arrays import as_floats, check_whole, refuse, warn_of_integers, with_mask
-from coder.cli.arguments import Encode, Fit
+from coder.arrays import as_floats, refuse, warn_of_integers, with_mask
+from coder.cli.arguments import MAX_TOKENS, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting import MAX_QUALITIES, fit, missing_tokens
+from coder.fitting import fit, missing_tokens
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -26,7 +26,6 @@ _VECTORS = 256  # in a chunk
 _TILE = 64  # side of a raster's chunks, tokens
 _SCALED = ("scale_factor", "add_offset")  # attributes of CF
 _SHARD = 256  # chunks in a shard
-_MAX_TOKENS = 1 << 16  # of a codec that is fitted
 _PART = 1 << 23  # values that are looked at together
 
 _SHAPES = "grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]"
@@ -39,16 +38,16 @@ _NOT_ZARR = (
 
 def run(options: Fit) -> tuple[int, dict[str, Any]]:
     """Fit a codec to embeddings; for `Encode`, write them as a Zarr array by it or by --codec."""
-    return 0, _encode(options) if isinstance(options, Encode) else _fit_file(options)
+    with about(options.file):
+        return 0, _encode(options) if isinstance(options, Encode) else _fit_file(options)
 
 
 def _fit_file(options: Fit) -> dict[str, Any]:
     kept = {"overwrite": options.overwrite, "inputs": [options.file]}
     # Checked, like all that follows, before minutes of fitting.
-    most = _max_tokens(options)
     files.check_output(options.out, **kept)
     y, nodata = _shown(options)
-    codec = _fit(y, options.file, most, nodata)
+    codec = _fit(y, options, nodata)
     with files.writing(options.out, **kept) as file:
         file.write(codec.to_bytes())
     size = options.out.stat().st_size
@@ -57,20 +56,8 @@ def _fit_file(options: Fit) -> dict[str, Any]:
     return {"out": str(options.out), "codec_bytes": size, "quality": codec.quality} | facts
 
 
-def _max_tokens(options: Fit) -> int:
-    most = _MAX_TOKENS if options.max_tokens is None else options.max_tokens
-    return check_whole("--max-tokens", most)
-
-
 def _encode(options: Encode) -> dict[str, Any]:
-    inputs = [options.file]
-    if options.codec is not None:
-        inputs.append(options.codec)
-        if options.max_tokens is not None:
-            raise InputError(
-                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
-            )
-    most = _max_tokens(options)
+    inputs = [options.file, *([options.codec] if options.codec else [])]
     kept = {"overwrite": options.overwrite, "inputs": inputs}
     files.check_output(options.out, folder=True, **kept)
     if options.out.suffix.lower() in _NOT_ZARR:
@@ -78,31 +65,22 @@ def _encode(options: Encode) -> dict[str, Any]:
             f"a Zarr array is written, which is a folder: name it {options.out.stem}.zarr",
             options.out,
         )
-    if options.quality is not None:
-        # A codec that is given says itself which qualities it has.
-        check_whole("--quality", options.quality, 0)
-        if options.quality >= MAX_QUALITIES and not options.codec:
-            raise InputError(
-                f"--quality is {options.quality}: a codec that is fitted has at most "
-                f"{MAX_QUALITIES} qualities, from 0, and mostly fewer: `fit` says how many",
-                options.file,
-            )
     given = _given_codec(options.codec, options.quality) if options.codec else None
     y, nodata = _shown(options)
-    _check_codable(y, given, options, most, nodata)
-    codec = given or _fitted(y, options, most, nodata)
-    with about(options.file):
-        array = write(y, codec, options.out, nodata, **kept)
+    _check_codable(y, given, options, nodata)
+    codec = given or _fitted(y, options, nodata)
+    with files.writing_folder(options.out, **kept) as part:
+        _write(part, y, codec, nodata)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     metadata = (options.out / "zarr.json").stat().st_size
-    bits = 8 * (size - metadata) / math.prod(array.shape)
+    bits = 8 * (size - metadata) / math.prod(y.shape)
     print(
         f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
         f"are the codec, {bits:.4f} bits per value the rest"
     )
     facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
     codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
-    return {"out": str(options.out), "shape": array.shape} | facts | codec_facts
+    return {"out": str(options.out), "shape": y.shape} | facts | codec_facts
 
 
 def read(path: Path, column: str | None = None) -> Any:
@@ -124,57 +102,43 @@ def read(path: Path, column: str | None = None) -> Any:
             values = _read_zarr(path)
         else:
             start = file_kinds.start_of(files.check_input(path, "file of embeddings"))
-            if file_kinds.is_parquet(start):
+            if start.startswith(file_kinds.PARQUET):
                 values, column = _read_parquet(path, column), None
-            elif file_kinds.is_npy(start):
+            elif start.startswith(file_kinds.NPY):
                 values = _read_npy(path)
             else:
                 unknown = ("not a .npy file, a Zarr array or Parquet", SAVE)
                 raise FileError(": ".join(file_kinds.described(path) or unknown))
         if column is not None:
-            raise InputError(f"no Parquet file, so that it has no column {column}")
-        if values.ndim not in (2, 3, 4) or 0 in values.shape:
-            raise InputError(f"an array of shape {list(values.shape)}: give {_SHAPES}")
+            raise InputError(f"not a Parquet file, so it has no column {column}")
         if values.dtype.kind not in "fiu":
             raise InputError(f"an array of {values.dtype}: give floats")
+        if values.ndim not in (2, 3, 4) or 0 in values.shape:
+            raise InputError(f"an array of shape {list(values.shape)}: give {_SHAPES}")
     return values
 
 
-def write(
-    y: Any,
-    codec: OneQualityCodec,
-    path: Path,
-    nodata: float | None = None,
-    *,
-    overwrite: bool = False,
-    inputs: Iterable[files.PathLike] = (),
-) -> zarr.Array:
-    """Write embeddings [N, H, W, D], [H, W, D] or [N, D] to a new Zarr array, part by part.
+def _write(path: Path, y: Any, codec: OneQualityCodec, nodata: float | None) -> None:
+    """Write embeddings [N, H, W, D], [H, W, D] or [N, D] as a Zarr array, part by part.
 
-    The array gets its name when it is complete.
-
-    Raises:
-      InputError: tokens that are missing (see `coder.fit`) or infinite; says where the first is.
-      OutputError: as `files.check_output`.
+    Raises InputError for tokens that are missing (see `coder.fit`) or infinite; says where.
     """
     chunks = _chunks(y.shape)
     shards = (min(_SHARD, y.shape[0]), *y.shape[1:]) if y.ndim == 4 else chunks
-    with files.writing_folder(path, overwrite=overwrite, inputs=inputs) as part:
-        array = zarr.create_array(
-            part,
-            shape=y.shape,
-            dtype="float32",
-            chunks=chunks,
-            shards=None if shards == chunks else shards,
-            serializer=NecCodec(codec),
-            compressors=None,
-            fill_value=np.nan,  # no embedding is, so that every chunk is stored
-            attributes={zarr_nodes.WHOLE: True},
-        )
-        with zarr_nodes.settled():
-            for start in range(0, y.shape[0], shards[0]):
-                array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
-    return zarr.open_array(path, mode="r")
+    array = zarr.create_array(
+        path,
+        shape=y.shape,
+        dtype="float32",
+        chunks=chunks,
+        shards=None if shards == chunks else shards,
+        serializer=NecCodec(codec),
+        compressors=None,
+        fill_value=np.nan,  # no embedding is, so that every chunk is stored
+        attributes={zarr_nodes.WHOLE: True},
+    )
+    with zarr_nodes.settled():
+        for start in range(0, y.shape[0], shards[0]):
+            array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
 
 
 def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -202,9 +166,8 @@ def _shown(options: Fit) -> tuple[Any, float | None]:
     return y, nodata
 
 
-def _fit(y: Any, path: Path, max_tokens: int, nodata: float | None) -> EmbeddingCodec:
-    with about(path):
-        codec = fit(y, max_tokens=max_tokens, nodata=nodata)
+def _fit(y: Any, options: Fit, nodata: float | None) -> EmbeddingCodec:
+    codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
         f"quality {codec.quality} is used unless another is given"
@@ -212,15 +175,14 @@ def _fit(y: Any, path: Path, max_tokens: int, nodata: float | None) -> Embedding
     return codec
 
 
-def _fitted(y: Any, options: Encode, max_tokens: int, nodata: float | None) -> OneQualityCodec:
+def _fitted(y: Any, options: Encode, nodata: float | None) -> OneQualityCodec:
     """A fitted codec at --quality. Raises InputError if it does not have this quality."""
-    whole = _fit(y, options.file, max_tokens, nodata)
+    whole = _fit(y, options, nodata)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
             f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
             f"{whole.num_qualities - 1}: give one of those. To fit only once, write the codec "
-            "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC",
-            options.file,
+            "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC"
         )
     return whole.at(options.quality)
 
@@ -239,37 +201,30 @@ def _given_codec(path: Path, quality: int | None) -> OneQualityCodec:
 
 
 def _check_codable(
-    y: Any,
-    codec: OneQualityCodec | None,
-    options: Encode,
-    max_tokens: int,
-    nodata: float | None,
+    y: Any, codec: OneQualityCodec | None, options: Encode, nodata: float | None
 ) -> None:
-    """Raise InputError for what `write` would refuse only after minutes of fitting."""
+    """Raise InputError for what `_write` would refuse only after minutes of fitting."""
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(
             f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
-            f"{codec.channels}",
-            options.file,
+            f"{codec.channels}"
         )
     tokens = math.prod(_chunks(y.shape)[:-1])
-    most = max_tokens if codec is None else codec.max_tokens
+    most = (options.max_tokens or MAX_TOKENS) if codec is None else codec.max_tokens
     if tokens > most:
         raise InputError(
             f"chunks of {tokens} tokens, and the codec takes {most}: "
-            + ("raise --max-tokens" if codec is None else "fit one with larger --max-tokens"),
-            options.file,
+            + ("raise --max-tokens" if codec is None else "fit one with larger --max-tokens")
         )
     if codec is not None:
         warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
     if not isinstance(y, np.ndarray) and codec is not None:
-        return  # nothing is fitted: `write` finds it just as early
+        return  # nothing is fitted: `_write` finds it just as early
     # In parts, such that few chunks are read twice and the rows fit in memory.
     rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], _TILE)
     size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
-    with about(options.file):
-        for start in range(0, y.shape[0], size):
-            _checked(y, start, start + size, nodata)
+    for start in range(0, y.shape[0], size):
+        _checked(y, start, start + size, nodata)
 
 
 def _checked(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
@@ -295,11 +250,8 @@ class _ZarrReader:
     def __init__(self, array: zarr.Array):
         self._array = array
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-        self.nbytes, self.chunks, self.shards = array.nbytes, array.chunks, array.shards
+        self.nbytes, self.chunks = array.nbytes, array.chunks
         self.fill_value: Any = array.attrs.get("_FillValue")  # of CF, as xarray writes it
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, place: Any) -> np.ndarray:
         try:
@@ -327,40 +279,21 @@ def _read_zarr(path: Path) -> _ZarrReader:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            readers = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }
-            # Version 3 is for names of fields that are not Latin.
-            shape, _, dtype = readers.get(version, np.lib.format.read_array_header_2_0)(file)
-            there, needed = path.stat().st_size - file.tell(), math.prod(shape) * dtype.itemsize
-    except (ValueError, EOFError, UnicodeError) as error:
-        raise FileError(f"a damaged .npy file ({error}): write it again") from error
-    if dtype.hasobject:
+        with np.errstate(over="raise"):  # of the size of an array
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, ArithmeticError, tokenize.TokenError) as error:
         raise FileError(
-            "an object array, which holds Python objects and no numbers: stack them as "
-            "one array of floats (numpy.stack), and save that"
-        )
-    if dtype.fields:
-        raise FileError(
-            f"a structured array, of fields {', '.join(dtype.fields)}: save one of them, "
-            "or stack them as one array of floats"
-        )
-    if there < needed:
-        raise FileError(
-            f"cut short: an array of {dtype} {list(shape)} has {needed:,} bytes, of which "
-            f"{there:,} are there: copy it again"
-        )
+            f"a damaged .npy file, or one of objects instead of numbers ({one_line(error)}): save "
+            "one whole array of floats again (numpy.save; numpy.stack makes one array of many)"
+        ) from error
+    there, needed = path.stat().st_size, values.offset + values.nbytes
     if there > needed:
         raise FileError(
-            f"longer than its array: {dtype} {list(shape)} has {needed:,} bytes, and {there:,} "
-            "are there: was it copied as text, or are there two arrays in it? Save one array"
+            f"longer than its array: {values.dtype} {list(values.shape)} ends after {needed:,} "
+            f"bytes, and {there:,} are there: was it copied as text, or are there two arrays in "
+            "it? Save one array"
         )
-    if 0 in shape:
-        return np.empty(shape, dtype)  # which no memory map can be of
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return values
 
 
 def _read_parquet(path: Path, column: str | None) -> np.ndarray:
@@ -381,7 +314,7 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
     parts, row = [], 0
     for chunk in values.chunks:
         if len(chunk):
-            parts.append(_rows(name, chunk, row))
+            parts.append(_rows(f"column {name}", chunk, row))
         row += len(chunk)
     if len(shapes := sorted({part.shape[1:] for part in parts})) > 1:
         raise InputError(f"column {name} does not hold lists of one length: {shapes}")
@@ -390,84 +323,68 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
 
 def _column(schema: "pyarrow.Schema", column: str | None) -> str:
     """The column asked for, or the only one that may hold embeddings."""
-    from pyarrow import types
-
     lists = [field.name for field in schema if _is_list(field.type)]
     if column is None:
         if len(lists) == 1:
             return lists[0]
         if lists:
             raise InputError(f"which column? --column, one of {', '.join(lists)}")
-        numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
-        if not numbers:
-            held = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:4])
-            more = ", ..." * (len(schema) > 4)
-            raise InputError(f"no column holds lists of numbers, but {held}{more}: {SAVE}")
-        shown = ", ".join(numbers[:4]) + ", ..." * (len(numbers) > 4)
+        held = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:4])
         raise InputError(
-            f"no column holds lists, {len(numbers)} hold single numbers ({shown}). "
-            f"If those are dimensions, make one array [N, D] of them (to_numpy in pandas): {SAVE}"
+            f"no column holds lists of numbers, but {held}{', ...' * (len(schema) > 4)}: if each "
+            f"column is a dimension, make one array [N, D] of them (to_numpy in pandas). {SAVE}"
         )
     if (count := schema.names.count(column)) != 1:
         raise InputError(f"{count} columns are called {column}: {', '.join(schema.names)}")
     if column not in lists:
         others = f"--column, one of {', '.join(lists)}" if lists else f"no column does; {SAVE}"
         raise InputError(
-            f"column {column} holds {schema.field(column).type}, no lists of numbers: {others}"
+            f"column {column} holds {schema.field(column).type}, not lists of numbers: {others}"
         )
     return column
 
 
 def _is_list(type_: Any) -> bool:
-    from pyarrow import FixedShapeTensorType, types
-
-    return isinstance(type_, FixedShapeTensorType) or any(
-        of(type_)
-        for of in (
-            *(types.is_list, types.is_large_list, types.is_fixed_size_list),
-            *(types.is_list_view, types.is_large_list_view),
-        )
-    )
-
-
-def _rows(name: str, values: Any, row: int) -> np.ndarray:
-    """A chunk of a column as [N, ...]; `row` is the number of its first row in the file."""
     import pyarrow as pa
 
-    what = f"column {name}"
-    if values.null_count:
-        first = row + values.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(
-            f"{what} has {values.null_count} null rows of {len(values)}, the first is row {first}: "
-            "leave them out (table.filter)"
-        )
-    shape = [len(values)]
-    tensor = isinstance(values.type, pa.FixedShapeTensorType)
-    if tensor and values.type.permutation not in (None, list(range(len(values.type.shape)))):
-        raise InputError(f"{what} holds permuted tensors: {SAVE}")
-    rest = list(values.type.shape) if tensor else []
-    values = values.storage if tensor else values
-    while _is_list(values.type):
+    lists = (pa.ListType, pa.LargeListType, pa.ListViewType, pa.LargeListViewType)
+    return isinstance(type_, (*lists, pa.FixedSizeListType, pa.FixedShapeTensorType))
+
+
+def _rows(what: str, values: Any, row: int) -> np.ndarray:
+    """A chunk of a column as [N, ...]; `row` is the number of its first row in the file."""
+    from pyarrow import FixedShapeTensorType, types
+
+    sides, rest = [len(values)], None
+    if isinstance(values.type, FixedShapeTensorType):
+        rest = values.type.shape
+        if values.type.permutation not in (None, list(range(len(rest)))):
+            raise InputError(f"{what} holds permuted tensors: {SAVE}")
+        values = values.storage
+    while True:
+        if values.null_count:
+            place = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+            at = row + place // math.prod(sides[1:])
+            raise InputError(
+                f"{what} has {values.null_count} nulls, the first in row {at}: leave those rows "
+                "out (table.filter)"
+            )
+        if not _is_list(values.type):
+            break
         lengths = values.value_lengths().unique()
         if len(lengths) != 1 or not lengths[0].as_py():
             raise InputError(
                 f"{what} does not hold lists of one length: "
                 f"{', '.join(str(length) for length in lengths[:4])} ..."
             )
-        shape.append(lengths[0].as_py())
+        sides.append(lengths[0].as_py())
         values = values.flatten()
-        if values.null_count:
-            place = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
-            at = row + place // math.prod(shape[1:])
-            raise InputError(
-                f"{what} has nulls inside of lists, the first in row {at}: leave those rows out"
-            )
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        raise InputError(f"{what} holds lists of {values.type}, no numbers")
-    shape = [shape[0], *rest] if tensor else shape
+    if not (types.is_floating(values.type) or types.is_integer(values.type)):
+        raise InputError(f"{what} holds lists of {values.type}, not of numbers")
+    shape = sides if rest is None else [sides[0], *rest]
     if len(shape) == 3:
         raise InputError(
-            f"{what} holds rows of {shape[1]} x {shape[2]}, which say nothing of their grid: "
+            f"{what} holds rows of {shape[1]} x {shape[2]}, whose grid is unknown: "
             f"make grids [N, H, W, D] of them, and {SAVE}"
         )
     return values.to_numpy(zero_copy_only=False).reshape(shape)

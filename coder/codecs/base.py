@@ -11,16 +11,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.arrays import as_array, as_bytes, as_grid, as_symbols, is_whole, warn_of_integers
+from coder.arrays import as_array, as_bytes, as_grid, as_symbols, check_whole, warn_of_integers
 from coder.entropy import Tables
-from coder.errors import CodecError, CorruptBlob, InputError, WrongCodec
+from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
 
 CODEC = "codec"
 """The kind of a codec's file."""
-_INT32 = np.iinfo(np.int32)
 
 
 class EmbeddingCodec(ABC):
@@ -202,8 +201,8 @@ class OneQualityCodec(EmbeddingCodec):
 
     def at(self, quality: int | None = None) -> "OneQualityCodec":
         """This codec. Raises InputError for another quality."""
-        if quality is not None and check_quality(quality) != self.quality:
-            raise InputError(f"quality {quality}: this codec has quality {self.quality} alone")
+        if quality is not None and check_whole("quality", quality, 0) != self.quality:
+            raise InputError(f"quality {quality!r}: this codec has quality {self.quality} alone")
         return self
 
     def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
@@ -223,7 +222,7 @@ class OneQualityCodec(EmbeddingCodec):
 
     def encode_quietly(self, y: NDArray, grid: tuple[int, int]) -> bytes:
         """`encode` without its warnings; `y` must be an array."""
-        grid = self._check_grid(y.shape, grid, self.channels)
+        self._check_grid(y.shape, grid, self.channels)
         return self.encode_symbols(self.quantise(y, grid), grid)
 
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:
@@ -298,19 +297,7 @@ class OneQualityCodec(EmbeddingCodec):
         return height, columns
 
 
-def check_quality(quality: Any) -> int:
-    """Check a quality from a caller. Raises InputError unless it is a whole number."""
-    if not is_whole(quality):
-        raise InputError(f"quality {quality!r}: give a whole number, or None")
-    return int(quality)
-
-
-def check_limits(codec: Any) -> None:
-    """Convert a codec's `max_tokens` and `quality` to integers. Raises CodecError if it cannot."""
+def check_limits(codec: EmbeddingCodec) -> None:
+    """Convert a codec's `max_tokens` and `quality` to integers. Raises InputError if it cannot."""
     for name, lowest in (("max_tokens", 1), ("quality", 0)):
-        value = getattr(codec, name)
-        if not is_whole(value):
-            raise CodecError(f"{name} must be an integer, not {value!r}")
-        if not lowest <= value <= _INT32.max:
-            raise CodecError(f"{name} is {value}: give {lowest} to {_INT32.max}")
-        object.__setattr__(codec, name, int(value))
+        object.__setattr__(codec, name, check_whole(name, getattr(codec, name), lowest))

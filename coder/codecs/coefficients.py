@@ -1,19 +1,19 @@
 """Codecs of coefficients: the table of each, the order of coding, and what their files store."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.codecs.base import EmbeddingCodec
+from coder.arrays import frozen, immutable
+from coder.codecs.base import EmbeddingCodec, check_limits
 from coder.entropy import RowCoder, Tables
 from coder.errors import CodecError, FileError
 from coder.transform import Transform
 
 NOT_CODED = 255
 """In a layout: these coefficients are not coded, and decode to zero."""
-TENSORS = ("layout", "minimum", "sizes", "weights", "shifts")
 TRANSFORMS = ("klt", "klt-dct")
 """Names of transforms in a file: over channels alone, or over channels and places."""
 # Slack above the expected bits: twice them, or one bit per coefficient if that is less; and 256
@@ -28,24 +28,6 @@ def renumbered(layout: NDArray[np.uint8], used: NDArray[np.uint8]) -> NDArray[np
     return numbers[layout]
 
 
-def check_layout(
-    layout: NDArray[np.uint8], transform: Transform, tables: Tables, shifts: NDArray[np.float32]
-) -> None:
-    """Raise CodecError unless a layout [..., K, columns] fits the transform, tables and shifts."""
-    if layout.dtype != np.uint8 or layout.shape[-2:] != (transform.components, transform.width):
-        raise CodecError(
-            f"a layout is uint8 [.., {transform.components}, {transform.width}], not "
-            f"{layout.dtype} {list(layout.shape)}"
-        )
-    if len(tables) > NOT_CODED:
-        raise CodecError(f"{len(tables)} tables: at most {NOT_CODED}")
-    named = layout[layout != NOT_CODED]
-    if named.size and named.max() >= len(tables):
-        raise CodecError(f"the layout names a table outside 0 .. {len(tables) - 1}")
-    if shifts.size != len(tables) or not np.abs(shifts).max() <= 0.4:
-        raise CodecError("each table needs a shift from -0.4 to 0.4")
-
-
 class CoefficientCodec(EmbeddingCodec):
     """What codecs of coefficients share, whether of one quality or of many.
 
@@ -53,11 +35,43 @@ class CoefficientCodec(EmbeddingCodec):
       transform: embeddings to coefficients and back.
       layout: uint8 [.., K, columns], the table of a component in each column; 255 for none.
       shifts: float32 [T], one per table.
+      STEPS: the name of the attribute, and of the tensor in a file, that holds the steps.
+      SUFFIX: the end of the name of a transform in a file.
     """
 
     transform: Transform
     layout: NDArray[np.uint8]
     shifts: NDArray[np.float32]
+    STEPS: ClassVar[str]
+    SUFFIX: ClassVar[str]
+
+    def _settle(self) -> NDArray[np.float32]:
+        """Check the settings and make them immutable; returns the steps, an immutable copy.
+
+        Raises CodecError if the settings do not fit together.
+        """
+        steps = immutable(self.STEPS, np.atleast_1d(getattr(self, self.STEPS)), "<f4")
+        if not np.finfo(np.float32).tiny <= steps.min() <= steps.max() < 2.0**30:
+            raise CodecError(f"{self.STEPS}: give positive, normal float32 below 2^30")
+        expected = (self.transform.components, self.transform.width)
+        if self.STEPS == "steps":
+            expected = (steps.size, *expected)
+        layout, tables = self.layout, len(self.tables)
+        if layout.dtype != np.uint8 or layout.shape != expected:
+            raise CodecError(
+                f"a layout is uint8 {list(expected)}, not {layout.dtype} {list(layout.shape)}"
+            )
+        if tables > NOT_CODED:
+            raise CodecError(f"{tables} tables: at most {NOT_CODED}")
+        if layout[layout != NOT_CODED].max(initial=0) >= tables:
+            raise CodecError(f"the layout names a table outside 0 .. {tables - 1}")
+        shifts = immutable("shifts", self.shifts, "<f4")
+        if shifts.size != tables or not np.abs(shifts).max() <= 0.4:
+            raise CodecError("each table needs a shift from -0.4 to 0.4")
+        object.__setattr__(self, "layout", frozen(layout))
+        object.__setattr__(self, "shifts", shifts)
+        check_limits(self)
+        return steps
 
     @property
     def channels(self) -> int:
@@ -69,43 +83,28 @@ class CoefficientCodec(EmbeddingCodec):
         """Whether a class token is coded before the grid."""
         return self.transform.class_mean is not None
 
-    def _parts(
-        self, steps: dict[str, NDArray], suffix: str = ""
-    ) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """The result of `to_parts` with these steps; `suffix` is added to the transform's name."""
-        tables = self.tables
-        values = (self.layout, tables.minimum, tables.sizes, tables.weights, self.shifts)
-        tensors = self.transform.to_tensors() | dict(zip(TENSORS, values, strict=True)) | steps
-        return tensors, self._content(TRANSFORMS[self.transform.spatial] + suffix)
+    def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
+        own = {name: getattr(self, name) for name in ("layout", "shifts", self.STEPS)}
+        own[self.STEPS] = np.array(own[self.STEPS], "<f4", ndmin=1)
+        tensors = self.transform.to_tensors() | self.tables.to_tensors() | own
+        return tensors, self._content(TRANSFORMS[self.transform.spatial] + self.SUFFIX)
 
-
-def open_parts(
-    tensors: Mapping[str, NDArray], content: Mapping[str, Any], steps: str
-) -> tuple[Transform, NDArray[np.uint8], Tables, NDArray[np.float32], int, int]:
-    """Transform, layout, tables, shifts, max_tokens and rate_index from the parts of a file.
-
-    Args:
-      steps: the tensor that must be there as well.
-
-    Raises:
-      FileError, CodecError: parts are missing, unknown, or wrong.
-    """
-    own = {*TENSORS, steps}
-    spatial = content["transform"].startswith(TRANSFORMS[True])
-    transform = Transform.from_tensors(
-        {k: v for k, v in tensors.items() if k not in own}, spatial=spatial
-    )
-    if not own <= set(tensors):
-        raise FileError(f"a codec has tensors {sorted(own)}, not {sorted(tensors)}")
-    tables = Tables(tensors["minimum"], tensors["sizes"], tensors["weights"])
-    return (
-        transform,
-        tensors["layout"],
-        tables,
-        tensors["shifts"],
-        content["max_tokens"],
-        content["rate_index"],
-    )
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> Self:
+        """The codec that `to_parts` described. Raises FileError or CodecError on anything else."""
+        own = {"layout", "shifts", cls.STEPS, *Tables.TENSORS}
+        if not own <= set(tensors):
+            raise FileError(f"a codec has tensors {sorted(own)}, not {sorted(tensors)}")
+        spatial = content["transform"].startswith(TRANSFORMS[True])
+        rest = {name: tensors[name] for name in set(tensors) - own}
+        settings: dict[str, Any] = {
+            "transform": Transform.from_tensors(rest, spatial=spatial),
+            "tables": Tables(*(tensors[name] for name in Tables.TENSORS)),
+            "max_tokens": content["max_tokens"],
+            "quality": content["rate_index"],
+        }
+        return cls(**settings, **{name: tensors[name] for name in own - {*Tables.TENSORS}})
 
 
 class Plan(NamedTuple):

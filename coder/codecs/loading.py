@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from coder.codecs.base import CODEC, EmbeddingCodec
 from coder.codecs.coefficients import TRANSFORMS
-from coder.codecs.quality_ladder import LADDER, QualityLadder
+from coder.codecs.quality_ladder import QualityLadder
 from coder.codecs.scalar_codec import IDENTITY, ScalarCodec
 from coder.codecs.transform_codec import TransformCodec
 from coder.errors import CodecError, FileError, about
@@ -17,9 +17,10 @@ from coder.format import container
 MODEL = "model"
 """The kind of a model's file, which holds its codec."""
 
-_CLASSES: dict[str, type[EmbeddingCodec]] = {IDENTITY: ScalarCodec}
-for _name in TRANSFORMS:
-    _CLASSES |= {_name: TransformCodec, _name + LADDER: QualityLadder}
+_CLASSES: dict[str, type[EmbeddingCodec]] = {
+    name + kind.SUFFIX: kind for kind in (TransformCodec, QualityLadder) for name in TRANSFORMS
+}
+_CLASSES[IDENTITY] = ScalarCodec
 
 
 def load(path: str | os.PathLike[str]) -> EmbeddingCodec:

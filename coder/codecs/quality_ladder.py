@@ -1,25 +1,20 @@
 """QualityLadder: one codec for many qualities."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.arrays import as_array, as_bytes, frozen, immutable, is_number, warn_of_integers
-from coder.codecs.base import check_limits, check_quality
-from coder.codecs.coefficients import CoefficientCodec, check_layout, open_parts
-from coder.codecs.transform_codec import TransformCodec, check_step, cut
+from coder.arrays import as_array, as_bytes, is_number, is_whole, warn_of_integers
+from coder.codecs.coefficients import CoefficientCodec
+from coder.codecs.transform_codec import TransformCodec
 from coder.entropy import Tables
 from coder.errors import CodecError, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.transform import Transform
 
 _KEPT = 64  # codecs of one quality that are kept for reuse
-LADDER = "-ladder"
-"""Suffix of the name of a transform in a file."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,21 +44,15 @@ class QualityLadder(CoefficientCodec):
     shifts: NDArray[np.float32]
     max_tokens: int = 1 << 16
     quality: int = 0
+    STEPS = "steps"
+    SUFFIX = "-ladder"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "shifts"):
-            object.__setattr__(self, name, immutable(name, getattr(self, name), "<f4"))
-        check_layout(self.layout, self.transform, self.tables, self.shifts)
-        object.__setattr__(self, "layout", frozen(self.layout))
-        if self.layout.shape[:-2] != (self.steps.size,):
-            raise CodecError(f"{self.steps.size} steps, a layout of {list(self.layout.shape)}")
+        object.__setattr__(self, "steps", self._settle())
         if (np.diff(self.steps) >= 0).any():
             raise CodecError("steps must fall from quality to quality")
-        check_limits(self)
         if self.quality >= self.num_qualities:
             raise CodecError(f"quality is {self.quality}, of {self.num_qualities} qualities")
-        for step in self.steps:
-            check_step(float(step))
         object.__setattr__(self, "_at", lru_cache(_KEPT)(self._cut))
 
     @property
@@ -82,12 +71,12 @@ class QualityLadder(CoefficientCodec):
 
         Raises InputError if the codec does not have this quality.
         """
-        quality = self.quality if quality is None else check_quality(quality)
-        if not 0 <= quality < self.num_qualities:
+        quality = self.quality if quality is None else quality
+        if not is_whole(quality) or not 0 <= quality < self.num_qualities:
             raise InputError(
-                f"quality {quality}: this codec has qualities 0 to {self.num_qualities - 1}"
+                f"quality {quality!r}: this codec has qualities 0 to {self.num_qualities - 1}"
             )
-        return self._at(quality)  # type: ignore[attr-defined]
+        return self._at(int(quality))  # type: ignore[attr-defined]
 
     def encode(
         self,
@@ -141,18 +130,6 @@ class QualityLadder(CoefficientCodec):
         """The grid (h, w) of a blob whose frame and header are sound."""
         return self._of(blob).grid_of(blob)
 
-    def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        return self._parts({"steps": self.steps}, LADDER)
-
-    @classmethod
-    def from_parts(
-        cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
-    ) -> "QualityLadder":
-        """The codec that `to_parts` described; FileError or CodecError on anything else."""
-        parts = open_parts(tensors, content, "steps")
-        return cls(parts[0], tensors["steps"], *parts[1:])
-
     def _of(self, blob: bytes) -> TransformCodec:
         header, _ = framing.unpack(as_bytes(blob))
         if header.rate_index >= self.num_qualities:
@@ -163,34 +140,27 @@ class QualityLadder(CoefficientCodec):
         return self.at(header.rate_index)
 
     def _cut(self, quality: int) -> TransformCodec:
-        return cut(
-            self.transform,
-            float(self.steps[quality]),
-            self.layout[quality],
-            self.tables,
-            self.shifts,
-            self.max_tokens,
-            quality,
-        )
+        step, layout = self.steps.item(quality), self.layout[quality]
+        rest = self.tables, self.shifts, self.max_tokens, quality
+        return TransformCodec(self.transform, step, layout, *rest).trimmed()
 
     def _search(
         self, y: NDArray, grid: tuple[int, int], max_bytes: int | None, max_mse: float | None
     ) -> tuple[TransformCodec, bytes]:
         # One by one: for a single embedding, bytes and errors need not be monotone in quality.
-        if max_bytes is not None:
-            for quality in reversed(range(self.num_qualities)):
-                blob = self.at(quality).encode_quietly(y, grid)
-                if len(blob) <= max_bytes:
-                    return self.at(quality), blob
+        for quality in range(self.num_qualities)[:: 1 if max_bytes is None else -1]:
+            codec = self.at(quality)
+            blob = codec.encode_quietly(y, grid)
+            if max_bytes is not None and len(blob) <= max_bytes:
+                return codec, blob
+            if max_mse is not None:
+                error = codec.decode(blob) - y.astype(np.float32)
+                if np.mean(np.square(error, dtype=np.float64)) <= max_mse:
+                    return codec, blob
+        if max_mse is not None:
             raise InputError(
-                f"the embedding needs more than {max_bytes} bytes at every quality: raise max_bytes"
+                f"the mean squared error is above {max_mse} at every quality: raise max_mse"
             )
-        assert max_mse is not None
-        for quality in range(self.num_qualities):
-            blob = self.at(quality).encode_quietly(y, grid)
-            error = self.at(quality).decode(blob) - y.astype(np.float32)
-            if np.mean(np.square(error, dtype=np.float64)) <= max_mse:
-                return self.at(quality), blob
         raise InputError(
-            f"its mean squared error is above {max_mse} at every quality: raise max_mse"
+            f"the embedding needs more than {max_bytes} bytes at every quality: raise max_bytes"
         )

@@ -17,7 +17,6 @@ from coder.errors import CodecError, FileError, InputError
 _CODERS = 2  # coders that are kept, one for each number of tokens
 IDENTITY = "identity"
 """The name of its transform in a file."""
-_TENSORS = {"offsets", "steps", "minimum", "sizes", "weights", "grid_layout"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,23 +126,13 @@ class ScalarCodec(OneQualityCodec):
 
     def _only(self, layout: NDArray[np.int32]) -> "ScalarCodec":
         used, inverse = np.unique(layout, return_inverse=True)
-        return replace(
-            self,
-            tables=self.tables.only(used),
-            grid_layout=inverse.astype(np.int32),
-            class_layout=None,
-        )
+        tables, layout = self.tables.only(used), inverse.astype(np.int32)
+        return replace(self, tables=tables, grid_layout=layout, class_layout=None)
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        tensors = {
-            "offsets": self.offsets,
-            "steps": self.steps,
-            "minimum": self.tables.minimum,
-            "sizes": self.tables.sizes,
-            "weights": self.tables.weights,
-            "grid_layout": self.grid_layout,
-        }
+        tensors = {"offsets": self.offsets, "steps": self.steps} | self.tables.to_tensors()
+        tensors["grid_layout"] = self.grid_layout
         if self.class_layout is not None:
             tensors["class_layout"] = self.class_layout
         return tensors, self._content(IDENTITY)
@@ -153,16 +142,14 @@ class ScalarCodec(OneQualityCodec):
         cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
     ) -> "ScalarCodec":
         """The codec that `to_parts` described; FileError or CodecError on anything else."""
-        if set(tensors) - {"class_layout"} != _TENSORS:
-            raise FileError(f"a codec has tensors {sorted(_TENSORS)}, not {sorted(tensors)}")
+        needed = {"offsets", "steps", "grid_layout", *Tables.TENSORS}
+        if set(tensors) - {"class_layout"} != needed:
+            raise FileError(f"a codec has tensors {sorted(needed)}, not {sorted(tensors)}")
         return cls(
-            tensors["offsets"],
-            tensors["steps"],
-            Tables(tensors["minimum"], tensors["sizes"], tensors["weights"]),
-            tensors["grid_layout"],
-            tensors.get("class_layout"),
-            content["max_tokens"],
-            content["rate_index"],
+            tables=Tables(*(tensors[name] for name in Tables.TENSORS)),
+            max_tokens=content["max_tokens"],
+            quality=content["rate_index"],
+            **{name: tensors[name] for name in tensors.keys() - {*Tables.TENSORS}},
         )
 
     def _coder(self, tokens: int) -> RowCoder:

@@ -1,28 +1,18 @@
 """TransformCodec: codes the coefficients of a decorrelating transform, at one quality."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.arrays import as_array, as_floats, as_grid, as_symbols, check_finite, frozen, immutable
-from coder.codecs.base import OneQualityCodec, check_limits
-from coder.codecs.coefficients import (
-    NOT_CODED,
-    CoefficientCodec,
-    Plan,
-    check_layout,
-    make_plan,
-    open_parts,
-    renumbered,
-)
+from coder.arrays import as_array, as_floats, as_grid, as_symbols, check_finite
+from coder.codecs.base import OneQualityCodec
+from coder.codecs.coefficients import NOT_CODED, CoefficientCodec, Plan, make_plan, renumbered
 from coder.codecs.scalar_quantiser import UNITS
 from coder.entropy import Tables
-from coder.errors import CodecError, FileError, InputError, UnusualEmbedding
+from coder.errors import CodecError, InputError, UnusualEmbedding
 from coder.lazy_attribute import lazy_attribute
 from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
 
@@ -58,16 +48,13 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
     shifts: NDArray[np.float32]
     max_tokens: int = 1 << 16
     quality: int = 0
+    STEPS = "step"
+    SUFFIX = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "step", float(np.float32(self.step)))
-        object.__setattr__(self, "shifts", immutable("shifts", self.shifts, "<f4"))
-        check_layout(self.layout, self.transform, self.tables, self.shifts)
-        if self.layout.ndim != 2:
-            raise CodecError(f"a layout of one quality has two dimensions, not {self.layout.ndim}")
-        object.__setattr__(self, "layout", frozen(self.layout))
-        check_step(self.step)
-        check_limits(self)
+        if np.size(self.step) != 1:
+            raise CodecError("a codec of one quality has one step")
+        object.__setattr__(self, "step", self._settle().item())
         # Only the last of the large plans is kept: they fill memory.
         for name, count in (("_plans", _PLANS), ("_large", 1)):
             object.__setattr__(self, name, lru_cache(count)(self._make_plan))
@@ -142,22 +129,24 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         whole = self.transform
         transform = replace(whole, class_mean=None, class_scale=None)
         alone = replace(transform, mean=whole.class_mean, scale=whole.class_scale, spatial=False)
-        rest = self.tables, self.shifts, self.max_tokens, self.quality
-        return cut(transform, self.step, grid, *rest), cut(alone, self.step, own, *rest)
+        parts = ((transform, grid), (alone, own))
+        first, second = (replace(self, transform=t, layout=layout).trimmed() for t, layout in parts)
+        return first, second
 
-    def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """Named tensors and JSON content: what a file, or a model's file, stores of a codec."""
-        return self._parts({"step": np.array([self.step], "<f4")})
-
-    @classmethod
-    def from_parts(
-        cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
-    ) -> "TransformCodec":
-        """The codec that `to_parts` described; FileError or CodecError on anything else."""
-        parts = open_parts(tensors, content, "step")
-        if np.shape(tensors["step"]) != (1,):
-            raise FileError("a codec of one quality has one step")
-        return cls(*parts[:1], float(tensors["step"][0]), *parts[1:])
+    def trimmed(self) -> "TransformCodec":
+        """This codec with only the components and tables that it uses, and at least one of each."""
+        kept = np.flatnonzero((self.layout != NOT_CODED).any(1))
+        kept = kept if kept.size else np.arange(1)
+        layout = self.layout[kept]
+        used = np.unique(layout[layout != NOT_CODED])
+        used = used if used.size else np.arange(1, dtype=np.uint8)
+        return replace(
+            self,
+            transform=self.transform.with_components(kept),
+            layout=renumbered(layout, used),
+            tables=self.tables.only(used),
+            shifts=self.shifts[used],
+        )
 
     def _plan(self, grid: tuple[int, int]) -> Plan:
         large = grid[0] * grid[1] * self.symbols_per_token > _LARGE
@@ -253,35 +242,3 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         if some.size < q.size and np.count_nonzero(some) != np.count_nonzero(q):
             raise InputError("symbols where the codec codes none must be zero")
         return some
-
-
-def check_step(step: float) -> None:
-    """Raise CodecError unless the step is a positive, normal float32 below 2^30."""
-    if not np.finfo(np.float32).tiny <= step < 2.0**30:
-        raise CodecError(f"step {step}: give a positive, normal float32 below 2^30")
-
-
-def cut(
-    transform: Transform,
-    step: float,
-    layout: NDArray[np.uint8],
-    tables: Tables,
-    shifts: NDArray[np.float32],
-    max_tokens: int,
-    quality: int,
-) -> TransformCodec:
-    """A codec of the components and tables that the layout uses; of the first if it uses none."""
-    kept = np.flatnonzero((layout != NOT_CODED).any(1))
-    kept = kept if kept.size else np.arange(1)
-    part = layout[kept]
-    used = np.unique(part[part != NOT_CODED])
-    used = used if used.size else np.arange(1, dtype=np.uint8)
-    return TransformCodec(
-        transform.with_components(kept),
-        step,
-        renumbered(part, used),
-        tables.only(used),
-        shifts[used],
-        max_tokens,
-        quality,
-    )

@@ -4,8 +4,8 @@
 `RowCoder`, which codes rows of symbols, each with its table, and the order of the payload.
 `sparse_tables` and `sparse_positions` serve rows that are almost always one symbol. `escape` codes
 symbols outside their table.
-`integer_models` is the only use of constriction. All is exact integers, the same on any machine.
-The learned density is elsewhere: in `nec_jax.models.density`.
+`integer_models` is the only use of constriction. All arithmetic is in integers: the same on any
+machine. The learned density is in `nec_jax.models.density`.
 """
 
 from coder.entropy.integer_models import PRECISION

@@ -126,7 +126,10 @@ class RowCoder:
         Raises:
           CorruptBlob: the words are not what `encode` makes of rows of these lengths.
         """
-        ans = open_words(words)
+        try:
+            ans = AnsCoder(words)
+        except ValueError as error:  # no encoder wrote them
+            raise CorruptBlob(f"damaged payload: {error}") from error
         places = walk(Reader(ans), self._segments)
         which, bit = np.nonzero((places.pattern[:, None] >> _BITS) & 1)
         piece = places.piece[which]
@@ -187,7 +190,7 @@ class RowCoder:
     def _event_indices(
         self, row: NDArray[np.int64], symbols: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Of events [E]: indices in tables without the mode, and the escaped values [F]."""
+        """The indices of events [E] in tables without the mode, and their escaped values [F]."""
         minimum, size, mode = self._limits(row)
         index = symbols - minimum
         outside = np.flatnonzero(index.view(np.uint32) >= size.view(np.uint32) - 1)
@@ -204,11 +207,3 @@ class RowCoder:
         models = map(self._tables.event_model, tables)
         runs = zip(edges[:-1], edges[1:], models, strict=True)
         return [run for run in runs if run[2] is not None]
-
-
-def open_words(words: NDArray[np.uint32]):
-    """A coder that reads words. Raises CorruptBlob if no encoder wrote them."""
-    try:
-        return AnsCoder(words)
-    except ValueError as error:
-        raise CorruptBlob(f"damaged payload: {error}") from error

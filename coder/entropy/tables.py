@@ -139,9 +139,10 @@ class Tables:
     minimum: NDArray[np.int32]
     sizes: NDArray[np.int32]
     weights: NDArray[np.uint32]
+    TENSORS = ("minimum", "sizes", "weights")  # in a file
 
     def __post_init__(self) -> None:
-        for name, dtype in (("minimum", "<i4"), ("sizes", "<i4"), ("weights", "<u4")):
+        for name, dtype in zip(self.TENSORS, ("<i4", "<i4", "<u4"), strict=True):
             object.__setattr__(self, name, immutable(f"tables: {name}", getattr(self, name), dtype))
         if self.minimum.shape != self.sizes.shape:
             raise CodecError(f"{self.minimum.size} table minima but {self.sizes.size} sizes")
@@ -166,6 +167,10 @@ class Tables:
             raise CodecError("no tables: give one pmf at least")
         minimum = np.array([low for low, _, _ in pmfs])
         return cls(minimum, np.array([row.size for row in rows]), np.concatenate(rows))
+
+    def to_tensors(self) -> dict[str, NDArray]:
+        """The tensors that a file stores, as `Tables` takes them."""
+        return {name: getattr(self, name) for name in self.TENSORS}
 
     def __len__(self) -> int:
         return self.sizes.size

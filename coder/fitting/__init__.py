@@ -1,9 +1,9 @@
 """Fit a codec to embeddings: statistics of a sample, then the table of each coefficient.
 
-`fit_codec` has `fit`, and fits the transform. `sample` reads a sample of the embeddings, and tells
-which tokens are missing.
-`histograms` counts how large coefficients are. `table_choice` chooses the table of each kind of
-coefficient at each quality, or not to code it. The tables themselves are `coder.transform`'s.
+`fit_codec` has `fit`, and fits the transform. `sample` reads a sample of the embeddings and finds
+the tokens that are missing. `histograms` counts how large coefficients are. `table_choice` chooses
+the table of each kind of coefficient at each quality, or not to code it. The tables themselves are
+in `coder.transform`.
 """
 
 from coder.fitting.fit_codec import MAX_QUALITIES, fit

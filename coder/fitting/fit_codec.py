@@ -19,8 +19,8 @@ _STEPS = 64.0 * 2.0 ** (-np.arange(MAX_QUALITIES) / 2)  # in standard deviations
 _EXPLAINED = (0.05, 0.997)  # part of the variance, at the lowest quality and at the highest
 _DEFAULT = 0.8
 _HEAVIEST = 1 << 16  # maximum weight of a class token; the histograms end there
-_FEW = 100  # most of the variance in a hundredth of the tokens is unusual; or in one of ...
-_FEWEST = 20  # ... this many or more: of fewer tokens, one may well have it
+_FEW = 100  # most of the variance in a hundredth of the tokens, or in a single one, is unusual ...
+_FEWEST = 20  # ... if there are at least this many
 _MISSING = "masked, NaN, or the nodata value"
 _LOST = 0.05  # standard deviations: the error of the highest quality
 
@@ -95,19 +95,16 @@ def fit(
             f"the transform is of {transform.channels} channels, the embeddings have "
             f"{sample.channels}; or only one of them has a grid, or a class token"
         )
-    counts = histograms.empty(transform.components, transform.width)
+    counts = np.zeros((transform.components, transform.width, histograms.BINS), np.int64)
     squares, energies = 0.0, ([], [])
     for part in sample.batches(looking=True):
         columns = transform.columns(part.grid)
         y = part.y.astype(np.float32, copy=False)
         c = np.stack([transform.forward(one, part.grid) for one in y])
-        if part.counted.all():
-            squares += float(np.square(c, dtype=np.float64).sum())
-            histograms.add(counts, c, columns)
-        else:
-            for one, counted in zip(c, part.counted, strict=True):
-                squares += float(np.square(one[counted], dtype=np.float64).sum())
-                histograms.add(counts, one[None, counted], columns[counted])
+        one_by_one = zip(c[:, None], part.counted, strict=True)
+        for grids, counted in [(c, slice(None))] if part.counted.all() else one_by_one:
+            squares += float(np.square(grids[:, counted], dtype=np.float64).sum())
+            histograms.add(counts, grids[:, counted], columns[counted])
         for held, more in zip(energies, _energies(transform, part), strict=True):
             held.append(more)
     _check_counts(counts, squares, sample)
@@ -132,22 +129,13 @@ def fit(
     sample.warn_of_unnamed(stacklevel=3)
     for dtype in dict.fromkeys(sample.dtypes.values()):
         warn_of_integers(dtype, stacklevel=2)
-    warned = False
-    for what, held in zip(("tokens", "class tokens"), energies, strict=True):
-        warned |= _warn_of_few(np.concatenate(held), what, stacklevel=3)
-    if not warned:
+    few = _warn_of_few(np.concatenate(energies[0]), "tokens", stacklevel=3)
+    if not (_warn_of_few(np.concatenate(energies[1]), "class tokens", stacklevel=3) or few):
         sample.warn_of_marks(stacklevel=3)
     layout = np.stack(layouts)
     used = np.unique(layout[layout != NOT_CODED])
-    return QualityLadder(
-        transform,
-        np.array(steps),
-        renumbered(layout, used),
-        tables.only(used),
-        shifts[used],
-        max_tokens,
-        min(chosen, len(steps) - 1),
-    )
+    rest = tables.only(used), shifts[used], max_tokens, min(chosen, len(steps) - 1)
+    return QualityLadder(transform, np.array(steps), renumbered(layout, used), *rest)
 
 
 def _sources(counts: NDArray[np.int64]) -> NDArray[np.intp]:

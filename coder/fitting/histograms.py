@@ -21,13 +21,11 @@ CENTRES = np.append((EDGES[:-1] + EDGES[1:]) / 2, EDGES[-1])
 """float64 [BINS]: the value that stands for all magnitudes in a bin."""
 
 
-def empty(components: int, columns: int) -> NDArray[np.int64]:
-    """Empty counts: [K, columns, BINS]."""
-    return np.zeros((components, columns, BINS), np.int64)
-
-
 def add(counts: NDArray[np.int64], c: NDArray[np.float32], columns: NDArray[np.uint8]) -> None:
-    """Add coefficients [N, n, K] to the counts; `columns` [n] are the columns of their places."""
+    """Add coefficients [N, n, K] to the counts [K, columns, BINS].
+
+    `columns` [n] are the columns of the places of the coefficients.
+    """
     index = (np.abs(c).view(np.int32) >> _SHIFT) - (_LOWEST - 1)
     np.clip(index, 0, BINS - 1, out=index)
     _, width, _ = counts.shape

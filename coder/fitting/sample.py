@@ -118,8 +118,8 @@ class Sample:
         """Warn of NaN that neither a mask nor `nodata` marks as missing."""
         if self._unnamed:
             warnings.warn(
-                f"{self._unnamed} of {self._seen} tokens hold NaN, and were left out: say that "
-                "those are missing with nodata nan, or mask them",
+                f"{self._unnamed} of {self._seen} tokens hold NaN, and were left out: if they are "
+                "missing data, pass nodata nan, or mask them",
                 UnusualEmbedding,
                 stacklevel=stacklevel,
             )

@@ -55,11 +55,6 @@ def pack(header: Header, words: NDArray[np.uint32]) -> bytes:
     return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 
-def framing_bytes(header: Header) -> int:
-    """The number of bytes of a blob with this header that are not payload."""
-    return len(pack(header, np.zeros(0, np.uint32)))
-
-
 def unpack(blob: bytes) -> tuple[Header, NDArray[np.uint32]]:
     """Check and open a blob: its header and the ANS words uint32 [W].
 

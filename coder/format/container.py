@@ -34,9 +34,7 @@ Tensors = Mapping[str, NDArray]
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of `value`: sorted keys, no spaces, ASCII; ValueError on NaN, infinity."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(tensors: Tensors, text: str) -> bytes:
@@ -112,20 +110,15 @@ def under(prefix: str, tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def path_of(name: str | os.PathLike[str]) -> Path:
-    """The path of a file, or of the shipped model of this name.
+def found(name: str | os.PathLike[str], what: str) -> Path:
+    """The path of a file or, if there is no such file, of the shipped model of this name.
 
-    A file comes first. If there is neither, the path is returned as it is.
+    Raises FileError, which calls the file `what`, if there is neither.
     """
     path = Path(name)
     shipped = SHIPPED / f"{path.name}.safetensors"
-    is_name = path.name == os.fspath(name)
-    return shipped if is_name and not path.is_file() and shipped.is_file() else path
-
-
-def found(name: str | os.PathLike[str], what: str) -> Path:
-    """`path_of`, for a file that must exist. Raises FileError, which names `what`, if not."""
-    path = path_of(name)
+    if path.name == os.fspath(name) and not path.is_file() and shipped.is_file():
+        path = shipped
     if not path.exists():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
         raise FileError(

@@ -10,16 +10,14 @@ SAVE = "save the array of the embeddings as .npy (numpy.save)"
 _BANDS = f"read its bands as [H, W, D] (rasterio), and {SAVE}"
 _PICTURE = "a model makes embeddings of pictures and codes them (nec_jax.encode)"
 _CODE = "it may run code, so it is not opened: where it was made"
+NPY, PARQUET = b"\x93NUMPY", b"PAR1"
 # First bytes -> the kind of the file, and what to do with it.
 _STARTS = {
-    b"\x93NUMPY": ("a .npy file", ""),
-    b"PAR1": ("a Parquet file", ""),
+    NPY: ("a .npy file", ""),
+    PARQUET: ("a Parquet file", ""),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 or NetCDF file", SAVE),
     b"CDF": ("a NetCDF file", SAVE),
-    b"II*\0": ("a TIFF", _BANDS),
-    b"MM\0*": ("a TIFF", _BANDS),
-    b"II+\0": ("a TIFF", _BANDS),
-    b"MM\0+": ("a TIFF", _BANDS),
+    (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): ("a TIFF", _BANDS),
     b"\x80": ("a pickle", f"{_CODE}, {SAVE}"),
     b"ARROW1": ("an Arrow file (Feather)", "write its table as Parquet"),
     b"\x89PNG\r\n\x1a\n": ("a PNG picture", _PICTURE),
@@ -28,7 +26,7 @@ _STARTS = {
     b"GIF8": ("a GIF picture", _PICTURE),
     b"RIFF": ("a WebP picture, or another RIFF file", _PICTURE),
 }
-_BYTES = max(map(len, _STARTS))
+_BYTES = 12  # of the longest start
 
 
 def start_of(path: Path) -> bytes:
@@ -49,16 +47,6 @@ def may_be_blob(start: bytes) -> bool:
     return start[0] >> 4 == framing.VERSION and not is_safetensors(start)
 
 
-def is_npy(start: bytes) -> bool:
-    """Whether a file that begins so is NumPy's."""
-    return start.startswith(b"\x93NUMPY")
-
-
-def is_parquet(start: bytes) -> bool:
-    """Whether a file that begins so is a Parquet file."""
-    return start.startswith(b"PAR1")
-
-
 def described(path: Path) -> tuple[str, str] | None:
     """The kind of a file, and how to get readable embeddings from it; None if it is unknown."""
     start = start_of(path)
@@ -68,7 +56,7 @@ def described(path: Path) -> tuple[str, str] | None:
         if start.startswith(first):
             return found
     if is_safetensors(start):
-        return "a safetensors file (a codec, a model, or tensors), no embeddings", SAVE
+        return "a safetensors file (a codec, a model, or tensors), not embeddings", SAVE
     if may_be_blob(start):
         try:
             framing.unpack(path.read_bytes())

@@ -69,11 +69,10 @@ class Transform:
             expected = components if name == "norms" else channels
             if (size := getattr(self, name).size) != expected:
                 raise CodecError(f"{name} has {size} values, the basis needs {expected}")
-            if not np.isfinite(getattr(self, name)).all():
-                raise CodecError(f"{name} is not finite")
-        means, scales = [self.mean], [self.scale]
-        if self.class_mean is not None and self.class_scale is not None:
-            means, scales = [*means, self.class_mean], [*scales, self.class_scale]
+        means, scales = (
+            [getattr(self, name) for name in names if name.endswith(end)]
+            for end in ("mean", "scale")
+        )
         if min(part.min() for part in (*scales, self.norms)) < np.finfo(np.float32).tiny:
             raise CodecError("scales and norms must be positive, normal float32")
         with np.errstate(over="ignore"):

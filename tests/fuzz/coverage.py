@@ -58,7 +58,7 @@ def one_input(data: bytes) -> None:
         symbols, grid = codec.decode_symbols(rest)
     except BlobError:
         return
-    one = codec.at(unpack(rest)[0].quality)
+    one = codec.at(unpack(rest)[0].rate_index)
     if one.encode_symbols(symbols, grid) != rest:
         raise AssertionError("two blobs decode to the same symbols")
 

@@ -1,11 +1,9 @@
 """A command on an archive, and a whole archive."""
 
 import pytest
-from archive_cases import written
+from archive_cases import BAD, written
 
 from coder.cli import main
-
-BAD = {0, 10, *range(16, 24)}
 
 
 @pytest.fixture

@@ -267,7 +267,7 @@ def test_a_command_that_is_stopped_says_so(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coder.cli._run", stop)
+    monkeypatch.setattr("coder.cli.file_commands.run", stop)
     status, out, err = run(capsys, "info", BLOB)
     assert (status, out, err) == (130, "", "stopped\n")
 

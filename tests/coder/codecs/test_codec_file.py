@@ -56,7 +56,7 @@ def test_loading_names_the_file(tmp_path):
         ({}, {"transform": "dct"}, "unknown transform 'dct'"),
         ({}, {"extra": 1}, "content"),
         ({}, {"max_tokens": 0}, "max_tokens"),
-        ({}, {"rate_index": "0"}, "quality must be"),
+        ({}, {"rate_index": "0"}, "quality is '0'"),
         ({"steps": np.zeros(3, np.float32)}, {}, "step"),
         ({"grid_layout": np.array([0, 1, 3])}, {}, "table"),
         ({"surprise": np.zeros(3)}, {}, "tensors"),

@@ -139,7 +139,7 @@ def test_targets_in_bytes_and_in_error():
             codec.encode(y, GRID, quality=quality)
     for quality in (2.5, "5", True):
         for one in (codec, codec.at(3)):
-            with pytest.raises(InputError, match="give a whole number"):
+            with pytest.raises(InputError, match=f"quality (is )?{quality!r}: "):
                 one.at(quality)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="more than 1 bytes at every quality: raise max_bytes"):
         codec.encode(y, GRID, max_bytes=1)

@@ -12,7 +12,7 @@ from transform_cases import CHANNELS, GRID, class_tokens, embeddings, ladder, sm
 import coder
 import coder.fitting
 from coder import InputError, UnusualEmbedding
-from coder.fitting.histograms import BINS, CENTRES, EDGES, add, empty
+from coder.fitting.histograms import BINS, CENTRES, EDGES, add
 from coder.transform.dead_zone import cells
 from coder.transform.distributions import SCALES, SHAPES, member
 
@@ -240,7 +240,7 @@ def test_class_tokens_are_one_a_grid():
 def test_bins_tile_the_magnitudes():
     assert EDGES.shape == CENTRES.shape == (BINS,)
     assert (np.diff(EDGES) > 0).all()
-    counts = empty(2, 3)
+    counts = np.zeros((2, 3, BINS), np.int64)
     c = np.exp(np.random.default_rng(0).normal(0, 3, (4, 5, 2))).astype(np.float32)
     columns = np.array([0, 1, 1, 2, 2], np.uint8)
     add(counts, c, columns)
@@ -328,7 +328,7 @@ def test_heavy_tails_are_nothing_unusual(channels):
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "i4", "i8", "u8"])
 def test_integers_are_coded_as_they_are_and_warned_of_once(dtype):
     y = (10 * smooth_embeddings(1, 40)).clip(0, 100).round()
-    with pytest.warns(UnusualEmbedding, match="integers are coded as the numbers") as caught:
+    with pytest.warns(UnusualEmbedding, match="integers are coded as plain numbers") as caught:
         codec = coder.fit(y.astype(dtype))
     assert len(caught) == 1
     assert caught[0].filename == __file__
