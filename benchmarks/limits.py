@@ -52,7 +52,7 @@ CONDITIONS: dict[str, Callable[[Images], Images]] = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", help="labelled images, as for train.main --data")
+    parser.add_argument("data", help="labelled images, as for nec compress --data")
     parser.add_argument("--model", default="nec-vit-ti")
     parser.add_argument("--limit", type=int, help="maximum number of images per split")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="+", help="files of compressed models")
-    parser.add_argument("--data", required=True, help="images, as for train.main --data")
+    parser.add_argument("--data", required=True, help="images, as for nec compress --data")
     parser.add_argument("--split", default="val", help="split to code (val)")
     parser.add_argument("--limit", type=int, default=200, help="maximum number of images (200)")
     options = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.shipped IMAGES [--model nec-vit-ti] [--limit 420] [--json]
 
-IMAGES is any data set of `train.main`. Both work on all cores. The peer (OpenJPEG in imagecodecs)
+IMAGES is any data set of `nec compress`. Both work on all cores. The peer (OpenJPEG in imagecodecs)
 codes the pixels that the model sees, at the quality whose codestreams are nearest to the blobs in
 size, as far as they can be so small.
 """
@@ -29,7 +29,7 @@ LEVELS = range(10, 50)  # qualities to try, dB
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("images", help="data set, as for train.main --data")
+    parser.add_argument("images", help="data set, as for nec compress --data")
     parser.add_argument("--model", default="nec-vit-ti")
     parser.add_argument("--limit", type=int, default=420)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")

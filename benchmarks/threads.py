@@ -107,7 +107,7 @@ def seconds(case: str, folder: Path) -> float:
         run: Callable[[], object]
         if way == "one by one":
             run = lambda: [codec.decode(blob) for blob in blobs]  # noqa: E731
-        elif way == "coder verify":
+        elif way == "nec verify":
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             run = lambda: command(["verify", str(folder / "array.zarr")])  # noqa: E731
         elif way == "Pool":
@@ -168,7 +168,7 @@ def main() -> None:
     if importlib.util.find_spec("torch"):
         ways += ["loader of 0 workers", "loader of 2 workers"]
     cases = [f"{kind}, {way}" for kind in ("small", "large") for way in ways]
-    cases.insert(1, "small, coder verify")
+    cases.insert(1, "small, nec verify")
     rows: dict[str, dict[str, float]] = {}
     if not arguments.json:
         print("| decoding, ms per image | alone: plain | product | busy: plain | product |")

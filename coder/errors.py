@@ -59,14 +59,14 @@ class UnsupportedVersion(BlobError):
 
 
 class FileError(CodecError):
-    """A codec, model or head file is damaged, of another kind, or of a newer format."""
+    """A file, Zarr array or archive is damaged, of another kind, or of a newer format."""
 
 
 class NoPermission(FileError):
     """A file or folder that may not be read; it may be whole."""
 
     def __init__(self, message: str = "", path: str | os.PathLike[str] | None = None):
-        remedy = "see to its permissions, or run this as another user"
+        remedy = "change its permissions, or run this as another user"
         super().__init__(message or f"cannot be read: no permission; {remedy}", path)
 
 
@@ -75,7 +75,7 @@ class OutputError(CodecError):
 
 
 class InputError(CodecError):
-    """The embeddings, symbols or grid handed to the encoder cannot be coded."""
+    """Arrays or settings that a caller passed cannot be used."""
 
 
 class PoolError(CodecError):

@@ -3,7 +3,7 @@
     python examples/archive.py MODEL IMAGES OUT.zarr [--split all] [--chip 256] [--shard 256]
 
 MODEL is a model file or the name of a shipped model, such as nec-vit-ti. IMAGES is any data set
-that `train.main --data` takes. The archive is an ordinary Zarr group: with the package `coder`
+that `nec compress --data` takes. The archive is an ordinary Zarr group: with the package `coder`
 installed, zarr and xarray open it without JAX. One process writes it. Images that cannot be read or
 that the model does not take are marked as not valid, with the reason. `--retry` reads them again,
 `--strict` stops at the first.
@@ -52,7 +52,7 @@ def main() -> None:
     first, _, _, *more = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(description=first, epilog=" ".join(more))
     parser.add_argument("model", help="model file or name of a shipped model, such as nec-vit-ti")
-    parser.add_argument("images", help="data set, as for train.main --data")
+    parser.add_argument("images", help="data set, as for nec compress --data")
     parser.add_argument("out", help="archive to write or to resume, a Zarr group")
     parser.add_argument("--split", default="all", help="split to encode (default: all)")
     parser.add_argument(
@@ -70,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     params = nec_jax.load(options.model)
     if params.codec is None:
-        raise SystemExit(f"{options.model} has no codec: train it with `train.main compress`")
+        raise SystemExit(f"{options.model} has no codec: train it with `nec compress`")
     config, codec = params.config, params.codec.at()
     refuse_inside(options.images, options.out)
     source = open_source(options.images, options.split, chip=options.chip)

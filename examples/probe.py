@@ -35,7 +35,8 @@ def main() -> None:
     probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.geomspace(0.1, 1e4, 11)))
     probe.fit(x[~held_out], y[~held_out])
     right = probe.score(x[held_out], y[held_out])
-    print(f"{len(x)} images, {len(set(y))} classes: {100 * right:.1f} % of held-out images right")
+    accuracy = f"accuracy of {100 * right:.1f} % on held-out images"
+    print(f"{len(x)} images, {len(set(y))} classes: {accuracy}")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,9 @@ def main() -> None:
     for name, tokens in inputs.items():
         scores = [train(tokens, labels, options.epochs, seed) for seed in range(3)]
         spread = max(scores) - min(scores)
-        print(f"{name}: {np.mean(scores):.1f} % (spread {spread:.1f}) of held-out images right")
+        print(
+            f"{name}: accuracy of {np.mean(scores):.1f} % on held-out images (spread {spread:.1f})"
+        )
 
 
 if __name__ == "__main__":

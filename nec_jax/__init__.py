@@ -17,7 +17,7 @@ try:
     import jax as _jax  # noqa: F401
 except ImportError:
     raise ImportError(
-        "nec_jax needs JAX: pip install 'nec-jax[train]' (or [cuda], [tpu]). "
+        "nec_jax needs JAX: install nec-jax[train] (or [cuda], [tpu]). "
         "To decode only, `import coder` needs none of it."
     ) from None
 

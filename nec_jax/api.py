@@ -148,7 +148,7 @@ _latents = jax.jit(nec.latents, static_argnames="config")
 
 def _codec(params: NecParams) -> EmbeddingCodec:
     if params.codec is None:
-        raise InputError("this model has no codec: adapt it with `python -m train.main compress`")
+        raise InputError("this model has no codec: adapt it with `nec compress`")
     return params.codec
 
 
@@ -172,8 +172,7 @@ def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float3
     for start in range(0, len(x), size):
         batch = x[start : start + size]
         padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
-        # Returns at once: the device computes this batch while the caller codes the one before. No
-        # more than these two are held.
+        # Returns at once: the device computes this batch while the caller codes the one before.
         y = _latents(params.config, params.weights, np.pad(batch, padding))
         if before is not None:
             yield np.asarray(before)

@@ -5,7 +5,8 @@
 `compress --config smoke` runs twice untouched; then it is killed by SIGKILL, in start-up, between
 steps, while a checkpoint or the model is written, and started again until it ends. Model and
 metrics must be the same bytes each time. The same with a run from that model's features by way of
-a cache, which is made anew each time. Prints a line a kill; a quarter of an hour on two cores.
+a cache, which is made anew each time. Prints one line per kill. Takes a quarter of an
+hour on two cores.
 """
 
 import argparse

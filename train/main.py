@@ -23,7 +23,7 @@ of `train.configs.options` or `train.configs.study_options`."""
 def usage() -> str:
     """The text of `--help` without a command."""
     lines = [
-        "usage: python -m train.main COMMAND [--config NAME] [options]    (or: nec COMMAND ...)",
+        "usage: nec COMMAND [--config NAME] [options]    (or: python -m train.main COMMAND ...)",
         "",
         "commands (each has its own --help):",
         *(f"  {name:10s} {kind(name).__doc__.splitlines()[0]}" for name in COMMANDS),
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         import jax
     except ImportError:
-        sys.exit("error: training needs more packages: pip install 'nec-jax[train]'")
+        sys.exit("error: training needs more packages: install nec-jax[train]")
 
     from coder import CodecError
     from nec_jax.jax_defaults import jax_defaults

@@ -16,7 +16,8 @@ shard and resumes after an interruption. Or write the arrays of `create` by assi
 process or several, and end with `finish`; call it too after writing to a complete archive.
 
 A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image that it has room
-for: 28 bytes per image, and one for class tokens, where shards are full (`even_shard`).
+for. If shards are full (`even_shard`), that makes 28 bytes per image. Class tokens add one blob per
+shard.
 
 `contents` makes, opens and reads archives; `manifest` is the record of what one must hold. `writer`
 has `Writer`, with `lock` and `image_ids`.

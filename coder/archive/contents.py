@@ -160,7 +160,7 @@ def open_archive(store: Any) -> zarr.Group:
       FileError: not an archive of images, one that is still being written, or one that lost a
         part. Archives of earlier versions do not list what they must hold: there, a shard of
         embeddings, class tokens or ids that is not stored was lost or never written. No shard is
-        read: `read_array` and `python -m coder verify` check the content of shards.
+        read: `read_array` and `nec verify` check the content of shards.
     """
     store = zarr_nodes.place(store)
     group = zarr_nodes.open_node(store)
@@ -250,7 +250,7 @@ def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
         except PermissionError as error:
             raise NoPermission(path=error.filename) from error
         except Exception as error:  # whatever any codec raises is damage here
-            text = f"{name} is damaged ({error}): `python -m coder verify` says where"
+            text = f"{name} is damaged ({error}): `nec verify` says where"
             raise FileError(text) from error
         for where, what, _ in manifest.changed(name, array, manifest.read_state(group)):
             raise FileError(f"{where} {what}")

@@ -40,7 +40,7 @@ OTHERS = {
 }
 """Commands of the other packages. Each has an entry point in the group `nec.commands`: a function
 that takes the command line, from the command's name on."""
-_INSTALL = "pip install 'nec-jax[train]'"
+_INSTALL = "install nec-jax[train]"
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "nec") -> int:

@@ -69,11 +69,11 @@ def _blob(options: Info) -> dict[str, Any]:
         "class_token": header.class_token,
         "payload_bytes": len(data) - len(framing.pack(header, words[:0])),
     }
-    print(f"blob, {len(data)} bytes, format {framing.VERSION}, checksum right")
+    print(f"blob, {len(data):,} bytes, format {framing.VERSION}, checksum right")
     print(f"codec {facts['fingerprint']} (of quality {header.rate_index} alone)")
     height, width = header.grid
     print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
-    print(f"payload {facts['payload_bytes']} bytes, {words.size} words")
+    print(f"payload {facts['payload_bytes']:,} bytes, {words.size:,} words")
     if options.codec:
         codec = codecs.load(options.codec)
         q, _ = codec.decode_symbols(data)
@@ -93,10 +93,10 @@ def _codec_file(options: Info) -> dict[str, Any]:
     if isinstance(options, Verify):
         print(f"good: codec {fingerprint[:8]}, {codec.channels} channels")
         return facts | {"good": True}
-    print(f"codec {fingerprint[:8]}, {codec.codec_bytes} bytes, checksum right")
+    print(f"codec {fingerprint[:8]}, {codec.codec_bytes:,} bytes, checksum right")
     of = f", of all {codec.num_qualities} qualities" if codec.num_qualities > 1 else ""
     print(f"fingerprint {fingerprint}{of}")
-    print(f"{codec.channels} channels, at most {codec.max_tokens} tokens")
+    print(f"{codec.channels} channels, at most {codec.max_tokens:,} tokens")
     if codec.num_qualities > 1:
         print(
             f"qualities 0 to {codec.num_qualities - 1}; quality {codec.quality} is used unless "

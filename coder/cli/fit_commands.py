@@ -76,7 +76,7 @@ def _encode(options: Encode) -> dict[str, Any]:
     bits = 8 * (size - metadata) / math.prod(y.shape)
     print(
         f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
-        f"are the codec, {bits:.4f} bits per value the rest"
+        f"are zarr.json, which holds the codec; the others are {bits:.4f} bits per value"
     )
     facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
     codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
@@ -257,9 +257,7 @@ class _ZarrReader:
         try:
             return zarr_nodes.read(self._array, place)
         except Exception as error:  # whatever any codec raises is damage here
-            raise FileError(
-                f"damaged ({one_line(error)}): `python -m coder verify` says where"
-            ) from error
+            raise FileError(f"damaged ({one_line(error)}): `nec verify` says where") from error
 
 
 def _read_zarr(path: Path) -> _ZarrReader:
@@ -301,7 +299,7 @@ def _read_parquet(path: Path, column: str | None) -> np.ndarray:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        message = "Parquet files need pyarrow: pip install nec-jax[parquet]"
+        message = "Parquet files need pyarrow: install nec-jax[parquet]"
         raise ModuleNotFoundError(message) from error
     # Opened here: pyarrow takes no names that are not UTF-8, and reads keys out of folders' names.
     with path.open("rb") as file:

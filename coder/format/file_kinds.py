@@ -62,7 +62,7 @@ def described(path: Path) -> tuple[str, str] | None:
             framing.unpack(path.read_bytes())
         except BlobError:
             return None
-        return "a blob, which is coded", "decode it with `python -m coder decode`"
+        return "a blob, which is coded", "decode it with `nec decode`"
     return None
 
 

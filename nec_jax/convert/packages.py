@@ -118,7 +118,7 @@ def read_onnx(data: bytes, rename: Mapping[str, str]) -> dict[str, NDArray]:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("wheels need onnx: pip install 'nec-jax[convert]'") from error
+        raise ModuleNotFoundError("wheels need onnx: install nec-jax[convert]") from error
     graph = onnx.load_from_string(data).graph
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     named = {k: v for k, v in arrays.items() if k in rename or not k.startswith("onnx::")}

@@ -114,7 +114,7 @@ def open_raster(path: Path) -> "DatasetReader":
         from rasterio.errors import NotGeoreferencedWarning
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'reading {path.name} needs rasterio: pip install "nec-jax[scenes]"'
+            f"reading {path.name} needs rasterio: install nec-jax[scenes]"
         ) from error
     # Not warnings.catch_warnings: it swaps the process' filters, which is not thread-safe.
     warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -97,7 +97,7 @@ def raise_passing(error: BaseException, path: Path | str) -> None:
         if number is not None and number in _PASSING:
             raise OSError(
                 number,
-                f"{os.strerror(number)}: the file may be sound, and could not be read; see to the "
+                f"{os.strerror(number)}: the file may be sound, and could not be read; check the "
                 "disk, the network or the limits of this process, and give the same command again",
                 os.fspath(path),
             ) from error

@@ -156,7 +156,7 @@ def targets(
     if config.decoder_target == "none":
         raise InputError(
             "this model has no decoder, so nothing measures its distortion: train one (python -m "
-            "train.main pretrain --init MODEL --trainable decoder), or pass --proxy features"
+            "nec pretrain --init MODEL --trainable decoder), or pass --proxy features"
         )
     if config.decoder_target != "features":
         if start:

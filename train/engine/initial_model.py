@@ -123,7 +123,7 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     if options.proxy is None and now == "none":
         raise OptionsError(
             "the model has no decoder, so nothing measures distortion: pass --proxy features, or "
-            "pre-train a decoder of pixels first (train.main pretrain --init MODEL --proxy pixels "
+            "pre-train a decoder of pixels first (nec pretrain --init MODEL --proxy pixels "
             "--trainable decoder)"
         )
     if options.proxy is not None and (options.proxy, now) != ("pixels", "normalised-pixels"):
@@ -131,7 +131,7 @@ def config_for(options: Training, config: ModelConfig) -> ModelConfig:
     if target == "pixels" and now in ("none", "features") and isinstance(options, Compress):
         raise OptionsError(
             "the model has no decoder of pixels, and a random one measures nothing: train one "
-            "first (train.main pretrain --init MODEL --proxy pixels --trainable decoder), or pass "
+            "first (nec pretrain --init MODEL --proxy pixels --trainable decoder), or pass "
             "--proxy features"
         )
     if target == now:

@@ -332,7 +332,7 @@ def next_command(record: Record, path: Path, source: Source) -> list[str]:
     # 256 was the value of runs that cut nothing too; ids of windows end in their size.
     if next(iter(source.files()))[0].endswith(f",{config['chip']}"):
         data += ["--chip", str(config["chip"])]
-    command = ["python", "-m", "train.main"]
+    command = ["nec"]
     if record["command"] == "pretrain":
         workdir = path.parent.with_name(path.parent.name + "-nec")
         return [*command, "compress", "--init", str(path), *data, "--workdir", str(workdir)]

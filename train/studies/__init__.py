@@ -1,4 +1,4 @@
-"""Measurements: `evaluate`, `sweep`, `report` and `compare`, each a command of `train.main`.
+"""Measurements: `evaluate`, `sweep`, `report` and `compare`, each a command of `nec`.
 
 `evaluate` codes the images of a `study` by all `methods` (NEC, and the baselines of `baselines` and
 `common_baselines`) and measures their `scores`. `sweep` trains and evaluates many points into the

@@ -1,4 +1,4 @@
-"""`python -m train.main compare`: bytes at equal score, from the reports of `evaluate`.
+"""`nec compare`: bytes at equal score, from the reports of `evaluate`.
 
 Bjontegaard's delta (ITU-T VCEG-M33, 2001) is the mean difference of the logarithms of two rates
 (bytes per image) over the scores that both curves reach. A point counts only if no cheaper point of
@@ -73,7 +73,7 @@ class Rated:
 def run(options: Compare) -> None:
     """Print the tables, and draw the curves."""
     if not options.reports:
-        raise OptionsError("no reports: give folders that `train.main evaluate` wrote")
+        raise OptionsError("no reports: give folders that `nec evaluate` wrote")
     if options.plot is not None:
         place = options.plot.parent, [options.plot.name]
         inputs = [folder / name for folder in options.reports for name in FILES]
@@ -156,7 +156,10 @@ def tables(
         rows.append(f"| {_name(key)} | {' | '.join(cells)} |")
         points.append(f"| {_name(key)} | {' | '.join(shown)} |")
     if apart:
-        points += ["", f"Without a {what} in common, or of one point alone: {', '.join(apart)}."]
+        points += [
+            "",
+            f"Not compared (no {what} in common, or only one point): {'; '.join(apart)}.",
+        ]
     return [*rows, "", *points]
 
 

@@ -1,4 +1,4 @@
-"""`python -m train.main evaluate`: real bytes against the scores of heads on decoded embeddings.
+"""`nec evaluate`: real bytes against the scores of heads on decoded embeddings.
 
 Every method codes the same images of the same splits. The same heads are trained on the decoded
 embeddings of every method: fitted on train, chosen on val (on a fifth of train when val itself is
@@ -51,7 +51,7 @@ def run(options: Evaluate) -> None:
     base = nec_jax.load(options.model or options.base)
     if options.model and not isinstance(base.codec, QualityLadder):
         raise OptionsError(
-            "--model needs a codec of many qualities, as nec-vit-ti and the models of `train.main "
+            "--model needs a codec of many qualities, as nec-vit-ti and the models of `nec "
             "distil` have: pass this model by --models, and its base model by --base"
         )
     models = {"": base} if options.model else load_compressed(options.models)

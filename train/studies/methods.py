@@ -34,12 +34,12 @@ def load_compressed(paths: Sequence[str]) -> dict[str, NecParams]:
     """Load compressed models, by their settings in the report, ordered by lambda.
 
     Raises:
-      OptionsError: a model without a codec, or not made by `train.main compress`.
+      OptionsError: a model without a codec, or not made by `nec compress`.
     """
     models = {path: nec_jax.load(path) for path in paths}
     for path, params in models.items():
         if params.codec is None or trained_lambda(params) is None:
-            raise OptionsError(f"{path} is not a compressed model: run `train.main compress`")
+            raise OptionsError(f"{path} is not a compressed model: run `nec compress`")
     ordered = sorted(models, key=lambda path: trained_lambda(models[path]) or 0.0)
     names = [f"lambda {trained_lambda(models[path]):g}" for path in ordered]
     return {

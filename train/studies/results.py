@@ -102,11 +102,11 @@ def read(path: Path) -> list[Row]:
         reader = csv.DictReader(io.StringIO(whole, newline=""))
         rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise OptionsError(f"{path} is not a table of `train.main sweep` ({error})") from error
+        raise OptionsError(f"{path} is not a table of `nec sweep` ({error})") from error
     names = set(reader.fieldnames or ())
     uneven = any(None in row or None in row.values() for row in rows)
     if uneven or not {"method", "head", "lambda"} <= names:
-        raise OptionsError(f"{path} is not a table of `train.main sweep`")
+        raise OptionsError(f"{path} is not a table of `nec sweep`")
     if rows and whole != text:
         line = whole.count("\n") + 1
         log.warning(f"{path}: line {line} is cut short: the last point is left out")

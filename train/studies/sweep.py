@@ -1,4 +1,4 @@
-"""`python -m train.main sweep`: train and evaluate every point of a study, into one table.
+"""`nec sweep`: train and evaluate every point of a study, into one table.
 
 A point in results.csv is done; an interrupted one resumes from its work folder. What all points
 share is kept in sweep.json next to the table.

@@ -1,4 +1,4 @@
-"""The kinds of training: `pretrain`, `distil` and `compress`, each a command of `train.main`; and
+"""The kinds of training: `pretrain`, `distil` and `compress`, each a command of `nec`; and
 `describe`, which says what `compress` would cost.
 
 `pretrain` trains a masked autoencoder, or a decoder. `distil` trains an encoder on the tokens that

@@ -1,4 +1,4 @@
-"""`python -m train.main compress`: adapt a model to compression, and give it a frozen codec."""
+"""`nec compress`: adapt a model to compression, and give it a frozen codec."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ def run(options: Compress) -> None:
     """Train and write `model.safetensors`, with its codec, in the work folder."""
     if not options.init and (options.arch is None or options.trainable != "all"):
         raise OptionsError(
-            "no model: pass --init (made by `train.main pretrain`, or nec convert); or --arch and "
+            "no model: pass --init (made by `nec pretrain`, or nec convert); or --arch and "
             "--trainable all, for fresh weights"
         )
     run = open_run(options)

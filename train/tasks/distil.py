@@ -1,4 +1,4 @@
-"""`python -m train.main distil`: an encoder learns to predict a larger model's tokens.
+"""`nec distil`: an encoder learns to predict a larger model's tokens.
 
 A masked autoencoder of pixels needs millions of images. The tokens of a teacher that has seen them
 can be learned from some thousands of images and mixtures of them (`train.data.views`). The

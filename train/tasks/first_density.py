@@ -84,13 +84,15 @@ def calibrate_bottleneck(
                 lowest, gain = lam * mse + bits, g
         if not np.isfinite(lowest):
             raise OptionsError("the model's loss on the data is not finite: is --init sound?")
+    facts = {}
     if isinstance(gain, str):
-        gain, log_gain = 0.0, jnp.zeros(config.embedding_width, jnp.float32)
+        log_gain = jnp.zeros(config.embedding_width, jnp.float32)
     else:
         log_gain = jnp.log(gain / deviation)
+        facts["gain"] = gain
     chosen = with_gain(log_gain, FIT_STEPS)
     mse, bits = score(chosen)
-    return chosen, {"gain": gain, "bits_per_element": bits, "mse": mse}
+    return chosen, facts | {"bits_per_element": bits, "mse": mse}
 
 
 def calibrate_transform(

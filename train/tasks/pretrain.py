@@ -1,4 +1,4 @@
-"""`python -m train.main pretrain`: train a masked autoencoder on images, or a model's decoder."""
+"""`nec pretrain`: train a masked autoencoder on images, or a model's decoder."""
 
 import json
 

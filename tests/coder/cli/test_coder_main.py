@@ -361,7 +361,7 @@ def test_help_lists_the_commands_of_all_packages_quickly_and_without_them():
     assert (done.returncode, done.stderr) == (0, "")
     words = " ".join(done.stdout.replace("│", " ").split())
     for name, text in OTHERS.items():
-        assert f"• {name} {text} Not installed: pip install 'nec-jax[train]'" in words
+        assert f"• {name} {text} Not installed: install nec-jax[train]" in words
     for name in ("info", "verify", "decode", "fit", "encode"):
         assert f"• {name} " in words
 

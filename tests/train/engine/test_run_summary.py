@@ -38,8 +38,8 @@ def test_compression_ends_with_real_bytes_and_an_evaluation(
     estimates = [f"{line['bits_per_image'] / 8:,.1f}" for line in (first, last)]
     assert " -> ".join(estimates) in text
     assert "6.5 (2 of val)" in text
-    assert command[:4] == ["python", "-m", "train.main", "evaluate"]
-    options = tyro.cli(Evaluate, args=command[4:])
+    assert command[:2] == ["nec", "evaluate"]
+    options = tyro.cli(Evaluate, args=command[2:])
     model = smoke_nec / "model.safetensors"
     assert (options.base, options.models) == (str(smoke_mae), (str(model),))
     assert (options.data, options.chip) == ("blue-marble", 32)
@@ -50,8 +50,8 @@ def test_pre_training_ends_with_a_compression(
 ) -> None:
     text, command = summary(smoke_mae.parent, [], capsys)
     assert "codec" not in text
-    assert command[:4] == ["python", "-m", "train.main", "compress"]
-    options = tyro.cli(Compress, args=command[4:])
+    assert command[:2] == ["nec", "compress"]
+    options = tyro.cli(Compress, args=command[2:])
     assert options.init == str(smoke_mae)
     assert options.workdir != smoke_mae.parent
 
