@@ -101,7 +101,7 @@ def attend_by_xla(qkv: jax.Array, _: str) -> jax.Array:
 
 
 def plain_product(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
-    """`nec_jax.models.dense.product` with JAX's own gradient."""
+    """`nec_jax.models.dense_layer.product` with JAX's own gradient."""
     return jnp.matmul(x, kernel, precision=precision)
 
 
@@ -119,7 +119,9 @@ def variant(name: str) -> ExitStack:
     patches = {
         "": [],
         "attention by XLA": [patch("nec_jax.models.vit.attend", attend_by_xla)],
-        "dense layers without barriers": [patch("nec_jax.models.dense.product", plain_product)],
+        "dense layers without barriers": [
+            patch("nec_jax.models.dense_layer.product", plain_product)
+        ],
         "sums in bfloat16": [
             patch.object(Encoder, "_tokens", halved(Encoder._tokens)),
             patch.object(DecoderStem, "__call__", halved(DecoderStem.__call__)),

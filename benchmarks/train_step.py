@@ -22,7 +22,7 @@ from nec_jax.models.freezing import trainable_rule
 from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import split
 from train.configs.options import Compress
-from train.engine import objective
+from train.engine import losses
 from train.engine.step import data_mesh, init_state, make_step, optimiser
 
 CASES = (("vit-ti", 8), ("vit-ti", 64), ("vit-b", 8), ("vit-b", 64))
@@ -37,7 +37,7 @@ def compiled_step(config: ModelConfig, batch: int, steps: int = 1) -> Callable[[
     trainable, frozen = split(weights, trainable_rule(options.trainable, config))
     tx, mesh = optimiser(options, options.density_lr), data_mesh(1)
     state = init_state(trainable, tx, mesh)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, MASK_RATIO)
+    goal = losses.rate_distortion(config, options.lam, options.rounding, MASK_RATIO)
     step = make_step(goal, tx, options.steps, mesh)
     shape = (batch, config.image_size, config.image_size, config.channels)
     images = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))

@@ -10,6 +10,6 @@ HEADS = ("layers", "network")
 CHECKED = [
     *(f"nec_jax.models.{name}" for name in MODELS),
     *(f"nec_jax.heads.{name}" for name in HEADS),
-    "train.engine.objective",
+    "train.engine.losses",
 ]
 install_import_hook(CHECKED, "beartype.beartype")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nec_jax.heads.head import HeadConfig
 from nec_jax.model_file import NecParams
-from nec_jax.models.dense import FLOAT32
+from nec_jax.models.dense_layer import FLOAT32
 from nec_jax.models.mae import DecoderStem
 from nec_jax.models.vit import Block, layer_norm
 from nec_jax.models.weight_tree import Weights

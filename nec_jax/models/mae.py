@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int32, Key
 
 from coder import InputError
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.dense import Dense
+from nec_jax.models.dense_layer import Dense
 from nec_jax.models.vit import Block, layer_norm, sincos_positions
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.dense import FLOAT32, Dense
+from nec_jax.models.dense_layer import FLOAT32, Dense
 
 EPSILON = 1e-6  # of LayerNorms, as in MAE
 

@@ -23,7 +23,7 @@ from nec_jax.heads.network import init_weights as init_head
 from nec_jax.models.nec import forward, init_weights
 from nec_jax.models.transform_bottleneck import blank
 from nec_jax.models.weight_tree import flatten_weights
-from train.engine.objective import rate_distortion
+from train.engine.losses import rate_distortion
 from train.engine.step import State, data_mesh, make_step
 
 

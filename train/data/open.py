@@ -8,7 +8,7 @@ from nec_jax.images.windows import CHIP
 from train.data.blue_marble import BlueMarble
 from train.data.folder import open_folder
 from train.data.potsdam import is_potsdam, open_potsdam
-from train.data.table import open_table
+from train.data.split_table import open_table
 
 
 def folder_of(root: str | os.PathLike[str]) -> Path | None:

@@ -19,7 +19,7 @@ from nec_jax.models.weight_tree import Weights, merge, split
 from train.configs.options import OptionsError, Training, flag
 from train.engine.checkpoint import CheckpointError, Checkpoints
 from train.engine.log import CONSOLE, MetricsLog
-from train.engine.objective import Objective, mean_metrics
+from train.engine.losses import Objective, mean_metrics
 from train.engine.pictures import Pictures
 from train.engine.processes import Stopped, StopSignals, is_main_process, wait_for_others
 from train.engine.step import data_mesh, init_state, make_step, optimiser, replicated, sharded

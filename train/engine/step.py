@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nec_jax.models.weight_tree import Weights, merge, path_name
 from train.configs.options import Distil, Training
-from train.engine.objective import Batch, Metrics, Objective
+from train.engine.losses import Batch, Metrics, Objective
 
 
 def cosine(peak: float, steps: int, warmup: int) -> optax.Schedule:

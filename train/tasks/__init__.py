@@ -4,5 +4,5 @@
 `pretrain` trains a masked autoencoder, or a decoder. `distil` trains an encoder on the tokens that
 `teacher` computes. `compress` adapts a model to its rate-distortion loss and gives it a codec;
 `first_density` chooses the gains and fits the densities that it starts from. What all of them share
-is in `train.engine`; `--lambda` acts in `train.engine.objective`.
+is in `train.engine`; `--lambda` acts in `train.engine.losses`.
 """

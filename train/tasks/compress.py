@@ -14,7 +14,7 @@ from nec_jax.models import transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import Weights
 from train.configs.options import Compress, OptionsError
-from train.engine import loop, objective, run_record
+from train.engine import loop, losses, run_record
 from train.engine.activation_cache import finish
 from train.engine.initial_model import with_teacher, without_teacher
 from train.engine.inputs import Run, open_run
@@ -64,9 +64,7 @@ def run(options: Compress) -> None:
         log.info("calibrated: " + loop.describe(facts))
         return weights
 
-    goal = objective.rate_distortion(
-        config, options.lam, options.rounding, run.mask_ratio, run.start
-    )
+    goal = losses.rate_distortion(config, options.lam, options.rounding, run.mask_ratio, run.start)
     coded = options.codec == "per-channel"
     with run_record.recorded(options, {"train": source, "val": run.val_source}) as end:
         weights = loop.fit(

@@ -11,7 +11,7 @@ from nec_jax.models.freezing import frozen_blocks, trainable_rule
 from nec_jax.models.nec import init_weights, prefix
 from nec_jax.models.weight_tree import Weights, merge, split
 from train.configs.options import Compress, Describe, OptionsError
-from train.engine import objective
+from train.engine import losses
 from train.engine.initial_model import config_for, fresh_config, mask_ratio, with_teacher
 from train.engine.step import data_mesh, init_state, make_step, optimiser
 from train.tasks.compress import trained_weights
@@ -52,7 +52,7 @@ def count_flops(
     mesh = data_mesh()
     tx = optimiser(options, options.density_lr)
     hidden = mask_ratio(options, config)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, hidden, start)
+    goal = losses.rate_distortion(config, options.lam, options.rounding, hidden, start)
     side = config.image_size
     images = jax.ShapeDtypeStruct((options.batch, side, side, config.channels), config.dtype)
     batch = {"image": images}

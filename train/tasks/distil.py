@@ -26,7 +26,7 @@ from nec_jax.calibration import fit_transform
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.dense import Dense
+from nec_jax.models.dense_layer import Dense
 from nec_jax.models.mae import DecoderStem, random_masking
 from nec_jax.models.nec import init_weights, latents
 from nec_jax.models.vit import Block, layer_norm
@@ -36,7 +36,7 @@ from train.data import read_all
 from train.engine import loop, processes, run_record
 from train.engine.initial_model import feature_scale, fresh_model
 from train.engine.inputs import in_steps, refuse_folders
-from train.engine.objective import Batch, Metrics, Objective, measured_alike
+from train.engine.losses import Batch, Metrics, Objective, measured_alike
 from train.engine.pictures import evenly_spread
 from train.tasks.teacher import Images, passed_blocks, pooled, pooling
 

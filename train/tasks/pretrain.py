@@ -4,7 +4,7 @@ import json
 
 from nec_jax.model_file import NecParams
 from train.configs.options import Pretrain
-from train.engine import loop, objective, run_record
+from train.engine import loop, losses, run_record
 from train.engine.initial_model import with_teacher, without_teacher
 from train.engine.inputs import open_run
 from train.engine.pictures import pictures_of
@@ -18,7 +18,7 @@ def run(options: Pretrain) -> None:
     with run_record.recorded(options, {"train": source, "val": run.val_source}) as end:
         trained = loop.fit(
             options,
-            objective.mae(config, run.mask_ratio),
+            losses.mae(config, run.mask_ratio),
             lambda: weights,
             weights,
             run.rule,

@@ -19,7 +19,7 @@ from nec_jax.models.weight_tree import Weights
 from train.configs.options import Distil, OptionsError
 from train.data import at_most, open_source, spread
 from train.data.blue_marble import BlueMarble
-from train.data.parts import Concatenated
+from train.data.splits import Concatenated
 from train.data.views import view_of
 from train.engine import processes
 from train.engine.activation_cache import Prefix, open_prefix

@@ -10,8 +10,8 @@ from PIL import Image
 from rasterio import Affine
 
 from train.data import CorruptImageError, DataError, open_source, read_all
-from train.data.parts import hash_split
 from train.data.potsdam import MASK_CLASSES, TILES
+from train.data.splits import hash_split
 
 
 def save(path: Path, array: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from nec_jax.models.freezing import trainable_rule
 from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import merge, path_name, split
 from train.configs.options import Compress
-from train.engine import objective
+from train.engine import losses
 from train.engine.step import data_mesh, init_state, make_step, optimiser
 from train.main import main
 from train.tasks import describe
@@ -41,19 +41,19 @@ def noise_images(config: ModelConfig, seed: int, size: int = 8) -> Any:
 def run_steps(
     options: Compress, config: ModelConfig, devices: int = 1, microbatch: int | None = None
 ) -> tuple[dict, dict, list[float]]:
-    """The weights before and after a few steps on noise images, and the losses."""
+    """The weights before and after a few steps on noise images, and their losses."""
     mesh = data_mesh(devices)
     before = random_weights(config)
     tx = optimiser(options, options.density_lr)
     trainable, frozen = split(before, trainable_rule(options.trainable, config))
     state = init_state(trainable, tx, mesh)
-    goal = objective.rate_distortion(config, options.lam, options.rounding, 0.75)
+    goal = losses.rate_distortion(config, options.lam, options.rounding, 0.75)
     step = make_step(goal, tx, options.steps, mesh, microbatch)
-    losses = []
+    found = []
     for i in range(STEPS):
         state, metrics = step(state, frozen, {"image": noise_images(config, i)}, jax.random.key(1))
-        losses.append(float(metrics["loss"]))
-    return before, merge(state.trainable, frozen), losses
+        found.append(float(metrics["loss"]))
+    return before, merge(state.trainable, frozen), found
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_only_matrices_decay() -> None:
 def test_the_loss_does_not_depend_on_the_batch_size(rounding: str) -> None:
     # The rate is a mean: the same images twice over give the loss of one copy (up to noise).
     config = small_config()
-    goal = objective.rate_distortion(config, 10.0, rounding, 0.0)  # type: ignore[arg-type]
+    goal = losses.rate_distortion(config, 10.0, rounding, 0.0)  # type: ignore[arg-type]
     weights = random_weights(config)
     images = noise_images(config, 0, 32)
     keys, progress = jax.random.split(jax.random.key(0), 64), jnp.zeros(())
@@ -137,7 +137,7 @@ def test_the_loss_does_not_depend_on_the_batch_size(rounding: str) -> None:
 
 def test_validation_measures_rounded_symbols() -> None:
     config = small_config()
-    goal = objective.rate_distortion(config, 10.0, "noise", 0.5)
+    goal = losses.rate_distortion(config, 10.0, "noise", 0.5)
     weights = random_weights(config)
     weights["bottleneck"]["log_gain"] = jnp.full(config.width, -6.0)  # everything rounds to zero
     keys = jax.random.split(jax.random.key(0), 8)
@@ -198,9 +198,9 @@ def test_calibration_can_set_the_gain_to_one() -> None:
 def test_microbatches_give_the_step_of_the_whole_batch() -> None:
     config = small_config()
     options = Compress(steps=STEPS, trainable="density", density_lr=1e-3)
-    _, whole, losses = run_steps(options, config)
+    _, whole, seen = run_steps(options, config)
     _, parts, again = run_steps(options, config, microbatch=2)
-    assert np.allclose(losses, again, rtol=1e-5)
+    assert np.allclose(seen, again, rtol=1e-5)
     # Adam's first steps have the size of the learning rate, whatever that of the gradient.
     near = jax.tree.map(
         lambda a, b: np.allclose(a, b, atol=STEPS * options.density_lr), whole, parts

@@ -15,7 +15,7 @@ from nec_jax import NecParams, latents
 from nec_jax.images.record import Source
 from nec_jax.models import nec
 from train.data import DataError, open_source
-from train.data.parts import Concatenated
+from train.data.splits import Concatenated
 from train.tasks import teacher as teacher_of
 
 
