@@ -294,13 +294,20 @@ def _to_read(opened: _Opened, array: zarr.Array) -> list[tuple[str, Region]]:
 
 
 def _faults(
-    opened: _Opened, name: str, array: zarr.Array, valid: np.ndarray | None
+    opened: _Opened,
+    name: str,
+    array: zarr.Array,
+    valid: np.ndarray | None,
+    within: Region = (),
 ) -> Iterator[tuple[str, str, int]]:
     """What is wrong with shards of an array: a path, the reason, and how many chunks are damaged.
 
-    Reads all of them. No chunk is damaged in a shard that is not the one that was finished.
+    Reads all of them, or those of a row of shards if `within` is one. No chunk is damaged in a
+    shard that is not the one that was finished.
     """
     for key, shard in _to_read(opened, array):
+        if within and within[0] not in (shard[0], _whole(array)[0]):
+            continue
         changed = opened.changed.get(key)
         # Another's shard would also lack embeddings that are valid here.
         found = list(_damage(array, shard, None if changed else _marks(array, valid)))
@@ -310,9 +317,11 @@ def _faults(
             yield f"{opened.path}", f"{key} {changed}", 0
 
 
-def _refuse_faults(opened: _Opened, name: str, valid: np.ndarray | None) -> None:
-    """Raise FileError for the first fault of an array."""
-    for path, text, _ in _faults(opened, name, opened.arrays[name], valid):
+def _refuse_faults(
+    opened: _Opened, name: str, valid: np.ndarray | None, within: Region = ()
+) -> None:
+    """Raise FileError for the first fault of an array, or of one row of its shards."""
+    for path, text, _ in _faults(opened, name, opened.arrays[name], valid, within):
         raise FileError(text, path)
 
 
@@ -376,10 +385,10 @@ def _read(
     try:
         values = zarr_nodes.read(array, region)
     except Exception as error:
-        _refuse_faults(opened, name, valid)
+        _refuse_faults(opened, name, valid, region)
         raise FileError(f"{name}{_text(region)}: {one_line(error)}") from error
     if _not_stored(values, valid, region):
-        _refuse_faults(opened, name, valid)
+        _refuse_faults(opened, name, valid, region)
     return values
 
 

@@ -218,6 +218,29 @@ def test_damage_is_one_line_for_each_chunk_and_nothing_else(tmp_path):
     assert not (tmp_path / "out").exists()  # though class_token could be decoded
 
 
+def test_decode_looks_for_damage_only_in_the_row_of_shards_that_cannot_be_read(
+    run, tmp_path, monkeypatch
+):
+    """What could be read is not read again to name what could not."""
+    filled(tmp_path / "a.zarr")
+    path = tmp_path / "a.zarr/embedding/c/3/0/0/0"
+    data = bytearray(path.read_bytes())
+    data[11] ^= 1  # of the first chunk
+    path.write_bytes(data)
+    parts, read = [], zarr_nodes.read
+
+    def counting(array, *region):
+        parts.extend(one[0].start for one in region)
+        return read(array, *region)
+
+    monkeypatch.setattr(zarr_nodes, "read", counting)
+    status, _, err = run("decode", tmp_path / "a.zarr/embedding")  # alone, it has no checksums
+    assert status == 1
+    assert f"{path}: embedding[{3 * SHARD}:{3 * SHARD + 1}, " in err
+    assert [parts.count(start) for start in range(0, 3 * SHARD, SHARD)] == [1, 1, 1]
+    assert list((tmp_path / "out").glob("*")) == []
+
+
 def test_a_read_that_fails_leaves_nothing_that_goes_on(tmp_path):
     filled(tmp_path / "a.zarr", shard=COUNT)
     path = tmp_path / "a.zarr/embedding/c/0/0/0/0"
