@@ -330,7 +330,7 @@ def _column(schema: "pyarrow.Schema", column: str | None) -> str:
         held = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:4])
         raise InputError(
             f"no column holds lists of numbers, but {held}{', ...' * (len(schema) > 4)}: if each "
-            f"column is a dimension, make one array [N, D] of them (to_numpy in pandas). {SAVE}"
+            f"column is a dimension, make one array [N, D] of them (to_numpy in pandas); {SAVE}"
         )
     if (count := schema.names.count(column)) != 1:
         raise InputError(f"{count} columns are called {column}: {', '.join(schema.names)}")

@@ -239,7 +239,8 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         (
             "y.parquet",
             lambda p: table(p, A0=[0.5], A1=[0.5], t=["x"]),
-            "but A0 (double), A1 (double), t",
+            "but A0 (double), A1 (double), t (string): if each column is a dimension, make one "
+            "array [N, D] of them (to_numpy in pandas); save",
         ),
         ("y.parquet", lambda p: table(p, e=[["a"]]), "lists of string, not of numbers"),
         (
