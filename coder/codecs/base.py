@@ -11,7 +11,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder.arrays import as_array, as_bytes, as_grid, as_symbols, check_whole, warn_of_integers
+from coder.arrays import (
+    as_array,
+    as_bytes,
+    as_grid,
+    as_symbols,
+    check_whole,
+    is_whole,
+    warn_of_integers,
+)
 from coder.entropy import Tables
 from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
@@ -201,7 +209,7 @@ class OneQualityCodec(EmbeddingCodec):
 
     def at(self, quality: int | None = None) -> "OneQualityCodec":
         """This codec. Raises InputError for another quality."""
-        if quality is not None and check_whole("quality", quality, 0) != self.quality:
+        if quality is not None and not (is_whole(quality) and quality == self.quality):
             raise InputError(f"quality {quality!r}: this codec has quality {self.quality} alone")
         return self
 
@@ -222,7 +230,7 @@ class OneQualityCodec(EmbeddingCodec):
 
     def encode_quietly(self, y: NDArray, grid: tuple[int, int]) -> bytes:
         """`encode` without its warnings; `y` must be an array."""
-        self._check_grid(y.shape, grid, self.channels)
+        grid = self._check_grid(y.shape, grid, self.channels)
         return self.encode_symbols(self.quantise(y, grid), grid)
 
     def warn_if_unusual(self, blob: bytes, grid: tuple[int, int], *, stacklevel: int) -> None:

@@ -80,6 +80,7 @@ def test_real_bits_are_close_to_the_estimate(bits_per_element, class_token):
     total = 0
     for image in y[:10]:
         blob = codec.encode(image, grid)
+        assert codec.encode(image, iter(grid)) == blob  # type: ignore[arg-type]
         estimate = codec.estimate_bits(codec.quantise(image))
         assert 8 * len(blob) <= REAL_BITS_FACTOR * estimate + REAL_BITS_CONSTANT
         assert 8 * len(blob) >= estimate
