@@ -96,6 +96,8 @@ class CoefficientCodec(EmbeddingCodec):
         own = {"layout", "shifts", cls.STEPS, *Tables.TENSORS}
         if not own <= set(tensors):
             raise FileError(f"a codec has tensors {sorted(own)}, not {sorted(tensors)}")
+        if tensors[cls.STEPS].ndim != 1:  # one step would fit too
+            raise FileError(f"{cls.STEPS} must have one dimension, also for one quality")
         spatial = content["transform"].startswith(TRANSFORMS[True])
         rest = {name: tensors[name] for name in set(tensors) - own}
         settings: dict[str, Any] = {
