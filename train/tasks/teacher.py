@@ -66,14 +66,15 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
 
 def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
     """Open one of the data sets; which are cut into windows is said at `Distil.chip`."""
-    if chip is None or (alone and not name.startswith("tfds:")):
+    if chip is not None and name.startswith("tfds:"):  # TFDS cannot be cut into windows
+        if alone:
+            log.warning(f"{name}: its images stay whole, --chip {chip} is not for TFDS")
+        return open_source(name, split)
+    if chip is None or alone:
         return open_source(name, split, chip=chip)
     source = open_source(name, split)
-    if isinstance(source, BlueMarble | WindowSource):
-        return open_source(name, split, chip=chip)
-    if alone:
-        log.warning(f"{name}: its images stay whole, --chip {chip} is not for TFDS")
-    return source
+    cut = isinstance(source, BlueMarble | WindowSource)
+    return open_source(name, split, chip=chip) if cut else source
 
 
 class Images:
