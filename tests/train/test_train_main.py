@@ -206,6 +206,12 @@ def test_a_config_gives_defaults_that_the_command_line_overrides() -> None:
         parse("compress", ["--config", "smok"])
 
 
+def test_a_sweep_has_one_study(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse("sweep", ["first-density", "--config", "first-patches"])
+    assert "Unrecognized options: --config" in capsys.readouterr().err
+
+
 def test_a_message_is_shown_once(capsys: pytest.CaptureFixture) -> None:
     """Also where another library gave the root logger a handler."""
     log, root = logging.getLogger("train.engine.loop"), logging.getLogger()
