@@ -51,10 +51,11 @@ def parse(command: str, arguments: list[str]) -> Any:
         # Before a line that does not begin with a letter, tyro adds a blank one.
         about += "\n\nWith `--config NAME`, start from an experiment (python -m train.main --help)."
         if command == "sweep" and arguments and not arguments[0].startswith("-"):
-            arguments = ["--config", *arguments]
-        config, arguments = tyro.cli(
-            _config, args=arguments, return_unknown_args=True, add_help=False
-        )
+            config, arguments = arguments[0], arguments[1:]  # a --config besides is unknown
+        else:
+            config, arguments = tyro.cli(
+                _config, args=arguments, return_unknown_args=True, add_help=False
+            )
         if config is not None:
             default = configs.load(config, command)
     return tyro.cli(

@@ -155,8 +155,8 @@ def targets(
     """
     if config.decoder_target == "none":
         raise InputError(
-            "this model has no decoder, so nothing measures its distortion: train one (python -m "
-            "nec pretrain --init MODEL --trainable decoder), or pass --proxy features"
+            "this model has no decoder, so nothing measures its distortion: train one (nec "
+            "pretrain --init MODEL --trainable decoder), or pass --proxy features"
         )
     if config.decoder_target != "features":
         if start:

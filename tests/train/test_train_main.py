@@ -18,7 +18,7 @@ from train_cases import run_compress
 
 import coder.cli
 import nec_jax
-from coder import OutputError
+from coder import InputError, OutputError
 from nec_jax.models.architecture import model_config
 from train.configs.options import Compress, Distil, OptionsError, Pretrain
 from train.configs.study_options import Evaluate
@@ -204,6 +204,23 @@ def test_a_config_gives_defaults_that_the_command_line_overrides() -> None:
     assert parse("sweep", ["factorised", "--workdir", "x"]).workdir == Path("x")
     with pytest.raises(OptionsError, match="unknown config 'smok': choose from"):
         parse("compress", ["--config", "smok"])
+
+
+def test_a_sweep_has_one_study(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse("sweep", ["first-density", "--config", "first-patches"])
+    assert "Unrecognized options: --config" in capsys.readouterr().err
+
+
+def test_wrong_patterns_of_weights_are_refused_before_images_are_read(
+    smoke_mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "read_all", lambda *_, **__: pytest.fail("images were read"))
+    wrong = Compress(
+        data="blue-marble", init=str(smoke_mae), trainable="encoder/no", workdir=tmp_path
+    )
+    with pytest.raises(InputError, match="no weight's path is 'encoder/no'"):
+        inputs.open_run(wrong)
 
 
 def test_a_message_is_shown_once(capsys: pytest.CaptureFixture) -> None:

@@ -191,6 +191,7 @@ def open_run(options: Trained) -> Run[Trained]:
         cache = Cache(options, source)
     base = initial_model(options, given, source, cache.embed if cache else None)
     config = base.config
+    rule, ratio = trainable_rule(options.trainable, config), mask_ratio(options, config)
     if cache is None:
 
         def read(source: Source, limit: int) -> np.ndarray:
@@ -211,5 +212,4 @@ def open_run(options: Trained) -> Run[Trained]:
         val = {"tokens": cache.open(base, at_most(val_source, options.val_images)).whole()}
         own, index, count = own_share(options.batch)
         batches = train.batches(own, options.seed, index, count)
-    rule, ratio = trainable_rule(options.trainable, config), mask_ratio(options, config)
     return Run(options, source, val_source, base, rule, ratio, start, batches, val, sample)

@@ -140,7 +140,8 @@ def recorded(options: Training, sources: dict[str, Source]) -> Iterator[Callable
     def end(params: NecParams, blobs: Callable[[], Sequence[bytes]] = list) -> None:
         path = options.workdir / "model.safetensors"
         nec_jax.save(params, path)
-        print_summary(finish(options.workdir), path, sources["train"], params, blobs())
+        coded = blobs()  # before the run counts as finished: it may fail, and takes its time
+        print_summary(finish(options.workdir), path, sources["train"], params, coded)
 
     with held(options.workdir):
         refuse_changed_config(options)  # again: another run may have been here meanwhile

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coder import CodecError, FileError, OutputError
+from coder import CodecError, FileError, InputError, OutputError
+from nec_jax import NecParams
 from nec_jax.images.record import Source
 from train.configs.options import Compress, OptionsError
 from train.data import fingerprint, open_source
@@ -155,6 +156,22 @@ def test_a_work_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
         other.kill()
     with run_record.recorded(options, {}):
         assert (options.workdir / "run.json").exists()
+
+
+def test_a_run_ends_after_its_blobs(tmp_path: Path, bare_model: NecParams) -> None:
+    options = Compress(workdir=tmp_path / "run")
+
+    def blobs() -> list[bytes]:
+        raise InputError("they cannot be coded")
+
+    sources = {"train": folder_of_files(tmp_path / "images")}
+    with (
+        pytest.raises(InputError, match="they cannot be coded"),
+        run_record.recorded(options, sources) as end,
+    ):
+        end(bare_model, blobs)
+    [start] = json.loads((options.workdir / "run.json").read_text())["starts"]
+    assert start["end"] is None
 
 
 def test_where_nothing_was_trained_mended_options_begin_anew(tmp_path: Path) -> None:

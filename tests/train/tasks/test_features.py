@@ -91,7 +91,7 @@ def test_features_need_a_teacher_and_a_decoder_is_needed_to_measure_anything() -
     config = tiny_config(decoder_target="none")
     weights = random_weights(config)
     assert "decoder" not in weights
-    with pytest.raises(InputError, match=r"no decoder.*pretrain --init.*--proxy features"):
+    with pytest.raises(InputError, match=r"no decoder.*\(nec pretrain --init.*--proxy features"):
         nec.targets(config, weights, images)
 
 
