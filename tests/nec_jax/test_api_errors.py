@@ -76,9 +76,7 @@ def test_a_model_without_a_codec_says_how_to_get_one(bare_model):
         lambda: nec_jax.embed_traced(bare_model, jnp.asarray(images)),
         lambda: nec_jax.decode(bare_model, [b""]),
     ):
-        with pytest.raises(
-            InputError, match=r"no codec: adapt it with `python -m train\.main comp"
-        ):
+        with pytest.raises(InputError, match=r"no codec: adapt it with `nec comp"):
             call()
     assert nec_jax.latents(bare_model, images).shape == (1, 17, 48)
 

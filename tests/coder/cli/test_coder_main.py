@@ -49,9 +49,9 @@ def store(tmp_path):
 def test_info_says_what_a_blob_is(capsys):
     status, out, _ = run(capsys, "info", BLOB)
     assert status == 0
-    assert f"blob, {BLOB.stat().st_size} bytes, format 1" in out
+    assert f"blob, {BLOB.stat().st_size:,} bytes, format 1" in out
     assert "14 x 14 tokens and a class token" in out
-    assert "payload 1985 bytes" in out
+    assert "payload 1,985 bytes" in out
     _, out, _ = run(capsys, "info", BLOB, "--codec", CODEC)
     assert "197 x 48 symbols" in out
 
