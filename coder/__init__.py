@@ -36,8 +36,9 @@ from coder.errors import (
     UnusualEmbedding,
     WrongCodec,
 )
-from coder.fitting import fit
+from coder.fitting import fit, fit_refiner
 from coder.pool import Pool
+from coder.refiner import Refiner, load_refiner
 
 __version__ = version("nec-jax")
 
@@ -53,6 +54,7 @@ __all__ = [
     "Pool",
     "PoolError",
     "QualityLadder",
+    "Refiner",
     "ScalarCodec",
     "Tables",
     "TransformCodec",
@@ -62,6 +64,8 @@ __all__ = [
     "WrongCodec",
     "__version__",
     "fit",
+    "fit_refiner",
     "from_bytes",
     "load",
+    "load_refiner",
 ]

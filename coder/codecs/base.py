@@ -25,6 +25,7 @@ from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
+from coder.refiner import Refiner
 
 CODEC = "codec"
 """The kind of a codec's file."""
@@ -41,11 +42,13 @@ class EmbeddingCodec(ABC):
         higher quality costs more bytes and loses less. Every blob carries its quality. Files call
         it `rate_index`.
       tables: the integer probability tables.
+      refiner: what `decode(refine=True)` uses, or None. It is no part of the codec's file.
     """
 
     tables: Tables
     max_tokens: int
     quality: int
+    refiner: Refiner | None = None
 
     @property
     @abstractmethod
@@ -80,12 +83,17 @@ class EmbeddingCodec(ABC):
         """
 
     @abstractmethod
-    def decode(self, blob: bytes) -> NDArray[np.float32]:
+    def decode(self, blob: bytes, *, refine: bool = False) -> NDArray[np.float32]:
         """A blob -> its embedding float32 [n, D], in bounded time and memory.
+
+        Args:
+          refine: bring the decoded embedding closer to the one that was encoded, by the refiner of
+            the codec (`coder.Refiner`). Do not encode refined embeddings again.
 
         Raises:
           BlobError: TruncatedBlob, CorruptBlob or UnsupportedVersion; or WrongCodec if the blob was
             written with another codec.
+          InputError: refine, and the codec has no refiner.
         """
 
     @abstractmethod
@@ -117,13 +125,19 @@ class EmbeddingCodec(ABC):
         return hash(self.fingerprint)
 
     def __reduce__(self):
-        # The entropy coder's models cannot be pickled; the codec's file holds everything.
-        return type(self)._from_bytes, (self.to_bytes(),)
+        # The entropy coder's models cannot be pickled; the files hold everything.
+        return _unpickled, (type(self), self.to_bytes(), self.refiner)
 
     @classmethod
     @abstractmethod
     def from_parts(cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> Self:
         """The codec that `to_parts` described. Raises FileError or CodecError on anything else."""
+
+    def with_refiner(self, refiner: Refiner | None) -> Self:
+        """This codec with a refiner, or with none. Raises InputError for that of another codec."""
+        if refiner is not None:
+            raise InputError("only codecs with a transform, as coder.fit makes them, have refiners")
+        return self
 
     def _content(self, transform: str) -> dict[str, Any]:
         """The JSON content of `to_parts`."""
@@ -243,9 +257,16 @@ class OneQualityCodec(EmbeddingCodec):
         header = framing.Header(self.fingerprint[:4], self.quality, grid, self.class_token)
         return framing.pack(header, self._encode_words(symbols, grid))
 
-    def decode(self, blob: bytes) -> NDArray[np.float32]:
-        """A blob -> its embedding float32 [n, D]. Raises as `decode_symbols`."""
-        return self.dequantise(*self.decode_symbols(blob))
+    def decode(self, blob: bytes, *, refine: bool = False) -> NDArray[np.float32]:
+        """A blob -> its embedding float32 [n, D]. Raises as `EmbeddingCodec.decode`."""
+        if not refine:
+            return self.dequantise(*self.decode_symbols(blob))
+        if self.refiner is None:
+            raise InputError(
+                "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
+            )
+        q, grid = self.decode_symbols(blob)
+        return self.refiner.refine(self.dequantise(q, grid), grid, self.fingerprint)
 
     def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
         """A blob -> symbols int32 [n, K] and the grid (h, w), in bounded time and memory.
@@ -309,3 +330,7 @@ def check_limits(codec: EmbeddingCodec) -> None:
     """Convert a codec's `max_tokens` and `quality` to integers. Raises InputError if it cannot."""
     for name, lowest in (("max_tokens", 1), ("quality", 0)):
         object.__setattr__(codec, name, check_whole(name, getattr(codec, name), lowest))
+
+
+def _unpickled(kind: type[EmbeddingCodec], data: bytes, refiner: Refiner | None) -> EmbeddingCodec:
+    return kind._from_bytes(data).with_refiner(refiner)

@@ -1,6 +1,7 @@
 """Codecs of coefficients: the table of each, the order of coding, and what their files store."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from coder.arrays import frozen, immutable
 from coder.codecs.base import EmbeddingCodec, check_limits
 from coder.entropy import RowCoder, Tables
-from coder.errors import CodecError, FileError
+from coder.errors import CodecError, FileError, InputError
+from coder.refiner import Refiner
 from coder.transform import Transform
 
 NOT_CODED = 255
@@ -72,6 +74,12 @@ class CoefficientCodec(EmbeddingCodec):
         object.__setattr__(self, "shifts", shifts)
         check_limits(self)
         return steps
+
+    def with_refiner(self, refiner: Refiner | None) -> Self:
+        """This codec with a refiner, or with none. Raises InputError for that of another codec."""
+        if refiner is not None and self.fingerprint.hex() not in refiner.codecs:
+            raise InputError("the refiner belongs to another codec: fit or load one for this codec")
+        return replace(self, refiner=refiner)  # type: ignore[type-var]
 
     @property
     def channels(self) -> int:

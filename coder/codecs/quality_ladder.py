@@ -1,6 +1,6 @@
 """QualityLadder: one codec for many qualities."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from coder.codecs.transform_codec import TransformCodec
 from coder.entropy import Tables
 from coder.errors import CodecError, InputError, WrongCodec
 from coder.format import blob as framing
+from coder.refiner import Refiner
 from coder.transform import Transform
 
 _KEPT = 64  # codecs of one quality that are kept for reuse
@@ -44,6 +45,7 @@ class QualityLadder(CoefficientCodec):
     shifts: NDArray[np.float32]
     max_tokens: int = 1 << 16
     quality: int = 0
+    refiner: Refiner | None = None
     STEPS = "steps"
     SUFFIX = "-ladder"
 
@@ -118,9 +120,9 @@ class QualityLadder(CoefficientCodec):
         codec.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
-    def decode(self, blob: bytes) -> NDArray[np.float32]:
+    def decode(self, blob: bytes, *, refine: bool = False) -> NDArray[np.float32]:
         """A blob of any of the qualities -> its embedding float32 [n, D]."""
-        return self._of(blob).decode(blob)
+        return self._of(blob).decode(blob, refine=refine)
 
     def decode_symbols(self, blob: bytes) -> tuple[NDArray[np.int32], tuple[int, int]]:
         """A blob of any quality -> symbols int32 [n, K] and grid, as `at(quality)` gives them."""
@@ -142,7 +144,8 @@ class QualityLadder(CoefficientCodec):
     def _cut(self, quality: int) -> TransformCodec:
         step, layout = self.steps.item(quality), self.layout[quality]
         rest = self.tables, self.shifts, self.max_tokens, quality
-        return TransformCodec(self.transform, step, layout, *rest).trimmed()
+        codec = TransformCodec(self.transform, step, layout, *rest).trimmed()
+        return replace(codec, refiner=self.refiner)
 
     def _search(
         self, y: NDArray, grid: tuple[int, int], max_bytes: int | None, max_mse: float | None

@@ -14,6 +14,7 @@ from coder.codecs.scalar_quantiser import UNITS
 from coder.entropy import Tables
 from coder.errors import CodecError, InputError, UnusualEmbedding
 from coder.lazy_attribute import lazy_attribute
+from coder.refiner import Refiner
 from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
 
 _FEW = 0.6  # fraction of coded (component, column) pairs below which products are done in parts
@@ -48,6 +49,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
     shifts: NDArray[np.float32]
     max_tokens: int = 1 << 16
     quality: int = 0
+    refiner: Refiner | None = None
     STEPS = "step"
     SUFFIX = ""
 
@@ -131,7 +133,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         alone = replace(transform, mean=whole.class_mean, scale=whole.class_scale, spatial=False)
         parts = ((transform, grid), (alone, own))
         first, second = (replace(self, transform=t, layout=layout).trimmed() for t, layout in parts)
-        return first, second
+        return first, replace(second, refiner=None)
 
     def trimmed(self) -> "TransformCodec":
         """This codec with only the components and tables that it uses, and at least one of each."""

@@ -1,0 +1,255 @@
+"""`fit_refiner`: train a refiner for a codec on embeddings, in NumPy.
+
+The network of `coder.refiner` is trained by Adam (Kingma 2015, arXiv 1412.6980) on tokens that the
+codec coded at random qualities. It predicts what coding lost, in units of the root mean square of
+what the codec loses at that quality, so that all qualities count alike.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from coder.arrays import check_whole
+from coder.codecs import EmbeddingCodec, QualityLadder, TransformCodec
+from coder.errors import InputError
+from coder.fitting.sample import Sample
+from coder.refiner import Refiner, neighbourhood
+
+_COMPONENTS = 64  # of the neighbourhood
+_BATCH, _RATE = 2048, 1e-3
+_DRAWN = 1 << 18  # tokens that are coded at a time ...
+_REDRAWN = 1000  # ... and serve for so many steps
+_HELD_OUT = 8  # one of so many grids is held out, to measure the gains
+_MOST = 1 << 19  # tokens that are held in memory
+_RUN = 16  # vectors that are coded together
+_TIMES = 8  # maximum number of times that a token is drawn before it is coded anew
+_BETA, _BETA_SQUARES, _EPSILON = 0.9, 0.999, 1e-8
+
+Embedding = tuple[NDArray[np.float32], tuple[int, int]]
+"""An embedding [n, D] and its grid."""
+
+
+class Coded(NamedTuple):
+    """Tokens before and after coding, in units of the codec's channels.
+
+    Attributes:
+      u: float32 [T, D], decoded.
+      m: float32 [T, C], components of the neighbourhood of each.
+      lost: float32 [T, D], what coding lost: the tokens less u.
+      which: int [T], the index of the quality.
+    """
+
+    u: NDArray[np.float32]
+    m: NDArray[np.float32]
+    lost: NDArray[np.float32]
+    which: NDArray[np.intp]
+
+
+def fit_refiner(
+    codec: EmbeddingCodec,
+    embeddings: ArrayLike,
+    class_tokens: ArrayLike | None = None,
+    *,
+    nodata: float | None = None,
+    max_samples: int = 4096,
+    hidden: int = 768,
+    steps: int = 4000,
+) -> Refiner:
+    """Train a refiner for a codec of `coder.fit`. Takes minutes.
+
+    Embeddings with missing tokens are left out. One embedding of eight is not trained on: it serves
+    to measure at which qualities the refiner helps, and how much of its prediction to add.
+
+    Args:
+      codec: a codec with a transform, of one quality or of many.
+      embeddings, class_tokens, nodata, max_samples: as for `coder.fit`; memory holds at most
+        524,288 tokens.
+      hidden: H, the number of hidden units. Size and time grow with it.
+      steps: the number of training steps, of 2,048 tokens each.
+
+    Raises:
+      InputError: as `coder.fit`; another kind of codec; other channels, or only one of them has a
+        grid or a class token; fewer than 8 embeddings without missing tokens.
+    """
+    if not isinstance(codec, QualityLadder | TransformCodec):
+        raise InputError("a refiner needs a codec with a transform, as coder.fit makes one")
+    hidden, steps = check_whole("hidden", hidden), check_whole("steps", steps)
+    sample = Sample(embeddings, class_tokens, nodata, check_whole("max_samples", max_samples))
+    grids = _whole_grids(sample, codec)
+    train = [one for i, one in enumerate(grids) if i % _HELD_OUT]
+    held_out = grids[::_HELD_OUT]
+    first = 0 if isinstance(codec, QualityLadder) else codec.quality
+    numbers = range(first, first + codec.num_qualities)
+    qualities = [cast(TransformCodec, codec.at(quality)) for quality in numbers]
+    transform, rng = codec.transform, np.random.default_rng(0)
+    basis = transform.analysis[:, : _COMPONENTS if transform.spatial else 0].astype(np.float16)
+    network = _Network(rng, codec.channels, basis.shape[1], hidden, len(qualities))
+    coded, unit = None, np.ones(0, np.float32)
+    for step in range(steps):
+        if step % _REDRAWN == 0:
+            coded = _coded(train, qualities, basis, rng)
+            unit = _rms(coded, len(qualities))
+        assert coded is not None
+        some = rng.integers(0, len(coded.u), _BATCH)
+        part = Coded(coded.u[some], coded.m[some], coded.lost[some], coded.which[some])
+        network.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+    w = network.weights
+    refiner = Refiner(
+        _belongs_to(codec, qualities),
+        transform.mean,
+        transform.scale,
+        w["token"].astype(np.float16),
+        basis,
+        w["context"].astype(np.float16),
+        w["bias"],
+        w["out"].astype(np.float16),
+        w["offset"],
+        unit,
+    )
+    return replace(refiner, gains=_gains(refiner, held_out, qualities))
+
+
+class _Network:
+    """The weights of the network, and a step of Adam."""
+
+    def __init__(self, rng: np.random.Generator, d: int, c: int, h: int, r: int):
+        def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
+            return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
+
+        zeros = functools.partial(np.zeros, dtype=np.float32)
+        self.weights = {"token": normal(d, h), "context": normal(c, h), "bias": zeros((r, h))}
+        self.weights |= {"out": zeros((h, d)), "offset": zeros(d)}
+        self._means = {name: np.zeros_like(value) for name, value in self.weights.items()}
+        self._squares = {name: np.zeros_like(value) for name, value in self.weights.items()}
+        self._count = 0
+
+    def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> float:
+        """Take one step on these tokens; returns the loss, the mean squared error in `unit`."""
+        w = self.weights
+        h = part.u @ w["token"]
+        h += part.m @ w["context"]
+        h += w["bias"][part.which]
+        on = h > 0
+        h *= on
+        error = h @ w["out"]
+        error += w["offset"]
+        error -= part.lost / unit[part.which, None]
+        loss = float(np.square(error).mean())
+        error *= np.float32(2 / error.size)
+        of_h = error @ w["out"].T
+        of_h *= on
+        of_bias = np.zeros_like(w["bias"])
+        np.add.at(of_bias, part.which, of_h)
+        self._adam("token", part.u.T @ of_h, rate)
+        self._adam("context", part.m.T @ of_h, rate)
+        self._adam("bias", of_bias, rate)
+        self._adam("out", h.T @ error, rate)
+        self._adam("offset", error.sum(0), rate)
+        return loss
+
+    def _adam(self, name: str, gradient: NDArray[np.float32], rate: float) -> None:
+        mean, square = self._means[name], self._squares[name]
+        if name == "token":  # the first of each step
+            self._count += 1
+        mean += np.float32(1 - _BETA) * (gradient - mean)
+        square += np.float32(1 - _BETA_SQUARES) * (np.square(gradient) - square)
+        fair = np.sqrt(1 - _BETA_SQUARES**self._count) / (1 - _BETA**self._count)
+        size = np.sqrt(square) + np.float32(_EPSILON)
+        self.weights[name] -= np.float32(rate * fair) * mean / size
+
+
+def _whole_grids(sample: Sample, codec: QualityLadder | TransformCodec) -> list[Embedding]:
+    """The embeddings without missing tokens, evenly spread, as many as memory may hold."""
+    transform = codec.transform
+    kind = (sample.channels, sample.spatial, sample.class_tokens)
+    if kind != (codec.channels, transform.spatial, codec.class_token):
+        raise InputError(
+            f"the codec is of {codec.channels} channels, the embeddings have {sample.channels}; or "
+            "only one of them has a grid, or a class token"
+        )
+    found = [
+        (y.astype(np.float32), batch.grid)
+        for batch in sample.batches()
+        for y, there in zip(batch.y, batch.there, strict=True)
+        if there.all()
+    ]
+    if not sample.spatial:  # long runs of vectors
+        runs = [part for y, _ in found for part in np.array_split(y, -(-len(y) // _RUN))]
+        found = [(part, (len(part), 1)) for part in runs]
+    if len(found) < _HELD_OUT:
+        raise InputError(
+            f"{len(found)} embeddings without missing tokens: a refiner needs at least {_HELD_OUT}"
+        )
+    every = -(-sum(len(y) for y, _ in found) // _MOST)
+    return found[:: max(every, 1)]
+
+
+def _coded(
+    grids: Sequence[Embedding],
+    qualities: Sequence[TransformCodec],
+    basis: NDArray[np.float16],
+    rng: np.random.Generator,
+) -> Coded:
+    """Some of the grids, each coded at a random quality."""
+    parts, tokens = [], 0
+    wanted = min(_DRAWN, _TIMES * sum(len(y) for y, _ in grids))
+    while tokens < wanted:
+        y, grid = grids[int(rng.integers(len(grids)))]
+        index = int(rng.integers(len(qualities)))
+        u, lost = _units(qualities[index], y, grid)
+        m = neighbourhood(u, grid) @ basis.astype(np.float32)
+        parts.append(Coded(u, m, lost, np.full(len(u), index)))
+        tokens += len(u)
+    return Coded(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _units(
+    codec: TransformCodec, y: NDArray[np.float32], grid: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The decoded tokens of a grid, and what coding lost, in units of the channels."""
+    first = len(y) - grid[0] * grid[1]
+    y_hat = codec.dequantise(codec.quantise(y, grid), grid)[first:]
+    transform = codec.transform
+    return (y_hat - transform.mean) / transform.scale, (y[first:] - y_hat) / transform.scale
+
+
+def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
+    """The root mean square [count] of what is lost at each quality."""
+    tokens = np.bincount(coded.which, minlength=count)
+    squares = np.bincount(coded.which, np.square(coded.lost).mean(1), count)
+    return np.sqrt(np.maximum(squares / np.maximum(tokens, 1), 1e-30)).astype(np.float32)
+
+
+def _gains(
+    refiner: Refiner, grids: Sequence[Embedding], qualities: Sequence[TransformCodec]
+) -> NDArray[np.float32]:
+    """The gains that are best on embeddings that were not trained on: at most those of training."""
+    gains = refiner.gains.copy()
+    for index, codec in enumerate(qualities):
+        product = square = 0.0
+        for y, grid in grids:
+            first = len(y) - grid[0] * grid[1]
+            y_hat = codec.dequantise(codec.quantise(y, grid), grid)
+            change = (refiner.refine(y_hat, grid, codec.fingerprint) - y_hat)[first:]
+            change /= refiner.scale
+            lost = ((y - y_hat) / refiner.scale)[first:]
+            product += float(np.vdot(change, lost))
+            square += float(np.vdot(change, change))
+        gains[index] *= np.clip(product / square, 0, 1) if square > 0 else 0
+    return gains
+
+
+def _belongs_to(
+    codec: QualityLadder | TransformCodec, qualities: Sequence[TransformCodec]
+) -> dict[str, int]:
+    """The fingerprints of the codec, of each quality, and of each for grids alone."""
+    found = {}
+    for index, one in enumerate(qualities):
+        found |= {one.fingerprint.hex(): index, one.split()[0].fingerprint.hex(): index}
+    if isinstance(codec, QualityLadder):
+        found[codec.fingerprint.hex()] = -1
+    return found

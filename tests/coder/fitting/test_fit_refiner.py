@@ -1,0 +1,84 @@
+"""Laws of fitting a refiner: it helps on embeddings that it never saw, or does nothing."""
+
+import numpy as np
+import pytest
+
+import coder
+from coder import InputError
+
+
+def curved(count: int, seed: int, channels: int = 16) -> np.ndarray:
+    """Grids [count, 4, 4, channels] of tokens near a curve, no linear subspace."""
+    rng = np.random.default_rng(seed)
+    angle = np.cumsum(rng.normal(0, 0.3, (count, 4, 4, 1)), axis=1) + rng.uniform(
+        0, 6, (count, 1, 1, 1)
+    )
+    waves = np.concatenate(
+        [np.cos(k * angle) for k in (1, 2, 3)] + [np.sin(k * angle) for k in (1, 2, 3)], -1
+    )
+    mix = np.random.default_rng(0).standard_normal((6, channels))
+    return (waves @ mix + 0.05 * rng.standard_normal((count, 4, 4, channels))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def codec() -> coder.QualityLadder:
+    return coder.fit(curved(300, 1))
+
+
+def test_it_lowers_the_error_on_unseen_embeddings_and_harms_at_no_quality(
+    codec: coder.QualityLadder,
+) -> None:
+    refiner = coder.fit_refiner(codec, curved(300, 1), hidden=64, steps=400)
+    refined = codec.with_refiner(refiner)
+    unseen = curved(40, 2).reshape(40, 16, 16)
+    ratios = []
+    for quality in range(codec.num_qualities):
+        plain = better = 0.0
+        for y in unseen:
+            blob = codec.encode(y, (4, 4), quality=quality)
+            plain += float(np.square(codec.decode(blob) - y).sum())
+            better += float(np.square(refined.decode(blob, refine=True) - y).sum())
+        ratios.append(better / plain)
+    assert max(ratios) < 1.01
+    assert min(ratios) < 0.8
+
+
+def test_the_same_call_gives_the_same_refiner(codec: coder.QualityLadder) -> None:
+    made = [coder.fit_refiner(codec, curved(20, 3), hidden=8, steps=3) for _ in range(2)]
+    assert made[0].to_bytes() == made[1].to_bytes()
+
+
+@pytest.mark.parametrize("kind", ["one quality", "vectors", "class tokens"])
+def test_it_serves_codecs_of_each_kind(kind: str) -> None:
+    y = curved(40, 4)
+    tokens = y.mean((1, 2)) if kind == "class tokens" else None
+    y = y.reshape(-1, 16) if kind == "vectors" else y
+    codec = coder.fit(y, tokens)
+    one = codec.at(3)
+    refiner = coder.fit_refiner(
+        one if kind == "one quality" else codec, y, tokens, hidden=8, steps=5
+    )
+    grid = (1, 1) if kind == "vectors" else (4, 4)
+    first = y[:1] if kind == "vectors" else y[0].reshape(16, 16)
+    if tokens is not None:
+        first = np.vstack([tokens[0], first])
+    blob = one.encode(first, grid)
+    plain, refined = one.decode(blob), one.with_refiner(refiner).decode(blob, refine=True)
+    assert coder.Refiner.from_bytes(refiner.to_bytes()) == refiner
+    assert refined.shape == plain.shape
+    assert np.isfinite(refined).all()
+
+
+def test_what_does_not_fit_is_refused(codec: coder.QualityLadder) -> None:
+    with pytest.raises(InputError, match="of 16 channels, the embeddings have 12"):
+        coder.fit_refiner(codec, curved(20, 1, channels=12))
+    with pytest.raises(InputError, match="at least 8"):
+        coder.fit_refiner(codec, curved(7, 1))
+    holes = curved(20, 1)
+    holes[3:, 0, 0] = np.nan
+    with pytest.raises(InputError, match="3 embeddings without missing tokens"):
+        coder.fit_refiner(codec, holes, nodata=float("nan"))
+    with pytest.raises(InputError, match="steps is 0"):
+        coder.fit_refiner(codec, curved(20, 1), steps=0)
+    with pytest.raises(InputError, match=r"hidden is 1\.5"):
+        coder.fit_refiner(codec, curved(20, 1), hidden=1.5)  # type: ignore[arg-type]

@@ -1,0 +1,200 @@
+"""Laws of refiners: what they compute, which codecs they belong to, and their files."""
+
+import dataclasses
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import coder
+from coder import FileError, InputError, QualityLadder, Refiner
+from coder.refiner import neighbourhood
+
+GRID = (4, 6)
+RNG = np.random.default_rng(0)
+
+
+def embeddings(count: int, channels: int = 12) -> np.ndarray:
+    """Grids [count, 4, 6, channels] of tokens near three clusters, alike in a row."""
+    rng = np.random.default_rng(count)
+    centres = 3 * np.random.default_rng(1).standard_normal((3, channels))
+    kinds = np.repeat(rng.integers(0, 3, (count, 4, 1)), 6, axis=2)
+    return (centres[kinds] + rng.standard_normal((count, 4, 6, channels))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def codec() -> QualityLadder:
+    y = embeddings(200)
+    return coder.fit(y, y.mean((1, 2)))
+
+
+def random_refiner(codec: QualityLadder, **changes: Any) -> Refiner:
+    """A refiner of random weights, for all qualities of a codec."""
+    d, h, c, r = codec.channels, 9, 5, codec.num_qualities
+    rng = np.random.default_rng(2)
+
+    def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
+
+    qualities = [codec.at(quality) for quality in range(r)]
+    codecs = {one.fingerprint.hex(): i for i, one in enumerate(qualities)}
+    codecs |= {one.split()[0].fingerprint.hex(): i for i, one in enumerate(qualities)}
+    half = np.float16
+    parts: dict[str, Any] = {
+        "codecs": codecs | {codec.fingerprint.hex(): -1},
+        "mean": normal(d),
+        "scale": np.exp(normal(d)),
+        "token": normal(d, h, dtype=half),
+        "basis": normal(d, c, dtype=half),
+        "context": normal(c, h, dtype=half),
+        "bias": normal(r, h),
+        "out": normal(h, d, dtype=half),
+        "offset": normal(d),
+        "gains": np.linspace(1, 0.1, r, dtype=np.float32),
+    }
+    return Refiner(**(parts | changes))
+
+
+def blob_of(codec: QualityLadder, quality: int | None = None) -> bytes:
+    y = embeddings(7)[0].reshape(-1, codec.channels)
+    return codec.encode(np.vstack([y.mean(0), y]), GRID, quality=quality)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 4)])
+def test_a_neighbourhood_is_the_mean_of_the_tokens_around_that_are_there(
+    grid: tuple[int, int],
+) -> None:
+    u = RNG.standard_normal((grid[0] * grid[1], 3)).astype(np.float32)
+    rows = u.reshape(*grid, 3)
+    for (i, row), (j, _) in itertools.product(enumerate(rows), enumerate(rows[0])):
+        near = rows[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+        found = neighbourhood(u, grid).reshape(*grid, 3)[i, j]
+        np.testing.assert_allclose(found, near.mean((0, 1)), atol=1e-6)
+        assert row.shape == (grid[1], 3)
+
+
+@pytest.mark.parametrize("quality", [0, 3])
+def test_refined_embeddings_are_those_of_the_formula(codec: QualityLadder, quality: int) -> None:
+    refiner = random_refiner(codec)
+    blob = blob_of(codec, quality)
+    plain = codec.decode(blob)
+    refined = codec.with_refiner(refiner).decode(blob, refine=True)
+    np.testing.assert_array_equal(refined[0], plain[0])  # the class token
+    w = {f.name: getattr(refiner, f.name) for f in dataclasses.fields(refiner)}
+    u = (plain[1:].astype(float) - w["mean"]) / w["scale"]
+    m = neighbourhood(u.astype(np.float32), GRID).astype(float) @ w["basis"].astype(float)
+    h = u @ w["token"].astype(float) + m @ w["context"].astype(float) + w["bias"][quality]
+    change = np.maximum(h, 0) @ w["out"].astype(float) + w["offset"]
+    expected = plain[1:] + w["gains"][quality] * w["scale"] * change
+    np.testing.assert_allclose(refined[1:], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_plain_decoding_fingerprints_and_files_do_not_know_the_refiner(
+    codec: QualityLadder,
+) -> None:
+    refined = codec.with_refiner(random_refiner(codec))
+    blob = blob_of(codec)
+    np.testing.assert_array_equal(refined.decode(blob), codec.decode(blob))
+    assert refined.to_bytes() == codec.to_bytes()
+    assert refined == codec
+    assert refined.at(2).to_bytes() == codec.at(2).to_bytes()
+    assert refined.with_refiner(None).refiner is None
+
+
+def test_the_codecs_of_one_quality_have_the_refiner_too(codec: QualityLadder) -> None:
+    refined = codec.with_refiner(random_refiner(codec))
+    blob = blob_of(codec, 4)
+    expected = refined.decode(blob, refine=True)
+    assert not np.array_equal(expected, codec.decode(blob))
+    one = refined.at(4)
+    np.testing.assert_array_equal(one.decode(blob, refine=True), expected)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(one)).decode(blob, refine=True), expected
+    )
+    copied = pickle.loads(pickle.dumps(refined))
+    np.testing.assert_array_equal(copied.decode(blob, refine=True), expected)
+    grids, classes = one.split()
+    assert classes is not None
+    assert classes.refiner is None
+    y = embeddings(7)[0].reshape(-1, codec.channels)
+    np.testing.assert_array_equal(
+        grids.decode(grids.encode(y, GRID), refine=True), refined.decode(blob, refine=True)[1:]
+    )
+
+
+def test_without_gain_nothing_changes(codec: QualityLadder) -> None:
+    refiner = random_refiner(codec, gains=np.zeros(codec.num_qualities, np.float32))
+    blob = blob_of(codec)
+    refined = codec.with_refiner(refiner).decode(blob, refine=True)
+    np.testing.assert_array_equal(refined, codec.decode(blob))
+
+
+def test_refined_embeddings_follow_small_changes_without_jumps(codec: QualityLadder) -> None:
+    """Also where the input of a hidden unit is near zero, in which case floats decide its sign."""
+    refiner = random_refiner(codec, bias=np.zeros((codec.num_qualities, 9), np.float32))
+    one = codec.at(3).split()[0]
+    y = np.tile(refiner.mean, (24, 1))  # all hidden units are at zero
+    step = np.float32(1e-5) * refiner.scale * RNG.standard_normal((24, 12), np.float32)
+    norms = [np.linalg.norm(getattr(refiner, name).astype(float), 2) for name in ("token", "out")]
+    context = np.linalg.norm(refiner.basis.astype(float) @ refiner.context.astype(float), 2)
+    most = 1 + (norms[0] + context) * norms[1]
+    moved = refiner.refine((y + step).astype(np.float32), GRID, one.fingerprint)
+    change = (moved - refiner.refine(y, GRID, one.fingerprint)) / refiner.scale
+    assert np.linalg.norm(change) <= 1.01 * most * np.linalg.norm(step / refiner.scale)
+
+
+def test_a_refiner_of_another_codec_and_none_are_refused(codec: QualityLadder) -> None:
+    with pytest.raises(InputError, match="has no refiner"):
+        codec.decode(blob_of(codec), refine=True)
+    other = coder.fit(embeddings(60))
+    with pytest.raises(InputError, match="belongs to another codec"):
+        other.with_refiner(random_refiner(codec))
+    with pytest.raises(InputError, match="belongs to another codec"):
+        random_refiner(codec).refine(np.zeros((24, 12), np.float32), GRID, other.at().fingerprint)
+    channels = coder.ScalarCodec(
+        np.zeros(2, "f4"), np.ones(2, "f4"), other.tables, np.zeros(2, np.int32)
+    )
+    with pytest.raises(InputError, match="only codecs with a transform"):
+        channels.with_refiner(random_refiner(codec))
+
+
+def test_a_file_holds_the_refiner_and_damage_is_found(tmp_path: Path, codec: QualityLadder) -> None:
+    refiner = random_refiner(codec)
+    path = tmp_path / "refiner.safetensors"
+    refiner.save(path)
+    again = coder.load_refiner(path)
+    assert again == refiner
+    assert again.to_bytes() == refiner.to_bytes() == path.read_bytes()
+    assert refiner.refiner_bytes == path.stat().st_size
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileError, match="SHA-256"):
+        coder.load_refiner(path)
+    codec.save(path)
+    with pytest.raises(FileError, match="a codec file where a refiner file is needed"):
+        coder.load_refiner(path)
+    refiner.save(path)
+    with pytest.raises(FileError, match="a refiner file where a codec file is needed"):
+        coder.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": -np.ones(12, np.float32)}, "must be positive"),
+        ({"mean": np.full(12, np.nan, np.float32)}, "not finite"),
+        ({"out": np.zeros((9, 11), np.float16)}, r"out of a refiner is float16 \[9, 12\]"),
+        ({"token": np.zeros((12, 9), np.float32)}, "token of a refiner is float16"),
+        ({"codecs": {}}, "belongs to no codec"),
+        ({"codecs": {"00": 99}}, "belongs to no codec"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(
+    codec: QualityLadder, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(coder.CodecError, match=message):
+        random_refiner(codec, **changes)
