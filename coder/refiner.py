@@ -28,7 +28,7 @@ from coder.arrays import frozen, is_whole
 from coder.errors import CodecError, FileError, InputError, about
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
-from coder.transform.dct import product
+from coder.transform import product
 
 REFINER = "refiner"
 """The kind of a refiner's file."""
@@ -196,12 +196,10 @@ def neighbourhood(u: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.f
     height, width = grid
     rows = u.reshape(height, width, -1)
     for axis in (0, 1):
-        sums = rows.copy()
-        moved = np.moveaxis(sums, axis, 0), np.moveaxis(rows, axis, 0)
-        moved[0][1:] += moved[1][:-1]
-        moved[0][:-1] += moved[1][1:]
-        count = np.minimum(np.arange(rows.shape[axis]), 1) + 1
-        count = count + np.minimum(np.arange(rows.shape[axis])[::-1], 1)
-        moved[0][...] /= count.astype(np.float32)[:, None, None]
-        rows = sums
+        source = np.moveaxis(rows, axis, 0)
+        sums, counts = source.copy(), np.ones((len(source), 1, 1), np.float32)
+        for values, those in ((sums, source), (counts, counts.copy())):
+            values[1:] += those[:-1]
+            values[:-1] += those[1:]
+        rows = np.moveaxis(sums / counts, 0, axis)
     return rows.reshape(u.shape)

@@ -77,9 +77,6 @@ def fit(
         )
     if class_weight != 1 and (class_tokens is None or transform is not None):
         raise InputError("class_weight goes with class tokens, and without a transform")
-    if nodata is not None and not is_number(nodata):
-        raise InputError(f"nodata is {nodata!r}: give the number that stands for missing data")
-    max_samples = check_whole("max_samples", max_samples)
     max_tokens = check_whole("max_tokens", max_tokens)
     sample = Sample(embeddings, class_tokens, nodata, max_samples)
     if sample.tokens > max_tokens:
@@ -89,12 +86,7 @@ def fit(
         )
     if transform is None:
         transform = _transform(sample, class_weight)
-    kind = (sample.channels, sample.spatial, class_tokens is not None)
-    if kind != (transform.channels, transform.spatial, transform.class_mean is not None):
-        raise InputError(
-            f"the transform is of {transform.channels} channels, the embeddings have "
-            f"{sample.channels}; or only one of them has a grid, or a class token"
-        )
+    sample.check_fits(transform, "transform")
     counts = np.zeros((transform.components, transform.width, histograms.BINS), np.int64)
     squares, energies = 0.0, ([], [])
     for part in sample.batches(looking=True):

@@ -78,8 +78,9 @@ def fit_refiner(
     if not isinstance(codec, QualityLadder | TransformCodec):
         raise InputError("a refiner needs a codec with a transform, as coder.fit makes one")
     hidden, steps = check_whole("hidden", hidden), check_whole("steps", steps)
-    sample = Sample(embeddings, class_tokens, nodata, check_whole("max_samples", max_samples))
-    grids = _whole_grids(sample, codec)
+    sample = Sample(embeddings, class_tokens, nodata, max_samples)
+    sample.check_fits(codec.transform, "codec")
+    grids = _whole_grids(sample)
     train = [one for i, one in enumerate(grids) if i % _HELD_OUT]
     held_out = grids[::_HELD_OUT]
     first = 0 if isinstance(codec, QualityLadder) else codec.quality
@@ -88,10 +89,11 @@ def fit_refiner(
     transform, rng = codec.transform, np.random.default_rng(0)
     basis = transform.analysis[:, : _COMPONENTS if transform.spatial else 0].astype(np.float16)
     network = _Network(rng, codec.channels, basis.shape[1], hidden, len(qualities))
+    grids_alone = [one.split()[0] for one in qualities]
     coded, unit = None, np.ones(0, np.float32)
     for step in range(steps):
         if step % _REDRAWN == 0:
-            coded = _coded(train, qualities, basis, rng)
+            coded = _coded(train, grids_alone, basis.astype(np.float32), rng)
             unit = _rms(coded, len(qualities))
         assert coded is not None
         some = rng.integers(0, len(coded.u), _BATCH)
@@ -110,7 +112,7 @@ def fit_refiner(
         w["offset"],
         unit,
     )
-    return replace(refiner, gains=_gains(refiner, held_out, qualities))
+    return replace(refiner, gains=_gains(refiner, held_out, grids_alone))
 
 
 class _Network:
@@ -127,8 +129,8 @@ class _Network:
         self._squares = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self._count = 0
 
-    def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> float:
-        """Take one step on these tokens; returns the loss, the mean squared error in `unit`."""
+    def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> None:
+        """Take one step on these tokens, to lower the mean squared error in `unit`."""
         w = self.weights
         h = part.u @ w["token"]
         h += part.m @ w["context"]
@@ -138,23 +140,20 @@ class _Network:
         error = h @ w["out"]
         error += w["offset"]
         error -= part.lost / unit[part.which, None]
-        loss = float(np.square(error).mean())
         error *= np.float32(2 / error.size)
         of_h = error @ w["out"].T
         of_h *= on
         of_bias = np.zeros_like(w["bias"])
         np.add.at(of_bias, part.which, of_h)
+        self._count += 1
         self._adam("token", part.u.T @ of_h, rate)
         self._adam("context", part.m.T @ of_h, rate)
         self._adam("bias", of_bias, rate)
         self._adam("out", h.T @ error, rate)
         self._adam("offset", error.sum(0), rate)
-        return loss
 
     def _adam(self, name: str, gradient: NDArray[np.float32], rate: float) -> None:
         mean, square = self._means[name], self._squares[name]
-        if name == "token":  # the first of each step
-            self._count += 1
         mean += np.float32(1 - _BETA) * (gradient - mean)
         square += np.float32(1 - _BETA_SQUARES) * (np.square(gradient) - square)
         fair = np.sqrt(1 - _BETA_SQUARES**self._count) / (1 - _BETA**self._count)
@@ -162,17 +161,13 @@ class _Network:
         self.weights[name] -= np.float32(rate * fair) * mean / size
 
 
-def _whole_grids(sample: Sample, codec: QualityLadder | TransformCodec) -> list[Embedding]:
-    """The embeddings without missing tokens, evenly spread, as many as memory may hold."""
-    transform = codec.transform
-    kind = (sample.channels, sample.spatial, sample.class_tokens)
-    if kind != (codec.channels, transform.spatial, codec.class_token):
-        raise InputError(
-            f"the codec is of {codec.channels} channels, the embeddings have {sample.channels}; or "
-            "only one of them has a grid, or a class token"
-        )
+def _whole_grids(sample: Sample) -> list[Embedding]:
+    """Embeddings without missing tokens, evenly spread, as many as memory may hold.
+
+    Their class tokens are left out, which a refiner keeps.
+    """
     found = [
-        (y.astype(np.float32), batch.grid)
+        (y[int(sample.class_tokens) :].astype(np.float32), batch.grid)
         for batch in sample.batches()
         for y, there in zip(batch.y, batch.there, strict=True)
         if there.all()
@@ -191,7 +186,7 @@ def _whole_grids(sample: Sample, codec: QualityLadder | TransformCodec) -> list[
 def _coded(
     grids: Sequence[Embedding],
     qualities: Sequence[TransformCodec],
-    basis: NDArray[np.float16],
+    basis: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> Coded:
     """Some of the grids, each coded at a random quality."""
@@ -200,21 +195,13 @@ def _coded(
     while tokens < wanted:
         y, grid = grids[int(rng.integers(len(grids)))]
         index = int(rng.integers(len(qualities)))
-        u, lost = _units(qualities[index], y, grid)
-        m = neighbourhood(u, grid) @ basis.astype(np.float32)
-        parts.append(Coded(u, m, lost, np.full(len(u), index)))
+        codec = qualities[index]
+        y_hat = codec.dequantise(codec.quantise(y, grid), grid)
+        u = (y_hat - codec.transform.mean) / codec.transform.scale
+        lost = (y - y_hat) / codec.transform.scale
+        parts.append(Coded(u, neighbourhood(u, grid) @ basis, lost, np.full(len(u), index)))
         tokens += len(u)
     return Coded(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def _units(
-    codec: TransformCodec, y: NDArray[np.float32], grid: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The decoded tokens of a grid, and what coding lost, in units of the channels."""
-    first = len(y) - grid[0] * grid[1]
-    y_hat = codec.dequantise(codec.quantise(y, grid), grid)[first:]
-    transform = codec.transform
-    return (y_hat - transform.mean) / transform.scale, (y[first:] - y_hat) / transform.scale
 
 
 def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
@@ -232,11 +219,9 @@ def _gains(
     for index, codec in enumerate(qualities):
         product = square = 0.0
         for y, grid in grids:
-            first = len(y) - grid[0] * grid[1]
             y_hat = codec.dequantise(codec.quantise(y, grid), grid)
-            change = (refiner.refine(y_hat, grid, codec.fingerprint) - y_hat)[first:]
-            change /= refiner.scale
-            lost = ((y - y_hat) / refiner.scale)[first:]
+            change = (refiner.refine(y_hat, grid, codec.fingerprint) - y_hat) / refiner.scale
+            lost = (y - y_hat) / refiner.scale
             product += float(np.vdot(change, lost))
             square += float(np.vdot(change, change))
         gains[index] *= np.clip(product / square, 0, 1) if square > 0 else 0

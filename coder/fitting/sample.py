@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.arrays import as_floats, refuse, with_mask
+from coder.arrays import as_floats, check_whole, is_number, refuse, with_mask
 from coder.errors import InputError, UnusualEmbedding
-from coder.transform import LARGEST, spans
+from coder.transform import LARGEST, Transform, spans
 
 _BATCH = 1 << 23  # values per batch
 _TILE = (LARGEST, 4 * LARGEST)  # size of the sampled tiles of a raster, tokens
@@ -36,6 +36,9 @@ class Sample:
     """The sample of the embeddings, in batches of one grid each."""
 
     def __init__(self, embeddings: Any, class_tokens: Any, nodata: float | None, most: int):
+        if nodata is not None and not is_number(nodata):
+            raise InputError(f"nodata is {nodata!r}: give the number that stands for missing data")
+        most = check_whole("max_samples", most)
         if not hasattr(embeddings, "shape"):
             embeddings = with_mask(embeddings)
         shape = tuple(embeddings.shape)
@@ -67,6 +70,15 @@ class Sample:
         """The number of tokens of a grid, which is always coded as a whole."""
         shape = self._embeddings.shape
         return shape[1] * shape[2] if len(shape) == 4 else 1
+
+    def check_fits(self, transform: Transform, owner: str) -> None:
+        """Raise InputError if a transform, which `owner` names, is of other embeddings."""
+        kind = (self.channels, self.spatial, self.class_tokens)
+        if kind != (transform.channels, transform.spatial, transform.class_mean is not None):
+            raise InputError(
+                f"the {owner} is of {transform.channels} channels, the embeddings have "
+                f"{self.channels}; or only one of them has a grid, or a class token"
+            )
 
     def batches(self, *, looking: bool = False) -> Iterator[Batch]:
         """All of the sample, in the same order each time.

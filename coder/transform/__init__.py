@@ -6,7 +6,7 @@ probability tables of coefficients, and `dead_zone` their rounding: the dead zon
 Which table a coefficient gets is chosen in `coder.fitting.table_choice`.
 """
 
-from coder.transform.dct import cosines
+from coder.transform.dct import cosines, product
 from coder.transform.dead_zone import KAPPA, MARGIN, cells_of
 from coder.transform.distributions import family
 from coder.transform.frequencies import BANDS, LARGEST, bands_of_grid, parts, spans
@@ -24,5 +24,6 @@ __all__ = [
     "cosines",
     "family",
     "parts",
+    "product",
     "spans",
 ]

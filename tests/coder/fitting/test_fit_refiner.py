@@ -82,3 +82,5 @@ def test_what_does_not_fit_is_refused(codec: coder.QualityLadder) -> None:
         coder.fit_refiner(codec, curved(20, 1), steps=0)
     with pytest.raises(InputError, match=r"hidden is 1\.5"):
         coder.fit_refiner(codec, curved(20, 1), hidden=1.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="nodata is 'x'"):
+        coder.fit_refiner(codec, curved(20, 1), nodata="x")  # type: ignore[arg-type]
