@@ -187,10 +187,13 @@ def score_head(
 ) -> Scores:
     """The scores of a head, trained once per seed (linear heads once: they are exact)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
+    model = method.model
+    if model.codec is not None:  # a head refines by itself, but these values are as they should be
+        model = dataclasses.replace(model, codec=model.codec.with_refiner(None))
     counts = []
     for seed in range(1 if kind in LINEAR else options.seeds):
         head = heads.fit(
-            method.model,
+            model,
             method.values[0],
             fit,
             kind=kind,
