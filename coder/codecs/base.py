@@ -32,7 +32,10 @@ CODEC = "codec"
 
 
 class EmbeddingCodec(ABC):
-    """Code embeddings of n tokens in D channels. Two codecs are equal if their fingerprints are.
+    """Code embeddings of n tokens in D channels.
+
+    Two codecs are equal if their fingerprints are equal and they have equal refiners, or none. To
+    ask only whether one decodes the blobs of the other, compare the fingerprints.
 
     A token is one row: the class token first, if it is coded, then a grid of h x w, row by row.
 
@@ -119,10 +122,10 @@ class EmbeddingCodec(ABC):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbeddingCodec):
             return NotImplemented
-        return self.fingerprint == other.fingerprint
+        return (self.fingerprint, self.refiner) == (other.fingerprint, other.refiner)
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint)
+        return hash((self.fingerprint, self.refiner))
 
     def __reduce__(self):
         # The entropy coder's models cannot be pickled; the files hold everything.
