@@ -188,7 +188,7 @@ def score_head(
     """The scores of a head, trained once per seed (linear heads once: they are exact)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
     model = method.model
-    if model.codec is not None:  # a head refines by itself, but these values are as they should be
+    if model.codec is not None:  # the values are already refined, or are to stay plain
         model = dataclasses.replace(model, codec=model.codec.with_refiner(None))
     counts = []
     for seed in range(1 if kind in LINEAR else options.seeds):

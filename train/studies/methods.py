@@ -282,11 +282,7 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
     ends = np.cumsum([len(part) for part in y])[:-1]
 
     def method(
-        name: str,
-        setting: str,
-        values: Sequence[NDArray],
-        sizes: NDArray,
-        codec_bytes: int = 0,
+        name: str, setting: str, values: Sequence[NDArray], sizes: NDArray, codec_bytes: int = 0
     ) -> Method:
         fit, choose, score = values
         errors = squared_errors(score, y)
