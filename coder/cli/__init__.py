@@ -32,6 +32,7 @@ OTHERS = {
     "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",
     "distil": "Train an encoder to predict a larger model's tokens of the same images.",
     "compress": "Adapt a pre-trained model to compression: `lambda * mse + bits_per_element`.",
+    "refine": "Train a refiner: it brings a model's decoded embeddings closer to the encoded ones.",
     "describe": "Print the parameters, tokens and FLOPs of a compression as JSON, without a run.",
     "evaluate": "Measure bytes per image against the scores of heads on decoded embeddings.",
     "sweep": "Compress and evaluate all points of a study: `sweep NAME` or `sweep FILE.toml`.",

@@ -6,9 +6,9 @@ what the codec loses at that quality, so that all qualities count alike.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,8 @@ _BETA, _BETA_SQUARES, _EPSILON = 0.9, 0.999, 1e-8
 
 Embedding = tuple[NDArray[np.float32], tuple[int, int]]
 """An embedding [n, D] and its grid."""
+Weights = dict[str, NDArray[np.float32]]
+"""token [D, H], context [C, H], bias [R, H], out [H, D] and offset [D]."""
 
 
 class Coded(NamedTuple):
@@ -47,6 +49,25 @@ class Coded(NamedTuple):
     m: NDArray[np.float32]
     lost: NDArray[np.float32]
     which: NDArray[np.intp]
+
+
+class Network(Protocol):
+    """The network in training."""
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights now."""
+        ...
+
+    def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> None:
+        """Take a step of Adam on tokens, to lower the mean squared error in `unit` [R].
+
+        Args:
+          part: a batch of tokens.
+          unit: the root mean square of what is lost at each quality.
+          rate: the learning rate.
+        """
+        ...
 
 
 def fit_refiner(
@@ -75,6 +96,35 @@ def fit_refiner(
       InputError: as `coder.fit`; another kind of codec; other channels, or only one of them has a
         grid or a class token; fewer than 8 embeddings without missing tokens.
     """
+    return train_refiner(
+        codec,
+        embeddings,
+        class_tokens,
+        nodata=nodata,
+        max_samples=max_samples,
+        hidden=hidden,
+        steps=steps,
+    )
+
+
+def train_refiner(
+    codec: EmbeddingCodec,
+    embeddings: ArrayLike,
+    class_tokens: ArrayLike | None = None,
+    *,
+    nodata: float | None = None,
+    max_samples: int = 4096,
+    hidden: int = 768,
+    steps: int = 4000,
+    seed: int = 0,
+    network: Callable[[Weights], Network] | None = None,
+) -> Refiner:
+    """`fit_refiner`, with a seed, and with the steps of another implementation of the network.
+
+    Args:
+      network: (initial weights) -> the network to train; None trains it in NumPy.
+      seed: of the initial weights and of all that is drawn.
+    """
     if not isinstance(codec, QualityLadder | TransformCodec):
         raise InputError("a refiner needs a codec with a transform, as coder.fit makes one")
     hidden, steps = check_whole("hidden", hidden), check_whole("steps", steps)
@@ -86,9 +136,10 @@ def fit_refiner(
     first = 0 if isinstance(codec, QualityLadder) else codec.quality
     numbers = range(first, first + codec.num_qualities)
     qualities = [cast(TransformCodec, codec.at(quality)) for quality in numbers]
-    transform, rng = codec.transform, np.random.default_rng(0)
+    transform, rng = codec.transform, np.random.default_rng(seed)
     basis = transform.analysis[:, : _COMPONENTS if transform.spatial else 0].astype(np.float16)
-    network = _Network(rng, codec.channels, basis.shape[1], hidden, len(qualities))
+    initial = _initial(rng, codec.channels, basis.shape[1], hidden, len(qualities))
+    trained = (network or NumPyNetwork)(initial)
     grids_alone = [one.split()[0] for one in qualities]
     coded, unit = None, np.ones(0, np.float32)
     for step in range(steps):
@@ -98,8 +149,8 @@ def fit_refiner(
         assert coded is not None
         some = rng.integers(0, len(coded.u), _BATCH)
         part = Coded(coded.u[some], coded.m[some], coded.lost[some], coded.which[some])
-        network.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
-    w = network.weights
+        trained.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+    w = trained.weights
     refiner = Refiner(
         _belongs_to(codec, qualities),
         transform.mean,
@@ -115,22 +166,26 @@ def fit_refiner(
     return replace(refiner, gains=_gains(refiner, held_out, grids_alone))
 
 
-class _Network:
-    """The weights of the network, and a step of Adam."""
+def _initial(rng: np.random.Generator, d: int, c: int, h: int, r: int) -> Weights:
+    def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
+        return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
 
-    def __init__(self, rng: np.random.Generator, d: int, c: int, h: int, r: int):
-        def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
-            return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
+    zeros = functools.partial(np.zeros, dtype=np.float32)
+    weights = {"token": normal(d, h), "context": normal(c, h), "bias": zeros((r, h))}
+    return weights | {"out": zeros((h, d)), "offset": zeros(d)}
 
-        zeros = functools.partial(np.zeros, dtype=np.float32)
-        self.weights = {"token": normal(d, h), "context": normal(c, h), "bias": zeros((r, h))}
-        self.weights |= {"out": zeros((h, d)), "offset": zeros(d)}
+
+class NumPyNetwork:
+    """A `Network` in NumPy."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
         self._means = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self._squares = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self._count = 0
 
     def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> None:
-        """Take one step on these tokens, to lower the mean squared error in `unit`."""
+        """Take one step on these tokens, as `Network.step`."""
         w = self.weights
         h = part.u @ w["token"]
         h += part.m @ w["context"]
@@ -152,7 +207,7 @@ class _Network:
         self._adam("out", h.T @ error, rate)
         self._adam("offset", error.sum(0), rate)
 
-    def _adam(self, name: str, gradient: NDArray[np.float32], rate: float) -> None:
+    def _adam(self, name: str, gradient: NDArray, rate: float) -> None:
         mean, square = self._means[name], self._squares[name]
         mean += np.float32(1 - _BETA) * (gradient - mean)
         square += np.float32(1 - _BETA_SQUARES) * (np.square(gradient) - square)
