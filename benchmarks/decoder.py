@@ -39,6 +39,7 @@ from nec_jax.heads.ridge import token_labels
 from train.data import IGNORE, open_source, read_all, spread
 from train.studies import common_baselines
 from train.studies.scores import Scores, mean_iou
+from train.tasks import refine
 
 log = logging.getLogger("benchmarks.decoder")
 
@@ -100,14 +101,14 @@ class Bench:
         mean = y.mean((0, 1), dtype=np.float64).astype(np.float32)
         std = np.maximum(y.std((0, 1), dtype=np.float64), 1e-6).astype(np.float32)
         side = grid_of(y)
-        grids = ((y - mean) / std).reshape(len(y), *side, -1)
+        scaled = (y - mean) / std
         if not codec_path.exists():
             log.info(f"fitting a codec: {name}, {len(y)} embeddings")
-            coder.fit(grids).save(codec_path)
+            coder.fit(scaled.reshape(len(y), *side, -1)).save(codec_path)
         codec = coder.load(codec_path)
         if not refiner_path.exists():
             log.info(f"fitting a refiner: {name}, {len(y)} embeddings")
-            coder.fit_refiner(codec, grids).save(refiner_path)
+            refine.fitted(codec, scaled, side).save(refiner_path)
         assert isinstance(codec, QualityLadder)
         return Units(mean, std, codec.with_refiner(coder.load_refiner(refiner_path)))
 
