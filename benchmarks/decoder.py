@@ -469,7 +469,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/decoder"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     warnings.simplefilter("ignore", coder.UnusualEmbedding)
     bench = Bench(options.model, options.cache)
     rows = {"errors": errors, "segment": segment, "scenes": scenes}[options.part](bench, options)
