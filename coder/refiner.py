@@ -35,6 +35,8 @@ REFINER = "refiner"
 """The kind of a refiner's file."""
 RADII = (1, 7)
 """How far the surroundings of a token reach, in tokens: 3 x 3 and 15 x 15."""
+NO_REFINER = "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
+"""What is wrong with a codec that is asked to refine and has no refiner."""
 _HALF = ("token", "basis", "context", "out")  # stored as float16
 
 
@@ -70,14 +72,16 @@ class Refiner:
     gains: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        d, h, c, r = self.channels, self.bias.shape[-1], self.basis.shape[-1], self.gains.size
+        d, r = self.channels, self.gains.size
+        h, c = (values.shape[-1] if values.ndim else 0 for values in (self.bias, self.basis))
         shapes = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c)}
         shapes |= {"context": (len(RADII) * c, h), "bias": (r, h), "out": (h, d)}
         shapes |= {"offset": (d,), "gains": (r,)}
         for name, shape in shapes.items():
             values = getattr(self, name)
             dtype = np.dtype("<f2" if name in _HALF else "<f4")
-            if values.dtype != dtype or values.shape != shape or not (values.size or c == 0):
+            empty = not values.size and name not in ("basis", "context")  # C may be 0
+            if values.dtype != dtype or values.shape != shape or empty:
                 raise CodecError(
                     f"{name} of a refiner is {dtype.name} {list(shape)}, not "
                     f"{values.dtype} {list(values.shape)}"
@@ -124,6 +128,7 @@ class Refiner:
 
         Raises InputError if the refiner is not one of this codec.
         """
+        self.check_channels(y_hat.shape[-1])
         index = self.codecs.get(fingerprint.hex(), -1)
         if index < 0:
             raise InputError("the refiner belongs to another codec than that of the embedding")
@@ -144,6 +149,13 @@ class Refiner:
         y = y_hat.copy()
         y[first:] += change
         return y
+
+    def check_channels(self, channels: int) -> None:
+        """Raise InputError unless the refiner is for embeddings of so many channels."""
+        if channels != self.channels:
+            raise InputError(
+                f"the refiner is for {self.channels} channels, and the embeddings have {channels}"
+            )
 
     @lazy_attribute
     def _weights(self) -> tuple[NDArray[np.float32], ...]:
