@@ -25,7 +25,7 @@ def random_refiner(codec: QualityLadder, seed: int = 2, **changes: Any) -> Refin
         "scale": np.exp(normal(d)),
         "token": normal(d, h, dtype=half),
         "basis": normal(d, c, dtype=half),
-        "context": normal(c, h, dtype=half),
+        "context": normal(2 * c, h, dtype=half),
         "bias": normal(r, h),
         "out": normal(h, d, dtype=half),
         "offset": normal(d),

@@ -14,7 +14,7 @@ import coder
 from coder import FileError, InputError, QualityLadder
 from coder.codecs import MODEL
 from coder.format import container
-from coder.refiner import neighbourhood
+from coder.refiner import RADII, surroundings
 from coder.transform import product
 
 GRID = (4, 6)
@@ -40,17 +40,17 @@ def blob_of(codec: QualityLadder, quality: int | None = None) -> bytes:
     return codec.encode(np.vstack([y.mean(0), y]), GRID, quality=quality)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 4)])
-def test_a_neighbourhood_is_the_mean_of_the_tokens_around_that_are_there(
+@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17)])
+def test_surroundings_are_means_over_the_tokens_around_that_are_there(
     grid: tuple[int, int],
 ) -> None:
     u = RNG.standard_normal((grid[0] * grid[1], 3)).astype(np.float32)
     rows = u.reshape(*grid, 3)
-    for (i, row), (j, _) in itertools.product(enumerate(rows), enumerate(rows[0])):
-        near = rows[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
-        found = neighbourhood(u, grid).reshape(*grid, 3)[i, j]
-        np.testing.assert_allclose(found, near.mean((0, 1)), atol=1e-6)
-        assert row.shape == (grid[1], 3)
+    found = surroundings(u, grid).reshape(*grid, 6)
+    for i, j in itertools.product(range(grid[0]), range(grid[1])):
+        near = [rows[max(i - r, 0) : i + r + 1, max(j - r, 0) : j + r + 1] for r in (1, 7)]
+        expected = np.concatenate([part.mean((0, 1)) for part in near])
+        np.testing.assert_allclose(found[i, j], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("quality", [0, 3])
@@ -62,8 +62,8 @@ def test_refined_embeddings_are_those_of_the_formula(codec: QualityLadder, quali
     np.testing.assert_array_equal(refined[0], plain[0])  # the class token
     w = {f.name: getattr(refiner, f.name) for f in dataclasses.fields(refiner)}
     u = (plain[1:].astype(float) - w["mean"]) / w["scale"]
-    m = neighbourhood(u.astype(np.float32), GRID).astype(float) @ w["basis"].astype(float)
-    h = u @ w["token"].astype(float) + m @ w["context"].astype(float) + w["bias"][quality]
+    c = surroundings((u @ w["basis"].astype(float)).astype(np.float32), GRID).astype(float)
+    h = u @ w["token"].astype(float) + c @ w["context"].astype(float) + w["bias"][quality]
     change = np.maximum(h, 0) @ w["out"].astype(float) + w["offset"]
     expected = plain[1:] + w["gains"][quality] * w["scale"] * change
     np.testing.assert_allclose(refined[1:], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
@@ -173,9 +173,10 @@ def test_refined_embeddings_follow_small_changes_without_jumps(codec: QualityLad
     one = codec.at(3).split()[0]
     y = np.tile(refiner.mean, (24, 1))  # all hidden units are at zero
     step = np.float32(1e-5) * refiner.scale * RNG.standard_normal((24, 12), np.float32)
-    norms = [np.linalg.norm(getattr(refiner, name).astype(float), 2) for name in ("token", "out")]
-    context = np.linalg.norm(refiner.basis.astype(float) @ refiner.context.astype(float), 2)
-    most = 1 + (norms[0] + context) * norms[1]
+    names = ("token", "basis", "context", "out")
+    norm = {k: np.linalg.norm(getattr(refiner, k).astype(float), 2) for k in names}
+    mixing = 1.4 * np.sqrt(len(RADII)) * norm["basis"] * norm["context"]
+    most = 1 + (norm["token"] + mixing) * norm["out"]
     moved = refiner.refine((y + step).astype(np.float32), GRID, one.fingerprint)
     change = (moved - refiner.refine(y, GRID, one.fingerprint)) / refiner.scale
     assert np.linalg.norm(change) <= 1.01 * most * np.linalg.norm(step / refiner.scale)
@@ -188,9 +189,9 @@ def test_on_its_kinks_a_refiner_moves_no_more_than_its_bound(
     """The inputs of hidden units are zero in float32, so that noise decides their signs.
 
     In units of `scale`, a refiner is Lipschitz continuous with the constant
-    1 + gain (|token| + 4/3 |basis context|) |out|, in spectral norms. The mean over 3 x 3 tokens
-    has the norm sqrt(largest sum of a row x that of a column): rows sum to 1, and columns to 16/9
-    at most, in a grid of 3 x 3.
+    1 + gain (|token| + 1.4 sqrt(2) |basis| |context|) |out|, in spectral norms. The means over
+    tokens around have at most the norm sqrt(largest sum of a row x that of a column): rows sum to
+    1, and columns to less than 1.4 along each axis.
     """
     quality, tokens = 2, grid[0] * grid[1]
     one = codec.at(quality).split()[0]
@@ -202,9 +203,10 @@ def test_on_its_kinks_a_refiner_moves_no_more_than_its_bound(
     inputs = before_the_kink(refiner, y, grid)
     assert (inputs[0] == 0).all()
     assert np.abs(inputs).max() < 1e-5  # means of equal numbers are rounded
-    norm = {name: np.linalg.norm(w[name].astype(float), 2) for name in ("token", "out")}
-    mixing = np.linalg.norm(w["basis"].astype(float) @ w["context"].astype(float), 2)
-    most = 1 + w["gains"][quality] * (norm["token"] + 4 / 3 * mixing) * norm["out"]
+    names = ("token", "basis", "context", "out")
+    norm = {name: np.linalg.norm(w[name].astype(float), 2) for name in names}
+    mixing = 1.4 * np.sqrt(len(RADII)) * norm["basis"] * norm["context"]
+    most = 1 + w["gains"][quality] * (norm["token"] + mixing) * norm["out"]
     base = refiner.refine(y, grid, one.fingerprint)
     for seed in range(20):
         sign = np.random.default_rng(seed).choice([-1, 1], y.shape)
@@ -222,7 +224,7 @@ def before_the_kink(refiner: Any, y: np.ndarray, grid: tuple[int, int]) -> np.nd
     )
     u = (y - refiner.mean) / refiner.scale
     h = product(u, token)
-    h += product(product(neighbourhood(u, grid), basis), context)
+    h += product(surroundings(product(u, basis), grid), context)
     return h + refiner.bias[2]
 
 
