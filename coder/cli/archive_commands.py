@@ -240,7 +240,7 @@ def _open(path: Path, plain: bool = False) -> _Opened:
         ]
         if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
-        if group and refiner_array.own_members(node) and not plain:
+        if group is not None and refiner_array.own_members(node) and not plain:
             try:
                 refiner = refiner_array.read_refiner(node)
             except FileError as error:

@@ -69,9 +69,9 @@ class Decode(Info):
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     refine: Flag = False
-    """Bring embeddings closer to those that were encoded, by the refiner of the archive or of the model given as --codec."""  # noqa: E501
+    """Refine embeddings: bring them closer to those that were encoded, with the refiner of the archive, or of the model given as --codec."""  # noqa: E501
     refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
-    """Refine embeddings by this refiner file."""
+    """Refiner file: refine embeddings with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class Fit(EmbeddingOptions):
     out: AnyPath
     """Codec file to write."""
     refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
-    """Refiner file to write: also train a refiner, which brings decoded embeddings closer to EMBEDDINGS. Training takes minutes."""  # noqa: E501
+    """Refiner file to write. If it is given, also train a refiner, which brings decoded embeddings closer to those that were encoded; this takes minutes."""  # noqa: E501
 
 
 @dataclass(frozen=True, kw_only=True)
