@@ -175,7 +175,11 @@ def refiners():
     ):
         whole = ladder(class_token=spatial, spatial=spatial)
         d, r = whole.channels, whole.num_qualities
-        shapes = {"token": (d, hidden), "basis": (d, components), "context": (components, hidden)}
+        shapes = {
+            "token": (d, hidden),
+            "basis": (d, components),
+            "context": (2 * components, hidden),
+        }
         shapes |= {"bias": (r, hidden), "out": (hidden, d), "offset": (d,)}
         drawn = (pseudo_random(int(sum(np.prod(shape) for shape in shapes.values())), 8) >> 9) % 257
         parts, start = {}, 0

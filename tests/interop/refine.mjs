@@ -25,19 +25,21 @@ export function refine({ tensors, content }, codec, y, height, width) {
   const first = y.length / channels - height * width
   const u = range(height * width).map((t) =>
     range(channels).map((d) => (y[(first + t) * channels + d] - w.mean[d]) / w.scale[d]))
-  const near = (t) => {
+  const p = u.map((token) =>
+    range(components).map((c) => token.reduce((sum, value, d) => sum + value * w.basis[d * components + c], 0)))
+  const meansAround = (t, radius) => {
     const [row, column] = [Math.floor(t / width), t % width]
-    return u.filter((_, s) => Math.abs(Math.floor(s / width) - row) <= 1 && Math.abs(s % width - column) <= 1)
+    const near = p.filter((_, s) =>
+      Math.abs(Math.floor(s / width) - row) <= radius && Math.abs(s % width - column) <= radius)
+    return range(components).map((c) => near.reduce((sum, one) => sum + one[c], 0) / near.length)
   }
   const result = Float32Array.from(y)
   for (const t of range(height * width)) {
-    const around = near(t)
-    const m = range(channels).map((d) => around.reduce((sum, one) => sum + one[d], 0) / around.length)
-    const mixed = range(components).map((c) => m.reduce((sum, value, d) => sum + value * w.basis[d * components + c], 0))
+    const m = [...meansAround(t, 1), ...meansAround(t, 7)]
     const h = range(hidden).map((j) => {
       let sum = w.bias[r * hidden + j]
       u[t].forEach((value, d) => { sum += value * w.token[d * hidden + j] })
-      mixed.forEach((value, c) => { sum += value * w.context[c * hidden + j] })
+      m.forEach((value, k) => { sum += value * w.context[k * hidden + j] })
       return Math.max(0, sum)
     })
     for (const d of range(channels)) {

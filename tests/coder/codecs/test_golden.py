@@ -26,7 +26,7 @@ SHA256 = {
 TRANSFORMED = ("channels-alone", "ladder", "transform")
 REFINERS = {
     "channels-alone": "9c3a983d4a6024fa0b0dc7ef2d59af9e832361d9d80ce8618e95dea9d1c75d98",
-    "ladder": "e615d9c490c5d0dd9c67b04f5fd81b7086263345f8482fb283cee5648552dea9",
+    "ladder": "9187f84c5967b458ceadf8760b6a05ef76cf373fcc1985968e7ca1d861dd109b",
 }
 
 
