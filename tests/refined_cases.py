@@ -33,7 +33,7 @@ def random_refiner(codec: QualityLadder, seed: int = 0, **changes: Any) -> Refin
         "scale": codec.transform.scale,
         "token": normal(d, h, dtype=half),
         "basis": normal(d, c, dtype=half),
-        "context": normal(c, h, dtype=half),
+        "context": normal(2 * c, h, dtype=half),
         "bias": normal(r, h),
         "out": normal(h, d, dtype=half),
         "offset": normal(d),

@@ -25,7 +25,7 @@ from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
-from coder.refiner import Refiner
+from coder.refiner import NO_REFINER, Refiner
 
 CODEC = "codec"
 """The kind of a codec's file."""
@@ -148,7 +148,7 @@ class EmbeddingCodec(ABC):
         return limits | {"transform": transform}
 
     def to_bytes(self) -> bytes:
-        """The codec's file in memory; equal codecs have equal bytes."""
+        """The codec's file in memory, without a refiner; equal codecs have equal bytes."""
         return container.to_bytes(CODEC, *self.to_parts())
 
     @classmethod
@@ -265,9 +265,7 @@ class OneQualityCodec(EmbeddingCodec):
         if not refine:
             return self.dequantise(*self.decode_symbols(blob))
         if self.refiner is None:
-            raise InputError(
-                "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
-            )
+            raise InputError(NO_REFINER)
         q, grid = self.decode_symbols(blob)
         return self.refiner.refine(self.dequantise(q, grid), grid, self.fingerprint)
 

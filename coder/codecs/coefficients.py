@@ -79,6 +79,8 @@ class CoefficientCodec(EmbeddingCodec):
         """This codec with a refiner, or with none. Raises InputError for that of another codec."""
         if refiner is not None and self.fingerprint.hex() not in refiner.codecs:
             raise InputError("the refiner belongs to another codec: fit or load one for this codec")
+        if refiner is not None:
+            refiner.check_channels(self.channels)
         return replace(self, refiner=refiner)  # type: ignore[type-var]
 
     @property

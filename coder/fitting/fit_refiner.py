@@ -17,9 +17,9 @@ from coder.arrays import check_whole
 from coder.codecs import EmbeddingCodec, QualityLadder, TransformCodec
 from coder.errors import InputError
 from coder.fitting.sample import Sample
-from coder.refiner import Refiner, neighbourhood
+from coder.refiner import RADII, Refiner, surroundings
 
-_COMPONENTS = 64  # of the neighbourhood
+_COMPONENTS = 64  # of the surroundings
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
 _REDRAWN = 1000  # ... and serve for so many steps
@@ -32,7 +32,7 @@ _BETA, _BETA_SQUARES, _EPSILON = 0.9, 0.999, 1e-8
 Embedding = tuple[NDArray[np.float32], tuple[int, int]]
 """An embedding [n, D] and its grid."""
 Weights = dict[str, NDArray[np.float32]]
-"""token [D, H], context [C, H], bias [R, H], out [H, D] and offset [D]."""
+"""token [D, H], context [2 C, H], bias [R, H], out [H, D] and offset [D]."""
 
 
 class Coded(NamedTuple):
@@ -40,7 +40,7 @@ class Coded(NamedTuple):
 
     Attributes:
       u: float32 [T, D], decoded.
-      m: float32 [T, C], components of the neighbourhood of each.
+      m: float32 [T, 2 C], what surrounds each: `coder.refiner.surroundings`.
       lost: float32 [T, D], what coding lost: the tokens less u.
       which: int [T], the index of the quality.
     """
@@ -171,7 +171,8 @@ def _initial(rng: np.random.Generator, d: int, c: int, h: int, r: int) -> Weight
         return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
 
     zeros = functools.partial(np.zeros, dtype=np.float32)
-    weights = {"token": normal(d, h), "context": normal(c, h), "bias": zeros((r, h))}
+    weights = {"token": normal(d, h), "context": normal(len(RADII) * c, h)}
+    weights["bias"] = zeros((r, h))
     return weights | {"out": zeros((h, d)), "offset": zeros(d)}
 
 
@@ -254,7 +255,7 @@ def _coded(
         y_hat = codec.dequantise(codec.quantise(y, grid), grid)
         u = (y_hat - codec.transform.mean) / codec.transform.scale
         lost = (y - y_hat) / codec.transform.scale
-        parts.append(Coded(u, neighbourhood(u, grid) @ basis, lost, np.full(len(u), index)))
+        parts.append(Coded(u, surroundings(u @ basis, grid), lost, np.full(len(u), index)))
         tokens += len(u)
     return Coded(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 

@@ -2,7 +2,7 @@
 
 The arrays of a refiner at one quality, with C components and H hidden units:
 
-    mean, scale, offset [D]   token [D, H]   basis [D, C]   context [C, H]   bias [H]   out [H, D]
+    mean, scale, offset [D]   token [D, H]   basis [D, C]   context [2 C, H]   bias [H]   out [H, D]
     gain []
 """
 
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from coder import Refiner
 from coder.codecs import OneQualityCodec
+from coder.refiner import RADII
 from nec_jax.models.weight_tree import Weights
 
 _SHARED = ("mean", "scale", "token", "basis", "context", "out", "offset")  # by all qualities
@@ -35,7 +36,8 @@ def arrays_of(codec: OneQualityCodec) -> Weights:
 def shapes(channels: int, hidden: int, components: int) -> Weights:
     """The shapes of `arrays`."""
     d, h, c = channels, hidden, components
-    found = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c), "context": (c, h)}
+    found = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c)}
+    found["context"] = (len(RADII) * c, h)
     found |= {"bias": (h,), "out": (h, d), "offset": (d,), "gain": ()}
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in found.items()}
 
@@ -49,23 +51,25 @@ def refined(
     u = (tokens - held["mean"]) / held["scale"]
     h = _product(u, held["token"]) + held["bias"]
     if held["basis"].size:
-        h += _product(_product(_neighbourhood(u, grid), held["basis"]), held["context"])
+        h += _product(_surroundings(_product(u, held["basis"]), grid), held["context"])
     change = _product(jnp.maximum(h, 0), held["out"]) + held["offset"]
     y = tokens + held["gain"] * held["scale"] * change
     return jnp.concatenate([y_hat[..., :first, :], y], axis=-2)
 
 
-def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+def _product(x: jax.Array, matrix: jax.Array | np.ndarray) -> jax.Array:
     return jnp.matmul(x, matrix, precision=_EXACT)
 
 
-def _neighbourhood(u: Float[Array, "*b t d"], grid: tuple[int, int]) -> Float[Array, "*b t d"]:
-    """`coder.refiner.neighbourhood` of many embeddings."""
-    rows = u.reshape(*u.shape[:-2], *grid, u.shape[-1])
-    for axis, side in ((-3, grid[0]), (-2, grid[1])):
-        values = jnp.moveaxis(rows, axis, -1)
-        padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(1, 1)])
-        sums = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
-        counts = np.convolve(np.ones(side, np.float32), np.ones(3, np.float32))[1:-1]
-        rows = jnp.moveaxis(sums / counts, -1, axis)
-    return rows.reshape(u.shape)
+def _surroundings(values: Float[Array, "*b t c"], grid: tuple[int, int]) -> Float[Array, "*b t e"]:
+    """`coder.refiner.surroundings` of many embeddings."""
+    placed = values.reshape(*values.shape[:-2], *grid, values.shape[-1])
+    found = []
+    for radius in RADII:
+        means = placed
+        for axis, side in ((-3, grid[0]), (-2, grid[1])):
+            near = np.abs(np.subtract.outer(np.arange(side), np.arange(side))) <= radius
+            weights = (near / near.sum(1, keepdims=True)).astype(np.float32)
+            means = jnp.moveaxis(_product(jnp.moveaxis(means, axis, -1), weights.T), -1, axis)
+        found.append(means)
+    return jnp.concatenate(found, axis=-1).reshape(*values.shape[:-1], -1)
