@@ -125,13 +125,15 @@ def fit(
     if kind in LINEAR:
         return fit_linear(config, params, refiner, data, held)
     if config.refine:  # once, not in each epoch
-        data, held = (
-            part and part._replace(y_hat=refined_all(config, refiner["refiner"], part.y_hat))
-            for part in (data, held)
-        )
+        data = _refined(config, refiner, data)
+        held = None if held is None else _refined(config, refiner, held)
     plain = dataclasses.replace(config, refiner=None)
     weights = starting_weights(plain, params, data.y_hat, seed)
     return HeadParams(_train(plain, weights, data, held, schedule, seed) | refiner, config)
+
+
+def _refined(config: HeadConfig, refiner: Weights, data: Data) -> Data:
+    return data._replace(y_hat=refined_all(config, refiner["refiner"], data.y_hat))
 
 
 def _refining_codec(
