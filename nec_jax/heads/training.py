@@ -1,5 +1,6 @@
 """Fitting a head to decoded embeddings with a frozen encoder (arXiv 2403.17886)."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -13,13 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
 from coder.arrays import as_grid, check_whole, is_number, is_whole, refuse_unordered
+from coder.codecs import OneQualityCodec
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
-from nec_jax.heads.inference import batch_size, in_batches
+from nec_jax.heads.inference import batch_size, in_batches, refined_all
 from nec_jax.heads.network import logits, starting_weights
 from nec_jax.heads.ridge import fit_linear
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
+from nec_jax.models.refiner_network import arrays_of
 from nec_jax.models.weight_tree import Weights, path_name
 
 WEIGHT_DECAY = 0.05  # of matrices only
@@ -52,6 +55,8 @@ def fit(
     with_decoder: bool = False,
     grid: tuple[int, int] | None = None,
     val: tuple[ArrayLike, ArrayLike] | None = None,
+    refine: bool | None = None,
+    quality: int | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
@@ -61,8 +66,8 @@ def fit(
 
     Args:
       params: the model that made the embeddings; `with_decoder` starts from its decoder.
-      y_hat: decoded embeddings [N, n, D], class token first if the model codes it. All kinds except
-        "class-linear" drop the class token.
+      y_hat: plain decoded embeddings [N, n, D], class token first if the model codes it. All kinds
+        except "class-linear" drop the class token.
       targets: class indices: [N], or masks [N, H, W], where 255 is ignored.
       kind: "linear", "class-linear", "attention", "token-linear" or "conv"; see `nec_jax.heads`.
       classes: names of the classes, in the order of their indices.
@@ -72,6 +77,11 @@ def fit(
       val: embeddings and targets to choose the best epoch on (for linear heads, the strength): by
         accuracy over labels, pixels or tokens, then by cross-entropy. Never pass the split to be
         scored. None: the last epoch.
+      refine: refine embeddings before the head reads them, by the refiner of the model's codec. The
+        head keeps a copy of the refiner, which does not train, so that it takes plain embeddings.
+        None: refine if the model has a refiner.
+      quality: the quality of the embeddings, which a refiner must know; None for the codec's
+        default.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
       batch: embeddings per step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
@@ -101,7 +111,11 @@ def fit(
     mask_size = (data.targets.shape[1], data.targets.shape[2]) if masks else None
     if with_decoder and model.decoder_target == "none":
         raise InputError("this model has no decoder: fit the head with with_decoder=False")
-    config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
+    codec = _refining_codec(params, refine, quality)
+    refiner, name = {}, None
+    if codec is not None and codec.refiner is not None:
+        refiner, name = {"refiner": arrays_of(codec)}, codec.refiner.fingerprint.hex()
+    config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model, name)
     checks.check_tokens(config, y, "y_hat", "pass the height and width of its grid as grid=")
     if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
@@ -109,9 +123,34 @@ def fit(
     seed = check_whole("seed", seed, 0, 2**32 - 1)
     schedule = _schedule(config, epochs, batch, lr)
     if kind in LINEAR:
-        return fit_linear(config, params, data, held)
-    weights = starting_weights(config, params, y, seed)
-    return HeadParams(_train(config, weights, data, held, schedule, seed), config)
+        return fit_linear(config, params, refiner, data, held)
+    if config.refine:  # once, not in each epoch
+        data = _refined(config, refiner, data)
+        held = None if held is None else _refined(config, refiner, held)
+    plain = dataclasses.replace(config, refiner=None)
+    weights = starting_weights(plain, params, data.y_hat, seed)
+    return HeadParams(_train(plain, weights, data, held, schedule, seed) | refiner, config)
+
+
+def _refined(config: HeadConfig, refiner: Weights, data: Data) -> Data:
+    return data._replace(y_hat=refined_all(config, refiner["refiner"], data.y_hat))
+
+
+def _refining_codec(
+    params: NecParams, refine: bool | None, quality: int | None
+) -> OneQualityCodec | None:
+    """The codec, of one quality, whose refiner the head applies; None if it applies none."""
+    if refine is not None and not isinstance(refine, bool):
+        raise InputError(f"refine is {refine!r}: give True, False or None")
+    if params.codec is None and quality is not None:
+        raise InputError(f"quality {quality!r}: this model has no codec, leave quality out")
+    codec = None if params.codec is None else params.codec.at(quality)
+    has = codec is not None and codec.refiner is not None
+    if refine and not has:
+        raise InputError(
+            "this model has no refiner: train one with `nec refine`, or leave refine=True out"
+        )
+    return codec if has and refine is not False else None
 
 
 def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:
