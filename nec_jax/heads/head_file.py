@@ -52,5 +52,5 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
 
 def _shapes(config: HeadConfig, held: dict[str, NDArray]) -> Weights:
     """The shapes of a refiner with as many hidden units and components as this one says it has."""
-    hidden, components = np.size(held.get("bias", ())), len(held.get("context", ()))
+    hidden, components = np.size(held.get("bias", ())), np.shape(held.get("basis", ()))[-1]
     return shapes(config.model.embedding_width, hidden, components)

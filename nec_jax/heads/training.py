@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
 from coder.arrays import as_grid, check_whole, is_number, is_whole, refuse_unordered
-from coder.codecs import OneQualityCodec
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
 from nec_jax.heads.inference import batch_size, in_batches, refined_all
 from nec_jax.heads.network import logits, starting_weights
+from nec_jax.heads.refining import refining_codec
 from nec_jax.heads.ridge import fit_linear
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
@@ -56,7 +56,6 @@ def fit(
     grid: tuple[int, int] | None = None,
     val: tuple[ArrayLike, ArrayLike] | None = None,
     refine: bool | None = None,
-    quality: int | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
@@ -79,9 +78,8 @@ def fit(
         scored. None: the last epoch.
       refine: refine embeddings before the head reads them, by the refiner of the model's codec. The
         head keeps a copy of the refiner, which does not train, so that it takes plain embeddings.
-        None: refine if the model has a refiner.
-      quality: the quality of the embeddings, which a refiner must know; None for the codec's
-        default.
+        Their quality is found by coding some of them again. None: refine if the model has a refiner
+        and its codec decoded the embeddings, all at one quality.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
       batch: embeddings per step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
@@ -111,15 +109,16 @@ def fit(
     mask_size = (data.targets.shape[1], data.targets.shape[2]) if masks else None
     if with_decoder and model.decoder_target == "none":
         raise InputError("this model has no decoder: fit the head with with_decoder=False")
-    codec = _refining_codec(params, refine, quality)
-    refiner, name = {}, None
-    if codec is not None and codec.refiner is not None:
-        refiner, name = {"refiner": arrays_of(codec)}, codec.refiner.fingerprint.hex()
-    config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model, name)
+    config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
     checks.check_tokens(config, y, "y_hat", "pass the height and width of its grid as grid=")
     if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
+    parts = [y] if held is None else [y, held.y_hat]
+    codec, refiner = refining_codec(params, refine, parts, config.grid), {}
+    if codec is not None and codec.refiner is not None:
+        refiner = {"refiner": arrays_of(codec)}
+        config = dataclasses.replace(config, refiner=codec.refiner.fingerprint.hex())
     seed = check_whole("seed", seed, 0, 2**32 - 1)
     schedule = _schedule(config, epochs, batch, lr)
     if kind in LINEAR:
@@ -134,23 +133,6 @@ def fit(
 
 def _refined(config: HeadConfig, refiner: Weights, data: Data) -> Data:
     return data._replace(y_hat=refined_all(config, refiner["refiner"], data.y_hat))
-
-
-def _refining_codec(
-    params: NecParams, refine: bool | None, quality: int | None
-) -> OneQualityCodec | None:
-    """The codec, of one quality, whose refiner the head applies; None if it applies none."""
-    if refine is not None and not isinstance(refine, bool):
-        raise InputError(f"refine is {refine!r}: give True, False or None")
-    if params.codec is None and quality is not None:
-        raise InputError(f"quality {quality!r}: this model has no codec, leave quality out")
-    codec = None if params.codec is None else params.codec.at(quality)
-    has = codec is not None and codec.refiner is not None
-    if refine and not has:
-        raise InputError(
-            "this model has no refiner: train one with `nec refine`, or leave refine=True out"
-        )
-    return codec if has and refine is not False else None
 
 
 def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:

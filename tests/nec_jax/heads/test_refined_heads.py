@@ -31,14 +31,19 @@ VARIANTS = [
 QUALITY = 4
 
 
-def data(kind: str, seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    return (masked if kind in ("conv", "token-linear") else labelled)(seed, count)
+def data(kind: str, seed: int, count: int, quality: int = QUALITY) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings that the codec decoded at a quality, and targets."""
+    y, t = (masked if kind in ("conv", "token-linear") else labelled)(seed, count)
+    codec = ladder_model().codec
+    assert codec is not None
+    one = codec.at(quality)
+    return one.dequantise(one.quantise(y, (4, 4)), (4, 4)), t
 
 
-def by_hand(params: NecParams, y: np.ndarray, quality: int | None = QUALITY) -> np.ndarray:
+def by_hand(params: NecParams, y: np.ndarray) -> np.ndarray:
     """Embeddings as the refiner of the codec refines them, in NumPy."""
     assert params.codec is not None
-    one = params.codec.at(quality)
+    one = params.codec.at(QUALITY)
     assert one.refiner is not None
     return np.stack([one.refiner.refine(part, (4, 4), one.fingerprint) for part in y])
 
@@ -52,7 +57,7 @@ def fitted(kind: heads.Kind, with_decoder: bool = False) -> heads.HeadParams:
 
 
 def options(kind: heads.Kind, with_decoder: bool) -> dict[str, Any]:
-    rest = {"kind": kind, "with_decoder": with_decoder, "quality": QUALITY}
+    rest = {"kind": kind, "with_decoder": with_decoder}
     return rest | {"classes": CLASSES, "epochs": 1, "batch": 8, "lr": 1e-3}
 
 
@@ -88,7 +93,7 @@ def test_the_refiner_does_not_train_and_names_itself(kind: heads.Kind, with_deco
 
 
 def test_it_refines_if_the_model_has_a_refiner_unless_told_otherwise() -> None:
-    y, t = labelled(0, 40)
+    y, t = data("linear", 0, 40)
     given: dict[str, Any] = {"kind": "linear", "classes": CLASSES}
     usual = heads.fit(refining_model(), y, t, **given)
     told = heads.fit(refining_model(), y, t, refine=True, **given)
@@ -105,23 +110,31 @@ def test_it_refines_if_the_model_has_a_refiner_unless_told_otherwise() -> None:
     assert not np.array_equal(found[0], found[2])
 
 
-def test_the_quality_is_that_of_the_embeddings() -> None:
-    y, t = labelled(0, 40)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("quality", [0, 2, 4, 7])
+def test_the_quality_is_found_from_the_embeddings(quality: int, dtype: type) -> None:
     params = refining_model()
     assert params.codec is not None
-    default = params.codec.quality
-    fit = functools.partial(heads.fit, params, y, t, kind="linear", classes=CLASSES)
-    found = {
-        quality: heads.predict_proba(fit(quality=quality), y) for quality in (None, default, 0, 1)
-    }
-    np.testing.assert_array_equal(found[None], found[default])
-    assert not np.array_equal(found[0], found[default])
-    # At quality 1 the refiner's gain is 0.
-    np.testing.assert_allclose(found[1], heads.predict_proba(fit(refine=False), y), **CLOSE)
-    with pytest.raises(InputError, match="quality 99: this codec has qualities 0 to"):
-        fit(quality=99)
-    with pytest.raises(InputError, match="quality 99: this codec has qualities 0 to"):
-        fit(quality=99, refine=False)
+    y, t = data("linear", 0, 40, quality)
+    head = heads.fit(params, y.astype(dtype), t, kind="linear", classes=CLASSES, refine=True)
+    held = arrays_of(params.codec.at(quality))
+    jax.tree.map(np.testing.assert_array_equal, head.weights["refiner"], held)
+
+
+def test_what_the_codec_did_not_decode_is_not_refined() -> None:
+    """Uncompressed, refined and mixed embeddings."""
+    params = refining_model()
+    y, t = labelled(0, 40)
+    plain = data("linear", 0, 40)[0]
+    mixed = np.concatenate([plain[:20], data("linear", 0, 40, 2)[0][20:]])
+    fit = functools.partial(heads.fit, params, kind="linear", classes=CLASSES)
+    for others in (y, by_hand(params, plain), mixed, 1e9 * plain):
+        assert not fit(others, t).config.refine
+        with pytest.raises(InputError, match="the model's codec did not decode these"):
+            fit(others, t, refine=True)
+    for val in (y, data("linear", 0, 40, 2)[0]):
+        assert not fit(plain, t, val=(val, t)).config.refine
+    assert fit(plain, t, val=(plain, t)).config.refine
 
 
 def test_it_takes_what_decode_returns() -> None:
@@ -140,7 +153,7 @@ def test_it_takes_what_decode_returns() -> None:
 
 
 def test_a_prediction_depends_on_nothing_but_the_embedding() -> None:
-    y = labelled(3, 20)[0]
+    y = data("linear", 3, 20)[0]
     for kind in ("class-linear", "attention"):
         whole = heads.predict_proba(fitted(kind), y)
         np.testing.assert_array_equal(heads.predict_proba(fitted(kind), y[17:19]), whole[17:19])
@@ -149,7 +162,7 @@ def test_a_prediction_depends_on_nothing_but_the_embedding() -> None:
 
 def test_more_embeddings_than_a_batch_are_refined_alike() -> None:
     params = refining_model()
-    y, t = labelled(0, 300)
+    y, t = data("linear", 0, 300)
     given = options("attention", False) | {"lr": 1e-12}  # the standardisation is what is fitted
     head = heads.fit(params, y, t, **given)
     expected = by_hand(params, y)[:, 1:].reshape(-1, 48)
@@ -167,8 +180,6 @@ def test_a_head_that_cannot_refine_is_refused(model: NecParams, bare_model: NecP
         ):
             heads.fit(params, y, t, refine=True, **given)
         assert not heads.fit(params, y, t, **given).config.refine
-    with pytest.raises(InputError, match="quality 3: this model has no codec"):
-        heads.fit(bare_model, y, t, quality=3, **given)
     wrong: Any
     for wrong in (1, "yes", refining_model().codec):
         with pytest.raises(InputError, match="give True, False or None"):
@@ -199,7 +210,7 @@ def test_heads_that_do_not_refine_keep_their_bytes(tmp_path: Path) -> None:
     for path in kept:
         heads.save(heads.load(path), tmp_path / "head")
         assert (tmp_path / "head").read_bytes() == path.read_bytes()
-    y, t = labelled(0, 40)
+    y, t = data("linear", 0, 40)
     for name, params in (("one", ladder_model()), ("other", refining_model())):
         head = heads.fit(params, y, t, kind="linear", classes=CLASSES, refine=False)
         heads.save(head, tmp_path / name)
@@ -209,7 +220,7 @@ def test_heads_that_do_not_refine_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_heads_that_differ_in_their_refiner_are_compiled_apart() -> None:
-    y, t = labelled(0, 40)
+    y, t = data("linear", 0, 40)
     traced = []
 
     @jax.jit
