@@ -15,8 +15,6 @@ set may have a limit, as `aid:600`.
 - scenes: top-1 accuracy of heads on the mean of the tokens' features, from the training split to
   the validation split; with --multilabels FILE, the mean average precision of several labels.
 
-- report: the tables of the files that the other parts wrote to --out.
-
 Heads are ridge regressions: "linear" on the features, and "random" on 1,536 random ReLU features of
 them. Latents, codecs and refiners are kept in --cache.
 """
@@ -50,7 +48,6 @@ AT = (60, 75, 150, 330, 557, 800, 1148, 2000)
 _STRENGTHS = tuple(10.0**k for k in range(-6, 2))
 _RANDOM = 1536
 _PER_TILE = 60
-_RESAMPLES = 1000
 _MARBLE = "blue-marble"
 _PQ = (4, 8, 16, 48)
 _VQ = (256, 1024, 4096)
@@ -459,63 +456,11 @@ def average_precision(scores: NDArray, targets: NDArray) -> float:
     return float(np.mean(found))
 
 
-def report(paths: Sequence[Path]) -> None:
-    """Print the tables of files that `main` wrote."""
-    for path in paths:
-        rows = json.loads(path.read_text())
-        print(f"\n{path.stem}\n")
-        if "saved" in rows[0]:
-            places = [at for at in map(str, AT) if any(at in row["saved"] for row in rows)]
-            print(
-                f"| | {' | '.join(f'{at} B' for at in places)} |\n{'| --- ' * len(places)}| --- |"
-            )
-            for row in rows:
-                cells = [f"{row['saved'][at]:.0f} %" if at in row["saved"] else "" for at in places]
-                print(f"| {Path(row['score']).name} | {' | '.join(cells)} |")
-            continue
-        print(f"| method | setting | bytes | {' | '.join(HEADS)} |\n{'| --- ' * 5}|")
-        plain = {row["setting"]: row for row in rows if row["method"] == "transform"}
-        for row in rows:
-            cells = []
-            for head in HEADS:
-                text = f"{row[head]['score']:.1f}"
-                if row["method"] == "transform, refined" and "hits" in row[head]:
-                    low, high = difference(plain[row["setting"]][head], row[head])
-                    text += f" ({low:+.1f} to {high:+.1f})"
-                cells.append(text)
-            size = f"{row['bytes']:,.0f}"
-            print(f"| {row['method']} | {row['setting']} | {size} | {' | '.join(cells)} |")
-
-
-def difference(plain: dict[str, Any], refined: dict[str, Any]) -> tuple[float, float]:
-    """The interval that holds 95 % of the paired differences of bootstrap resamples.
-
-    Images are drawn; with tiles, tiles are drawn first, and then the images of each.
-    """
-    rng = np.random.default_rng(0)
-    hits = [np.array(one["hits"], np.int64) for one in (plain, refined)]
-    if "totals" not in plain:
-        drawn = rng.integers(0, len(hits[0]), (_RESAMPLES, len(hits[0])))
-        found = 100 * (hits[1] - hits[0])[drawn].mean(1)
-        return tuple(np.percentile(found, [2.5, 97.5]))  # type: ignore[return-value]
-    totals = [np.array(one["totals"], np.int64) for one in (plain, refined)]
-    tiles, found = np.array(plain["tiles"]), []
-    groups = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
-    for _ in range(_RESAMPLES):
-        scores = []
-        for group in rng.integers(0, len(groups), len(groups)):
-            some = rng.choice(groups[group], len(groups[group]))
-            pair = [Scores(h[None, some], t[None, some]).percent()[0] for h, t in zip(hits, totals)]
-            scores.append(pair[1] - pair[0])
-        found.append(np.mean(scores))
-    return tuple(np.percentile(found, [2.5, 97.5]))  # type: ignore[return-value]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one part, and write its rows as JSON; or print the tables of such files."""
+    """Run one part, and write its rows as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("errors", "segment", "scenes", "report"))
-    parser.add_argument("model", nargs="+", help="model file or name; for report, files of --out")
+    parser.add_argument("part", choices=("errors", "segment", "scenes"))
+    parser.add_argument("model", help="model file, or name of a shipped model")
     parser.add_argument("--fit", nargs="+", default=["own"], help="data sets, or own")
     parser.add_argument("--score", nargs="*", default=[], help="data sets of errors")
     parser.add_argument("--data", default="", help="data set of segment and scenes")
@@ -523,14 +468,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--qualities", nargs="*", type=int, default=[0, 2, 4, 6, 8, 11, 14])
     parser.add_argument("--practices", action="store_true", help="also PQ, OPQ, VQ, PCA, binary")
     parser.add_argument("--cache", type=Path, default=Path("runs/decoder"))
-    parser.add_argument("--out", type=Path, default=Path("decoder.json"), help="JSON to write")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    if options.part == "report":
-        report([Path(one) for one in options.model])
-        return
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     warnings.simplefilter("ignore", coder.UnusualEmbedding)
-    bench = Bench(options.model[0], options.cache)
+    bench = Bench(options.model, options.cache)
     rows = {"errors": errors, "segment": segment, "scenes": scenes}[options.part](bench, options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(rows))

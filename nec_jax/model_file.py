@@ -127,9 +127,9 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         codec = None
         if content["codec"] is not None:
             codec = codecs.from_parts(container.under("codec/", tensors), content["codec"])
-        if "refiner" in content:
-            held = container.under("refiner/", tensors)
-            codec = _refining(codec, Refiner.from_parts(held, content["refiner"]))
+        held = container.under("refiner/", tensors)
+        if held or "refiner" in content:
+            codec = _refining(codec, Refiner.from_parts(held, content.get("refiner", {})))
     coded = config.embedding_width, config.code_class_token
     if codec is not None and (codec.channels, codec.class_token) != coded:
         raise FileError("its codec is not one of its architecture: make it again", path)
