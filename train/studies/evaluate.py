@@ -187,19 +187,17 @@ def score_head(
 ) -> Scores:
     """The scores of a head, trained once per seed (linear heads once: they are exact)."""
     fit, choose, score = (_targets(options, split) for split in study.splits())
-    model = method.model
-    if model.codec is not None:  # the values are already refined, or are to stay plain
-        model = dataclasses.replace(model, codec=model.codec.with_refiner(None))
     counts = []
     for seed in range(1 if kind in LINEAR else options.seeds):
         head = heads.fit(
-            model,
+            method.model,
             method.values[0],
             fit,
             kind=kind,
             classes=study.classes,
             with_decoder=with_decoder,
             val=(method.values[1], choose),
+            refine=False,  # the values are refined already, or are to stay plain
             epochs=options.epochs,
             seed=seed,
         )
