@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from coder import EmbeddingCodec, FileError, InputError, Refiner, codecs
+from coder import EmbeddingCodec, FileError, InputError, codecs
 from coder.codecs import MODEL
 from coder.errors import about
 from coder.format import container
@@ -127,19 +127,10 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         codec = None
         if content["codec"] is not None:
             codec = codecs.from_parts(container.under("codec/", tensors), content["codec"])
-        held = container.under("refiner/", tensors)
-        if held or "refiner" in content:
-            codec = _refining(codec, Refiner.from_parts(held, content.get("refiner", {})))
+            codec = codecs.with_refiner_of(codec, tensors, content)
+        elif "refiner" in content or container.under("refiner/", tensors):
+            raise FileError("a refiner, and no codec that it belongs to: make the model again")
     coded = config.embedding_width, config.code_class_token
     if codec is not None and (codec.channels, codec.class_token) != coded:
         raise FileError("its codec is not one of its architecture: make it again", path)
     return NecParams(weights, config, codec, content["provenance"])
-
-
-def _refining(codec: EmbeddingCodec | None, refiner: Refiner) -> EmbeddingCodec:
-    try:
-        if codec is None:
-            raise InputError("it has no codec")
-        return codec.with_refiner(refiner)
-    except InputError as error:
-        raise FileError(f"its refiner is not one of its codec: {error}") from error

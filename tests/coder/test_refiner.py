@@ -228,6 +228,17 @@ def before_the_kink(refiner: Any, y: np.ndarray, grid: tuple[int, int]) -> np.nd
     return h + refiner.bias[2]
 
 
+def test_a_ladder_with_another_default_quality_keeps_its_refiner(codec: QualityLadder) -> None:
+    refiner = random_refiner(codec)
+    other = dataclasses.replace(codec, quality=(codec.quality + 1) % codec.num_qualities)
+    assert other.fingerprint.hex() not in refiner.codecs
+    blob = blob_of(codec, 2)
+    np.testing.assert_array_equal(
+        other.with_refiner(refiner).decode(blob, refine=True),
+        codec.with_refiner(refiner).decode(blob, refine=True),
+    )
+
+
 def test_a_refiner_of_another_codec_and_none_are_refused(codec: QualityLadder) -> None:
     with pytest.raises(InputError, match="has no refiner"):
         codec.decode(blob_of(codec), refine=True)

@@ -157,17 +157,19 @@ def test_a_consumer_reads_the_codec_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_refiner_of_another_codec_is_neither_written_nor_read(tmp_path: Path) -> None:
-    params, other = refining_model(), ladder_model(class_token=False)
+    params = refining_model()
     refiner = ladder_of(params).refiner
-    foreign = dataclasses.replace(ladder_of(other), refiner=refiner)
+    assert refiner is not None
+    others = dataclasses.replace(refiner, codecs={"ab" * 32: 0})
+    foreign = dataclasses.replace(ladder_of(params), refiner=others)
     with pytest.raises(InputError, match="the refiner belongs to another codec"):
-        nec_jax.save(dataclasses.replace(other, codec=foreign), tmp_path / "m")
+        nec_jax.save(dataclasses.replace(params, codec=foreign), tmp_path / "m")
     assert not (tmp_path / "m").exists()
     nec_jax.save(params, tmp_path / "m")
     tensors, content = container.read(tmp_path / "m", "model")
     codecs = {"ab" * 32: 0}
     container.write(tmp_path / "m", "model", tensors, content | {"refiner": {"codecs": codecs}})
-    with pytest.raises(FileError, match=r"m: its refiner is not one of its codec: .*another codec"):
+    with pytest.raises(FileError, match="m: not the refiner of the model's codec: "):
         nec_jax.load(tmp_path / "m")
 
 
@@ -178,7 +180,7 @@ def test_the_refiner_of_another_codec_is_neither_written_nor_read(tmp_path: Path
         ({"refiner": {}}, "a refiner has tensors"),
         ({"refiner": {"codecs": 3}}, "the codecs of a refiner are not an object"),
         ({"refiner": {"codecs": {}}}, "not a usable refiner"),
-        ({"codec": None}, "its refiner is not one of its codec: it has no codec"),
+        ({"codec": None}, "a refiner, and no codec that it belongs to"),
     ],
 )
 def test_other_content_of_a_refiner_is_a_file_error(
@@ -199,7 +201,7 @@ def test_missing_tensors_of_a_refiner_are_a_file_error(tmp_path: Path, name: str
     less = {k: v for k, v in tensors.items() if k != f"refiner/{name}"}
     for held, described in ((less, content), (tensors, rest)):
         container.write(tmp_path / "m", "model", held, described)
-        with pytest.raises(FileError, match="m: a refiner has tensors"):
+        with pytest.raises(FileError, match=r"m: (a refiner has tensors|the refiner of)"):
             nec_jax.load(tmp_path / "m")
 
 
