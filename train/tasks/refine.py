@@ -204,7 +204,8 @@ def _step(state: State, part: Coded, unit: jax.Array, rate: jax.Array) -> tuple[
 
 def mean_square(weights: dict[str, jax.Array], part: Coded, unit: jax.Array) -> jax.Array:
     """The mean square of what coding lost and the network does not predict, in `unit`."""
-    which = jnp.asarray(part.which)
-    h = part.u @ weights["token"] + part.m @ weights["context"] + weights["bias"][which]
+    # A product, not an index: accelerators add up the gradient of an index in any order.
+    which = jax.nn.one_hot(part.which, len(unit))
+    h = part.u @ weights["token"] + part.m @ weights["context"] + which @ weights["bias"]
     predicted = jax.nn.relu(h) @ weights["out"] + weights["offset"]
-    return jnp.mean(jnp.square(predicted - part.lost / unit[which, None]))
+    return jnp.mean(jnp.square(predicted - part.lost / (which @ unit)[:, None]))
