@@ -18,6 +18,7 @@ from coder.codecs import EmbeddingCodec, QualityLadder, TransformCodec
 from coder.errors import InputError
 from coder.fitting.sample import Sample
 from coder.refiner import RADII, Refiner, surroundings
+from coder.transform import product
 
 _COMPONENTS = 64  # of the surroundings
 _BATCH, _RATE = 2048, 1e-3
@@ -255,7 +256,7 @@ def _coded(
         y_hat = codec.dequantise(codec.quantise(y, grid), grid)
         u = (y_hat - codec.transform.mean) / codec.transform.scale
         lost = (y - y_hat) / codec.transform.scale
-        parts.append(Coded(u, surroundings(u @ basis, grid), lost, np.full(len(u), index)))
+        parts.append(Coded(u, surroundings(product(u, basis), grid), lost, np.full(len(u), index)))
         tokens += len(u)
     return Coded(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
@@ -273,14 +274,14 @@ def _gains(
     """The gains that are best on embeddings that were not trained on: at most those of training."""
     gains = refiner.gains.copy()
     for index, codec in enumerate(qualities):
-        product = square = 0.0
+        both = square = 0.0
         for y, grid in grids:
             y_hat = codec.dequantise(codec.quantise(y, grid), grid)
             change = (refiner.refine(y_hat, grid, codec.fingerprint) - y_hat) / refiner.scale
             lost = (y - y_hat) / refiner.scale
-            product += float(np.vdot(change, lost))
+            both += float(np.vdot(change, lost))
             square += float(np.vdot(change, change))
-        gains[index] *= np.clip(product / square, 0, 1) if square > 0 else 0
+        gains[index] *= np.clip(both / square, 0, 1) if square > 0 else 0
     return gains
 
 

@@ -163,7 +163,7 @@ def test_a_prediction_depends_on_nothing_but_the_embedding() -> None:
 def test_more_embeddings_than_a_batch_are_refined_alike() -> None:
     params = refining_model()
     y, t = data("linear", 0, 300)
-    given = options("attention", False) | {"lr": 1e-12}  # the standardisation is what is fitted
+    given: dict[str, Any] = options("attention", False) | {"lr": 1e-12}  # fits the standardisation
     head = heads.fit(params, y, t, **given)
     expected = by_hand(params, y)[:, 1:].reshape(-1, 48)
     scaling = head.weights["scaling"]
