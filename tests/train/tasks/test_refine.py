@@ -18,7 +18,7 @@ from train.data.splits import Concatenated
 from train.main import main
 from train.tasks import refine
 
-QUICK = ["--chip", "32", "--limit", "64", "--hidden", "32", "--steps", "60"]
+QUICK = ["--chip", "32", "--limit", "64", "--hidden", "32", "--steps", "200"]
 
 
 @pytest.fixture(scope="module")
