@@ -273,11 +273,11 @@ class Segmentation:
         found = {"method": name, "setting": setting, "bytes": float(sizes.mean())}
         for head, features in HEADS.items():
             counts = [np.zeros((len(self.masks), self.classes), np.int64) for _ in range(2)]
-            sums, before = None, None
+            before, x, sums = None, np.empty(0), None
             for fold, y in enumerate(values):
-                x = features(y)
-                if before is not y:
-                    sums, before = self._sums(x), y
+                if before is not y:  # all folds may share their embeddings
+                    before, x = y, features(y)
+                    sums = self._sums(x)
                 here = self.tiles == fold
                 predicted = self._predicted(x[here], self._solved(sums, fold, x))
                 hits, totals = mean_iou(predicted, self.masks[here], self.classes)
