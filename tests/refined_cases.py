@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import refiner_cases
 from model_cases import CALIBRATION_IMAGES, pretrained, tiny_config
 
 import nec_jax
@@ -14,32 +15,11 @@ from nec_jax.calibration import fit_latents
 
 
 def random_refiner(codec: QualityLadder, seed: int = 0, **changes: Any) -> Refiner:
-    """A refiner of 9 hidden units for all qualities of a codec; at quality 1 it changes nothing."""
-    d, h, c, r = codec.channels, 9, 5 * codec.transform.spatial, codec.num_qualities
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
-        return (rng.standard_normal(shape) / np.sqrt(shape[0] or 1)).astype(dtype)
-
-    qualities = [codec.at(quality) for quality in range(r)]
-    codecs = {one.fingerprint.hex(): i for i, one in enumerate(qualities)}
-    codecs |= {one.split()[0].fingerprint.hex(): i for i, one in enumerate(qualities)}
-    gains = np.linspace(1, 0.1, r, dtype=np.float32)
+    """A random refiner in the units of the codec, which changes nothing at quality 1."""
+    gains = np.linspace(1, 0.1, codec.num_qualities, dtype=np.float32)
     gains[1] = 0
-    half = np.float16
-    parts: dict[str, Any] = {
-        "codecs": codecs | {codec.fingerprint.hex(): -1},
-        "mean": codec.transform.mean,
-        "scale": codec.transform.scale,
-        "token": normal(d, h, dtype=half),
-        "basis": normal(d, c, dtype=half),
-        "context": normal(2 * c, h, dtype=half),
-        "bias": normal(r, h),
-        "out": normal(h, d, dtype=half),
-        "offset": normal(d),
-        "gains": gains,
-    }
-    return Refiner(**(parts | changes))
+    own = {"mean": codec.transform.mean, "scale": codec.transform.scale, "gains": gains}
+    return refiner_cases.random_refiner(codec, seed, **(own | changes))
 
 
 @cache

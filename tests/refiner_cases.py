@@ -9,11 +9,11 @@ from coder import QualityLadder, Refiner
 
 def random_refiner(codec: QualityLadder, seed: int = 2, **changes: Any) -> Refiner:
     """A refiner of random weights, for all qualities of a codec."""
-    d, h, c, r = codec.channels, 9, 5, codec.num_qualities
+    d, h, c, r = codec.channels, 9, 5 * codec.transform.spatial, codec.num_qualities
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
-        return rng.standard_normal(shape).astype(dtype)
+        return (rng.standard_normal(shape) / np.sqrt(shape[0] or 1)).astype(dtype)
 
     qualities = [codec.at(quality) for quality in range(r)]
     codecs = {one.fingerprint.hex(): i for i, one in enumerate(qualities)}
