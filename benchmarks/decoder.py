@@ -273,7 +273,7 @@ class Segmentation:
         found = {"method": name, "setting": setting, "bytes": float(sizes.mean())}
         for head, features in HEADS.items():
             counts = [np.zeros((len(self.masks), self.classes), np.int64) for _ in range(2)]
-            before, x, sums = None, np.empty(0), None
+            before, x, sums = None, np.empty(0, np.float32), None
             for fold, y in enumerate(values):
                 if before is not y:  # all folds may share their embeddings
                     before, x = y, features(y)
