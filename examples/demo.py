@@ -106,8 +106,8 @@ def draw_earth(params: NecParams, study: Study, path: Path) -> None:
             mosaic(earth, colours[len(tiles) :]),
         ),
         (
-            f"land and water by a linear head on those, refined: accuracy {100 * accuracy:.1f} % on"
-            f" longitudes that it did not see ({100 * plain:.1f} % if not refined)",
+            f"land and water by a linear head: accuracy {100 * accuracy:.1f} % on longitudes that it"
+            f" did not see,\n{100 * plain:.1f} % without the refiner",
             mosaic(earth, water),
         ),
     ]
