@@ -106,8 +106,8 @@ def draw_earth(params: NecParams, study: Study, path: Path) -> None:
             mosaic(earth, colours[len(tiles) :]),
         ),
         (
-            f"land and water by a linear head: accuracy {100 * accuracy:.1f} % on longitudes that it"
-            f" did not see,\n{100 * plain:.1f} % without the refiner",
+            f"land and water by a linear head: accuracy {100 * accuracy:.1f} % on longitudes that "
+            f"it did not see,\n{100 * plain:.1f} % without the refiner",
             mosaic(earth, water),
         ),
     ]
