@@ -126,7 +126,9 @@ class Refiner:
     ) -> NDArray[np.float32]:
         """Refine an embedding float32 [n, D] that the codec of this fingerprint decoded.
 
-        Raises InputError if the refiner is not one of this codec.
+        Raises:
+          InputError: the refiner is not one of this codec.
+          FileError: the refiner gives infinite numbers.
         """
         self.check_channels(y_hat.shape[-1])
         index = self.codecs.get(fingerprint.hex(), -1)
@@ -148,6 +150,8 @@ class Refiner:
         change *= gain * self.scale
         y = y_hat.copy()
         y[first:] += change
+        if not np.isfinite(y).all():
+            raise FileError("the refiner gives infinite numbers: it was made wrongly")
         return y
 
     def check_channels(self, channels: int) -> None:
@@ -202,9 +206,23 @@ class Refiner:
 
 
 def load_refiner(path: str | os.PathLike[str]) -> Refiner:
-    """Read a refiner from its file. Raises FileError: no such file, damaged, or another kind."""
+    """Read a refiner from its file or a model file, or that of a shipped model by its name.
+
+    Raises FileError: no such file, a damaged one, one of another kind, or a model without refiner.
+    """
+    tensors, content = container.read(container.found(path, "refiner"), REFINER, "model")
     with about(path):
-        return Refiner.from_parts(*container.read(path, REFINER))
+        if "config" in content:  # a model's
+            if not isinstance(content := content.get("refiner"), dict):
+                raise FileError("a model without a refiner")
+            tensors = container.under("refiner/", tensors)
+        return Refiner.from_parts(tensors, content)
+
+
+def check_refiner(refiner: object) -> None:
+    """Raise InputError unless this is a refiner."""
+    if not isinstance(refiner, Refiner):
+        raise InputError(f"a {type(refiner).__name__} is no refiner: give coder.load_refiner(FILE)")
 
 
 def surroundings(values: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:

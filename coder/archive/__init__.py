@@ -8,7 +8,7 @@
 | `label` | image | int32, a coordinate; -1 where there is none |
 | `valid` | image | bool, a coordinate; false where there is no embedding |
 | `error` | image | text, a coordinate; why an image is not valid |
-| `refiner` | refiner_byte | uint8, the file of a refiner (`coder.Refiner`); only if there is one |
+| `refiner/file` | refiner_byte | uint8, a refiner's file (`coder.Refiner`); if there is one |
 
 Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
 `nec_archive` lists the shards that must exist, with a digest of each (docs/format.md, section 9),

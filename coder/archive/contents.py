@@ -25,7 +25,7 @@ from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
-from coder.refiner import Refiner
+from coder.refiner import Refiner, check_refiner
 
 SHARD = 256
 _OWN = (ATTRIBUTE, refiner_array.ATTRIBUTE, "coordinates")
@@ -224,7 +224,10 @@ def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
         it, or has changed it since the group was opened.
       FileError: not a complete archive.
     """
-    name, attribute = refiner_array.ARRAY, refiner_array.ATTRIBUTE
+    name, attribute = refiner_array.GROUP, refiner_array.ATTRIBUTE
+    check_refiner(refiner)
+    if not isinstance(group, zarr.Group):
+        raise InputError(f"{group!r:.80} is no group: give coder.archive.open_archive(PATH)")
     with zarr_nodes.about_store(group.store):
         check_store(group.store_path)
         with locked(zarr_nodes.local_path(group.store_path)):
@@ -233,7 +236,10 @@ def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
             if now.attrs.asdict() != group.attrs.asdict():
                 raise OutputError("has changed since the group was opened: open it again")
             if group.metadata.consolidated_metadata is not None:
-                text = "its metadata are consolidated: open it with use_consolidated=False"
+                text = (
+                    "its metadata are consolidated, and do not know the refiner: open it with "
+                    "use_consolidated=False, and run zarr.consolidate_metadata again afterwards"
+                )
                 raise OutputError(text)
             refiner_array.check_serves(refiner, nec_codec(array_of(group, "embedding")))
             has, fingerprint = group.attrs.get(attribute), refiner.fingerprint.hex()
@@ -241,9 +247,11 @@ def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
                 with suppress(FileError):
                     refiner_array.read_refiner(group)
                     return
-            elif has is not None or name in zarr_nodes.names(group):
+            elif has is not None or (
+                name in zarr_nodes.names(group) and not refiner_array.holds(group, refiner)
+            ):
                 raise OutputError(
-                    f"has a refiner, {has}, or a part of one: to replace it, first run "
+                    f"has another refiner, or a part of one: to replace it, first run "
                     f'del group.attrs["{attribute}"], if it is there, and del group["{name}"]'
                 )
             refiner_array.write_array(group, refiner)

@@ -13,18 +13,22 @@ from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import LARGEST, nec_codec
 from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError, InputError, NoPermission, one_line
-from coder.refiner import Refiner
+from coder.refiner import Refiner, check_refiner
 
-ARRAY = "refiner"
+GROUP, ARRAY = "refiner", "refiner/file"
+"""Not beside the arrays of images: xarray would join it to them."""
 ATTRIBUTE = "nec_refiner"
-_PLAIN = "copy the archive again; its plain embeddings can be read without it"
+_PLAIN = (
+    "copy the archive again, or coder.archive.add_refiner(group, refiner) mends it; its plain "
+    "embeddings can be read without it"
+)
 
 
 def write_array(group: zarr.Group, refiner: Refiner) -> None:
     """Write the array; the attribute is the caller's. One chunk holds the refiner's file as is."""
     data = np.frombuffer(refiner.to_bytes(), np.uint8)
-    group.create_array(
-        ARRAY,
+    group.require_group(GROUP).create_array(
+        ARRAY.removeprefix(f"{GROUP}/"),
         data=data,
         chunks=data.shape,
         dimension_names=("refiner_byte",),
@@ -35,7 +39,7 @@ def write_array(group: zarr.Group, refiner: Refiner) -> None:
 
 def own_members(group: zarr.Group) -> tuple[str, ...]:
     """The names of the members of a group that hold its refiner, and no data of images."""
-    return (ARRAY,) if ATTRIBUTE in group.attrs else ()
+    return (GROUP,) if ATTRIBUTE in group.attrs else ()
 
 
 def read_refiner(group: zarr.Group) -> Refiner:
@@ -68,6 +72,14 @@ def read_refiner(group: zarr.Group) -> Refiner:
     return refiner
 
 
+def holds(group: zarr.Group, refiner: Refiner) -> bool:
+    """Whether the array holds this refiner, whatever the attribute says."""
+    try:
+        return _read(group) == refiner
+    except Exception:  # not there, or damaged
+        return False
+
+
 def serves(refiner: Refiner, codec: OneQualityCodec) -> bool:
     """Whether a refiner refines what a codec of one quality decodes."""
     index = refiner.codecs.get(codec.fingerprint.hex(), -1)
@@ -76,6 +88,7 @@ def serves(refiner: Refiner, codec: OneQualityCodec) -> bool:
 
 def check_serves(refiner: Refiner, codec: Any) -> None:
     """Raise InputError if a refiner does not refine what this codec decodes."""
+    check_refiner(refiner)
     if not isinstance(codec, OneQualityCodec) or not serves(refiner, codec):
         raise InputError(
             "the refiner belongs to another codec than that of the embeddings: give one that was "

@@ -314,6 +314,11 @@ class Writer:
                 f"was begun with another {', '.join(other)} ({shown}): give the same, or write a "
                 "second archive (images cannot be added to one)"
             )
+        if given.codec.refiner is not None:
+            try:
+                refiner_array.read_refiner(group)
+            except FileError:  # lost or damaged
+                refiner_array.write_array(group, given.codec.refiner)
         if path is not None and self._lock.is_real:
             # What a killed run was writing: zarr renames a file once it is whole.
             for part in path.rglob("*.partial"):

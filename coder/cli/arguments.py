@@ -110,6 +110,16 @@ class Fit(EmbeddingOptions):
     """Codec file to write."""
     refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
     """Refiner file to write. If it is given, also train a refiner, which brings decoded embeddings closer to those that were encoded; this takes minutes."""  # noqa: E501
+    refiner_steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Training steps of the refiner; 4000 if not given. Fewer take less time, and refine less."""
+
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        super().check()
+        if self.refiner_steps is not None:
+            check_whole("--refiner-steps", self.refiner_steps)
+            if self.refiner is None:
+                raise InputError("--refiner-steps is for a refiner: name its file, --refiner")
 
 
 @dataclass(frozen=True, kw_only=True)

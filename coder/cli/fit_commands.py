@@ -16,7 +16,7 @@ from coder.cli import refiner_facts
 from coder.cli.arguments import MAX_TOKENS, EmbeddingOptions, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting import fit, fit_refiner, missing_tokens
+from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -55,6 +55,8 @@ def _fit_files(options: Fit) -> dict[str, Any]:
         if paths[0] == paths[1]:
             raise InputError("--out and --refiner name one file: give two", options.refiner)
     y, nodata = _shown(options)
+    if options.refiner is not None:
+        refuse_too_few(y, nodata=nodata)
     codec = _fit(y, options, nodata)
     facts = {"out": str(options.out), "codec_bytes": codec.codec_bytes, "quality": codec.quality}
     facts |= {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
@@ -62,7 +64,8 @@ def _fit_files(options: Fit) -> dict[str, Any]:
     lines = [f"{options.out}: {codec.codec_bytes:,} bytes"]
     if options.refiner is not None:
         print("training a refiner, which takes minutes", flush=True)
-        refiner = fit_refiner(codec, y, nodata=nodata)
+        steps = {} if options.refiner_steps is None else {"steps": options.refiner_steps}
+        refiner = fit_refiner(codec, y, nodata=nodata, **steps)
         written[options.refiner] = refiner.to_bytes()
         lines.append(f"{options.refiner}: {refiner_facts.line(refiner)}")
         facts["refiner"] = {"out": str(options.refiner)} | refiner_facts.facts(refiner)

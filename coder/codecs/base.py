@@ -25,7 +25,7 @@ from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
-from coder.refiner import NO_REFINER, Refiner
+from coder.refiner import NO_REFINER, Refiner, check_refiner
 
 CODEC = "codec"
 """The kind of a codec's file."""
@@ -139,6 +139,7 @@ class EmbeddingCodec(ABC):
     def with_refiner(self, refiner: Refiner | None) -> Self:
         """This codec with a refiner, or with none. Raises InputError for that of another codec."""
         if refiner is not None:
+            check_refiner(refiner)
             raise InputError("only codecs with a transform, as coder.fit makes them, have refiners")
         return self
 

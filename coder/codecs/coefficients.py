@@ -11,7 +11,7 @@ from coder.arrays import frozen, immutable
 from coder.codecs.base import EmbeddingCodec, check_limits
 from coder.entropy import RowCoder, Tables
 from coder.errors import CodecError, FileError, InputError
-from coder.refiner import Refiner
+from coder.refiner import Refiner, check_refiner
 from coder.transform import Transform
 
 NOT_CODED = 255
@@ -78,6 +78,7 @@ class CoefficientCodec(EmbeddingCodec):
     def with_refiner(self, refiner: Refiner | None) -> Self:
         """This codec with a refiner, or with none. Raises InputError for that of another codec."""
         if refiner is not None:
+            check_refiner(refiner)
             if not self._is_served_by(refiner):
                 raise InputError(
                     "the refiner belongs to another codec: fit or load one for this codec"

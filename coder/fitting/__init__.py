@@ -8,14 +8,22 @@ train the network with code of its own, on the tokens in `Coded`.
 """
 
 from coder.fitting.fit_codec import MAX_QUALITIES, fit
-from coder.fitting.fit_refiner import Coded, fit_refiner, train_refiner
+from coder.fitting.fit_refiner import (
+    LEAST,
+    Coded,
+    fit_refiner,
+    refuse_too_few,
+    train_refiner,
+)
 from coder.fitting.sample import missing_tokens
 
 __all__ = [
+    "LEAST",
     "MAX_QUALITIES",
     "Coded",
     "fit",
     "fit_refiner",
     "missing_tokens",
+    "refuse_too_few",
     "train_refiner",
 ]

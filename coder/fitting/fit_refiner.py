@@ -24,8 +24,10 @@ _COMPONENTS = 64  # of the surroundings
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
 _REDRAWN = 1000  # ... and serve for so many steps
-_HELD_OUT = 8  # one of so many grids is held out, to measure the gains
+LEAST = 8
+"""The smallest number of embeddings. One of so many is held out, to measure the gains."""
 _MOST = 1 << 19  # tokens that are held in memory
+_SAMPLES = 4096
 _RUN = 16  # vectors that are coded together
 _TIMES = 8  # maximum number of times that a token is drawn before it is coded anew
 _BETA, _BETA_SQUARES, _EPSILON = 0.9, 0.999, 1e-8
@@ -77,7 +79,7 @@ def fit_refiner(
     class_tokens: ArrayLike | None = None,
     *,
     nodata: float | None = None,
-    max_samples: int = 4096,
+    max_samples: int = _SAMPLES,
     hidden: int = 768,
     steps: int = 4000,
 ) -> Refiner:
@@ -108,13 +110,18 @@ def fit_refiner(
     )
 
 
+def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> None:
+    """Read embeddings once, and raise InputError if they are too few for `fit_refiner`."""
+    _whole_grids(Sample(embeddings, None, nodata, _SAMPLES))
+
+
 def train_refiner(
     codec: EmbeddingCodec,
     embeddings: ArrayLike,
     class_tokens: ArrayLike | None = None,
     *,
     nodata: float | None = None,
-    max_samples: int = 4096,
+    max_samples: int = _SAMPLES,
     hidden: int = 768,
     steps: int = 4000,
     seed: int = 0,
@@ -132,8 +139,8 @@ def train_refiner(
     sample = Sample(embeddings, class_tokens, nodata, max_samples)
     sample.check_fits(codec.transform, "codec")
     grids = _whole_grids(sample)
-    train = [one for i, one in enumerate(grids) if i % _HELD_OUT]
-    held_out = grids[::_HELD_OUT]
+    train = [one for i, one in enumerate(grids) if i % LEAST]
+    held_out = grids[::LEAST]
     first = 0 if isinstance(codec, QualityLadder) else codec.quality
     numbers = range(first, first + codec.num_qualities)
     qualities = [cast(TransformCodec, codec.at(quality)) for quality in numbers]
@@ -232,9 +239,10 @@ def _whole_grids(sample: Sample) -> list[Embedding]:
     if not sample.spatial:  # long runs of vectors
         runs = [part for y, _ in found for part in np.array_split(y, -(-len(y) // _RUN))]
         found = [(part, (len(part), 1)) for part in runs]
-    if len(found) < _HELD_OUT:
+    if len(found) < LEAST:
         raise InputError(
-            f"{len(found)} embeddings without missing tokens: a refiner needs at least {_HELD_OUT}"
+            f"{len(found)} embeddings without missing tokens (a raster has one per tile, vectors "
+            f"have one per {_RUN}): a refiner needs at least {LEAST}"
         )
     every = -(-sum(len(y) for y, _ in found) // _MOST)
     return found[:: max(every, 1)]

@@ -53,7 +53,7 @@ def refined(
     if held["basis"].size:
         h += _product(_surroundings(_product(u, held["basis"]), grid), held["context"])
     change = _product(jnp.maximum(h, 0), held["out"]) + held["offset"]
-    y = tokens + held["gain"] * held["scale"] * change
+    y = jnp.where(held["gain"] == 0, tokens, tokens + held["gain"] * held["scale"] * change)
     return jnp.concatenate([y_hat[..., :first, :], y], axis=-2)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import nec_jax
 from coder import EmbeddingCodec, InputError, QualityLadder, Refiner, TransformCodec, files
-from coder.fitting import Coded, train_refiner
+from coder.fitting import LEAST, Coded, train_refiner
 from coder.format.container import canonical_json
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams, model_path
@@ -58,6 +58,8 @@ def run(options: Refine) -> None:
     size = options.image_size or params.config.image_size
     grid = params.config.grid(size, size)
     sources = opened(options, MAX_TOKENS // (grid[0] * grid[1]))
+    if (count := sum(map(len, sources))) < LEAST:
+        raise OptionsError(f"{count} images: a refiner needs at least {LEAST}")
     y = np.concatenate([embedded(params, source, size) for source in sources])
     refiner = fitted(
         params.codec, y, grid, hidden=options.hidden, steps=options.steps, seed=options.seed

@@ -81,10 +81,10 @@ def test_adding_one_changes_no_byte_but_those_of_the_group(plain: Path, tmp_path
     before, values = contents(path), arrays(group)
     archive.add_refiner(group, REFINER)
     after = contents(path)
-    own = {Path("refiner/zarr.json"), Path("refiner/c/0")}
+    own = {Path("refiner") / name for name in ("zarr.json", "file/zarr.json", "file/c/0")}
     assert set(after) - set(before) == own
     assert {name for name in before if before[name] != after[name]} == {Path("zarr.json")}
-    assert after[Path("refiner/c/0")] == REFINER.to_bytes()
+    assert after[Path("refiner/file/c/0")] == REFINER.to_bytes()
     added = json.loads(after[Path("zarr.json")])
     assert added["attributes"].pop("nec_refiner") == REFINER.fingerprint.hex()
     assert added == json.loads(before[Path("zarr.json")])
@@ -226,7 +226,7 @@ def test_a_group_that_is_behind_changes_nothing(plain: Path, tmp_path: Path) -> 
 
 
 def damage(path: Path, how: str) -> None:
-    array = path / "refiner"
+    array = path / "refiner" / "file"
     if how == "lost":
         shutil.rmtree(array)
     elif how == "lost chunk":
@@ -260,16 +260,16 @@ def damage(path: Path, how: str) -> None:
         group = opened(path, "r+")
         del group["refiner"]
         data = np.frombuffer(OTHERS.to_bytes(), np.uint8)
-        group.create_array("refiner", data=data, compressors=None)
+        group.create_array("refiner/file", data=data, compressors=None)
         group.attrs["nec_refiner"] = OTHERS.fingerprint.hex()
 
 
 DAMAGE = {
-    "lost": "refiner is lost or damaged",
-    "lost chunk": "refiner is lost or damaged",
+    "lost": "refiner/file is lost or damaged",
+    "lost chunk": "refiner/file is lost or damaged",
     "flipped": "SHA-256",
-    "cut": "refiner is lost or damaged",
-    "metadata": "refiner is lost or damaged",
+    "cut": "refiner/file is lost or damaged",
+    "metadata": "refiner/file is lost or damaged",
     "another file": "a codec file where a refiner file is needed",
     "huge": "1,099,511,627,776 bytes",
     "another type": "not an array of bytes",
@@ -302,13 +302,36 @@ def test_a_damaged_one_is_named_when_it_is_needed_alone(
         return
     archive.add_refiner(opened(path, "r+"), REFINER)  # mends it
     assert contents(path) == contents(with_one)
+    damage(path, how)
+    write(path, REFINING)  # and so does a writer that has it
+    assert contents(path) == contents(with_one)
+
+
+def test_an_interrupted_addition_is_completed(with_one: Path, tmp_path: Path) -> None:
+    path = copied(with_one, tmp_path)
+    del opened(path, "r+").attrs["nec_refiner"]
+    with pytest.raises(OutputError, match="another refiner, or a part of one"):
+        archive.add_refiner(opened(path, "r+"), random_refiner(WHOLE, 5))
+    archive.add_refiner(opened(path, "r+"), REFINER)
+    assert contents(path) == contents(with_one)
+
+
+def test_what_is_no_refiner_or_group_is_refused(plain: Path) -> None:
+    group: Any
+    for group in (opened(plain, "r+"), plain):
+        with pytest.raises(InputError, match="a str is no refiner: give"):
+            archive.add_refiner(group, "refiner.safetensors")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is no group: give"):
+        archive.add_refiner(plain, REFINER)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a str is no refiner"):
+        CODEC.with_refiner("refiner.safetensors")  # type: ignore[arg-type]
 
 
 def test_xarray_and_zip_files_read_it(with_one: Path, tmp_path: Path) -> None:
     data = xr.open_zarr(with_one, consolidated=False)
     assert data.embedding.dims == ("image", "y", "x", "channel")
-    assert data.refiner.dims == ("refiner_byte",)
-    assert data.refiner.values.tobytes() == REFINER.to_bytes()
+    assert "refiner" not in data  # which it would join to the images
+    assert xr.concat([data, data], "image").sizes == {**data.sizes, "image": 2 * COUNT}
     np.testing.assert_array_equal(data.embedding.values, opened(with_one)["embedding"][:])
     shutil.make_archive(str(tmp_path / "a"), "zip", with_one)
     with ZipStore(tmp_path / "a.zip", mode="r") as store:
@@ -340,8 +363,7 @@ def test_consolidated_metadata_are_not_left_behind(plain: Path, tmp_path: Path) 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     archive.add_refiner(group, REFINER)
     assert archive.read_refiner(archive.open_archive(path)) == REFINER
-    size = xr.open_zarr(path, consolidated=False).refiner.size
-    assert size == REFINER.refiner_bytes
+    assert xr.open_zarr(path, consolidated=False).image.size == COUNT
 
 
 def test_an_array_of_the_same_name_is_only_an_array(plain: Path, tmp_path: Path) -> None:

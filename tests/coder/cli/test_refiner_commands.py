@@ -119,7 +119,7 @@ def test_the_refiner_of_an_archive_is_shown(files, run, facts):
     assert shown["refiner"] == FACTS
     assert "refiner" not in shown["arrays"]
     stored = sum(array["stored_bytes"] for array in shown["arrays"].values())
-    own = sum(part.stat().st_size for part in (path / "refiner").rglob("*") if part.is_file())
+    own = sum(part.stat().st_size for part in (path / "refiner/file").rglob("*") if part.is_file())
     assert shown["stored_bytes"] == stored + own == COUNT * shown["bytes_per_image"]
     assert f"{LINE}, read" in run("verify", path)[0].splitlines()
     assert facts("verify", path)["refiner"] == FACTS
@@ -130,14 +130,14 @@ def test_the_refiner_of_an_archive_is_shown(files, run, facts):
 
 def test_a_damaged_refiner_of_an_archive_is_a_problem_of_verify_alone(files, run, facts):
     path = files / "refined.zarr"
-    (path / "refiner/c/0").unlink()
+    (path / "refiner/file/c/0").unlink()
     for command in ("info", "verify"):
         out, err = run(command, path, status=1)
-        assert err.startswith(f"{path}: refiner is lost or damaged (")
+        assert err.startswith(f"{path}: refiner/file is lost or damaged (")
         assert err.count("\n") == 1
         assert "; not whole" in out
     assert "1 parts lost or unreadable" in out
-    assert "refiner is lost" in facts("verify", path, status=1)["problems"][0]
+    assert "refiner/file is lost" in facts("verify", path, status=1)["problems"][0]
     assert run("decode", path, "--out", files / "out")[1] == ""
     expected = run("decode", files / "plain.zarr", "--out", files / "plain")[1]
     assert expected == ""
@@ -145,7 +145,7 @@ def test_a_damaged_refiner_of_an_archive_is_a_problem_of_verify_alone(files, run
         one, two = (np.load(files / folder / f"{name}.npy") for folder in ("out", "plain"))
         np.testing.assert_array_equal(one, two)
     _, err = run("decode", path, "--refine", "--out", files / "no", status=1)
-    assert "refiner is lost or damaged" in err
+    assert "refiner/file is lost or damaged" in err
     assert not (files / "no").exists()
     (path / "embedding/zarr.json").unlink()
     assert run("verify", path, status=1)[1].count("\n") == 2
@@ -237,13 +237,13 @@ def test_what_is_not_there_is_named(files, run):
         ((*blob, "--refine"), "codec: holds no refiner: give one with --refiner"),
         ((*blob, "--refiner", files / "other"), "other: the refiner belongs to another codec"),
         ((*blob, "--refiner", files / "codec"), "codec: a codec file where a refiner file is"),
-        ((*blob, "--refiner", files / "none"), "none: no such refiner file"),
+        ((*blob, "--refiner", files / "none"), "none: no such refiner"),
     ]
     for name in ("plain.zarr", "refined.zarr"):
         path = ("decode", files / name, "--out", files / "out")
         cases += [
             ((*path, "--refiner", files / "other"), "other: the refiner belongs to another codec"),
-            ((*path, "--refiner", files / "none"), "none: no such refiner file"),
+            ((*path, "--refiner", files / "none"), "none: no such refiner"),
         ]
     plain = ("decode", files / "plain.zarr", "--refine", "--out", files / "out")
     cases.append((plain, "plain.zarr: holds no refiner: give one with --refiner"))
