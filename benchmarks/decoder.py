@@ -50,7 +50,7 @@ _RANDOM = 1536
 _PER_TILE = 60
 _MARBLE = "blue-marble"
 _PQ = (4, 8, 16, 48)
-_VQ = (256, 1024, 4096)
+_VQ = (256, 1024)
 _PCA = (8, 32, 96)
 
 
