@@ -50,7 +50,7 @@ _RANDOM = 1536
 _PER_TILE = 60
 _MARBLE = "blue-marble"
 _PQ = (4, 8, 16, 48)
-_VQ = (256, 1024, 4096)
+_VQ = (256, 1024)
 _PCA = (8, 32, 96)
 
 
@@ -67,9 +67,9 @@ class Embedded:
 class Bench:
     """A model, and what is computed with it once."""
 
-    def __init__(self, model: str, cache: Path):
+    def __init__(self, model: str, cache: Path, steps: int):
         self.params = nec_jax.load(model)
-        self.cache = cache / Path(model).stem
+        self.cache, self.steps = cache / Path(model).stem, steps
         self.cache.mkdir(parents=True, exist_ok=True)
 
     def embedded(self, data: str, *splits: str) -> Embedded:
@@ -108,7 +108,7 @@ class Bench:
         codec = coder.load(codec_path)
         if not refiner_path.exists():
             log.info(f"fitting a refiner: {name}, {len(y)} embeddings")
-            refine.fitted(codec, scaled, side).save(refiner_path)
+            refine.fitted(codec, scaled, side, steps=self.steps).save(refiner_path)
         assert isinstance(codec, QualityLadder)
         return Units(mean, std, codec.with_refiner(coder.load_refiner(refiner_path)))
 
@@ -467,12 +467,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--multilabels", help="table of several labels per image")
     parser.add_argument("--qualities", nargs="*", type=int, default=[0, 2, 4, 6, 8, 11, 14])
     parser.add_argument("--practices", action="store_true", help="also PQ, OPQ, VQ, PCA, binary")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of refiners")
     parser.add_argument("--cache", type=Path, default=Path("runs/decoder"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     warnings.simplefilter("ignore", coder.UnusualEmbedding)
-    bench = Bench(options.model, options.cache)
+    bench = Bench(options.model, options.cache, options.steps)
     rows = {"errors": errors, "segment": segment, "scenes": scenes}[options.part](bench, options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(rows))

@@ -24,7 +24,7 @@ def optimised_pq(y: NDArray[np.float32], parts: int, calibration: NDArray[np.flo
     tokens = _tokens(calibration, 1 << 16)
     d = tokens.shape[1]
     rotation: Any = faiss.OPQMatrix(d, parts)
-    rotation.niter = 8
+    rotation.niter, rotation.niter_pq_0, rotation.niter_pq = 8, 8, 2
     rotation.train(tokens[spread(len(tokens), 1 << 14)])
     quantiser: Any = faiss.ProductQuantizer(d, parts, 8)
     quantiser.train(rotation.apply(tokens))
