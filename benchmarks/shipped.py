@@ -65,6 +65,11 @@ def main() -> None:
                 threads.map(imagecodecs.jpeg2k_decode, streams)
             ),
         }
+        if codec.refiner is not None:
+            runs |= {
+                "blobs to refined embeddings": lambda: pool.decode(blobs, refine=True),
+                "the same, one process": lambda: [codec.decode(b, refine=True) for b in blobs],
+            }
         speed = {name: len(images) / best_seconds(run, SECONDS) for name, run in runs.items()}
     row = {"bytes": bytes_per_image, "jpeg2000_bytes": float(np.mean([len(s) for s in streams]))}
     if arguments.json:

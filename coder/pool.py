@@ -5,7 +5,7 @@ constriction holds Python's global lock while it codes, so threads do not help.
 ```python
 with coder.Pool(codec) as pool:  # under `if __name__ == "__main__":` in a script
     blobs = pool.encode(y, grid=(14, 14))  # y: float [B, n, D]
-    y_hat = pool.decode(blobs)  # float32 [B, n, D]
+    y_hat = pool.decode(blobs)  # float32 [B, n, D]; refine=True as for codec.decode
 ```
 
 Floats pass between the processes in blocks of shared memory. A block belongs to one task until the
@@ -15,6 +15,7 @@ task's result has arrived. Without such memory they pass through pipes, which is
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
+from functools import cache, partial
 from multiprocessing import connection, reduction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +33,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coder import codecs
 from coder.arrays import as_array, as_blobs, as_floats, check_whole, warn_of_integers
 from coder.codecs import EmbeddingCodec
 from coder.errors import InputError, PoolError, named
+from coder.refiner import NO_REFINER
 
 _TASKS_PER_WORKER = 8  # tasks of a batch; several, so that a worker that is early finds more
 _AHEAD = 2  # tasks for each worker that a call hands out before it waits for the oldest
@@ -86,7 +87,7 @@ class Pool:
                     # Not fork: a process with JAX in it has threads, and a fork of it may hang.
                     multiprocessing.get_context("spawn"),
                     initializer=_start,
-                    initargs=(codec.to_bytes(), self._memory.file),
+                    initargs=(pickle.dumps(codec), self._memory.file),
                 )
             except (OSError, ImportError) as error:
                 raise PoolError(
@@ -146,14 +147,21 @@ class Pool:
             warnings.warn(text, category, stacklevel=2)
         return blobs
 
-    def decode(self, blobs: Iterable[bytes]) -> NDArray[np.float32]:
-        """Blobs of one grid -> float32 [B, n, D].
+    def decode(self, blobs: Iterable[bytes], *, refine: bool = False) -> NDArray[np.float32]:
+        """Blobs of one grid -> float32 [B, n, D]; the same floats as `codec.decode`.
+
+        Args:
+          blobs: the blobs.
+          refine: as for `codec.decode`; the codec of the pool must have a refiner.
 
         Raises:
           BlobError: as `codec.decode`, and says which blob.
-          InputError: no blobs, no bytes, or blobs of different grids.
+          InputError: no blobs, no bytes, or blobs of different grids; refine, and the codec has no
+            refiner.
           PoolError: as `encode`.
         """
+        if refine and self.codec.refiner is None:
+            raise InputError(NO_REFINER)
         # Copies: not everything that `codec.decode` reads can be sent to a process.
         sent = as_blobs(blobs)
         self._check()
@@ -165,13 +173,14 @@ class Pool:
             (len(sent), height * width + self.codec.class_token, self.codec.channels), np.float32
         )
         if self._executor is None:
+            decode = partial(self.codec.decode, refine=refine)
             for i, blob in enumerate(sent):
-                y_hat[i] = named("blob", i, self.codec.decode, blob)
+                y_hat[i] = named("blob", i, decode, blob)
             return y_hat
 
         def hand_out(span: slice, block: "_Block | None") -> tuple:
             place = None if block is None else block.place
-            return _decode, span.start, y_hat[span].shape, place, sent[span]
+            return _decode, span.start, y_hat[span].shape, place, sent[span], refine
 
         def take(span: slice, block: "_Block | None", result: NDArray | None) -> None:
             y_hat[span] = result if block is None else block.floats(y_hat[span].shape)
@@ -361,7 +370,7 @@ def _received(file: Any) -> _File:
     return _File(file.detach())
 
 
-# In a worker: its codec and the shared file, from its start on.
+# In a worker: its codec, with its refiner, and the shared file, from its start on.
 
 _codec: EmbeddingCodec
 _file: _File | None
@@ -372,7 +381,7 @@ def _start(codec: bytes, file: _File | None) -> None:
     # An interrupt in a terminal reaches all processes: the one that made the pool ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _codec, _file = codecs.from_bytes(codec), file
+    _codec, _file = pickle.loads(codec), file
 
 
 def _end_with_parent() -> None:
@@ -400,10 +409,11 @@ def _encode(
 
 
 def _decode(
-    start: int, shape: tuple[int, ...], place: _Place | None, blobs: list[bytes]
+    start: int, shape: tuple[int, ...], place: _Place | None, blobs: list[bytes], refine: bool
 ) -> NDArray[np.float32] | None:
     """Decode to floats of this shape; they are written to `place` if it is given."""
     y_hat = np.empty(shape, np.float32) if place is None else _floats(_mapped(place), shape)
+    decode = partial(_codec.decode, refine=refine)
     for i, blob in enumerate(blobs, start):
-        y_hat[i - start] = named("blob", i, _codec.decode, blob)
+        y_hat[i - start] = named("blob", i, decode, blob)
     return y_hat if place is None else None

@@ -2,11 +2,12 @@
 
 Most coefficients are rounded to zero, and decoding returns their mean. But tokens of a vision
 transformer lie near a curved and clustered set, so what was sent says much about what was not. The
-refiner predicts the difference for each token, from the decoded token and its neighbourhood:
+refiner predicts the difference for each token, from the decoded token and its surroundings:
 
     u = (y_hat - mean) / scale
-    m = the mean of u over the 3 x 3 tokens around the token, as far as they are in the grid
-    h = max(0, u @ token + (m @ basis) @ context + bias[r])         r: the index of the quality
+    c = the means of u @ basis over the 3 x 3 and over the 15 x 15 tokens around the token, as far
+        as they are in the grid, one after the other
+    h = max(0, u @ token + c @ context + bias[r])         r: the index of the quality
     y = y_hat + gains[r] * scale * (h @ out + offset)
 
 `bias` lets one network serve all qualities. `gains` are measured on embeddings that the network was
@@ -32,6 +33,10 @@ from coder.transform import product
 
 REFINER = "refiner"
 """The kind of a refiner's file."""
+RADII = (1, 7)
+"""How far the surroundings of a token reach, in tokens: 3 x 3 and 15 x 15."""
+NO_REFINER = "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
+"""What is wrong with a codec that is asked to refine and has no refiner."""
 _HALF = ("token", "basis", "context", "out")  # stored as float16
 
 
@@ -45,7 +50,7 @@ class Refiner:
       mean, scale: float32 [D].
       token: float16 [D, H].
       basis: float16 [D, C].
-      context: float16 [C, H].
+      context: float16 [2 C, H].
       bias: float32 [R, H].
       out: float16 [H, D].
       offset: float32 [D].
@@ -67,13 +72,16 @@ class Refiner:
     gains: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        d, h, c, r = self.channels, self.bias.shape[-1], self.basis.shape[-1], self.gains.size
-        shapes = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c), "context": (c, h)}
-        shapes |= {"bias": (r, h), "out": (h, d), "offset": (d,), "gains": (r,)}
+        d, r = self.channels, self.gains.size
+        h, c = (values.shape[-1] if values.ndim else 0 for values in (self.bias, self.basis))
+        shapes = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c)}
+        shapes |= {"context": (len(RADII) * c, h), "bias": (r, h), "out": (h, d)}
+        shapes |= {"offset": (d,), "gains": (r,)}
         for name, shape in shapes.items():
             values = getattr(self, name)
             dtype = np.dtype("<f2" if name in _HALF else "<f4")
-            if values.dtype != dtype or values.shape != shape or not (values.size or c == 0):
+            empty = not values.size and name not in ("basis", "context")  # C may be 0
+            if values.dtype != dtype or values.shape != shape or empty:
                 raise CodecError(
                     f"{name} of a refiner is {dtype.name} {list(shape)}, not "
                     f"{values.dtype} {list(values.shape)}"
@@ -118,20 +126,23 @@ class Refiner:
     ) -> NDArray[np.float32]:
         """Refine an embedding float32 [n, D] that the codec of this fingerprint decoded.
 
-        Raises InputError if the refiner is not one of this codec.
+        Raises:
+          InputError: the refiner is not one of this codec.
+          FileError: the refiner gives infinite numbers.
         """
+        self.check_channels(y_hat.shape[-1])
         index = self.codecs.get(fingerprint.hex(), -1)
         if index < 0:
             raise InputError("the refiner belongs to another codec than that of the embedding")
         gain = self.gains[index]
         if gain == 0:
             return y_hat
-        token, mixing, context, out = self._weights
+        token, basis, context, out = self._weights
         first = len(y_hat) - grid[0] * grid[1]
         u = (y_hat[first:] - self.mean) / self.scale
         h = product(u, token)
-        if mixing.size:
-            h += product(product(neighbourhood(u, grid), mixing), context)
+        if basis.size:
+            h += product(surroundings(product(u, basis), grid), context)
         h += self.bias[index]
         np.maximum(h, 0, out=h)
         change = product(h, out)
@@ -139,7 +150,16 @@ class Refiner:
         change *= gain * self.scale
         y = y_hat.copy()
         y[first:] += change
+        if not np.isfinite(y).all():
+            raise FileError("the refiner gives infinite numbers: it was made wrongly")
         return y
+
+    def check_channels(self, channels: int) -> None:
+        """Raise InputError unless the refiner is for embeddings of so many channels."""
+        if channels != self.channels:
+            raise InputError(
+                f"the refiner is for {self.channels} channels, and the embeddings have {channels}"
+            )
 
     @lazy_attribute
     def _weights(self) -> tuple[NDArray[np.float32], ...]:
@@ -186,20 +206,38 @@ class Refiner:
 
 
 def load_refiner(path: str | os.PathLike[str]) -> Refiner:
-    """Read a refiner from its file. Raises FileError: no such file, damaged, or another kind."""
+    """Read a refiner from its file or a model file, or that of a shipped model by its name.
+
+    Raises FileError: no such file, a damaged one, one of another kind, or a model without refiner.
+    """
+    tensors, content = container.read(container.found(path, "refiner"), REFINER, "model")
     with about(path):
-        return Refiner.from_parts(*container.read(path, REFINER))
+        if "config" in content:  # a model's
+            if not isinstance(content := content.get("refiner"), dict):
+                raise FileError("a model without a refiner")
+            tensors = container.under("refiner/", tensors)
+        return Refiner.from_parts(tensors, content)
 
 
-def neighbourhood(u: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """The mean over the 3 x 3 tokens around each token [h w, D], as far as they are in the grid."""
-    height, width = grid
-    rows = u.reshape(height, width, -1)
-    for axis in (0, 1):
-        source = np.moveaxis(rows, axis, 0)
-        sums, counts = source.copy(), np.ones((len(source), 1, 1), np.float32)
-        for values, those in ((sums, source), (counts, counts.copy())):
-            values[1:] += those[:-1]
-            values[:-1] += those[1:]
-        rows = np.moveaxis(sums / counts, 0, axis)
-    return rows.reshape(u.shape)
+def check_refiner(refiner: object) -> None:
+    """Raise InputError unless this is a refiner."""
+    if not isinstance(refiner, Refiner):
+        raise InputError(f"a {type(refiner).__name__} is no refiner: give coder.load_refiner(FILE)")
+
+
+def surroundings(values: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """The means of values [h w, C] over the places around each place, by `RADII`: [h w, 2 C]."""
+    placed = values.reshape(*grid, -1)
+    means = [_mean_around(_mean_around(placed, 0, radius), 1, radius) for radius in RADII]
+    return np.concatenate(means, axis=2).reshape(len(values), -1)
+
+
+def _mean_around(values: NDArray[np.float32], axis: int, radius: int) -> NDArray[np.float32]:
+    """The mean over the places at most `radius` away along an axis, as far as they are there."""
+    side = values.shape[axis]
+    # In float64, whose sums over any grid are more precise than float32.
+    sums = np.insert(np.cumsum(values, axis, np.float64), 0, 0.0, axis)
+    first = np.maximum(np.arange(side) - radius, 0)
+    end = np.minimum(np.arange(side) + radius + 1, side)
+    counts = np.expand_dims(end - first, 1 - axis)[..., None]
+    return ((sums.take(end, axis) - sums.take(first, axis)) / counts).astype(np.float32)

@@ -20,12 +20,14 @@ def main() -> None:
     """Print held-out accuracy."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("archive", metavar="ARCHIVE.zarr", help="archive of labelled images")
+    parser.add_argument("--refine", action="store_true", help="use the refiner of the archive")
     options = parser.parse_args()
     group = archive.open_archive(options.archive)
     use, labels = archive.labelled(group)
     if left_out := np.count_nonzero(~use):
         print(f"{left_out} images are left out: they have no label, or are not valid")
-    x = archive.read_array(group, "embedding").mean(axis=(1, 2))  # [images, channels]
+    y_hat = archive.read_array(group, "embedding", refine=options.refine)
+    x = y_hat.mean(axis=(1, 2))  # [images, channels]
     if "class_token" in group:
         x = np.concatenate([x, archive.read_array(group, "class_token")], axis=1)
     x, y = x[use], labels[use]

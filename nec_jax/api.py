@@ -8,6 +8,7 @@ the precision of products is the model's, whatever `jax_default_matmul_precision
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -23,6 +24,7 @@ from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec, transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
+from nec_jax.models.refiner_network import arrays_of, refined
 
 
 @jax_defaults()
@@ -61,7 +63,7 @@ def encode(
         raise InputError(
             f"pool is a {type(pool).__name__}: give a coder.Pool(params.codec.at(quality))"
         )
-    if pool is not None and pool.codec != codec:
+    if pool is not None and pool.codec.fingerprint != codec.fingerprint:
         raise InputError(
             "the pool codes for another codec: make it of this model's, params.codec.at(quality)"
         )
@@ -72,24 +74,30 @@ def encode(
 
 
 def decode(
-    params: NecParams, blobs: Iterable[bytes | bytearray | memoryview | NDArray]
+    params: NecParams,
+    blobs: Iterable[bytes | bytearray | memoryview | NDArray],
+    *,
+    refine: bool = False,
 ) -> NDArray[np.float32]:
     """Blobs of images of one size -> embeddings float32 [B, (1 +) T, D], class token first.
 
     Args:
       params: the model that encoded them, or one with the same codec.
       blobs: any iterable of byte strings, or of other objects that hold bytes, such as memoryview.
+      refine: bring the embeddings closer to those that were encoded, by the model's refiner. Do
+        not encode refined embeddings again, and do not pass them to `heads`, which refine.
 
     Raises:
       BlobError: a blob is damaged or was made by another model; names its index, from 0.
-      InputError: no blobs, or blobs of different grids.
+      InputError: no blobs, blobs of different grids, or `refine` and the model has no refiner.
     """
-    codec = _codec(params)
+    codec = _codec(params, refine)
     sent = as_blobs(blobs)
     grids = {named("blob", i, codec.grid_of, blob) for i, blob in enumerate(sent)}
     if len(grids) > 1:
         raise InputError(f"blobs of different token grids {sorted(grids)}: decode each size apart")
-    return np.stack([named("blob", i, codec.decode, blob) for i, blob in enumerate(sent)])
+    one = functools.partial(codec.decode, refine=refine)
+    return np.stack([named("blob", i, one, blob) for i, blob in enumerate(sent)])
 
 
 @jax_defaults()
@@ -100,16 +108,30 @@ def embed(
     quality: int | None = None,
     coding_batch: int | None = None,
     precision: str | None = None,
+    refine: bool = False,
 ) -> NDArray[np.float32]:
-    """The same as `decode(params, encode(params, images, quality=quality))`, without the bytes."""
+    """What `decode` returns for the blobs of `encode`, without making the blobs.
+
+    `embed(params, images, quality=quality, refine=refine)` equals
+    `decode(params, encode(params, images, quality=quality), refine=refine)`, bit for bit.
+    """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params).at(quality)
+    codec = _codec(params, refine).at(quality)
     batches, grid = _latent_batches(params, images, "embed")
-    return np.concatenate([codec.dequantise(codec.quantise(y, grid), grid) for y in batches])
+
+    def decoded(y: NDArray[np.float32]) -> NDArray[np.float32]:
+        y_hat = codec.dequantise(codec.quantise(y, grid), grid)
+        if not refine or codec.refiner is None:
+            return y_hat
+        return np.stack([codec.refiner.refine(one, grid, codec.fingerprint) for one in y_hat])
+
+    return np.concatenate([decoded(y) for y in batches])
 
 
 @jax_defaults()
-def embed_traced(params: NecParams, images: jax.Array, *, quality: int | None = None) -> jax.Array:
+def embed_traced(
+    params: NecParams, images: jax.Array, *, quality: int | None = None, refine: bool = False
+) -> jax.Array:
     """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
 
     Equal to `embed` except near ties: compiled into a larger program, floats may differ slightly
@@ -117,10 +139,12 @@ def embed_traced(params: NecParams, images: jax.Array, *, quality: int | None = 
 
     Its gradient is zero: rounding has none.
     """
-    codec = _codec(params).at(quality)
+    codec = _codec(params, refine).at(quality)
     y = _latents(params.config, params.weights, images)
     if isinstance(codec, TransformCodec):
-        return transform_bottleneck.rounded(codec, y, params.config.grid(*images.shape[1:3]))
+        grid = params.config.grid(*images.shape[1:3])
+        y_hat = transform_bottleneck.rounded(codec, y, grid)
+        return refined(arrays_of(codec), y_hat, grid) if refine else y_hat
     assert isinstance(codec, ScalarCodec)
     offsets, steps = jnp.asarray(codec.offsets), jnp.asarray(codec.steps)
     return jnp.round((y - offsets) / steps) * steps + offsets
@@ -146,9 +170,13 @@ def with_coding(
 _latents = jax.jit(nec.latents, static_argnames="config")
 
 
-def _codec(params: NecParams) -> EmbeddingCodec:
+def _codec(params: NecParams, refine: bool = False) -> EmbeddingCodec:
     if params.codec is None:
         raise InputError("this model has no codec: adapt it with `nec compress`")
+    if refine and params.codec.refiner is None:
+        raise InputError(
+            "this model has no refiner: train one with `nec refine`, or leave refine=True out"
+        )
     return params.codec
 
 

@@ -4,6 +4,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,8 @@ class NecParams:
     Attributes:
       weights: {"encoder": ..., "bottleneck": ..., "decoder": ...}, float32.
       config: architecture and input contract.
-      codec: codes latents as bytes; None for a model that is only pre-trained.
+      codec: codes latents as bytes; None for a model that is only pre-trained. Its refiner, if it
+        has one, is a part of the model and of its file.
       provenance: canonical JSON of how the model was made, for people and reports.
     """
 
@@ -47,19 +49,28 @@ class NecParams:
 
 @jax_defaults()
 def save(params: NecParams, path: str | os.PathLike[str]) -> None:
-    """Write a model file: weights, config and codec in one safetensors file, with its digest.
+    """Write a model file: weights, config, codec and its refiner in one safetensors file.
 
     Weights that float16 holds exactly are written as float16, in half the bytes.
 
     Raises:
-      InputError: weights that are not float32, which `load` would refuse.
+      InputError: what `load` would refuse: weights that are not float32, or the refiner of another
+        codec.
     """
     weights = flatten_weights(params.weights)
     check_float32(weights)
-    tensors = {f"weights/{k}": _stored(v) for k, v in weights.items()}
-    codec_tensors, codec = params.codec.to_parts() if params.codec is not None else ({}, None)
-    tensors |= {f"codec/{k}": v for k, v in codec_tensors.items()}
-    content = {"config": params.config.to_meta(), "codec": codec, "provenance": params.provenance}
+    tensors = {f"weights/{k}": as_stored(v) for k, v in weights.items()}
+    content: dict[str, Any] = {"config": params.config.to_meta(), "codec": None}
+    content["provenance"] = params.provenance
+    codec, parts = params.codec, {}
+    if codec is not None:
+        parts["codec"] = codec.to_parts()
+        if codec.refiner is not None:
+            codec.with_refiner(codec.refiner)  # refuses that of another codec
+            parts["refiner"] = codec.refiner.to_parts()
+    for part, (held, described) in parts.items():
+        tensors |= {f"{part}/{k}": v for k, v in held.items()}
+        content[part] = described
     container.write(path, MODEL, tensors, content)
 
 
@@ -73,7 +84,8 @@ def check_float32(tensors: dict[str, np.ndarray]) -> None:
         )
 
 
-def _stored(leaf: np.ndarray) -> np.ndarray:
+def as_stored(leaf: np.ndarray) -> np.ndarray:
+    """Weights as a file holds them: as float16, where that changes none of them."""
     with np.errstate(over="ignore"):
         half = leaf.astype(np.float16)
     return half if np.array_equal(half.astype(leaf.dtype), leaf, equal_nan=True) else leaf
@@ -101,6 +113,7 @@ def load(name: str | os.PathLike[str]) -> NecParams:
     path = model_path(name)
     tensors, content = container.read(path, MODEL)
     forms = {"config": dict, "codec": (dict, type(None)), "provenance": str}
+    forms |= {"refiner": dict} if "refiner" in content else {}
     sound = [isinstance(content.get(key), form) for key, form in forms.items()]
     if content.keys() != forms.keys() or not all(sound):
         raise FileError("not the content of a model file: update nec-jax", path)
@@ -114,6 +127,9 @@ def load(name: str | os.PathLike[str]) -> NecParams:
         codec = None
         if content["codec"] is not None:
             codec = codecs.from_parts(container.under("codec/", tensors), content["codec"])
+            codec = codecs.with_refiner_of(codec, tensors, content)
+        elif "refiner" in content or container.under("refiner/", tensors):
+            raise FileError("a refiner, and no codec that it belongs to: make the model again")
     coded = config.embedding_width, config.code_class_token
     if codec is not None and (codec.channels, codec.class_token) != coded:
         raise FileError("its codec is not one of its architecture: make it again", path)

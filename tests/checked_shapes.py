@@ -5,7 +5,8 @@ Imported before nec_jax is. What users call is left out: it has errors of its ow
 
 from jaxtyping import install_import_hook
 
-MODELS = ("bottleneck", "dense", "density", "mae", "nec", "rounding", "transform_bottleneck", "vit")
+MODELS = ("bottleneck", "dense", "density", "mae", "nec", "refiner_network", "rounding")
+MODELS += ("transform_bottleneck", "vit")
 HEADS = ("layers", "network")
 CHECKED = [
     *(f"nec_jax.models.{name}" for name in MODELS),

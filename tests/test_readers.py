@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import EXAMPLES, TESTS
+from folders import EXAMPLES, GOLDEN, TESTS
 from folders import KEPT as ALL_KEPT
 from PIL import Image
 
@@ -47,6 +47,8 @@ def right_file(kind: str, folder: Path) -> Path:
     path = folder / f"right{SUFFIXES[kind]}"
     if kind in ("model", "codec", "head"):
         shutil.copy(KEPT / f"{kind}.safetensors", path)
+    elif kind == "refiner":
+        shutil.copy(GOLDEN / "ladder.refiner.safetensors", path)
     elif kind == "blob":
         shutil.copy(KEPT / "image.blob", path)
     elif kind == "archive":
@@ -87,6 +89,7 @@ SUFFIXES = {
     "model": ".safetensors",
     "codec": ".safetensors",
     "head": ".safetensors",
+    "refiner": ".safetensors",
     "blob": ".blob",
     "archive": ".zarr",
     "embeddings": ".npy",
@@ -146,6 +149,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "coder info blob": ("blob", coder_command("info", "FILE")),
     "coder info codec": ("codec", coder_command("info", "FILE")),
     "coder info model": ("model", coder_command("info", "FILE")),
+    "coder info refiner": ("refiner", coder_command("info", "FILE")),
     "coder info archive": ("archive", coder_command("info", "FILE")),
     "coder verify archive": ("archive", coder_command("verify", "FILE")),
     "coder decode archive": ("archive", coder_command("decode", "FILE", "--out", "OUT")),
@@ -158,6 +162,18 @@ READERS: dict[str, tuple[str, Reader]] = {
     "coder decode --codec": (
         "codec",
         coder_command("decode", "BLOB", "--codec", "FILE", "--out", "OUT"),
+    ),
+    "coder decode --refiner": (
+        "refiner",
+        coder_command("decode", "BLOB", "--codec", "CODEC", "--refiner", "FILE", "--out", "OUT"),
+    ),
+    "coder decode archive --refiner": (
+        "refiner",
+        coder_command("decode", str(KEPT / "archive.zarr"), "--refiner", "FILE", "--out", "OUT"),
+    ),
+    "coder decode archive --refine": (
+        "archive",
+        coder_command("decode", "FILE", "--refine", "--out", "OUT"),
     ),
     "coder fit": ("embeddings", coder_command("fit", "FILE", "--out", "OUT")),
     "coder encode": ("embeddings", coder_command("encode", "FILE", "--out", "OUT")),
@@ -211,6 +227,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     ),
     "examples/probe.py": ("archive", example("probe.py", "FILE")),
     "coder.load": ("codec", lambda path, _: coder.load(path)),
+    "coder.load_refiner": ("refiner", lambda path, _: coder.load_refiner(path)),
     "nec_jax.load": ("model", lambda path, _: nec_jax.load(path)),
     "heads.load": ("head", lambda path, _: heads.load(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
@@ -330,6 +347,21 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Path, list[str]], Any]]] = {
         "blob",
         lambda path, out, more: coder_main(
             ["decode", str(path), "--codec", str(CODEC), "--out", str(out), *more]
+        ),
+    ),
+    "coder decode --refiner": (
+        "refiner",
+        lambda path, out, more: coder_main(
+            [
+                *("decode", str(KEPT / "image.blob"), "--codec", str(CODEC)),
+                *("--refiner", str(path), "--out", str(out), *more),
+            ]
+        ),
+    ),
+    "coder fit --refiner": (
+        "embeddings",
+        lambda path, out, more: coder_main(
+            ["fit", str(path), "--out", str(path.with_name("codec")), "--refiner", str(out), *more]
         ),
     ),
     "coder decode archive": (

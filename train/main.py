@@ -13,8 +13,10 @@ from train import configs
 from train.configs import options as task_options
 from train.configs import study_options
 
-TASKS = ("pretrain", "distil", "compress", "describe")
+TASKS = ("pretrain", "distil", "compress", "refine", "describe")
 STUDIES = ("evaluate", "sweep", "report", "compare")
+RESUMED = ("pretrain", "distil", "compress", "sweep")
+"""The commands that go on from where they were stopped."""
 COMMANDS = TASKS + STUDIES
 """Each command is a module of `train.tasks` or `train.studies` with `run(options)`, and a dataclass
 of `train.configs.options` or `train.configs.study_options`."""
@@ -47,7 +49,7 @@ def parse(command: str, arguments: list[str]) -> Any:
       SystemExit: an option is wrong; a message is printed.
     """
     default, about = kind(command)(), inspect.getdoc(kind(command)) or ""
-    if command not in ("report", "compare"):
+    if command not in ("refine", "report", "compare"):
         # Before a line that does not begin with a letter, tyro adds a blank one.
         about += "\n\nWith `--config NAME`, start from an experiment (python -m train.main --help)."
         if command == "sweep" and arguments and not arguments[0].startswith("-"):
@@ -105,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
                 importlib.import_module(f"train.{room}.{command}").run(options)
     except KeyboardInterrupt as stopped:
         where = f" {stopped}" if str(stopped) else ""
-        print(f"stopped{where}: the same command resumes the run", file=sys.stderr)
+        again = "resumes the run" if command in RESUMED else "starts it again"
+        print(f"stopped{where}: the same command {again}", file=sys.stderr)
         sys.exit(RESUMABLE)
     except (
         CheckpointError,

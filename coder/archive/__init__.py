@@ -8,6 +8,7 @@
 | `label` | image | int32, a coordinate; -1 where there is none |
 | `valid` | image | bool, a coordinate; false where there is no embedding |
 | `error` | image | text, a coordinate; why an image is not valid |
+| `refiner/file` | refiner_byte | uint8, a refiner's file (`coder.Refiner`); if there is one |
 
 Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
 `nec_archive` lists the shards that must exist, with a digest of each (docs/format.md, section 9),
@@ -19,14 +20,18 @@ A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image 
 for. If shards are full (`even_shard`), that makes 28 bytes per image. Class tokens add one blob per
 shard.
 
-`contents` makes, opens and reads archives; `manifest` is the record of what one must hold. `writer`
-has `Writer`, with `lock` and `image_ids`.
+All arrays hold plain decoded embeddings. `read_array(group, "embedding", refine=True)` refines what
+it returns, by the refiner of the archive (`add_refiner`, or that of the codec of `create`).
+
+`contents` makes, opens and reads archives; `manifest` is the record of what one must hold;
+`refiner_array` is their refiner. `writer` has `Writer`, with `lock` and `image_ids`.
 `zarr_codec` is the Zarr codec `nec`, for arrays of embeddings in any store. `zarr_nodes` opens and
 reads Zarr groups and arrays with errors that name the cause.
 """
 
 from coder.archive.contents import (
     SHARD,
+    add_refiner,
     create,
     even_shard,
     finish,
@@ -37,11 +42,13 @@ from coder.archive.contents import (
     valid_images,
 )
 from coder.archive.manifest import written_shards
+from coder.archive.refiner_array import read_refiner
 from coder.archive.writer import Writer
 
 __all__ = [
     "SHARD",
     "Writer",
+    "add_refiner",
     "create",
     "even_shard",
     "finish",
@@ -49,6 +56,7 @@ __all__ = [
     "not_valid",
     "open_archive",
     "read_array",
+    "read_refiner",
     "valid_images",
     "written_shards",
 ]

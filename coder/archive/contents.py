@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,17 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import StorePath
 
 from coder import files
-from coder.archive import manifest, zarr_nodes
+from coder.archive import manifest, refiner_array, zarr_nodes
 from coder.archive.lock import locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
-from coder.archive.zarr_codec import NecCodec
+from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
+from coder.refiner import Refiner, check_refiner
 
 SHARD = 256
-_OWN = (ATTRIBUTE, "coordinates")
+_OWN = (ATTRIBUTE, refiner_array.ATTRIBUTE, "coordinates")
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
 _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
 
@@ -81,6 +83,8 @@ def planned(
             f"the class tokens of a shard of {shard} images are one blob, and this codec takes "
             f"at most {codec.max_tokens} tokens: give a smaller shard"
         )
+    if codec.refiner is not None:
+        refiner_array.check_serves(codec.refiner, codec.split()[0])
     return Plan(codec, count, (height, width), shard, as_read)
 
 
@@ -114,7 +118,8 @@ def create(
     Args:
       store: a path, or a Zarr store, with nothing in it. A zip store cannot be used: write a
         folder, and zip that.
-      codec: a codec of one quality, with or without a class token.
+      codec: a codec of one quality, with or without a class token. If it has a refiner, the
+        archive gets it.
       count: number of images.
       grid: tokens (height, width) of every image.
       shard: images per shard, the smallest part to write at once; None for `even_shard(count)`.
@@ -167,7 +172,7 @@ def open_archive(store: Any) -> zarr.Group:
     with zarr_nodes.about_store(store):
         if not isinstance(group, zarr.Group):
             raise FileError("a Zarr array, not an archive: give the group that holds it")
-        arrays = zarr_nodes.opened(group)
+        arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         state = manifest.read_state(group)
         if state is None and not manifest.is_earlier(group, arrays):
             raise FileError("not an archive of images: it has no embedding, label and id")
@@ -195,13 +200,62 @@ def finish(group: zarr.Group) -> None:
         state = manifest.read_state(group)
         if state is None:
             raise FileError("not an archive, or one of an earlier version: make it with `create`")
-        arrays = zarr_nodes.opened(group)
+        arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         # Only whole arrays: the shards that there must be are counted below.
         refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         _check_shards(arrays)
         new = manifest.completed({name: arrays[name] for name in state["shards"]})
         if new != state:
             group.attrs[ATTRIBUTE] = new
+
+
+def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
+    """Add a refiner to a complete archive. Nothing else in it changes.
+
+    Adding the refiner that it has already changes nothing, or mends it if it is damaged.
+
+    Args:
+      group: the archive, open for writing: `zarr.open_group(path, mode="r+")`.
+      refiner: a refiner of the codec of its embeddings.
+
+    Raises:
+      InputError: the refiner of another codec.
+      OutputError: the archive has another refiner; it cannot be written; another process writes
+        it, or has changed it since the group was opened.
+      FileError: not a complete archive.
+    """
+    name, attribute = refiner_array.GROUP, refiner_array.ATTRIBUTE
+    check_refiner(refiner)
+    if not isinstance(group, zarr.Group):
+        raise InputError(f"{group!r:.80} is no group: give coder.archive.open_archive(PATH)")
+    with zarr_nodes.about_store(group.store):
+        check_store(group.store_path)
+        with locked(zarr_nodes.local_path(group.store_path)):
+            open_archive(group)
+            now = zarr.open_group(group.store_path, mode="r", use_consolidated=False)
+            if now.attrs.asdict() != group.attrs.asdict():
+                raise OutputError("has changed since the group was opened: open it again")
+            if group.metadata.consolidated_metadata is not None:
+                text = (
+                    "its metadata are consolidated, and do not know the refiner: open it with "
+                    "use_consolidated=False, and run zarr.consolidate_metadata again afterwards"
+                )
+                raise OutputError(text)
+            refiner_array.check_serves(refiner, nec_codec(array_of(group, "embedding")))
+            has, fingerprint = group.attrs.get(attribute), refiner.fingerprint.hex()
+            if has == fingerprint:
+                with suppress(FileError):
+                    refiner_array.read_refiner(group)
+                    return
+            elif has is not None or (
+                name in zarr_nodes.names(group) and not refiner_array.holds(group, refiner)
+            ):
+                raise OutputError(
+                    f"has another refiner, or a part of one: to replace it, first run "
+                    f'del group.attrs["{attribute}"], if it is there, and del group["{name}"]'
+                )
+            refiner_array.write_array(group, refiner)
+            group.attrs[attribute] = fingerprint
 
 
 def refuse_lost(
@@ -238,25 +292,65 @@ def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     return use, labels
 
 
-def read_array(group: zarr.Group, name: str) -> NDArray[Any]:
-    """Read a whole array of an archive; floats of images that are not valid are NaN.
+def read_array(
+    group: zarr.Group, name: str, images: Any = None, *, refine: bool = False
+) -> NDArray[Any]:
+    """Read an array of an archive; floats of images that are not valid are NaN.
 
-    Raises FileError if it is damaged, or if a shard has changed since the archive was finished.
+    Args:
+      group: the archive.
+      name: the name of the array.
+      images: which images to read, as NumPy takes an index: a slice, whole numbers, or bool
+        [images]; None for all. Only their shards are read.
+      refine: bring embeddings closer to those that were encoded, by the refiner of the archive.
+        Class tokens stay as they are. Do not encode refined embeddings again.
+
+    Raises:
+      FileError: it is damaged, or a shard has changed since the archive was finished; refine, and
+        the refiner is damaged.
+      InputError: no such images; refine, and the archive has no refiner, or the array has no
+        embeddings.
     """
     array = array_of(group, name)
+    numbers = _numbers(array.shape[0], images)
+    if refine and name not in ("embedding", "class_token"):
+        raise InputError(f"refine is for embeddings, and {name} holds none: leave it out")
+    refiner = refiner_array.read_refiner(group) if refine else None
+    source: Any = array if images is None else array.oindex
     with zarr_nodes.about_store(group.store):
         try:
-            values = zarr_nodes.read(array)
+            values = zarr_nodes.read(source, numbers)
         except PermissionError as error:
             raise NoPermission(path=error.filename) from error
         except Exception as error:  # whatever any codec raises is damage here
             text = f"{name} is damaged ({error}): `nec verify` says where"
             raise FileError(text) from error
-        for where, what, _ in manifest.changed(name, array, manifest.read_state(group)):
+        shards = None if images is None else set((numbers // shard_size(array)).tolist())
+        for where, what, _ in manifest.changed(name, array, manifest.read_state(group), shards):
             raise FileError(f"{where} {what}")
     if name in ("embedding", "class_token"):
-        values[~valid_images(group)] = np.nan
+        valid = valid_images(group)[numbers]
+        values[~valid] = np.nan
+        if refiner is not None and name == "embedding":
+            codec = nec_codec(array)
+            refiner_array.check_serves(refiner, codec)
+            assert codec is not None
+            for i in np.flatnonzero(valid):
+                values[i] = refined(values[i], codec, refiner, array.fill_value)
     return values
+
+
+def _numbers(count: int, images: Any) -> Any:
+    """The numbers of images that an index of NumPy selects of so many; a slice for None."""
+    if images is None:
+        return slice(None)
+    try:
+        numbers = np.arange(count)[images]
+    except (IndexError, TypeError, ValueError) as error:
+        raise InputError(f"images {images!r} of {count}: {error}") from error
+    if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
+        raise InputError(f"images {images!r}: give a slice, a list of whole numbers, or a mask")
+    return numbers
 
 
 def not_valid(group: zarr.Group, limit: int = 5) -> tuple[int, list[tuple[int, str, str]]]:
@@ -292,10 +386,14 @@ def _make(store: Any, plan: Plan) -> zarr.Group:
     names += ["class_token"] * (for_class is not None)
     # xarray reads `coordinates`, and makes them coordinates.
     own = {"coordinates": "id label valid error", ATTRIBUTE: manifest.begun(names)}
+    if plan.codec.refiner is not None:
+        own[refiner_array.ATTRIBUTE] = plan.codec.refiner.fingerprint.hex()
     try:
         group = zarr.create_group(store, attributes={**plan.attributes, **own})
     except (ContainsGroupError, ContainsArrayError) as error:
         raise OutputError("there is a Zarr group or array in this store: choose another") from error
+    if plan.codec.refiner is not None:
+        refiner_array.write_array(group, plan.codec.refiner)
 
     def add(name: str, dimensions: Sequence[str], shape: Sequence[int], **settings) -> None:
         group.create_array(

@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
-from coder.archive import contents, image_ids, manifest, zarr_nodes
+from coder.archive import contents, image_ids, manifest, refiner_array, zarr_nodes
 from coder.archive.lock import locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
@@ -57,7 +57,7 @@ class Writer:
           store: a path, or a Zarr store that can rewrite and delete what it holds. A zip store
             cannot: write a folder, and zip that. Only paths, and stores of local folders, are
             locked.
-          codec: a codec of one quality.
+          codec: a codec of one quality. An archive that is made gets its refiner, if it has one.
           count: number of images.
           grid: tokens (height, width) of every image.
           shard: images per shard; None for `even_shard(count)`.
@@ -292,7 +292,7 @@ class Writer:
                 "exists, and is not an archive of this version, which a writer could go on with: "
                 "choose another place"
             )
-        arrays = zarr_nodes.opened(group)
+        arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         given, embedding = self._plan, arrays["embedding"]
         class_codec = nec_codec(arrays["class_token"]) if "class_token" in arrays else None
@@ -302,8 +302,11 @@ class Writer:
             "number of images": (embedding.shape[0], given.count),
             "grid": (tuple(embedding.shape[1:3]), given.grid),
             "shard": (shard_size(embedding), given.shard),
-            "codec": ((nec_codec(embedding), class_codec), given.codec.split()),
+            "codec": ((nec_codec(embedding), class_codec), given.codec.with_refiner(None).split()),
         }
+        if given.codec.refiner is not None:  # else an archive keeps what it has
+            fingerprint = given.codec.refiner.fingerprint.hex()
+            settings["refiner"] = (group.attrs.get(refiner_array.ATTRIBUTE), fingerprint)
         if other := {name: two for name, two in settings.items() if two[0] != two[1]}:
             pairs = ((name, *map(_shown, two)) for name, two in other.items())
             shown = "; ".join(f"{name}: {before}, now {now}" for name, before, now in pairs)
@@ -311,6 +314,11 @@ class Writer:
                 f"was begun with another {', '.join(other)} ({shown}): give the same, or write a "
                 "second archive (images cannot be added to one)"
             )
+        if given.codec.refiner is not None:
+            try:
+                refiner_array.read_refiner(group)
+            except FileError:  # lost or damaged
+                refiner_array.write_array(group, given.codec.refiner)
         if path is not None and self._lock.is_real:
             # What a killed run was writing: zarr renames a file once it is whole.
             for part in path.rglob("*.partial"):

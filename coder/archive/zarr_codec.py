@@ -47,16 +47,20 @@ from zarr.core.dtype import ZDType
 from coder import codecs
 from coder.codecs import OneQualityCodec, TransformCodec
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
+from coder.refiner import Refiner
 from coder.transform import frequencies
 
 _NAME = "nec"
 _GAPS = b"\0"  # first byte of a chunk with gaps; a blob begins with its version
-_LARGEST = 1 << 28  # maximum bytes of a codec's file; bounds what hostile metadata may inflate to
+LARGEST = 1 << 28
+"""Maximum bytes of the file of a codec or refiner in a store: bounds what hostile metadata cost."""
 
 
 @dataclass(frozen=True)
 class NecCodec(ArrayBytesCodec):
     """Code chunks of float32 [..., width, D] with a codec of one quality, without class token.
+
+    Arrays are never refined: the refiner of the codec, if any, is dropped.
 
     Raises:
       CodecError: a codec with a class token, or an array that it cannot code: another dtype than
@@ -79,6 +83,8 @@ class NecCodec(ArrayBytesCodec):
                 "writing what was read would change it: the codec's steps are too small beside its "
                 "offsets for float32"
             )
+        if self.codec.refiner is not None:
+            object.__setattr__(self, "codec", self.codec.with_refiner(None))
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> "NecCodec":
@@ -92,7 +98,7 @@ class NecCodec(ArrayBytesCodec):
             raise FileError(f"the nec codec's configuration is not {sorted(configuration)}")
         try:
             unfold = zlib.decompressobj()
-            file = unfold.decompress(base64.b64decode(text, validate=True), _LARGEST)
+            file = unfold.decompress(base64.b64decode(text, validate=True), LARGEST)
         except (ValueError, zlib.error) as error:
             raise FileError(f"the codec in the array's metadata is damaged: {error}") from error
         if not unfold.eof or unfold.unused_data:
@@ -144,8 +150,7 @@ class NecCodec(ArrayBytesCodec):
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         y = chunk_data.as_numpy_array().reshape(*self._grid(chunk_spec.shape), self.codec.channels)
         there = _written(y, chunk_spec.fill_value)
-        # Up to the last row and column with a token; one token of a chunk without any.
-        height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
+        height, width = _coded(there)
         part = y[:height, :width]
         if not there.any() and np.isnan(chunk_spec.fill_value):
             raise InputError(
@@ -329,6 +334,16 @@ def _written(y: np.ndarray, fill_value: Any) -> Any:
     return ~np.isnan(y).all(-1) if np.isnan(fill) else (y != fill).any(-1)
 
 
+def _coded(there: np.ndarray) -> tuple[int, int]:
+    """The grid of a chunk's blob: up to the last row and column with a token, and at least one.
+
+    Args:
+      there: bool [h, w], which tokens of the chunk are written.
+    """
+    height, width = (1 + int(np.flatnonzero(there.any(k)).max(initial=0)) for k in (1, 0))
+    return height, width
+
+
 def _beyond_an_edge(there: np.ndarray, shape: tuple[int, ...]) -> str:
     """The remedy if tokens are missing at the ends of a chunk's sides, as beyond an array's edge.
 
@@ -345,6 +360,23 @@ def _beyond_an_edge(there: np.ndarray, shape: tuple[int, ...]) -> str:
         f". If the array ends after {size} tokens of the chunk: make it with chunks of other sides "
         f"than {shape}, which divide the array's, or of 1 on the first"
     )
+
+
+def refined(
+    chunk: np.ndarray, codec: OneQualityCodec, refiner: Refiner, fill_value: Any
+) -> np.ndarray:
+    """A decoded chunk float32 [.., width, D], refined as `codec.decode(refine=True)` does its blob.
+
+    Rows and columns at its end that are all fill value stay as they are: they were not coded.
+    """
+    y = chunk.reshape(math.prod(chunk.shape[:-2]), *chunk.shape[-2:]).copy()
+    there = _written(y, fill_value)
+    if there.any():
+        height, width = _coded(there)
+        part = y[:height, :width]
+        flat = refiner.refine(part.reshape(-1, y.shape[-1]), (height, width), codec.fingerprint)
+        part[...] = flat.reshape(part.shape)
+    return y.reshape(chunk.shape)
 
 
 def nec_codec(array: Any) -> OneQualityCodec | None:

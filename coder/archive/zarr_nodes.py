@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,16 @@ def check_readable(array: zarr.Array) -> None:
 
 
 def members(
-    group: zarr.Group, prefix: str = ""
+    group: zarr.Group, prefix: str = "", but: Collection[str] = ()
 ) -> tuple[dict[str, zarr.Array], dict[str, Exception]]:
     """All arrays of a group, by name; and, by name, why other members cannot be opened.
 
-    Other files are left out.
+    Other files, and the members named in `but`, are left out.
     """
     arrays, damaged = {}, {}
     root = local_path(group.store)
     metadata = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
-    for name in names(group):
+    for name in sorted(set(names(group)) - {*but}):
         try:
             if root is not None:
                 check_metadata(root / group.path / name)
@@ -121,14 +121,14 @@ def members(
     return arrays, damaged
 
 
-def opened(group: zarr.Group) -> dict[str, zarr.Array]:
-    """All arrays of a group, by name, each of which can be opened and read.
+def opened(group: zarr.Group, but: Collection[str] = ()) -> dict[str, zarr.Array]:
+    """All arrays of a group, by name, each of which can be opened and read, without those in `but`.
 
     Raises:
       NoPermission: (a FileError) a part of one may not be read.
       FileError: a member cannot be opened.
     """
-    arrays, damaged = members(group)
+    arrays, damaged = members(group, but=but)
     for name, error in damaged.items():
         if isinstance(error, NoPermission):
             raise error

@@ -1,7 +1,7 @@
 """The command line: the script `nec`, which is also `python -m coder`.
 
-`arguments` has the options of this package's commands. `file_commands` handles blobs and codec
-files, `archive_commands` archives and Zarr arrays, `fit_commands` has `fit` and `encode`. The
+`arguments` has the options of this package's commands. `file_commands` handles single files,
+`archive_commands` archives and Zarr arrays, `fit_commands` has `fit` and `encode`. The
 commands of nec_jax and train are found by entry points, so that `nec --help` works without JAX.
 """
 
@@ -23,7 +23,7 @@ from types import FrameType
 
 import tyro
 
-from coder.cli.arguments import Decode, Encode, Fit, Info, Verify
+from coder.cli.arguments import Decode, EmbeddingOptions, Encode, Fit, Info, Verify
 from coder.errors import CodecError, about, one_line
 
 _OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
@@ -32,6 +32,7 @@ OTHERS = {
     "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",
     "distil": "Train an encoder to predict a larger model's tokens of the same images.",
     "compress": "Adapt a pre-trained model to compression: `lambda * mse + bits_per_element`.",
+    "refine": "Train a refiner: it brings a model's decoded embeddings closer to the encoded ones.",
     "describe": "Print the parameters, tokens and FLOPs of a compression as JSON, without a run.",
     "evaluate": "Measure bytes per image against the scores of heads on decoded embeddings.",
     "sweep": "Compress and evaluate all points of a study: `sweep NAME` or `sweep FILE.toml`.",
@@ -75,12 +76,12 @@ def _command(arguments: list[str], prog: str) -> int:
     name, *rest = arguments or ["--help"]
     if name in _OWN:
         options = tyro.cli(_OWN[name], args=rest, prog=f"{prog} {name}")
-        if isinstance(options, Fit):
+        if isinstance(options, EmbeddingOptions):
             options.check()
         hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
         with _named(options.file), hidden or contextlib.nullcontext():
             # Imported here: what archives and fitting need is slow to import.
-            room = "fit_commands" if isinstance(options, Fit) else "file_commands"
+            room = "fit_commands" if isinstance(options, EmbeddingOptions) else "file_commands"
             status, facts = importlib.import_module(f"coder.cli.{room}").run(options)
         if options.json:
             print(json.dumps(facts))

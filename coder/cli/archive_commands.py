@@ -12,10 +12,12 @@ import numpy as np
 import zarr
 
 from coder import files
-from coder.archive import contents, manifest, zarr_nodes
-from coder.archive.zarr_codec import nec_codec
+from coder.archive import contents, manifest, refiner_array, zarr_nodes
+from coder.archive.zarr_codec import nec_codec, refined
+from coder.cli import refiner_facts
 from coder.cli.arguments import Decode, Info, Verify
-from coder.errors import FileError, NoPermission, OutputError, one_line
+from coder.errors import FileError, InputError, NoPermission, OutputError, one_line
+from coder.refiner import Refiner, load_refiner
 
 Region = tuple[slice, ...]
 _UNKNOWN = "completeness unknown: written by an earlier version"
@@ -33,6 +35,7 @@ class _Opened(NamedTuple):
       lost: keys of shards that are lost, or may not be read.
       unreadable: keys of files and folders that may not be read.
       changed: of shards that are not those that were finished, by key; filled when they are read.
+      refiner: that of the archive; None if there is none, it is damaged, or nobody asked for it.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class _Opened(NamedTuple):
     lost: set[str]
     unreadable: set[str]
     changed: dict[str, str]
+    refiner: Refiner | None
 
     @property
     def kind(self) -> str:
@@ -92,9 +96,16 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
             )
             found[name] |= {"fingerprint": fingerprint, "quality": codec.quality}
             found[name]["codec_bytes"] = size
+    facts: dict[str, Any] = {}
+    if opened.refiner is not None:
+        assert opened.group is not None
+        own = zarr.open_array(opened.group.store_path / refiner_array.ARRAY, mode="r")
+        total += own.nbytes_stored()
+        print(refiner_facts.line(opened.refiner))
+        facts["refiner"] = refiner_facts.facts(opened.refiner)
     per_image = f", {total / images:.1f} per image" if images else ""
     print(f"{total:,} bytes in all arrays{per_image}")
-    facts = {"arrays": found, "stored_bytes": total}
+    facts |= {"arrays": found, "stored_bytes": total}
     if images:
         facts["bytes_per_image"] = total / images
     return _ended(opened, facts, bool(opened.problems))
@@ -120,6 +131,8 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
             if len(shards) < whole:
                 note = f", {missing} of {whole} shards are not stored (lost, or never written)"
         print(f"{name}: {chunks:,} chunks read{note}")
+    if opened.refiner is not None:
+        print(f"{refiner_facts.line(opened.refiner)}, read")
     counts = {
         "damaged chunks": damaged,
         "shards that are not those that were finished": other,
@@ -128,6 +141,8 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
     wrong = [f"{count} {what}" for what, count in counts.items() if count]
     wrong += ["not finished"] * opened.unfinished
     facts = {"good": not wrong, "damaged_chunks": damaged, "changed_shards": other}
+    if opened.refiner is not None:
+        facts["refiner"] = refiner_facts.facts(opened.refiner)
     ended = _ended(opened, facts, bool(wrong))
     if opened.unfinished:
         print(f"{opened.path}: {manifest.progress(opened.arrays)}", file=sys.stderr)
@@ -137,7 +152,7 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
 
 def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     """Write each array as .npy, shard by shard; no file unless all arrays can be decoded."""
-    opened = _open(options.file)
+    opened = _open(options.file, plain=True)
     if opened.problems:
         _print_problems(opened)
         return 1, {"kind": opened.kind, "problems": opened.problems}
@@ -156,30 +171,63 @@ def decode(options: Decode) -> tuple[int, dict[str, Any]]:
             files.check_output(path, overwrite=options.overwrite)
     marks = opened.arrays["valid"] if opened.state else None
     valid = None if marks is None else _read(opened, "valid", marks, _whole(marks), None)
+    refiner = _refiner(opened, options)
     _look_for_changes(opened)
     if opened.changed:
         for name in paths:
             _refuse_faults(opened, name, valid)
-    with files.writing_all(overwrite=options.overwrite) as writing:
+    refiners = {name: refiner for name in names if _is_refined(opened.arrays[name], refiner)}
+    inputs = [options.refiner] if options.refiner else []
+    with files.writing_all(overwrite=options.overwrite, inputs=inputs) as writing:
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with writing(path) as file:
-                _write_npy(opened, name, opened.arrays[name], valid, file)
+                _write_npy(opened, name, valid, refiners.get(name), file)
     written = {}
     for name, path in paths.items():
-        array = opened.arrays[name]
-        print(f"{path}: {_type(array)} {list(array.shape)}")
+        array, used = opened.arrays[name], refiners.get(name)
+        note = "" if used is None else f", refined by {used.fingerprint[:4].hex()}"
+        print(f"{path}: {_type(array)} {list(array.shape)}{note}")
         written[str(path)] = {"dtype": _type(array), "shape": array.shape}
+        if used is not None:
+            written[str(path)]["refiner"] = used.fingerprint.hex()
     return _ended(opened, {"files": written}, wrong=False)
 
 
-def _open(path: Path) -> _Opened:
-    node = zarr_nodes.open_node(path)
+def _refiner(opened: _Opened, options: Decode) -> Refiner | None:
+    """What to refine by; None if nobody asks for it.
+
+    Raises:
+      InputError: the archive has no refiner, or --refiner serves none of the arrays.
+      FileError: the refiner is damaged, lost or another file.
+    """
+    if options.refiner is not None:
+        refiner = load_refiner(options.refiner)
+    elif not options.refine:
+        return None
+    elif opened.group is None or not refiner_array.own_members(opened.group):
+        raise InputError("holds no refiner: give one with --refiner")
+    else:
+        refiner = refiner_array.read_refiner(opened.group)
+    if not any(_is_refined(array, refiner) for array in opened.arrays.values()):
+        text = f"the refiner belongs to another codec than those of {options.file}"
+        raise InputError(text, options.refiner or options.file)
+    return refiner
+
+
+def _is_refined(array: zarr.Array, refiner: Refiner | None) -> bool:
+    codec = nec_codec(array)
+    return refiner is not None and codec is not None and refiner_array.serves(refiner, codec)
+
+
+def _open(path: Path, plain: bool = False) -> _Opened:
+    """Open a store; with `plain`, the refiner of an archive is not looked at."""
+    node, refiner = zarr_nodes.open_node(path), None
     if isinstance(node, zarr.Array):
         name = node.basename or path.resolve().name.removesuffix(".zarr")
         group, state, arrays, damaged = None, None, {name: node}, {}
     else:
-        arrays, damaged = zarr_nodes.members(node)
+        arrays, damaged = zarr_nodes.members(node, but=refiner_array.own_members(node))
         state = manifest.read_state(node)
         group = node if state or manifest.is_earlier(node, arrays) else None
     hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
@@ -192,6 +240,12 @@ def _open(path: Path) -> _Opened:
         ]
         if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
+        if group is not None and refiner_array.own_members(node) and not plain:
+            try:
+                refiner = refiner_array.read_refiner(node)
+            except FileError as error:
+                name = refiner_array.ARRAY
+                problems.append((name, str(error.args[0]).removeprefix(f"{name} ")))
     unreadable = {name for name, error in damaged.items() if isinstance(error, NoPermission)}
     no_shards: set[str] = set()
     for name, array in arrays.items():
@@ -207,7 +261,7 @@ def _open(path: Path) -> _Opened:
         print("holds no array of the nec codec")
     lines = [f"{problem[0]} {problem[1]}" for problem in problems]
     gone = {problem[0] for problem in problems} | no_shards
-    return _Opened(path, group, state, arrays, lines, gone, unreadable, {})
+    return _Opened(path, group, state, arrays, lines, gone, unreadable, {}, refiner)
 
 
 def _look_for_changes(opened: _Opened) -> None:
@@ -353,9 +407,10 @@ def _not_stored(values: np.ndarray, valid: np.ndarray | None, region: Region) ->
 
 
 def _write_npy(
-    opened: _Opened, name: str, array: zarr.Array, valid: np.ndarray | None, file: Any
+    opened: _Opened, name: str, valid: np.ndarray | None, refiner: Refiner | None, file: Any
 ) -> None:
-    """Write an array as .npy, one row of shards at a time."""
+    """Write an array as .npy, one row of shards at a time, refined if there is a refiner."""
+    array = opened.arrays[name]
     rows, valid = (array.shards or array.chunks)[:1], _marks(array, valid)
     bands = _regions(array.shape[:1], rows) if math.prod(array.shape) else []
 
@@ -375,7 +430,17 @@ def _write_npy(
         part = values(band)
         if valid is not None:
             part[~valid[band[0]]] = np.nan
+        if refiner is not None:
+            _refine(part, array, refiner)
         file.write(np.ascontiguousarray(part, dtype).tobytes())
+
+
+def _refine(part: np.ndarray, array: zarr.Array, refiner: Refiner) -> None:
+    """Refine whole rows of chunks in place, each chunk as the embedding that its blob holds."""
+    codec = nec_codec(array)
+    assert codec is not None
+    for region in _regions(part.shape, array.chunks):
+        part[region] = refined(part[region], codec, refiner, array.fill_value)
 
 
 def _read(

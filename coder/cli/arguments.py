@@ -42,9 +42,9 @@ class Info:
     """
 
     file: AnyFile
-    """Blob, codec or model file, name of a shipped model, or archive (Zarr store)."""
+    """Blob, file of a codec, model or refiner, name of a shipped model, or archive (Zarr store)."""
     codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
-    """Codec file that the blob was made with."""
+    """Codec or model file that the blob was made with."""
     json: Flag = False
     """Print one JSON object instead of text."""
 
@@ -68,19 +68,20 @@ class Decode(Info):
     """File for a blob, or folder for arrays, to write."""
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
+    refine: Flag = False
+    """Refine embeddings: bring them closer to those that were encoded, with the refiner of the archive, or of the model given as --codec."""  # noqa: E501
+    refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    """Refiner file: refine embeddings with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """Fit a codec of many qualities to EMBEDDINGS, and write its file.
-
-    Example: nec fit embeddings.npy --out codec.safetensors
-    """
+class EmbeddingOptions:
+    """The options that `Fit` and `Encode` share."""
 
     file: Embeddings
     """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: AnyPath
-    """Codec file to write."""
+    """File or folder to write."""
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     column: Annotated[str | None, arg(metavar="NAME")] = None
@@ -99,7 +100,30 @@ class Fit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(Fit):
+class Fit(EmbeddingOptions):
+    """Fit a codec of many qualities to EMBEDDINGS, and write its file.
+
+    Example: nec fit embeddings.npy --out codec.safetensors
+    """
+
+    out: AnyPath
+    """Codec file to write."""
+    refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    """Refiner file to write. If it is given, also train a refiner, which brings decoded embeddings closer to those that were encoded; this takes minutes."""  # noqa: E501
+    refiner_steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Training steps of the refiner; 4000 if not given. Fewer take less time, and refine less."""
+
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        super().check()
+        if self.refiner_steps is not None:
+            check_whole("--refiner-steps", self.refiner_steps)
+            if self.refiner is None:
+                raise InputError("--refiner-steps is for a refiner: name its file, --refiner")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(EmbeddingOptions):
     """Encode EMBEDDINGS to a Zarr array, with --codec or a codec fitted to them.
 
     Example: nec encode embeddings.npy --out embeddings.zarr --quality 7

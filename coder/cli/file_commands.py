@@ -6,15 +6,20 @@ from typing import Any
 import numpy as np
 
 from coder import codecs, files
+from coder.cli import refiner_facts
 from coder.cli.arguments import Decode, Info, Verify
 from coder.codecs import EmbeddingCodec
-from coder.errors import FileError, InputError
+from coder.errors import FileError, InputError, about
 from coder.format import blob as framing
 from coder.format import container, file_kinds
+from coder.refiner import REFINER, Refiner, load_refiner
 
 Result = tuple[int, dict[str, Any]]
 """The status of a command, and what it found, for JSON."""
-_KINDS = {"archive": "an archive, which holds its own", "codec": "a codec or model file"}
+_KINDS = {
+    "archive": "an archive, which holds its own",
+    "safetensors": "a codec, model or refiner file",
+}
 
 
 def run(options: Info) -> Result:
@@ -27,7 +32,7 @@ def run(options: Info) -> Result:
         from coder.cli import archive_commands
 
         return archive_commands.run(options)
-    return 0, _blob(options) if kind == "blob" else _codec_file(options)
+    return 0, _blob(options) if kind == "blob" else _safetensors(options)
 
 
 def _kind(path: Path) -> str:
@@ -36,15 +41,15 @@ def _kind(path: Path) -> str:
     file = container.found(path, "file")
     start = file_kinds.start_of(file)
     if file_kinds.is_safetensors(start):
-        return "codec"
+        return "safetensors"
     if file_kinds.may_be_blob(start):
         return "blob"
     if (found := file_kinds.described(file)) is not None:
         what, remedy = found
         remedy = remedy or "`fit` and `encode` take embeddings"
-        raise FileError(f"{what}, not a blob, codec, model or archive: {remedy}", path)
+        raise FileError(f"{what}, not a blob, codec, model, refiner or archive: {remedy}", path)
     raise FileError(
-        f"not a blob, codec, model or archive that this version reads (format "
+        f"not a blob, codec, model, refiner or archive that this version reads (format "
         f"{framing.VERSION}): is it the right file? If a newer nec-jax wrote it, update",
         path,
     )
@@ -82,16 +87,42 @@ def _blob(options: Info) -> dict[str, Any]:
     return facts
 
 
-def _codec_file(options: Info) -> dict[str, Any]:
+def _safetensors(options: Info) -> dict[str, Any]:
+    path = container.found(options.file, "file")
+    tensors, content = container.read(path, codecs.CODEC, codecs.MODEL, REFINER)
+    is_refiner = set(content) == {"codecs"}
     if isinstance(options, Decode):
-        raise InputError("a codec, which holds no embeddings: give a blob or an archive")
+        what = "a refiner" if is_refiner else "a codec"
+        raise InputError(f"{what}, which holds no embeddings: give a blob or an archive")
+    if is_refiner:
+        return _refiner_file(options, Refiner.from_parts(tensors, content))
+    return _codec_file(options)
+
+
+def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
+    facts = {"kind": "refiner", "channels": refiner.channels} | refiner_facts.facts(refiner)
+    if isinstance(options, Verify):
+        print(f"good: {refiner_facts.line(refiner)}")
+        return facts | {"good": True}
+    print(f"{refiner_facts.line(refiner)}, checksum right")
+    print(f"fingerprint {facts['fingerprint']}")
+    print(f"{refiner.channels} channels")
+    print(f"serves {len(refiner.codecs)} codecs")
+    return facts | {"codecs": dict(refiner.codecs)}
+
+
+def _codec_file(options: Info) -> dict[str, Any]:
     codec = codecs.load(options.file)
     fingerprint, own = codec.fingerprint.hex(), codec.at().fingerprint[:4].hex()
     names = ("codec_bytes", "channels", "max_tokens", "num_qualities", "quality", "class_token")
     facts = {"kind": "codec", "fingerprint": fingerprint, "tables": len(codec.tables)}
     facts |= {name: getattr(codec, name) for name in names}
+    if codec.refiner is not None:
+        facts["refiner"] = refiner_facts.facts(codec.refiner)
     if isinstance(options, Verify):
         print(f"good: codec {fingerprint[:8]}, {codec.channels} channels")
+        if codec.refiner is not None:
+            print(f"good: {refiner_facts.line(codec.refiner)}")
         return facts | {"good": True}
     print(f"codec {fingerprint[:8]}, {codec.codec_bytes:,} bytes, checksum right")
     of = f", of all {codec.num_qualities} qualities" if codec.num_qualities > 1 else ""
@@ -110,17 +141,31 @@ def _codec_file(options: Info) -> dict[str, Any]:
     print(f"class token {'not ' * (not codec.class_token)}coded")
     sizes = codec.tables.sizes
     print(f"{len(sizes)} tables of {sizes.min()} to {sizes.max()} entries")
+    if codec.refiner is not None:
+        print(refiner_facts.line(codec.refiner))
     return facts
 
 
 def _decode_blob(options: Decode) -> dict[str, Any]:
-    inputs = [options.file, *([options.codec] if options.codec else [])]
+    inputs = [path for path in (options.file, options.codec, options.refiner) if path]
     files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
-    y_hat = _codec(options).decode(files.read_bytes(options.file, "blob"))
+    codec = _codec(options)
+    if options.refiner is not None:
+        with about(options.refiner):
+            codec = codec.with_refiner(load_refiner(options.refiner))
+    refine = options.refine or options.refiner is not None
+    if refine and codec.refiner is None:
+        raise InputError("holds no refiner: give one with --refiner", options.codec)
+    y_hat = codec.decode(files.read_bytes(options.file, "blob"), refine=refine)
     with files.writing(options.out, overwrite=options.overwrite, inputs=inputs) as file:
         np.save(file, y_hat)
-    print(f"{options.out}: float32 {list(y_hat.shape)}")
-    return {"files": {str(options.out): {"dtype": "float32", "shape": y_hat.shape}}}
+    facts: dict[str, Any] = {"dtype": "float32", "shape": y_hat.shape}
+    note = ""
+    if refine and codec.refiner is not None:
+        facts["refiner"] = codec.refiner.fingerprint.hex()
+        note = f", refined by {facts['refiner'][:8]}"
+    print(f"{options.out}: float32 {list(y_hat.shape)}{note}")
+    return {"files": {str(options.out): facts}}
 
 
 def _codec(options: Info) -> EmbeddingCodec:

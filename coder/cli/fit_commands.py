@@ -12,10 +12,11 @@ from coder import codecs, files
 from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, refuse, warn_of_integers, with_mask
-from coder.cli.arguments import MAX_TOKENS, Encode, Fit
+from coder.cli import refiner_facts
+from coder.cli.arguments import MAX_TOKENS, EmbeddingOptions, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec
 from coder.errors import FileError, InputError, about, one_line
-from coder.fitting import fit, missing_tokens
+from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 
@@ -36,24 +37,44 @@ _NOT_ZARR = (
 )
 
 
-def run(options: Fit) -> tuple[int, dict[str, Any]]:
+def run(options: EmbeddingOptions) -> tuple[int, dict[str, Any]]:
     """Fit a codec to embeddings; for `Encode`, write them as a Zarr array by it or by --codec."""
     with about(options.file):
-        return 0, _encode(options) if isinstance(options, Encode) else _fit_file(options)
+        if isinstance(options, Encode):
+            return 0, _encode(options)
+        assert isinstance(options, Fit)
+        return 0, _fit_files(options)
 
 
-def _fit_file(options: Fit) -> dict[str, Any]:
+def _fit_files(options: Fit) -> dict[str, Any]:
     kept = {"overwrite": options.overwrite, "inputs": [options.file]}
     # Checked, like all that follows, before minutes of fitting.
-    files.check_output(options.out, **kept)
+    paths = [files.check_output(options.out, **kept)]
+    if options.refiner is not None:
+        paths.append(files.check_output(options.refiner, **kept))
+        if paths[0] == paths[1]:
+            raise InputError("--out and --refiner name one file: give two", options.refiner)
     y, nodata = _shown(options)
+    if options.refiner is not None:
+        refuse_too_few(y, nodata=nodata)
     codec = _fit(y, options, nodata)
-    with files.writing(options.out, **kept) as file:
-        file.write(codec.to_bytes())
-    size = options.out.stat().st_size
-    print(f"{options.out}: {size:,} bytes")
-    facts = {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
-    return {"out": str(options.out), "codec_bytes": size, "quality": codec.quality} | facts
+    facts = {"out": str(options.out), "codec_bytes": codec.codec_bytes, "quality": codec.quality}
+    facts |= {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
+    written = {options.out: codec.to_bytes()}
+    lines = [f"{options.out}: {codec.codec_bytes:,} bytes"]
+    if options.refiner is not None:
+        print("training a refiner, which takes minutes", flush=True)
+        steps = {} if options.refiner_steps is None else {"steps": options.refiner_steps}
+        refiner = fit_refiner(codec, y, nodata=nodata, **steps)
+        written[options.refiner] = refiner.to_bytes()
+        lines.append(f"{options.refiner}: {refiner_facts.line(refiner)}")
+        facts["refiner"] = {"out": str(options.refiner)} | refiner_facts.facts(refiner)
+    with files.writing_all(**kept) as writing:
+        for path, data in written.items():
+            with writing(path) as file:
+                file.write(data)
+    print("\n".join(lines))
+    return facts
 
 
 def _encode(options: Encode) -> dict[str, Any]:
@@ -150,7 +171,7 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (min(_VECTORS, shape[0]), shape[1])
 
 
-def _shown(options: Fit) -> tuple[Any, float | None]:
+def _shown(options: EmbeddingOptions) -> tuple[Any, float | None]:
     """The embeddings of the file, and what marks missing data; prints what they are."""
     y, nodata = read(options.file, options.column), options.nodata
     named = getattr(y, "fill_value", None)
@@ -166,7 +187,7 @@ def _shown(options: Fit) -> tuple[Any, float | None]:
     return y, nodata
 
 
-def _fit(y: Any, options: Fit, nodata: float | None) -> EmbeddingCodec:
+def _fit(y: Any, options: EmbeddingOptions, nodata: float | None) -> EmbeddingCodec:
     codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "

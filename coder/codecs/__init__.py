@@ -7,15 +7,16 @@ the two share: the layout of tables and the order of coding. `loading` opens fil
 of a blob is in `coder.format.blob`, the dead zone in `coder.transform.dead_zone`.
 """
 
-from coder.codecs.base import EmbeddingCodec, OneQualityCodec
+from coder.codecs.base import CODEC, EmbeddingCodec, OneQualityCodec
 from coder.codecs.coefficients import NOT_CODED, renumbered
-from coder.codecs.loading import MODEL, from_bytes, from_parts, load
+from coder.codecs.loading import MODEL, from_bytes, from_parts, load, with_refiner_of
 from coder.codecs.quality_ladder import QualityLadder
 from coder.codecs.scalar_codec import ScalarCodec
 from coder.codecs.scalar_quantiser import quantise
 from coder.codecs.transform_codec import TransformCodec
 
 __all__ = [
+    "CODEC",
     "MODEL",
     "NOT_CODED",
     "EmbeddingCodec",
@@ -28,4 +29,5 @@ __all__ = [
     "load",
     "quantise",
     "renumbered",
+    "with_refiner_of",
 ]

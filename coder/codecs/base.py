@@ -25,14 +25,17 @@ from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
-from coder.refiner import Refiner
+from coder.refiner import NO_REFINER, Refiner, check_refiner
 
 CODEC = "codec"
 """The kind of a codec's file."""
 
 
 class EmbeddingCodec(ABC):
-    """Code embeddings of n tokens in D channels. Two codecs are equal if their fingerprints are.
+    """Code embeddings of n tokens in D channels.
+
+    Two codecs are equal if their fingerprints are equal and they have equal refiners, or none. To
+    ask only whether one decodes the blobs of the other, compare the fingerprints.
 
     A token is one row: the class token first, if it is coded, then a grid of h x w, row by row.
 
@@ -119,10 +122,10 @@ class EmbeddingCodec(ABC):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbeddingCodec):
             return NotImplemented
-        return self.fingerprint == other.fingerprint
+        return (self.fingerprint, self.refiner) == (other.fingerprint, other.refiner)
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint)
+        return hash((self.fingerprint, self.refiner))
 
     def __reduce__(self):
         # The entropy coder's models cannot be pickled; the files hold everything.
@@ -136,6 +139,7 @@ class EmbeddingCodec(ABC):
     def with_refiner(self, refiner: Refiner | None) -> Self:
         """This codec with a refiner, or with none. Raises InputError for that of another codec."""
         if refiner is not None:
+            check_refiner(refiner)
             raise InputError("only codecs with a transform, as coder.fit makes them, have refiners")
         return self
 
@@ -145,7 +149,7 @@ class EmbeddingCodec(ABC):
         return limits | {"transform": transform}
 
     def to_bytes(self) -> bytes:
-        """The codec's file in memory; equal codecs have equal bytes."""
+        """The codec's file in memory, without a refiner; equal codecs have equal bytes."""
         return container.to_bytes(CODEC, *self.to_parts())
 
     @classmethod
@@ -262,9 +266,7 @@ class OneQualityCodec(EmbeddingCodec):
         if not refine:
             return self.dequantise(*self.decode_symbols(blob))
         if self.refiner is None:
-            raise InputError(
-                "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
-            )
+            raise InputError(NO_REFINER)
         q, grid = self.decode_symbols(blob)
         return self.refiner.refine(self.dequantise(q, grid), grid, self.fingerprint)
 

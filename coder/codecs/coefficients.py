@@ -11,7 +11,7 @@ from coder.arrays import frozen, immutable
 from coder.codecs.base import EmbeddingCodec, check_limits
 from coder.entropy import RowCoder, Tables
 from coder.errors import CodecError, FileError, InputError
-from coder.refiner import Refiner
+from coder.refiner import Refiner, check_refiner
 from coder.transform import Transform
 
 NOT_CODED = 255
@@ -77,9 +77,26 @@ class CoefficientCodec(EmbeddingCodec):
 
     def with_refiner(self, refiner: Refiner | None) -> Self:
         """This codec with a refiner, or with none. Raises InputError for that of another codec."""
-        if refiner is not None and self.fingerprint.hex() not in refiner.codecs:
-            raise InputError("the refiner belongs to another codec: fit or load one for this codec")
+        if refiner is not None:
+            check_refiner(refiner)
+            if not self._is_served_by(refiner):
+                raise InputError(
+                    "the refiner belongs to another codec: fit or load one for this codec"
+                )
+            refiner.check_channels(self.channels)
         return replace(self, refiner=refiner)  # type: ignore[type-var]
+
+    def _is_served_by(self, refiner: Refiner) -> bool:
+        """Whether a refiner belongs to this codec, or to each quality of a ladder.
+
+        A ladder with another default quality has a fingerprint of its own.
+        """
+        if self.fingerprint.hex() in refiner.codecs:
+            return True
+        if self.num_qualities == 1:
+            return False
+        ones = [self.at(quality).fingerprint.hex() for quality in range(self.num_qualities)]
+        return all(refiner.codecs.get(one, -1) >= 0 for one in ones)
 
     @property
     def channels(self) -> int:

@@ -11,8 +11,9 @@ from coder.codecs.coefficients import TRANSFORMS
 from coder.codecs.quality_ladder import QualityLadder
 from coder.codecs.scalar_codec import IDENTITY, ScalarCodec
 from coder.codecs.transform_codec import TransformCodec
-from coder.errors import CodecError, FileError, about
+from coder.errors import CodecError, FileError, InputError, about
 from coder.format import container
+from coder.refiner import Refiner
 
 MODEL = "model"
 """The kind of a model's file, which holds its codec."""
@@ -26,15 +27,41 @@ _CLASSES[IDENTITY] = ScalarCodec
 def load(path: str | os.PathLike[str]) -> EmbeddingCodec:
     """Read a codec from a codec file or a model file, or that of a shipped model by its name.
 
+    The codec of a model file has the refiner of the file, if there is one.
+
     Raises FileError: no such file, a damaged one, or one of another kind.
     """
     tensors, content = container.read(container.found(path, "codec"), CODEC, MODEL)
     with about(path):
-        if "config" in content:  # a model's
-            if not isinstance(content := content.get("codec"), dict):
-                raise FileError("a model without a codec")
-            tensors = container.under("codec/", tensors)
-        return from_parts(tensors, content)
+        if "config" not in content:
+            return from_parts(tensors, content)
+        if not isinstance(content.get("codec"), dict):
+            raise FileError("a model without a codec")
+        codec = from_parts(container.under("codec/", tensors), content["codec"])
+        return with_refiner_of(codec, tensors, content)
+
+
+def with_refiner_of(
+    codec: EmbeddingCodec, tensors: Mapping[str, NDArray], content: Mapping[str, Any]
+) -> EmbeddingCodec:
+    """The codec of a model's file with the refiner of the file; `codec` if the file has none.
+
+    Args:
+      codec: the codec that the file holds.
+      tensors, content: those of the whole file.
+
+    Raises FileError: a damaged refiner, or one of another codec.
+    """
+    own = container.under("refiner/", tensors)
+    if "refiner" not in content and not own:
+        return codec
+    if not isinstance(content.get("refiner"), dict):
+        raise FileError("the refiner of the model is not an object: make the model again")
+    refiner = Refiner.from_parts(own, content["refiner"])
+    try:
+        return codec.with_refiner(refiner)
+    except InputError as error:
+        raise FileError(f"not the refiner of the model's codec: {error}") from error
 
 
 def from_bytes(data: bytes) -> EmbeddingCodec:

@@ -3,16 +3,27 @@
 `fit_codec` has `fit`, and fits the transform. `sample` reads a sample of the embeddings and finds
 the tokens that are missing. `histograms` counts how large coefficients are. `table_choice` chooses
 the table of each kind of coefficient at each quality, or not to code it. The tables themselves are
-in `coder.transform`. `fit_refiner` trains a refiner for a codec.
+in `coder.transform`. `fit_refiner` trains a refiner for a codec. With `train_refiner`, a caller can
+train the network with code of its own, on the tokens in `Coded`.
 """
 
 from coder.fitting.fit_codec import MAX_QUALITIES, fit
-from coder.fitting.fit_refiner import fit_refiner
+from coder.fitting.fit_refiner import (
+    LEAST,
+    Coded,
+    fit_refiner,
+    refuse_too_few,
+    train_refiner,
+)
 from coder.fitting.sample import missing_tokens
 
 __all__ = [
+    "LEAST",
     "MAX_QUALITIES",
+    "Coded",
     "fit",
     "fit_refiner",
     "missing_tokens",
+    "refuse_too_few",
+    "train_refiner",
 ]

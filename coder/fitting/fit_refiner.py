@@ -6,9 +6,9 @@ what the codec loses at that quality, so that all qualities count alike.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,20 +17,25 @@ from coder.arrays import check_whole
 from coder.codecs import EmbeddingCodec, QualityLadder, TransformCodec
 from coder.errors import InputError
 from coder.fitting.sample import Sample
-from coder.refiner import Refiner, neighbourhood
+from coder.refiner import RADII, Refiner, surroundings
+from coder.transform import product
 
-_COMPONENTS = 64  # of the neighbourhood
+_COMPONENTS = 64  # of the surroundings
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
 _REDRAWN = 1000  # ... and serve for so many steps
-_HELD_OUT = 8  # one of so many grids is held out, to measure the gains
+LEAST = 8
+"""The smallest number of embeddings. One of so many is held out, to measure the gains."""
 _MOST = 1 << 19  # tokens that are held in memory
+_SAMPLES = 4096
 _RUN = 16  # vectors that are coded together
 _TIMES = 8  # maximum number of times that a token is drawn before it is coded anew
 _BETA, _BETA_SQUARES, _EPSILON = 0.9, 0.999, 1e-8
 
 Embedding = tuple[NDArray[np.float32], tuple[int, int]]
 """An embedding [n, D] and its grid."""
+Weights = dict[str, NDArray[np.float32]]
+"""token [D, H], context [2 C, H], bias [R, H], out [H, D] and offset [D]."""
 
 
 class Coded(NamedTuple):
@@ -38,7 +43,7 @@ class Coded(NamedTuple):
 
     Attributes:
       u: float32 [T, D], decoded.
-      m: float32 [T, C], components of the neighbourhood of each.
+      m: float32 [T, 2 C], what surrounds each: `coder.refiner.surroundings`.
       lost: float32 [T, D], what coding lost: the tokens less u.
       which: int [T], the index of the quality.
     """
@@ -49,13 +54,32 @@ class Coded(NamedTuple):
     which: NDArray[np.intp]
 
 
+class Network(Protocol):
+    """The network in training."""
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights now."""
+        ...
+
+    def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> None:
+        """Take a step of Adam on tokens, to lower the mean squared error in `unit` [R].
+
+        Args:
+          part: a batch of tokens.
+          unit: the root mean square of what is lost at each quality.
+          rate: the learning rate.
+        """
+        ...
+
+
 def fit_refiner(
     codec: EmbeddingCodec,
     embeddings: ArrayLike,
     class_tokens: ArrayLike | None = None,
     *,
     nodata: float | None = None,
-    max_samples: int = 4096,
+    max_samples: int = _SAMPLES,
     hidden: int = 768,
     steps: int = 4000,
 ) -> Refiner:
@@ -75,20 +99,55 @@ def fit_refiner(
       InputError: as `coder.fit`; another kind of codec; other channels, or only one of them has a
         grid or a class token; fewer than 8 embeddings without missing tokens.
     """
+    return train_refiner(
+        codec,
+        embeddings,
+        class_tokens,
+        nodata=nodata,
+        max_samples=max_samples,
+        hidden=hidden,
+        steps=steps,
+    )
+
+
+def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> None:
+    """Read embeddings once, and raise InputError if they are too few for `fit_refiner`."""
+    _whole_grids(Sample(embeddings, None, nodata, _SAMPLES))
+
+
+def train_refiner(
+    codec: EmbeddingCodec,
+    embeddings: ArrayLike,
+    class_tokens: ArrayLike | None = None,
+    *,
+    nodata: float | None = None,
+    max_samples: int = _SAMPLES,
+    hidden: int = 768,
+    steps: int = 4000,
+    seed: int = 0,
+    network: Callable[[Weights], Network] | None = None,
+) -> Refiner:
+    """`fit_refiner`, with a seed, and with the steps of another implementation of the network.
+
+    Args:
+      network: (initial weights) -> the network to train; None trains it in NumPy.
+      seed: of the initial weights and of all that is drawn.
+    """
     if not isinstance(codec, QualityLadder | TransformCodec):
         raise InputError("a refiner needs a codec with a transform, as coder.fit makes one")
     hidden, steps = check_whole("hidden", hidden), check_whole("steps", steps)
     sample = Sample(embeddings, class_tokens, nodata, max_samples)
     sample.check_fits(codec.transform, "codec")
     grids = _whole_grids(sample)
-    train = [one for i, one in enumerate(grids) if i % _HELD_OUT]
-    held_out = grids[::_HELD_OUT]
+    train = [one for i, one in enumerate(grids) if i % LEAST]
+    held_out = grids[::LEAST]
     first = 0 if isinstance(codec, QualityLadder) else codec.quality
     numbers = range(first, first + codec.num_qualities)
     qualities = [cast(TransformCodec, codec.at(quality)) for quality in numbers]
-    transform, rng = codec.transform, np.random.default_rng(0)
+    transform, rng = codec.transform, np.random.default_rng(seed)
     basis = transform.analysis[:, : _COMPONENTS if transform.spatial else 0].astype(np.float16)
-    network = _Network(rng, codec.channels, basis.shape[1], hidden, len(qualities))
+    initial = _initial(rng, codec.channels, basis.shape[1], hidden, len(qualities))
+    trained = (network or NumPyNetwork)(initial)
     grids_alone = [one.split()[0] for one in qualities]
     coded, unit = None, np.ones(0, np.float32)
     for step in range(steps):
@@ -98,8 +157,8 @@ def fit_refiner(
         assert coded is not None
         some = rng.integers(0, len(coded.u), _BATCH)
         part = Coded(coded.u[some], coded.m[some], coded.lost[some], coded.which[some])
-        network.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
-    w = network.weights
+        trained.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+    w = trained.weights
     refiner = Refiner(
         _belongs_to(codec, qualities),
         transform.mean,
@@ -115,22 +174,27 @@ def fit_refiner(
     return replace(refiner, gains=_gains(refiner, held_out, grids_alone))
 
 
-class _Network:
-    """The weights of the network, and a step of Adam."""
+def _initial(rng: np.random.Generator, d: int, c: int, h: int, r: int) -> Weights:
+    def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
+        return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
 
-    def __init__(self, rng: np.random.Generator, d: int, c: int, h: int, r: int):
-        def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
-            return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
+    zeros = functools.partial(np.zeros, dtype=np.float32)
+    weights = {"token": normal(d, h), "context": normal(len(RADII) * c, h)}
+    weights["bias"] = zeros((r, h))
+    return weights | {"out": zeros((h, d)), "offset": zeros(d)}
 
-        zeros = functools.partial(np.zeros, dtype=np.float32)
-        self.weights = {"token": normal(d, h), "context": normal(c, h), "bias": zeros((r, h))}
-        self.weights |= {"out": zeros((h, d)), "offset": zeros(d)}
+
+class NumPyNetwork:
+    """A `Network` in NumPy."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
         self._means = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self._squares = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self._count = 0
 
     def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> None:
-        """Take one step on these tokens, to lower the mean squared error in `unit`."""
+        """Take one step on these tokens, as `Network.step`."""
         w = self.weights
         h = part.u @ w["token"]
         h += part.m @ w["context"]
@@ -152,7 +216,7 @@ class _Network:
         self._adam("out", h.T @ error, rate)
         self._adam("offset", error.sum(0), rate)
 
-    def _adam(self, name: str, gradient: NDArray[np.float32], rate: float) -> None:
+    def _adam(self, name: str, gradient: NDArray, rate: float) -> None:
         mean, square = self._means[name], self._squares[name]
         mean += np.float32(1 - _BETA) * (gradient - mean)
         square += np.float32(1 - _BETA_SQUARES) * (np.square(gradient) - square)
@@ -175,9 +239,10 @@ def _whole_grids(sample: Sample) -> list[Embedding]:
     if not sample.spatial:  # long runs of vectors
         runs = [part for y, _ in found for part in np.array_split(y, -(-len(y) // _RUN))]
         found = [(part, (len(part), 1)) for part in runs]
-    if len(found) < _HELD_OUT:
+    if len(found) < LEAST:
         raise InputError(
-            f"{len(found)} embeddings without missing tokens: a refiner needs at least {_HELD_OUT}"
+            f"{len(found)} embeddings without missing tokens (a raster has one per tile, vectors "
+            f"have one per {_RUN}): a refiner needs at least {LEAST}"
         )
     every = -(-sum(len(y) for y, _ in found) // _MOST)
     return found[:: max(every, 1)]
@@ -199,7 +264,7 @@ def _coded(
         y_hat = codec.dequantise(codec.quantise(y, grid), grid)
         u = (y_hat - codec.transform.mean) / codec.transform.scale
         lost = (y - y_hat) / codec.transform.scale
-        parts.append(Coded(u, neighbourhood(u, grid) @ basis, lost, np.full(len(u), index)))
+        parts.append(Coded(u, surroundings(product(u, basis), grid), lost, np.full(len(u), index)))
         tokens += len(u)
     return Coded(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
@@ -217,14 +282,14 @@ def _gains(
     """The gains that are best on embeddings that were not trained on: at most those of training."""
     gains = refiner.gains.copy()
     for index, codec in enumerate(qualities):
-        product = square = 0.0
+        both = square = 0.0
         for y, grid in grids:
             y_hat = codec.dequantise(codec.quantise(y, grid), grid)
             change = (refiner.refine(y_hat, grid, codec.fingerprint) - y_hat) / refiner.scale
             lost = (y - y_hat) / refiner.scale
-            product += float(np.vdot(change, lost))
+            both += float(np.vdot(change, lost))
             square += float(np.vdot(change, change))
-        gains[index] *= np.clip(product / square, 0, 1) if square > 0 else 0
+        gains[index] *= np.clip(both / square, 0, 1) if square > 0 else 0
     return gains
 
 

@@ -1,9 +1,9 @@
-"""The container of codec, model and head files: safetensors plus one canonical-JSON record.
+"""The container of codec, model, head and refiner files: safetensors and a canonical-JSON record.
 
 The safetensors metadata has one key, `nec` (several would be written in random order), whose text
 is JSON with sorted keys, no spaces, ASCII, no NaN:
 
-    {"content": {...}, "format": 1, "kind": "codec" | "model" | "head", "sha256": "..."}
+    {"content": {...}, "format": 1, "kind": "codec" | "model" | "head" | "refiner", "sha256": ".."}
 
 `sha256` covers the tensors (safetensors alone loads a flipped bit silently) and the rest of the
 record. Equal tensors and content give equal bytes.

@@ -16,6 +16,8 @@ predicted = heads.predict(head, y_hat_of_new_images)
 With `with_decoder=True` the embedding passes the first block of the model's decoder before the
 head. "attention" and "conv" train that block too; the linear kinds leave it as it is.
 
+Heads take plain decoded embeddings. If the model has a refiner, they refine them first.
+
 `training` has `fit`, with `ridge` for the linear kinds; `inference` has `predict`. `layers` has the
 layers, `network` the whole head as functions of its weights, `head` its configuration and weights,
 `head_file` its file, and `checks` the checks of arguments.

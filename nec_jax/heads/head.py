@@ -1,6 +1,7 @@
 """HeadParams: a trained head as a JAX pytree."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -37,6 +38,8 @@ class HeadConfig:
       with_decoder: whether the model's decoder stem and first block come before the head.
       mask_size: height and width of predicted masks, pixels; None for classification.
       model: configuration of the model whose embeddings it takes.
+      refiner: the fingerprint, in hexadecimal, of the refiner that the head applies to embeddings
+        before anything else; None for a head that reads them as they are.
 
     Raises:
       InputError: settings that do not fit together.
@@ -48,6 +51,7 @@ class HeadConfig:
     with_decoder: bool
     mask_size: tuple[int, int] | None
     model: ModelConfig
+    refiner: str | None = None
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
@@ -57,6 +61,8 @@ class HeadConfig:
             raise InputError("class-linear reads the class token: this model codes none")
         if self.kind == "class-linear" and self.with_decoder:
             raise InputError("class-linear reads tokens as they are: leave with_decoder out")
+        if self.refiner is not None and not re.fullmatch("[0-9a-f]{64}", self.refiner):
+            raise InputError(f"refiner is {self.refiner!r}: give a fingerprint, 64 hex digits")
         names = self.classes if isinstance(self.classes, tuple) else ()
         if len(names) < 2 or not all(isinstance(name, str) for name in names):
             raise InputError(f"classes are {self.classes!r}: give the names of two or more")
@@ -75,6 +81,11 @@ class HeadConfig:
         return int(self.model.code_class_token)
 
     @property
+    def refine(self) -> bool:
+        """Whether the head refines embeddings."""
+        return self.refiner is not None
+
+    @property
     def tokens(self) -> int:
         """Number of tokens of an embedding, class token included."""
         return self.class_tokens + self.grid[0] * self.grid[1]
@@ -86,8 +97,11 @@ class HeadConfig:
         return Head(self.kind, len(self.classes), self.grid, heads, c.mlp_ratio)
 
     def to_meta(self) -> dict[str, Any]:
-        """As a JSON-ready dictionary."""
-        return dataclasses.asdict(self)
+        """As a JSON-ready dictionary, without `refiner` if there is none."""
+        meta = dataclasses.asdict(self)
+        if self.refiner is None:
+            del meta["refiner"]
+        return meta
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "HeadConfig":
@@ -103,6 +117,7 @@ class HeadParams:
     Attributes:
       weights: {"head": ...} and what comes before it: {"stem": ..., "block_0": ..., "norm": ...}
         with decoder, else {"scaling": {"mean": [D], "std": [D]}} of the training embeddings;
+        before both {"refiner": `nec_jax.models.refiner_network.arrays`} if the head refines;
         float32.
       config: see `HeadConfig`.
     """

@@ -3,6 +3,8 @@
 import os
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
 from coder import FileError
 from coder.errors import about
@@ -10,10 +12,11 @@ from coder.format import container
 from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import init_weights
 from nec_jax.jax_defaults import jax_defaults
-from nec_jax.model_file import check_float32
-from nec_jax.models.weight_tree import flatten_weights, unflatten_weights
+from nec_jax.model_file import as_stored, check_float32
+from nec_jax.models.refiner_network import shapes
+from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
 
-_KIND = "head"
+_KIND, _REFINER = "head", "refiner/"
 
 
 @jax_defaults()
@@ -21,7 +24,9 @@ def save(head: HeadParams, path: str | os.PathLike[str]) -> None:
     """Write a head's file. Raises InputError for weights that are not float32."""
     weights = flatten_weights(head.weights)
     check_float32(weights)
-    container.write(path, _KIND, weights, {"config": head.config.to_meta()})
+    # Those of a refiner are large, and float16 holds them. All others have always been float32.
+    stored = {k: as_stored(v) if k.startswith(_REFINER) else v for k, v in weights.items()}
+    container.write(path, _KIND, stored, {"config": head.config.to_meta()})
 
 
 @jax_defaults()
@@ -37,7 +42,15 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
     try:
         config = HeadConfig.from_meta(content["config"])
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
+        if config.refine:
+            like |= {"refiner": _shapes(config, container.under(_REFINER, tensors))}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"unusable head configuration: {error}", path) from error
     with about(path):
         return HeadParams(unflatten_weights(tensors, like), config)
+
+
+def _shapes(config: HeadConfig, held: dict[str, NDArray]) -> Weights:
+    """The shapes of a refiner with as many hidden units and components as this one says it has."""
+    hidden, components = np.size(held.get("bias", ())), np.shape(held.get("basis", ()))[-1]
+    return shapes(config.model.embedding_width, hidden, components)

@@ -12,7 +12,10 @@ from nec_jax.heads.checks import check_embeddings, check_tokens
 from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import logits
 from nec_jax.jax_defaults import jax_defaults
+from nec_jax.models.refiner_network import refined
 from nec_jax.models.weight_tree import Weights
+
+_BATCH = 128
 
 
 @jax_defaults()
@@ -24,7 +27,8 @@ def predict_proba(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.float32]:
 
     Args:
       head: a trained head.
-      y_hat: decoded embeddings [N, n, D], with the grid that the head was trained on.
+      y_hat: plain decoded embeddings [N, n, D], with the grid that the head was trained on. A head
+        that was fitted to refined embeddings refines them itself.
 
     Raises:
       InputError: embeddings of another shape, or with NaN or infinity.
@@ -40,7 +44,7 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
 
 def batch_size(config: HeadConfig) -> int:
     """The number of embeddings per batch: logits of masks are large, those of labels small."""
-    return 16 if config.mask_size is not None else 128
+    return 16 if config.mask_size is not None else _BATCH
 
 
 def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
@@ -53,14 +57,28 @@ def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
 
 def in_batches(function: Callable[..., ArrayLike], size: int, *arrays: NDArray) -> NDArray:
     """Apply a function of arrays [size, ...] to arrays [N, ...], in batches of one size."""
-    parts = []
+    found = None
     for start in range(0, len(arrays[0]), size):
         batch = [values[start : start + size] for values in arrays]
         count = len(batch[0])
         # One shape: one compilation, and no result depends on how many others there are.
         padded = [np.pad(v, [(0, size - count), *[(0, 0)] * (v.ndim - 1)]) for v in batch]
-        parts.append(np.asarray(function(*padded))[:count])
-    return np.concatenate(parts)
+        part = np.asarray(function(*padded))[:count]
+        if found is None:
+            found = np.empty((len(arrays[0]), *part.shape[1:]), part.dtype)
+        found[start : start + count] = part
+    assert found is not None
+    return found
+
+
+def refined_all(
+    config: HeadConfig, refiner: Weights, y_hat: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Refine embeddings [N, n, D] by the arrays of a refiner."""
+    return in_batches(functools.partial(_refined, refiner, grid=config.grid), _BATCH, y_hat)
+
+
+_refined = jax.jit(refined, static_argnames="grid")
 
 
 @functools.partial(jax.jit, static_argnames=("config", "probabilities"))

@@ -14,6 +14,7 @@ from nec_jax.heads.head import HeadConfig
 from nec_jax.model_file import NecParams
 from nec_jax.models.dense_layer import FLOAT32
 from nec_jax.models.mae import DecoderStem
+from nec_jax.models.refiner_network import refined
 from nec_jax.models.vit import Block, layer_norm
 from nec_jax.models.weight_tree import Weights
 
@@ -36,15 +37,24 @@ def decoder_features(
     return jnp.asarray(x)[:, config.class_tokens :]
 
 
+def features(
+    config: HeadConfig, weights: Weights, y_hat: Float[Array, "b n d"]
+) -> Float[Array, "b t e"]:
+    """Decoded embeddings, refined if the head refines -> `decoder_features` or `own_tokens`."""
+    if config.refine:
+        y_hat = refined(weights["refiner"], y_hat, config.grid)
+    if config.with_decoder:
+        return decoder_features(config, weights, y_hat)
+    return own_tokens(config, y_hat, jnp)
+
+
 def logits(
     config: HeadConfig, weights: Weights, y_hat: Float[Array, "b n d"]
 ) -> Float[Array, " b *place k"]:
     """Decoded embeddings -> logits, of images or of places."""
-    if config.with_decoder:
-        tokens = decoder_features(config, weights, y_hat)
-    else:
-        scaling = weights["scaling"]
-        tokens = (own_tokens(config, y_hat, jnp) - scaling["mean"]) / scaling["std"]
+    tokens = features(config, weights, y_hat)
+    if not config.with_decoder:
+        tokens = (tokens - weights["scaling"]["mean"]) / weights["scaling"]["std"]
     out = jnp.asarray(config.head().apply({"params": weights["head"]}, tokens))
     if config.mask_size is None:
         return out
@@ -67,7 +77,10 @@ def own_tokens(config: HeadConfig, y_hat: Any, xp: Any = np) -> Any:
 # Jitted as one program: eagerly, Flax would compile and run the head operation by operation.
 @functools.partial(jax.jit, static_argnames="config")
 def init_weights(config: HeadConfig, key: Key[Array, ""]) -> Weights:
-    """Random weights of a head and of the layers before it; `fit` keeps only the head's."""
+    """Random weights of a head and of the layers before it; `fit` keeps only the head's.
+
+    A refiner is not among them.
+    """
     model = config.model
     width = model.decoder_width if config.with_decoder else model.embedding_width
     width *= 2 if config.kind == "class-linear" else 1
@@ -131,6 +144,6 @@ def as_norm(scaling: dict[str, Float[Array, " d"]]) -> dict[str, Float[Array, " 
 def jitted_features(
     config: HeadConfig, weights: Weights, y_hat: Float[Array, "b n d"]
 ) -> Float[Array, "b t e"]:
-    """`decoder_features`, compiled, at the precision of products of `heads.predict_proba`."""
+    """`features`, compiled, at the precision of products of `heads.predict_proba`."""
     with jax.default_matmul_precision("float32"):
-        return decoder_features(config, weights, y_hat)
+        return features(config, weights, y_hat)

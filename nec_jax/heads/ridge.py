@@ -14,6 +14,7 @@ from nec_jax.heads.network import (
     with_decoder,
 )
 from nec_jax.model_file import NecParams
+from nec_jax.models.weight_tree import Weights
 
 # From almost nothing to 100 times the weight of the data, two steps per decade.
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
@@ -23,26 +24,31 @@ Embedded = tuple[NDArray[np.float32], NDArray[np.int32]]  # embeddings [N, n, D]
 
 
 def fit_linear(
-    config: HeadConfig, params: NecParams, data: Embedded, val: Embedded | None
+    config: HeadConfig,
+    params: NecParams,
+    refiner: Weights,
+    data: Embedded,
+    val: Embedded | None,
 ) -> HeadParams:
     """Ridge regression on the mean token (and the class token), or on each token, standardised.
 
     Tokens are standardised before their mean is taken. The label of a token is the most frequent
-    class in its patch; tokens with ignored pixels only are left out.
+    class in its patch; tokens with ignored pixels only are left out. `refiner` is the part of the
+    weights that refines, or empty.
     """
-    decoder = with_decoder(config, params, {}) if config.with_decoder else {}
+    before = with_decoder(config, params, refiner) if config.with_decoder else refiner
 
     def pooled(y: NDArray[np.float32]) -> NDArray[np.float64]:
         if config.mask_size is None:
             return y.mean(1, dtype=np.float64)
         return y.astype(np.float64)
 
-    def decoded(y: NDArray[np.float32]) -> NDArray[np.float64]:
-        return pooled(np.asarray(jitted_features(config, decoder, y)))
+    def computed(y: NDArray[np.float32]) -> NDArray[np.float64]:
+        return pooled(np.asarray(jitted_features(config, before, y)))
 
     def features(part: Embedded) -> Labelled:
-        if decoder:
-            x = in_batches(decoded, batch_size(config), part[0])
+        if before:
+            x = in_batches(computed, batch_size(config), part[0])
         else:
             x = pooled(own_tokens(config, part[0]))
         if config.mask_size is None:
@@ -63,8 +69,8 @@ def fit_linear(
     held = None if held is None else (scaled(held[0]), held[1])
     kernel, bias, _ = fit_ridge((scaled(own), labels), held, len(config.classes))
     layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
-    before = decoder | {"norm": as_norm(scaling)} if decoder else {"scaling": scaling}
-    return HeadParams(before | {"head": {"classifier": layer}}, config)
+    standard = {"norm": as_norm(scaling)} if config.with_decoder else {"scaling": scaling}
+    return HeadParams(before | standard | {"head": {"classifier": layer}}, config)
 
 
 def token_labels(

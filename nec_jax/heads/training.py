@@ -1,5 +1,6 @@
 """Fitting a head to decoded embeddings with a frozen encoder (arXiv 2403.17886)."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -15,11 +16,13 @@ from coder import InputError
 from coder.arrays import as_grid, check_whole, is_number, is_whole, refuse_unordered
 from nec_jax.heads import checks
 from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
-from nec_jax.heads.inference import batch_size, in_batches
+from nec_jax.heads.inference import batch_size, in_batches, refined_all
 from nec_jax.heads.network import logits, starting_weights
+from nec_jax.heads.refining import refining_codec
 from nec_jax.heads.ridge import fit_linear
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
+from nec_jax.models.refiner_network import arrays_of
 from nec_jax.models.weight_tree import Weights, path_name
 
 WEIGHT_DECAY = 0.05  # of matrices only
@@ -52,6 +55,7 @@ def fit(
     with_decoder: bool = False,
     grid: tuple[int, int] | None = None,
     val: tuple[ArrayLike, ArrayLike] | None = None,
+    refine: bool | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
@@ -61,8 +65,8 @@ def fit(
 
     Args:
       params: the model that made the embeddings; `with_decoder` starts from its decoder.
-      y_hat: decoded embeddings [N, n, D], class token first if the model codes it. All kinds except
-        "class-linear" drop the class token.
+      y_hat: plain decoded embeddings [N, n, D], class token first if the model codes it. All kinds
+        except "class-linear" drop the class token.
       targets: class indices: [N], or masks [N, H, W], where 255 is ignored.
       kind: "linear", "class-linear", "attention", "token-linear" or "conv"; see `nec_jax.heads`.
       classes: names of the classes, in the order of their indices.
@@ -72,6 +76,10 @@ def fit(
       val: embeddings and targets to choose the best epoch on (for linear heads, the strength): by
         accuracy over labels, pixels or tokens, then by cross-entropy. Never pass the split to be
         scored. None: the last epoch.
+      refine: refine embeddings before the head reads them, by the refiner of the model's codec. The
+        head keeps a copy of the refiner, which does not train, so that it takes plain embeddings.
+        Their quality is found by coding some of them again. None: refine if the model has a refiner
+        and its codec decoded the embeddings, all at one quality.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
       batch: embeddings per step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
       lr: peak learning rate; None for 2e-3 ("attention") or 1e-3 ("conv").
@@ -106,12 +114,25 @@ def fit(
     if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
+    parts = [y] if held is None else [y, held.y_hat]
+    codec, refiner = refining_codec(params, refine, parts, config.grid), {}
+    if codec is not None and codec.refiner is not None:
+        refiner = {"refiner": arrays_of(codec)}
+        config = dataclasses.replace(config, refiner=codec.refiner.fingerprint.hex())
     seed = check_whole("seed", seed, 0, 2**32 - 1)
     schedule = _schedule(config, epochs, batch, lr)
     if kind in LINEAR:
-        return fit_linear(config, params, data, held)
-    weights = starting_weights(config, params, y, seed)
-    return HeadParams(_train(config, weights, data, held, schedule, seed), config)
+        return fit_linear(config, params, refiner, data, held)
+    if config.refine:  # once, not in each epoch
+        data = _refined(config, refiner, data)
+        held = None if held is None else _refined(config, refiner, held)
+    plain = dataclasses.replace(config, refiner=None)
+    weights = starting_weights(plain, params, data.y_hat, seed)
+    return HeadParams(_train(plain, weights, data, held, schedule, seed) | refiner, config)
+
+
+def _refined(config: HeadConfig, refiner: Weights, data: Data) -> Data:
+    return data._replace(y_hat=refined_all(config, refiner["refiner"], data.y_hat))
 
 
 def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:

@@ -14,6 +14,7 @@ import pytest
 import transform_cases
 from coder_cases import Y, laplace_embeddings, small_codec
 from folders import TESTS
+from refiner_cases import random_refiner
 
 import coder
 import coder.pool
@@ -35,6 +36,28 @@ def test_a_pool_codes_as_the_codec_does(pool):
         y_hat = pool.decode(blobs)
         assert y_hat.dtype == np.float32
         np.testing.assert_array_equal(y_hat, [codec.decode(blob) for blob in blobs])
+
+
+def test_a_pool_refines_as_the_codec_does(monkeypatch):
+    codec = transform_cases.ladder(True)
+    codec = codec.with_refiner(random_refiner(codec))
+    y = transform_cases.embeddings(True, count=9)
+    blobs = [codec.encode(one, transform_cases.GRID, quality=k) for k, one in enumerate(y)]
+    plain = np.stack([codec.decode(blob) for blob in blobs])
+    refined = np.stack([codec.decode(blob, refine=True) for blob in blobs])
+    assert not np.array_equal(plain, refined)
+    with coder.Pool(codec, workers=2) as many, coder.Pool(codec.with_refiner(None), 1) as bare:
+        for _ in range(2):
+            np.testing.assert_array_equal(many.decode(blobs, refine=True), refined)
+            np.testing.assert_array_equal(many.decode(blobs), plain)
+        with pytest.raises(coder.CorruptBlob, match=r"blob 1: .*checksum"):
+            many.decode([blobs[0], blobs[1][:-1]], refine=True)
+        with pytest.raises(coder.InputError, match=r"^the codec has no refiner"):
+            bare.decode(blobs, refine=True)
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    with coder.Pool(codec) as here:
+        assert here._executor is None
+        np.testing.assert_array_equal(here.decode(blobs, refine=True), refined)
 
 
 def test_a_pool_says_which_blob_is_damaged_and_goes_on(pool):

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refiner_cases import random_refiner
 
 import coder
-from coder import FileError, InputError, QualityLadder, Refiner
-from coder.refiner import neighbourhood
+from coder import FileError, InputError, QualityLadder
+from coder.codecs import MODEL
+from coder.format import container
+from coder.refiner import surroundings
+from coder.transform import product
 
 GRID = (4, 6)
 RNG = np.random.default_rng(0)
@@ -31,49 +35,22 @@ def codec() -> QualityLadder:
     return coder.fit(y, y.mean((1, 2)))
 
 
-def random_refiner(codec: QualityLadder, **changes: Any) -> Refiner:
-    """A refiner of random weights, for all qualities of a codec."""
-    d, h, c, r = codec.channels, 9, 5, codec.num_qualities
-    rng = np.random.default_rng(2)
-
-    def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
-        return rng.standard_normal(shape).astype(dtype)
-
-    qualities = [codec.at(quality) for quality in range(r)]
-    codecs = {one.fingerprint.hex(): i for i, one in enumerate(qualities)}
-    codecs |= {one.split()[0].fingerprint.hex(): i for i, one in enumerate(qualities)}
-    half = np.float16
-    parts: dict[str, Any] = {
-        "codecs": codecs | {codec.fingerprint.hex(): -1},
-        "mean": normal(d),
-        "scale": np.exp(normal(d)),
-        "token": normal(d, h, dtype=half),
-        "basis": normal(d, c, dtype=half),
-        "context": normal(c, h, dtype=half),
-        "bias": normal(r, h),
-        "out": normal(h, d, dtype=half),
-        "offset": normal(d),
-        "gains": np.linspace(1, 0.1, r, dtype=np.float32),
-    }
-    return Refiner(**(parts | changes))
-
-
 def blob_of(codec: QualityLadder, quality: int | None = None) -> bytes:
     y = embeddings(7)[0].reshape(-1, codec.channels)
     return codec.encode(np.vstack([y.mean(0), y]), GRID, quality=quality)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 4)])
-def test_a_neighbourhood_is_the_mean_of_the_tokens_around_that_are_there(
+@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17)])
+def test_surroundings_are_means_over_the_tokens_around_that_are_there(
     grid: tuple[int, int],
 ) -> None:
     u = RNG.standard_normal((grid[0] * grid[1], 3)).astype(np.float32)
     rows = u.reshape(*grid, 3)
-    for (i, row), (j, _) in itertools.product(enumerate(rows), enumerate(rows[0])):
-        near = rows[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
-        found = neighbourhood(u, grid).reshape(*grid, 3)[i, j]
-        np.testing.assert_allclose(found, near.mean((0, 1)), atol=1e-6)
-        assert row.shape == (grid[1], 3)
+    found = surroundings(u, grid).reshape(*grid, 6)
+    for i, j in itertools.product(range(grid[0]), range(grid[1])):
+        near = [rows[max(i - r, 0) : i + r + 1, max(j - r, 0) : j + r + 1] for r in (1, 7)]
+        expected = np.concatenate([part.mean((0, 1)) for part in near])
+        np.testing.assert_allclose(found[i, j], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("quality", [0, 3])
@@ -85,8 +62,8 @@ def test_refined_embeddings_are_those_of_the_formula(codec: QualityLadder, quali
     np.testing.assert_array_equal(refined[0], plain[0])  # the class token
     w = {f.name: getattr(refiner, f.name) for f in dataclasses.fields(refiner)}
     u = (plain[1:].astype(float) - w["mean"]) / w["scale"]
-    m = neighbourhood(u.astype(np.float32), GRID).astype(float) @ w["basis"].astype(float)
-    h = u @ w["token"].astype(float) + m @ w["context"].astype(float) + w["bias"][quality]
+    c = surroundings((u @ w["basis"].astype(float)).astype(np.float32), GRID).astype(float)
+    h = u @ w["token"].astype(float) + c @ w["context"].astype(float) + w["bias"][quality]
     change = np.maximum(h, 0) @ w["out"].astype(float) + w["offset"]
     expected = plain[1:] + w["gains"][quality] * w["scale"] * change
     np.testing.assert_allclose(refined[1:], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
@@ -99,9 +76,67 @@ def test_plain_decoding_fingerprints_and_files_do_not_know_the_refiner(
     blob = blob_of(codec)
     np.testing.assert_array_equal(refined.decode(blob), codec.decode(blob))
     assert refined.to_bytes() == codec.to_bytes()
-    assert refined == codec
+    assert refined.fingerprint == codec.fingerprint
     assert refined.at(2).to_bytes() == codec.at(2).to_bytes()
     assert refined.with_refiner(None).refiner is None
+
+
+def test_codecs_are_equal_if_their_refiners_are_too(codec: QualityLadder) -> None:
+    """They decode differently, and what caches by equality must not take one for the other."""
+    refined, other = (codec.with_refiner(random_refiner(codec, seed)) for seed in (2, 3))
+    for one, two, none in ((refined, other, codec), (refined.at(4), other.at(4), codec.at(4))):
+        assert len({one, two, none}) == 3
+        assert one == none.with_refiner(random_refiner(codec))
+        assert hash(one) == hash(none.with_refiner(random_refiner(codec)))
+        assert one.with_refiner(None) == none
+        assert hash(one.with_refiner(None)) == hash(none)
+        assert one.fingerprint == two.fingerprint == none.fingerprint
+    assert pickle.loads(pickle.dumps(refined)) == refined
+
+
+def model_file(path: Path, codec: QualityLadder, refiner: Any, **changes: Any) -> Path:
+    """A model's file of a codec, and of a refiner: its tensors and content."""
+    tensors, content = codec.to_parts()
+    tensors = {f"codec/{name}": values for name, values in tensors.items()}
+    own, entry = refiner
+    tensors |= {f"refiner/{name}": values for name, values in own.items()}
+    whole = {"config": {}, "provenance": "{}", "codec": content, "refiner": entry} | changes
+    whole = {key: value for key, value in whole.items() if value is not None}
+    container.write(path, MODEL, tensors, whole)
+    return path
+
+
+def test_the_codec_of_a_model_file_has_the_refiner_of_the_file(
+    tmp_path: Path, codec: QualityLadder
+) -> None:
+    refiner = random_refiner(codec)
+    with_one = coder.load(model_file(tmp_path / "one", codec, refiner.to_parts()))
+    assert with_one == codec.with_refiner(refiner)
+    blob = blob_of(codec)
+    np.testing.assert_array_equal(
+        with_one.decode(blob, refine=True), codec.with_refiner(refiner).decode(blob, refine=True)
+    )
+    without = coder.load(model_file(tmp_path / "none", codec, ({}, None)))
+    assert without == codec
+    assert without.refiner is None
+
+
+def test_a_wrong_refiner_of_a_model_file_is_named(tmp_path: Path, codec: QualityLadder) -> None:
+    own, entry = random_refiner(codec).to_parts()
+    other = random_refiner(coder.fit(embeddings(60)))
+    cases: list[tuple[Any, str]] = [
+        (other.to_parts(), "not the refiner of the model's codec"),
+        ((own, None), "not an object"),
+        ((own, [1]), "not an object"),
+        (({}, entry), "a refiner has tensors"),
+        ((own, {}), "a refiner has tensors"),
+        ((own, {"codecs": [3]}), "not an object"),
+    ]
+    for parts, message in cases:
+        path = model_file(tmp_path / "model", codec, parts)
+        with pytest.raises(FileError, match=message) as caught:
+            coder.load(path)
+        assert str(path) in str(caught.value)
 
 
 def test_the_codecs_of_one_quality_have_the_refiner_too(codec: QualityLadder) -> None:
@@ -138,18 +173,76 @@ def test_refined_embeddings_follow_small_changes_without_jumps(codec: QualityLad
     one = codec.at(3).split()[0]
     y = np.tile(refiner.mean, (24, 1))  # all hidden units are at zero
     step = np.float32(1e-5) * refiner.scale * RNG.standard_normal((24, 12), np.float32)
-    norms = [np.linalg.norm(getattr(refiner, name).astype(float), 2) for name in ("token", "out")]
-    context = np.linalg.norm(refiner.basis.astype(float) @ refiner.context.astype(float), 2)
-    most = 1 + (norms[0] + context) * norms[1]
+    names = ("token", "basis", "context", "out")
+    norm = {k: np.linalg.norm(getattr(refiner, k).astype(float), 2) for k in names}
+    mixing = 2 * norm["basis"] * norm["context"]
+    most = 1 + (norm["token"] + mixing) * norm["out"]
     moved = refiner.refine((y + step).astype(np.float32), GRID, one.fingerprint)
     change = (moved - refiner.refine(y, GRID, one.fingerprint)) / refiner.scale
     assert np.linalg.norm(change) <= 1.01 * most * np.linalg.norm(step / refiner.scale)
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (4, 6)])
+def test_on_its_kinks_a_refiner_moves_no_more_than_its_bound(
+    codec: QualityLadder, grid: tuple[int, int]
+) -> None:
+    """The inputs of hidden units are zero in float32, so that noise decides their signs.
+
+    In units of `scale`, a refiner is Lipschitz continuous with the constant
+    1 + gain (|token| + 2 |basis| |context|) |out|, in spectral norms. The means over
+    tokens around have at most the norm sqrt(largest sum of a row x that of a column): rows sum to
+    1, and columns to less than 1.4 along each axis. 1.4 sqrt(2) is less than 2.
+    """
+    quality, tokens = 2, grid[0] * grid[1]
+    one = codec.at(quality).split()[0]
+    y = np.tile(RNG.standard_normal(12).astype(np.float32), (tokens, 1))
+    bias = np.zeros((codec.num_qualities, 9), np.float32)
+    bias[quality] = -before_the_kink(random_refiner(codec, bias=bias), y, grid)[0]
+    refiner = random_refiner(codec, bias=bias)
+    w = {f.name: getattr(refiner, f.name) for f in dataclasses.fields(refiner)}
+    inputs = before_the_kink(refiner, y, grid)
+    assert (inputs[0] == 0).all()
+    assert np.abs(inputs).max() < 1e-5  # means of equal numbers are rounded
+    names = ("token", "basis", "context", "out")
+    norm = {name: np.linalg.norm(w[name].astype(float), 2) for name in names}
+    mixing = 2 * norm["basis"] * norm["context"]
+    most = 1 + w["gains"][quality] * (norm["token"] + mixing) * norm["out"]
+    base = refiner.refine(y, grid, one.fingerprint)
+    for seed in range(20):
+        sign = np.random.default_rng(seed).choice([-1, 1], y.shape)
+        noise = (1e-6 * np.abs(y).max() * sign).astype(np.float32)
+        moved = refiner.refine(y + noise, grid, one.fingerprint)
+        change = np.linalg.norm((moved - base) / refiner.scale)
+        given = np.linalg.norm(noise / refiner.scale)
+        assert change <= 2 * most * given  # rounding to float32 is as large as the noise
+
+
+def before_the_kink(refiner: Any, y: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The inputs [n, H] of the hidden units at quality 2, in the order of coder.refiner."""
+    token, basis, context = (
+        getattr(refiner, name).astype(np.float32) for name in ("token", "basis", "context")
+    )
+    u = (y - refiner.mean) / refiner.scale
+    h = product(u, token)
+    h += product(surroundings(product(u, basis), grid), context)
+    return h + refiner.bias[2]
+
+
+def test_a_ladder_with_another_default_quality_keeps_its_refiner(codec: QualityLadder) -> None:
+    refiner = random_refiner(codec)
+    other = dataclasses.replace(codec, quality=(codec.quality + 1) % codec.num_qualities)
+    assert other.fingerprint.hex() not in refiner.codecs
+    blob = blob_of(codec, 2)
+    np.testing.assert_array_equal(
+        other.with_refiner(refiner).decode(blob, refine=True),
+        codec.with_refiner(refiner).decode(blob, refine=True),
+    )
+
+
 def test_a_refiner_of_another_codec_and_none_are_refused(codec: QualityLadder) -> None:
     with pytest.raises(InputError, match="has no refiner"):
         codec.decode(blob_of(codec), refine=True)
-    other = coder.fit(embeddings(60))
+    other, wide = coder.fit(embeddings(60)), coder.fit(embeddings(60, channels=16))
     with pytest.raises(InputError, match="belongs to another codec"):
         other.with_refiner(random_refiner(codec))
     with pytest.raises(InputError, match="belongs to another codec"):
@@ -159,6 +252,17 @@ def test_a_refiner_of_another_codec_and_none_are_refused(codec: QualityLadder) -
     )
     with pytest.raises(InputError, match="only codecs with a transform"):
         channels.with_refiner(random_refiner(codec))
+    served = {
+        **random_refiner(codec).codecs,
+        wide.fingerprint.hex(): -1,
+        wide.at().fingerprint.hex(): 0,
+    }
+    with pytest.raises(InputError, match="for 12 channels, and the embeddings have 16"):
+        wide.with_refiner(random_refiner(codec, codecs=served))
+    with pytest.raises(InputError, match="for 12 channels, and the embeddings have 16"):
+        random_refiner(codec, codecs=served).refine(
+            np.zeros((24, 16), np.float32), GRID, wide.at().fingerprint
+        )
 
 
 def test_a_file_holds_the_refiner_and_damage_is_found(tmp_path: Path, codec: QualityLadder) -> None:
@@ -189,7 +293,12 @@ def test_a_file_holds_the_refiner_and_damage_is_found(tmp_path: Path, codec: Qua
         ({"mean": np.full(12, np.nan, np.float32)}, "not finite"),
         ({"out": np.zeros((9, 11), np.float16)}, r"out of a refiner is float16 \[9, 12\]"),
         ({"token": np.zeros((12, 9), np.float32)}, "token of a refiner is float16"),
+        ({"bias": np.float32(1)}, "token of a refiner is float16"),
+        ({"basis": np.float16(1)}, "basis of a refiner is float16"),
+        ({"mean": np.zeros(0, np.float32), "basis": np.zeros((12, 0), np.float16)}, "a refiner is"),
         ({"codecs": {}}, "belongs to no codec"),
+        ({"codecs": {"00": True}}, "belongs to no codec"),
+        ({"codecs": {"00": 1.0}}, "belongs to no codec"),
         ({"codecs": {"00": 99}}, "belongs to no codec"),
     ],
 )

@@ -54,7 +54,7 @@ def test_the_report_of_the_demo_has_all_methods() -> None:
     assert params.codec is not None
     assert f"quality {params.codec.quality}" in qualities
     assert {m for m, _ in points} == {
-        "nec", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"
+        "nec", "nec-refined", "uqe", "uqe-channel", "float16", "jpeg2000", "raw-zstd"
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ It runs in rounds, each a process of its own on the corpus of those before: athe
 result of every comparison of arrays, so that a process grows by 100 kB a run.
 
 The first byte chooses what the rest is: a blob, the body of a blob that gets a right checksum, the
-payload of a blob whose whole header is right, or a codec file.
+payload of a blob whose whole header is right, a codec file, or a refiner file.
 """
 
 import argparse
@@ -43,12 +43,12 @@ def one_input(data: bytes) -> None:
     """Anything but a typed error, or a second blob of the same symbols, is a crash."""
     if not data:
         return
-    kind, rest = data[0] % 4, data[1:]
-    if kind == 3:
+    kind, rest = data[0] % 5, data[1:]
+    if kind >= 3:
         with contextlib.suppress(FileError):
-            coder.from_bytes(rest)
+            (coder.from_bytes if kind == 3 else coder.Refiner.from_bytes)(rest)
         return
-    codec, blob = CASES[data[0] // 4 % len(CASES)]
+    codec, blob = CASES[data[0] // 5 % len(CASES)]
     if kind == 1:
         rest = sealed(rest)
     elif kind == 2:
@@ -64,13 +64,15 @@ def one_input(data: bytes) -> None:
 
 
 def write_corpus(folder: Path) -> None:
-    """The golden blobs and codec files, as a start."""
+    """The golden blobs, codec files and refiner files, as a start."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (codec, blob) in enumerate(CASES):
         header = 9 if codec.quality > 127 else 8
         inputs = (blob, blob[:-4], blob[header:-4], codec.to_bytes())
         for kind, data in enumerate(inputs):
-            (folder / f"golden-{i}-{kind}").write_bytes(bytes([4 * i + kind]) + data)
+            (folder / f"golden-{i}-{kind}").write_bytes(bytes([5 * i + kind]) + data)
+    for i, path in enumerate(sorted(GOLDEN.glob("*.refiner.safetensors"))):
+        (folder / f"golden-{i}-4").write_bytes(bytes([4]) + path.read_bytes())
 
 
 def fuzz(corpus: Path, seconds: float) -> None:

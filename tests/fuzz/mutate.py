@@ -2,6 +2,8 @@
 
     python tests/fuzz/mutate.py [--count 1000000] [--seed 0]
 
+After the blobs, a tenth of that number of mutants of refiner files are read (`run_refiners`).
+
 Every golden blob is mutated in turn. Half of the mutants get a right checksum, as a hostile writer
 would give them: those may decode to anything of an allowed shape, provided that encoding it gives
 the same bytes. A mutant fails the run if it raises anything but a `BlobError`, takes longer than
@@ -19,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 import coder
-from coder import BlobError, EmbeddingCodec
+from coder import BlobError, EmbeddingCodec, FileError, InputError
+from coder.format import container
 from coder.format.blob import unpack
+from coder.refiner import REFINER
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECONDS = 2.0
@@ -120,6 +124,109 @@ def run(count: int, seed: int) -> collections.Counter:
     return outcomes
 
 
+def run_refiners(count: int, seed: int) -> collections.Counter:
+    """Outcomes of `count` mutants of refiner files: each ends in a FileError, or refines.
+
+    Half of them are whole files with a right digest, whose tensors or codecs are wrong.
+    """
+    rng = np.random.default_rng(seed)
+    golden = [path.read_bytes() for path in sorted(GOLDEN.glob("*.refiner.safetensors"))]
+    outcomes, slowest = collections.Counter(), 0.0
+    for i in range(count):
+        data = golden[i % len(golden)]
+        if i // len(golden) % 2:
+            tensors, content = (dict(part) for part in container.from_bytes(data, REFINER))
+            name = str(rng.choice(sorted(tensors)))
+            change = CHANGES[int(rng.integers(len(CHANGES)))]
+            change(tensors, content, name, rng)
+            mutant = container.to_bytes(REFINER, tensors, content)
+        else:
+            array = bytearray(data)
+            for _ in range(int(rng.integers(1, 3))):
+                if array:
+                    MUTATIONS[int(rng.integers(len(MUTATIONS)))](array, rng, golden[-1])
+            mutant = bytes(array)
+        start = time.perf_counter()
+        try:
+            refiner = coder.Refiner.from_bytes(mutant)
+        except FileError:
+            outcomes["FileError"] += 1
+        else:
+            if mutant in golden:
+                outcomes["unchanged after all"] += 1
+            elif i // len(golden) % 2 == 0:
+                raise AssertionError(f"mutant {i} of a refiner was read: {mutant.hex()}")
+            outcomes[refined(refiner)] += 1
+        slowest = max(slowest, time.perf_counter() - start)
+    if slowest > SECONDS:
+        raise AssertionError(f"a mutant of a refiner took {slowest:.1f} s")
+    return outcomes
+
+
+def refined(refiner: coder.Refiner) -> str:
+    """What comes of using a refiner that could be read, with each codec that it names."""
+    y_hat, outcome = np.ones((7, refiner.channels), np.float32), "refines no codec"
+    for fingerprint in refiner.codecs:
+        try:
+            with np.errstate(all="ignore"):
+                y = refiner.refine(y_hat, (2, 3), bytes.fromhex(fingerprint))
+        except (InputError, ValueError):  # ValueError: the name of the codec is no fingerprint
+            continue
+        if y.shape != y_hat.shape or y.dtype != np.float32 or not (y[0] == 1).all():
+            raise AssertionError(f"{refiner} returns {y.dtype} {y.shape}")
+        outcome = "refines"
+    return outcome
+
+
+def reshape(tensors, _, name, rng):
+    """Another shape, of the same numbers or fewer."""
+    values = tensors[name].ravel()
+    shapes = [(), (0,), values.shape, (1, values.size), (values.size, 1), (values.size // 2,)]
+    shape = shapes[int(rng.integers(len(shapes)))]
+    tensors[name] = np.resize(values, shape) if values.size else np.zeros(shape, values.dtype)
+
+
+def retype(tensors, _, name, rng):
+    """Another type."""
+    kinds = ("f2", "f4", "f8", "i4", "u1", "?")
+    tensors[name] = tensors[name].astype(kinds[int(rng.integers(len(kinds)))])
+
+
+def extremes(tensors, _, name, rng):
+    """Numbers that are very large or small, zero, negative, NaN or infinite."""
+    values, most = tensors[name].copy(), np.finfo(tensors[name].dtype).max
+    edges = [0, -1, most, -most, 1e-7, np.nan, np.inf]
+    if values.size:
+        values.flat[int(rng.integers(values.size))] = edges[int(rng.integers(len(edges)))]
+    tensors[name] = values
+
+
+def forget(tensors, content, name, rng):
+    """A tensor that is lost, or has another name; or a key of `content` that nobody knows."""
+    values = tensors.pop(name)
+    if rng.integers(2):
+        tensors["more"] = values
+    elif rng.integers(2):
+        tensors[name] = values
+        content["more"] = 1
+
+
+def other_codecs(_, content, __, rng):
+    """Codecs of qualities that there are not, or no codecs."""
+    kinds: list = [-2, 2, 1 << 40, 1.0, True, None, "0", [0], {}]
+    whole: list = [None, [], {}, {"": 0}, {"zz": 0}, {"00": 0}, "codecs"]
+    if rng.integers(2):
+        content["codecs"] = whole[int(rng.integers(len(whole)))]
+        return
+    codecs = dict(content["codecs"])
+    name = sorted(codecs)[int(rng.integers(len(codecs)))]
+    codecs[name] = kinds[int(rng.integers(len(kinds)))]
+    content["codecs"] = codecs
+
+
+CHANGES = (reshape, retype, extremes, forget, other_codecs)
+
+
 def again(codec: EmbeddingCodec, blob: bytes, symbols: np.ndarray, grid: tuple[int, int]) -> bytes:
     """The blob of the symbols of a blob, at its quality."""
     return codec.at(unpack(blob)[0].rate_index).encode_symbols(symbols, grid)
@@ -138,6 +245,7 @@ def main() -> None:
     arguments = parser.parse_args()
     start = time.perf_counter()
     outcomes = run(arguments.count, arguments.seed)
+    outcomes += run_refiners(arguments.count // 10, arguments.seed)
     for name, number in outcomes.most_common():
         print(f"{number:10,d} {name}")
     print(

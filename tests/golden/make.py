@@ -2,15 +2,17 @@
 
 A case is `NAME.codec.safetensors`, `NAME.blob` and `NAME.symbols.npy` (int32 [n, D or K]). Files
 that are there are never written again: a codec or blob that has to change means a new format
-version.
+version. `REFINER.refiner.safetensors` is a refiner. `NAME.refined.npy` (float32 [n, D]) is the
+embedding that it makes of the blob NAME; readers agree with it to 1e-5 of its largest magnitude.
 """
 
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from coder import EmbeddingCodec, QualityLadder, ScalarCodec, Tables
+from coder import EmbeddingCodec, QualityLadder, Refiner, ScalarCodec, Tables, load
 from coder.codecs import NOT_CODED
 from coder.entropy import quantise_pmf
 from coder.transform import Transform
@@ -161,6 +163,40 @@ def cases():
         yield name, coded, draw_from(one.tables, which, 6, busy=2), grid
 
 
+REFINED = {"transform": "ladder", "ladder": "ladder", "channels-alone": "channels-alone"}
+"""Cases with a transform, and the refiner of each."""
+
+
+def refiners():
+    """name -> refiner"""
+    for name, spatial, hidden, components in (
+        ("ladder", True, 6, 3),
+        ("channels-alone", False, 5, 0),
+    ):
+        whole = ladder(class_token=spatial, spatial=spatial)
+        d, r = whole.channels, whole.num_qualities
+        shapes = {
+            "token": (d, hidden),
+            "basis": (d, components),
+            "context": (2 * components, hidden),
+        }
+        shapes |= {"bias": (r, hidden), "out": (hidden, d), "offset": (d,)}
+        drawn = (pseudo_random(int(sum(np.prod(shape) for shape in shapes.values())), 8) >> 9) % 257
+        parts, start = {}, 0
+        for part, shape in shapes.items():
+            # Exact in float16.
+            values = (drawn[start : start + np.prod(shape)].reshape(shape) - 128) / 128
+            parts[part] = values.astype(np.float32 if part in ("bias", "offset") else np.float16)
+            start += np.prod(shape)
+        codecs = {whole.fingerprint.hex(): -1}
+        for quality in range(r):
+            one = whole.at(quality)
+            codecs |= {one.fingerprint.hex(): quality, one.split()[0].fingerprint.hex(): quality}
+        line = np.arange(d, dtype=np.float32)
+        settings = {"mean": line - 2, "scale": 2 + line / 8, "gains": np.array([0.75, 0.5], "f4")}
+        yield name, Refiner(codecs, **settings, **parts)
+
+
 def encoded(coded: EmbeddingCodec, symbols: np.ndarray, grid: tuple[int, int]) -> bytes:
     """The blob; of a ladder, that of the quality that has as many components."""
     qualities = (
@@ -184,6 +220,20 @@ def main() -> None:
         paths[1].write_bytes(blob)
         np.save(paths[2], symbols.astype("<i4"))
         sys.stdout.write(f"{name}: {len(blob)} bytes\n")
+    made = dict(refiners())
+    files = {HERE / f"{name}.refiner.safetensors": one.to_bytes() for name, one in made.items()}
+    for name, refiner in REFINED.items():
+        coded = load(HERE / f"{name}.codec.safetensors").with_refiner(made[refiner])
+        y = coded.decode((HERE / f"{name}.blob").read_bytes(), refine=True)
+        file = io.BytesIO()
+        np.save(file, y)
+        files[HERE / f"{name}.refined.npy"] = file.getvalue()
+    for path, data in files.items():
+        if path.exists():
+            sys.stdout.write(f"{path.name}: there already, left alone\n")
+            continue
+        path.write_bytes(data)
+        sys.stdout.write(f"{path.name}: {len(data)} bytes\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 // Decodes a blob to its symbols, from docs/format.md alone: plain JavaScript, no dependency.
 //
-//     node tests/interop/decode.mjs CODEC.safetensors BLOB OUT.npy [--floats]
+//     node tests/interop/decode.mjs CODEC.safetensors BLOB OUT.npy [--floats | REFINER.safetensors]
 
 import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
+import { refine } from './refine.mjs'
 import { cut, floats, tablesOf } from './transform.mjs'
 
 const ONE = 1n << 24n
@@ -19,10 +20,10 @@ const choose = (n, k) => {
   return c
 }
 
-// Section 6 and 7: the codec's file, its digest and its fingerprint.
+// Section 6 and 7: files, their digests and fingerprints.
 const TYPES = {
   F32: ['float32', Float32Array], I32: ['int32', Int32Array], U32: ['uint32', Uint32Array],
-  I8: ['int8', Int8Array], U8: ['uint8', Uint8Array],
+  I8: ['int8', Int8Array], U8: ['uint8', Uint8Array], F16: ['float16', Uint16Array],
 }
 const sorted = (v) => (v && typeof v === 'object' && !Array.isArray(v))
   ? Object.fromEntries(Object.keys(v).sort().map((key) => [key, sorted(v[key])])) : v
@@ -48,7 +49,7 @@ function readFile(path) {
     const bytes = file.subarray(...offsets.map((offset) => 8 + length + offset))
     tensors[name] = { type, shape, data: new array(new Uint8Array(bytes).buffer) }
   }
-  if (digest(tensors, JSON.stringify(sorted(record))) !== sha256) fail('the codec file is damaged')
+  if (digest(tensors, JSON.stringify(sorted(record))) !== sha256) fail(`the ${record.kind} file is damaged`)
   return { tensors, content: record.content }
 }
 function openCodec({ tensors, content }) {
@@ -263,7 +264,9 @@ try {
   const scalar = () => Float32Array.from(q, (v, i) =>
     Math.fround(Math.fround(Math.fround(v) * codec.steps[i % channels]) + codec.offsets[i % channels]))
   const y = () => (codec.offsets ? scalar() : floats(codec, q, height, width))
-  wanted ? save(out, '<f4', y(), tokens) : save(out, '<i4', q, tokens)
+  if (!wanted) save(out, '<i4', q, tokens)
+  else if (wanted === '--floats') save(out, '<f4', y(), tokens)
+  else save(out, '<f4', refine(readFile(wanted), codec, y(), height, width), tokens)
   console.log(`grid ${height} x ${width}, ${tokens} tokens, ${channels} channels`)
 } catch (error) {
   console.error(`Error: ${error.message}`)

@@ -65,6 +65,12 @@ def test_the_kinds_of_the_earths_surface_are_classified_from_blobs(params: NecPa
         classes = ("ocean", "land", "lake", "coast")
         head = heads.fit(params, seen, train.labels, kind="class-linear", classes=classes)
         found = heads.predict(head, nec_jax.decode(params, blobs))
+        assert head.config.refine
+        plain, refined = (
+            nec_jax.decode(params, blobs, refine=refine)[:, 1:] - y[1][:, 1:]
+            for refine in (False, True)
+        )
+        assert np.mean(np.square(refined)) < 0.85 * np.mean(np.square(plain))
         common = np.bincount(train.labels).argmax()
         assert np.mean(found == test.labels) > 0.92 > np.mean(test.labels == common)
 

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from coder.errors import printable
 
@@ -279,3 +279,42 @@ class Distil(Training):
         check_counts(self, "views", "calibration_images", "max_bytes")
         check(self, ["predictor"], lambda n: n >= 0, "0 or more")
         check(self, ["class_weight"], lambda x: 0 <= x <= 1, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """Train a refiner: it brings a model's decoded embeddings closer to the encoded ones.
+
+    The model's codec must have a transform, as that of nec-vit-ti and those of `nec distil` and
+    `nec compress --codec transform`. The codec and its blobs stay the same. Training takes minutes.
+    A run that is stopped writes nothing; the same command starts it again.
+    """
+
+    model: Positional[str] = ""
+    """The model: a file, or nec-vit-ti."""
+    data: tuple[str, ...] = ()
+    """Images, as for `pretrain`; labels are not used. A refiner that saw several data sets is better on others."""  # noqa: E501
+    out: Path | None = None
+    """File for the model with its refiner."""
+    refiner: Path | None = None
+    """File for the refiner alone."""
+    overwrite: bool = False
+    """Replace what is there; an input, a pipe or a device is never replaced."""
+    split: str = "train"
+    """Split to train on; `all` for the whole data sets."""
+    limit: int | None = None
+    """Maximum number of images of each data set, evenly spread. All together have at most 524,288 tokens, shared among the data sets."""  # noqa: E501
+    chip: int | None = None
+    """Cut every image into windows of this side, in pixels. If there are several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
+    image_size: int | None = None
+    """Resize images to this side, in pixels; that of the model if not given."""
+    hidden: int = 768
+    """Number of hidden units. The refiner's size and the time grow with it."""
+    steps: int = 4000
+    """Training steps, of 2,048 tokens each."""
+    seed: int = 0
+    """Random seed. The same command gives the same bytes on one machine."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "limit", "chip", "image_size", "hidden", "steps")
+        check(self, ["seed"], lambda n: n >= 0, "0 or more")

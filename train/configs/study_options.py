@@ -70,6 +70,10 @@ class Evaluate:
     """Baseline: one bit per channel; with and without zstd."""
     jpeg2000: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0)
     """Baseline: images in JPEG 2000 at these compression ratios."""
+    refine: Literal["no", "own", "fit"] = "no"
+    """Whether to measure refined embeddings too, as methods of their own. own: by the refiners that the models have (nec refine). fit: also train a refiner on the embeddings of the training images for each codec that has none, --transform-qualities included (minutes each)."""  # noqa: E501
+    refiner_steps: int | None = None
+    """With --refine fit: training steps of each refiner; 4000 if not given."""
     heads: tuple[HeadKind, ...] = ()
     """Kinds of heads to train; all kinds for the task if not given."""
     decoder_heads: bool = True
@@ -81,6 +85,7 @@ class Evaluate:
         if self.model and self.cache is not None:
             raise OptionsError("--cache is for --models that share frozen blocks: leave it out")
         check_counts(self, "chip", "image_size", "limit", "seeds", "epochs", "pca", "pq")
+        check_counts(self, "refiner_steps")
         check(self, ["channel_gains"], lambda gain: 0 < gain < inf, "positive and finite")
         check(self, ["qualities", "transform_qualities"], lambda n: n >= 0, "0 or more")
         check(self, ["uqe_bits"], lambda n: 1 <= n <= 8, "1 to 8")
@@ -93,6 +98,8 @@ class Evaluate:
                 f"{', '.join(HEADS[self.task])}"
             )
         check_cache(self)
+        if self.refiner_steps is not None and self.refine != "fit":
+            raise OptionsError("--refiner-steps goes with --refine fit: pass both, or leave it out")
         if self.base and not self.models and not self.baselines:
             raise OptionsError(
                 "--base with --no-baselines: nothing to measure, pass --models, or leave "
@@ -140,6 +147,8 @@ class Sweep:
             options = getattr(self, table)
             if getattr(options, name) != getattr(type(options), name):
                 raise OptionsError(f"{table}.{name}: a sweep sets it itself, leave it out")
+        if self.evaluate.refine == "own":
+            raise OptionsError("evaluate.refine: a sweep makes models without refiners, give fit")
         for name, values in self.axes.items():
             if not (isinstance(values, list) and values):
                 raise OptionsError(f"axis {name}: give a list of values")

@@ -17,8 +17,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import InputError, ScalarCodec, Tables, TransformCodec
-from coder.codecs import quantise
+from coder import InputError, ScalarCodec, Tables
+from coder.codecs import OneQualityCodec, quantise
 from coder.entropy import pmf_from_counts
 
 _ZSTD_LEVEL = 3
@@ -113,9 +113,7 @@ def per_channel(calibration: NDArray[np.float32], gain: float, class_tokens: int
     )
 
 
-def coded_by(
-    y: NDArray[np.float32], codec: ScalarCodec | TransformCodec, grid: tuple[int, int]
-) -> Coded:
+def coded_by(y: NDArray[np.float32], codec: OneQualityCodec, grid: tuple[int, int]) -> Coded:
     """Embeddings [N, n, D] coded by a codec that was fitted, not trained. Raises as `uqe`."""
     y = embeddings(y)
     blobs = [codec.encode(one, grid) for one in y]

@@ -14,14 +14,18 @@ Head = tuple[str, bool]  # its kind, and whether the decoder's first block comes
 
 AXES = {"top1": "top-1 accuracy (%)", "miou": "mean IoU (%)"}
 X_LABELS = {"bytes_per_image": "bytes per image"}
-# Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest.
+# Okabe and Ito's colours, told apart by colour-blind readers; NEC first and boldest. Refined
+# embeddings have the colour and marker of plain ones, and a line of dots.
 _STYLE = {
     "nec": ("NEC", "#D55E00", "o"),
+    "nec-refined": ("NEC, refined", "#D55E00", "o"),
     "nec-transform": ("NEC, through the transform", "#882255", "D"),
+    "nec-transform-refined": ("NEC, through the transform, refined", "#882255", "D"),
     "uqe": ("UQE, as published", "#999999", "v"),
     "uqe-channel": ("UQE, per channel", "#0072B2", "^"),
     "channels": ("per channel, untrained", "#0072B2", "o"),
     "transform": ("transform, untrained", "#CC79A7", "X"),
+    "transform-refined": ("transform, untrained, refined", "#CC79A7", "X"),
     "pca-int8": ("PCA + int8", "#E69F00", "<"),
     "pca-int8-zstd": ("PCA + int8 + zstd", "#E69F00", ">"),
     "pq": ("product quantisation", "#8C564B", "p"),
@@ -100,13 +104,13 @@ def draw_points(
 
 def _label(method: str, values: str) -> str:
     if method in results.NEC and values:
-        return values
+        return values + (", refined" if method.endswith(results.REFINED) else "")
     return ", ".join(filter(None, (label(method), values)))
 
 
 def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
     """The matplotlib style of each (method, values)."""
-    nec = [values for method, values in kinds if method in results.NEC]
+    nec = list(dict.fromkeys(values for method, values in kinds if method in results.NEC))
     models = list(dict.fromkeys(values for method, values in kinds if method not in results.NEC))
     looks = {}
     for method, values in kinds:
@@ -121,6 +125,8 @@ def _looks(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, 
         elif len(nec) > 1:
             i = models.index(values)
             colour, width, line = _GREYS[i % len(_GREYS)], 1.0, "--"
+        if method.endswith(results.REFINED):
+            line = ":"
         looks[method, values] = dict(zip(_LOOK, (colour, marker, width, size, line), strict=True))
     return looks
 

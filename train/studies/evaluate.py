@@ -197,6 +197,7 @@ def score_head(
             classes=study.classes,
             with_decoder=with_decoder,
             val=(method.values[1], choose),
+            refine=False,  # the values are refined already, or are to stay plain
             epochs=options.epochs,
             seed=seed,
         )

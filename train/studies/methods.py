@@ -1,5 +1,6 @@
 """The methods of a study, NEC and its baselines: each codes the same images to real bytes."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from coder import QualityLadder
+from coder import EmbeddingCodec, QualityLadder, TransformCodec
 from coder.codecs import OneQualityCodec
 from nec_jax.calibration import fit_transform
 from nec_jax.model_file import NecParams
@@ -19,7 +20,9 @@ from nec_jax.models import nec
 from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
 from train.studies import baselines, common_baselines
+from train.studies.results import REFINED
 from train.studies.study import Method, Study
+from train.tasks import refine
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +63,11 @@ def methods(
     """NEC at every model's lambda, then the baselines, each coded for real.
 
     Raises:
-      OptionsError: a model does not have one of the qualities; raised before anything is measured.
+      OptionsError: a model does not have one of the qualities, or nothing can be refined; raised
+        before anything is measured.
     """
     refuse_qualities(options, models)
+    refuse_refine(options, models)
     for setting, model in models.items():
         yield from nec_methods(options, study, setting, model, base)
     if options.baselines:
@@ -80,6 +85,68 @@ def refuse_qualities(options: Evaluate, models: dict[str, NecParams]) -> None:
                 f"--qualities {max(options.qualities)}: {name or options.model} has qualities 0 to "
                 f"{ladder.num_qualities - 1}"
             )
+
+
+def refuse_refine(options: Evaluate, models: dict[str, NecParams]) -> None:
+    """Raise OptionsError if `--refine` would refine nothing."""
+    held = [model.codec for model in models.values() if model.codec is not None]
+    if options.refine == "own" and not any(codec.refiner for codec in held):
+        raise OptionsError(
+            "--refine own: none of the models has a refiner: train one with `nec refine`, or pass "
+            "--refine fit"
+        )
+    transform = any(isinstance(codec, QualityLadder | TransformCodec) for codec in held)
+    if options.refine == "fit" and not (
+        transform or (options.baselines and options.transform_qualities)
+    ):
+        raise OptionsError(
+            "--refine fit: none of the codecs has a transform, and only these have refiners: pass "
+            "--transform-qualities, or leave --refine out"
+        )
+
+
+def with_refiner(
+    options: Evaluate, codec: EmbeddingCodec, y: NDArray[np.float32], grid: tuple[int, int]
+) -> EmbeddingCodec:
+    """A codec with the refiner that `--refine` asks for; with none if it can have none.
+
+    Args:
+      y: the embeddings [N, n, D] to train it on if the codec has none.
+    """
+    if options.refine == "no":
+        return codec.with_refiner(None)
+    fits = isinstance(codec, QualityLadder | TransformCodec) and options.refine == "fit"
+    if codec.refiner is not None or not fits:
+        return codec
+    steps = {} if options.refiner_steps is None else {"steps": options.refiner_steps}
+    return codec.with_refiner(refine.fitted(codec, y, grid, **steps))
+
+
+def as_refined(
+    plain: Method,
+    codec: OneQualityCodec,
+    grid: tuple[int, int],
+    errors_of: Callable[[NDArray[np.float32]], NDArray[np.float64] | None],
+) -> Method:
+    """A method whose embeddings `codec` decoded, with these embeddings refined.
+
+    Args:
+      errors_of: (embeddings of the scored split) -> `Method.errors`.
+    """
+    refiner, fingerprint = codec.refiner, codec.fingerprint
+    assert refiner is not None
+    fit, choose, score = (
+        np.stack([refiner.refine(y_hat, grid, fingerprint) for y_hat in part])
+        for part in plain.values
+    )
+    return dataclasses.replace(
+        plain,
+        name=plain.name + REFINED,
+        values=(fit, choose, score),
+        errors=errors_of(score),
+        codec_bytes=plain.codec_bytes + refiner.refiner_bytes,
+        facts=plain.facts | {"refiner_bytes": refiner.refiner_bytes},
+    )
 
 
 def nec_methods(
@@ -103,8 +170,9 @@ def nec_methods(
     goals = y if own and not features else None  # such a decoder has an older base's as target
     if not own and features and model.config.bands == base.config.bands:
         goals = study.embedded(base)
+    codec = with_refiner(options, codec, y[0], study.grid(model))
     if not isinstance(codec, QualityLadder):
-        yield nec_method(study, "nec", setting, model, codec.at(), y, goals)
+        yield from plain_and_refined(study, "nec", setting, model, codec.at(), y, goals)
         return
     some = np.linspace(0, codec.num_qualities - 1, min(_QUALITIES, codec.num_qualities)).round()
     usual = sorted({*map(int, some), codec.quality}) if own else [codec.quality]
@@ -112,7 +180,24 @@ def nec_methods(
         name, at = "nec", f"quality {quality}"
         if not own:
             name, at = "nec-transform", f"{setting}, {at}"
-        yield nec_method(study, name, at, model, codec.at(quality), y, goals)
+        yield from plain_and_refined(study, name, at, model, codec.at(quality), y, goals)
+
+
+def plain_and_refined(
+    study: Study,
+    name: str,
+    setting: str,
+    model: NecParams,
+    codec: OneQualityCodec,
+    latents: list[NDArray[np.float32]],
+    goals: list[NDArray[np.float32]] | None,
+) -> Iterator[Method]:
+    """A model at one quality; then, if the codec has a refiner, with refined embeddings."""
+    plain = nec_method(study, name, setting, model, codec, latents, goals)
+    yield plain
+    if codec.refiner is not None:
+        grid = study.grid(model)
+        yield as_refined(plain, codec, grid, lambda score: errors_of(study, model, score, goals))
 
 
 def nec_method(
@@ -138,18 +223,28 @@ def nec_method(
         values.append(decoded)
     estimates = [codec.estimate_bits(*codec.decode_symbols(blob)) / 8 for blob in blobs]
     fit, choose, score = values
-    errors = None
-    if goals is not None:
-        own = int(model.config.code_class_token)
-        goals = [part[:, -(grid[0] * grid[1]) - own :] for part in goals]
-        if goals[2].shape[1] == score.shape[1]:  # else the base has no class token
-            found = decoded_features(model, score, grid)
-            errors = squared_errors(found, goals)
+    errors = errors_of(study, model, score, goals)
     lam, sizes = trained_lambda(model), np.array([len(blob) for blob in blobs])
     facts = {} if lam is None else {"lambda": lam}
     facts["estimated_bytes_per_image"] = float(np.mean(estimates))
     values = fit, choose, score
     return Method(name, setting, model, values, sizes, errors, codec.codec_bytes, facts)
+
+
+def errors_of(
+    study: Study,
+    model: NecParams,
+    score: NDArray[np.float32],
+    goals: list[NDArray[np.float32]] | None,
+) -> NDArray[np.float64] | None:
+    """`Method.errors` of decoded embeddings of the scored split, given what they should be."""
+    if goals is None:
+        return None
+    grid, own = study.grid(model), int(model.config.code_class_token)
+    goals = [part[:, -(grid[0] * grid[1]) - own :] for part in goals]
+    if goals[2].shape[1] != score.shape[1]:  # the base has no class token
+        return None
+    return squared_errors(decoded_features(model, score, grid), goals)
 
 
 def squared_errors(
@@ -210,9 +305,15 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
     if options.transform_qualities:
         ladder = fit_transform(y[0], grid)
         # All are cut first, so that an unknown quality is refused before any is measured.
-        for one in [ladder.at(quality) for quality in options.transform_qualities]:
-            name = f"quality {one.quality}"
-            yield of_latents("transform", name, lambda v, c=one: baselines.coded_by(v, c, grid))
+        chosen = [ladder.at(quality).quality for quality in options.transform_qualities]
+        ladder = with_refiner(options, ladder, y[0], grid)
+        for one in map(ladder.at, chosen):
+            coded = [baselines.coded_by(part, one, grid) for part in y]
+            values, last, name = [c.values for c in coded], coded[-1], f"quality {one.quality}"
+            plain = method("transform", name, values, last.bytes_per_image, last.codec_bytes)
+            yield plain
+            if one.refiner is not None:
+                yield as_refined(plain, one, grid, lambda score: squared_errors(score, y))
     for gain in options.channel_gains:
         codec = baselines.per_channel(y[0], gain, int(config.code_class_token))
         name = f"gain {gain:g}"

@@ -23,7 +23,8 @@ Report = dict[str, Any]
 
 METRICS = {"classification": "top1", "segmentation": "miou"}
 _MEASURED = (
-    "bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "mean", "std", "seeds", "mse",
+    "bytes_per_image", "estimated_bytes_per_image", "codec_bytes", "refiner_bytes", "mean", "std",
+    "seeds", "mse",
 )  # fmt: skip
 FILES = ("report.json", "images.npz", "report.md", "rate_distortion.png")
 """What `write` writes."""
@@ -159,10 +160,12 @@ def markdown(report: Report) -> str:
 
 def _explained(points: Sequence[Point], over: str) -> str:
     metrics = ", ".join(dict.fromkeys(f"{AXES[p['metric']]} ({p['task']})" for p in points))
+    refined = any(p["method"].endswith(results.REFINED) for p in points)
     return (
         f"Scores are {metrics}, mean ± standard deviation over {over}. Bytes are real, with all "
-        "framing; codec bytes are what a decoder needs once. Pixels (JPEG 2000, raw-zstd) are "
-        "coded at the size at which the model sees them."
+        "framing; codec bytes are what a decoder needs once"
+        + (", with the refiner if embeddings are refined. " if refined else ". ")
+        + "Pixels (JPEG 2000, raw-zstd) are coded at the size at which the model sees them."
     )
 
 

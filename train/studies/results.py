@@ -18,7 +18,10 @@ from train.configs.study_options import AXES
 log = logging.getLogger(__name__)
 
 Row = dict[str, str]
-NEC = ("nec", "nec-transform")  # rows of other methods are baselines of a model (`init`)
+REFINED = "-refined"
+"""The name of a method ends so if its embeddings are refined after decoding."""
+# Rows of other methods are baselines of a model (`init`).
+NEC = ("nec", "nec-transform", f"nec{REFINED}", f"nec-transform{REFINED}")
 
 
 class Results:

@@ -232,7 +232,8 @@ def open_table(options: Sweep) -> Results:
             path,
         )
     # An option that did not exist then had the value that is its default now.
-    before["compress"] = plain(Compress()) | before["compress"]
+    for part, default in (("compress", Compress()), ("evaluate", Evaluate())):
+        before[part] = plain(default) | before[part]
     table = Results(options.workdir / "results.csv", varied(options), before["compress"])
     # Each row holds its axes; baselines have their own rows.
     free = [f"compress.{AXES[name]}" for name in table.axes] + ["evaluate.baselines"]

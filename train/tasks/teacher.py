@@ -64,7 +64,7 @@ def turned(grid: NDArray, symmetry: int) -> NDArray:
     return grid[:, ::-1] if symmetry >= 4 else grid
 
 
-def _open(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
+def open_one(name: str, split: str, chip: int | None, *, alone: bool) -> Source:
     """Open one of the data sets; which are cut into windows is said at `Distil.chip`."""
     if chip is not None and name.startswith("tfds:"):  # TFDS cannot be cut into windows
         if alone:
@@ -93,7 +93,7 @@ class Images:
             )
         limit = options.images if split == options.split else options.val_images
         self._parts = [
-            at_most(_open(name, split, options.chip, alone=len(names) == 1), limit)
+            at_most(open_one(name, split, options.chip, alone=len(names) == 1), limit)
             for name in names
         ]
         self._options, self._teacher = options, teacher

@@ -396,7 +396,7 @@ def test_metadata_without_a_configuration_is_refused(more):
 
 
 def test_metadata_that_unfolds_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr("coder.archive.zarr_codec._LARGEST", 1 << 16)
+    monkeypatch.setattr("coder.archive.zarr_codec.LARGEST", 1 << 16)
     text = base64.b64encode(zlib.compress(bytes(1 << 24))).decode()
     with pytest.raises(FileError, match="does not end"):
         NecCodec.from_dict({"name": "nec", "configuration": {"codec": text}})

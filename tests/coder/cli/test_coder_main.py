@@ -126,7 +126,7 @@ def test_verify_is_silent_about_good_files_and_names_bad_chunks(capsys, store):
         (["verify", GOLDEN / "sizes.blob", "--codec", CODEC], "written with codec"),
         (["info", "nothing-here"], "no such file: give the path of a file, or"),
         (["info", GOLDEN], "without a Zarr array"),
-        (["info", Path(__file__)], "not a blob, codec, model or archive"),
+        (["info", Path(__file__)], "not a blob, codec, model, refiner or archive"),
         (["decode", CODEC, "--out", "x"], "holds no embeddings"),
     ],
 )
@@ -173,10 +173,16 @@ def test_every_blob_is_told_from_a_codec_file(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n", "a PNG picture, not a blob, codec, model or archive: a model makes"),
+        (
+            b"\x89PNG\r\n\x1a\n",
+            "a PNG picture, not a blob, codec, model, refiner or archive: a model makes",
+        ),
         (b"\xff\xd8\xff\xe0", "a JPEG picture, not a blob"),
-        (b"II*\0", "a TIFF, not a blob, codec, model or archive: read its bands"),
-        (b"\x93NUMPY\1\0", "a .npy file, not a blob, codec, model or archive: `fit` and `encode`"),
+        (b"II*\0", "a TIFF, not a blob, codec, model, refiner or archive: read its bands"),
+        (
+            b"\x93NUMPY\1\0",
+            "a .npy file, not a blob, codec, model, refiner or archive: `fit` and `encode`",
+        ),
         (b"PAR1", "a Parquet file, not a blob"),
         (b"PK\3\4", "a .npz (or other zip) file"),
     ],

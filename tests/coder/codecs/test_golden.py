@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 from folders import GOLDEN
-from golden.make import cases, encoded
+from golden.make import REFINED, cases, encoded, refiners
 from reference_ans import Table, integer_ans, reads
 
 import coder
@@ -24,6 +24,10 @@ SHA256 = {
     "woken": "f9b227694084fd67d8ed803c030781625c786ac49a3571b5a384537f6182d15a",
 }
 TRANSFORMED = ("channels-alone", "ladder", "transform")
+REFINERS = {
+    "channels-alone": "9c3a983d4a6024fa0b0dc7ef2d59af9e832361d9d80ce8618e95dea9d1c75d98",
+    "ladder": "9187f84c5967b458ceadf8760b6a05ef76cf373fcc1985968e7ca1d861dd109b",
+}
 
 
 def load(name):
@@ -35,6 +39,8 @@ def load(name):
 def test_every_case_has_its_files_and_no_file_is_extra():
     assert {name for name, *_ in cases()} == set(SHA256)
     expected = {f"{n}.{e}" for n in SHA256 for e in ("codec.safetensors", "blob", "symbols.npy")}
+    expected |= {f"{name}.refiner.safetensors" for name in REFINERS}
+    expected |= {f"{name}.refined.npy" for name in TRANSFORMED}
     found = {path.name for path in GOLDEN.iterdir() if path.is_file()}
     assert found - {"make.py"} == expected
 
@@ -79,3 +85,22 @@ def test_the_recipe_still_makes_them(name):
     assert made == codec
     np.testing.assert_array_equal(drawn, symbols)
     assert encoded(made, drawn, grid) == blob
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_refiners_are_what_they_were_and_the_recipe_still_makes_them(name):
+    data = (GOLDEN / f"{name}.refiner.safetensors").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == REFINERS[name]
+    refiner = coder.Refiner.from_bytes(data)
+    assert refiner.to_bytes() == data
+    assert dict(refiners())[name] == refiner
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_refined_embeddings_are_what_they_were(name):
+    codec, blob, _ = load(name)
+    refiner = coder.load_refiner(GOLDEN / f"{REFINED[name]}.refiner.safetensors")
+    refined = np.load(GOLDEN / f"{name}.refined.npy")
+    found = codec.with_refiner(refiner).decode(blob, refine=True)
+    np.testing.assert_allclose(found, refined, rtol=0, atol=1e-5 * np.abs(refined).max())
+    assert np.abs(refined - codec.decode(blob)).max() > 1

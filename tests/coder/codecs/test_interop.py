@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from folders import GOLDEN, TESTS
+from golden.make import REFINED
 from test_golden import SHA256, TRANSFORMED
 
 import coder
@@ -41,6 +42,30 @@ def test_symbols_and_floats_are_the_same(name, tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y_hat, atol=1e-5 * scale)
     else:
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y_hat)
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_refined_embeddings_agree(name, tmp_path):
+    files = GOLDEN / f"{name}.codec.safetensors", GOLDEN / f"{name}.blob"
+    done = decode(*files, tmp_path / "y.npy", GOLDEN / f"{REFINED[name]}.refiner.safetensors")
+    assert done.returncode == 0, done.stderr
+    refined = np.load(GOLDEN / f"{name}.refined.npy")
+    np.testing.assert_allclose(
+        np.load(tmp_path / "y.npy"), refined, rtol=0, atol=1e-5 * np.abs(refined).max()
+    )
+
+
+def test_a_refiner_of_another_codec_and_a_damaged_one_are_refused(tmp_path):
+    files = GOLDEN / "ladder.codec.safetensors", GOLDEN / "ladder.blob", tmp_path / "y.npy"
+    done = decode(*files, GOLDEN / "channels-alone.refiner.safetensors")
+    assert done.stderr == "Error: a refiner of another codec\n"
+    done = decode(*files, GOLDEN / "ladder.codec.safetensors")
+    assert done.stderr == "Error: not a refiner file\n"
+    data = bytearray((GOLDEN / "ladder.refiner.safetensors").read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "refiner").write_bytes(data)
+    assert decode(*files, tmp_path / "refiner").stderr == "Error: the refiner file is damaged\n"
+    assert not (tmp_path / "y.npy").exists()
 
 
 def test_a_rate_of_a_ladder_that_codes_nothing(tmp_path):

@@ -19,6 +19,7 @@ from train.engine import initial_model
 from train.engine.activation_cache import Prefix
 from train.main import main
 from train.studies import evaluate, methods, report, scores
+from train.tasks import refine
 
 KEYS = {
     "method", "setting", "task", "head", "with_decoder", "bytes_per_image", "codec_bytes",
@@ -256,6 +257,78 @@ def test_a_model_with_a_codec_of_its_own_is_scored_at_its_rates(
     points = json.loads((tmp_path / "report.json").read_text())["points"]
     assert [p["setting"] for p in points if p["method"] == "nec"] == ["quality 3"]
     assert {"uqe", "float16", "jpeg2000"} < {p["method"] for p in points}
+
+
+def test_refined_embeddings_are_methods_of_their_own(
+    encoder_only: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    params, path = nec_jax.load(encoder_only), tmp_path / "own.safetensors"
+    images = read_all(open_source("blue-marble", "train", chip=32), 32, limit=64).images
+    params = fit_latents(params, nec_jax.latents(params, images), step=0.5)
+    nec_jax.save(params, path)
+    command = ["evaluate", "--model", str(path), "--data", "blue-marble", "--chip", "32"]
+    command += ["--limit", "40", "--heads", "linear", "--qualities", "3", "6", "--out"]
+    main([
+        *command, str(tmp_path), "--refine", "fit", "--refiner-steps", "40", "--overwrite",
+        "--transform-qualities", "3", "6", "--uqe-bits", "3", "--jpeg2000", "10",
+    ])  # fmt: skip
+    points = json.loads((tmp_path / "report.json").read_text())["points"]
+    found = {(p["method"], p["setting"]): p for p in points}
+    for name in ("nec", "transform"):
+        for quality in (3, 6):
+            plain = found[name, f"quality {quality}"]
+            refined = found[f"{name}-refined", f"quality {quality}"]
+            assert refined["bytes_per_image"] == plain["bytes_per_image"]
+            assert refined["codec_bytes"] == plain["codec_bytes"] + refined["refiner_bytes"]
+            assert 0 < refined["mse"] < plain["mse"]
+            assert "refiner_bytes" not in plain
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("| nec-refined | quality") == 2
+    assert "what a decoder needs once, with the refiner if embeddings are refined" in text
+    capsys.readouterr()
+    main(["compare", str(tmp_path), "--resamples", "3"])
+    printed = capsys.readouterr().out
+    for label in ("NEC, refined", "transform, untrained, refined", "transform, untrained"):
+        assert label in printed
+
+    with pytest.raises(SystemExit, match="none of the models has a refiner: train one with `nec"):
+        main([*command, str(tmp_path / "no"), "--refine", "own"])
+
+
+def test_a_model_is_measured_with_its_own_refiner(encoder_only: Path) -> None:
+    bare = nec_jax.load(encoder_only)
+    images = read_all(open_source("blue-marble", "train", chip=32), 32, limit=64).images
+    y = nec_jax.latents(bare, images)
+    params = fit_latents(bare, y, step=0.5)
+    assert params.codec is not None
+    codec = params.codec.with_refiner(refine.fitted(params.codec, y, (4, 4), steps=9))
+    own = dataclasses.replace(params, codec=codec)
+    options = Evaluate(model="own", refine="own", qualities=(6,), heads=("linear",))
+    study = evaluate.open_study(Evaluate(data="blue-marble", chip=32, limit=40), own)
+    methods.refuse_refine(options, {"": own})
+    first, second = methods.nec_methods(options, study, "", own, own)
+    assert (first.name, second.name) == ("nec", "nec-refined")
+    blobs = nec_jax.encode(own, study.score.images, quality=6)
+    for method, on in ((first, False), (second, True)):
+        decoded = np.stack([codec.decode(blob, refine=on) for blob in blobs])
+        np.testing.assert_array_equal(method.values[2], decoded)
+        # Heads do not refine again.
+        alike = [
+            evaluate.score_head(options, study, one, "linear", False)
+            for one in (method, dataclasses.replace(method, model=params))
+        ]
+        np.testing.assert_array_equal(alike[0].hits, alike[1].hits)
+    [alone] = methods.nec_methods(dataclasses.replace(options, refine="no"), study, "", own, own)
+    np.testing.assert_array_equal(alone.values[2], first.values[2])
+
+
+def test_nothing_to_refine_is_refused(encoder_only: Path) -> None:
+    models = {"": untrained(nec_jax.load(encoder_only), code_class_token=True)}
+    with pytest.raises(OptionsError, match=r"none of the codecs has a transform.*leave --refine"):
+        methods.refuse_refine(Evaluate(refine="fit"), models)
+    methods.refuse_refine(Evaluate(refine="fit", transform_qualities=(3,)), models)
+    with pytest.raises(OptionsError, match="--refiner-steps goes with --refine fit"):
+        Evaluate(refine="own", refiner_steps=3)
 
 
 def test_a_model_alone_must_have_many_rates_and_no_others_beside_it(smoke_nec: Path) -> None:

@@ -73,6 +73,21 @@ def test_a_curve_for_each_value_of_an_axis(table: Path, monkeypatch: pytest.Monk
     assert by_lambda["lambda 1"] == [[(101.0, 81.0)], [(110.0, 72.0)]]
 
 
+def test_refined_embeddings_have_curves_of_their_own(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = TABLE.splitlines(keepends=True)
+    more = [row.replace("nec,", "nec-refined,").replace(",5000,", ",9000,") for row in rows[1:5]]
+    table.write_text("".join(rows + more))
+    found = curves(table, monkeypatch)
+    assert found["trainable paper, refined"] == found["trainable paper"]
+    assert len(found["trainable density"]) == 1
+    kinds = [("nec", ""), ("nec-refined", ""), ("uqe", "")]
+    plain, refined, other = curve_drawing._looks(kinds).values()
+    assert plain["color"] == refined["color"] != other["color"]
+    assert (plain["linestyle"], refined["linestyle"], other["linestyle"]) == ("-", ":", "-")
+
+
 def test_the_command_writes_a_table_and_figures(table: Path, tmp_path: Path) -> None:
     main(["report", str(table), "--out", str(tmp_path / "out")])
     lines = (tmp_path / "out" / "report.md").read_text().splitlines()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -104,10 +105,12 @@ def test_the_table_alone_says_what_is_done_and_takes_new_axes(
 def test_one_study_can_vary_the_codec(encoder_only: Path, tmp_path: Path) -> None:
     study = STUDY.replace("lambda = [1, 100.0]", 'codec = ["per-channel", "transform"]')
     study = study.replace('gain = "identity"', 'gain = 0.5\nproxy = "features"')
+    study += 'refine = "fit"\nrefiner_steps = 3\n'
     again(tmp_path / "s", encoder_only, "--evaluate.no-baselines", study=study)
     found = rows(tmp_path / "s")
     assert [(row["codec"], row["method"]) for row in found] == [
         ("per-channel", "nec"), ("transform", "nec-transform"),
+        ("transform", "nec-transform-refined"),
     ]  # fmt: skip
     assert all(float(row["bytes_per_image"]) > 0 and float(row["mse"]) > 0 for row in found)
 
@@ -123,6 +126,20 @@ def test_changed_common_options_are_refused_by_name(
     # Not those that change no result.
     free = ["--compress.checkpoint-every", "9", "--compress.microbatch", "4"]
     again(swept[0] / "a", smoke_mae, *free)
+
+
+def test_refining_is_shared_by_all_points_of_a_table(tmp_path: Path) -> None:
+    plain = Sweep(workdir=tmp_path, axes={"lambda": [1]})
+    table = sweep.open_table(plain)
+    table.add(table.values(vars(plain.compress)), [{"method": "nec", "head": "linear"}])
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    del record["evaluate"]["refine"]  # as an earlier version wrote it
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    refining = dataclasses.replace(plain, evaluate=Evaluate(refine="fit"))
+    with pytest.raises(OptionsError, match=r"evaluate\.refine: 'no' -> 'fit'"):
+        sweep.open_table(refining)
+    with pytest.raises(OptionsError, match="a sweep makes models without refiners, give fit"):
+        Sweep(evaluate=Evaluate(refine="own"))
 
 
 def test_a_point_that_fails_is_named_and_the_others_go_on(

@@ -1,0 +1,111 @@
+"""The tables and curves of what `benchmarks.decoder` measured.
+
+    python -m benchmarks.decoder_tables runs/decoder/*.json [--plot FILE.png]
+
+In rows of refined embeddings, the numbers in brackets are the interval that holds 95 % of the
+paired differences to the plain embeddings of the same blobs.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.decoder import AT, HEADS
+from train.studies.scores import Scores
+
+_RESAMPLES = 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and draw the curves."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, help="what benchmarks.decoder wrote")
+    parser.add_argument("--plot", type=Path, help="image file for bytes against scores")
+    options = parser.parse_args(arguments)
+    for path in options.files:
+        rows = json.loads(path.read_text())
+        print(f"\n{path.stem}\n")
+        if "saved" in rows[0]:
+            places = [at for at in map(str, AT) if any(at in row["saved"] for row in rows)]
+            print(
+                f"| | {' | '.join(f'{at} B' for at in places)} |\n{'| --- ' * len(places)}| --- |"
+            )
+            for row in rows:
+                cells = [f"{row['saved'][at]:.0f} %" if at in row["saved"] else "" for at in places]
+                print(f"| {Path(row['score']).name} | {' | '.join(cells)} |")
+            continue
+        print(f"| method | setting | bytes | {' | '.join(HEADS)} |")
+        print("| --- | --- | ---: | ---: | ---: |")
+        plain = {row["setting"]: row for row in rows if row["method"] == "transform"}
+        for row in rows:
+            cells = []
+            for head in HEADS:
+                text = f"{row[head]['score']:.1f}"
+                if row["method"] == "transform, refined" and "hits" in row[head]:
+                    low, high = difference(plain[row["setting"]][head], row[head])
+                    text += f" ({low:+.1f} to {high:+.1f})"
+                cells.append(text)
+            size = f"{row['bytes']:,.0f}"
+            print(f"| {row['method']} | {row['setting']} | {size} | {' | '.join(cells)} |")
+        if options.plot is not None:
+            plot(rows, options.plot)
+
+
+def difference(plain: dict[str, Any], refined: dict[str, Any]) -> tuple[float, float]:
+    """The interval that holds 95 % of the paired differences of bootstrap resamples.
+
+    Images are drawn; with tiles, tiles are drawn first, and then the images of each.
+    """
+    rng = np.random.default_rng(0)
+    hits = [np.array(one["hits"], np.int64) for one in (plain, refined)]
+    if "totals" not in plain:
+        drawn = rng.integers(0, len(hits[0]), (_RESAMPLES, len(hits[0])))
+        found = 100 * (hits[1] - hits[0])[drawn].mean(1)
+        return tuple(np.percentile(found, [2.5, 97.5]))  # type: ignore[return-value]
+    totals = [np.array(one["totals"], np.int64) for one in (plain, refined)]
+    tiles, found = np.array(plain["tiles"]), []
+    groups = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
+    for _ in range(_RESAMPLES):
+        scores = []
+        for group in rng.integers(0, len(groups), len(groups)):
+            some = rng.choice(groups[group], len(groups[group]))
+            before, after = (
+                Scores(h[None, some], t[None, some]).percent()[0]
+                for h, t in zip(hits, totals, strict=True)
+            )
+            scores.append(after - before)
+        found.append(np.mean(scores))
+    return tuple(np.percentile(found, [2.5, 97.5]))  # type: ignore[return-value]
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bytes per image against the score of each head, a line for each method."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(HEADS), figsize=(11, 4.5), sharey=True, layout="tight")
+    for axis, head in zip(axes, HEADS, strict=True):
+        for method in dict.fromkeys(row["method"] for row in rows):
+            points = sorted(
+                (row["bytes"], row[head]["score"]) for row in rows if row["method"] == method
+            )
+            sizes, scores = zip(*points, strict=True)
+            own = method.startswith("transform")
+            if method == "uncompressed":
+                axis.axhline(scores[0], color="0.6", linewidth=1, label=method)
+                continue
+            style = {"linewidth": 2.2 if own else 1.2, "marker": "o" if own else "x"}
+            axis.plot(sizes, scores, markersize=4, label=method, **style)
+        axis.set(xscale="log", xlabel="bytes per image", title=f"{head} head")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("score")
+    axes[-1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
