@@ -18,6 +18,7 @@ from benchmarks.decoder import AT, HEADS
 from train.studies.scores import Scores
 
 _RESAMPLES = 1000
+_TITLES = {"linear": "linear head", "random": "linear head on 1,536 random ReLU features"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,9 +100,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 continue
             style = {"linewidth": 2.2 if own else 1.2, "marker": "o" if own else "x"}
             axis.plot(sizes, scores, markersize=4, label=method, **style)
-        axis.set(xscale="log", xlabel="bytes per image", title=f"{head} head")
+        axis.set(xscale="log", xlabel="bytes per image", title=_TITLES[head])
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("score")
+    axes[0].set_ylabel("mean IoU, or accuracy, in percent")
     axes[-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
