@@ -68,6 +68,8 @@ def _fit_files(options: Fit) -> dict[str, Any]:
         refiner = fit_refiner(codec, y, nodata=nodata, **steps)
         written[options.refiner] = refiner.to_bytes()
         lines.append(f"{options.refiner}: {refiner_facts.line(refiner)}")
+        helps = np.count_nonzero(refiner.gains)
+        lines.append(f"the refiner helps at {helps} of {refiner.gains.size} qualities")
         facts["refiner"] = {"out": str(options.refiner)} | refiner_facts.facts(refiner)
     with files.writing_all(**kept) as writing:
         for path, data in written.items():

@@ -269,6 +269,8 @@ def test_fit_trains_a_refiner_where_it_is_told_to(tmp_path, run, facts, monkeypa
     words = ("fit", tmp_path / "y.npy", "--nodata", "-9999")
     out, _ = run(*words, "--out", tmp_path / "codec", "--refiner", tmp_path / "refiner")
     codec, refiner = coder.load(tmp_path / "codec"), coder.load_refiner(tmp_path / "refiner")
+    helps = np.count_nonzero(refiner.gains)
+    assert f"the refiner helps at {helps} of {codec.num_qualities} qualities\n" in out
     assert refiner == quick(codec, y, nodata=-9999)
     assert "takes minutes" in out
     assert f"{tmp_path / 'refiner'}: refiner {refiner.fingerprint[:4].hex()}, 8 hidden" in out
