@@ -212,11 +212,22 @@ def load_refiner(path: str | os.PathLike[str]) -> Refiner:
     """
     tensors, content = container.read(container.found(path, "refiner"), REFINER, "model")
     with about(path):
-        if "config" in content:  # a model's
-            if not isinstance(content := content.get("refiner"), dict):
-                raise FileError("a model without a refiner")
-            tensors = container.under("refiner/", tensors)
-        return Refiner.from_parts(tensors, content)
+        if "config" not in content:
+            return Refiner.from_parts(tensors, content)
+        refiner = refiner_of_model(tensors, content)
+        if refiner is None:
+            raise FileError("a model without a refiner")
+        return refiner
+
+
+def refiner_of_model(tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> Refiner | None:
+    """The refiner that a model's file holds, or None. Raises FileError if it is damaged."""
+    own = container.under("refiner/", tensors)
+    if "refiner" not in content and not own:
+        return None
+    if not isinstance(content.get("refiner"), dict):
+        raise FileError("the refiner of the model is not an object: make the model again")
+    return Refiner.from_parts(own, content["refiner"])
 
 
 def check_refiner(refiner: object) -> None:

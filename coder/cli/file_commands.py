@@ -96,7 +96,7 @@ def _safetensors(options: Info) -> dict[str, Any]:
         raise InputError(f"{what}, which holds no embeddings: give a blob or an archive")
     if is_refiner:
         return _refiner_file(options, Refiner.from_parts(tensors, content))
-    return _codec_file(options)
+    return _codec_file(options, codecs.of_file(tensors, content))
 
 
 def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
@@ -111,8 +111,7 @@ def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
     return facts | {"codecs": dict(refiner.codecs)}
 
 
-def _codec_file(options: Info) -> dict[str, Any]:
-    codec = codecs.load(options.file)
+def _codec_file(options: Info, codec: EmbeddingCodec) -> dict[str, Any]:
     fingerprint, own = codec.fingerprint.hex(), codec.at().fingerprint[:4].hex()
     names = ("codec_bytes", "channels", "max_tokens", "num_qualities", "quality", "class_token")
     facts = {"kind": "codec", "fingerprint": fingerprint, "tables": len(codec.tables)}

@@ -64,7 +64,9 @@ def _fit_files(options: Fit) -> dict[str, Any]:
     lines = [f"{options.out}: {codec.codec_bytes:,} bytes"]
     if options.refiner is not None:
         print("training a refiner, which takes minutes", flush=True)
-        steps = {} if options.refiner_steps is None else {"steps": options.refiner_steps}
+        steps: dict[str, Any] = {}
+        if options.refiner_steps is not None:
+            steps["steps"] = options.refiner_steps
         refiner = fit_refiner(codec, y, nodata=nodata, **steps)
         written[options.refiner] = refiner.to_bytes()
         lines.append(f"{options.refiner}: {refiner_facts.line(refiner)}")

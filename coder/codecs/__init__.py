@@ -9,7 +9,7 @@ of a blob is in `coder.format.blob`, the dead zone in `coder.transform.dead_zone
 
 from coder.codecs.base import CODEC, EmbeddingCodec, OneQualityCodec
 from coder.codecs.coefficients import NOT_CODED, renumbered
-from coder.codecs.loading import MODEL, from_bytes, from_parts, load, with_refiner_of
+from coder.codecs.loading import MODEL, from_bytes, from_parts, load, of_file, with_refiner_of
 from coder.codecs.quality_ladder import QualityLadder
 from coder.codecs.scalar_codec import ScalarCodec
 from coder.codecs.scalar_quantiser import quantise
@@ -27,6 +27,7 @@ __all__ = [
     "from_bytes",
     "from_parts",
     "load",
+    "of_file",
     "quantise",
     "renumbered",
     "with_refiner_of",

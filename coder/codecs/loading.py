@@ -13,7 +13,7 @@ from coder.codecs.scalar_codec import IDENTITY, ScalarCodec
 from coder.codecs.transform_codec import TransformCodec
 from coder.errors import CodecError, FileError, InputError, about
 from coder.format import container
-from coder.refiner import Refiner
+from coder.refiner import refiner_of_model
 
 MODEL = "model"
 """The kind of a model's file, which holds its codec."""
@@ -33,12 +33,17 @@ def load(path: str | os.PathLike[str]) -> EmbeddingCodec:
     """
     tensors, content = container.read(container.found(path, "codec"), CODEC, MODEL)
     with about(path):
-        if "config" not in content:
-            return from_parts(tensors, content)
-        if not isinstance(content.get("codec"), dict):
-            raise FileError("a model without a codec")
-        codec = from_parts(container.under("codec/", tensors), content["codec"])
-        return with_refiner_of(codec, tensors, content)
+        return of_file(tensors, content)
+
+
+def of_file(tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> EmbeddingCodec:
+    """The codec that the file of a codec or a model holds. Raises FileError."""
+    if "config" not in content:
+        return from_parts(tensors, content)
+    if not isinstance(content.get("codec"), dict):
+        raise FileError("a model without a codec")
+    codec = from_parts(container.under("codec/", tensors), content["codec"])
+    return with_refiner_of(codec, tensors, content)
 
 
 def with_refiner_of(
@@ -52,14 +57,9 @@ def with_refiner_of(
 
     Raises FileError: a damaged refiner, or one of another codec.
     """
-    own = container.under("refiner/", tensors)
-    if "refiner" not in content and not own:
-        return codec
-    if not isinstance(content.get("refiner"), dict):
-        raise FileError("the refiner of the model is not an object: make the model again")
-    refiner = Refiner.from_parts(own, content["refiner"])
+    refiner = refiner_of_model(tensors, content)
     try:
-        return codec.with_refiner(refiner)
+        return codec if refiner is None else codec.with_refiner(refiner)
     except InputError as error:
         raise FileError(f"not the refiner of the model's codec: {error}") from error
 

@@ -3,8 +3,8 @@
 `fit_codec` has `fit`, and fits the transform. `sample` reads a sample of the embeddings and finds
 the tokens that are missing. `histograms` counts how large coefficients are. `table_choice` chooses
 the table of each kind of coefficient at each quality, or not to code it. The tables themselves are
-in `coder.transform`. `fit_refiner` trains a refiner for a codec. With `train_refiner`, a caller can
-train the network with code of its own, on the tokens in `Coded`.
+in `coder.transform`. `fit_refiner` trains a refiner for a codec; a caller can give the network
+that is trained, which gets the tokens in `Coded`.
 """
 
 from coder.fitting.fit_codec import MAX_QUALITIES, fit
@@ -13,7 +13,6 @@ from coder.fitting.fit_refiner import (
     Coded,
     fit_refiner,
     refuse_too_few,
-    train_refiner,
 )
 from coder.fitting.sample import missing_tokens
 
@@ -25,5 +24,4 @@ __all__ = [
     "fit_refiner",
     "missing_tokens",
     "refuse_too_few",
-    "train_refiner",
 ]

@@ -82,6 +82,8 @@ def fit_refiner(
     max_samples: int = _SAMPLES,
     hidden: int = 768,
     steps: int = 4000,
+    seed: int = 0,
+    network: Callable[[Weights], Network] | None = None,
 ) -> Refiner:
     """Train a refiner for a codec of `coder.fit`. Takes minutes.
 
@@ -94,44 +96,13 @@ def fit_refiner(
         524,288 tokens.
       hidden: H, the number of hidden units. Size and time grow with it.
       steps: the number of training steps, of 2,048 tokens each.
+      seed: of the initial weights and of all that is drawn.
+      network: (initial weights) -> the network to train, with steps of another implementation; None
+        trains it in NumPy.
 
     Raises:
       InputError: as `coder.fit`; another kind of codec; other channels, or only one of them has a
         grid or a class token; fewer than 8 embeddings without missing tokens.
-    """
-    return train_refiner(
-        codec,
-        embeddings,
-        class_tokens,
-        nodata=nodata,
-        max_samples=max_samples,
-        hidden=hidden,
-        steps=steps,
-    )
-
-
-def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> None:
-    """Read embeddings once, and raise InputError if they are too few for `fit_refiner`."""
-    _whole_grids(Sample(embeddings, None, nodata, _SAMPLES))
-
-
-def train_refiner(
-    codec: EmbeddingCodec,
-    embeddings: ArrayLike,
-    class_tokens: ArrayLike | None = None,
-    *,
-    nodata: float | None = None,
-    max_samples: int = _SAMPLES,
-    hidden: int = 768,
-    steps: int = 4000,
-    seed: int = 0,
-    network: Callable[[Weights], Network] | None = None,
-) -> Refiner:
-    """`fit_refiner`, with a seed, and with the steps of another implementation of the network.
-
-    Args:
-      network: (initial weights) -> the network to train; None trains it in NumPy.
-      seed: of the initial weights and of all that is drawn.
     """
     if not isinstance(codec, QualityLadder | TransformCodec):
         raise InputError("a refiner needs a codec with a transform, as coder.fit makes one")
@@ -160,7 +131,7 @@ def train_refiner(
         trained.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
     w = trained.weights
     refiner = Refiner(
-        _belongs_to(codec, qualities),
+        _belongs_to(codec, qualities, grids_alone),
         transform.mean,
         transform.scale,
         w["token"].astype(np.float16),
@@ -172,6 +143,11 @@ def train_refiner(
         unit,
     )
     return replace(refiner, gains=_gains(refiner, held_out, grids_alone))
+
+
+def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> None:
+    """Read embeddings once, and raise InputError if they are too few for `fit_refiner`."""
+    _whole_grids(Sample(embeddings, None, nodata, _SAMPLES))
 
 
 def _initial(rng: np.random.Generator, d: int, c: int, h: int, r: int) -> Weights:
@@ -294,12 +270,14 @@ def _gains(
 
 
 def _belongs_to(
-    codec: QualityLadder | TransformCodec, qualities: Sequence[TransformCodec]
+    codec: QualityLadder | TransformCodec,
+    qualities: Sequence[TransformCodec],
+    grids_alone: Sequence[TransformCodec],
 ) -> dict[str, int]:
     """The fingerprints of the codec, of each quality, and of each for grids alone."""
     found = {}
-    for index, one in enumerate(qualities):
-        found |= {one.fingerprint.hex(): index, one.split()[0].fingerprint.hex(): index}
+    for ones in (qualities, grids_alone):
+        found |= {one.fingerprint.hex(): index for index, one in enumerate(ones)}
     if isinstance(codec, QualityLadder):
         found[codec.fingerprint.hex()] = -1
     return found

@@ -172,7 +172,7 @@ def nec_methods(
         goals = study.embedded(base)
     codec = with_refiner(options, codec, y[0], study.grid(model))
     if not isinstance(codec, QualityLadder):
-        yield from plain_and_refined(study, "nec", setting, model, codec.at(), y, goals)
+        yield from nec_method(study, "nec", setting, model, codec.at(), y, goals)
         return
     some = np.linspace(0, codec.num_qualities - 1, min(_QUALITIES, codec.num_qualities)).round()
     usual = sorted({*map(int, some), codec.quality}) if own else [codec.quality]
@@ -180,24 +180,7 @@ def nec_methods(
         name, at = "nec", f"quality {quality}"
         if not own:
             name, at = "nec-transform", f"{setting}, {at}"
-        yield from plain_and_refined(study, name, at, model, codec.at(quality), y, goals)
-
-
-def plain_and_refined(
-    study: Study,
-    name: str,
-    setting: str,
-    model: NecParams,
-    codec: OneQualityCodec,
-    latents: list[NDArray[np.float32]],
-    goals: list[NDArray[np.float32]] | None,
-) -> Iterator[Method]:
-    """A model at one quality; then, if the codec has a refiner, with refined embeddings."""
-    plain = nec_method(study, name, setting, model, codec, latents, goals)
-    yield plain
-    if codec.refiner is not None:
-        grid = study.grid(model)
-        yield as_refined(plain, codec, grid, lambda score: errors_of(study, model, score, goals))
+        yield from nec_method(study, name, at, model, codec.at(quality), y, goals)
 
 
 def nec_method(
@@ -208,8 +191,11 @@ def nec_method(
     codec: OneQualityCodec,
     latents: list[NDArray[np.float32]],
     goals: list[NDArray[np.float32]] | None,
-) -> Method:
-    """A model at one quality, given the latents of each split. Raises as `nec_methods`."""
+) -> Iterator[Method]:
+    """A model at one quality, and with refined embeddings too if the codec has a refiner.
+
+    `latents` are those of each split. Raises as `nec_methods`.
+    """
     grid = study.grid(model)
     values, blobs = [], []
     for split, y in zip(study.splits(), latents, strict=True):
@@ -228,7 +214,10 @@ def nec_method(
     facts = {} if lam is None else {"lambda": lam}
     facts["estimated_bytes_per_image"] = float(np.mean(estimates))
     values = fit, choose, score
-    return Method(name, setting, model, values, sizes, errors, codec.codec_bytes, facts)
+    plain = Method(name, setting, model, values, sizes, errors, codec.codec_bytes, facts)
+    yield plain
+    if codec.refiner is not None:
+        yield as_refined(plain, codec, grid, lambda score: errors_of(study, model, score, goals))
 
 
 def errors_of(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import nec_jax
 from coder import EmbeddingCodec, InputError, QualityLadder, Refiner, TransformCodec, files
-from coder.fitting import LEAST, Coded, train_refiner
+from coder.fitting import LEAST, Coded, fit_refiner
 from coder.format.container import canonical_json
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams, model_path
@@ -139,7 +139,7 @@ def fitted(
     """
     first = y.shape[1] - grid[0] * grid[1]
     log.info(f"training a refiner on {len(y)} embeddings of {grid[0]} x {grid[1]} tokens")
-    refiner = train_refiner(
+    refiner = fit_refiner(
         codec,
         y[:, first:].reshape(len(y), *grid, -1),
         y[:, 0] if first else None,
