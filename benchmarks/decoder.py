@@ -35,7 +35,7 @@ import coder
 import nec_jax
 from benchmarks import token_methods
 from coder import QualityLadder
-from nec_jax.heads.ridge import token_labels
+from nec_jax.heads.ridge import signs, token_labels
 from train.data import IGNORE, open_source, read_all, spread
 from train.studies import common_baselines
 from train.studies.scores import Scores, mean_iou
@@ -305,8 +305,7 @@ class Segmentation:
             here = self.tiles == tile
             labels = self.labels[here].ravel()
             some = x[here].reshape(-1, x.shape[2])[labels >= 0]
-            targets = np.where(labels[labels >= 0, None] == np.arange(self.classes), 1.0, -1.0)
-            targets = targets.astype(np.float32)
+            targets = signs(labels[labels >= 0], self.classes).astype(np.float32)
             sums.append((some.T @ some, some.T @ targets, len(some)))
         return sums
 

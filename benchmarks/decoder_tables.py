@@ -66,7 +66,7 @@ def difference(plain: dict[str, Any], refined: dict[str, Any]) -> tuple[float, f
     if "totals" not in plain:
         drawn = rng.integers(0, len(hits[0]), (_RESAMPLES, len(hits[0])))
         found = 100 * (hits[1] - hits[0])[drawn].mean(1)
-        return tuple(np.percentile(found, [2.5, 97.5]))  # type: ignore[return-value]
+        return _middle(found)
     totals = [np.array(one["totals"], np.int64) for one in (plain, refined)]
     tiles, found = np.array(plain["tiles"]), []
     groups = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
@@ -80,7 +80,13 @@ def difference(plain: dict[str, Any], refined: dict[str, Any]) -> tuple[float, f
             )
             scores.append(after - before)
         found.append(np.mean(scores))
-    return tuple(np.percentile(found, [2.5, 97.5]))  # type: ignore[return-value]
+    return _middle(found)
+
+
+def _middle(drawn: Any) -> tuple[float, float]:
+    """The interval that holds the middle 95 % of these."""
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:

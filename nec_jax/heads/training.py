@@ -78,7 +78,7 @@ def fit(
         scored. None: the last epoch.
       refine: refine embeddings before the head reads them, by the refiner of the model's codec. The
         head keeps a copy of the refiner, which does not train, so that it takes plain embeddings.
-        Their quality is found by coding some of them again. None: refine if the model has a refiner
+        Their quality is found by coding them again. None: refine if the model has a refiner
         and its codec decoded the embeddings, all at one quality.
       epochs: passes over the data; None for 40 ("attention"), or 20 ("conv", with decoder).
       batch: embeddings per step; None for 64 ("attention"), 32 (with decoder) or 16 ("conv").
