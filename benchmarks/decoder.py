@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,11 +138,11 @@ class Units:
         return (y.astype(np.float32) - self.mean) / self.std
 
     def decoded(
-        self, y: NDArray[np.float32], quality: int
+        self, y: NDArray[np.float32], quality: int, *, for_refiner: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
         """Embeddings [N, n, D] decoded plain and refined, and the bytes of the real blobs."""
         one, grid = self.codec.at(quality), grid_of(y)
-        blobs = [one.encode_quietly(image, grid) for image in y]
+        blobs = [one.encode(image, grid, for_refiner=for_refiner) for image in y]
         plain, refined = (
             np.stack([one.decode(blob, refine=refine) for blob in blobs])
             for refine in (False, True)
@@ -155,11 +155,13 @@ Method = tuple[str, str, NDArray[np.float32], NDArray[np.float64]]
 
 
 def ours(units: Units, y: NDArray[np.float32], qualities: Sequence[int]) -> Iterator[Method]:
-    """The transform codec, plain and refined."""
+    """The transform codec: plain, refined, and encoded for readers that refine."""
     for quality in qualities:
         plain, refined, sizes = units.decoded(y, quality)
         yield "transform", f"quality {quality}", plain, sizes
         yield "transform, refined", f"quality {quality}", refined, sizes
+        _, refined, sizes = units.decoded(y, quality, for_refiner=True)
+        yield "transform, for refiner", f"quality {quality}", refined, sizes
 
 
 def practices(y: NDArray[np.float32], train: NDArray[np.float32]) -> Iterator[Method]:
@@ -193,32 +195,48 @@ def measured(
 
 
 def errors(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Bytes at equal mean squared error: a row for each scored data set."""
+    """Bytes at equal mean squared error: two rows for each scored data set.
+
+    Of blobs as they always are, and of those that are encoded for readers that refine.
+    """
     rows = []
     units, _ = bench.others(options.fit)
     for data in options.score:
         y = units.of(bench.embedded(data, "val").y)
-        sizes, plain, refined = [], [], []
-        for quality in range(units.codec.num_qualities):
-            some = units.decoded(y, quality)
-            sizes.append(some[2].mean())
-            plain.append(np.mean((some[0] - y) ** 2, dtype=np.float64))
-            refined.append(np.mean((some[1] - y) ** 2, dtype=np.float64))
-        row = {"score": data, "sizes": sizes, "plain": plain, "refined": refined}
-        log.info(f"{data}: {saved(sizes, plain, refined)}")
-        rows.append(row | {"saved": saved(sizes, plain, refined)})
+        before: Curve | None = None
+        for for_refiner in (False, True):
+            plain, refined = Curve([], []), Curve([], [])
+            for quality in range(units.codec.num_qualities):
+                *decoded, sizes = units.decoded(y, quality, for_refiner=for_refiner)
+                for curve, y_hat in zip((plain, refined), decoded, strict=True):
+                    curve.sizes.append(float(sizes.mean()))
+                    curve.errors.append(float(np.mean((y_hat - y) ** 2, dtype=np.float64)))
+            before = plain if before is None else before
+            row = {"score": data, "for_refiner": for_refiner, "sizes": plain.sizes}
+            row |= {"plain": plain.errors, "refined": refined.errors}
+            row |= {"saved": saved(before, refined), "saved_plain": saved(before, plain)}
+            log.info(
+                f"{data}, for_refiner {for_refiner}: {row['saved']}, plain {row['saved_plain']}"
+            )
+            rows.append(row)
     return rows
 
 
-def saved(
-    sizes: Sequence[float], plain: Sequence[float], refined: Sequence[float]
-) -> dict[int, float]:
-    """The percentage of bytes that refining saves at the plain decoder's error at AT bytes."""
-    logs, found = np.log(sizes), {}
+class Curve(NamedTuple):
+    """Mean bytes and mean squared errors, from quality to quality."""
+
+    sizes: list[float]
+    errors: list[float]
+
+
+def saved(plain: Curve, refined: Curve) -> dict[int, float]:
+    """The percentage of bytes that a curve saves at the error of another at AT bytes."""
+    found = {}
     for at in AT:
-        if sizes[0] <= at <= sizes[-1]:
-            error = np.exp(np.interp(np.log(at), logs, np.log(plain)))
-            needed = np.exp(np.interp(-np.log(error), -np.log(refined), logs))
+        if plain.sizes[0] <= at <= plain.sizes[-1]:
+            error = np.exp(np.interp(np.log(at), np.log(plain.sizes), np.log(plain.errors)))
+            logs = np.log(refined.sizes)
+            needed = np.exp(np.interp(-np.log(error), -np.log(refined.errors), logs))
             found[at] = round(100 * (1 - float(needed) / at), 1)
     return found
 

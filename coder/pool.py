@@ -112,8 +112,10 @@ class Pool:
             self._executor.shutdown(cancel_futures=True)
             self._memory.close()
 
-    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> list[bytes]:
-        """Embeddings float [B, n, D] of one grid -> B blobs.
+    def encode(
+        self, y: ArrayLike, grid: tuple[int, int], *, for_refiner: bool = False
+    ) -> list[bytes]:
+        """Embeddings float [B, n, D] of one grid -> B blobs; `for_refiner` as for `codec.encode`.
 
         Warns as `codec.encode`, once for each distinct message.
 
@@ -125,18 +127,19 @@ class Pool:
         self._check()
         warn_of_integers(values.dtype, stacklevel=2)
         if self._executor is None:
-            code, floats = self.codec.encode, as_floats(values)
+            code, floats = partial(self.codec.encode, for_refiner=for_refiner), as_floats(values)
             return [named("embedding", i, code, one, grid) for i, one in enumerate(floats)]
         blobs: list[bytes] = []
+        how = grid, for_refiner
         caught: dict[tuple[type[Warning], str], None] = {}
 
         def hand_out(span: slice, block: "_Block | None") -> tuple:
             with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
                 if block is None:
-                    return _encode, span.start, values[span].astype(np.float32), None, grid
+                    return _encode, span.start, values[span].astype(np.float32), None, *how
                 shape = values[span].shape
                 block.floats(shape)[...] = values[span]
-            return _encode, span.start, shape, block.place, grid
+            return _encode, span.start, shape, block.place, *how
 
         def take(_: slice, __: "_Block | None", result: tuple) -> None:
             blobs.extend(result[0])
@@ -398,13 +401,14 @@ def _mapped(place: _Place) -> mmap.mmap:
 
 
 def _encode(
-    start: int, values: Any, place: _Place | None, grid: tuple[int, int]
+    start: int, values: Any, place: _Place | None, grid: tuple[int, int], for_refiner: bool
 ) -> tuple[list[bytes], list[tuple[type[Warning], str]]]:
     """Blobs and warnings; `values` is an array, or the shape of the array at `place`."""
     y = values if place is None else _floats(_mapped(place), values)
+    code = partial(_codec.encode, for_refiner=for_refiner)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        blobs = [named("embedding", i, _codec.encode, one, grid) for i, one in enumerate(y, start)]
+        blobs = [named("embedding", i, code, one, grid) for i, one in enumerate(y, start)]
     return blobs, [(one.category, str(one.message)) for one in caught]
 
 

@@ -2,13 +2,17 @@
 
 Most coefficients are rounded to zero, and decoding returns their mean. But tokens of a vision
 transformer lie near a curved and clustered set, so what was sent says much about what was not. The
-refiner predicts the difference for each token, from the decoded token and its surroundings:
+refiner predicts the difference for each token, from the decoded token and its surroundings, in the
+principal components of the codec. At quality r, k = inputs[r] and m = outputs[r]:
 
-    u = (y_hat - mean) / scale
-    c = the means of u @ basis over the 3 x 3 and over the 15 x 15 tokens around the token, as far
-        as they are in the grid, one after the other
-    h = max(0, u @ token + c @ context + bias[r])         r: the index of the quality
-    y = y_hat + gains[r] * scale * (h @ out + offset)
+    c = ((y_hat - mean) / scale) @ basis[:, :k]
+    a = the means of the first components of c over the 3 x 3 and over the 15 x 15 tokens around
+        the token, as far as they are in the grid
+    h = max(0, c @ token[:k] + a[0] @ context[0] + a[1] @ context[1] + bias[r])
+    y = y_hat + gains[r] * scale * ((h @ out[:, :m] + offset[:m]) @ basis[:, :m].T)
+
+A codec codes only the first components at a low quality, the k of a refiner. Those that it predicts
+usefully are few too, the m of a refiner. So refining takes less time where decoding takes less.
 
 `bias` lets one network serve all qualities. `gains` are measured on embeddings that the network was
 not fitted to; a quality at which it does not help has the gain 0. A class token stays as it is.
@@ -20,7 +24,8 @@ whose y_hat agree to 1e-5 also agree about y, to a small multiple of that.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +42,9 @@ RADII = (1, 7)
 """How far the surroundings of a token reach, in tokens: 3 x 3 and 15 x 15."""
 NO_REFINER = "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
 """What is wrong with a codec that is asked to refine and has no refiner."""
-_HALF = ("token", "basis", "context", "out")  # stored as float16
+AIMS, AIM = 3, 0.6
+"""How often an encoder aims, and how far of the way it goes (`OneQualityCodec.aim`)."""
+_HALF, _COUNTS = {"basis", "token", "context", "out"}, ("inputs", "outputs")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,12 +55,13 @@ class Refiner:
       codecs: the fingerprints, in hexadecimal, of the codecs that it belongs to, and the index of
         the quality of each; -1 for the codec of all qualities.
       mean, scale: float32 [D].
-      token: float16 [D, H].
-      basis: float16 [D, C].
-      context: float16 [2 C, H].
+      basis: float16 [D, M], nearly orthonormal columns: the components of the codec.
+      token: float16 [M, H].
+      context: float16 [2, C, H], for the surroundings in the first C components.
       bias: float32 [R, H].
-      out: float16 [H, D].
-      offset: float32 [D].
+      out: float16 [H, M].
+      offset: float32 [M].
+      inputs, outputs: int32 [R], 0 to M: how many components are seen, and predicted.
       gains: float32 [R].
 
     Raises:
@@ -63,24 +71,27 @@ class Refiner:
     codecs: Mapping[str, int]
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
-    token: NDArray[np.float16]
     basis: NDArray[np.float16]
+    token: NDArray[np.float16]
     context: NDArray[np.float16]
     bias: NDArray[np.float32]
     out: NDArray[np.float16]
     offset: NDArray[np.float32]
+    inputs: NDArray[np.int32]
+    outputs: NDArray[np.int32]
     gains: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         d, r = self.channels, self.gains.size
-        h, c = (values.shape[-1] if values.ndim else 0 for values in (self.bias, self.basis))
-        shapes = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c)}
-        shapes |= {"context": (len(RADII) * c, h), "bias": (r, h), "out": (h, d)}
-        shapes |= {"offset": (d,), "gains": (r,)}
+        h, m = (values.shape[-1] if values.ndim else 0 for values in (self.bias, self.basis))
+        c = self.context.shape[1] if self.context.ndim == 3 else 0
+        shapes = {"mean": (d,), "scale": (d,), "basis": (d, m), "token": (m, h)}
+        shapes |= {"context": (len(RADII), c, h), "bias": (r, h), "out": (h, m), "offset": (m,)}
+        shapes |= dict.fromkeys(("inputs", "outputs", "gains"), (r,))
         for name, shape in shapes.items():
             values = getattr(self, name)
-            dtype = np.dtype("<f2" if name in _HALF else "<f4")
-            empty = not values.size and name not in ("basis", "context")  # C may be 0
+            dtype = np.dtype("<f2" if name in _HALF else "<i4" if name in _COUNTS else "<f4")
+            empty = not values.size and name != "context"  # C may be 0
             if values.dtype != dtype or values.shape != shape or empty:
                 raise CodecError(
                     f"{name} of a refiner is {dtype.name} {list(shape)}, not "
@@ -89,11 +100,18 @@ class Refiner:
             if not np.isfinite(values).all():
                 raise CodecError(f"{name} of the refiner is not finite")
             object.__setattr__(self, name, frozen(values) if values.size else values.copy())
+        if c > m:
+            raise CodecError(f"the refiner has surroundings in {c} of {m} components")
+        for name in _COUNTS:
+            counts = getattr(self, name)
+            if counts.min() < 0 or counts.max() > m:
+                raise CodecError(f"{name} of the refiner are not all from 0 to {m}, its components")
         if not (self.scale > 0).all():
             raise CodecError("scales of the refiner must be positive")
         indices = list(self.codecs.values())
         if not indices or not all(is_whole(i) and -1 <= i < r for i in indices):
             raise CodecError("the refiner belongs to no codec, or to qualities that it lacks")
+        object.__setattr__(self, "_at", lru_cache(r)(self._cut))
 
     @property
     def channels(self) -> int:
@@ -130,29 +148,68 @@ class Refiner:
           InputError: the refiner is not one of this codec.
           FileError: the refiner gives infinite numbers.
         """
+        network = self._network(y_hat, fingerprint)
+        if network.gain == 0:
+            return y_hat
+        y, tokens = y_hat.copy(), _tokens_of(grid)
+        y[tokens] += network.change(self._units(y_hat[tokens]), grid)[0] * self.scale
+        if not np.isfinite(y).all():
+            raise FileError("the refiner gives infinite numbers: it was made wrongly")
+        return y
+
+    def aim(
+        self,
+        y: NDArray[np.float32],
+        y_hat: NDArray[np.float32],
+        grid: tuple[int, int],
+        fingerprint: bytes,
+    ) -> NDArray[np.float32]:
+        """Move y_hat [n, D], the decoded embedding of y, so that refining it comes closer to y.
+
+        Half the squared error of the refined embedding, in units of `scale`, has a gradient with
+        respect to y_hat. The result is one step of size 1 against it. Without a refiner, this step
+        would lead to y.
+
+        Raises as `refine`.
+        """
+        network = self._network(y_hat, fingerprint)
+        if network.gain == 0:
+            return y
+        aimed, tokens = y.copy(), _tokens_of(grid)
+        u = self._units(y_hat[tokens])
+        change, seen = network.change(u, grid)
+        error = change + u - self._units(y[tokens])
+        aimed[tokens] = y_hat[tokens] - self.scale * network.gradient(error, seen, grid)
+        return aimed
+
+    def _network(self, y_hat: NDArray[np.float32], fingerprint: bytes) -> "Network":
         self.check_channels(y_hat.shape[-1])
         index = self.codecs.get(fingerprint.hex(), -1)
         if index < 0:
             raise InputError("the refiner belongs to another codec than that of the embedding")
-        gain = self.gains[index]
-        if gain == 0:
-            return y_hat
-        token, basis, context, out = self._weights
-        first = len(y_hat) - grid[0] * grid[1]
-        u = (y_hat[first:] - self.mean) / self.scale
-        h = product(u, token)
-        if basis.size:
-            h += product(surroundings(product(u, basis), grid), context)
-        h += self.bias[index]
-        np.maximum(h, 0, out=h)
-        change = product(h, out)
-        change += self.offset
-        change *= gain * self.scale
-        y = y_hat.copy()
-        y[first:] += change
-        if not np.isfinite(y).all():
-            raise FileError("the refiner gives infinite numbers: it was made wrongly")
-        return y
+        return self.at(index)
+
+    def _units(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (y - self.mean) / self.scale
+
+    def at(self, index: int) -> "Network":
+        """The network of the quality that has this index."""
+        return self._at(index)  # type: ignore[attr-defined]
+
+    def _cut(self, index: int) -> "Network":
+        seen, predicted = int(self.inputs[index]), int(self.outputs[index])
+        basis = self.basis.astype(np.float32)
+        context = self.context[:, :seen].astype(np.float32)
+        return Network(
+            float(self.gains[index]),
+            np.ascontiguousarray(basis[:, :seen]),
+            self.token[:seen].astype(np.float32),
+            context.reshape(-1, context.shape[2]),
+            self.bias[index],
+            self.out[:, :predicted].astype(np.float32),
+            self.offset[:predicted],
+            np.ascontiguousarray(basis[:, :predicted].T),
+        )
 
     def check_channels(self, channels: int) -> None:
         """Raise InputError unless the refiner is for embeddings of so many channels."""
@@ -160,10 +217,6 @@ class Refiner:
             raise InputError(
                 f"the refiner is for {self.channels} channels, and the embeddings have {channels}"
             )
-
-    @lazy_attribute
-    def _weights(self) -> tuple[NDArray[np.float32], ...]:
-        return tuple(getattr(self, name).astype(np.float32) for name in _HALF)
 
     def to_parts(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Named tensors and JSON content: what a file, or a model's file, stores of a refiner."""
@@ -236,19 +289,121 @@ def check_refiner(refiner: object) -> None:
         raise InputError(f"a {type(refiner).__name__} is no refiner: give coder.load_refiner(FILE)")
 
 
+class Network(NamedTuple):
+    """A refiner at one quality, with k components seen and m predicted; arrays are float32.
+
+    Attributes:
+      gain: how much of the prediction is added.
+      seen: [D, k].
+      token: [k, H].
+      context: [2 min(k, C), H].
+      bias: [H].
+      out: [H, m].
+      offset: [m].
+      predicted: [m, D].
+    """
+
+    gain: float
+    seen: NDArray[np.float32]
+    token: NDArray[np.float32]
+    context: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    out: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    predicted: NDArray[np.float32]
+
+    def change(
+        self, u: NDArray[np.float32], grid: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What to add to the tokens of a grid, [h w, D] in units of `scale`; the hidden units."""
+        c = product(u, self.seen)
+        h = self.hidden(c, surroundings(c[:, : len(self.context) // len(RADII)], grid))
+        return product(self.prediction(h), self.predicted), h
+
+    def hidden(self, c: NDArray[np.float32], around: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The hidden units [T, H] for tokens [T, k] and what surrounds them [T, 2 min(k, C)]."""
+        h = product(c, self.token)
+        if self.context.size:
+            h += product(around, self.context)
+        h += self.bias
+        return np.maximum(h, 0, out=h)
+
+    def prediction(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What is added to the components [T, m] for hidden units [T, H]."""
+        p = product(h, self.out)
+        p += self.offset
+        p *= np.float32(self.gain)
+        return p
+
+    def gradient(
+        self, error: NDArray[np.float32], h: NDArray[np.float32], grid: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """The gradient of half the squared error [h w, D] with respect to u, for these units h."""
+        of_p = product(error, self.predicted.T)
+        of_h = product(of_p, self.out.T)
+        of_h *= np.float32(self.gain)
+        of_h *= h > 0
+        of_c = product(of_h, self.token.T)
+        if self.context.size:
+            around = surroundings_gradient(product(of_h, self.context.T), grid)
+            of_c[:, : around.shape[1]] += around
+        return error + product(of_c, self.seen.T)
+
+
+def _tokens_of(grid: tuple[int, int]) -> slice:
+    """The tokens of the grid, which are the last of an embedding."""
+    return slice(-grid[0] * grid[1], None)
+
+
 def surroundings(values: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
     """The means of values [h w, C] over the places around each place, by `RADII`: [h w, 2 C]."""
-    placed = values.reshape(*grid, -1)
-    means = [_mean_around(_mean_around(placed, 0, radius), 1, radius) for radius in RADII]
-    return np.concatenate(means, axis=2).reshape(len(values), -1)
+    sums = _sums_from_corner(values, grid)
+    means = [_sums_around(sums, radius) / _counts_around(grid, radius) for radius in RADII]
+    return np.concatenate(means, axis=2, dtype=np.float32, casting="same_kind").reshape(
+        len(values), -1
+    )
 
 
-def _mean_around(values: NDArray[np.float32], axis: int, radius: int) -> NDArray[np.float32]:
-    """The mean over the places at most `radius` away along an axis, as far as they are there."""
-    side = values.shape[axis]
+def surroundings_gradient(
+    of_means: NDArray[np.float32], grid: tuple[int, int]
+) -> NDArray[np.float32]:
+    """The gradient of `surroundings` with respect to its values [h w, C], given that of means."""
+    parts = np.split(of_means, len(RADII), axis=1)
+    shares = [
+        part.reshape(*grid, -1) / _counts_around(grid, radius)
+        for radius, part in zip(RADII, parts, strict=True)
+    ]
+    sums = [
+        _sums_around(_sums_from_corner(share, grid), radius)
+        for radius, share in zip(RADII, shares, strict=True)
+    ]
+    return np.sum(sums, axis=0).reshape(len(of_means), -1).astype(np.float32)
+
+
+def _sums_from_corner(values: NDArray, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """[h + 1, w + 1, C]: the sums over all places above and to the left of a corner."""
     # In float64, whose sums over any grid are more precise than float32.
-    sums = np.insert(np.cumsum(values, axis, np.float64), 0, 0.0, axis)
-    first = np.maximum(np.arange(side) - radius, 0)
-    end = np.minimum(np.arange(side) + radius + 1, side)
-    counts = np.expand_dims(end - first, 1 - axis)[..., None]
-    return ((sums.take(end, axis) - sums.take(first, axis)) / counts).astype(np.float32)
+    placed = values.reshape(*grid, -1)
+    sums = np.zeros((grid[0] + 1, grid[1] + 1, placed.shape[2]))
+    np.cumsum(placed, 0, out=sums[1:, 1:])
+    np.cumsum(sums[1:, 1:], 1, out=sums[1:, 1:])
+    return sums
+
+
+def _sums_around(sums: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
+    """The sums [h, w, C] over the places at most `radius` away, as far as they are there."""
+    (top, bottom), (left, right) = (_ends(side - 1, radius) for side in sums.shape[:2])
+    rows = sums[bottom] - sums[top]
+    return rows[:, right] - rows[:, left]
+
+
+def _counts_around(grid: tuple[int, int], radius: int) -> NDArray[np.float64]:
+    """The number of places [h, w, 1] that `_sums_around` adds up."""
+    rows, columns = (np.subtract(*_ends(side, radius)[::-1]) for side in grid)
+    return np.outer(rows, columns)[..., None].astype(np.float64)
+
+
+def _ends(side: int, radius: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The first place around each place along an axis, and the one after the last."""
+    place = np.arange(side)
+    return np.maximum(place - radius, 0), np.minimum(place + radius + 1, side)

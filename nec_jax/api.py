@@ -20,11 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from coder import EmbeddingCodec, InputError, Pool, ScalarCodec, TransformCodec
 from coder.arrays import as_array, as_blobs, refuse
 from coder.errors import named
+from coder.refiner import AIM, AIMS
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec, transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.refiner_network import arrays_of, refined
+from nec_jax.models.refiner_network import arrays_of, moved, refined
 
 
 @jax_defaults()
@@ -36,6 +37,7 @@ def encode(
     coding_batch: int | None = None,
     precision: str | None = None,
     pool: Pool | None = None,
+    for_refiner: bool = False,
 ) -> list[bytes]:
     """Compress images to one blob each.
 
@@ -49,16 +51,19 @@ def encode(
         them in the model).
       pool: `coder.Pool(params.codec.at(quality))`, to code each batch on all cores. Use it where
         one core cannot keep up with the device, such as a GPU. The bytes are the same.
+      for_refiner: choose the symbols that are best for readers that refine, with the model's
+        refiner. They need fewer bytes for the same error. Others can read the blobs too, and their
+        error is a little larger. Coding takes several times as long.
 
     Returns:
       B byte strings.
 
     Raises:
-      InputError: images that the model does not take, a call under `jax.jit`, or the pool of
-        another codec.
+      InputError: images that the model does not take, a call under `jax.jit`, the pool of another
+        codec; or for_refiner, and the model has no refiner.
     """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params).at(quality)
+    codec = _codec(params, for_refiner).at(quality)
     if pool is not None and not isinstance(pool, Pool):
         raise InputError(
             f"pool is a {type(pool).__name__}: give a coder.Pool(params.codec.at(quality))"
@@ -69,8 +74,8 @@ def encode(
         )
     batches, grid = _latent_batches(params, images, "encode")
     if pool is not None:
-        return [blob for y in batches for blob in pool.encode(y, grid)]
-    return [codec.encode(one, grid) for y in batches for one in y]
+        return [blob for y in batches for blob in pool.encode(y, grid, for_refiner=for_refiner)]
+    return [codec.encode(one, grid, for_refiner=for_refiner) for y in batches for one in y]
 
 
 def decode(
@@ -109,18 +114,21 @@ def embed(
     coding_batch: int | None = None,
     precision: str | None = None,
     refine: bool = False,
+    for_refiner: bool = False,
 ) -> NDArray[np.float32]:
     """What `decode` returns for the blobs of `encode`, without making the blobs.
 
-    `embed(params, images, quality=quality, refine=refine)` equals
-    `decode(params, encode(params, images, quality=quality), refine=refine)`, bit for bit.
+    `embed(params, images, quality=q, refine=refine, for_refiner=for_refiner)` equals
+    `decode(params, encode(params, images, quality=q, for_refiner=for_refiner), refine=refine)`,
+    bit for bit.
     """
     params = with_coding(params, coding_batch=coding_batch, precision=precision)
-    codec = _codec(params, refine).at(quality)
+    codec = _codec(params, refine or for_refiner).at(quality)
     batches, grid = _latent_batches(params, images, "embed")
 
     def decoded(y: NDArray[np.float32]) -> NDArray[np.float32]:
-        y_hat = codec.dequantise(codec.quantise(y, grid), grid)
+        aimed = codec.aim(y, grid) if for_refiner else y
+        y_hat = codec.dequantise(codec.quantise(aimed, grid), grid)
         if not refine or codec.refiner is None:
             return y_hat
         return np.stack([codec.refiner.refine(one, grid, codec.fingerprint) for one in y_hat])
@@ -130,7 +138,12 @@ def embed(
 
 @jax_defaults()
 def embed_traced(
-    params: NecParams, images: jax.Array, *, quality: int | None = None, refine: bool = False
+    params: NecParams,
+    images: jax.Array,
+    *,
+    quality: int | None = None,
+    refine: bool = False,
+    for_refiner: bool = False,
 ) -> jax.Array:
     """`embed` in JAX operations, for use inside a user's own `jit`; images are not checked.
 
@@ -139,11 +152,15 @@ def embed_traced(
 
     Its gradient is zero: rounding has none.
     """
-    codec = _codec(params, refine).at(quality)
+    codec = _codec(params, refine or for_refiner).at(quality)
     y = _latents(params.config, params.weights, images)
     if isinstance(codec, TransformCodec):
         grid = params.config.grid(*images.shape[1:3])
-        y_hat = transform_bottleneck.rounded(codec, y, grid)
+        aimed = y
+        for _ in range(AIMS if for_refiner else 0):
+            y_hat = transform_bottleneck.rounded(codec, aimed, grid)
+            aimed = y + AIM * (moved(arrays_of(codec), y, y_hat, grid) - y)
+        y_hat = transform_bottleneck.rounded(codec, aimed, grid)
         return refined(arrays_of(codec), y_hat, grid) if refine else y_hat
     assert isinstance(codec, ScalarCodec)
     offsets, steps = jnp.asarray(codec.offsets), jnp.asarray(codec.steps)
@@ -175,7 +192,8 @@ def _codec(params: NecParams, refine: bool = False) -> EmbeddingCodec:
         raise InputError("this model has no codec: adapt it with `nec compress`")
     if refine and params.codec.refiner is None:
         raise InputError(
-            "this model has no refiner: train one with `nec refine`, or leave refine=True out"
+            "this model has no refiner: train one with `nec refine`, or leave refine=True and "
+            "for_refiner=True out"
         )
     return params.codec
 

@@ -9,7 +9,8 @@ from coder import QualityLadder, Refiner
 
 def random_refiner(codec: QualityLadder, seed: int = 2, **changes: Any) -> Refiner:
     """A refiner of random weights, for all qualities of a codec."""
-    d, h, c, r = codec.channels, 9, 5 * codec.transform.spatial, codec.num_qualities
+    d, h, r = codec.channels, 9, codec.num_qualities
+    m, c = d - 2, 5 * codec.transform.spatial
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
@@ -23,12 +24,14 @@ def random_refiner(codec: QualityLadder, seed: int = 2, **changes: Any) -> Refin
         "codecs": codecs | {codec.fingerprint.hex(): -1},
         "mean": normal(d),
         "scale": np.exp(normal(d)),
-        "token": normal(d, h, dtype=half),
-        "basis": normal(d, c, dtype=half),
-        "context": normal(2 * c, h, dtype=half),
+        "basis": normal(d, m, dtype=half),
+        "token": normal(m, h, dtype=half),
+        "context": normal(2, c, h, dtype=half),
         "bias": normal(r, h),
-        "out": normal(h, d, dtype=half),
-        "offset": normal(d),
+        "out": normal(h, m, dtype=half),
+        "offset": normal(m),
+        "inputs": np.linspace(3, m, r).astype(np.int32),
+        "outputs": np.linspace(m, 2, r).astype(np.int32),
         "gains": np.linspace(1, 0.1, r, dtype=np.float32),
     }
     return Refiner(**(parts | changes))

@@ -23,10 +23,11 @@ from types import FrameType
 
 import tyro
 
-from coder.cli.arguments import Decode, EmbeddingOptions, Encode, Fit, Info, Verify
+from coder.cli.arguments import AddRefiner, Decode, EmbeddingOptions, Encode, Fit, Info, Verify
 from coder.errors import CodecError, about, one_line
 
 _OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
+_OWN |= {"add-refiner": AddRefiner}
 OTHERS = {
     "convert": "Import a pre-trained vision transformer, exactly or not at all.",
     "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",

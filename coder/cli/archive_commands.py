@@ -15,7 +15,7 @@ from coder import files
 from coder.archive import contents, manifest, refiner_array, zarr_nodes
 from coder.archive.zarr_codec import nec_codec, refined
 from coder.cli import refiner_facts
-from coder.cli.arguments import Decode, Info, Verify
+from coder.cli.arguments import AddRefiner, Decode, Info, Verify
 from coder.errors import FileError, InputError, NoPermission, OutputError, one_line
 from coder.refiner import Refiner, load_refiner
 
@@ -63,6 +63,17 @@ def run(options: Info) -> tuple[int, dict[str, Any]]:
         if isinstance(options, Decode):
             return decode(options)
         return verify(options) if isinstance(options, Verify) else info(options)
+
+
+def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
+    """Add a refiner to an archive, or mend the one that it has."""
+    refiner = load_refiner(options.refiner)
+    with zarr_nodes.settled():
+        if not isinstance(zarr_nodes.open_node(options.file), zarr.Group):
+            raise InputError("a Zarr array, and only archives hold refiners")
+        contents.add_refiner(zarr.open_group(options.file, mode="r+"), refiner)
+    print(f"{options.file}: {refiner_facts.line(refiner)}")
+    return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
 
 
 def info(options: Info) -> tuple[int, dict[str, Any]]:

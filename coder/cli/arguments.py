@@ -75,6 +75,21 @@ class Decode(Info):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddRefiner:
+    """Add a refiner to a complete archive; nothing else in it changes.
+
+    Example: nec add-refiner archive.zarr --refiner refiner.safetensors
+    """
+
+    file: Annotated[Positional[Path], _PATH, arg(metavar="ARCHIVE")]
+    """Archive (Zarr store)."""
+    refiner: Annotated[AnyPath, arg(metavar="PATH")]
+    """Refiner of the archive's codec: its file, a model file, or the name of a shipped model."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
     """The options that `Fit` and `Encode` share."""
 
@@ -106,8 +121,10 @@ class Fit(EmbeddingOptions):
     Example: nec fit embeddings.npy --out codec.safetensors
     """
 
-    out: AnyPath
+    out: Annotated[AnyPath | None, arg(metavar="PATH")] = None  # type: ignore[assignment]
     """Codec file to write."""
+    codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    """Codec file: fit no codec, and train the refiner for this one."""
     refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
     """Refiner file to write. If it is given, also train a refiner, which brings decoded embeddings closer to those that were encoded; this takes minutes."""  # noqa: E501
     refiner_steps: Annotated[int | None, arg(metavar="INT")] = None
@@ -116,6 +133,14 @@ class Fit(EmbeddingOptions):
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
         super().check()
+        if (self.out is None) == (self.codec is None):
+            raise InputError("give one of --out, a codec to write, and --codec, one that exists")
+        if self.codec is not None and self.refiner is None:
+            raise InputError("--codec is for a refiner: name the file to write, --refiner")
+        if self.codec is not None and self.max_tokens is not None:
+            raise InputError(
+                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
+            )
         if self.refiner_steps is not None:
             check_whole("--refiner-steps", self.refiner_steps)
             if self.refiner is None:
@@ -135,6 +160,8 @@ class Encode(EmbeddingOptions):
     """Codec file that `nec fit` wrote."""
     quality: Annotated[int | None, arg(metavar="INT")] = None
     """Quality to code at: 0 is the lowest, a higher one costs more bytes; the codec's default if not given."""  # noqa: E501
+    refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too, with a slightly larger error."""  # noqa: E501
 
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
@@ -143,6 +170,8 @@ class Encode(EmbeddingOptions):
             raise InputError(
                 "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
             )
+        if self.refiner is not None and self.codec is None:
+            raise InputError("--refiner is that of a codec: give its file, --codec")
         if self.quality is not None:
             check_whole(
                 "--quality", self.quality, 0, 2**31 - 1 if self.codec else MAX_QUALITIES - 1

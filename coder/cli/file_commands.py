@@ -7,7 +7,7 @@ import numpy as np
 
 from coder import codecs, files
 from coder.cli import refiner_facts
-from coder.cli.arguments import Decode, Info, Verify
+from coder.cli.arguments import AddRefiner, Decode, Info, Verify
 from coder.codecs import EmbeddingCodec
 from coder.errors import FileError, InputError, about
 from coder.format import blob as framing
@@ -22,9 +22,15 @@ _KINDS = {
 }
 
 
-def run(options: Info) -> Result:
-    """Run `info`, `verify` or `decode` on a file of any kind."""
+def run(options: Info | AddRefiner) -> Result:
+    """Run `info`, `verify` or `decode` on a file of any kind, or `add-refiner` on an archive."""
     kind = _kind(options.file)
+    if isinstance(options, AddRefiner):
+        if kind != "archive":
+            raise InputError("not an archive: only archives and models hold refiners")
+        from coder.cli import archive_commands
+
+        return archive_commands.add_refiner(options)
     if options.codec is not None and kind != "blob":
         raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
     if kind == "archive":

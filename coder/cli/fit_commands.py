@@ -1,5 +1,6 @@
 """The commands `fit` and `encode`: a codec for any embeddings, and a Zarr array of them."""
 
+import itertools
 import math
 import tokenize
 from pathlib import Path
@@ -19,6 +20,7 @@ from coder.errors import FileError, InputError, about, one_line
 from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
+from coder.refiner import load_refiner
 
 if TYPE_CHECKING:
     import pyarrow
@@ -47,21 +49,25 @@ def run(options: EmbeddingOptions) -> tuple[int, dict[str, Any]]:
 
 
 def _fit_files(options: Fit) -> dict[str, Any]:
-    kept = {"overwrite": options.overwrite, "inputs": [options.file]}
+    inputs = [options.file, *([options.codec] if options.codec else [])]
+    kept = {"overwrite": options.overwrite, "inputs": inputs}
     # Checked, like all that follows, before minutes of fitting.
-    paths = [files.check_output(options.out, **kept)]
-    if options.refiner is not None:
-        paths.append(files.check_output(options.refiner, **kept))
-        if paths[0] == paths[1]:
-            raise InputError("--out and --refiner name one file: give two", options.refiner)
+    outputs = [path for path in (options.out, options.refiner) if path is not None]
+    paths = [files.check_output(path, **kept) for path in outputs]
+    if len(set(paths)) < len(paths):
+        raise InputError("--out and --refiner name one file: give two", options.refiner)
+    codec = codecs.load(options.codec) if options.codec else None
     y, nodata = _shown(options)
     if options.refiner is not None:
         refuse_too_few(y, nodata=nodata)
-    codec = _fit(y, options, nodata)
-    facts = {"out": str(options.out), "codec_bytes": codec.codec_bytes, "quality": codec.quality}
+    codec = codec or _fit(y, options, nodata)
+    facts: dict[str, Any] = {"codec_bytes": codec.codec_bytes, "quality": codec.quality}
     facts |= {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
-    written = {options.out: codec.to_bytes()}
-    lines = [f"{options.out}: {codec.codec_bytes:,} bytes"]
+    written, lines = {}, []
+    if options.out is not None:
+        facts = {"out": str(options.out)} | facts
+        written[options.out] = codec.to_bytes()
+        lines.append(f"{options.out}: {codec.codec_bytes:,} bytes")
     if options.refiner is not None:
         print("training a refiner, which takes minutes", flush=True)
         steps: dict[str, Any] = {}
@@ -82,8 +88,8 @@ def _fit_files(options: Fit) -> dict[str, Any]:
 
 
 def _encode(options: Encode) -> dict[str, Any]:
-    inputs = [options.file, *([options.codec] if options.codec else [])]
-    kept = {"overwrite": options.overwrite, "inputs": inputs}
+    others = [path for path in (options.codec, options.refiner) if path is not None]
+    kept = {"overwrite": options.overwrite, "inputs": [options.file, *others]}
     files.check_output(options.out, folder=True, **kept)
     if options.out.suffix.lower() in _NOT_ZARR:
         raise InputError(
@@ -91,6 +97,9 @@ def _encode(options: Encode) -> dict[str, Any]:
             options.out,
         )
     given = _given_codec(options.codec, options.quality) if options.codec else None
+    if given is not None and options.refiner is not None:
+        with about(options.refiner):
+            given = given.with_refiner(load_refiner(options.refiner))
     y, nodata = _shown(options)
     _check_codable(y, given, options, nodata)
     codec = given or _fitted(y, options, nodata)
@@ -105,6 +114,9 @@ def _encode(options: Encode) -> dict[str, Any]:
     )
     facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
     codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
+    if codec.refiner is not None:
+        print(f"symbols were chosen for readers with {refiner_facts.line(codec.refiner)}")
+        codec_facts["refiner"] = codec.refiner.fingerprint.hex()
     return {"out": str(options.out), "shape": y.shape} | facts | codec_facts
 
 
@@ -163,7 +175,24 @@ def _write(path: Path, y: Any, codec: OneQualityCodec, nodata: float | None) -> 
     )
     with zarr_nodes.settled():
         for start in range(0, y.shape[0], shards[0]):
-            array[start : start + shards[0]] = _checked(y, start, start + shards[0], nodata)
+            part = _checked(y, start, start + shards[0], nodata)
+            array[start : start + shards[0]] = (
+                part if codec.refiner is None else _aimed(part, codec, chunks)
+            )
+
+
+def _aimed(y: np.ndarray, codec: OneQualityCodec, chunks: tuple[int, ...]) -> np.ndarray:
+    """Embeddings of whole chunks, moved so that coding them is best for readers that refine."""
+    aimed = np.empty(y.shape, np.float32)
+    parts = [
+        [slice(start, start + width) for start in range(0, side, width)]
+        for side, width in zip(y.shape, chunks, strict=True)
+    ]
+    for place in itertools.product(*parts):
+        one = y[place]
+        grid = math.prod(one.shape[:-2]), one.shape[-2]
+        aimed[place] = codec.aim(one.reshape(-1, y.shape[-1]), grid).reshape(one.shape)
+    return aimed
 
 
 def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from coder.arrays import (
     as_array,
     as_bytes,
+    as_floats,
     as_grid,
     as_symbols,
     check_whole,
@@ -25,7 +26,7 @@ from coder.errors import CorruptBlob, InputError, WrongCodec
 from coder.format import blob as framing
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
-from coder.refiner import NO_REFINER, Refiner, check_refiner
+from coder.refiner import AIM, AIMS, NO_REFINER, Refiner, check_refiner
 
 CODEC = "codec"
 """The kind of a codec's file."""
@@ -77,12 +78,18 @@ class EmbeddingCodec(ABC):
         """The codec of one quality; None selects the default, `self.quality`."""
 
     @abstractmethod
-    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+    def encode(self, y: ArrayLike, grid: tuple[int, int], *, for_refiner: bool = False) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
+
+        Args:
+          y: the embedding.
+          grid: h and w.
+          for_refiner: choose the symbols that are best for readers that refine. Others can read
+            the blob too, and their error is a little larger.
 
         Raises:
           InputError: another number of channels or tokens, no floats, NaN, infinity, or values
-            beyond int32.
+            beyond int32; for_refiner, and the codec has no refiner.
         """
 
     @abstractmethod
@@ -231,18 +238,44 @@ class OneQualityCodec(EmbeddingCodec):
             raise InputError(f"quality {quality!r}: this codec has quality {self.quality} alone")
         return self
 
-    def encode(self, y: ArrayLike, grid: tuple[int, int]) -> bytes:
+    def aim(self, y: ArrayLike, grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Move embeddings float [..., n, D] so that encoding them is best for readers that refine.
+
+        The blob of the result decodes and refines to an embedding near y. `encode` does this with
+        `for_refiner=True`. For a Zarr array or an archive, do it before you write.
+
+        Analysis by synthesis: code, decode, and move the embedding against the gradient of the
+        error that is left after refining; `AIMS` times. What is near the middle of a cell keeps
+        its symbols. The class token, which is not refined, stays as it is.
+
+        Raises:
+          InputError: as `quantise`; or the codec has no refiner.
+        """
+        if self.refiner is None:
+            raise InputError(NO_REFINER)
+        target = as_floats(as_array(y))
+        aimed = target
+        for _ in range(AIMS):
+            y_hat = self.dequantise(self.quantise(aimed, grid), grid)
+            pairs = zip(_one_by_one(target), _one_by_one(y_hat), strict=True)
+            moved = [self.refiner.aim(*pair, grid, self.fingerprint) for pair in pairs]
+            aimed = target + np.float32(AIM) * (np.reshape(moved, target.shape) - target)
+        return aimed
+
+    def encode(self, y: ArrayLike, grid: tuple[int, int], *, for_refiner: bool = False) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
+
+        `for_refiner`: as `EmbeddingCodec.encode`.
 
         Warns (`UnusualEmbedding`) of integers, which may have lost a scale. A codec with a
         transform also warns of an embedding that needs far more bits than its tables are made for.
 
         Raises:
-          InputError: as `quantise` and `encode_symbols`.
+          InputError: as `quantise` and `encode_symbols`; for_refiner, and there is no refiner.
         """
         values = as_array(y)
         warn_of_integers(values.dtype, stacklevel=2)
-        blob = self.encode_quietly(values, grid)
+        blob = self.encode_quietly(self.aim(values, grid) if for_refiner else values, grid)
         self.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
@@ -326,6 +359,10 @@ class OneQualityCodec(EmbeddingCodec):
                 f"{expected}"
             )
         return height, columns
+
+
+def _one_by_one(y: NDArray[np.float32]) -> NDArray[np.float32]:
+    return y.reshape(-1, *y.shape[-2:])
 
 
 def check_limits(codec: EmbeddingCodec) -> None:

@@ -88,6 +88,7 @@ class QualityLadder(CoefficientCodec):
         quality: int | None = None,
         max_bytes: int | None = None,
         max_mse: float | None = None,
+        for_refiner: bool = False,
     ) -> bytes:
         """One embedding float [n, D] -> its blob.
 
@@ -97,13 +98,15 @@ class QualityLadder(CoefficientCodec):
         Args:
           quality: code at this quality.
           max_bytes: code at the highest quality whose blob has at most this many bytes.
-          max_mse: code at the lowest quality whose mean squared error is at most this.
+          max_mse: code at the lowest quality whose mean squared error is at most this; with
+            for_refiner, that of the refined embedding.
+          for_refiner: as `EmbeddingCodec.encode`.
 
         Warns as `TransformCodec.encode`.
 
         Raises:
           InputError: as `EmbeddingCodec.encode`; more than one of the three; or a target that no
-            quality reaches.
+            quality reaches; for_refiner, and the codec has no refiner.
         """
         if sum(target is not None for target in (quality, max_bytes, max_mse)) > 1:
             raise InputError("give one of quality, max_bytes and max_mse")
@@ -114,9 +117,9 @@ class QualityLadder(CoefficientCodec):
         warn_of_integers(values.dtype, stacklevel=2)
         if max_bytes is None and max_mse is None:
             codec = self.at(quality)
-            blob = codec.encode_quietly(values, grid)
+            blob = codec.encode_quietly(codec.aim(values, grid) if for_refiner else values, grid)
         else:
-            codec, blob = self._search(values, grid, max_bytes, max_mse)
+            codec, blob = self._search(values, grid, max_bytes, max_mse, for_refiner)
         codec.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
 
@@ -148,16 +151,21 @@ class QualityLadder(CoefficientCodec):
         return replace(codec, refiner=self.refiner)
 
     def _search(
-        self, y: NDArray, grid: tuple[int, int], max_bytes: int | None, max_mse: float | None
+        self,
+        y: NDArray,
+        grid: tuple[int, int],
+        max_bytes: int | None,
+        max_mse: float | None,
+        for_refiner: bool,
     ) -> tuple[TransformCodec, bytes]:
         # One by one: for a single embedding, bytes and errors need not be monotone in quality.
         for quality in range(self.num_qualities)[:: 1 if max_bytes is None else -1]:
             codec = self.at(quality)
-            blob = codec.encode_quietly(y, grid)
+            blob = codec.encode_quietly(codec.aim(y, grid) if for_refiner else y, grid)
             if max_bytes is not None and len(blob) <= max_bytes:
                 return codec, blob
             if max_mse is not None:
-                error = codec.decode(blob) - y.astype(np.float32)
+                error = codec.decode(blob, refine=for_refiner) - y.astype(np.float32)
                 if np.mean(np.square(error, dtype=np.float64)) <= max_mse:
                     return codec, blob
         if max_mse is not None:

@@ -111,7 +111,9 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
         """
         symbols = as_symbols(q)
         many = symbols.reshape(-1, *symbols.shape[-2:])
-        y = np.stack([self._dequantise(one, grid) for one in many])
+        y = np.empty((*many.shape[:2], self.channels), np.float32)
+        for i, one in enumerate(many):
+            y[i] = self._dequantise(one, grid)
         return y.reshape(*symbols.shape[:-1], self.channels)
 
     def is_rewritable(self) -> bool:

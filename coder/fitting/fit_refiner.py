@@ -1,12 +1,14 @@
 """`fit_refiner`: train a refiner for a codec on embeddings, in NumPy.
 
 The network of `coder.refiner` is trained by Adam (Kingma 2015, arXiv 1412.6980) on tokens that the
-codec coded at random qualities. It predicts what coding lost, in units of the root mean square of
-what the codec loses at that quality, so that all qualities count alike.
+codec coded at random qualities. It predicts what coding lost in each component of the codec, in
+units of the root mean square of what the codec loses at that quality, so that all qualities count
+alike. How many components to predict, and how much of the prediction to add, is then measured on
+embeddings that were not trained on.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
 
@@ -15,12 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder.arrays import check_whole
 from coder.codecs import EmbeddingCodec, QualityLadder, TransformCodec
+from coder.codecs.coefficients import NOT_CODED
 from coder.errors import InputError
 from coder.fitting.sample import Sample
-from coder.refiner import RADII, Refiner, surroundings
-from coder.transform import product
+from coder.refiner import RADII, Network, Refiner, surroundings
+from coder.transform import BANDS, Transform, product
 
-_COMPONENTS = 64  # of the surroundings
+_SURROUNDINGS = 64  # maximum number of components of the surroundings
+_ENOUGH = 0.99  # of what predicting all components gains
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
 _REDRAWN = 1000  # ... and serve for so many steps
@@ -35,26 +39,31 @@ _BETA, _BETA_SQUARES, _EPSILON = 0.9, 0.999, 1e-8
 Embedding = tuple[NDArray[np.float32], tuple[int, int]]
 """An embedding [n, D] and its grid."""
 Weights = dict[str, NDArray[np.float32]]
-"""token [D, H], context [2 C, H], bias [R, H], out [H, D] and offset [D]."""
+"""token [M, H], context [2 C, H], bias [R, H], out [H, M] and offset [M]."""
 
 
 class Coded(NamedTuple):
-    """Tokens before and after coding, in units of the codec's channels.
+    """Tokens before and after coding, in the M components of a refiner.
 
     Attributes:
-      u: float32 [T, D], decoded.
-      m: float32 [T, 2 C], what surrounds each: `coder.refiner.surroundings`.
-      lost: float32 [T, D], what coding lost: the tokens less u.
+      c: float32 [T, M], decoded.
+      around: float32 [T, 2 C], what surrounds each: `coder.refiner.surroundings`.
+      lost: float32 [T, M], what coding lost: the tokens less c.
       which: int [T], the index of the quality.
     """
 
-    u: NDArray[np.float32]
-    m: NDArray[np.float32]
+    c: NDArray[np.float32]
+    around: NDArray[np.float32]
     lost: NDArray[np.float32]
     which: NDArray[np.intp]
 
+    def only(self, index: NDArray[np.intp]) -> "Coded":
+        """These tokens."""
+        c, around, lost, which = self
+        return Coded(c[index], around[index], lost[index], which[index])
 
-class Network(Protocol):
+
+class TrainedNetwork(Protocol):
     """The network in training."""
 
     @property
@@ -83,7 +92,7 @@ def fit_refiner(
     hidden: int = 768,
     steps: int = 4000,
     seed: int = 0,
-    network: Callable[[Weights], Network] | None = None,
+    network: Callable[[Weights], TrainedNetwork] | None = None,
 ) -> Refiner:
     """Train a refiner for a codec of `coder.fit`. Takes minutes.
 
@@ -115,34 +124,41 @@ def fit_refiner(
     first = 0 if isinstance(codec, QualityLadder) else codec.quality
     numbers = range(first, first + codec.num_qualities)
     qualities = [cast(TransformCodec, codec.at(quality)) for quality in numbers]
-    transform, rng = codec.transform, np.random.default_rng(seed)
-    basis = transform.analysis[:, : _COMPONENTS if transform.spatial else 0].astype(np.float16)
-    initial = _initial(rng, codec.channels, basis.shape[1], hidden, len(qualities))
-    trained = (network or NumPyNetwork)(initial)
+    rng, count = np.random.default_rng(seed), len(qualities)
+    basis = _components(codec.transform)
+    around = min(_SURROUNDINGS, basis.shape[1]) if codec.transform.spatial else 0
+    trained = (network or NumPyNetwork)(_initial(rng, basis.shape[1], around, hidden, count))
     grids_alone = [one.split()[0] for one in qualities]
+    code = functools.partial(_coded, codec.transform, basis.astype(np.float32), around)
     coded, unit = None, np.ones(0, np.float32)
     for step in range(steps):
         if step % _REDRAWN == 0:
-            coded = _coded(train, grids_alone, basis.astype(np.float32), rng)
-            unit = _rms(coded, len(qualities))
+            coded = _joined(code(*one) for one in _drawn(train, grids_alone, rng))
+            unit = _rms(coded, count)
         assert coded is not None
-        some = rng.integers(0, len(coded.u), _BATCH)
-        part = Coded(coded.u[some], coded.m[some], coded.lost[some], coded.which[some])
+        part = coded.only(rng.integers(0, len(coded.c), _BATCH))
         trained.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
     w = trained.weights
     refiner = Refiner(
         _belongs_to(codec, qualities, grids_alone),
-        transform.mean,
-        transform.scale,
-        w["token"].astype(np.float16),
+        codec.transform.mean,
+        codec.transform.scale,
         basis,
-        w["context"].astype(np.float16),
+        w["token"].astype(np.float16),
+        w["context"].reshape(len(RADII), around, hidden).astype(np.float16),
         w["bias"],
         w["out"].astype(np.float16),
         w["offset"],
+        np.array([_last_coded(codec, index) for index in range(count)], np.int32),
+        np.full(count, basis.shape[1], np.int32),
         unit,
     )
-    return replace(refiner, gains=_gains(refiner, held_out, grids_alone))
+    measured = [
+        _outputs_and_gain(refiner.at(index), (code(y, grid, one, index) for y, grid in held_out))
+        for index, one in enumerate(grids_alone)
+    ]
+    outputs, gains = zip(*measured, strict=True)
+    return replace(refiner, outputs=np.array(outputs, np.int32), gains=np.array(gains, np.float32))
 
 
 def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> None:
@@ -150,18 +166,18 @@ def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> Non
     _whole_grids(Sample(embeddings, None, nodata, _SAMPLES))
 
 
-def _initial(rng: np.random.Generator, d: int, c: int, h: int, r: int) -> Weights:
+def _initial(rng: np.random.Generator, m: int, c: int, h: int, r: int) -> Weights:
     def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
-        return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(d + c))
+        return rng.standard_normal((inputs, outputs), np.float32) / np.float32(np.sqrt(m + c))
 
     zeros = functools.partial(np.zeros, dtype=np.float32)
-    weights = {"token": normal(d, h), "context": normal(len(RADII) * c, h)}
+    weights = {"token": normal(m, h), "context": normal(len(RADII) * c, h)}
     weights["bias"] = zeros((r, h))
-    return weights | {"out": zeros((h, d)), "offset": zeros(d)}
+    return weights | {"out": zeros((h, m)), "offset": zeros(m)}
 
 
 class NumPyNetwork:
-    """A `Network` in NumPy."""
+    """A `TrainedNetwork` in NumPy."""
 
     def __init__(self, weights: Weights):
         self.weights = weights
@@ -170,10 +186,10 @@ class NumPyNetwork:
         self._count = 0
 
     def step(self, part: Coded, unit: NDArray[np.float32], rate: float) -> None:
-        """Take one step on these tokens, as `Network.step`."""
+        """Take one step on these tokens, as `TrainedNetwork.step`."""
         w = self.weights
-        h = part.u @ w["token"]
-        h += part.m @ w["context"]
+        h = part.c @ w["token"]
+        h += part.around @ w["context"]
         h += w["bias"][part.which]
         on = h > 0
         h *= on
@@ -186,8 +202,8 @@ class NumPyNetwork:
         of_bias = np.zeros_like(w["bias"])
         np.add.at(of_bias, part.which, of_h)
         self._count += 1
-        self._adam("token", part.u.T @ of_h, rate)
-        self._adam("context", part.m.T @ of_h, rate)
+        self._adam("token", part.c.T @ of_h, rate)
+        self._adam("context", part.around.T @ of_h, rate)
         self._adam("bias", of_bias, rate)
         self._adam("out", h.T @ error, rate)
         self._adam("offset", error.sum(0), rate)
@@ -224,25 +240,53 @@ def _whole_grids(sample: Sample) -> list[Embedding]:
     return found[:: max(every, 1)]
 
 
-def _coded(
-    grids: Sequence[Embedding],
-    qualities: Sequence[TransformCodec],
-    basis: NDArray[np.float32],
-    rng: np.random.Generator,
-) -> Coded:
-    """Some of the grids, each coded at a random quality."""
-    parts, tokens = [], 0
-    wanted = min(_DRAWN, _TIMES * sum(len(y) for y, _ in grids))
+def _components(transform: Transform) -> NDArray[np.float16]:
+    """[D, M]: orthonormal columns, of which the first k span what the first k components decode to.
+
+    So the components that a codec does not code are zero for a refiner too.
+    """
+    rows = transform.basis * transform.norms[:, None].astype(np.float64)
+    return np.linalg.qr(rows.T)[0].astype(np.float16)
+
+
+def _last_coded(codec: QualityLadder | TransformCodec, index: int) -> int:
+    """How many of the first components a codec codes in a grid at a quality, at most."""
+    layout = codec.layout[index] if isinstance(codec, QualityLadder) else codec.layout
+    coded = (layout[:, :BANDS] != NOT_CODED).any(1)
+    return 1 + int(np.flatnonzero(coded).max(initial=-1))
+
+
+def _drawn(
+    grids: Sequence[Embedding], qualities: Sequence[TransformCodec], rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float32], tuple[int, int], TransformCodec, int]]:
+    """Some of the grids, each with a random quality and its index."""
+    tokens, wanted = 0, min(_DRAWN, _TIMES * sum(len(y) for y, _ in grids))
     while tokens < wanted:
         y, grid = grids[int(rng.integers(len(grids)))]
         index = int(rng.integers(len(qualities)))
-        codec = qualities[index]
-        y_hat = codec.dequantise(codec.quantise(y, grid), grid)
-        u = (y_hat - codec.transform.mean) / codec.transform.scale
-        lost = (y - y_hat) / codec.transform.scale
-        parts.append(Coded(u, surroundings(product(u, basis), grid), lost, np.full(len(u), index)))
-        tokens += len(u)
-    return Coded(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+        yield y, grid, qualities[index], index
+        tokens += len(y)
+
+
+def _coded(
+    transform: Transform,
+    basis: NDArray[np.float32],
+    around: int,
+    y: NDArray[np.float32],
+    grid: tuple[int, int],
+    codec: TransformCodec,
+    index: int,
+) -> Coded:
+    """An embedding [n, D] coded at a quality; `around` is the number of components around."""
+    y_hat = codec.dequantise(codec.quantise(y, grid), grid)
+    c = product((y_hat - transform.mean) / transform.scale, basis)
+    lost = product((y - y_hat) / transform.scale, basis)
+    return Coded(c, surroundings(c[:, :around], grid), lost, np.full(len(c), index))
+
+
+def _joined(parts: Iterable[Coded]) -> Coded:
+    c, around, lost, which = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return Coded(c, around, lost, which)
 
 
 def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
@@ -252,21 +296,25 @@ def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
     return np.sqrt(np.maximum(squares / np.maximum(tokens, 1), 1e-30)).astype(np.float32)
 
 
-def _gains(
-    refiner: Refiner, grids: Sequence[Embedding], qualities: Sequence[TransformCodec]
-) -> NDArray[np.float32]:
-    """The gains that are best on embeddings that were not trained on: at most those of training."""
-    gains = refiner.gains.copy()
-    for index, codec in enumerate(qualities):
-        both = square = 0.0
-        for y, grid in grids:
-            y_hat = codec.dequantise(codec.quantise(y, grid), grid)
-            change = (refiner.refine(y_hat, grid, codec.fingerprint) - y_hat) / refiner.scale
-            lost = (y - y_hat) / refiner.scale
-            both += float(np.vdot(change, lost))
-            square += float(np.vdot(change, change))
-        gains[index] *= np.clip(both / square, 0, 1) if square > 0 else 0
-    return gains
+def _outputs_and_gain(network: Network, parts: Iterable[Coded]) -> tuple[int, float]:
+    """How many components to predict, and the gain, best for embeddings not trained on."""
+    both = square = np.zeros(len(network.offset))
+    seen, near = len(network.token), len(network.context) // len(RADII)
+    for part in parts:
+        around = part.around.reshape(len(part.c), len(RADII), -1)[..., :near]
+        h = network.hidden(part.c[:, :seen], around.reshape(len(part.c), -1))
+        predicted = network.prediction(h)
+        both = both + np.einsum("tm,tm->m", predicted, part.lost, dtype=np.float64)
+        square = square + np.einsum("tm,tm->m", predicted, predicted, dtype=np.float64)
+
+    def best(count: int) -> float:
+        total = square[:count].sum()
+        return float(np.clip(both[:count].sum() / total, 0, 1)) if total > 0 else 0.0
+
+    gain = best(len(both))
+    saved = np.cumsum(2 * gain * both - gain**2 * square)  # squared error, in the first components
+    count = 1 + int(np.argmax(saved >= _ENOUGH * saved[-1])) if saved[-1] > 0 else 0
+    return count, network.gain * best(count)
 
 
 def _belongs_to(

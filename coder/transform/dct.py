@@ -10,7 +10,7 @@ from coder.arrays import read_only
 from coder.transform.frequencies import spans
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
-_ROWS = 8  # rows per piece; 4 to 16 are about as fast
+_ROWS = 16  # rows per piece; fewer or more are slower
 
 
 def over_blocks(

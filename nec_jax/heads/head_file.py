@@ -3,8 +3,6 @@
 import os
 
 import jax
-import numpy as np
-from numpy.typing import NDArray
 
 from coder import FileError
 from coder.errors import about
@@ -14,7 +12,7 @@ from nec_jax.heads.network import init_weights
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import as_stored, check_float32
 from nec_jax.models.refiner_network import shapes
-from nec_jax.models.weight_tree import Weights, flatten_weights, unflatten_weights
+from nec_jax.models.weight_tree import flatten_weights, unflatten_weights
 
 _KIND, _REFINER = "head", "refiner/"
 
@@ -43,14 +41,9 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
         config = HeadConfig.from_meta(content["config"])
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
         if config.refine:
-            like |= {"refiner": _shapes(config, container.under(_REFINER, tensors))}
+            width = config.model.embedding_width
+            like |= {"refiner": shapes(width, container.under(_REFINER, tensors))}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"unusable head configuration: {error}", path) from error
     with about(path):
         return HeadParams(unflatten_weights(tensors, like), config)
-
-
-def _shapes(config: HeadConfig, held: dict[str, NDArray]) -> Weights:
-    """The shapes of a refiner with as many hidden units and components as this one says it has."""
-    hidden, components = np.size(held.get("bias", ())), np.shape(held.get("basis", ()))[-1]
-    return shapes(config.model.embedding_width, hidden, components)

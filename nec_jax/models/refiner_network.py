@@ -1,9 +1,10 @@
 """The network of `coder.refiner` in JAX, for heads and for programs that run on a device.
 
-The arrays of a refiner at one quality, with C components and H hidden units:
+The arrays of a refiner at one quality, with k components seen, C of them also around a token, m
+components predicted, and H hidden units:
 
-    mean, scale, offset [D]   token [D, H]   basis [D, C]   context [2 C, H]   bias [H]   out [H, D]
-    gain []
+    mean, scale [D]   seen [D, k]   token [k, H]   context [2 C, H]   bias [H]   out [H, m]
+    offset [m]   predicted [m, D]   gain []
 """
 
 import jax
@@ -16,14 +17,12 @@ from coder.codecs import OneQualityCodec
 from coder.refiner import RADII
 from nec_jax.models.weight_tree import Weights
 
-_SHARED = ("mean", "scale", "token", "basis", "context", "out", "offset")  # by all qualities
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 def arrays(refiner: Refiner, index: int) -> Weights:
     """A refiner at the quality of this index as a tree of float32 arrays."""
-    held = {name: getattr(refiner, name) for name in _SHARED}
-    held |= {"bias": refiner.bias[index], "gain": refiner.gains[index]}
+    held = refiner.at(index)._asdict() | {"mean": refiner.mean, "scale": refiner.scale}
     return {name: jnp.asarray(value, jnp.float32) for name, value in held.items()}
 
 
@@ -33,13 +32,23 @@ def arrays_of(codec: OneQualityCodec) -> Weights:
     return arrays(codec.refiner, codec.refiner.codecs[codec.fingerprint.hex()])
 
 
-def shapes(channels: int, hidden: int, components: int) -> Weights:
-    """The shapes of `arrays`."""
-    d, h, c = channels, hidden, components
-    found = {"mean": (d,), "scale": (d,), "token": (d, h), "basis": (d, c)}
-    found["context"] = (len(RADII) * c, h)
-    found |= {"bias": (h,), "out": (h, d), "offset": (d,), "gain": ()}
+def shapes(channels: int, held: dict[str, np.ndarray]) -> Weights:
+    """The shapes of `arrays`, with as many units and components as these say that they have.
+
+    Args:
+      channels: D.
+      held: `token`, `context` and `out`, of any shape.
+    """
+    (k, h), (c, _), (_, m) = (_matrix(held, name) for name in ("token", "context", "out"))
+    found = {"mean": (channels,), "scale": (channels,), "seen": (channels, k), "token": (k, h)}
+    found |= {"context": (c, h), "bias": (h,), "out": (h, m), "offset": (m,)}
+    found |= {"predicted": (m, channels), "gain": ()}
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in found.items()}
+
+
+def _matrix(held: dict[str, np.ndarray], name: str) -> tuple[int, int]:
+    shape = held[name].shape if name in held else ()
+    return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
 
 
 def refined(
@@ -48,13 +57,29 @@ def refined(
     """Refine decoded embeddings [..., n, D], as `Refiner.refine`; a class token stays as it is."""
     first = y_hat.shape[-2] - grid[0] * grid[1]
     tokens = y_hat[..., first:, :]
-    u = (tokens - held["mean"]) / held["scale"]
-    h = _product(u, held["token"]) + held["bias"]
-    if held["basis"].size:
-        h += _product(_surroundings(_product(u, held["basis"]), grid), held["context"])
-    change = _product(jnp.maximum(h, 0), held["out"]) + held["offset"]
-    y = jnp.where(held["gain"] == 0, tokens, tokens + held["gain"] * held["scale"] * change)
+    c = _product((tokens - held["mean"]) / held["scale"], held["seen"])
+    h = _product(c, held["token"]) + held["bias"]
+    if held["context"].size:
+        around = _surroundings(c[..., : len(held["context"]) // len(RADII)], grid)
+        h += _product(around, held["context"])
+    p = held["gain"] * (_product(jnp.maximum(h, 0), held["out"]) + held["offset"])
+    y = tokens + held["scale"] * _product(p, held["predicted"])
+    y = jnp.where(held["gain"] == 0, tokens, y)
     return jnp.concatenate([y_hat[..., :first, :], y], axis=-2)
+
+
+def moved(
+    held: Weights, y: Float[Array, "*b n d"], y_hat: Float[Array, "*b n d"], grid: tuple[int, int]
+) -> Float[Array, "*b n d"]:
+    """Move the decoded embeddings of y so that refining them comes closer, as `Refiner.aim`."""
+    first = y_hat.shape[-2] - grid[0] * grid[1]
+
+    def squares(y_hat: Float[Array, "*b n d"]) -> Float[Array, ""]:
+        error = (refined(held, y_hat, grid) - y)[..., first:, :] / held["scale"]
+        return jnp.sum(jnp.square(error)) / 2
+
+    step = jnp.square(held["scale"]) * jax.grad(squares)(y_hat)
+    return jnp.concatenate([y[..., :first, :], (y_hat - step)[..., first:, :]], axis=-2)
 
 
 def _product(x: jax.Array, matrix: jax.Array | np.ndarray) -> jax.Array:

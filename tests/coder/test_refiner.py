@@ -14,11 +14,12 @@ import coder
 from coder import FileError, InputError, QualityLadder
 from coder.codecs import MODEL
 from coder.format import container
-from coder.refiner import surroundings
+from coder.refiner import surroundings, surroundings_gradient
 from coder.transform import product
 
 GRID = (4, 6)
 RNG = np.random.default_rng(0)
+QUALITIES = 13
 
 
 def embeddings(count: int, channels: int = 12) -> np.ndarray:
@@ -61,11 +62,15 @@ def test_refined_embeddings_are_those_of_the_formula(codec: QualityLadder, quali
     refined = codec.with_refiner(refiner).decode(blob, refine=True)
     np.testing.assert_array_equal(refined[0], plain[0])  # the class token
     w = {f.name: getattr(refiner, f.name) for f in dataclasses.fields(refiner)}
-    u = (plain[1:].astype(float) - w["mean"]) / w["scale"]
-    c = surroundings((u @ w["basis"].astype(float)).astype(np.float32), GRID).astype(float)
-    h = u @ w["token"].astype(float) + c @ w["context"].astype(float) + w["bias"][quality]
-    change = np.maximum(h, 0) @ w["out"].astype(float) + w["offset"]
-    expected = plain[1:] + w["gains"][quality] * w["scale"] * change
+    k, m = w["inputs"][quality], w["outputs"][quality]
+    basis, token, context, out = (
+        w[name].astype(float) for name in ("basis", "token", "context", "out")
+    )
+    c = (plain[1:].astype(float) - w["mean"]) / w["scale"] @ basis[:, :k]
+    a = surroundings(c[:, :5].astype(np.float32), GRID).astype(float).reshape(24, 2, -1)
+    h = c @ token[:k] + np.einsum("tac,ach->th", a, context[:, :k]) + w["bias"][quality]
+    p = np.maximum(h, 0) @ out[:, :m] + w["offset"][:m]
+    expected = plain[1:] + w["gains"][quality] * w["scale"] * (p @ basis[:, :m].T)
     np.testing.assert_allclose(refined[1:], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
@@ -173,10 +178,7 @@ def test_refined_embeddings_follow_small_changes_without_jumps(codec: QualityLad
     one = codec.at(3).split()[0]
     y = np.tile(refiner.mean, (24, 1))  # all hidden units are at zero
     step = np.float32(1e-5) * refiner.scale * RNG.standard_normal((24, 12), np.float32)
-    names = ("token", "basis", "context", "out")
-    norm = {k: np.linalg.norm(getattr(refiner, k).astype(float), 2) for k in names}
-    mixing = 2 * norm["basis"] * norm["context"]
-    most = 1 + (norm["token"] + mixing) * norm["out"]
+    most = lipschitz(refiner, 1)
     moved = refiner.refine((y + step).astype(np.float32), GRID, one.fingerprint)
     change = (moved - refiner.refine(y, GRID, one.fingerprint)) / refiner.scale
     assert np.linalg.norm(change) <= 1.01 * most * np.linalg.norm(step / refiner.scale)
@@ -188,10 +190,7 @@ def test_on_its_kinks_a_refiner_moves_no_more_than_its_bound(
 ) -> None:
     """The inputs of hidden units are zero in float32, so that noise decides their signs.
 
-    In units of `scale`, a refiner is Lipschitz continuous with the constant
-    1 + gain (|token| + 2 |basis| |context|) |out|, in spectral norms. The means over
-    tokens around have at most the norm sqrt(largest sum of a row x that of a column): rows sum to
-    1, and columns to less than 1.4 along each axis. 1.4 sqrt(2) is less than 2.
+    `lipschitz` has this bound.
     """
     quality, tokens = 2, grid[0] * grid[1]
     one = codec.at(quality).split()[0]
@@ -199,14 +198,10 @@ def test_on_its_kinks_a_refiner_moves_no_more_than_its_bound(
     bias = np.zeros((codec.num_qualities, 9), np.float32)
     bias[quality] = -before_the_kink(random_refiner(codec, bias=bias), y, grid)[0]
     refiner = random_refiner(codec, bias=bias)
-    w = {f.name: getattr(refiner, f.name) for f in dataclasses.fields(refiner)}
     inputs = before_the_kink(refiner, y, grid)
     assert (inputs[0] == 0).all()
     assert np.abs(inputs).max() < 1e-5  # means of equal numbers are rounded
-    names = ("token", "basis", "context", "out")
-    norm = {name: np.linalg.norm(w[name].astype(float), 2) for name in names}
-    mixing = 2 * norm["basis"] * norm["context"]
-    most = 1 + w["gains"][quality] * (norm["token"] + mixing) * norm["out"]
+    most = lipschitz(refiner, float(refiner.gains[quality]))
     base = refiner.refine(y, grid, one.fingerprint)
     for seed in range(20):
         sign = np.random.default_rng(seed).choice([-1, 1], y.shape)
@@ -217,15 +212,98 @@ def test_on_its_kinks_a_refiner_moves_no_more_than_its_bound(
         assert change <= 2 * most * given  # rounding to float32 is as large as the noise
 
 
+def lipschitz(refiner: Any, gain: float) -> float:
+    """The constant of Lipschitz continuity of a refiner, in units of `scale`.
+
+    It is 1 + gain |basis|^2 (|token| + 2 |context|) |out|, in spectral norms; `context` is one
+    matrix [2 C, H]. The means over tokens around have at most the norm sqrt(largest sum of a row x
+    that of a column): rows sum to 1, and columns to less than 1.4 along each axis. 1.4 sqrt(2) is
+    less than 2.
+    """
+    parts = [refiner.basis, refiner.token, refiner.context.reshape(-1, 9), refiner.out]
+    basis, token, context, out = (np.linalg.norm(part.astype(float), 2) for part in parts)
+    return float(1 + gain * basis**2 * (token + 2 * context) * out)
+
+
 def before_the_kink(refiner: Any, y: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The inputs [n, H] of the hidden units at quality 2, in the order of coder.refiner."""
-    token, basis, context = (
-        getattr(refiner, name).astype(np.float32) for name in ("token", "basis", "context")
-    )
-    u = (y - refiner.mean) / refiner.scale
-    h = product(u, token)
-    h += product(surroundings(product(u, basis), grid), context)
-    return h + refiner.bias[2]
+    network = refiner.at(2)
+    c = product((y - refiner.mean) / refiner.scale, network.seen)
+    h = product(c, network.token)
+    h += product(surroundings(c[:, :5], grid), network.context)
+    return h + network.bias
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17)])
+def test_the_gradient_of_surroundings_is_their_transpose(grid: tuple[int, int]) -> None:
+    u, g = (RNG.standard_normal((grid[0] * grid[1], width)).astype(np.float32) for width in (3, 6))
+    there, back = surroundings(u, grid).astype(float), surroundings_gradient(g, grid).astype(float)
+    np.testing.assert_allclose(np.vdot(there, g), np.vdot(u, back), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("quality", [0, 3])
+def test_aiming_steps_against_the_gradient_of_the_refined_error(
+    codec: QualityLadder, quality: int
+) -> None:
+    """By central differences, in float32 where no hidden unit is near its kink."""
+    refiner, one = random_refiner(codec), codec.at(quality).split()[0]
+    y, y_hat, direction = (RNG.standard_normal((24, 12)).astype(np.float32) for _ in range(3))
+
+    def error(y_hat: np.ndarray) -> float:
+        refined = refiner.refine(y_hat.astype(np.float32), GRID, one.fingerprint)
+        return float(np.square((refined - y) / refiner.scale, dtype=float).sum() / 2)
+
+    step = 1e-3
+    slope = (error(y_hat + step * direction) - error(y_hat - step * direction)) / (2 * step)
+    moved = refiner.aim(y, y_hat, GRID, one.fingerprint)
+    gradient = (y_hat - moved).astype(float) / np.square(refiner.scale, dtype=float)
+    np.testing.assert_allclose(np.vdot(gradient, direction), slope, rtol=1e-2)
+
+
+def test_aimed_embeddings_keep_their_class_tokens_and_what_has_no_gain(
+    codec: QualityLadder,
+) -> None:
+    y = embeddings(7).reshape(7, -1, 12)
+    y = np.concatenate([y.mean(1, keepdims=True), y], 1)
+    without = random_refiner(codec, gains=np.zeros(codec.num_qualities, np.float32))
+    np.testing.assert_array_equal(codec.with_refiner(without).at(3).aim(y, GRID), y)
+    one = codec.with_refiner(random_refiner(codec)).at(3)
+    aimed = one.aim(y, GRID)
+    np.testing.assert_array_equal(aimed[:, 0], y[:, 0])
+    assert not np.array_equal(aimed, y)
+    np.testing.assert_array_equal(aimed[2], one.aim(y[2], GRID))
+    assert one.aim(y[:0], GRID).shape == (0, 25, 12)
+
+
+def test_encoding_for_a_refiner_is_encoding_what_is_aimed(codec: QualityLadder) -> None:
+    refined = codec.with_refiner(random_refiner(codec))
+    y = embeddings(7)[0].reshape(-1, 12)
+    y = np.vstack([y.mean(0), y])
+    for quality in (0, 5, 12):
+        one = refined.at(quality)
+        expected = one.encode(one.aim(y, GRID), GRID)
+        assert refined.encode(y, GRID, quality=quality, for_refiner=True) == expected
+        assert one.encode(y, GRID, for_refiner=True) == expected
+        np.testing.assert_array_equal(codec.decode(expected), refined.decode(expected))
+    assert refined.encode(y, GRID, quality=5) == codec.encode(y, GRID, quality=5)
+    with pytest.raises(InputError, match="has no refiner"):
+        codec.encode(y, GRID, for_refiner=True)
+    with pytest.raises(InputError, match="has no refiner"):
+        codec.at(3).aim(y, GRID)
+    with pytest.raises(InputError, match="needs"):
+        refined.encode(y[:5], GRID, for_refiner=True)
+
+
+def test_a_largest_error_is_that_of_the_refined_embedding(codec: QualityLadder) -> None:
+    gains = np.full(codec.num_qualities, 0.05, np.float32)
+    refined = codec.with_refiner(random_refiner(codec, gains=gains))
+    y = embeddings(7)[0].reshape(-1, 12)
+    y = np.vstack([y.mean(0), y])
+    for max_mse in (0.5, 0.1):
+        blob = refined.encode(y, GRID, max_mse=max_mse, for_refiner=True)
+        assert np.mean(np.square(refined.decode(blob, refine=True) - y)) <= max_mse
+    blob = refined.encode(y, GRID, max_bytes=60, for_refiner=True)
+    assert len(blob) <= 60
 
 
 def test_a_ladder_with_another_default_quality_keeps_its_refiner(codec: QualityLadder) -> None:
@@ -291,11 +369,17 @@ def test_a_file_holds_the_refiner_and_damage_is_found(tmp_path: Path, codec: Qua
     [
         ({"scale": -np.ones(12, np.float32)}, "must be positive"),
         ({"mean": np.full(12, np.nan, np.float32)}, "not finite"),
-        ({"out": np.zeros((9, 11), np.float16)}, r"out of a refiner is float16 \[9, 12\]"),
-        ({"token": np.zeros((12, 9), np.float32)}, "token of a refiner is float16"),
+        ({"out": np.zeros((9, 12), np.float16)}, r"out of a refiner is float16 \[9, 10\]"),
+        ({"token": np.zeros((10, 9), np.float32)}, "token of a refiner is float16"),
         ({"bias": np.float32(1)}, "token of a refiner is float16"),
         ({"basis": np.float16(1)}, "basis of a refiner is float16"),
-        ({"mean": np.zeros(0, np.float32), "basis": np.zeros((12, 0), np.float16)}, "a refiner is"),
+        ({"basis": np.zeros((12, 0), np.float16)}, "basis of a refiner is float16"),
+        ({"mean": np.zeros(0, np.float32)}, "mean of a refiner is float32"),
+        ({"context": np.zeros((2, 11, 9), np.float16)}, "surroundings in 11 of 10 components"),
+        ({"context": np.zeros((10, 9), np.float16)}, "context of a refiner is float16"),
+        ({"inputs": np.full(QUALITIES, 11, np.int32)}, "inputs of the refiner are not all from 0"),
+        ({"outputs": np.full(QUALITIES, -1, np.int32)}, "outputs of the refiner are not all"),
+        ({"inputs": np.zeros(QUALITIES, np.int64)}, "inputs of a refiner is int32"),
         ({"codecs": {}}, "belongs to no codec"),
         ({"codecs": {"00": True}}, "belongs to no codec"),
         ({"codecs": {"00": 1.0}}, "belongs to no codec"),

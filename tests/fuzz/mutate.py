@@ -194,8 +194,12 @@ def retype(tensors, _, name, rng):
 
 def extremes(tensors, _, name, rng):
     """Numbers that are very large or small, zero, negative, NaN or infinite."""
-    values, most = tensors[name].copy(), np.finfo(tensors[name].dtype).max
-    edges = [0, -1, most, -most, 1e-7, np.nan, np.inf]
+    values = tensors[name].copy()
+    if values.dtype.kind == "i":
+        edges = [0, -1, np.iinfo(values.dtype).max, 1]
+    else:
+        most = np.finfo(values.dtype).max
+        edges = [0, -1, most, -most, 1e-7, np.nan, np.inf]
     if values.size:
         values.flat[int(rng.integers(values.size))] = edges[int(rng.integers(len(edges)))]
     tensors[name] = values

@@ -169,18 +169,15 @@ REFINED = {"transform": "ladder", "ladder": "ladder", "channels-alone": "channel
 
 def refiners():
     """name -> refiner"""
-    for name, spatial, hidden, components in (
+    for name, spatial, hidden, around in (
         ("ladder", True, 6, 3),
         ("channels-alone", False, 5, 0),
     ):
         whole = ladder(class_token=spatial, spatial=spatial)
         d, r = whole.channels, whole.num_qualities
-        shapes = {
-            "token": (d, hidden),
-            "basis": (d, components),
-            "context": (2 * components, hidden),
-        }
-        shapes |= {"bias": (r, hidden), "out": (hidden, d), "offset": (d,)}
+        m = d - 1
+        shapes = {"basis": (d, m), "token": (m, hidden), "context": (2, around, hidden)}
+        shapes |= {"bias": (r, hidden), "out": (hidden, m), "offset": (m,)}
         drawn = (pseudo_random(int(sum(np.prod(shape) for shape in shapes.values())), 8) >> 9) % 257
         parts, start = {}, 0
         for part, shape in shapes.items():
@@ -194,6 +191,7 @@ def refiners():
             codecs |= {one.fingerprint.hex(): quality, one.split()[0].fingerprint.hex(): quality}
         line = np.arange(d, dtype=np.float32)
         settings = {"mean": line - 2, "scale": 2 + line / 8, "gains": np.array([0.75, 0.5], "f4")}
+        settings |= {"inputs": np.array([2, m], "i4"), "outputs": np.array([m - 1, m], "i4")}
         yield name, Refiner(codecs, **settings, **parts)
 
 

@@ -20,30 +20,36 @@ export function refine({ tensors, content }, codec, y, height, width) {
   if (!(r >= 0)) fail('a refiner of another codec')
   const w = {}
   for (const [name, { type, data }] of Object.entries(tensors)) w[name] = type === 'float16' ? halves(data) : data
-  const [channels, hidden] = tensors.token.shape
-  const components = tensors.basis.shape[1]
+  const [channels, all] = tensors.basis.shape
+  const [, around, hidden] = tensors.context.shape
+  const [seen, predicted] = [w.inputs[r], w.outputs[r]]
+  const near = Math.min(seen, around)
   const first = y.length / channels - height * width
   const u = range(height * width).map((t) =>
     range(channels).map((d) => (y[(first + t) * channels + d] - w.mean[d]) / w.scale[d]))
-  const p = u.map((token) =>
-    range(components).map((c) => token.reduce((sum, value, d) => sum + value * w.basis[d * components + c], 0)))
+  const c = u.map((token) =>
+    range(seen).map((i) => token.reduce((sum, value, d) => sum + value * w.basis[d * all + i], 0)))
   const meansAround = (t, radius) => {
     const [row, column] = [Math.floor(t / width), t % width]
-    const near = p.filter((_, s) =>
+    const those = c.filter((_, s) =>
       Math.abs(Math.floor(s / width) - row) <= radius && Math.abs(s % width - column) <= radius)
-    return range(components).map((c) => near.reduce((sum, one) => sum + one[c], 0) / near.length)
+    return range(near).map((i) => those.reduce((sum, one) => sum + one[i], 0) / those.length)
   }
   const result = Float32Array.from(y)
   for (const t of range(height * width)) {
-    const m = [...meansAround(t, 1), ...meansAround(t, 7)]
+    const m = [meansAround(t, 1), meansAround(t, 7)]
     const h = range(hidden).map((j) => {
       let sum = w.bias[r * hidden + j]
-      u[t].forEach((value, d) => { sum += value * w.token[d * hidden + j] })
-      m.forEach((value, k) => { sum += value * w.context[k * hidden + j] })
+      c[t].forEach((value, i) => { sum += value * w.token[i * hidden + j] })
+      m.forEach((means, a) => means.forEach((value, i) => {
+        sum += value * w.context[(a * around + i) * hidden + j]
+      }))
       return Math.max(0, sum)
     })
+    const p = range(predicted).map((i) =>
+      h.reduce((sum, value, j) => sum + value * w.out[j * all + i], w.offset[i]))
     for (const d of range(channels)) {
-      const change = h.reduce((sum, value, j) => sum + value * w.out[j * channels + d], w.offset[d])
+      const change = p.reduce((sum, value, i) => sum + value * w.basis[d * all + i], 0)
       result[(first + t) * channels + d] += w.gains[r] * w.scale[d] * change
     }
   }

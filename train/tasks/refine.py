@@ -208,6 +208,6 @@ def mean_square(weights: dict[str, jax.Array], part: Coded, unit: jax.Array) -> 
     """The mean square of what coding lost and the network does not predict, in `unit`."""
     # A product, not an index: accelerators add up the gradient of an index in any order.
     which = jax.nn.one_hot(part.which, len(unit))
-    h = part.u @ weights["token"] + part.m @ weights["context"] + which @ weights["bias"]
+    h = part.c @ weights["token"] + part.around @ weights["context"] + which @ weights["bias"]
     predicted = jax.nn.relu(h) @ weights["out"] + weights["offset"]
     return jnp.mean(jnp.square(predicted - part.lost / (which @ unit)[:, None]))

@@ -295,6 +295,70 @@ def test_fit_trains_a_refiner_where_it_is_told_to(tmp_path, run, facts, monkeypa
     assert found["refiner"]["fingerprint"] == refiner.fingerprint.hex()
     assert found["refiner"]["out"] == str(tmp_path / "refiner")
     assert found["codec_bytes"] == (tmp_path / "codec").stat().st_size
-    for option in ("--refiner", "--refine"):
-        with pytest.raises(SystemExit):
-            main(["encode", str(tmp_path / "y.npy"), "--out", str(tmp_path / "z"), option, "x"])
+    # The same refiner, for the codec that exists.
+    there = ("--codec", tmp_path / "codec", "--refiner", tmp_path / "again")
+    found = facts(*words, *there)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "refiner").read_bytes()
+    assert "out" not in found
+    assert found["fingerprint"] == codec.fingerprint.hex()
+    for more, message in (
+        (("--codec", tmp_path / "codec"), "name the file to write, --refiner"),
+        ((*there, "--out", tmp_path / "new"), "give one of --out"),
+        ((), "give one of --out"),
+        ((*there, "--max-tokens", 99), "leave it, or --codec, out"),
+        ((*there[:2], "--refiner", tmp_path / "codec", "--overwrite"), "the input"),
+    ):
+        assert message in run(*words, *more, status=1)[1]
+
+
+@pytest.mark.parametrize("kind", ["grids", "raster", "vectors"])
+def test_encode_chooses_symbols_for_a_refiner_chunk_by_chunk(
+    kind: str, tmp_path: Path, run, facts
+) -> None:
+    y = transform_cases.smooth_embeddings(1, 120)
+    y = {"grids": y[:5], "raster": y.reshape(72, 60, -1), "vectors": y.reshape(-1, 12)[:700]}[kind]
+    codec = coder.fit(y)
+    refining = codec.with_refiner(random_refiner(codec))
+    one = refining.at(QUALITY)
+    np.save(tmp_path / "y.npy", y)
+    codec.save(tmp_path / "codec")
+    assert refining.refiner is not None
+    refining.refiner.save(tmp_path / "refiner")
+    words = ("encode", tmp_path / "y.npy", "--quality", QUALITY, "--out", tmp_path / "z.zarr")
+    assert "give its file, --codec" in run(*words, "--refiner", tmp_path / "refiner", status=1)[1]
+    given = (*words, "--codec", tmp_path / "codec", "--refiner")
+    other = tmp_path / "other"
+    random_refiner(WHOLE).save(other)
+    assert f"{other}: the refiner belongs to another" in run(*given, other, status=1)[1]
+    found = facts(*given, tmp_path / "refiner")
+    assert found["refiner"] == refining.refiner.fingerprint.hex()
+    array = zarr.open_array(tmp_path / "z.zarr", mode="r")
+    chunk = {
+        "grids": (slice(2, 3),),
+        "raster": (slice(64, 72), slice(0, 60)),
+        "vectors": (slice(512, 700),),
+    }[kind]
+    part = y[chunk]
+    grid = {"grids": part.shape[1:3], "raster": part.shape[:2], "vectors": (1, 188)}[kind]
+    blob = one.encode(part.reshape(-1, 12), grid, for_refiner=True)
+    np.testing.assert_array_equal(array[chunk], one.decode(blob).reshape(part.shape))
+    assert "symbols were chosen for readers with refiner" in run(
+        *given, tmp_path / "refiner", "--overwrite"
+    )[0]  # fmt: skip
+
+
+def test_a_refiner_is_added_to_an_archive(files: Path, run, facts) -> None:
+    path = files / "plain.zarr"
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and "c/" in str(p)}
+    out, _ = run("add-refiner", path, "--refiner", files / "refiner")
+    assert out == f"{path}: {LINE}\n"
+    assert {p: p.read_bytes() for p in before} == before
+    assert facts("info", path)["refiner"] == FACTS
+    assert facts("add-refiner", path, "--refiner", files / "model") == {"file": str(path)} | FACTS
+    for place, refiner, message in (
+        (files / "blob", files / "refiner", "blob: not an archive"),
+        (path, files / "codec", "codec: a codec file where a refiner file"),
+        (path / "embedding", files / "refiner", "only archives hold refiners"),
+        (path, files / "other", "belongs to another codec"),
+    ):
+        assert message in run("add-refiner", place, "--refiner", refiner, status=1)[1]

@@ -25,8 +25,8 @@ SHA256 = {
 }
 TRANSFORMED = ("channels-alone", "ladder", "transform")
 REFINERS = {
-    "channels-alone": "9c3a983d4a6024fa0b0dc7ef2d59af9e832361d9d80ce8618e95dea9d1c75d98",
-    "ladder": "9187f84c5967b458ceadf8760b6a05ef76cf373fcc1985968e7ca1d861dd109b",
+    "channels-alone": "68efbcbd3972335246bf19344ce9411d29d3b8b477ad0c1ad6d4824b709c63e6",
+    "ladder": "40bd006c8207295e4e848adba6e5687a759ab64cfc804164f613e63c026d2500",
 }
 
 

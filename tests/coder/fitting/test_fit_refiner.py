@@ -43,6 +43,39 @@ def test_it_lowers_the_error_on_unseen_embeddings_and_harms_at_no_quality(
     assert min(ratios) < 0.8
 
 
+def test_symbols_that_are_chosen_for_it_need_fewer_bytes_at_equal_error(
+    codec: coder.QualityLadder,
+) -> None:
+    refined = codec.with_refiner(coder.fit_refiner(codec, curved(300, 1), hidden=64, steps=400))
+    unseen = curved(40, 2).reshape(40, 16, 16)
+    sizes, errors = (np.zeros((2, codec.num_qualities)) for _ in range(2))
+    for quality in range(codec.num_qualities):
+        for for_refiner in (0, 1):
+            for y in unseen:
+                blob = refined.encode(y, (4, 4), quality=quality, for_refiner=bool(for_refiner))
+                sizes[for_refiner, quality] += len(blob)
+                error = np.square(refined.decode(blob, refine=True) - y).sum()
+                errors[for_refiner, quality] += float(error)
+    # Bytes that the plain choice needs for the same error.
+    needed = np.interp(-np.log(errors[1]), -np.log(errors[0]), np.log(sizes[0]))
+    ratio = np.exp(np.log(sizes[1]) - needed)
+    assert ratio.max() < 1.002
+    assert ratio.mean() < 0.998
+
+
+def test_components_that_are_not_coded_are_not_seen(codec: coder.QualityLadder) -> None:
+    refiner = coder.fit_refiner(codec, curved(60, 3), hidden=8, steps=3)
+    assert (np.diff(refiner.inputs) >= 0).all()
+    assert refiner.inputs[0] < refiner.inputs[-1] <= 16
+    seen = refiner.basis[:, : refiner.inputs[2]].astype(float)
+    np.testing.assert_allclose(seen.T @ seen, np.eye(seen.shape[1]), atol=2e-3)
+    one = codec.at(2)
+    for y in curved(5, 4).reshape(5, 16, 16):
+        u = (one.decode(one.encode(y, (4, 4))) - refiner.mean) / refiner.scale
+        rest = u - u @ seen @ seen.T
+        assert np.abs(rest).max() < 5e-3 * np.abs(u).max()
+
+
 def test_the_same_call_gives_the_same_refiner(codec: coder.QualityLadder) -> None:
     made = [coder.fit_refiner(codec, curved(20, 3), hidden=8, steps=3) for _ in range(2)]
     assert made[0].to_bytes() == made[1].to_bytes()

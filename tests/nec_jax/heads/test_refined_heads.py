@@ -200,7 +200,9 @@ def test_load_inverts_save(kind: heads.Kind, with_decoder: bool, tmp_path: Path)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "head").read_bytes()
     tensors, content = container.read(tmp_path / "head", "head")
     halves = {name for name, values in tensors.items() if values.dtype == np.float16}
-    assert {f"refiner/{name}" for name in ("token", "basis", "context", "out")} <= halves
+    assert {
+        f"refiner/{name}" for name in ("seen", "token", "context", "out", "predicted")
+    } <= halves
     assert all(name.startswith("refiner/") for name in halves)
     assert content["config"]["refiner"] == head.config.refiner
 
@@ -245,7 +247,7 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -
             heads.load(path)
     plain = {name: value for name, value in config.items() if name != "refiner"}
     container.write(path, "head", tensors, {"config": plain})
-    with pytest.raises(FileError, match=r"head: .*unexpected refiner/basis"):
+    with pytest.raises(FileError, match=r"head: .*unexpected refiner/bias"):
         heads.load(path)
     for name in ("bias", "context", "out"):
         rest = {k: v for k, v in tensors.items() if k != f"refiner/{name}"}
@@ -253,7 +255,7 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -
         with pytest.raises(FileError, match=f"head: .*missing refiner/{name}"):
             heads.load(path)
     container.write(path, "head", tensors | {"refiner/out": np.zeros((9, 47), "f4")}, content)
-    with pytest.raises(FileError, match="refiner/out is float32"):
+    with pytest.raises(FileError, match="refiner/offset is float32"):
         heads.load(path)
     with pytest.raises(InputError, match="give a fingerprint, 64 hex digits"):
         dataclasses.replace(fitted("linear").config, refiner="ab")
