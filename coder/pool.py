@@ -120,9 +120,12 @@ class Pool:
         Warns as `codec.encode`, once for each distinct message.
 
         Raises:
-          InputError: as `codec.encode`, and says which embedding; not a batch.
+          InputError: as `codec.encode`, and says which embedding; not a batch; for_refiner, and the
+            codec has no refiner.
           PoolError: the pool is closed, was made by another process, or a process of it has died.
         """
+        if for_refiner and self.codec.refiner is None:
+            raise InputError(NO_REFINER)
         values = _batch(y)
         self._check()
         warn_of_integers(values.dtype, stacklevel=2)

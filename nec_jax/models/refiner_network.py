@@ -79,7 +79,8 @@ def moved(
         return jnp.sum(jnp.square(error)) / 2
 
     step = jnp.square(held["scale"]) * jax.grad(squares)(y_hat)
-    return jnp.concatenate([y[..., :first, :], (y_hat - step)[..., first:, :]], axis=-2)
+    aimed = jnp.where(held["gain"] == 0, y, y_hat - step)
+    return jnp.concatenate([y[..., :first, :], aimed[..., first:, :]], axis=-2)
 
 
 def _product(x: jax.Array, matrix: jax.Array | np.ndarray) -> jax.Array:

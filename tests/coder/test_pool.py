@@ -54,6 +54,10 @@ def test_a_pool_refines_as_the_codec_does(monkeypatch):
             many.decode([blobs[0], blobs[1][:-1]], refine=True)
         with pytest.raises(coder.InputError, match=r"^the codec has no refiner"):
             bare.decode(blobs, refine=True)
+        with pytest.raises(coder.InputError, match=r"^the codec has no refiner"):
+            bare.encode(y, transform_cases.GRID, for_refiner=True)
+        chosen = [codec.encode(one, transform_cases.GRID, for_refiner=True) for one in y]
+        assert many.encode(y, transform_cases.GRID, for_refiner=True) == chosen != blobs
     monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
     with coder.Pool(codec) as here:
         assert here._executor is None

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,6 +43,26 @@ def test_decode_of_encode_is_embed_at_every_quality_and_either_setting(class_tok
         np.testing.assert_array_equal(both[True][:, :class_token], both[False][:, :class_token])
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+def test_decode_of_encode_is_embed_for_symbols_that_are_chosen_for_the_refiner(
+    class_token: bool,
+) -> None:
+    params = refining_model(class_token)
+    for quality in (0, 1, 9):
+        blobs = nec_jax.encode(params, IMAGES, quality=quality, for_refiner=True)
+        for refine in (False, True):
+            embedded = nec_jax.embed(
+                params, IMAGES, quality=quality, refine=refine, for_refiner=True
+            )
+            decoded = nec_jax.decode(params, blobs, refine=refine)
+            assert decoded.tobytes() == embedded.tobytes()
+        plain = nec_jax.encode(params, IMAGES, quality=quality)
+        assert (blobs == plain) == (quality == 1)  # whose gain is 0
+        one = ladder_of(params).at(quality)
+        y = nec_jax.latents(params, IMAGES)
+        assert blobs == [one.encode(each, (4, 4), for_refiner=True) for each in y]
+
+
 def test_refining_is_the_codecs_and_plain_values_do_not_know_of_it() -> None:
     plain, params = ladder_model(), refining_model()
     blobs = nec_jax.encode(params, IMAGES)
@@ -67,17 +88,21 @@ def test_without_a_refiner_there_is_nothing_to_refine_with(model: NecParams) -> 
         with pytest.raises(InputError, match=message):
             nec_jax.embed(params, IMAGES, refine=True)
         with pytest.raises(InputError, match=message):
+            nec_jax.encode(params, IMAGES, for_refiner=True)
+        with pytest.raises(InputError, match=message):
             jax.jit(lambda p, x: nec_jax.embed_traced(p, x, refine=True))(params, IMAGES)
 
 
+@pytest.mark.parametrize("for_refiner", [True, False])
 @pytest.mark.parametrize("class_token", [True, False])
 @pytest.mark.parametrize("quality", [0, 1, 9])
 def test_inside_of_a_jit_refined_embeddings_are_equal_up_to_counted_ties(
-    class_token: bool, quality: int
+    class_token: bool, quality: int, for_refiner: bool
 ) -> None:
     params = refining_model(class_token)
-    traced = jax.jit(lambda p, x: nec_jax.embed_traced(p, x, quality=quality, refine=True))
-    expected = nec_jax.embed(params, IMAGES, quality=quality, refine=True)
+    how: dict[str, Any] = {"quality": quality, "refine": True, "for_refiner": for_refiner}
+    traced = jax.jit(lambda p, x: nec_jax.embed_traced(p, x, **how))
+    expected = nec_jax.embed(params, IMAGES, **how)
     found = np.asarray(traced(params, IMAGES))
     assert found.dtype == np.float32
     # A symbol that differs changes its whole neighbourhood.

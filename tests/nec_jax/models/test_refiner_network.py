@@ -9,7 +9,7 @@ from transform_cases import CHANNELS, ladder, smooth_embeddings
 
 import coder
 from coder import EmbeddingCodec, QualityLadder
-from nec_jax.models.refiner_network import arrays, arrays_of, refined, shapes
+from nec_jax.models.refiner_network import arrays, arrays_of, moved, refined, shapes
 
 RELATIVE = 1e-5  # to the largest magnitude of an embedding, as format.md allows two readers
 
@@ -61,6 +61,23 @@ def test_a_trained_refiner_too() -> None:
         one = codec.at(quality)
         y_hat = one.dequantise(one.quantise(y[:3].reshape(3, -1, CHANNELS), (6, 6)), (6, 6))
         assert_refined_alike(codec, y_hat, (6, 6), quality)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("quality", [0, 1, 5])
+def test_it_moves_embeddings_as_numpy_does(class_token: bool, quality: int) -> None:
+    codec = ladder(class_token)
+    one = codec.with_refiner(random_refiner(codec)).at(quality)
+    assert one.refiner is not None
+    y = smooth_embeddings(3, 4, (6, 6)).reshape(4, -1, CHANNELS)
+    y = np.pad(y, [(0, 0), (int(class_token), 0), (0, 0)], constant_values=7)
+    y_hat = one.dequantise(one.quantise(y, (6, 6)), (6, 6))
+    pairs = zip(y, y_hat, strict=True)
+    expected = np.stack([one.refiner.aim(*pair, (6, 6), one.fingerprint) for pair in pairs])
+    found = jax.jit(moved, static_argnames="grid")(arrays_of(one), y, y_hat, (6, 6))
+    if one.refiner.gains[quality] == 0:
+        np.testing.assert_array_equal(found, y)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_arrays_are_float32_of_the_shapes_that_are_said() -> None:
