@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coder.arrays import frozen, is_whole
+from coder.arrays import frozen, is_whole, read_only
 from coder.errors import CodecError, FileError, InputError, about
 from coder.format import container
 from coder.lazy_attribute import lazy_attribute
@@ -44,6 +44,7 @@ NO_REFINER = "the codec has no refiner: codec.with_refiner(coder.load_refiner(FI
 """What is wrong with a codec that is asked to refine and has no refiner."""
 AIMS, AIM = 3, 0.6
 """How often an encoder aims, and how far of the way it goes (`OneQualityCodec.aim`)."""
+_STRIP = 64  # places along a side whose surroundings are computed together
 _HALF, _COUNTS = {"basis", "token", "context", "out"}, ("inputs", "outputs")
 
 
@@ -199,12 +200,11 @@ class Refiner:
     def _cut(self, index: int) -> "Network":
         seen, predicted = int(self.inputs[index]), int(self.outputs[index])
         basis = self.basis.astype(np.float32)
-        context = self.context[:, :seen].astype(np.float32)
+        near = self.context[:, :seen].reshape(-1, self.context.shape[2])
         return Network(
             float(self.gains[index]),
             np.ascontiguousarray(basis[:, :seen]),
-            self.token[:seen].astype(np.float32),
-            context.reshape(-1, context.shape[2]),
+            np.concatenate([self.token[:seen], near]).astype(np.float32),
             self.bias[index],
             self.out[:, :predicted].astype(np.float32),
             self.offset[:predicted],
@@ -295,8 +295,7 @@ class Network(NamedTuple):
     Attributes:
       gain: how much of the prediction is added.
       seen: [D, k].
-      token: [k, H].
-      context: [2 min(k, C), H].
+      into: [k + 2 min(k, C), H], `token` and `context` one after the other.
       bias: [H].
       out: [H, m].
       offset: [m].
@@ -305,8 +304,7 @@ class Network(NamedTuple):
 
     gain: float
     seen: NDArray[np.float32]
-    token: NDArray[np.float32]
-    context: NDArray[np.float32]
+    into: NDArray[np.float32]
     bias: NDArray[np.float32]
     out: NDArray[np.float32]
     offset: NDArray[np.float32]
@@ -317,14 +315,17 @@ class Network(NamedTuple):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What to add to the tokens of a grid, [h w, D] in units of `scale`; the hidden units."""
         c = product(u, self.seen)
-        h = self.hidden(c, surroundings(c[:, : len(self.context) // len(RADII)], grid))
+        h = self.hidden(c, surroundings(c[:, : self.around], grid))
         return product(self.prediction(h), self.predicted), h
+
+    @property
+    def around(self) -> int:
+        """How many components of the surroundings are seen."""
+        return (len(self.into) - self.seen.shape[1]) // len(RADII)
 
     def hidden(self, c: NDArray[np.float32], around: NDArray[np.float32]) -> NDArray[np.float32]:
         """The hidden units [T, H] for tokens [T, k] and what surrounds them [T, 2 min(k, C)]."""
-        h = product(c, self.token)
-        if self.context.size:
-            h += product(around, self.context)
+        h = product(np.concatenate([c, around], 1), self.into)
         h += self.bias
         return np.maximum(h, 0, out=h)
 
@@ -343,10 +344,8 @@ class Network(NamedTuple):
         of_h = product(of_p, self.out.T)
         of_h *= np.float32(self.gain)
         of_h *= h > 0
-        of_c = product(of_h, self.token.T)
-        if self.context.size:
-            around = surroundings_gradient(product(of_h, self.context.T), grid)
-            of_c[:, : around.shape[1]] += around
+        of_c, of_around = np.split(product(of_h, self.into.T), [self.seen.shape[1]], axis=1)
+        of_c[:, : self.around] += surroundings_gradient(of_around, grid)
         return error + product(of_c, self.seen.T)
 
 
@@ -357,53 +356,48 @@ def _tokens_of(grid: tuple[int, int]) -> slice:
 
 def surroundings(values: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
     """The means of values [h w, C] over the places around each place, by `RADII`: [h w, 2 C]."""
-    sums = _sums_from_corner(values, grid)
-    means = [_sums_around(sums, radius) / _counts_around(grid, radius) for radius in RADII]
-    return np.concatenate(means, axis=2, dtype=np.float32, casting="same_kind").reshape(
-        len(values), -1
-    )
+    height, width = grid
+    means = []
+    for radius in RADII:
+        rows = _means(values.reshape(height, -1), radius).reshape(height, width, -1)
+        means.append(_means(rows, radius))
+    return np.concatenate(means, axis=2).reshape(len(values), -1)
 
 
 def surroundings_gradient(
     of_means: NDArray[np.float32], grid: tuple[int, int]
 ) -> NDArray[np.float32]:
     """The gradient of `surroundings` with respect to its values [h w, C], given that of means."""
-    parts = np.split(of_means, len(RADII), axis=1)
-    shares = [
-        part.reshape(*grid, -1) / _counts_around(grid, radius)
-        for radius, part in zip(RADII, parts, strict=True)
-    ]
-    sums = [
-        _sums_around(_sums_from_corner(share, grid), radius)
-        for radius, share in zip(RADII, shares, strict=True)
-    ]
-    return np.sum(sums, axis=0).reshape(len(of_means), -1).astype(np.float32)
+    height, width = grid
+    total = np.zeros((len(of_means), of_means.shape[1] // len(RADII)), np.float32)
+    for radius, part in zip(RADII, np.split(of_means, len(RADII), axis=1), strict=True):
+        rows = _means(part.reshape(height, width, -1), radius, transposed=True)
+        total += _means(rows.reshape(height, -1), radius, transposed=True).reshape(total.shape)
+    return total
 
 
-def _sums_from_corner(values: NDArray, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """[h + 1, w + 1, C]: the sums over all places above and to the left of a corner."""
-    # In float64, whose sums over any grid are more precise than float32.
-    placed = values.reshape(*grid, -1)
-    sums = np.zeros((grid[0] + 1, grid[1] + 1, placed.shape[2]))
-    np.cumsum(placed, 0, out=sums[1:, 1:])
-    np.cumsum(sums[1:, 1:], 1, out=sums[1:, 1:])
-    return sums
+def _means(
+    values: NDArray[np.float32], radius: int, *, transposed: bool = False
+) -> NDArray[np.float32]:
+    """Means of values [.., side, n] over the places at most `radius` away along the side.
+
+    They are a product with a band matrix, strip by strip; `transposed` is that with its transpose.
+    """
+    side = values.shape[-2]
+    result = np.zeros_like(values)
+    for start in range(0, side, _STRIP):
+        end = min(start + _STRIP, side)
+        low, high = max(start - radius, 0), min(end + radius, side)
+        band = _band(end - start, start - low, high - low, radius)
+        if transposed:
+            result[..., low:high, :] += product(band.T, values[..., start:end, :])
+        else:
+            result[..., start:end, :] = product(band, values[..., low:high, :])
+    return result
 
 
-def _sums_around(sums: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
-    """The sums [h, w, C] over the places at most `radius` away, as far as they are there."""
-    (top, bottom), (left, right) = (_ends(side - 1, radius) for side in sums.shape[:2])
-    rows = sums[bottom] - sums[top]
-    return rows[:, right] - rows[:, left]
-
-
-def _counts_around(grid: tuple[int, int], radius: int) -> NDArray[np.float64]:
-    """The number of places [h, w, 1] that `_sums_around` adds up."""
-    rows, columns = (np.subtract(*_ends(side, radius)[::-1]) for side in grid)
-    return np.outer(rows, columns)[..., None].astype(np.float64)
-
-
-def _ends(side: int, radius: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The first place around each place along an axis, and the one after the last."""
-    place = np.arange(side)
-    return np.maximum(place - radius, 0), np.minimum(place + radius + 1, side)
+@lru_cache(64)
+def _band(count: int, first: int, width: int, radius: int) -> NDArray[np.float32]:
+    """[count, width]: the weights of the means at the places from `first` on, of `width` places."""
+    near = np.abs(np.arange(first, first + count)[:, None] - np.arange(width)) <= radius
+    return read_only((near / near.sum(1, keepdims=True)).astype(np.float32))

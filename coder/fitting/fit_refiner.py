@@ -299,10 +299,10 @@ def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
 def _outputs_and_gain(network: Network, parts: Iterable[Coded]) -> tuple[int, float]:
     """How many components to predict, and the gain, best for embeddings not trained on."""
     both = square = np.zeros(len(network.offset))
-    seen, near = len(network.token), len(network.context) // len(RADII)
     for part in parts:
-        around = part.around.reshape(len(part.c), len(RADII), -1)[..., :near]
-        h = network.hidden(part.c[:, :seen], around.reshape(len(part.c), -1))
+        around = part.around.reshape(len(part.c), len(RADII), -1)[..., : network.around]
+        c = part.c[:, : network.seen.shape[1]]
+        h = network.hidden(c, around.reshape(len(c), -1))
         predicted = network.prediction(h)
         both = both + np.einsum("tm,tm->m", predicted, part.lost, dtype=np.float64)
         square = square + np.einsum("tm,tm->m", predicted, predicted, dtype=np.float64)

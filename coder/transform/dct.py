@@ -10,7 +10,7 @@ from coder.arrays import read_only
 from coder.transform.frequencies import spans
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD
-_ROWS = 16  # rows per piece; fewer or more are slower
+_ROWS, _DEEP = 16, 256  # rows per piece, and its maximum inner side; others are slower
 
 
 def over_blocks(
@@ -55,6 +55,11 @@ def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
         return np.einsum("mk,...kn->...mn", a, b)
     if m * k * n <= _ALONE:
         return a @ b
+    if k > _DEEP:
+        half = k // 2
+        result = product(a[:, :half], b[..., :half, :])
+        result += product(a[:, half:], b[..., half:, :])
+        return result
     rows = min(m, _ROWS)
     columns = _ALONE // (rows * k)  # maximum per piece
     result = np.empty((*b.shape[:-2], m, n), np.float32)

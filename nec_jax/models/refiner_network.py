@@ -3,8 +3,8 @@
 The arrays of a refiner at one quality, with k components seen, C of them also around a token, m
 components predicted, and H hidden units:
 
-    mean, scale [D]   seen [D, k]   token [k, H]   context [2 C, H]   bias [H]   out [H, m]
-    offset [m]   predicted [m, D]   gain []
+    mean, scale [D]   seen [D, k]   into [k + 2 C, H]   bias [H]   out [H, m]   offset [m]
+    predicted [m, D]   gain []
 """
 
 import jax
@@ -37,11 +37,11 @@ def shapes(channels: int, held: dict[str, np.ndarray]) -> Weights:
 
     Args:
       channels: D.
-      held: `token`, `context` and `out`, of any shape.
+      held: `seen`, `into` and `out`, of any shape.
     """
-    (k, h), (c, _), (_, m) = (_matrix(held, name) for name in ("token", "context", "out"))
-    found = {"mean": (channels,), "scale": (channels,), "seen": (channels, k), "token": (k, h)}
-    found |= {"context": (c, h), "bias": (h,), "out": (h, m), "offset": (m,)}
+    (_, k), (inputs, h), (_, m) = (_matrix(held, name) for name in ("seen", "into", "out"))
+    found = {"mean": (channels,), "scale": (channels,), "seen": (channels, k)}
+    found |= {"into": (inputs, h), "bias": (h,), "out": (h, m), "offset": (m,)}
     found |= {"predicted": (m, channels), "gain": ()}
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in found.items()}
 
@@ -58,10 +58,9 @@ def refined(
     first = y_hat.shape[-2] - grid[0] * grid[1]
     tokens = y_hat[..., first:, :]
     c = _product((tokens - held["mean"]) / held["scale"], held["seen"])
-    h = _product(c, held["token"]) + held["bias"]
-    if held["context"].size:
-        around = _surroundings(c[..., : len(held["context"]) // len(RADII)], grid)
-        h += _product(around, held["context"])
+    near = (len(held["into"]) - c.shape[-1]) // len(RADII)
+    around = _surroundings(c[..., :near], grid)
+    h = _product(jnp.concatenate([c, around], -1), held["into"]) + held["bias"]
     p = held["gain"] * (_product(jnp.maximum(h, 0), held["out"]) + held["offset"])
     y = tokens + held["scale"] * _product(p, held["predicted"])
     y = jnp.where(held["gain"] == 0, tokens, y)

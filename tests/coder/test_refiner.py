@@ -41,7 +41,7 @@ def blob_of(codec: QualityLadder, quality: int | None = None) -> bytes:
     return codec.encode(np.vstack([y.mean(0), y]), GRID, quality=quality)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17)])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17), (150, 3)])
 def test_surroundings_are_means_over_the_tokens_around_that_are_there(
     grid: tuple[int, int],
 ) -> None:
@@ -229,12 +229,11 @@ def before_the_kink(refiner: Any, y: np.ndarray, grid: tuple[int, int]) -> np.nd
     """The inputs [n, H] of the hidden units at quality 2, in the order of coder.refiner."""
     network = refiner.at(2)
     c = product((y - refiner.mean) / refiner.scale, network.seen)
-    h = product(c, network.token)
-    h += product(surroundings(c[:, :5], grid), network.context)
-    return h + network.bias
+    inputs = np.concatenate([c, surroundings(c[:, :5], grid)], 1)
+    return product(inputs, network.into) + network.bias
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17)])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 20), (20, 1), (2, 2), (3, 17), (150, 3)])
 def test_the_gradient_of_surroundings_is_their_transpose(grid: tuple[int, int]) -> None:
     u, g = (RNG.standard_normal((grid[0] * grid[1], width)).astype(np.float32) for width in (3, 6))
     there, back = surroundings(u, grid).astype(float), surroundings_gradient(g, grid).astype(float)

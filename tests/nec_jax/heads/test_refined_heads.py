@@ -200,9 +200,7 @@ def test_load_inverts_save(kind: heads.Kind, with_decoder: bool, tmp_path: Path)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "head").read_bytes()
     tensors, content = container.read(tmp_path / "head", "head")
     halves = {name for name, values in tensors.items() if values.dtype == np.float16}
-    assert {
-        f"refiner/{name}" for name in ("seen", "token", "context", "out", "predicted")
-    } <= halves
+    assert {f"refiner/{name}" for name in ("seen", "into", "out", "predicted")} <= halves
     assert all(name.startswith("refiner/") for name in halves)
     assert content["config"]["refiner"] == head.config.refiner
 
@@ -249,7 +247,7 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -
     container.write(path, "head", tensors, {"config": plain})
     with pytest.raises(FileError, match=r"head: .*unexpected refiner/bias"):
         heads.load(path)
-    for name in ("bias", "context", "out"):
+    for name in ("bias", "into", "out"):
         rest = {k: v for k, v in tensors.items() if k != f"refiner/{name}"}
         container.write(path, "head", rest, content)
         with pytest.raises(FileError, match=f"head: .*missing refiner/{name}"):
