@@ -206,7 +206,9 @@ def finish(group: zarr.Group) -> None:
         _check_shards(arrays)
         new = manifest.completed({name: arrays[name] for name in state["shards"]})
         if new != state:
-            group.attrs[ATTRIBUTE] = new
+            # As they are stored: a refiner may have been added since the group was opened.
+            now = zarr.open_group(group.store_path, mode="r", use_consolidated=False)
+            group.attrs.put(now.attrs.asdict() | {ATTRIBUTE: new})
 
 
 def add_refiner(group: zarr.Group, refiner: Refiner) -> None:

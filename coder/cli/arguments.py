@@ -25,10 +25,11 @@ _PATH = PrimitiveConstructorSpec(
     nargs=1,
     metavar="PATH",
     instance_from_str=_path,
-    is_instance=lambda value: isinstance(value, Path),
+    is_instance=lambda value: value is None or isinstance(value, Path),
     str_from_instance=lambda path: [str(path)],
 )
 AnyPath = Annotated[Path, _PATH]
+OptionalPath = Annotated[Path | None, _PATH]
 AnyFile = Annotated[Positional[Path], _PATH, arg(metavar="FILE")]
 Embeddings = Annotated[Positional[Path], _PATH, arg(metavar="EMBEDDINGS")]
 Flag = Annotated[bool, FlagCreatePairsOff]
@@ -43,7 +44,7 @@ class Info:
 
     file: AnyFile
     """Blob, file of a codec, model or refiner, name of a shipped model, or archive (Zarr store)."""
-    codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    codec: OptionalPath = None
     """Codec or model file that the blob was made with."""
     json: Flag = False
     """Print one JSON object instead of text."""
@@ -70,7 +71,7 @@ class Decode(Info):
     """Replace existing output; an input, a pipe or a device is never replaced."""
     refine: Flag = False
     """Refine embeddings: bring them closer to those that were encoded, with the refiner of the archive, or of the model given as --codec."""  # noqa: E501
-    refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    refiner: OptionalPath = None
     """Refiner file: refine embeddings with it."""
 
 
@@ -83,7 +84,7 @@ class AddRefiner:
 
     file: Annotated[Positional[Path], _PATH, arg(metavar="ARCHIVE")]
     """Archive (Zarr store)."""
-    refiner: Annotated[AnyPath, arg(metavar="PATH")]
+    refiner: AnyPath
     """Refiner of the archive's codec: its file, a model file, or the name of a shipped model."""
     json: Flag = False
     """Print one JSON object instead of text."""
@@ -121,11 +122,11 @@ class Fit(EmbeddingOptions):
     Example: nec fit embeddings.npy --out codec.safetensors
     """
 
-    out: Annotated[AnyPath | None, arg(metavar="PATH")] = None  # type: ignore[assignment]
+    out: OptionalPath = None  # type: ignore[assignment]
     """Codec file to write."""
-    codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    codec: OptionalPath = None
     """Codec file: fit no codec, and train the refiner for this one."""
-    refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    refiner: OptionalPath = None
     """Refiner file to write. If it is given, also train a refiner, which brings decoded embeddings closer to those that were encoded; this takes minutes."""  # noqa: E501
     refiner_steps: Annotated[int | None, arg(metavar="INT")] = None
     """Training steps of the refiner; 4000 if not given. Fewer take less time, and refine less."""
@@ -156,11 +157,11 @@ class Encode(EmbeddingOptions):
 
     out: AnyPath
     """Zarr array to write, which is a folder."""
-    codec: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    codec: OptionalPath = None
     """Codec file that `nec fit` wrote."""
     quality: Annotated[int | None, arg(metavar="INT")] = None
     """Quality to code at: 0 is the lowest, a higher one costs more bytes; the codec's default if not given."""  # noqa: E501
-    refiner: Annotated[AnyPath | None, arg(metavar="PATH")] = None
+    refiner: OptionalPath = None
     """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too, with a slightly larger error."""  # noqa: E501
 
     def check(self) -> None:

@@ -113,7 +113,7 @@ def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
     print(f"{refiner_facts.line(refiner)}, checksum right")
     print(f"fingerprint {facts['fingerprint']}")
     print(f"{refiner.channels} channels")
-    print(f"serves {len(refiner.codecs)} codecs")
+    print(f"belongs to a codec of {refiner.gains.size} qualities")
     return facts | {"codecs": dict(refiner.codecs)}
 
 

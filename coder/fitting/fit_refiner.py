@@ -23,7 +23,7 @@ from coder.fitting.sample import Sample
 from coder.refiner import RADII, Network, Refiner, surroundings
 from coder.transform import BANDS, Transform, product
 
-_SURROUNDINGS = 64  # maximum number of components of the surroundings
+_SURROUNDINGS = 32  # maximum number of components of the surroundings
 _ENOUGH = 0.99  # of what predicting all components gains
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
@@ -89,7 +89,7 @@ def fit_refiner(
     *,
     nodata: float | None = None,
     max_samples: int = _SAMPLES,
-    hidden: int = 768,
+    hidden: int = 640,
     steps: int = 4000,
     seed: int = 0,
     network: Callable[[Weights], TrainedNetwork] | None = None,

@@ -50,8 +50,7 @@ def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
     process.
     """
     (m, k), n = a.shape, b.shape[-1]
-    if min(m, n) < 2 or k > _ALONE // (4 * _ROWS):
-        # Pieces would be vectors, for which BLAS has other limits. This is NumPy's own loop.
+    if min(m, n) < 2:  # for vectors, BLAS has other limits; this is NumPy's own loop
         return np.einsum("mk,...kn->...mn", a, b)
     if m * k * n <= _ALONE:
         return a @ b

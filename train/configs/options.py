@@ -308,7 +308,7 @@ class Refine:
     """Cut every image into windows of this side, in pixels. If there are several data sets, only blue-marble and those with masks are cut. Images of TFDS always stay whole. If not given, as for `pretrain`. Windows begin at the upper left; the remainder at the right and the bottom is dropped, and a log line says how much."""  # noqa: E501
     image_size: int | None = None
     """Resize images to this side, in pixels; that of the model if not given."""
-    hidden: int = 768
+    hidden: int = 640
     """Number of hidden units. The refiner's size and the time grow with it."""
     steps: int = 4000
     """Training steps, of 2,048 tokens each."""

@@ -128,7 +128,7 @@ def fitted(
     y: NDArray[np.floating],
     grid: tuple[int, int],
     *,
-    hidden: int = 768,
+    hidden: int = 640,
     steps: int = 4000,
     seed: int = 0,
 ) -> Refiner:

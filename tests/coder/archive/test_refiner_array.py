@@ -216,6 +216,36 @@ def test_another_is_never_replaced(with_one: Path, tmp_path: Path) -> None:
     assert archive.read_refiner(archive.open_archive(path)) == other
 
 
+def test_finishing_again_keeps_a_refiner_that_was_added_since(plain: Path, tmp_path: Path) -> None:
+    path = copied(plain, tmp_path)
+    behind = zarr.open_group(path, mode="r+")
+    archive.add_refiner(zarr.open_group(path, mode="r+"), REFINER)
+    labels = behind["label"]
+    assert isinstance(labels, zarr.Array)
+    labels[:] = 7
+    archive.finish(behind)
+    assert archive.read_refiner(archive.open_archive(path)) == REFINER
+    assert archive.read_refiner(behind) == REFINER
+    assert 7 in archive.read_array(archive.open_archive(path), "label")
+
+
+def test_symbols_chosen_for_its_refiner_are_written_as_they_are(tmp_path: Path) -> None:
+    """What `aim` returns is coded to the symbols of `encode(for_refiner=True)`."""
+    aimed = REFINING.aim(Y, GRID)
+    with archive.Writer(tmp_path / "a", REFINING, COUNT, GRID, shard=COUNT) as writer:
+        writer.write(slice(0, COUNT), aimed, [str(i) for i in range(COUNT)])
+        writer.finish()
+    group = archive.open_archive(tmp_path / "a")
+    grids, _ = REFINING.split()
+    for refine in (False, True):
+        found = archive.read_array(group, "embedding", refine=refine)
+        for y, one in zip(Y, found, strict=True):
+            blob = grids.encode(y[1:], GRID, for_refiner=True)
+            np.testing.assert_array_equal(
+                one.reshape(-1, WHOLE.channels), grids.decode(blob, refine=refine)
+            )
+
+
 def test_a_group_that_is_behind_changes_nothing(plain: Path, tmp_path: Path) -> None:
     path = copied(plain, tmp_path)
     behind = opened(path, "r+")

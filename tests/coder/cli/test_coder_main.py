@@ -344,7 +344,13 @@ def test_a_full_disk_behind_standard_output_is_not_the_inputs(command, store):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["info", ""], ["fit", "x", "--out", ""], ["encode", "", "--out", "x"]]
+    "arguments",
+    [
+        ["info", ""],
+        ["fit", "x", "--out", ""],
+        ["encode", "", "--out", "x"],
+        ["info", "x", "--codec", ""],
+    ],
 )
 def test_an_empty_path_is_not_this_folder(arguments, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -83,7 +83,7 @@ def test_a_refiner_file_is_shown_and_verified(files, run, facts):
         f"{LINE}, checksum right",
         f"fingerprint {REFINER.fingerprint.hex()}",
         "12 channels",
-        f"serves {len(REFINER.codecs)} codecs",
+        f"belongs to a codec of {WHOLE.num_qualities} qualities",
     ]
     found = {"kind": "refiner", "channels": 12} | FACTS
     assert facts("info", files / "refiner") == found | {"codecs": dict(REFINER.codecs)}
