@@ -74,6 +74,8 @@ class Evaluate:
     """Whether to measure refined embeddings too, as methods of their own. own: by the refiners that the models have (nec refine). fit: also train a refiner on the embeddings of the training images for each codec that has none, --transform-qualities included (minutes each)."""  # noqa: E501
     refiner_steps: int | None = None
     """With --refine fit: training steps of each refiner; 4000 if not given."""
+    for_refiner: bool = False
+    """With --refine own or fit: choose the symbols that are best for readers that refine. They are decoded with and without the refiner."""  # noqa: E501
     heads: tuple[HeadKind, ...] = ()
     """Kinds of heads to train; all kinds for the task if not given."""
     decoder_heads: bool = True
@@ -100,6 +102,8 @@ class Evaluate:
         check_cache(self)
         if self.refiner_steps is not None and self.refine != "fit":
             raise OptionsError("--refiner-steps goes with --refine fit: pass both, or leave it out")
+        if self.for_refiner and self.refine == "no":
+            raise OptionsError("--for-refiner needs a refiner: pass --refine own or fit too")
         if self.base and not self.models and not self.baselines:
             raise OptionsError(
                 "--base with --no-baselines: nothing to measure, pass --models, or leave "

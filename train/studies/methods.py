@@ -122,6 +122,21 @@ def with_refiner(
     return codec.with_refiner(refine.fitted(codec, y, grid, **steps))
 
 
+def to_code(
+    options: Evaluate,
+    codec: OneQualityCodec,
+    y: Sequence[NDArray[np.float32]],
+    grid: tuple[int, int],
+) -> tuple[Sequence[NDArray[np.float32]], str]:
+    """What a codec is given of embeddings [N, n, D] of each split, and what the setting says of it.
+
+    With `--for-refiner`, these are the embeddings that are best for readers that refine.
+    """
+    if not options.for_refiner or codec.refiner is None:
+        return y, ""
+    return [codec.aim(part, grid) for part in y], ", for refiner"
+
+
 def as_refined(
     plain: Method,
     codec: OneQualityCodec,
@@ -172,7 +187,8 @@ def nec_methods(
         goals = study.embedded(base)
     codec = with_refiner(options, codec, y[0], study.grid(model))
     if not isinstance(codec, QualityLadder):
-        yield from nec_method(study, "nec", setting, model, codec.at(), y, goals)
+        given, more = to_code(options, codec.at(), y, study.grid(model))
+        yield from nec_method(study, "nec", setting + more, model, codec.at(), given, goals)
         return
     some = np.linspace(0, codec.num_qualities - 1, min(_QUALITIES, codec.num_qualities)).round()
     usual = sorted({*map(int, some), codec.quality}) if own else [codec.quality]
@@ -180,7 +196,8 @@ def nec_methods(
         name, at = "nec", f"quality {quality}"
         if not own:
             name, at = "nec-transform", f"{setting}, {at}"
-        yield from nec_method(study, name, at, model, codec.at(quality), y, goals)
+        given, more = to_code(options, codec.at(quality), y, study.grid(model))
+        yield from nec_method(study, name, at + more, model, codec.at(quality), given, goals)
 
 
 def nec_method(
@@ -189,7 +206,7 @@ def nec_method(
     setting: str,
     model: NecParams,
     codec: OneQualityCodec,
-    latents: list[NDArray[np.float32]],
+    latents: Sequence[NDArray[np.float32]],
     goals: list[NDArray[np.float32]] | None,
 ) -> Iterator[Method]:
     """A model at one quality, and with refined embeddings too if the codec has a refiner.
@@ -297,8 +314,10 @@ def baseline_methods(options: Evaluate, study: Study, base: NecParams) -> Iterat
         chosen = [ladder.at(quality).quality for quality in options.transform_qualities]
         ladder = with_refiner(options, ladder, y[0], grid)
         for one in map(ladder.at, chosen):
-            coded = [baselines.coded_by(part, one, grid) for part in y]
-            values, last, name = [c.values for c in coded], coded[-1], f"quality {one.quality}"
+            given, more = to_code(options, one, y, grid)
+            coded = [baselines.coded_by(part, one, grid) for part in given]
+            values, last = [c.values for c in coded], coded[-1]
+            name = f"quality {one.quality}{more}"
             plain = method("transform", name, values, last.bytes_per_image, last.codec_bytes)
             yield plain
             if one.refiner is not None:

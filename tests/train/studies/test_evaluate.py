@@ -318,6 +318,14 @@ def test_a_model_is_measured_with_its_own_refiner(encoder_only: Path) -> None:
             for one in (method, dataclasses.replace(method, model=params))
         ]
         np.testing.assert_array_equal(alike[0].hits, alike[1].hits)
+    chosen = dataclasses.replace(options, for_refiner=True)
+    plain, refined = methods.nec_methods(chosen, study, "", own, own)
+    assert (plain.setting, refined.setting) == ("quality 6, for refiner",) * 2
+    blobs = nec_jax.encode(own, study.score.images, quality=6, for_refiner=True)
+    for method, on in ((plain, False), (refined, True)):
+        decoded = np.stack([codec.decode(blob, refine=on) for blob in blobs])
+        np.testing.assert_array_equal(method.values[2], decoded)
+        assert method.bytes_per_image == np.mean([len(blob) for blob in blobs])
     [alone] = methods.nec_methods(dataclasses.replace(options, refine="no"), study, "", own, own)
     np.testing.assert_array_equal(alone.values[2], first.values[2])
 
@@ -327,6 +335,8 @@ def test_nothing_to_refine_is_refused(encoder_only: Path) -> None:
     with pytest.raises(OptionsError, match=r"none of the codecs has a transform.*leave --refine"):
         methods.refuse_refine(Evaluate(refine="fit"), models)
     methods.refuse_refine(Evaluate(refine="fit", transform_qualities=(3,)), models)
+    with pytest.raises(OptionsError, match="--for-refiner needs a refiner: pass --refine own"):
+        Evaluate(for_refiner=True)
     with pytest.raises(OptionsError, match="--refiner-steps goes with --refine fit"):
         Evaluate(refine="own", refiner_steps=3)
 
