@@ -1,14 +1,18 @@
 """What a refiner saves, and what it does to the scores of heads, beside the practices.
 
-    python -m benchmarks.decoder errors MODEL --fit ucmerced aid --score ucmerced dubai
-    python -m benchmarks.decoder segment MODEL --data dubai --fit ucmerced aid --out FOLDER
-    python -m benchmarks.decoder scenes MODEL --data ucmerced --fit ucmerced --out FOLDER
+    python -m benchmarks.decoder errors MODEL --fit ucmerced aid --score ucmerced dubai --out FILE
+    python -m benchmarks.decoder cost MODEL --fit ucmerced --score ucmerced --out FILE
+    python -m benchmarks.decoder segment MODEL --data dubai --fit ucmerced aid --out FILE
+    python -m benchmarks.decoder scenes MODEL --data ucmerced --fit ucmerced --out FILE
 
-MODEL is any model file: its codec is not used. Codecs and refiners are fitted on the grids of
+MODEL is any model file. Its codec is not used: codecs and refiners are fitted on the grids of
 tokens of the training splits of --fit, in units of each channel's standard deviation there. A data
-set may have a limit, as `aid:600`.
+set may have a limit, as `aid:600`. `errors --fit model` is of the codec and the refiner of the
+model itself, with its class tokens; the error is that of the grid.
 
 - errors: bytes at equal mean squared error, with and without the refiner, on validation splits.
+- cost: the CPU time of decoding and encoding one embedding, plain and with the refiner, in turns:
+  the fastest of six rounds over 40 embeddings. Set OPENBLAS_NUM_THREADS=1, for one thread.
 - segment: the mean IoU of heads on each token, by leave-one-tile-out. A tile is a folder of
   images, or one of eight bands of longitude of Blue Marble. With `--fit own`, the codec, the
   refiner and the practices are fitted in each fold, on the tiles that the head is trained on.
@@ -22,6 +26,7 @@ them. Latents, codecs and refiners are kept in --cache.
 import argparse
 import json
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +53,7 @@ AT = (60, 75, 150, 330, 557, 800, 1148, 2000)
 _STRENGTHS = tuple(10.0**k for k in range(-6, 2))
 _RANDOM = 1536
 _PER_TILE = 60
+_TIMED, _ROUNDS = 40, 6
 _MARBLE = "blue-marble"
 _PQ = (4, 8, 16, 48)
 _VQ = (256, 1024)
@@ -72,18 +78,20 @@ class Bench:
         self.cache, self.steps = cache / Path(model).stem, steps
         self.cache.mkdir(parents=True, exist_ok=True)
 
-    def embedded(self, data: str, *splits: str) -> Embedded:
-        """The latents of the images of some splits, without class tokens."""
+    def embedded(self, data: str, *splits: str, class_token: bool = False) -> Embedded:
+        """The latents of the images of some splits, with or without class tokens."""
         name, _, limit = data.partition(":")
         config, parts = self.params.config, []
+        first = 0 if class_token else int(config.code_class_token)
         for split in splits:
             source = open_source(name, split, chip=config.image_size if name == _MARBLE else None)
             read = read_all(source, config.image_size, limit=int(limit) if limit else None)
-            path = self.cache / f"{Path(name).name}-{split}-{len(read.ids)}.npy"
+            kind = "-class" if class_token else ""
+            path = self.cache / f"{Path(name).name}-{split}-{len(read.ids)}{kind}.npy"
             if not path.exists():
                 log.info(f"computing latents of {len(read.ids)} images: {name}, {split}")
                 y = nec_jax.latents(self.params, read.images)
-                np.save(path, y[:, int(config.code_class_token) :].astype(np.float16))
+                np.save(path, y[:, first:].astype(np.float16))
             parts.append((np.load(path), read))
         y, read = zip(*parts, strict=True)
         return Embedded(
@@ -112,6 +120,14 @@ class Bench:
         assert isinstance(codec, QualityLadder)
         return Units(mean, std, codec.with_refiner(coder.load_refiner(refiner_path)))
 
+    def own(self) -> "Units":
+        """The codec of the model."""
+        codec = self.params.codec
+        assert isinstance(codec, QualityLadder), "the model has no codec of many qualities"
+        assert codec.refiner is not None, "the model has no refiner"
+        zero = np.zeros(codec.channels, np.float32)
+        return Units(zero, zero + 1, codec, codec.transform.scale)
+
     def others(self, sets: Sequence[str]) -> tuple["Units", NDArray[np.float32]]:
         """What is fitted to the training splits of some data sets, and their embeddings."""
         y = np.concatenate([self.embedded(one, "train").y for one in sets])
@@ -127,11 +143,21 @@ def _joined(parts: list[NDArray | None]) -> NDArray | None:
 
 @dataclass(frozen=True)
 class Units:
-    """The units of each channel, and a codec of embeddings in these units."""
+    """The units of each channel, and a codec of embeddings in these units.
+
+    `scale` is the unit of error of each channel of what the codec takes.
+    """
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     codec: QualityLadder
+    scale: NDArray[np.float32] | float = 1.0
+
+    def error(self, y_hat: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+        """The mean squared error of the tokens of the grid."""
+        height, width = grid_of(y)
+        differ = ((y_hat - y) / self.scale)[:, -height * width :]
+        return float(np.mean(np.square(differ), dtype=np.float64))
 
     def of(self, y: NDArray[np.floating]) -> NDArray[np.float32]:
         """Embeddings in these units."""
@@ -200,9 +226,10 @@ def errors(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
     Of blobs as they always are, and of those that are encoded for readers that refine.
     """
     rows = []
-    units, _ = bench.others(options.fit)
+    own = options.fit == ["model"]
+    units = bench.own() if own else bench.others(options.fit)[0]
     for data in options.score:
-        y = units.of(bench.embedded(data, "val").y)
+        y = units.of(bench.embedded(data, "val", class_token=own).y)
         before: Curve | None = None
         for for_refiner in (False, True):
             plain, refined = Curve([], []), Curve([], [])
@@ -210,7 +237,7 @@ def errors(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
                 *decoded, sizes = units.decoded(y, quality, for_refiner=for_refiner)
                 for curve, y_hat in zip((plain, refined), decoded, strict=True):
                     curve.sizes.append(float(sizes.mean()))
-                    curve.errors.append(float(np.mean((y_hat - y) ** 2, dtype=np.float64)))
+                    curve.errors.append(units.error(y_hat, y))
             before = plain if before is None else before
             row = {"score": data, "for_refiner": for_refiner, "sizes": plain.sizes}
             row |= {"plain": plain.errors, "refined": refined.errors}
@@ -219,6 +246,38 @@ def errors(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
                 f"{data}, for_refiner {for_refiner}: {row['saved']}, plain {row['saved_plain']}"
             )
             rows.append(row)
+    return rows
+
+
+def cost(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The time of decoding and encoding: a row for each quality."""
+    units, _ = bench.others(options.fit)
+    y = units.of(bench.embedded(options.score[0], "val").y)
+    y, rows = y[evenly(np.arange(len(y)), _TIMED)], []
+    grid = grid_of(y)
+    for quality in options.qualities:
+        one = units.codec.at(quality)
+        blobs = [one.encode(image, grid) for image in y]
+        calls: dict[str, Callable[[], Any]] = {
+            "decode": lambda one=one, blobs=blobs: [one.decode(blob) for blob in blobs],
+            "refined": lambda one=one, blobs=blobs: [one.decode(b, refine=True) for b in blobs],
+            "encode": lambda one=one: [one.encode(image, grid) for image in y],
+            "for_refiner": lambda one=one: [one.encode(i, grid, for_refiner=True) for i in y],
+        }
+        fastest = dict.fromkeys(calls, float("inf"))
+        for _ in range(_ROUNDS):
+            for name, call in calls.items():
+                start = time.process_time()
+                call()
+                fastest[name] = min(fastest[name], time.process_time() - start)
+        row = {"bytes": float(np.mean([len(blob) for blob in blobs]))}
+        row |= {name: 1e3 * seconds / len(y) for name, seconds in fastest.items()}
+        log.info(
+            f"{row['bytes']:.0f} B: decoding {row['decode']:.2f} ms, refined "
+            f"{row['refined'] / row['decode']:.1f} times; encoding {row['encode']:.2f} ms, for "
+            f"readers that refine {row['for_refiner'] / row['encode']:.1f} times"
+        )
+        rows.append(row)
     return rows
 
 
@@ -385,7 +444,7 @@ HEADS: dict[str, Callable[[NDArray], NDArray[np.float32]]] = {
 
 
 def grid_of(y: NDArray) -> tuple[int, int]:
-    """The square grid of embeddings [N, n, D]."""
+    """The square grid of embeddings [N, n, D], which may have a class token."""
     side = round(y.shape[1] ** 0.5)
     return side, side
 
@@ -476,9 +535,9 @@ def average_precision(scores: NDArray, targets: NDArray) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part, and write its rows as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("errors", "segment", "scenes"))
+    parser.add_argument("part", choices=("errors", "cost", "segment", "scenes"))
     parser.add_argument("model", help="model file, or name of a shipped model")
-    parser.add_argument("--fit", nargs="+", default=["own"], help="data sets, or own")
+    parser.add_argument("--fit", nargs="+", default=["own"], help="data sets, own or model")
     parser.add_argument("--score", nargs="*", default=[], help="data sets of errors")
     parser.add_argument("--data", default="", help="data set of segment and scenes")
     parser.add_argument("--multilabels", help="table of several labels per image")
@@ -491,7 +550,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     warnings.simplefilter("ignore", coder.UnusualEmbedding)
     bench = Bench(options.model, options.cache, options.steps)
-    rows = {"errors": errors, "segment": segment, "scenes": scenes}[options.part](bench, options)
+    parts = {"errors": errors, "cost": cost, "segment": segment, "scenes": scenes}
+    rows = parts[options.part](bench, options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(rows))
 

@@ -36,8 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"| | {' | '.join(f'{at} B' for at in places)} |\n{'| --- ' * len(places)}| --- |"
             )
             for row in rows:
-                cells = [f"{row['saved'][at]:.0f} %" if at in row["saved"] else "" for at in places]
-                print(f"| {Path(row['score']).name} | {' | '.join(cells)} |")
+                for what, saved in (("", row["saved"]), (", read plain", row["saved_plain"])):
+                    if what and not row["for_refiner"]:
+                        continue  # the plain curve against itself
+                    name = Path(row["score"]).name + ", for refiner" * row["for_refiner"] + what
+                    cells = [f"{saved[at]:.0f} %" if at in saved else "" for at in places]
+                    print(f"| {name} | {' | '.join(cells)} |")
+            continue
+        if "for_refiner" in rows[0]:
+            print("| bytes | decoding, ms | refined, times | encoding, ms | for refiner, times |")
+            print("| ---: " * 5 + "|")
+            for row in rows:
+                times = row["refined"] / row["decode"], row["for_refiner"] / row["encode"]
+                print(
+                    f"| {row['bytes']:,.0f} | {row['decode']:.2f} | {times[0]:.1f} | "
+                    f"{row['encode']:.2f} | {times[1]:.1f} |"
+                )
             continue
         print(f"| method | setting | bytes | {' | '.join(HEADS)} |")
         print("| --- | --- | ---: | ---: | ---: |")
@@ -46,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells = []
             for head in HEADS:
                 text = f"{row[head]['score']:.1f}"
-                if row["method"] == "transform, refined" and "hits" in row[head]:
+                if row["method"].startswith("transform, ") and "hits" in row[head]:
                     low, high = difference(plain[row["setting"]][head], row[head])
                     text += f" ({low:+.1f} to {high:+.1f})"
                 cells.append(text)
