@@ -42,8 +42,11 @@ RADII = (1, 7)
 """How far the surroundings of a token reach, in tokens: 3 x 3 and 15 x 15."""
 NO_REFINER = "the codec has no refiner: codec.with_refiner(coder.load_refiner(FILE)) adds one"
 """What is wrong with a codec that is asked to refine and has no refiner."""
+MOST_UNITS = 4096
+"""The largest number of hidden units. It bounds the memory that a hostile file takes."""
 AIMS, AIM = 3, 0.6
 """How often an encoder aims, and how far of the way it goes (`OneQualityCodec.aim`)."""
+_KEPT = 4  # qualities whose networks are kept
 _STRIP = 64  # places along a side whose surroundings are computed together
 _HALF, _COUNTS = {"basis", "token", "context", "out"}, ("inputs", "outputs")
 
@@ -101,8 +104,11 @@ class Refiner:
             if not np.isfinite(values).all():
                 raise CodecError(f"{name} of the refiner is not finite")
             object.__setattr__(self, name, frozen(values) if values.size else values.copy())
-        if c > m:
-            raise CodecError(f"the refiner has surroundings in {c} of {m} components")
+        if c > m or m > d or h > MOST_UNITS:
+            raise CodecError(
+                f"a refiner of {d} channels, {m} components ({c} of them around a token) and {h} "
+                f"hidden units: give at most {d}, {m} and {MOST_UNITS:,}"
+            )
         for name in _COUNTS:
             counts = getattr(self, name)
             if counts.min() < 0 or counts.max() > m:
@@ -112,7 +118,7 @@ class Refiner:
         indices = list(self.codecs.values())
         if not indices or not all(is_whole(i) and -1 <= i < r for i in indices):
             raise CodecError("the refiner belongs to no codec, or to qualities that it lacks")
-        object.__setattr__(self, "_at", lru_cache(r)(self._cut))
+        object.__setattr__(self, "_at", lru_cache(_KEPT)(self._cut))
 
     @property
     def channels(self) -> int:
@@ -153,10 +159,9 @@ class Refiner:
         if network.gain == 0:
             return y_hat
         y, tokens = y_hat.copy(), _tokens_of(grid)
-        y[tokens] += network.change(self._units(y_hat[tokens]), grid)[0] * self.scale
-        if not np.isfinite(y).all():
-            raise FileError("the refiner gives infinite numbers: it was made wrongly")
-        return y
+        with np.errstate(over="ignore", invalid="ignore"):
+            y[tokens] += network.change(self._units(y_hat[tokens]), grid)[0] * self.scale
+        return _finite(y)
 
     def aim(
         self,
@@ -164,24 +169,28 @@ class Refiner:
         y_hat: NDArray[np.float32],
         grid: tuple[int, int],
         fingerprint: bytes,
-    ) -> NDArray[np.float32]:
+    ) -> tuple[NDArray[np.float32], float]:
         """Move y_hat [n, D], the decoded embedding of y, so that refining it comes closer to y.
 
         Half the squared error of the refined embedding, in units of `scale`, has a gradient with
         respect to y_hat. The result is one step of size 1 against it. Without a refiner, this step
         would lead to y.
 
+        Returns:
+          y_hat after the step, with the class token of y; and the squared error before it.
+
         Raises as `refine`.
         """
-        network = self._network(y_hat, fingerprint)
-        if network.gain == 0:
-            return y
-        aimed, tokens = y.copy(), _tokens_of(grid)
-        u = self._units(y_hat[tokens])
-        change, seen = network.change(u, grid)
-        error = change + u - self._units(y[tokens])
-        aimed[tokens] = y_hat[tokens] - self.scale * network.gradient(error, seen, grid)
-        return aimed
+        network, tokens = self._network(y_hat, fingerprint), _tokens_of(grid)
+        u, aimed = self._units(y_hat[tokens]), y.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            error = u - self._units(y[tokens])
+            if network.gain != 0:
+                change, seen = network.change(u, grid)
+                error += change
+                step = self.scale * network.gradient(error, seen, grid)
+                aimed[tokens] = y_hat[tokens] - step
+        return _finite(aimed), float(np.vdot(error, error))
 
     def _network(self, y_hat: NDArray[np.float32], fingerprint: bytes) -> "Network":
         self.check_channels(y_hat.shape[-1])
@@ -347,6 +356,12 @@ class Network(NamedTuple):
         of_c, of_around = np.split(product(of_h, self.into.T), [self.seen.shape[1]], axis=1)
         of_c[:, : self.around] += surroundings_gradient(of_around, grid)
         return error + product(of_c, self.seen.T)
+
+
+def _finite(y: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(y).all():
+        raise FileError("the refiner gives infinite numbers: it was made wrongly")
+    return y
 
 
 def _tokens_of(grid: tuple[int, int]) -> slice:

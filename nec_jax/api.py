@@ -25,7 +25,7 @@ from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec, transform_bottleneck
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.refiner_network import arrays_of, moved, refined
+from nec_jax.models.refiner_network import aim, arrays_of, refined
 
 
 @jax_defaults()
@@ -156,11 +156,14 @@ def embed_traced(
     y = _latents(params.config, params.weights, images)
     if isinstance(codec, TransformCodec):
         grid = params.config.grid(*images.shape[1:3])
-        aimed = y
-        for _ in range(AIMS if for_refiner else 0):
-            y_hat = transform_bottleneck.rounded(codec, aimed, grid)
-            aimed = y + AIM * (moved(arrays_of(codec), y, y_hat, grid) - y)
-        y_hat = transform_bottleneck.rounded(codec, aimed, grid)
+        y_hat = transform_bottleneck.rounded(codec, y, grid)
+        best, least = y_hat, jnp.inf
+        for _ in range(AIMS + 1 if for_refiner else 0):
+            moved, error = aim(arrays_of(codec), y, y_hat, grid)
+            best = jnp.where(error < least, y_hat, best)
+            least = jnp.minimum(error, least)
+            y_hat = transform_bottleneck.rounded(codec, y + AIM * (moved - y), grid)
+        y_hat = best
         return refined(arrays_of(codec), y_hat, grid) if refine else y_hat
     assert isinstance(codec, ScalarCodec)
     offsets, steps = jnp.asarray(codec.offsets), jnp.asarray(codec.steps)

@@ -96,8 +96,6 @@ class EmbeddingOptions:
 
     file: Embeddings
     """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
-    out: AnyPath
-    """File or folder to write."""
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     column: Annotated[str | None, arg(metavar="NAME")] = None
@@ -122,7 +120,7 @@ class Fit(EmbeddingOptions):
     Example: nec fit embeddings.npy --out codec.safetensors
     """
 
-    out: OptionalPath = None  # type: ignore[assignment]
+    out: OptionalPath = None
     """Codec file to write."""
     codec: OptionalPath = None
     """Codec file: fit no codec, and train the refiner for this one."""

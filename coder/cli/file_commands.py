@@ -113,7 +113,8 @@ def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
     print(f"{refiner_facts.line(refiner)}, checksum right")
     print(f"fingerprint {facts['fingerprint']}")
     print(f"{refiner.channels} channels")
-    print(f"belongs to a codec of {refiner.gains.size} qualities")
+    count = refiner.gains.size
+    print(f"belongs to a codec of {count} {'quality' if count == 1 else 'qualities'}")
     return facts | {"codecs": dict(refiner.codecs)}
 
 

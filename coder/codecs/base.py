@@ -245,22 +245,35 @@ class OneQualityCodec(EmbeddingCodec):
         `for_refiner=True`. For a Zarr array or an archive, do it before you write.
 
         Analysis by synthesis: code, decode, and move the embedding against the gradient of the
-        error that is left after refining; `AIMS` times. What is near the middle of a cell keeps
-        its symbols. The class token, which is not refined, stays as it is.
+        error that is left after refining; `AIMS` times. Of these and of the embedding as it is,
+        the one is taken that leaves the smallest error after refining. The class token, which is
+        not refined, stays as it is.
 
         Raises:
           InputError: as `quantise`; or the codec has no refiner.
         """
         if self.refiner is None:
             raise InputError(NO_REFINER)
-        target = as_floats(as_array(y))
-        aimed = target
-        for _ in range(AIMS):
+        target, grid = as_floats(as_array(y)), as_grid(grid)
+        self.quantise(target, grid)  # refuses another shape, and what is not finite
+        many = target.reshape(-1, *target.shape[-2:])
+        aimed = np.empty_like(many)
+        for i, one in enumerate(many):
+            aimed[i] = self._aim(self.refiner, one, grid)
+        return aimed.reshape(target.shape)
+
+    def _aim(
+        self, refiner: Refiner, y: NDArray[np.float32], grid: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        best, least = y, np.inf
+        aimed: NDArray[np.float32] = y
+        for _ in range(AIMS + 1):
             y_hat = self.dequantise(self.quantise(aimed, grid), grid)
-            pairs = zip(_one_by_one(target), _one_by_one(y_hat), strict=True)
-            moved = [self.refiner.aim(*pair, grid, self.fingerprint) for pair in pairs]
-            aimed = target + np.float32(AIM) * (np.reshape(moved, target.shape) - target)
-        return aimed
+            moved, error = refiner.aim(y, y_hat, grid, self.fingerprint)
+            if error < least:
+                best, least = aimed, error
+            aimed = np.asarray(y + np.float32(AIM) * (moved - y), np.float32)
+        return best
 
     def encode(self, y: ArrayLike, grid: tuple[int, int], *, for_refiner: bool = False) -> bytes:
         """One embedding float [n, D] -> its blob; n = h * w + 1 with a class token, else h * w.
@@ -359,10 +372,6 @@ class OneQualityCodec(EmbeddingCodec):
                 f"{expected}"
             )
         return height, columns
-
-
-def _one_by_one(y: NDArray[np.float32]) -> NDArray[np.float32]:
-    return y.reshape(-1, *y.shape[-2:])
 
 
 def check_limits(codec: EmbeddingCodec) -> None:

@@ -20,10 +20,11 @@ from coder.codecs import EmbeddingCodec, QualityLadder, TransformCodec
 from coder.codecs.coefficients import NOT_CODED
 from coder.errors import InputError
 from coder.fitting.sample import Sample
-from coder.refiner import RADII, Network, Refiner, surroundings
+from coder.refiner import MOST_UNITS, RADII, Network, Refiner, surroundings
 from coder.transform import BANDS, Transform, product
 
 _SURROUNDINGS = 32  # maximum number of components of the surroundings
+_LOOKED_AT = 256  # grids, for the order of components that the codec does not have
 _ENOUGH = 0.99  # of what predicting all components gains
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
@@ -103,7 +104,7 @@ def fit_refiner(
       codec: a codec with a transform, of one quality or of many.
       embeddings, class_tokens, nodata, max_samples: as for `coder.fit`; memory holds at most
         524,288 tokens.
-      hidden: H, the number of hidden units. Size and time grow with it.
+      hidden: H, the number of hidden units, at most 4,096. Size and time grow with it.
       steps: the number of training steps, of 2,048 tokens each.
       seed: of the initial weights and of all that is drawn.
       network: (initial weights) -> the network to train, with steps of another implementation; None
@@ -115,7 +116,8 @@ def fit_refiner(
     """
     if not isinstance(codec, QualityLadder | TransformCodec):
         raise InputError("a refiner needs a codec with a transform, as coder.fit makes one")
-    hidden, steps = check_whole("hidden", hidden), check_whole("steps", steps)
+    hidden = check_whole("hidden", hidden, highest=MOST_UNITS)
+    steps = check_whole("steps", steps)
     sample = Sample(embeddings, class_tokens, nodata, max_samples)
     sample.check_fits(codec.transform, "codec")
     grids = _whole_grids(sample)
@@ -125,7 +127,7 @@ def fit_refiner(
     numbers = range(first, first + codec.num_qualities)
     qualities = [cast(TransformCodec, codec.at(quality)) for quality in numbers]
     rng, count = np.random.default_rng(seed), len(qualities)
-    basis = _components(codec.transform)
+    basis = _components(codec.transform, train)
     around = min(_SURROUNDINGS, basis.shape[1]) if codec.transform.spatial else 0
     trained = (network or NumPyNetwork)(_initial(rng, basis.shape[1], around, hidden, count))
     grids_alone = [one.split()[0] for one in qualities]
@@ -240,13 +242,20 @@ def _whole_grids(sample: Sample) -> list[Embedding]:
     return found[:: max(every, 1)]
 
 
-def _components(transform: Transform) -> NDArray[np.float16]:
-    """[D, M]: orthonormal columns, of which the first k span what the first k components decode to.
+def _components(transform: Transform, grids: Sequence[Embedding]) -> NDArray[np.float16]:
+    """[D, D]: orthonormal columns, of which the first k span what the first k components decode to.
 
-    So the components that a codec does not code are zero for a refiner too.
+    So the components that a codec does not code are zero for a refiner too. Those that the codec
+    does not have at all, as one of a single quality, are ordered by their variance in the grids.
     """
     rows = transform.basis * transform.norms[:, None].astype(np.float64)
-    return np.linalg.qr(rows.T)[0].astype(np.float16)
+    basis = np.linalg.qr(rows.T, mode="complete")[0]
+    rest = basis[:, len(rows) :]
+    if rest.size:
+        u = np.concatenate([y for y, _ in grids[:: max(len(grids) // _LOOKED_AT, 1)]])
+        x = ((u - transform.mean) / transform.scale) @ rest
+        basis[:, len(rows) :] = rest @ np.linalg.eigh(x.T @ x)[1][:, ::-1]
+    return basis.astype(np.float16)
 
 
 def _last_coded(codec: QualityLadder | TransformCodec, index: int) -> int:

@@ -40,8 +40,9 @@ def shapes(channels: int, held: dict[str, np.ndarray]) -> Weights:
       held: `seen`, `into` and `out`, of any shape.
     """
     (_, k), (inputs, h), (_, m) = (_matrix(held, name) for name in ("seen", "into", "out"))
+    near = min(k, max(inputs - k, 0) // len(RADII))
     found = {"mean": (channels,), "scale": (channels,), "seen": (channels, k)}
-    found |= {"into": (inputs, h), "bias": (h,), "out": (h, m), "offset": (m,)}
+    found |= {"into": (k + len(RADII) * near, h), "bias": (h,), "out": (h, m), "offset": (m,)}
     found |= {"predicted": (m, channels), "gain": ()}
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in found.items()}
 
@@ -57,29 +58,38 @@ def refined(
     """Refine decoded embeddings [..., n, D], as `Refiner.refine`; a class token stays as it is."""
     first = y_hat.shape[-2] - grid[0] * grid[1]
     tokens = y_hat[..., first:, :]
-    c = _product((tokens - held["mean"]) / held["scale"], held["seen"])
-    near = (len(held["into"]) - c.shape[-1]) // len(RADII)
-    around = _surroundings(c[..., :near], grid)
-    h = _product(jnp.concatenate([c, around], -1), held["into"]) + held["bias"]
-    p = held["gain"] * (_product(jnp.maximum(h, 0), held["out"]) + held["offset"])
-    y = tokens + held["scale"] * _product(p, held["predicted"])
-    y = jnp.where(held["gain"] == 0, tokens, y)
+    change = held["scale"] * _change(held, (tokens - held["mean"]) / held["scale"], grid)
+    y = jnp.where(held["gain"] == 0, tokens, tokens + change)
     return jnp.concatenate([y_hat[..., :first, :], y], axis=-2)
 
 
-def moved(
+def aim(
     held: Weights, y: Float[Array, "*b n d"], y_hat: Float[Array, "*b n d"], grid: tuple[int, int]
-) -> Float[Array, "*b n d"]:
+) -> tuple[Float[Array, "*b n d"], Float[Array, "*b 1 1"]]:
     """Move the decoded embeddings of y so that refining them comes closer, as `Refiner.aim`."""
     first = y_hat.shape[-2] - grid[0] * grid[1]
+    u, goal = ((x[..., first:, :] - held["mean"]) / held["scale"] for x in (y_hat, y))
 
-    def squares(y_hat: Float[Array, "*b n d"]) -> Float[Array, ""]:
-        error = (refined(held, y_hat, grid) - y)[..., first:, :] / held["scale"]
-        return jnp.sum(jnp.square(error)) / 2
+    def squares(u: Float[Array, "*b t d"]) -> tuple[Float[Array, ""], Float[Array, "*b 1 1"]]:
+        error = jnp.sum(jnp.square(u + _change(held, u, grid) - goal), (-2, -1), keepdims=True)
+        return jnp.sum(error) / 2, error
 
-    step = jnp.square(held["scale"]) * jax.grad(squares)(y_hat)
-    aimed = jnp.where(held["gain"] == 0, y, y_hat - step)
-    return jnp.concatenate([y[..., :first, :], aimed[..., first:, :]], axis=-2)
+    step, error = jax.grad(squares, has_aux=True)(u)
+    moved = jnp.where(held["gain"] == 0, y[..., first:, :], (u - step) * held["scale"])
+    moved = jnp.where(held["gain"] == 0, moved, moved + held["mean"])
+    return jnp.concatenate([y[..., :first, :], moved], axis=-2), error
+
+
+def _change(
+    held: Weights, u: Float[Array, "*b t d"], grid: tuple[int, int]
+) -> Float[Array, "*b t d"]:
+    """What refining adds to the tokens of a grid, in units of `scale`."""
+    c = _product(u, held["seen"])
+    near = (len(held["into"]) - c.shape[-1]) // len(RADII)
+    around = _surroundings(c[..., :near], grid)
+    h = _product(jnp.concatenate([c, around], -1), held["into"]) + held["bias"]
+    p = held["gain"] * (_product(jax.nn.relu(h), held["out"]) + held["offset"])
+    return _product(p, held["predicted"])
 
 
 def _product(x: jax.Array, matrix: jax.Array | np.ndarray) -> jax.Array:

@@ -254,7 +254,8 @@ def test_aiming_steps_against_the_gradient_of_the_refined_error(
 
     step = 1e-3
     slope = (error(y_hat + step * direction) - error(y_hat - step * direction)) / (2 * step)
-    moved = refiner.aim(y, y_hat, GRID, one.fingerprint)
+    moved, squared = refiner.aim(y, y_hat, GRID, one.fingerprint)
+    np.testing.assert_allclose(squared / 2, error(y_hat), rtol=1e-5)
     gradient = (y_hat - moved).astype(float) / np.square(refiner.scale, dtype=float)
     np.testing.assert_allclose(np.vdot(gradient, direction), slope, rtol=1e-2)
 
@@ -293,9 +294,47 @@ def test_encoding_for_a_refiner_is_encoding_what_is_aimed(codec: QualityLadder) 
         refined.encode(y[:5], GRID, for_refiner=True)
 
 
+def test_what_is_aimed_is_never_further_away_after_refining(codec: QualityLadder) -> None:
+    """Also where a refiner has weights that no training made, and for embeddings of no model."""
+    refined = codec.with_refiner(random_refiner(codec))
+    for grid in ((4, 6), (1, 1), (1, 200)):
+        y = np.random.default_rng(0).normal(0, 3, (1 + grid[0] * grid[1], 12)).astype(np.float32)
+        for quality in range(0, codec.num_qualities, 3):
+            errors = []
+            for for_refiner in (False, True):
+                blob = refined.encode(y, grid, quality=quality, for_refiner=for_refiner)
+                differ = refined.decode(blob, refine=True)[1:] - y[1:]
+                errors.append(np.square(differ / codec.transform.scale, dtype=float).sum())
+            assert errors[1] <= errors[0] * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("grid", [[4, 6], np.array([4, 6]), (np.uint8(4), np.uint8(6))])
+def test_any_grid_that_encode_takes(codec: QualityLadder, grid: Any) -> None:
+    one = codec.with_refiner(random_refiner(codec)).at(3).split()[0]
+    y = embeddings(7)[0].reshape(-1, 12)
+    np.testing.assert_array_equal(one.aim(y, grid), one.aim(y, GRID))
+    assert one.encode(y, grid, for_refiner=True) == one.encode(y, GRID, for_refiner=True)
+
+
+@pytest.mark.parametrize("name", ["gains", "bias"])
+def test_a_refiner_of_infinite_numbers_is_to_blame(codec: QualityLadder, name: str) -> None:
+    values = np.full_like(getattr(random_refiner(codec), name), 3e38)
+    refined = codec.with_refiner(random_refiner(codec, **{name: values})).at(3)
+    y = embeddings(7)[0].reshape(-1, 12)
+    y = np.vstack([y.mean(0), y])
+    blob = refined.encode(y, GRID)
+    for call in (
+        lambda: refined.decode(blob, refine=True),
+        lambda: refined.encode(y, GRID, for_refiner=True),
+    ):
+        with pytest.raises(FileError, match="the refiner gives infinite numbers"):
+            call()
+
+
 def test_a_largest_error_is_that_of_the_refined_embedding(codec: QualityLadder) -> None:
     gains = np.full(codec.num_qualities, 0.05, np.float32)
-    refined = codec.with_refiner(random_refiner(codec, gains=gains))
+    own = {"mean": codec.transform.mean, "scale": codec.transform.scale, "gains": gains}
+    refined = codec.with_refiner(random_refiner(codec, **own))
     y = embeddings(7)[0].reshape(-1, 12)
     y = np.vstack([y.mean(0), y])
     for max_mse in (0.5, 0.1):
@@ -374,7 +413,16 @@ def test_a_file_holds_the_refiner_and_damage_is_found(tmp_path: Path, codec: Qua
         ({"basis": np.float16(1)}, "basis of a refiner is float16"),
         ({"basis": np.zeros((12, 0), np.float16)}, "basis of a refiner is float16"),
         ({"mean": np.zeros(0, np.float32)}, "mean of a refiner is float32"),
-        ({"context": np.zeros((2, 11, 9), np.float16)}, "surroundings in 11 of 10 components"),
+        ({"context": np.zeros((2, 11, 9), np.float16)}, r"10 components \(11 of them around"),
+        (
+            {
+                "basis": np.zeros((12, 13), np.float16),
+                "token": np.zeros((13, 9), np.float16),
+                "out": np.zeros((9, 13), np.float16),
+                "offset": np.zeros(13, np.float32),
+            },
+            "give at most 12",
+        ),
         ({"context": np.zeros((10, 9), np.float16)}, "context of a refiner is float16"),
         ({"inputs": np.full(QUALITIES, 11, np.int32)}, "inputs of the refiner are not all from 0"),
         ({"outputs": np.full(QUALITIES, -1, np.int32)}, "outputs of the refiner are not all"),

@@ -23,6 +23,7 @@ import nec_jax
 from coder import EmbeddingCodec, InputError, QualityLadder, Refiner, TransformCodec, files
 from coder.fitting import LEAST, Coded, fit_refiner
 from coder.format.container import canonical_json
+from coder.refiner import MOST_UNITS
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams, model_path
 from train.configs.options import OptionsError, Refine
@@ -78,6 +79,8 @@ def refuse_incomplete(options: Refine) -> None:
         raise OptionsError("no model: give its file, nec refine MODEL, or the name nec-vit-ti")
     if not options.data:
         raise OptionsError("no data: pass --data (folders, tfds:NAME, or blue-marble)")
+    if options.hidden > MOST_UNITS:
+        raise OptionsError(f"--hidden {options.hidden}: a refiner has at most {MOST_UNITS}")
     if options.out is None and options.refiner is None:
         raise OptionsError(
             "no output: pass --out (the model with its refiner), --refiner (the refiner alone), or "

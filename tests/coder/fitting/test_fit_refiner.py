@@ -63,6 +63,22 @@ def test_symbols_that_are_chosen_for_it_need_fewer_bytes_at_equal_error(
     assert ratio.mean() < 0.998
 
 
+def test_a_codec_of_one_quality_has_a_refiner_of_all_channels(
+    codec: coder.QualityLadder,
+) -> None:
+    """Also where it codes a few components: the others are predicted, the large ones first."""
+    one = codec.at(0)
+    y = curved(300, 1)
+    refiner = coder.fit_refiner(one, y, hidden=32, steps=200)
+    assert one.transform.components < 16
+    assert refiner.basis.shape == (16, 16)
+    assert refiner.inputs.tolist() == [one.transform.components]
+    rest = refiner.basis[:, one.transform.components :].astype(float)
+    spread = ((y.reshape(-1, 16) - refiner.mean) / refiner.scale @ rest).var(0)
+    assert (np.diff(spread) < 0.2 * spread[:-1]).all()
+    assert refiner.outputs[0] > one.transform.components
+
+
 def test_components_that_are_not_coded_are_not_seen(codec: coder.QualityLadder) -> None:
     refiner = coder.fit_refiner(codec, curved(60, 3), hidden=8, steps=3)
     assert (np.diff(refiner.inputs) >= 0).all()

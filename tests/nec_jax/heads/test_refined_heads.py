@@ -252,6 +252,11 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -
         container.write(path, "head", rest, content)
         with pytest.raises(FileError, match=f"head: .*missing refiner/{name}"):
             heads.load(path)
+    rows = tensors["refiner/into"]
+    for wrong in (rows[:-2], rows[:0], np.concatenate([rows, rows]), rows[:-1]):
+        container.write(path, "head", tensors | {"refiner/into": wrong}, content)
+        with pytest.raises(FileError, match=r"head: .*refiner/into is float16"):
+            heads.load(path)
     container.write(path, "head", tensors | {"refiner/out": np.zeros((9, 47), "f4")}, content)
     with pytest.raises(FileError, match="refiner/offset is float32"):
         heads.load(path)

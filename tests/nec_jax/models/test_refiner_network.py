@@ -9,7 +9,7 @@ from transform_cases import CHANNELS, ladder, smooth_embeddings
 
 import coder
 from coder import EmbeddingCodec, QualityLadder
-from nec_jax.models.refiner_network import arrays, arrays_of, moved, refined, shapes
+from nec_jax.models.refiner_network import aim, arrays, arrays_of, refined, shapes
 
 RELATIVE = 1e-5  # to the largest magnitude of an embedding, as format.md allows two readers
 
@@ -73,8 +73,11 @@ def test_it_moves_embeddings_as_numpy_does(class_token: bool, quality: int) -> N
     y = np.pad(y, [(0, 0), (int(class_token), 0), (0, 0)], constant_values=7)
     y_hat = one.dequantise(one.quantise(y, (6, 6)), (6, 6))
     pairs = zip(y, y_hat, strict=True)
-    expected = np.stack([one.refiner.aim(*pair, (6, 6), one.fingerprint) for pair in pairs])
-    found = jax.jit(moved, static_argnames="grid")(arrays_of(one), y, y_hat, (6, 6))
+    both = [one.refiner.aim(*pair, (6, 6), one.fingerprint) for pair in pairs]
+    expected = np.stack([moved for moved, _ in both])
+    found, error = jax.jit(aim, static_argnames="grid")(arrays_of(one), y, y_hat, (6, 6))
+    assert error.shape == (4, 1, 1)
+    np.testing.assert_allclose(error[:, 0, 0], [error for _, error in both], rtol=1e-4)
     if one.refiner.gains[quality] == 0:
         np.testing.assert_array_equal(found, y)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
