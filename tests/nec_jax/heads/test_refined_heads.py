@@ -253,7 +253,7 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -
         with pytest.raises(FileError, match=f"head: .*missing refiner/{name}"):
             heads.load(path)
     rows = tensors["refiner/into"]
-    for wrong in (rows[:-2], rows[:0], np.concatenate([rows, rows]), rows[:-1]):
+    for wrong in (rows[:0], rows[:-1]):
         container.write(path, "head", tensors | {"refiner/into": wrong}, content)
         with pytest.raises(FileError, match=r"head: .*refiner/into is float16"):
             heads.load(path)
