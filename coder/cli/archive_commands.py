@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +72,13 @@ def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
     with zarr_nodes.settled():
         if not isinstance(zarr_nodes.open_node(options.file), zarr.Group):
             raise InputError("a Zarr array, and only archives hold refiners")
-        contents.add_refiner(zarr.open_group(options.file, mode="r+"), refiner)
+        consolidated = zarr.open_group(options.file, mode="r").metadata.consolidated_metadata
+        group = zarr.open_group(options.file, mode="r+", use_consolidated=False)
+        contents.add_refiner(group, refiner)
+        if consolidated is not None:
+            with warnings.catch_warnings():  # that other programs may not know such metadata
+                warnings.simplefilter("ignore")
+                zarr.consolidate_metadata(group.store)
     print(f"{options.file}: {refiner_facts.line(refiner)}")
     return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
 

@@ -355,6 +355,13 @@ def test_a_refiner_is_added_to_an_archive(files: Path, run, facts) -> None:
     assert {p: p.read_bytes() for p in before} == before
     assert facts("info", path)["refiner"] == FACTS
     assert facts("add-refiner", path, "--refiner", files / "model") == {"file": str(path)} | FACTS
+    shutil.rmtree(path / "refiner")
+    group = zarr.open_group(path, mode="r+")
+    del group.attrs["nec_refiner"]
+    with pytest.warns(UserWarning, match="onsolidated"):
+        zarr.consolidate_metadata(group.store)
+    run("add-refiner", path, "--refiner", files / "refiner")
+    assert archive.read_refiner(zarr.open_group(path, mode="r", use_consolidated=True)) == REFINER
     for place, refiner, message in (
         (files / "blob", files / "refiner", "blob: not an archive"),
         (path, files / "codec", "codec: a codec file where a refiner file"),
