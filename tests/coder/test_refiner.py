@@ -294,6 +294,7 @@ def test_encoding_for_a_refiner_is_encoding_what_is_aimed(codec: QualityLadder) 
         refined.encode(y[:5], GRID, for_refiner=True)
 
 
+@pytest.mark.filterwarnings("ignore::coder.UnusualEmbedding")
 def test_what_is_aimed_is_never_further_away_after_refining(codec: QualityLadder) -> None:
     """Also where a refiner has weights that no training made, and for embeddings of no model."""
     refined = codec.with_refiner(random_refiner(codec))

@@ -102,7 +102,7 @@ def test_batches_are_padded_to_the_stored_coding_batch(model, monkeypatch):
     assert seen == [(8, "float32"), *3 * [(3, "float32")], *2 * [(5, "bfloat16")]]
     for function in (nec_jax.encode, nec_jax.embed):
         seen.clear()
-        monkeypatch.setattr(ScalarCodec, "encode", lambda *_: b"")
+        monkeypatch.setattr(ScalarCodec, "encode", lambda *_, **__: b"")
         function(model, random_images(0, 2), coding_batch=2, precision="tensorfloat32")
         assert seen == [(2, "tensorfloat32")]
 
@@ -111,7 +111,7 @@ def test_a_batch_is_coded_while_the_next_is_computed_and_no_further_ahead(model,
     seen = []
     latents = api._latents
     monkeypatch.setattr(api, "_latents", lambda *a: seen.append("model") or latents(*a))
-    monkeypatch.setattr(ScalarCodec, "encode", lambda *_: seen.append("coder") or b"")
+    monkeypatch.setattr(ScalarCodec, "encode", lambda *_, **__: seen.append("coder") or b"")
     nec_jax.encode(model, random_images(0, 7), coding_batch=2)
     ahead = ["model", "coder", "coder"]
     assert seen == ["model", *3 * ahead, "coder"]
