@@ -102,6 +102,8 @@ class EmbeddingOptions:
     """Column of a Parquet file to read."""
     nodata: Annotated[float | None, arg(metavar="NUMBER")] = None
     """Value that marks missing data, such as -9999."""
+    codec: OptionalPath = None
+    """Codec file, instead of one that is fitted."""
     max_tokens: Annotated[int | None, arg(metavar="INT")] = None
     """Maximum number of tokens in a grid or chunk of the fitted codec; 65536 if not given."""
     json: Flag = False
@@ -111,6 +113,10 @@ class EmbeddingOptions:
         """Raise InputError for options that are wrong whatever the files hold."""
         if self.max_tokens is not None:
             check_whole("--max-tokens", self.max_tokens)
+            if self.codec is not None:
+                raise InputError(
+                    "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +142,6 @@ class Fit(EmbeddingOptions):
             raise InputError("give one of --out, a codec to write, and --codec, one that exists")
         if self.codec is not None and self.refiner is None:
             raise InputError("--codec is for a refiner: name the file to write, --refiner")
-        if self.codec is not None and self.max_tokens is not None:
-            raise InputError(
-                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
-            )
         if self.refiner_steps is not None:
             check_whole("--refiner-steps", self.refiner_steps)
             if self.refiner is None:
@@ -165,10 +167,6 @@ class Encode(EmbeddingOptions):
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
         super().check()
-        if self.codec and self.max_tokens is not None:
-            raise InputError(
-                "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
-            )
         if self.refiner is not None and self.codec is None:
             raise InputError("--refiner is that of a codec: give its file, --codec")
         if self.quality is not None:

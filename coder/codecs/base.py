@@ -255,24 +255,29 @@ class OneQualityCodec(EmbeddingCodec):
         if self.refiner is None:
             raise InputError(NO_REFINER)
         target, grid = as_floats(as_array(y)), as_grid(grid)
-        self.quantise(target, grid)  # refuses another shape, and what is not finite
+        y_hat = self.dequantise(self.quantise(target, grid), grid)
         many = target.reshape(-1, *target.shape[-2:])
         aimed = np.empty_like(many)
-        for i, one in enumerate(many):
-            aimed[i] = self._aim(self.refiner, one, grid)
+        for i, pair in enumerate(zip(many, y_hat.reshape(many.shape), strict=True)):
+            aimed[i] = self._aim(self.refiner, *pair, grid)
         return aimed.reshape(target.shape)
 
     def _aim(
-        self, refiner: Refiner, y: NDArray[np.float32], grid: tuple[int, int]
+        self,
+        refiner: Refiner,
+        y: NDArray[np.float32],
+        y_hat: NDArray[np.float32],
+        grid: tuple[int, int],
     ) -> NDArray[np.float32]:
-        best, least = y, np.inf
-        aimed: NDArray[np.float32] = y
-        for _ in range(AIMS + 1):
+        """`aim` for one embedding, and what is decoded of it as it is."""
+        best = y
+        moved, least = refiner.aim(y, y_hat, grid, self.fingerprint)
+        for _ in range(AIMS):
+            aimed = np.asarray(y + np.float32(AIM) * (moved - y), np.float32)
             y_hat = self.dequantise(self.quantise(aimed, grid), grid)
             moved, error = refiner.aim(y, y_hat, grid, self.fingerprint)
             if error < least:
                 best, least = aimed, error
-            aimed = np.asarray(y + np.float32(AIM) * (moved - y), np.float32)
         return best
 
     def encode(self, y: ArrayLike, grid: tuple[int, int], *, for_refiner: bool = False) -> bytes:

@@ -75,8 +75,8 @@ def aim(
         return jnp.sum(error) / 2, error
 
     step, error = jax.grad(squares, has_aux=True)(u)
-    moved = jnp.where(held["gain"] == 0, y[..., first:, :], (u - step) * held["scale"])
-    moved = jnp.where(held["gain"] == 0, moved, moved + held["mean"])
+    moved = (u - step) * held["scale"] + held["mean"]
+    moved = jnp.where(held["gain"] == 0, y[..., first:, :], moved)
     return jnp.concatenate([y[..., :first, :], moved], axis=-2), error
 
 
