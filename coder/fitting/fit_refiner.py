@@ -3,11 +3,12 @@
 The network of `coder.refiner` is trained by Adam (Kingma 2015, arXiv 1412.6980) on tokens that the
 codec coded at random qualities. It predicts what coding lost in each component of the codec, in
 units of the root mean square of what the codec loses at that quality, so that all qualities count
-alike. How many components to predict, and how much of the prediction to add, is then measured on
-embeddings that were not trained on.
+alike. How many components to see and to predict, and how much of the prediction to add, is then
+measured on embeddings that were not trained on.
 """
 
 import functools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
@@ -25,7 +26,7 @@ from coder.transform import BANDS, Transform, product
 
 _SURROUNDINGS = 32  # maximum number of components of the surroundings
 _LOOKED_AT = 256  # grids, for the order of components that the codec does not have
-_ENOUGH = 0.99  # of what predicting all components gains
+_ENOUGH = 0.99  # of what seeing, or predicting, all components gains
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
 _REDRAWN = 1000  # ... and serve for so many steps
@@ -132,14 +133,11 @@ def fit_refiner(
     trained = (network or NumPyNetwork)(_initial(rng, basis.shape[1], around, hidden, count))
     grids_alone = [one.split()[0] for one in qualities]
     code = functools.partial(_coded, codec.transform, basis.astype(np.float32), around)
-    coded, unit = None, np.ones(0, np.float32)
-    for step in range(steps):
-        if step % _REDRAWN == 0:
-            coded = _joined(code(*one) for one in _drawn(train, grids_alone, rng))
-            unit = _rms(coded, count)
-        assert coded is not None
-        part = coded.only(rng.integers(0, len(coded.c), _BATCH))
-        trained.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+
+    def drawn() -> Coded:
+        return _joined(code(*one) for one in _drawn(train, grids_alone, rng))
+
+    unit = _trained(trained, drawn, count, steps, rng)
     w = trained.weights
     refiner = Refiner(
         _belongs_to(codec, qualities, grids_alone),
@@ -156,11 +154,35 @@ def fit_refiner(
         unit,
     )
     measured = [
-        _outputs_and_gain(refiner.at(index), (code(y, grid, one, index) for y, grid in held_out))
+        _measured(refiner, index, [code(y, grid, one, index) for y, grid in held_out])
         for index, one in enumerate(grids_alone)
     ]
-    outputs, gains = zip(*measured, strict=True)
-    return replace(refiner, outputs=np.array(outputs, np.int32), gains=np.array(gains, np.float32))
+    inputs, outputs, gains = (np.array(values) for values in zip(*measured, strict=True))
+    return replace(
+        refiner,
+        inputs=inputs.astype(np.int32),
+        outputs=outputs.astype(np.int32),
+        gains=gains.astype(np.float32),
+    )
+
+
+def _trained(
+    network: TrainedNetwork,
+    drawn: Callable[[], Coded],
+    count: int,
+    steps: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Train a network for R qualities, and return the units [R] of what it predicts."""
+    coded, unit = None, np.ones(0, np.float32)
+    for step in range(steps):
+        if step % _REDRAWN == 0:
+            coded = drawn()
+            unit = _rms(coded, count)
+        assert coded is not None
+        part = coded.only(rng.integers(0, len(coded.c), _BATCH))
+        network.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+    return unit
 
 
 def refuse_too_few(embeddings: ArrayLike, *, nodata: float | None = None) -> None:
@@ -305,13 +327,46 @@ def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
     return np.sqrt(np.maximum(squares / np.maximum(tokens, 1), 1e-30)).astype(np.float32)
 
 
-def _outputs_and_gain(network: Network, parts: Iterable[Coded]) -> tuple[int, float]:
-    """How many components to predict, and the gain, best for embeddings not trained on."""
+def _measured(refiner: Refiner, index: int, parts: Sequence[Coded]) -> tuple[int, int, float]:
+    """How many components to see and to predict, and the gain, for embeddings not trained on.
+
+    Few are seen and predicted, as long as that saves nearly as much of the squared error as
+    seeing and predicting all of them.
+    """
+    coded = int(refiner.inputs[index])
+
+    @functools.cache
+    def saved(eighth: int) -> _Saved:
+        seen = -(-coded * eighth // 8)
+        return _saved(replace(refiner, inputs=np.full_like(refiner.inputs, seen)).at(index), parts)
+
+    enough = _ENOUGH * saved(8).best
+    few = saved(1 + bisect_left(range(1, 8), enough, key=lambda eighth: saved(eighth).best))
+    return few.seen, few.predicted, few.gain
+
+
+class _Saved(NamedTuple):
+    """What a network saves that predicts all of its components, or only the useful first ones.
+
+    Attributes:
+      best: the squared error that predicting all components saves, with the best gain.
+      seen: how many components it sees.
+      predicted: how many first components save `_ENOUGH` of this.
+      gain: what is best for these.
+    """
+
+    best: float
+    seen: int
+    predicted: int
+    gain: float
+
+
+def _saved(network: Network, parts: Sequence[Coded]) -> _Saved:
     both = square = np.zeros(len(network.offset))
+    seen = network.seen.shape[1]
     for part in parts:
         around = part.around.reshape(len(part.c), len(RADII), -1)[..., : network.around]
-        c = part.c[:, : network.seen.shape[1]]
-        h = network.hidden(c, around.reshape(len(c), -1))
+        h = network.hidden(part.c[:, :seen], around.reshape(len(part.c), -1))
         predicted = network.prediction(h)
         both = both + np.einsum("tm,tm->m", predicted, part.lost, dtype=np.float64)
         square = square + np.einsum("tm,tm->m", predicted, predicted, dtype=np.float64)
@@ -323,7 +378,7 @@ def _outputs_and_gain(network: Network, parts: Iterable[Coded]) -> tuple[int, fl
     gain = best(len(both))
     saved = np.cumsum(2 * gain * both - gain**2 * square)  # squared error, in the first components
     count = 1 + int(np.argmax(saved >= _ENOUGH * saved[-1])) if saved[-1] > 0 else 0
-    return count, network.gain * best(count)
+    return _Saved(float(saved[-1]), seen, count, network.gain * best(count))
 
 
 def _belongs_to(
