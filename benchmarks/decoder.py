@@ -105,7 +105,10 @@ class Bench:
         """A codec with its refiner for these embeddings, kept under a name."""
         folder = self.cache / name
         folder.mkdir(exist_ok=True)
-        codec_path, refiner_path = folder / "codec.safetensors", folder / "refiner.safetensors"
+        codec_path, refiner_path = (
+            folder / "codec.safetensors",
+            folder / f"refiner-{self.steps}.safetensors",
+        )
         mean = y.mean((0, 1), dtype=np.float64).astype(np.float32)
         std = np.maximum(y.std((0, 1), dtype=np.float64), 1e-6).astype(np.float32)
         side = grid_of(y)

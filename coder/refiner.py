@@ -115,6 +115,7 @@ class Refiner:
                 raise CodecError(f"{name} of the refiner are not all from 0 to {m}, its components")
         if not (self.scale > 0).all():
             raise CodecError("scales of the refiner must be positive")
+        object.__setattr__(self, "codecs", dict(self.codecs))
         indices = list(self.codecs.values())
         if not indices or not all(is_whole(i) and -1 <= i < r for i in indices):
             raise CodecError("the refiner belongs to no codec, or to qualities that it lacks")
@@ -236,8 +237,10 @@ class Refiner:
     def from_parts(cls, tensors: Mapping[str, NDArray], content: Mapping[str, Any]) -> "Refiner":
         """The refiner that `to_parts` described. Raises FileError on anything else."""
         names = {field.name for field in fields(cls)} - {"codecs"}
-        if set(tensors) != names or set(content) != {"codecs"}:
+        if set(tensors) != names:
             raise FileError(f"a refiner has tensors {sorted(names)}, not {sorted(tensors)}")
+        if set(content) != {"codecs"}:
+            raise FileError(f"the content of a refiner is its codecs, not {sorted(content)}")
         if not isinstance(content["codecs"], dict):
             raise FileError("the codecs of a refiner are not an object")
         try:

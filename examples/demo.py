@@ -32,6 +32,7 @@ from train.studies.study import Study
 WORKDIR = Path("runs/demo")
 MODEL = "nec-vit-ti"
 SMALL = 7  # quality of the map of land and water
+PALETTE = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
 CHIP = 90  # divides the image: no tile is left over
 
 OPTIONS = Evaluate(
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def draw_earth(params: NecParams, study: Study, path: Path) -> None:
-    """Draw four views of the Earth, three of them only from blobs.
+    """Draw views of the Earth: one of pixels, and what is made of blobs alone.
 
     The accuracy is that on the test longitudes, which the head did not see.
     """
@@ -85,30 +86,42 @@ def draw_earth(params: NecParams, study: Study, path: Path) -> None:
     decoded = {quality: nec_jax.decode(params, blobs) for quality, blobs in coded.items()}
     size = {quality: sum(map(len, blobs)) for quality, blobs in coded.items()}
     raw = int(baselines.raw_zstd(tiles).bytes_per_image.sum())
-    water, accuracy = land_and_water(params, earth, decoded[SMALL], kind="token-linear")
-    _, plain = land_and_water(params, earth, decoded[SMALL], kind="token-linear", refine=False)
+    maps = [
+        land_and_water(params, earth, decoded[SMALL], kind="token-linear", refine=refine)
+        for refine in (True, False)
+    ]
+    masks = np.stack([record.get("mask", np.empty(0)) for record in records])
 
     def says(what: str, quality: int) -> str:
         times = f"{raw / size[quality]:,.0f} times smaller"
         return f"{what}: {size[quality] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
 
+    assert params.codec.refiner is not None
+    kinds = (f"refined (+ {params.codec.refiner.refiner_bytes / 1e3:,.0f} kB)", "plain")
     # In the colours of the higher quality, so that the two can be compared.
     both = np.concatenate([decoded[default][:, 1:], decoded[SMALL][:, 1:]])
     colours = principal_colours(both)
     views = [
         (f"Blue Marble, 8 bit + zstd: {raw / 1e6:,.1f} MB", mosaic(earth, tiles)),
         (
-            says("decoded embeddings, three principal components", default),
+            says("plain embeddings, three principal components", default),
             mosaic(earth, colours[: len(tiles)]),
         ),
         (
             says("the same at a lower quality", SMALL),
             mosaic(earth, colours[len(tiles) :]),
         ),
+        *(
+            (
+                f"land and water by a linear head, {kind}: {100 * accuracy:.1f} % right on "
+                "unseen longitudes",
+                mosaic(earth, PALETTE[predicted]),
+            )
+            for kind, (predicted, accuracy) in zip(kinds, maps, strict=True)
+        ),
         (
-            f"land and water by a linear head: accuracy {100 * accuracy:.1f} % on longitudes that "
-            f"it did not see,\n{100 * plain:.1f} % without the refiner",
-            mosaic(earth, water),
+            "where only the map with the refiner is right (green), or only the other (red)",
+            mosaic(earth, differences(*(predicted == masks for predicted, _ in maps))),
         ),
     ]
     each = " and ".join(f"{size[quality] / len(tiles):.0f}" for quality in (default, SMALL))
@@ -116,13 +129,14 @@ def draw_earth(params: NecParams, study: Study, path: Path) -> None:
 
 
 def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None:
-    """Draw four pictures of the whole Earth, each with its caption."""
+    """Draw pictures of the whole Earth, two in a row, each with its caption."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(16, 9), layout="constrained")
+    rows = -(-len(views) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(16, 4.4 * rows), layout="constrained")
     for axis, (caption, image) in zip(axes.ravel(), views, strict=True):
         axis.imshow(image, extent=(-180, 180, -90, 90), interpolation="antialiased")
         axis.set_title(caption, fontsize=11)
@@ -144,6 +158,14 @@ def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
     return canvas
 
 
+def differences(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Colours [.., 3]: green where only `one` is true, red where only `two` is, else grey."""
+    colours = np.full((*one.shape, 3), 235, np.uint8)
+    colours[one & ~two] = (0, 130, 60)
+    colours[two & ~one] = (200, 30, 30)
+    return colours
+
+
 def land_and_water(
     params: NecParams,
     earth: BlueMarble,
@@ -157,7 +179,8 @@ def land_and_water(
     val; `head` are the further arguments of `heads.fit`.
 
     Returns:
-      Colours uint8 [N, CHIP, CHIP, 3], and the accuracy over the pixels of the test longitudes.
+      The class of each pixel uint8 [N, CHIP, CHIP], and the accuracy over the pixels of the test
+      longitudes.
     """
     where = {window: i for i, window in enumerate(earth.windows)}
     train, val, test = (
@@ -175,8 +198,7 @@ def land_and_water(
         **head,
     )
     predicted = heads.predict(trained, y_hat)
-    colours = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
-    return colours[predicted], float(np.mean(predicted[test] == masks[test]))
+    return predicted, float(np.mean(predicted[test] == masks[test]))
 
 
 if __name__ == "__main__":

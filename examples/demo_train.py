@@ -15,7 +15,7 @@ import tyro
 from numpy.typing import NDArray
 
 import nec_jax
-from examples.demo import draw_views, land_and_water, mosaic
+from examples.demo import PALETTE, draw_views, land_and_water, mosaic
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec
 from nec_jax.models.vit import unpatchify
@@ -133,7 +133,7 @@ def draw_earth(params: NecParams, lam: float, path: Path) -> None:
         ),
         (
             f"ocean, land and lake from the same {same}: accuracy {100 * accuracy:.1f} %",
-            mosaic(earth, water),
+            mosaic(earth, PALETTE[water]),
         ),
     ]
     draw_views(

@@ -72,6 +72,11 @@ def encode(
         raise InputError(
             "the pool codes for another codec: make it of this model's, params.codec.at(quality)"
         )
+    if pool is not None and for_refiner and pool.codec.refiner != codec.refiner:
+        raise InputError(
+            "the codec of the pool has another refiner than the model's, or none: make the pool of "
+            "params.codec.at(quality)"
+        )
     batches, grid = _latent_batches(params, images, "encode")
     if pool is not None:
         return [blob for y in batches for blob in pool.encode(y, grid, for_refiner=for_refiner)]

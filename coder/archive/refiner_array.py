@@ -67,7 +67,7 @@ def read_refiner(group: zarr.Group) -> Refiner:
             codec = nec_codec(group["embedding"])
         except Exception:  # lost or damaged embeddings are named where they are read
             codec = None
-        if codec is not None and not serves(refiner, codec):
+        if codec is not None and not codec.is_served_by(refiner):
             raise FileError(f"{ARRAY} belongs to another codec than `embedding`: {_PLAIN}")
     return refiner
 
@@ -80,16 +80,10 @@ def holds(group: zarr.Group, refiner: Refiner) -> bool:
         return False
 
 
-def serves(refiner: Refiner, codec: OneQualityCodec) -> bool:
-    """Whether a refiner refines what a codec of one quality decodes."""
-    index = refiner.codecs.get(codec.fingerprint.hex(), -1)
-    return index >= 0 and refiner.channels == codec.channels
-
-
 def check_serves(refiner: Refiner, codec: Any) -> None:
     """Raise InputError if a refiner does not refine what this codec decodes."""
     check_refiner(refiner)
-    if not isinstance(codec, OneQualityCodec) or not serves(refiner, codec):
+    if not isinstance(codec, OneQualityCodec) or not codec.is_served_by(refiner):
         raise InputError(
             "the refiner belongs to another codec than that of the embeddings: give one that was "
             "fitted for this codec"

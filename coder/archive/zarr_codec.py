@@ -367,11 +367,14 @@ def refined(
 ) -> np.ndarray:
     """A decoded chunk float32 [.., width, D], refined as `codec.decode(refine=True)` does its blob.
 
-    Rows and columns at its end that are all fill value stay as they are: they were not coded.
+    Tokens that were not coded stay as they are: rows and columns at its end that are all fill
+    value; and, where tokens are unrelated, any token of fill value.
     """
     y = chunk.reshape(math.prod(chunk.shape[:-2]), *chunk.shape[-2:]).copy()
     there = _written(y, fill_value)
-    if there.any():
+    if not codec.spatial and there.any():
+        y[there] = refiner.refine(y[there], (1, int(there.sum())), codec.fingerprint)
+    elif there.any():
         height, width = _coded(there)
         part = y[:height, :width]
         flat = refiner.refine(part.reshape(-1, y.shape[-1]), (height, width), codec.fingerprint)

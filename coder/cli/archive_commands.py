@@ -235,7 +235,7 @@ def _refiner(opened: _Opened, options: Decode) -> Refiner | None:
 
 def _is_refined(array: zarr.Array, refiner: Refiner | None) -> bool:
     codec = nec_codec(array)
-    return refiner is not None and codec is not None and refiner_array.serves(refiner, codec)
+    return refiner is not None and codec is not None and codec.is_served_by(refiner)
 
 
 def _open(path: Path, plain: bool = False) -> _Opened:

@@ -251,7 +251,7 @@ def _given_codec(path: Path, quality: int | None) -> OneQualityCodec:
             path,
         )
     with about(path):
-        return whole.at(quality)
+        return whole.at(quality).with_refiner(None)  # which only --refiner asks for
 
 
 def _check_codable(

@@ -150,6 +150,10 @@ class EmbeddingCodec(ABC):
             raise InputError("only codecs with a transform, as coder.fit makes them, have refiners")
         return self
 
+    def is_served_by(self, refiner: Refiner) -> bool:
+        """Whether a refiner refines what this codec decodes."""
+        return False
+
     def _content(self, transform: str) -> dict[str, Any]:
         """The JSON content of `to_parts`."""
         limits = {"max_tokens": self.max_tokens, "rate_index": self.quality}

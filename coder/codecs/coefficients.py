@@ -79,22 +79,23 @@ class CoefficientCodec(EmbeddingCodec):
         """This codec with a refiner, or with none. Raises InputError for that of another codec."""
         if refiner is not None:
             check_refiner(refiner)
-            if not self._is_served_by(refiner):
+            refiner.check_channels(self.channels)
+            if not self.is_served_by(refiner):
                 raise InputError(
                     "the refiner belongs to another codec: fit or load one for this codec"
                 )
-            refiner.check_channels(self.channels)
         return replace(self, refiner=refiner)  # type: ignore[type-var]
 
-    def _is_served_by(self, refiner: Refiner) -> bool:
-        """Whether a refiner belongs to this codec, or to each quality of a ladder.
-
-        A ladder with another default quality has a fingerprint of its own.
-        """
-        if self.fingerprint.hex() in refiner.codecs:
-            return True
-        if self.num_qualities == 1:
+    def is_served_by(self, refiner: Refiner) -> bool:
+        """Whether a refiner refines what this codec decodes, at all of its qualities."""
+        if refiner.channels != self.channels:
             return False
+        index = refiner.codecs.get(self.fingerprint.hex())
+        if self.num_qualities == 1:
+            return index is not None and index >= 0
+        if index is not None:
+            return True
+        # A ladder with another default quality has a fingerprint of its own.
         ones = [self.at(quality).fingerprint.hex() for quality in range(self.num_qualities)]
         return all(refiner.codecs.get(one, -1) >= 0 for one in ones)
 

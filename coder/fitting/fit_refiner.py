@@ -134,8 +134,11 @@ def fit_refiner(
     grids_alone = [one.split()[0] for one in qualities]
     code = functools.partial(_coded, codec.transform, basis.astype(np.float32), around)
 
+    in_turn = _in_turn(count, rng)
+
     def drawn() -> Coded:
-        return _joined(code(*one) for one in _drawn(train, grids_alone, rng))
+        some = _drawn(train, in_turn, rng)
+        return _joined(code(y, grid, grids_alone[i], i) for y, grid, i in some)
 
     unit = _trained(trained, drawn, count, steps, rng)
     w = trained.weights
@@ -151,7 +154,7 @@ def fit_refiner(
         w["offset"],
         np.array([_last_coded(codec, index) for index in range(count)], np.int32),
         np.full(count, basis.shape[1], np.int32),
-        unit,
+        unit,  # as gains: of what is in units of its root mean square
     )
     measured = [
         _measured(refiner, index, [code(y, grid, one, index) for y, grid in held_out])
@@ -173,12 +176,16 @@ def _trained(
     steps: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Train a network for R qualities, and return the units [R] of what it predicts."""
-    coded, unit = None, np.ones(0, np.float32)
+    """Train a network for R qualities, and return the units [R] of what it predicts.
+
+    A unit is the root mean square of what a quality loses; 0 for one that was never drawn.
+    """
+    coded, unit = None, np.zeros(count, np.float32)
     for step in range(steps):
         if step % _REDRAWN == 0:
             coded = drawn()
-            unit = _rms(coded, count)
+            there = np.unique(coded.which)
+            unit[there] = _rms(coded, count)[there]
         assert coded is not None
         part = coded.only(rng.integers(0, len(coded.c), _BATCH))
         network.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
@@ -287,15 +294,20 @@ def _last_coded(codec: QualityLadder | TransformCodec, index: int) -> int:
     return 1 + int(np.flatnonzero(coded).max(initial=-1))
 
 
+def _in_turn(count: int, rng: np.random.Generator) -> Iterator[int]:
+    """The indices of qualities in random order, each equally often."""
+    while True:
+        yield from rng.permutation(count).tolist()
+
+
 def _drawn(
-    grids: Sequence[Embedding], qualities: Sequence[TransformCodec], rng: np.random.Generator
-) -> Iterator[tuple[NDArray[np.float32], tuple[int, int], TransformCodec, int]]:
-    """Some of the grids, each with a random quality and its index."""
+    grids: Sequence[Embedding], in_turn: Iterator[int], rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float32], tuple[int, int], int]]:
+    """Some of the grids, each with the index of a quality."""
     tokens, wanted = 0, min(_DRAWN, _TIMES * sum(len(y) for y, _ in grids))
     while tokens < wanted:
         y, grid = grids[int(rng.integers(len(grids)))]
-        index = int(rng.integers(len(qualities)))
-        yield y, grid, qualities[index], index
+        yield y, grid, next(in_turn)
         tokens += len(y)
 
 
@@ -340,6 +352,8 @@ def _measured(refiner: Refiner, index: int, parts: Sequence[Coded]) -> tuple[int
         seen = -(-coded * eighth // 8)
         return _saved(replace(refiner, inputs=np.full_like(refiner.inputs, seen)).at(index), parts)
 
+    if saved(8).best <= 0:
+        return 0, 0, 0.0
     enough = _ENOUGH * saved(8).best
     few = saved(1 + bisect_left(range(1, 8), enough, key=lambda eighth: saved(eighth).best))
     return few.seen, few.predicted, few.gain

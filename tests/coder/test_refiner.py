@@ -134,7 +134,7 @@ def test_a_wrong_refiner_of_a_model_file_is_named(tmp_path: Path, codec: Quality
         ((own, None), "not an object"),
         ((own, [1]), "not an object"),
         (({}, entry), "a refiner has tensors"),
-        ((own, {}), "a refiner has tensors"),
+        ((own, {}), "the content of a refiner is"),
         ((own, {"codecs": [3]}), "not an object"),
     ]
     for parts, message in cases:

@@ -34,7 +34,7 @@ def test_the_map_is_learned_on_the_training_longitudes_alone(model: NecParams) -
     test = np.array([window in held for window in earth.windows])
     assert 0 < test.sum() < len(test)
     maps, accuracy = demo.land_and_water(model, earth, y, kind="token-linear")
-    assert maps.shape == (len(earth), 300, 300, 3)
+    assert maps.shape == (len(earth), 300, 300)
     shuffled = y.copy()
     shuffled[test] = y[test][::-1]
     others, worse = demo.land_and_water(model, earth, shuffled, kind="token-linear")

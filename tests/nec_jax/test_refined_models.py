@@ -202,7 +202,7 @@ def test_the_refiner_of_another_codec_is_neither_written_nor_read(tmp_path: Path
     ("changes", "message"),
     [
         ({"refiner": None}, "not the content of a model file"),
-        ({"refiner": {}}, "a refiner has tensors"),
+        ({"refiner": {}}, "the content of a refiner is"),
         ({"refiner": {"codecs": 3}}, "the codecs of a refiner are not an object"),
         ({"refiner": {"codecs": {}}}, "not a usable refiner"),
         ({"codec": None}, "a refiner, and no codec that it belongs to"),
@@ -235,6 +235,8 @@ def test_a_pool_of_the_plain_codec_serves_a_model_that_refines() -> None:
     plain, params = ladder_model(), refining_model()
     with coder.Pool(ladder_of(plain).at(3), workers=1) as pool:
         blobs = nec_jax.encode(params, IMAGES, quality=3, pool=pool)
+        with pytest.raises(InputError, match="another refiner than the model's, or none"):
+            nec_jax.encode(params, IMAGES, quality=3, pool=pool, for_refiner=True)
     assert blobs == nec_jax.encode(params, IMAGES, quality=3)
 
 

@@ -20,6 +20,7 @@ from zarr.storage import MemoryStore, ZipStore
 import coder
 from coder import FileError, InputError, OutputError, archive
 from coder.archive.zarr_codec import NecCodec, nec_codec
+from coder.archive.zarr_codec import refined as refined_chunk
 
 COUNT, SHARD, QUALITY = 11, 4, 3
 BAD = {2, *range(4, 8)}  # those of the second shard, and one more
@@ -415,3 +416,31 @@ def test_old_archives_are_read_as_before(kept: str) -> None:
     assert not np.isnan(archive.read_array(group, "embedding", [0])).any()
     with pytest.raises(InputError, match="only codecs with a transform"):
         SCALAR.with_refiner(REFINER)
+
+
+def test_chunks_of_unrelated_tokens_with_gaps_are_refined(tmp_path: Path) -> None:
+    """What is missing stays as it is; the others are refined as their blob is."""
+    y = transform_cases.smooth_embeddings(5, 20).reshape(-1, 12)
+    ladder = coder.fit(y)
+    refiner = random_refiner(ladder)
+    codec = ladder.at(3)
+    assert not codec.spatial
+    array: Any = zarr.create_array(
+        tmp_path / "a.zarr",
+        shape=(40, 12),
+        dtype="float32",
+        chunks=(20, 12),
+        serializer=NecCodec(codec),
+        compressors=None,
+        fill_value=np.nan,
+    )
+    values = y[:40].copy()
+    gaps = [0, 7, 19, 25]
+    values[gaps] = np.nan
+    array[:] = values
+    chunk = refined_chunk(array[:20], codec, refiner, np.nan)
+    assert np.isnan(chunk).any(1).nonzero()[0].tolist() == [0, 7, 19]
+    there = ~np.isnan(values[:20, 0])
+    blob = codec.encode(values[:20][there], (1, int(there.sum())))
+    expected = codec.with_refiner(refiner).decode(blob, refine=True)
+    np.testing.assert_array_equal(chunk[there], expected)

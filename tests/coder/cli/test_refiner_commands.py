@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import transform_cases
 import zarr
+from archive_cases import contents
 from refiner_cases import random_refiner
 
 import coder
@@ -345,6 +346,25 @@ def test_encode_chooses_symbols_for_a_refiner_chunk_by_chunk(
     assert "symbols were chosen for readers with refiner" in run(
         *given, tmp_path / "refiner", "--overwrite"
     )[0]  # fmt: skip
+
+
+def test_encode_does_not_choose_symbols_for_a_refiner_unasked(tmp_path: Path, run) -> None:
+    """Also if the codec is that of a model, whose file has a refiner too."""
+    y = transform_cases.smooth_embeddings(1, 20)
+    codec = coder.fit(y)
+    codec.save(tmp_path / "codec")
+    tensors, content = codec.to_parts()
+    own, entry = random_refiner(codec).to_parts()
+    held = {f"codec/{name}": values for name, values in tensors.items()}
+    held |= {f"refiner/{name}": values for name, values in own.items()}
+    whole = {"config": {}, "provenance": "{}", "codec": content, "refiner": entry}
+    container.write(tmp_path / "model", MODEL, held, whole)
+    np.save(tmp_path / "y.npy", y)
+    for name in ("codec", "model"):
+        out = tmp_path / f"{name}.zarr"
+        run("encode", tmp_path / "y.npy", "--codec", tmp_path / name, "--out", out)
+    one, two = (contents(tmp_path / f"{name}.zarr") for name in ("codec", "model"))
+    assert one == two
 
 
 def test_a_refiner_is_added_to_an_archive(files: Path, run, facts) -> None:
