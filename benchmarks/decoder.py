@@ -218,7 +218,7 @@ def measured(
     units: Units, y: NDArray[np.float32], train: NDArray[np.float32], options: argparse.Namespace
 ) -> Iterator[Method]:
     """The transform codec, and the practices if they are asked for."""
-    yield from ours(units, y, options.qualities)
+    yield from ours(units, y, options.qualities or range(units.codec.num_qualities))
     if options.practices:
         yield from practices(y, train)
 
@@ -236,7 +236,7 @@ def errors(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
         before: Curve | None = None
         for for_refiner in (False, True):
             plain, refined = Curve([], []), Curve([], [])
-            for quality in range(units.codec.num_qualities):
+            for quality in options.qualities or range(units.codec.num_qualities):
                 *decoded, sizes = units.decoded(y, quality, for_refiner=for_refiner)
                 for curve, y_hat in zip((plain, refined), decoded, strict=True):
                     curve.sizes.append(float(sizes.mean()))
@@ -254,11 +254,12 @@ def errors(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def cost(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The time of decoding and encoding: a row for each quality."""
-    units, _ = bench.others(options.fit)
-    y = units.of(bench.embedded(options.score[0], "val").y)
+    own = options.fit == ["model"]
+    units = bench.own() if own else bench.others(options.fit)[0]
+    y = units.of(bench.embedded(options.score[0], "val", class_token=own).y)
     y, rows = y[evenly(np.arange(len(y)), _TIMED)], []
     grid = grid_of(y)
-    for quality in options.qualities:
+    for quality in options.qualities or range(units.codec.num_qualities):
         one = units.codec.at(quality)
         blobs = [one.encode(image, grid) for image in y]
         calls: dict[str, Callable[[], Any]] = {
@@ -540,11 +541,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=("errors", "cost", "segment", "scenes"))
     parser.add_argument("model", help="model file, or name of a shipped model")
-    parser.add_argument("--fit", nargs="+", default=["own"], help="data sets, own or model")
+    parser.add_argument(
+        "--fit",
+        nargs="+",
+        default=["own"],
+        help="data sets, NAME or NAME:LIMIT; own: those of each fold; model: nothing is fitted, "
+        "errors and cost are of the model's codec",
+    )
     parser.add_argument("--score", nargs="*", default=[], help="data sets of errors")
     parser.add_argument("--data", default="", help="data set of segment and scenes")
     parser.add_argument("--multilabels", help="table of several labels per image")
-    parser.add_argument("--qualities", nargs="*", type=int, default=[0, 2, 4, 6, 8, 11, 14])
+    parser.add_argument("--qualities", nargs="*", type=int, help="qualities; all if not given")
     parser.add_argument("--practices", action="store_true", help="also PQ, OPQ, VQ, PCA, binary")
     parser.add_argument("--steps", type=int, default=4000, help="training steps of refiners")
     parser.add_argument("--cache", type=Path, default=Path("runs/decoder"))

@@ -11,8 +11,9 @@ principal components of the codec. At quality r, k = inputs[r] and m = outputs[r
     h = max(0, c @ token[:k] + a[0] @ context[0] + a[1] @ context[1] + bias[r])
     y = y_hat + gains[r] * scale * ((h @ out[:, :m] + offset[:m]) @ basis[:, :m].T)
 
-A codec codes only the first components at a low quality, the k of a refiner. Those that it predicts
-usefully are few too, the m of a refiner. So refining takes less time where decoding takes less.
+A codec codes few of the first components at a low quality. A refiner sees those of them that tell
+something, its k, and predicts those that it predicts usefully, its m. So refining takes less time
+where decoding takes less.
 
 `bias` lets one network serve all qualities. `gains` are measured on embeddings that the network was
 not fitted to; a quality at which it does not help has the gain 0. A class token stays as it is.

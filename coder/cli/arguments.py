@@ -65,6 +65,8 @@ class Decode(Info):
     Example: nec decode archive.zarr --out embeddings
     """
 
+    file: AnyFile
+    """Blob, archive, or Zarr array."""
     out: AnyPath
     """File for a blob, or folder for arrays, to write."""
     overwrite: Flag = False
@@ -72,7 +74,7 @@ class Decode(Info):
     refine: Flag = False
     """Refine embeddings: bring them closer to those that were encoded, with the refiner of the archive, or of the model given as --codec."""  # noqa: E501
     refiner: OptionalPath = None
-    """Refiner file: refine embeddings with it."""
+    """Refiner file, model file, or name of a shipped model: refine embeddings with its refiner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +164,7 @@ class Encode(EmbeddingOptions):
     quality: Annotated[int | None, arg(metavar="INT")] = None
     """Quality to code at: 0 is the lowest, a higher one costs more bytes; the codec's default if not given."""  # noqa: E501
     refiner: OptionalPath = None
-    """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too, with a slightly larger error."""  # noqa: E501
+    """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too; for the same error they need a few percent more bytes."""  # noqa: E501
 
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""

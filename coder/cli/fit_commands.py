@@ -1,8 +1,11 @@
 """The commands `fit` and `encode`: a codec for any embeddings, and a Zarr array of them."""
 
 import itertools
+import logging
 import math
 import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +76,8 @@ def _fit_files(options: Fit) -> dict[str, Any]:
         steps: dict[str, Any] = {}
         if options.refiner_steps is not None:
             steps["steps"] = options.refiner_steps
-        refiner = fit_refiner(codec, y, nodata=nodata, **steps)
+        with _messages():
+            refiner = fit_refiner(codec, y, nodata=nodata, **steps)
         written[options.refiner] = refiner.to_bytes()
         lines.append(f"{options.refiner}: {refiner_facts.line(refiner)}")
         helps = np.count_nonzero(refiner.gains)
@@ -85,6 +89,20 @@ def _fit_files(options: Fit) -> dict[str, Any]:
                 file.write(data)
     print("\n".join(lines))
     return facts
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Show what fitting logs, on the standard error."""
+    logger, handler = logging.getLogger("coder"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _encode(options: Encode) -> dict[str, Any]:

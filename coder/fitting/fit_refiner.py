@@ -8,6 +8,7 @@ measured on embeddings that were not trained on.
 """
 
 import functools
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -24,9 +25,12 @@ from coder.fitting.sample import Sample
 from coder.refiner import MOST_UNITS, RADII, Network, Refiner, surroundings
 from coder.transform import BANDS, Transform, product
 
+log = logging.getLogger(__name__)
+
 _SURROUNDINGS = 32  # maximum number of components of the surroundings
 _LOOKED_AT = 256  # grids, for the order of components that the codec does not have
 _ENOUGH = 0.99  # of what seeing, or predicting, all components gains
+_LOGGED = 250  # steps between two messages
 _BATCH, _RATE = 2048, 1e-3
 _DRAWN = 1 << 18  # tokens that are coded at a time ...
 _REDRAWN = 1000  # ... and serve for so many steps
@@ -160,7 +164,12 @@ def fit_refiner(
         _measured(refiner, index, [code(y, grid, one, index) for y, grid in held_out])
         for index, one in enumerate(grids_alone)
     ]
-    inputs, outputs, gains = (np.array(values) for values in zip(*measured, strict=True))
+    inputs, outputs, gains, left = (np.array(values) for values in zip(*measured, strict=True))
+    log.info(
+        f"of the squared error of {len(held_out)} embeddings that were held out, refining leaves "
+        f"at qualities {first} to {first + count - 1}: "
+        + ", ".join(f"{100 * part:.0f} %" for part in left)
+    )
     return replace(
         refiner,
         inputs=inputs.astype(np.int32),
@@ -189,6 +198,8 @@ def _trained(
         assert coded is not None
         part = coded.only(rng.integers(0, len(coded.c), _BATCH))
         network.step(part, unit, _RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        if isinstance(network, NumPyNetwork) and (step + 1) % _LOGGED in (0, steps % _LOGGED):
+            log.info(f"step {step + 1:,} of {steps:,}")
     return unit
 
 
@@ -339,11 +350,13 @@ def _rms(coded: Coded, count: int) -> NDArray[np.float32]:
     return np.sqrt(np.maximum(squares / np.maximum(tokens, 1), 1e-30)).astype(np.float32)
 
 
-def _measured(refiner: Refiner, index: int, parts: Sequence[Coded]) -> tuple[int, int, float]:
-    """How many components to see and to predict, and the gain, for embeddings not trained on.
+def _measured(
+    refiner: Refiner, index: int, parts: Sequence[Coded]
+) -> tuple[int, int, float, float]:
+    """How many components to see and to predict, the gain, and the part of the error that is left.
 
-    Few are seen and predicted, as long as that saves nearly as much of the squared error as
-    seeing and predicting all of them.
+    All for embeddings not trained on. Few are seen and predicted, as long as that saves nearly as
+    much of the squared error as seeing and predicting all of them.
     """
     coded = int(refiner.inputs[index])
 
@@ -353,10 +366,11 @@ def _measured(refiner: Refiner, index: int, parts: Sequence[Coded]) -> tuple[int
         return _saved(replace(refiner, inputs=np.full_like(refiner.inputs, seen)).at(index), parts)
 
     if saved(8).best <= 0:
-        return 0, 0, 0.0
+        return 0, 0, 0.0, 1.0
     enough = _ENOUGH * saved(8).best
     few = saved(1 + bisect_left(range(1, 8), enough, key=lambda eighth: saved(eighth).best))
-    return few.seen, few.predicted, few.gain
+    lost = sum(float(np.square(part.lost, dtype=np.float64).sum()) for part in parts)
+    return few.seen, few.predicted, few.gain, 1 - few.saved / lost
 
 
 class _Saved(NamedTuple):
@@ -367,12 +381,14 @@ class _Saved(NamedTuple):
       seen: how many components it sees.
       predicted: how many first components save `_ENOUGH` of this.
       gain: what is best for these.
+      saved: the squared error that they save.
     """
 
     best: float
     seen: int
     predicted: int
     gain: float
+    saved: float
 
 
 def _saved(network: Network, parts: Sequence[Coded]) -> _Saved:
@@ -389,10 +405,17 @@ def _saved(network: Network, parts: Sequence[Coded]) -> _Saved:
         total = square[:count].sum()
         return float(np.clip(both[:count].sum() / total, 0, 1)) if total > 0 else 0.0
 
-    gain = best(len(both))
-    saved = np.cumsum(2 * gain * both - gain**2 * square)  # squared error, in the first components
-    count = 1 + int(np.argmax(saved >= _ENOUGH * saved[-1])) if saved[-1] > 0 else 0
-    return _Saved(float(saved[-1]), seen, count, network.gain * best(count))
+    def saved(gain: float) -> NDArray[np.float64]:
+        """The squared error that the first components save, by their number less 1."""
+        return np.cumsum(2 * gain * both - gain**2 * square)
+
+    whole = saved(best(len(both)))
+    if whole[-1] <= 0:
+        return _Saved(float(whole[-1]), seen, 0, 0.0, 0.0)
+    count = 1 + int(np.argmax(whole >= _ENOUGH * whole[-1]))
+    gain = best(count)
+    part = float(saved(gain)[count - 1])
+    return _Saved(float(whole[-1]), seen, count, network.gain * gain, part)
 
 
 def _belongs_to(

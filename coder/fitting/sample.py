@@ -73,12 +73,22 @@ class Sample:
 
     def check_fits(self, transform: Transform, owner: str) -> None:
         """Raise InputError if a transform, which `owner` names, is of other embeddings."""
-        kind = (self.channels, self.spatial, self.class_tokens)
-        if kind != (transform.channels, transform.spatial, transform.class_mean is not None):
+        if self.channels != transform.channels:
             raise InputError(
                 f"the {owner} is of {transform.channels} channels, the embeddings have "
-                f"{self.channels}; or only one of them has a grid, or a class token"
+                f"{self.channels}"
             )
+        if self.spatial != transform.spatial:
+            one, two = ("grids", "vectors") if transform.spatial else ("vectors", "grids")
+            raise InputError(f"the {owner} is for {one}, and the embeddings are {two}")
+        has_class = transform.class_mean is not None
+        if has_class and not self.class_tokens:
+            raise InputError(
+                f"the {owner} codes class tokens, and none are given: give class_tokens in Python; "
+                "for a model, use `nec refine`"
+            )
+        if self.class_tokens and not has_class:
+            raise InputError(f"the {owner} codes no class tokens: leave them out")
 
     def batches(self, *, looking: bool = False) -> Iterator[Batch]:
         """All of the sample, in the same order each time.

@@ -28,7 +28,7 @@ def messages() -> Iterator[None]:
     handler: logging.Handler = logging.StreamHandler()
     if CONSOLE.is_terminal:
         handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False)
-    loggers = [logging.getLogger(name) for name in ("train", "nec_jax")]
+    loggers = [logging.getLogger(name) for name in ("train", "nec_jax", "coder")]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)

@@ -290,7 +290,7 @@ def test_a_transform_may_stay_as_it_is() -> None:
     assert bits(kept) < 0.8 * bits(fresh)
     with pytest.raises(InputError, match="the transform is of 12 channels"):
         coder.fit(y[..., :5], transform=transform)
-    with pytest.raises(InputError, match="has a grid, or a class token"):
+    with pytest.raises(InputError, match="is for grids, and the embeddings are vectors"):
         coder.fit(y.reshape(-1, 12), transform=transform)
 
 
