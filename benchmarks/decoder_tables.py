@@ -115,14 +115,16 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             )
             sizes, scores = zip(*points, strict=True)
             own = method.startswith("transform")
+            label = method.removeprefix("transform, ") if method != "transform" else "plain"
             if method == "uncompressed":
                 axis.axhline(scores[0], color="0.6", linewidth=1, label=method)
                 continue
             style = {"linewidth": 2.2 if own else 1.2, "marker": "o" if own else "x"}
-            axis.plot(sizes, scores, markersize=4, label=method, **style)
+            axis.plot(sizes, scores, markersize=4, label=label, **style)
         axis.set(xscale="log", xlabel="bytes per image", title=_TITLES[head])
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("mean IoU, or accuracy, in percent")
+    scored = "mean IoU" if "tiles" in rows[0]["linear"] else "score"
+    axes[0].set_ylabel(f"{scored}, percent")
     axes[-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
