@@ -62,6 +62,7 @@ parity: setup $(PEERS)/installed
 # Kills two training runs 20 times each at random moments: they must end with the same bytes.
 kill: setup
 	$(BIN)/python tests/kill.py
+	$(BIN)/python tests/kill_archive.py
 
 # A million random mutations, then five minutes of coverage-guided fuzzing.
 fuzz: setup

@@ -1,17 +1,19 @@
 """Embeddings <-> bytes. Needs NumPy and constriction, and no deep-learning framework.
 
 `load` opens a codec and `fit` makes one; the codecs are in `coder.codecs`. `Pool` codes on all
-cores. `coder.archive` keeps embeddings of many images in a Zarr group; `python -m coder` is the
-command line.
+cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them;
+`python -m coder` is the command line.
 
 ```python
 codec = coder.load("codec.safetensors")
 blob = codec.encode(y, grid=(14, 14))  # y: float [n, D]
 y_hat = codec.decode(blob)  # float32 [n, D]
+embeddings = coder.open("archive.zarr")  # of many images; embeddings[5] is float32 [y, x, channel]
 ```
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from coder.codecs import (
     EmbeddingCodec,
@@ -39,6 +41,9 @@ from coder.errors import (
 from coder.fitting import fit, fit_refiner
 from coder.pool import Pool
 from coder.refiner import Refiner, load_refiner
+
+if TYPE_CHECKING:
+    from coder.archive.embeddings import Embeddings
 
 __version__ = version("nec-jax")
 
@@ -68,4 +73,15 @@ __all__ = [
     "from_bytes",
     "load",
     "load_refiner",
+    "open",
 ]
+
+
+def open(store: Any, *, refine: bool = False, masked: bool = True) -> "Embeddings":
+    """Open the embeddings of an archive, to be sliced like an array. See `Embeddings`.
+
+    Args and errors are those of `coder.archive.embeddings.Embeddings`.
+    """
+    from coder.archive.embeddings import Embeddings  # zarr is slow to import
+
+    return Embeddings(store, refine=refine, masked=masked)

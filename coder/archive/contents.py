@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -28,7 +29,8 @@ from coder.errors import CodecError, FileError, InputError, NoPermission, Output
 from coder.refiner import Refiner, check_refiner
 
 SHARD = 256
-_OWN = (ATTRIBUTE, refiner_array.ATTRIBUTE, "coordinates")
+OWN = (ATTRIBUTE, refiner_array.ATTRIBUTE, "coordinates")
+"""The attributes of a group that an archive writes itself."""
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
 _EMPTY = 2**64 - 1  # the offset of a chunk that a shard does not hold
 
@@ -64,7 +66,7 @@ def planned(
     """Check the arguments of `create`. Raises CodecError and InputError, as it does."""
     if not isinstance(codec, OneQualityCodec):
         raise CodecError("an archive has one quality: cut one out of the codec, codec.at(quality)")
-    for name in _OWN:
+    for name in OWN:
         if name in (attributes or {}):
             raise InputError(f"the attribute {name} is the archive's own: choose another name")
     try:
@@ -145,6 +147,7 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
     path = zarr_nodes.local_path(store)
     if path is None:
         return _make(store, plan)
+    _refuse_inside(path)
     is_empty = zarr_nodes.is_empty(path)
     if path.exists() and not is_empty:
         raise OutputError(
@@ -155,6 +158,15 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
     with files.writing_folder(path, overwrite=is_empty) as part:
         _make(part, plan)
     return zarr.open_group(store, mode="r+")
+
+
+def _refuse_inside(path: Path) -> None:
+    """Raise OutputError for a place inside another archive, or inside a Zarr array."""
+    for parent in files.real_path(path).parents:
+        if (parent / "zarr.json").is_file():
+            node = files.read_json(parent / "zarr.json", "Zarr node")
+            if node.get("node_type") == "array" or ATTRIBUTE in node.get("attributes", {}):
+                raise OutputError(f"lies in {parent}, another archive: choose a place beside it")
 
 
 def open_archive(store: Any) -> zarr.Group:
@@ -314,7 +326,7 @@ def read_array(
         embeddings.
     """
     array = array_of(group, name)
-    numbers = _numbers(array.shape[0], images)
+    numbers = selected(array.shape[0], images)
     if refine and name not in ("embedding", "class_token"):
         raise InputError(f"refine is for embeddings, and {name} holds none: leave it out")
     refiner = refiner_array.read_refiner(group) if refine else None
@@ -342,8 +354,11 @@ def read_array(
     return values
 
 
-def _numbers(count: int, images: Any) -> Any:
-    """The numbers of images that an index of NumPy selects of so many; a slice for None."""
+def selected(count: int, images: Any) -> Any:
+    """The numbers of images that an index of NumPy selects of so many; a slice for None.
+
+    Raises InputError: no such images.
+    """
     if images is None:
         return slice(None)
     try:

@@ -81,6 +81,16 @@ class Known:
                 raise InputError(_alike(images.start + place, ids[place], row))
 
 
+def refuse_repeated(stored: Any) -> None:
+    """Raise InputError if two images of a Zarr array of ids, which is all written, have one id."""
+    known, step = Known(), (stored.shards or stored.chunks)[0]
+    for start in range(0, stored.shape[0], step):
+        images = slice(start, min(start + step, stored.shape[0]))
+        names = [str(name) for name in stored[images]]
+        known.refuse(names, images, stored)
+        known.add(names, start)
+
+
 def _hashes(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 

@@ -256,7 +256,9 @@ def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[i
         sha = hashlib.sha256()
         for place in chunks:
             data = await array.store_path.store.get(key(array, place), default_buffer_prototype())
-            sha.update(b"" if data is None else data.to_bytes())
+            if data is None:  # deleted since it was listed
+                raise FileError(f"{key(array, place)} is being written, or was deleted: try again")
+            sha.update(data.to_bytes())
         return number, sha.hexdigest()[:_DIGITS]
 
     with settled():

@@ -1,8 +1,8 @@
-"""The one process that writes an archive, shard by shard (`coder.archive`)."""
+"""Write an archive shard by shard, in one process or several (`coder.archive`)."""
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
 from coder.archive import contents, image_ids, manifest, refiner_array, zarr_nodes
-from coder.archive.lock import locked
+from coder.archive.lock import joined, locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import about_store, local_path, read
@@ -23,12 +23,22 @@ from coder.errors import CodecError, FileError, InputError, OutputError, named, 
 
 
 class Writer:
-    """Write an archive shard by shard, in one process; run again, it resumes where it stopped.
+    """Write an archive shard by shard; run again, it resumes where it stopped.
 
     ```python
     with archive.Writer("out.zarr", codec, len(images), (14, 14)) as writer:
         for part in writer.missing():
             writer.write(part, embeddings[part], ids[part])
+        writer.finish()
+    ```
+
+    With `shared=True`, several processes may write one archive, each with this loop:
+
+    ```python
+        while writer.missing():
+            for part in writer.claims():  # shards that no other process writes
+                writer.write(part, embeddings[part], ids[part])
+            time.sleep(1)  # the others finish theirs; if one dies, its shards are claimed again
         writer.finish()
     ```
 
@@ -50,6 +60,8 @@ class Writer:
         attributes: Mapping[str, Any] | None = None,
         strict: bool = False,
         retry: bool = False,
+        shared: bool = False,
+        notes: Mapping[str, Any] | None = None,
     ):
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
@@ -63,12 +75,18 @@ class Writer:
           shard: images per shard; None for `even_shard(count)`.
           attributes: further attributes of the archive, as JSON; an existing one must have them.
           strict: whether an image that is not valid is an error.
-          retry: whether to write shards again that hold images that are not valid.
+          retry: whether to write shards again that hold images that are not valid; for one process
+            alone.
+          shared: whether other processes may write shards at the same time, as shared writers with
+            the same arguments. Only in a local folder; its file system must have locks.
+          notes: further attributes, as JSON, that are written when the archive is made and not
+            compared.
         """
         self._store = zarr_nodes.place(store)
         self._settings = (codec, count, grid, shard, attributes)
         self._strict = strict
         self._retry = retry
+        self._shared, self._notes = shared, dict(notes or {})
         self._stack = ExitStack()
         self._is_open = False
         self._one_thread = threading.Lock()
@@ -82,16 +100,23 @@ class Writer:
             contents.check_store(self._store)
             path = local_path(self._store)
             self._known = None
-            self._lock = self._stack.enter_context(locked(path))
+            if self._shared and path is None:
+                raise InputError("a store that is no local folder has no locks: write it alone")
+            if self._shared and self._retry:
+                raise InputError("retry is for a process that writes alone: leave out shared")
+            self._lock = self._stack.enter_context((joined if self._shared else locked)(path))
             if not self._lock.is_real:
                 warnings.warn(
                     f"{path}: its file system has no locks: see that no other process writes it",
                     stacklevel=3,
                 )
-            if _holds(self._store):
-                self.group = self._open(path)
-            else:
-                self.group = contents.create_locked(self._store, self._plan)
+            with self._lock.alone():
+                if _holds(self._store):
+                    self.group = self._open(path)
+                else:
+                    self.group = contents.create_locked(self._store, self._plan)
+                    if self._notes:
+                        self.group.attrs.update(self._notes)
             self._lock.keep = True  # until it is finished
             self._arrays = {
                 name: contents.array_of(self.group, name) for name in self._state["shards"]
@@ -115,6 +140,21 @@ class Writer:
         todo, again = self._todo()
         parts = shard_slices(self._arrays["valid"])
         return [parts[i] for i in sorted(todo | (again if self._retry else set()))]
+
+    def claims(self) -> Iterator[slice]:
+        """Claim `missing` shards one by one, those that no other process has claimed.
+
+        A claim ends when the shard is written, and with the writer's block. For a writer that is
+        not shared, these are the `missing` ones.
+        """
+        for part in self.missing():
+            number = part.start // shard_size(self._arrays["valid"])
+            if not self._lock.claim(number):
+                continue
+            if self._shared and self._is_done(number):  # by another process, meanwhile
+                self._lock.release(number, written=True)
+            else:
+                yield part
 
     def write(
         self,
@@ -146,6 +186,16 @@ class Writer:
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
             self._write(images, embeddings, ids, labels, errors)
+            self._lock.release(images.start // shard_size(self._arrays["valid"]), written=True)
+
+    def stored_bytes(self, images: slice) -> int:
+        """Bytes of the embeddings and class tokens of a shard that is written."""
+        number, total = images.start // shard_size(self._arrays["valid"]), 0
+        for name in {"embedding", "class_token"} & self._arrays.keys():
+            if self._is_stored(name, number):
+                array = self._arrays[name]
+                total += sync(array.store_path.store.getsize(shard_key(array, number)))
+        return total
 
     def finish(self) -> None:
         """Mark the archive as complete; if it is already, check that it has not changed.
@@ -154,8 +204,11 @@ class Writer:
           FileError: something is missing, or has changed since it was finished; names it.
           InputError: the writer is strict, and an image is not valid.
         """
-        with about_store(self._store), self._one_thread:
+        with about_store(self._store), self._one_thread, self._lock.alone():
             self._refuse_closed()
+            if self._shared:  # another process may have finished it
+                self.group = zarr.open_group(self._store, mode="r+")
+                image_ids.refuse_repeated(self._arrays["id"])
             if self._strict:
                 count, first = contents.not_valid(self.group)
                 if count:
@@ -193,25 +246,51 @@ class Writer:
         if state["state"] == "complete":
             for name, ranges in state["shards"].items():
                 todo |= manifest.expected_shards(arrays[name], ranges) - there[name]
-        for i, part in enumerate(shard_slices(arrays["valid"])):
-            if i not in there["valid"]:
+        for i in range(len(shard_slices(arrays["valid"]))):
+            stored = {name for name, numbers in there.items() if i in numbers}
+            is_whole, all_valid = self._checked(i, stored)
+            if not is_whole:
                 todo.add(i)
-                continue
-            try:
-                marks = read(arrays["valid"], part)
-                if i in there["embedding"]:
-                    contents.images_in(arrays["embedding"], i)
-            except OSError:  # may pass: no reason to write the shard again
-                raise
-            except Exception:  # written in part, or damaged
-                todo.add(i)
-                continue
-            floats = [name for name in ("embedding", "class_token") if name in arrays]
-            if marks.any() and any(i not in there[name] for name in floats):
-                todo.add(i)
-            if not marks.all():
+            elif not all_valid:
                 again.add(i)
         return todo, again - todo
+
+    def _checked(self, number: int, stored: set[str]) -> tuple[bool, bool]:
+        """Whether a shard is whole, and whether all its images are valid.
+
+        Args:
+          number: the number of the shard.
+          stored: the arrays that have a shard of this number.
+        """
+        arrays = self._arrays
+        if "valid" not in stored:
+            return False, False
+        try:
+            marks = read(arrays["valid"], shard_slices(arrays["valid"])[number])
+            if "embedding" in stored:
+                contents.images_in(arrays["embedding"], number)
+        except OSError:  # may pass: no reason to write the shard again
+            raise
+        except Exception:  # written in part, or damaged
+            return False, False
+        floats = {"embedding", "class_token"} & arrays.keys()
+        return not marks.any() or floats <= stored, bool(marks.all())
+
+    def _is_done(self, number: int) -> bool:
+        """Whether nothing of a shard must be written, as `_todo` decides it."""
+        stored = {name for name in self._arrays if self._is_stored(name, number)}
+        state, expected = self._state, {"id"}
+        if state["state"] == "complete":
+            expected = {
+                name
+                for name, ranges in state["shards"].items()
+                if any(first <= number < end for first, end in ranges)
+            }
+        return expected <= stored and self._checked(number, stored)[0]
+
+    def _is_stored(self, name: str, number: int) -> bool:
+        array = self._arrays[name]
+        return sync(array.store_path.store.exists(shard_key(array, number)))
 
     def _refuse_changed(self, but: set[int]) -> None:
         """Raises FileError if a shard, but for these, is not what it was when it was finished."""
@@ -319,7 +398,7 @@ class Writer:
                 refiner_array.read_refiner(group)
             except FileError:  # lost or damaged
                 refiner_array.write_array(group, given.codec.refiner)
-        if path is not None and self._lock.is_real:
+        if path is not None and self._lock.is_real and not self._lock.others():
             # What a killed run was writing: zarr renames a file once it is whole.
             for part in path.rglob("*.partial"):
                 part.unlink()
@@ -391,7 +470,8 @@ class Writer:
         if number in written_shards(arrays["valid"]):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
         if self._state["state"] == "complete":
-            self._begin_again(number)
+            with self._lock.alone():
+                self._begin_again(number)
         grids = np.full((count, height, width, channels), np.nan, np.float32)
         grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
         self._delete("valid", number)

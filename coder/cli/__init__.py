@@ -20,14 +20,24 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import tyro
 
-from coder.cli.arguments import AddRefiner, Decode, EmbeddingOptions, Encode, Fit, Info, Verify
+from coder.cli.arguments import (
+    AddRefiner,
+    Copy,
+    Decode,
+    Encode,
+    Fit,
+    Info,
+    Models,
+    Verify,
+)
 from coder.errors import CodecError, about, one_line
 
 _OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
-_OWN |= {"add-refiner": AddRefiner}
+_OWN |= {"add-refiner": AddRefiner, "copy": Copy, "models": Models}
 OTHERS = {
     "convert": "Import a pre-trained vision transformer, exactly or not at all.",
     "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",
@@ -77,13 +87,17 @@ def _command(arguments: list[str], prog: str) -> int:
     name, *rest = arguments or ["--help"]
     if name in _OWN:
         options = tyro.cli(_OWN[name], args=rest, prog=f"{prog} {name}")
-        if isinstance(options, EmbeddingOptions):
+        if isinstance(options, Fit | Encode | Copy):
             options.check()
         hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
         with _named(options.file), hidden or contextlib.nullcontext():
             # Imported here: what archives and fitting need is slow to import.
-            room = "fit_commands" if isinstance(options, EmbeddingOptions) else "file_commands"
-            status, facts = importlib.import_module(f"coder.cli.{room}").run(options)
+            if isinstance(options, Encode) and options.images.model is not None:
+                run = _load("encode")
+            else:
+                room = "fit_commands" if isinstance(options, Fit | Encode) else "file_commands"
+                run = importlib.import_module(f"coder.cli.{room}").run
+            status, facts = run(options)
         if options.json:
             print(json.dumps(facts))
         return status
@@ -117,7 +131,7 @@ def _named(path: Path) -> Iterator[None]:
         raise
 
 
-def _load(name: str) -> Callable[[list[str]], int | None]:
+def _load(name: str) -> Callable[..., Any]:
     """The function of a command of another package. Raises ImportError that says what to do."""
     found = list(entry_points(group="nec.commands", name=name))
     if not found:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 
-from coder import files
-from coder.archive import contents, manifest, refiner_array, zarr_nodes
+from coder import codecs, files
+from coder.archive import contents, copying, manifest, refiner_array, zarr_nodes
 from coder.archive.zarr_codec import nec_codec, refined
 from coder.cli import refiner_facts
-from coder.cli.arguments import AddRefiner, Decode, Info, Verify
+from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Verify
 from coder.errors import FileError, InputError, NoPermission, OutputError, one_line
 from coder.refiner import Refiner, load_refiner
 
@@ -83,6 +83,33 @@ def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
     return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
 
 
+def copied(options: Copy) -> tuple[int, dict[str, Any]]:
+    """Copy archives to a new one."""
+    codec = codecs.load(options.codec)
+    keep, drop = (None if path is None else _lines(path) for path in (options.keep, options.drop))
+    with zarr_nodes.settled():
+        done = copying.copy(
+            list(options.inputs),
+            options.out,
+            codec,
+            quality=options.quality,
+            keep=keep,
+            drop=drop,
+            shard=options.shard or contents.SHARD,
+        )
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    print(f"{options.out}: {done.images:,} images, {done.not_valid:,} not valid, {size:,} bytes")
+    return 0, {"out": str(options.out), "bytes": size} | done._asdict()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = files.read_bytes(path, "list of ids").decode("utf-8-sig")
+        return [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    except UnicodeDecodeError as error:
+        raise FileError(f"not UTF-8 ({error}): give a text with one id per line", path) from error
+
+
 def info(options: Info) -> tuple[int, dict[str, Any]]:
     """Print arrays, sizes, codecs and lost parts. The status is 1 if anything is lost."""
     opened = _open(options.file)
@@ -114,7 +141,7 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
             )
             found[name] |= {"fingerprint": fingerprint, "quality": codec.quality}
             found[name]["codec_bytes"] = size
-    facts: dict[str, Any] = {}
+    facts = _origin(opened)
     if opened.refiner is not None:
         assert opened.group is not None
         own = zarr.open_array(opened.group.store_path / refiner_array.ARRAY, mode="r")
@@ -127,6 +154,27 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
     if images:
         facts["bytes_per_image"] = total / images
     return _ended(opened, facts, bool(opened.problems))
+
+
+def _origin(opened: _Opened) -> dict[str, Any]:
+    """Print what made an archive of `nec encode`; empty for others."""
+    names = ("model_name", "model_sha256", "codec", "quality", "image_size", "written_by")
+    attributes: Any = {} if opened.group is None else opened.group.attrs
+    made = {name: attributes.get(name) for name in names}
+    if None in made.values():
+        return {}
+    print(
+        f"made by {made['model_name']} (SHA-256 {str(made['model_sha256'])[:8]} of its file), "
+        f"codec {str(made['codec'])[:8]}, quality {made['quality']}, from images of "
+        f"{made['image_size']} px; {made['written_by']}"
+    )
+    if (sources := attributes.get("copied_from")) is not None:
+        made["copied_from"] = sources
+        made["copied_from_quality"] = attributes.get("copied_from_quality")
+        print(
+            f"copied from {', '.join(map(str, sources))}, of quality {made['copied_from_quality']}"
+        )
+    return {"made_by": made}
 
 
 def verify(options: Verify) -> tuple[int, dict[str, Any]]:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from coder.arrays import check_whole
 from coder.errors import InputError
 from coder.fitting import MAX_QUALITIES
+from coder.format.container import SHIPPED
 
 MAX_TOKENS = 1 << 16
 """The default of --max-tokens."""
@@ -27,6 +28,21 @@ _PATH = PrimitiveConstructorSpec(
     instance_from_str=_path,
     is_instance=lambda value: value is None or isinstance(value, Path),
     str_from_instance=lambda path: [str(path)],
+)
+
+
+def _names(words: list[str]) -> tuple[str, ...]:
+    if not words:
+        raise ValueError("no input")
+    return tuple(str(_path([word])) if "://" not in word else word for word in words)
+
+
+_NAMES = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="INPUT",
+    instance_from_str=_names,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=list,
 )
 AnyPath = Annotated[Path, _PATH]
 OptionalPath = Annotated[Path | None, _PATH]
@@ -93,11 +109,62 @@ class AddRefiner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the models that ship.
+
+    Example: nec models
+    """
+
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    @property
+    def file(self) -> Path:
+        """Where they are, by which errors are named."""
+        return SHIPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """Copy archives to a new one: at another quality, with fewer images, or several joined.
+
+    Example: nec copy archive.zarr --codec nec-vit-ti --quality 5 --out smaller.zarr
+    """
+
+    inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
+    """Archives of one codec, quality and grid; their images follow one another."""
+    out: AnyPath
+    """Archive to write; run the command again to go on."""
+    codec: AnyPath
+    """Codec file, model file, or name of a shipped model: what made the archives."""
+    quality: Annotated[int | None, arg(metavar="INT")] = None
+    """Quality of the copy; that of the archives if not given."""
+    keep: OptionalPath = None
+    """Text file with the ids of the images to copy, one per line; all if not given."""
+    drop: OptionalPath = None
+    """Text file with the ids of images to leave out, one per line."""
+    shard: Annotated[int | None, arg(metavar="INT")] = None
+    """Maximum number of images per shard; 256 if not given."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    @property
+    def file(self) -> Path:
+        """The first input, by which errors are named."""
+        return Path(self.inputs[0])
+
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        if self.keep is not None and self.drop is not None:
+            raise InputError("--keep says what to leave out: leave --drop out")
+        if self.shard is not None:
+            check_whole("--shard", self.shard)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
     """The options that `Fit` and `Encode` share."""
 
-    file: Embeddings
-    """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     column: Annotated[str | None, arg(metavar="NAME")] = None
@@ -128,6 +195,8 @@ class Fit(EmbeddingOptions):
     Example: nec fit embeddings.npy --out codec.safetensors
     """
 
+    file: Embeddings
+    """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: OptionalPath = None
     """Codec file to write."""
     codec: OptionalPath = None
@@ -151,27 +220,90 @@ class Fit(EmbeddingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(EmbeddingOptions):
-    """Encode EMBEDDINGS to a Zarr array, with --codec or a codec fitted to them.
+class ImageOptions:
+    """options for images: INPUT is images, and the output an archive; run it again to go on."""
 
-    Example: nec encode embeddings.npy --out embeddings.zarr --quality 7
+    model: Annotated[str | None, arg(metavar="MODEL")] = None
+    """Model file, or name of a shipped model (nec-vit-ti): encode images with it."""
+    for_refiner: Flag = False
+    """Choose the symbols that are best for readers that refine, with the refiner of the model."""
+    no_refiner: Flag = False
+    """Write no refiner into the archive, which then takes fewer bytes whatever the number of images."""  # noqa: E501
+    image_size: Annotated[int | None, arg(metavar="PIXELS")] = None
+    """Side of the square that images are brought to; the model's if not given."""
+    chip: Annotated[int | None, arg(metavar="PIXELS")] = None
+    """Cut images into windows of this side. They begin at the upper left; the remainder at the right and the bottom is dropped."""  # noqa: E501
+    split: Annotated[str | None, arg(metavar="NAME")] = None
+    """Split of a data set to encode; all of it if not given."""
+    shard: Annotated[int | None, arg(metavar="INT")] = None
+    """Maximum number of images per shard; 256 if not given."""
+    workers: Annotated[int | None, arg(metavar="INT")] = None
+    """Number of threads that read images; one per core if not given."""
+    strict: Flag = False
+    """Stop at the first image that cannot be used, instead of marking it as not valid."""
+    retry: Flag = False
+    """Read images that are marked as not valid again."""
+
+
+_FOR_EMBEDDINGS = ("overwrite", "column", "nodata", "codec", "max_tokens", "refiner")
+"""The options of `Encode` that are not for images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(EmbeddingOptions):
+    """Encode images to an archive (--model), or embeddings to a Zarr array.
+
+    Examples: nec encode IMAGES --model nec-vit-ti --out archive.zarr
+              nec encode embeddings.npy --out embeddings.zarr --quality 7
     """
 
+    inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
+    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', or a data set as for nec compress --data. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: AnyPath
-    """Zarr array to write, which is a folder."""
+    """Archive or Zarr array to write, which is a folder."""
+    images: Annotated[ImageOptions, OmitArgPrefixes] = ImageOptions()
     codec: OptionalPath = None
-    """Codec file that `nec fit` wrote."""
+    """Codec file that `nec fit` wrote; if not given, a codec is fitted."""
     quality: Annotated[int | None, arg(metavar="INT")] = None
     """Quality to code at: 0 is the lowest, a higher one costs more bytes; the codec's default if not given."""  # noqa: E501
+    max_bytes: Annotated[float | None, arg(metavar="BYTES")] = None
+    """Code at the highest quality whose blobs have at most so many bytes on average, in a sample of 64 images or chunks."""  # noqa: E501
+    max_mse: Annotated[float | None, arg(metavar="NUMBER")] = None
+    """Code at the lowest quality whose mean squared error is at most this, in the same sample."""
     refiner: OptionalPath = None
     """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too; for the same error they need a few percent more bytes."""  # noqa: E501
 
+    @property
+    def file(self) -> Path:
+        """The first input, by which errors are named."""
+        return Path(self.inputs[0])
+
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
+        if self.images.model is not None:
+            for name in _FOR_EMBEDDINGS:
+                if (value := getattr(self, name)) is not None and value is not False:
+                    raise InputError(f"{_flag(name)} is for embeddings: leave it, or --model, out")
+        else:
+            for name, value in vars(self.images).items():
+                if value not in (None, False):
+                    raise InputError(f"{_flag(name)} is for images: give --model, too")
+            if len(self.inputs) > 1:
+                raise InputError("several inputs: give one file of embeddings, or --model")
+        if self.images.no_refiner and self.images.for_refiner:
+            raise InputError("--for-refiner is for readers of the refiner: leave --no-refiner out")
+        for name in ("image_size", "chip", "shard", "workers"):
+            if (value := getattr(self.images, name)) is not None:
+                check_whole(_flag(name), value)
         super().check()
+        if sum(one is not None for one in (self.quality, self.max_bytes, self.max_mse)) > 1:
+            raise InputError("give one of --quality, --max-bytes and --max-mse")
         if self.refiner is not None and self.codec is None:
             raise InputError("--refiner is that of a codec: give its file, --codec")
         if self.quality is not None:
-            check_whole(
-                "--quality", self.quality, 0, 2**31 - 1 if self.codec else MAX_QUALITIES - 1
-            )
+            fitted = self.codec is None and self.images.model is None
+            check_whole("--quality", self.quality, 0, MAX_QUALITIES - 1 if fitted else 2**31 - 1)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,5 +1,6 @@
 """The commands for one file: what it is, and what is done with a blob or a codec file."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 
 from coder import codecs, files
 from coder.cli import refiner_facts
-from coder.cli.arguments import AddRefiner, Decode, Info, Verify
+from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Models, Verify
 from coder.codecs import EmbeddingCodec
 from coder.errors import FileError, InputError, about
 from coder.format import blob as framing
 from coder.format import container, file_kinds
+from coder.format.container import SHIPPED
 from coder.refiner import REFINER, Refiner, load_refiner
 
 Result = tuple[int, dict[str, Any]]
@@ -22,8 +24,14 @@ _KINDS = {
 }
 
 
-def run(options: Info | AddRefiner) -> Result:
-    """Run `info`, `verify` or `decode` on a file of any kind, or `add-refiner` on an archive."""
+def run(options: Info | AddRefiner | Models | Copy) -> Result:
+    """Run `info`, `verify` or `decode` on a file of any kind, `add-refiner`, `copy` or `models`."""
+    if isinstance(options, Copy):
+        from coder.cli import archive_commands
+
+        return archive_commands.copied(options)
+    if isinstance(options, Models):
+        return 0, {"models": [_model(path) for path in sorted(SHIPPED.glob("*.safetensors"))]}
     kind = _kind(options.file)
     if isinstance(options, AddRefiner):
         if kind != "archive":
@@ -39,6 +47,39 @@ def run(options: Info | AddRefiner) -> Result:
 
         return archive_commands.run(options)
     return 0, _blob(options) if kind == "blob" else _safetensors(options)
+
+
+def _model(path: Path) -> dict[str, Any]:
+    """Print what a shipped model is, and return it."""
+    data = path.read_bytes()
+    tensors, content = container.from_bytes(data, codecs.MODEL)
+    config = content["config"]
+    codec = codecs.of_file(tensors, content)
+    facts = {
+        "name": path.stem,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "image_size": config["image_size"],
+        "bands": config["bands"],
+        "dtype": config["dtype"],
+        "patch": config["patch"],
+        "channels": codec.channels,
+        "codec": codec.fingerprint.hex(),
+        "qualities": codec.num_qualities,
+        "quality": codec.quality,
+        "refiner": None if codec.refiner is None else codec.refiner.fingerprint.hex(),
+    }
+    print(
+        f"{path.stem}: images of {facts['image_size']} px ({', '.join(facts['bands'])}; "
+        f"{facts['dtype']}), tokens of {facts['patch']} px and {codec.channels} channels"
+    )
+    print(
+        f"  codec {facts['codec'][:8]}, qualities 0 to {codec.num_qualities - 1}, "
+        f"{codec.quality} by default; "
+        + ("no refiner" if codec.refiner is None else f"refiner {facts['refiner'][:8]}")
+    )
+    print(f"  {len(data):,} bytes, SHA-256 {facts['sha256']}")
+    return facts
 
 
 def _kind(path: Path) -> str:

@@ -17,8 +17,8 @@ from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import NecCodec
 from coder.arrays import as_floats, refuse, warn_of_integers, with_mask
 from coder.cli import refiner_facts
-from coder.cli.arguments import MAX_TOKENS, EmbeddingOptions, Encode, Fit
-from coder.codecs import EmbeddingCodec, OneQualityCodec
+from coder.cli.arguments import MAX_TOKENS, Encode, Fit
+from coder.codecs import EmbeddingCodec, OneQualityCodec, QualityLadder
 from coder.errors import FileError, InputError, about, one_line
 from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
 from coder.format import file_kinds
@@ -32,6 +32,7 @@ _VECTORS = 256  # in a chunk
 _TILE = 64  # side of a raster's chunks, tokens
 _SCALED = ("scale_factor", "add_offset")  # attributes of CF
 _SHARD = 256  # chunks in a shard
+_SAMPLE = 64  # chunks that a quality is chosen by
 _PART = 1 << 23  # values that are looked at together
 
 _SHAPES = "grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]"
@@ -42,7 +43,7 @@ _NOT_ZARR = (
 )
 
 
-def run(options: EmbeddingOptions) -> tuple[int, dict[str, Any]]:
+def run(options: Fit | Encode) -> tuple[int, dict[str, Any]]:
     """Fit a codec to embeddings; for `Encode`, write them as a Zarr array by it or by --codec."""
     with about(options.file):
         if isinstance(options, Encode):
@@ -120,7 +121,7 @@ def _encode(options: Encode) -> dict[str, Any]:
             given = given.with_refiner(load_refiner(options.refiner))
     y, nodata = _shown(options)
     _check_codable(y, given, options, nodata)
-    codec = given or _fitted(y, options, nodata)
+    codec = _at_quality(given or _fitted(y, options, nodata), y, options, nodata)
     with files.writing_folder(options.out, **kept) as part:
         _write(part, y, codec, nodata)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
@@ -222,7 +223,7 @@ def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (min(_VECTORS, shape[0]), shape[1])
 
 
-def _shown(options: EmbeddingOptions) -> tuple[Any, float | None]:
+def _shown(options: Fit | Encode) -> tuple[Any, float | None]:
     """The embeddings of the file, and what marks missing data; prints what they are."""
     y, nodata = read(options.file, options.column), options.nodata
     named = getattr(y, "fill_value", None)
@@ -238,7 +239,7 @@ def _shown(options: EmbeddingOptions) -> tuple[Any, float | None]:
     return y, nodata
 
 
-def _fit(y: Any, options: EmbeddingOptions, nodata: float | None) -> EmbeddingCodec:
+def _fit(y: Any, options: Fit | Encode, nodata: float | None) -> EmbeddingCodec:
     codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
@@ -247,8 +248,8 @@ def _fit(y: Any, options: EmbeddingOptions, nodata: float | None) -> EmbeddingCo
     return codec
 
 
-def _fitted(y: Any, options: Encode, nodata: float | None) -> OneQualityCodec:
-    """A fitted codec at --quality. Raises InputError if it does not have this quality."""
+def _fitted(y: Any, options: Encode, nodata: float | None) -> EmbeddingCodec:
+    """A fitted codec that has --quality. Raises InputError if it does not have this quality."""
     whole = _fit(y, options, nodata)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
@@ -256,10 +257,36 @@ def _fitted(y: Any, options: Encode, nodata: float | None) -> OneQualityCodec:
             f"{whole.num_qualities - 1}: give one of those. To fit only once, write the codec "
             "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC"
         )
-    return whole.at(options.quality)
+    return whole
 
 
-def _given_codec(path: Path, quality: int | None) -> OneQualityCodec:
+def _at_quality(
+    whole: EmbeddingCodec, y: Any, options: Encode, nodata: float | None
+) -> OneQualityCodec:
+    """The codec at --quality, or at the one that fits --max-bytes or --max-mse."""
+    if options.max_bytes is None and options.max_mse is None:
+        return whole.at(options.quality)
+    if not isinstance(whole, QualityLadder):
+        raise InputError(f"{options.codec} has one quality: leave --max-bytes and --max-mse out")
+    *sides, _ = _chunks(y.shape)
+    whole_chunks = [size // side for size, side in zip(y.shape, sides, strict=False)]
+    some = []
+    for number in np.linspace(0, math.prod(whole_chunks) - 1, _SAMPLE).astype(int).tolist():
+        place = np.unravel_index(number, whole_chunks)
+        chunk = tuple(slice(side * i, side * (i + 1)) for i, side in zip(place, sides, strict=True))
+        some.append(_checked(y[chunk], 0, sides[0], nodata).reshape(-1, y.shape[-1]))
+    quality = whole.quality_for(
+        np.stack(some),
+        (math.prod(sides[:-1]), sides[-1]),
+        max_bytes=options.max_bytes,
+        max_mse=options.max_mse,
+        for_refiner=whole.refiner is not None,
+    )
+    print(f"quality {quality} fits")
+    return whole.at(quality)
+
+
+def _given_codec(path: Path, quality: int | None) -> EmbeddingCodec:
     whole = codecs.load(path)
     if whole.class_token:
         raise InputError(
@@ -269,11 +296,12 @@ def _given_codec(path: Path, quality: int | None) -> OneQualityCodec:
             path,
         )
     with about(path):
-        return whole.at(quality).with_refiner(None)  # which only --refiner asks for
+        whole.at(quality)  # refuses a quality that it does not have
+    return whole.with_refiner(None)  # which only --refiner asks for
 
 
 def _check_codable(
-    y: Any, codec: OneQualityCodec | None, options: Encode, nodata: float | None
+    y: Any, codec: EmbeddingCodec | None, options: Encode, nodata: float | None
 ) -> None:
     """Raise InputError for what `_write` would refuse only after minutes of fitting."""
     if codec is not None and codec.channels != y.shape[-1]:

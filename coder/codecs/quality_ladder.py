@@ -1,5 +1,7 @@
 """QualityLadder: one codec for many qualities."""
 
+import functools
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -110,9 +112,7 @@ class QualityLadder(CoefficientCodec):
         """
         if sum(target is not None for target in (quality, max_bytes, max_mse)) > 1:
             raise InputError("give one of quality, max_bytes and max_mse")
-        for name, target in (("max_bytes", max_bytes), ("max_mse", max_mse)):
-            if target is not None and not (is_number(target) and target >= 0):
-                raise InputError(f"{name} is {target!r}: give a number that is not negative")
+        _check_targets(max_bytes, max_mse)
         values = as_array(y)
         warn_of_integers(values.dtype, stacklevel=2)
         if max_bytes is None and max_mse is None:
@@ -122,6 +122,63 @@ class QualityLadder(CoefficientCodec):
             codec, blob = self._search(values, grid, max_bytes, max_mse, for_refiner)
         codec.warn_if_unusual(blob, grid, stacklevel=3)
         return blob
+
+    def quality_for(
+        self,
+        y: ArrayLike,
+        grid: tuple[int, int],
+        *,
+        max_bytes: float | None = None,
+        max_mse: float | None = None,
+        for_refiner: bool = False,
+    ) -> int:
+        """The quality that fits all embeddings float [B, n, D] of a sample on average.
+
+        Bytes and errors of many embeddings are taken to be monotone in the quality.
+
+        Args:
+          y, grid: embeddings of one grid.
+          max_bytes: look for the highest quality whose blobs have at most so many bytes, on
+            average.
+          max_mse: look for the lowest quality whose mean squared error is at most this; with
+            for_refiner, that of the refined embeddings.
+          for_refiner: as `encode`.
+
+        Raises:
+          InputError: as `encode`; not one of the two targets, or a target that no quality reaches.
+        """
+        values = as_array(y)
+        if (max_bytes is None) == (max_mse is None):
+            raise InputError("give one of max_bytes and max_mse")
+        _check_targets(max_bytes, max_mse)
+
+        @functools.cache
+        def reached(quality: int) -> tuple[float, float]:
+            codec, sizes, errors = self.at(quality), [], []
+            for one in values:
+                blob = codec.encode_quietly(codec.aim(one, grid) if for_refiner else one, grid)
+                error = codec.decode(blob, refine=for_refiner) - one.astype(np.float32)
+                sizes.append(len(blob))
+                errors.append(np.mean(np.square(error, dtype=np.float64)))
+            return float(np.mean(sizes)), float(np.mean(errors))
+
+        qualities = range(self.num_qualities)
+        if max_bytes is not None:
+            above = bisect_right(qualities, max_bytes, key=lambda quality: reached(quality)[0])
+            if above == 0:
+                raise InputError(
+                    f"{reached(0)[0]:.0f} bytes per embedding at quality 0, the lowest, and "
+                    f"{max_bytes:g} are allowed: raise max_bytes"
+                )
+            return above - 1
+        assert max_mse is not None
+        enough = bisect_left(qualities, -max_mse, key=lambda quality: -reached(quality)[1])
+        if enough == len(qualities):
+            raise InputError(
+                f"the mean squared error is {reached(enough - 1)[1]:.3g} at quality {enough - 1}, "
+                f"the highest, and {max_mse:g} is allowed: raise max_mse"
+            )
+        return enough
 
     def decode(self, blob: bytes, *, refine: bool = False) -> NDArray[np.float32]:
         """A blob of any of the qualities -> its embedding float32 [n, D]."""
@@ -175,3 +232,9 @@ class QualityLadder(CoefficientCodec):
         raise InputError(
             f"the embedding needs more than {max_bytes} bytes at every quality: raise max_bytes"
         )
+
+
+def _check_targets(max_bytes: float | None, max_mse: float | None) -> None:
+    for name, target in (("max_bytes", max_bytes), ("max_mse", max_mse)):
+        if target is not None and not (is_number(target) and target >= 0):
+            raise InputError(f"{name} is {target!r}: give a number that is not negative")

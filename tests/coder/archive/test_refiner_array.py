@@ -439,7 +439,7 @@ def test_chunks_of_unrelated_tokens_with_gaps_are_refined(tmp_path: Path) -> Non
     values[gaps] = np.nan
     array[:] = values
     chunk = refined_chunk(array[:20], codec, refiner, np.nan)
-    assert np.isnan(chunk).any(1).nonzero()[0].tolist() == [0, 7, 19]
+    assert np.flatnonzero(np.isnan(chunk).any(axis=1)).tolist() == [0, 7, 19]
     there = ~np.isnan(values[:20, 0])
     blob = codec.encode(values[:20][there], (1, int(there.sum())))
     expected = codec.with_refiner(refiner).decode(blob, refine=True)

@@ -385,3 +385,54 @@ def test_a_strict_writer_does_not_finish_what_is_not_valid(tmp_path):
         archive.Writer(*settings, shard=SHARD, strict=True) as writer,
     ):
         writer.finish()
+
+
+def test_a_shard_that_another_process_wrote_meanwhile_is_not_claimed(tmp_path):
+    """Two writers of one process take each shard once, though both saw all of them missing."""
+    path = tmp_path / "a.zarr"
+    settings = {"shard": SHARD, "shared": True}
+    with (
+        archive.Writer(path, CODEC, COUNT, GRID, **settings) as one,
+        archive.Writer(path, CODEC, COUNT, GRID, **settings) as two,
+    ):
+        taken: list[list[slice]] = [[], []]
+        claims = [one.claims(), two.claims()]
+        for turn in range(100):
+            part = next(claims[turn % 2], None)
+            if part is None:
+                continue
+            taken[turn % 2].append(part)
+            ids = [f"image {i}" for i in range(part.start, part.stop)]
+            (one, two)[turn % 2].write(part, Y[part], ids)
+        assert taken[0]
+        assert taken[1]
+        assert len(taken[0] + taken[1]) == -(-COUNT // SHARD)
+        assert not one.missing()
+        one.finish()
+        two.finish()
+    written(tmp_path / "b.zarr")
+    assert not list(tmp_path.glob(".*"))
+    assert archive.read_array(archive.open_archive(path), "id")[3] == "image 3"
+
+
+def test_a_claim_ends_with_its_writer(tmp_path):
+    path = tmp_path / "a.zarr"
+    settings = {"shard": SHARD, "shared": True}
+    with archive.Writer(path, CODEC, COUNT, GRID, **settings) as one:
+        claimed = list(one.claims())
+        with archive.Writer(path, CODEC, COUNT, GRID, **settings) as two:
+            assert list(two.claims()) == []
+            assert two.missing() == claimed
+    with archive.Writer(path, CODEC, COUNT, GRID, **settings) as two:
+        assert list(two.claims()) == claimed
+
+
+def test_a_writer_alone_is_refused_while_others_share(tmp_path):
+    path = tmp_path / "a.zarr"
+    with (
+        archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD, shared=True),
+        pytest.raises(OutputError, match="another process is writing this archive"),
+    ):
+        archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD).__enter__()
+    with pytest.raises(InputError, match="retry is for a process that writes alone"):
+        archive.Writer(path, CODEC, COUNT, GRID, shared=True, retry=True).__enter__()

@@ -1,6 +1,7 @@
 """`python -m coder` on blobs, codec files and archives."""
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, own_lines
-from folders import GOLDEN, KEPT
+from folders import GOLDEN, KEPT, ROOT
 from zarr.core.sync import sync
 
 import coder
@@ -436,3 +437,31 @@ def test_facts_are_json_for_scripts(capsys, tmp_path, store):
         facts("decode", tmp_path / "cut.zarr", "--out", tmp_path / "no", status=1)["kind"] == "zarr"
     )
     assert (coded["quality"], coded["bytes_in"]) == (2, 64 * 3 * 4 * 5 * 4)
+
+
+def test_the_models_that_ship_are_listed(capsys):
+    assert main(["models"]) == 0
+    assert "nec-vit-ti: images of 128 px (red, green, blue; uint8)" in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    [model] = json.loads(capsys.readouterr().out)["models"]
+    path = ROOT / "nec_jax/weights/nec-vit-ti.safetensors"
+    assert model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert model["codec"] == coder.load("nec-vit-ti").fingerprint.hex()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--chip", "8"], "--chip is for images: give --model, too"),
+        (["--strict"], "--strict is for images: give --model, too"),
+        (["--json", "y.npy"], "several inputs: give one file of embeddings, or --model"),
+        (["--model", "m", "--column", "y"], "--column is for embeddings: leave it, or --model"),
+        (["--model", "m", "--overwrite"], "--overwrite is for embeddings: leave it, or --model"),
+        (["--model", "m", "--shard", "0"], "--shard is 0"),
+        (["--max-bytes", "9", "--quality", "1"], "give one of --quality, --max-bytes and"),
+        (["--model", "m", "--for-refiner", "--no-refiner"], "leave --no-refiner out"),
+    ],
+)
+def test_options_of_images_and_of_embeddings_do_not_mix(words, message, capsys):
+    assert main(["encode", *words, "x.npy", "--out", "x.zarr"]) == 1
+    assert message in capsys.readouterr().err

@@ -342,16 +342,16 @@ def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tm
     if as_zarr:
         path = tmp_path / "y.zarr"
         zarr.create_array(path, data=y)
-    rest = {"file": path, "out": tmp_path / "out", "nodata": -9999.0}
+    rest = {"out": tmp_path / "out", "nodata": -9999.0}
     codec = tmp_path / "codec"
     coder.fit(Y).save(codec)
     with pytest.raises(InputError, match=r"the first at \(41, 2, 3") as caught:
-        run(Encode(codec=codec, quality=3, **rest))
+        run(Encode(inputs=(str(path),), codec=codec, quality=3, **rest))
     assert str(caught.value).startswith(f"{path}: ")
     assert not list(tmp_path.glob("out*"))
     # A fit leaves them out instead.
     if np.isfinite(value):
-        run(Fit(max_tokens=64, **rest))
+        run(Fit(file=path, max_tokens=64, **rest))
         masked = np.ma.masked_equal(y, value)
         assert coder.load(rest["out"]) == coder.fit(masked, max_tokens=64)
 

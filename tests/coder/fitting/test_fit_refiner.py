@@ -8,6 +8,7 @@ import pytest
 import coder
 from coder import InputError
 from coder.codecs.coefficients import NOT_CODED
+from coder.fitting import Coded
 
 
 def curved(count: int, seed: int, channels: int = 16) -> np.ndarray:
@@ -135,7 +136,7 @@ class Frozen:
         self.weights["context"][:, 2:] = 0
         self.weights["context"] = self.weights["context"].reshape(-1, refiner.bias.shape[1])
 
-    def step(self, *_: object) -> None:
+    def step(self, part: Coded, unit: np.ndarray, rate: float) -> None:
         pass
 
 

@@ -1,0 +1,248 @@
+"""`Embeddings`: the embeddings of an archive as a sequence, read when they are asked for."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
+from zarr.core.sync import sync
+
+from coder.archive import contents, refiner_array, zarr_nodes
+from coder.archive.manifest import shard_key, shard_size
+from coder.archive.zarr_codec import nec_codec
+from coder.codecs import OneQualityCodec
+from coder.errors import FileError, InputError, named
+from coder.lazy_attribute import lazy_attribute
+from coder.pool import Pool
+
+_AT_ONCE = 16  # requests to the store
+_MOSTLY = 8  # a shard is read as a whole if one image of so many is asked for
+_INDICES = 256  # shards whose indices are kept
+_EMPTY = 2**64 - 1  # the offset of an image that a shard does not hold
+
+
+class Embeddings:
+    """The embeddings of an archive, float32 [images, y, x, channel], sliced on the first axis.
+
+    ```python
+    embeddings = coder.open("archive.zarr")
+    one = embeddings[5]  # float32 [y, x, channel]
+    some = embeddings[[3, 8, 9]]  # or a slice, or bool [images]
+    ```
+
+    Images without an embedding are masked: the result is then a `numpy.ma.MaskedArray`. Asking for
+    one of them alone is an error, since what puts images together would lose the mask. It is a
+    sequence of random access, as PyTorch's DataLoader and grain take a data set, and can be sent to
+    other processes; take the numbers in `valid.nonzero()[0]` of it. One image is decoded on one
+    thread.
+
+    Attributes:
+      group: the archive, open for reading.
+      codec: the codec of its embeddings; with its refiner, if embeddings are refined.
+      refine: whether embeddings are refined.
+      masked: whether images without an embedding are masked; otherwise asking for one is an error.
+    """
+
+    def __init__(self, store: Any, *, refine: bool = False, masked: bool = True):
+        """Open a complete archive.
+
+        Args:
+          store: a path, a Zarr store, or an open group.
+          refine: bring embeddings closer to those that were encoded, by the refiner of the archive.
+          masked: see the class.
+
+        Raises:
+          FileError: as `coder.archive.open_archive`; refine, and the refiner is damaged.
+          InputError: refine, and the archive has no refiner.
+        """
+        self._store, self.refine, self.masked = store, refine, masked
+        self.group = contents.open_archive(store)
+        self._array = contents.array_of(self.group, "embedding")
+        codec = nec_codec(self._array)
+        with zarr_nodes.about_store(self.group.store):
+            if codec is None:
+                raise FileError("its embeddings are not coded by nec: read them with zarr")
+            if self._array.shards is None:
+                raise FileError("its embeddings have no shards: read them with zarr")
+        if refine:
+            codec = codec.with_refiner(refiner_array.read_refiner(self.group))
+        self.codec: OneQualityCodec = codec
+        self._index = lru_cache(_INDICES)(self._read_index)
+
+    def __reduce__(self):
+        return _opened, (self._store, self.refine, self.masked)
+
+    def __repr__(self) -> str:
+        sides = " x ".join(map(str, self.shape))
+        return f"<Embeddings {sides}, {int((~self.valid).sum())} without an embedding>"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(images, y, x, channels)."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """float32."""
+        return np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        """4."""
+        return 4
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @lazy_attribute
+    def valid(self) -> NDArray[np.bool_]:
+        """bool [images]: which images have an embedding."""
+        return contents.valid_images(self.group)
+
+    @lazy_attribute
+    def labels(self) -> NDArray[np.int32]:
+        """int32 [images]: the class of each image; -1 where there is none."""
+        return contents.read_array(self.group, "label")
+
+    @lazy_attribute
+    def ids(self) -> NDArray[Any]:
+        """Text [images]: the id of each image."""
+        return contents.read_array(self.group, "id")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels; empty if the archive does not say."""
+        names = self.group.attrs.get("classes", ())
+        return tuple(map(str, names)) if isinstance(names, Sequence) else ()
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
+        """Decode images: one by its number, or several by a slice, a list or a mask.
+
+        A tuple also cuts the other axes, after decoding, by whole numbers and slices.
+
+        Raises:
+          InputError: no such images; or one without an embedding, if these are not masked.
+          FileError: a shard is lost or damaged; `nec verify` says where.
+          BlobError: the embedding of an image is damaged.
+        """
+        first, *rest = key or (...,) if isinstance(key, tuple) else (key,)
+        if first is None or any(
+            isinstance(one, bool) or not (isinstance(one, int | np.integer | slice) or one is ...)
+            for one in rest
+        ):
+            raise InputError("only the first axis takes a list or a mask: cut the result of it")
+        if first is Ellipsis:
+            first, rest = slice(None), [Ellipsis, *rest] if rest else []
+        if isinstance(first, int | np.integer) and not isinstance(first, bool):
+            if not -len(self) <= first < len(self):  # also ends a loop over all images
+                raise IndexError(f"image {first} of {len(self)}")
+            self._refuse_not_valid(np.array([int(first) % len(self)]))
+            return self.read([int(first)])[(0, *rest)]
+        return self.read(first)[(slice(None), *rest)]
+
+    def __getitems__(self, images: Sequence[int]) -> list[NDArray[np.float32]]:
+        """The embeddings of a batch, for PyTorch's DataLoader, which asks for them at once.
+
+        Raises InputError for an image without an embedding.
+        """
+        self._refuse_not_valid(np.arange(len(self))[list(images)])
+        return list(self.read(list(images)))
+
+    def read(self, images: Any = None, *, pool: Pool | None = None) -> NDArray[np.float32]:
+        """Decode images: a slice, whole numbers, or bool [images]; None for all.
+
+        Args:
+          images: which.
+          pool: `coder.Pool(embeddings.codec)`, to decode on all cores.
+
+        Raises as `__getitem__`.
+        """
+        numbers = np.arange(len(self))[contents.selected(len(self), images)]
+        valid = self.valid[numbers]
+        if not self.masked:
+            self._refuse_not_valid(numbers)
+        places = np.flatnonzero(valid)
+        result = np.full((len(numbers), *self.shape[1:]), np.nan, np.float32)
+        with zarr_nodes.about_store(self.group.store):
+            blobs = self._blobs(numbers[places])
+            if pool is not None and blobs:
+                y_hat = pool.decode(blobs, refine=self.refine)
+                result[places] = y_hat.reshape(-1, *self.shape[1:])
+            else:
+                decode = partial(self.codec.decode, refine=self.refine)
+                for place, blob in zip(places, blobs, strict=True):
+                    y_hat = named("image", int(numbers[place]), decode, blob)
+                    result[place] = y_hat.reshape(self.shape[1:])
+        if valid.all():
+            return result
+        mask = np.broadcast_to(~valid[:, None, None, None], result.shape)
+        return np.ma.MaskedArray(result, mask, fill_value=np.nan)
+
+    def _refuse_not_valid(self, numbers: NDArray[np.intp]) -> None:
+        if not self.valid[numbers].all():
+            bad = int(numbers[~self.valid[numbers]][0])
+            reason = contents.array_of(self.group, "error")[bad] if "error" in self.group else ""
+            raise InputError(f"image {bad} has no embedding: {reason}")
+
+    def _blobs(self, numbers: NDArray[np.intp]) -> list[bytes]:
+        """The blobs of images, in their order."""
+        size = shard_size(self._array)
+        found: dict[int, bytes] = {}
+        for shard in np.unique(numbers // size).tolist():
+            inside = np.unique(numbers[numbers // size == shard])
+            if len(inside) * _MOSTLY >= size:
+                data = self._get([(shard, None)])[0]
+                index = _index_of(data, size, shard_key(self._array, shard))
+                for number in inside.tolist():
+                    offset, length = self._place(index, number)
+                    found[number] = data[offset : offset + length]
+            else:
+                index = self._index(shard)
+                ranges = [self._place(index, number) for number in inside.tolist()]
+                wanted = [
+                    (shard, RangeByteRequest(offset, offset + length)) for offset, length in ranges
+                ]
+                found |= zip(inside.tolist(), self._get(wanted), strict=True)
+        return [found[number] for number in numbers.tolist()]
+
+    def _read_index(self, shard: int) -> NDArray[np.uint64]:
+        size = shard_size(self._array)
+        data = self._get([(shard, SuffixByteRequest(16 * size + 4))])[0]
+        return _index_of(data, size, shard_key(self._array, shard))
+
+    def _place(self, index: NDArray[np.uint64], number: int) -> tuple[int, int]:
+        offset, length = (int(one) for one in index[number % len(index)])
+        if offset == _EMPTY:
+            where = shard_key(self._array, number // len(index))
+            raise FileError(f"{where} holds no embedding of image {number}, which is valid")
+        return offset, length
+
+    def _get(self, wanted: Sequence[tuple[int, ByteRequest | None]]) -> list[bytes]:
+        """Parts of shards. Raises FileError if one is lost."""
+
+        async def get(shard: int, part: ByteRequest | None) -> bytes:
+            key = shard_key(self._array, shard)
+            found = await self._array.store_path.store.get(key, default_buffer_prototype(), part)
+            if found is None:
+                raise FileError(f"{key} is lost: copy the archive again")
+            return found.to_bytes()
+
+        with zarr_nodes.settled():
+            return list(sync(concurrent_map(list(wanted), get, limit=_AT_ONCE)))
+
+
+def _index_of(data: bytes, size: int, name: str) -> NDArray[np.uint64]:
+    """The offset and length of each image of a shard, [images, 2], at its end."""
+    index, checksum = data[-(16 * size + 4) : -4], data[-4:]
+    if len(index) != 16 * size or google_crc32c.value(index).to_bytes(4, "little") != checksum:
+        raise FileError(f"{name} is cut short or damaged: copy the archive again")
+    return np.frombuffer(index, "<u8").reshape(size, 2)
+
+
+def _opened(store: Any, refine: bool, masked: bool) -> Embeddings:
+    return Embeddings(store, refine=refine, masked=masked)
