@@ -41,7 +41,9 @@ import nec_jax
 from benchmarks import token_methods
 from coder import QualityLadder
 from nec_jax.heads.ridge import signs, token_labels
-from train.data import IGNORE, open_source, read_all, spread
+from nec_jax.images.record import IGNORE
+from nec_jax.sources import open_source, spread
+from train.data import read_all
 from train.studies import common_baselines
 from train.studies.scores import Scores, mean_iou
 from train.tasks import refine

@@ -22,7 +22,8 @@ from nec_jax import heads
 from nec_jax.heads.head import HeadParams
 from nec_jax.images.size_rule import resize
 from nec_jax.model_file import NecParams
-from train.data import Split, open_source, read_all
+from nec_jax.sources import open_source
+from train.data import Split, read_all
 
 SIZES = (64, 192, 256, 512)
 Images = NDArray[np.uint8]

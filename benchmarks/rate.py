@@ -19,7 +19,8 @@ from coder import ScalarCodec, Tables
 from nec_jax import NecParams
 from nec_jax.calibration import density_pmfs
 from nec_jax.models import density
-from train.data import open_source, read_all
+from nec_jax.sources import open_source
+from train.data import read_all
 
 Pmf = tuple[int, NDArray[np.float64]]
 """The smallest symbol, and the probabilities of it and those that follow."""

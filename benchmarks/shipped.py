@@ -20,7 +20,8 @@ import numpy as np
 import nec_jax
 from benchmarks.peer import best_seconds
 from coder import Pool
-from train.data import at_most, open_source, read_all
+from nec_jax.sources import at_most, open_source
+from train.data import read_all
 
 SECONDS = 10.0  # seconds of runs per row; at least two runs
 LEVELS = range(10, 50)  # qualities to try, dB

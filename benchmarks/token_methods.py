@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data import spread
+from nec_jax.sources import spread
 from train.studies.baselines import Coded
 
 _FRAME = 12  # bytes of a blob's frame

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 import nec_jax
 from coder import CodecError, QualityLadder, files
 from nec_jax import heads
+from nec_jax.images.record import DataError
 from nec_jax.model_file import NecParams
+from nec_jax.sources.blue_marble import BlueMarble
 from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
-from train.data import DataError
-from train.data.blue_marble import BlueMarble
 from train.engine.log import messages
 from train.engine.pictures import principal_colours
 from train.studies import baselines, evaluate, report

@@ -19,9 +19,9 @@ from examples.demo import PALETTE, draw_views, land_and_water, mosaic
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec
 from nec_jax.models.vit import unpatchify
+from nec_jax.sources.blue_marble import BlueMarble
 from train.configs.options import Compress, OptionsError, Pretrain
 from train.configs.study_options import Evaluate
-from train.data.blue_marble import BlueMarble
 from train.engine.log import messages
 from train.engine.pictures import principal_colours
 from train.studies import baselines, evaluate, report

@@ -2,7 +2,7 @@
 
     python examples/probe.py ARCHIVE.zarr
 
-ARCHIVE is an archive of examples/archive.py, with labels. Every fifth image is held out. Images
+ARCHIVE is an archive of `nec encode`, with labels. Every fifth image is held out. Images
 without a label or an embedding are left out.
 """
 

@@ -2,7 +2,7 @@
 
     python examples/torch_head.py ARCHIVE.zarr [--block BLOCK.safetensors] [--epochs 40]
 
-Needs torch and nec-jax's base install, no JAX. ARCHIVE is an archive of examples/archive.py, with
+Needs torch and nec-jax's base install, no JAX. ARCHIVE is an archive of `nec encode`, with
 labels; BLOCK is a file of `nec_jax.export_decoder_block` for the same model. Every fifth image is
 held out. Images without a label or an embedding are left out. The block helps most at the lowest
 qualities: see docs/consumer.md.
@@ -91,7 +91,7 @@ def train(tokens: torch.Tensor, labels: torch.Tensor, epochs: int, seed: int) ->
 def main() -> None:
     """Print held-out accuracy over three seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("archive", help="archive of labelled images, of examples/archive.py")
+    parser.add_argument("archive", help="archive of labelled images, of nec encode")
     parser.add_argument("--block", help="decoder block, a file of nec_jax.export_decoder_block")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the data (40)")
     options = parser.parse_args()

@@ -217,21 +217,28 @@ def _latent_batches(
             f"{caller} runs on the host and cannot be traced: use nec_jax.embed_traced under jit"
         )
     x, grid = check_images(params.config, images)
-    return _computed_ahead(params, x), grid
+    size = params.config.coding_batch
+    return latents_of(params, (x[start : start + size] for start in range(0, len(x), size))), grid
 
 
-def _computed_ahead(params: NecParams, x: NDArray) -> Iterator[NDArray[np.float32]]:
+def latents_of(params: NecParams, batches: Iterable[NDArray]) -> Iterator[NDArray[np.float32]]:
+    """The latents float32 [b, (1 +) T, D] of batches of checked images, one batch computed ahead.
+
+    Args:
+      params: the model.
+      batches: images [b, H, W, C], at most `coding_batch` at a time.
+    """
     size = params.config.coding_batch
     before, count = None, 0
-    for start in range(0, len(x), size):
-        batch = x[start : start + size]
+    for batch in batches:
         padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
         # Returns at once: the device computes this batch while the caller codes the one before.
         y = _latents(params.config, params.weights, np.pad(batch, padding))
         if before is not None:
-            yield np.asarray(before)
+            yield np.asarray(before)[:count]
         before, count = y, len(batch)
-    yield np.asarray(before)[:count]
+    if before is not None:
+        yield np.asarray(before)[:count]
 
 
 def check_images(config: ModelConfig, images: ArrayLike) -> tuple[NDArray, tuple[int, int]]:

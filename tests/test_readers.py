@@ -29,9 +29,11 @@ from coder.cli import fit_commands
 from coder.cli import main as coder_main
 from nec_jax import heads
 from nec_jax.images.read import read_image, read_mask
+from nec_jax.images.record import DataError
+from nec_jax.sources import open_source
 from train import configs
 from train.configs.options import OptionsError
-from train.data import DataError, open_source, read_all
+from train.data import read_all
 from train.main import main as train_main
 from train.studies import results
 
@@ -220,10 +222,13 @@ READERS: dict[str, tuple[str, Reader]] = {
     "train report": ("table", train_command("report", "FILE", "--out", "OUT")),
     "train compare": ("report", train_command("compare", "FILE")),
     "train compare of a table": ("table", train_command("compare", "FILE")),
-    "examples/archive.py model": ("model", example("archive.py", "FILE", "blue-marble", "OUT")),
-    "examples/archive.py images": (
+    "nec encode --model": (
+        "model",
+        coder_command("encode", "blue-marble", "--model", "FILE", "--out", "OUT"),
+    ),
+    "nec encode images": (
         "images",
-        example("archive.py", "nec-vit-ti", "FILE", "OUT"),
+        coder_command("encode", "FILE", "--model", "nec-vit-ti", "--out", "OUT"),
     ),
     "examples/probe.py": ("archive", example("probe.py", "FILE")),
     "coder.load": ("codec", lambda path, _: coder.load(path)),

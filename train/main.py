@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit("error: training needs more packages: install nec-jax[train]")
 
     from coder import CodecError
+    from nec_jax.images.record import DataError
     from nec_jax.jax_defaults import jax_defaults
-    from train.data import DataError
     from train.engine.checkpoint import CheckpointError
     from train.engine.log import messages
     from train.engine.loop import NonFiniteLoss

@@ -10,8 +10,8 @@ from model_cases import random_images
 import nec_jax
 from examples import demo, demo_train
 from nec_jax import NecParams
-from train.data import fit_to
-from train.data.blue_marble import BlueMarble
+from nec_jax.images.size_rule import fit_to
+from nec_jax.sources.blue_marble import BlueMarble
 from train.studies import evaluate
 
 

@@ -16,9 +16,11 @@ from train_cases import SMALL, TINY
 import nec_jax
 from coder import InputError
 from nec_jax import NecParams, latents
+from nec_jax.images.record import DataError
 from nec_jax.input_bands import with_bands
 from nec_jax.models import nec
-from train.data import DataError, open_source, read_all
+from nec_jax.sources import open_source
+from train.data import read_all
 from train.engine.initial_model import measure_bands
 from train.main import main
 

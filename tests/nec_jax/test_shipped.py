@@ -16,7 +16,8 @@ import nec_jax
 from coder.cli import main
 from nec_jax import NecParams, heads
 from nec_jax.model_file import model_path
-from train.data import open_source, read_all
+from nec_jax.sources import open_source
+from train.data import read_all
 
 NAME = "nec-vit-ti"
 CARD = (ROOT / "docs" / "models" / f"{NAME}.md").read_text()

@@ -19,10 +19,11 @@ from train_cases import run_compress
 import coder.cli
 import nec_jax
 from coder import InputError, OutputError
+from nec_jax.images.record import DataError
 from nec_jax.models.architecture import model_config
+from nec_jax.sources import open_source
 from train.configs.options import Compress, Distil, OptionsError, Pretrain
 from train.configs.study_options import Evaluate
-from train.data import DataError, open_source
 from train.engine import inputs
 from train.engine.initial_model import initial_model
 from train.engine.inputs import held_to, in_steps, open_training_source, train_batches

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nec_jax.images.record import Source, raise_passing
-from train.data.splits import spread
+from nec_jax.sources.splits import spread
 
 _PROBED = 64  # images of a source whose files are read ...
 _PROBED_BYTES = 1 << 16  # ... up to here

@@ -13,7 +13,7 @@ import numpy as np
 from nec_jax.images.read import not_finite, whole
 from nec_jax.images.record import CorruptImageError, DataError, Record, Source
 from nec_jax.images.size_rule import fit_to, random_crop
-from train.data.splits import spread
+from nec_jax.sources.splits import spread
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,9 @@ from nec_jax.model_file import NecParams
 from nec_jax.models import nec
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import path_name
+from nec_jax.sources import spread
 from train.configs.options import OptionsError
-from train.data import fingerprint, spread
+from train.data import fingerprint
 from train.data.pipeline import check_process
 from train.data.views import MIXED, view_of
 

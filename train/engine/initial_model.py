@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nec_jax
-from nec_jax.images.record import Source
+from nec_jax.images.record import DataError, Record, Source
 from nec_jax.input_bands import with_bands
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import DTYPES, ModelConfig, model_config
 from nec_jax.models.nec import init_weights
 from nec_jax.models.weight_tree import Weights, split
 from train.configs.options import Compress, OptionsError, Training
-from train.data import DataError, Record, read_all
+from train.data import read_all
 from train.data.untagged_nodata import UntaggedNodata
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from nec_jax.images.record import DataError, Record, Source
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from nec_jax.sources import at_most, folder_of, open_source
 from train.configs.options import Compress, Distil, OptionsError, Pretrain, Training, refuse_warmup
-from train.data import at_most, folder_of, open_source, read_all, train_iterator
+from train.data import read_all, train_iterator
 from train.engine.activation_cache import Prefix, finish, open_prefix
 from train.engine.initial_model import config_for, given_model, initial_model, mask_ratio
 from train.engine.processes import log_devices, own_share

@@ -13,7 +13,7 @@ from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.bottleneck import bottleneck
 from nec_jax.models.vit import patchify, unpatchify
 from nec_jax.models.weight_tree import Weights
-from train.data import spread
+from nec_jax.sources import spread
 
 Pictures = Callable[[Weights], dict[str, NDArray[np.uint8]]]
 """Whole weights on one device -> pictures by name, uint8 [H, W, 3]."""

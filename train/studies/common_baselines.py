@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import InputError
-from train.data import spread
+from nec_jax.sources import spread
 from train.studies.baselines import Coded, embeddings, lossless
 
 _SAMPLE = 1 << 16  # maximum number of tokens to train codebooks on

@@ -18,12 +18,14 @@ from coder import QualityLadder, files
 from nec_jax import heads
 from nec_jax.api import with_coding
 from nec_jax.heads.head import LINEAR, Kind
+from nec_jax.images.record import IGNORE, DataError
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from nec_jax.sources import at_most, folder_of, open_source, spread
 from train.configs.options import OptionsError
 from train.configs.study_options import HEADS, Evaluate, refuse_unused_baselines
-from train.data import IGNORE, DataError, Split, at_most, folder_of, open_source, read_all, spread
+from train.data import Split, read_all
 from train.engine.activation_cache import open_prefix, start_of
 from train.engine.inputs import refuse_cache
 from train.studies import report

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data import IGNORE
+from nec_jax.images.record import IGNORE
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 

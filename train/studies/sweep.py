@@ -21,10 +21,11 @@ import jax
 import nec_jax
 from coder import CodecError, FileError, files
 from nec_jax.api import with_coding
+from nec_jax.images.record import DataError
+from nec_jax.sources import folder_of
 from train.configs import parse
 from train.configs.options import Compress, OptionsError, deciding, plain
 from train.configs.study_options import AXES, Evaluate, Sweep
-from train.data import DataError, folder_of
 from train.engine.checkpoint import CheckpointError
 from train.engine.initial_model import config_for
 from train.engine.inputs import refuse_cache, refuse_folders, same_in_every_epoch, unchanged_blocks

@@ -26,8 +26,9 @@ from coder.format.container import canonical_json
 from coder.refiner import MOST_UNITS
 from nec_jax.images.record import Source
 from nec_jax.model_file import NecParams, model_path
+from nec_jax.sources import at_most, folder_of
 from train.configs.options import OptionsError, Refine
-from train.data import at_most, folder_of, read_all
+from train.data import read_all
 from train.engine.inputs import held_to
 from train.engine.processes import log_devices
 from train.tasks.teacher import open_one

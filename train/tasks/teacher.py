@@ -16,10 +16,10 @@ from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.nec import latents
 from nec_jax.models.weight_tree import Weights
+from nec_jax.sources import at_most, open_source, spread
+from nec_jax.sources.blue_marble import BlueMarble
+from nec_jax.sources.splits import Concatenated
 from train.configs.options import Distil, OptionsError
-from train.data import at_most, open_source, spread
-from train.data.blue_marble import BlueMarble
-from train.data.splits import Concatenated
 from train.data.views import view_of
 from train.engine import processes
 from train.engine.activation_cache import Prefix, open_prefix

@@ -13,7 +13,7 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 
 from nec_jax.images.read import read_image, read_mask
-from train.data import CorruptImageError
+from nec_jax.images.record import CorruptImageError
 
 
 @pytest.mark.parametrize("how", [{}, {"big_tiff": True}])

@@ -9,8 +9,9 @@ import rasterio
 from image_files import PLACE, encoded, noise, pixels, png, put, write_raster
 
 from nec_jax.images.read import read_image, read_mask
-from train.data import CorruptImageError, MissingPixels, open_source
-from train.data.potsdam import read_colour_mask
+from nec_jax.images.record import CorruptImageError, MissingPixels
+from nec_jax.sources import open_source
+from nec_jax.sources.potsdam import read_colour_mask
 
 
 def test_a_pixel_is_missing_if_one_of_its_bands_is(tmp_path: Path):

@@ -12,7 +12,8 @@ from image_files import PLACE, encoded, noise, pixels, png, put, write_raster
 from PIL import Image, ImageOps
 
 from nec_jax.images.read import read_header, read_mask
-from train.data import CorruptImageError, MissingPixels, open_source
+from nec_jax.images.record import CorruptImageError, MissingPixels
+from nec_jax.sources import open_source
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -12,7 +12,9 @@ from rasterio.errors import RasterioIOError
 from nec_jax.images import rasters
 from nec_jax.images import read as module
 from nec_jax.images.read import is_raster, read_header, read_image, read_mask
-from train.data import DataError, fingerprint, open_source, read_all
+from nec_jax.images.record import DataError
+from nec_jax.sources import open_source
+from train.data import fingerprint, read_all
 
 PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM)
 

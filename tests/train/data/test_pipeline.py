@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nec_jax.images.size_rule import random_crop, resize
-from train.data import CorruptImageError, DataError, Record, fit_to, read_all, train_iterator
+from nec_jax.images.record import CorruptImageError, DataError, Record
+from nec_jax.images.size_rule import fit_to, random_crop, resize
+from train.data import read_all, train_iterator
 
 
 @dataclass(frozen=True)

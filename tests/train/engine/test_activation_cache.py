@@ -17,10 +17,12 @@ from train_cases import SMALL
 import nec_jax
 from coder import OutputError
 from nec_jax import NecParams, latents
+from nec_jax.images.record import DataError
 from nec_jax.models import nec
 from nec_jax.models.freezing import frozen_blocks, trainable_rule
+from nec_jax.sources import open_source
 from train.configs.options import Compress, OptionsError
-from train.data import DataError, Split, open_source, read_all
+from train.data import Split, read_all
 from train.engine import activation_cache
 from train.engine.activation_cache import finish, open_prefix, start_of
 from train.engine.inputs import Cache

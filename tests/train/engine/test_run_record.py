@@ -14,8 +14,9 @@ import pytest
 from coder import CodecError, FileError, InputError, OutputError
 from nec_jax import NecParams
 from nec_jax.images.record import Source
+from nec_jax.sources import open_source
 from train.configs.options import Compress, OptionsError
-from train.data import fingerprint, open_source
+from train.data import fingerprint
 from train.engine import run_record
 from train.engine.log import MetricsLog, read_metrics
 from train.engine.run_record import git_revision, sha256

@@ -10,9 +10,9 @@ import tyro
 from PIL import Image
 
 import nec_jax
+from nec_jax.sources import open_source
 from train.configs.options import Compress
 from train.configs.study_options import Evaluate
-from train.data import open_source
 from train.engine.run_record import duration, next_command, print_summary
 
 

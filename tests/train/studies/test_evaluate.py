@@ -12,9 +12,11 @@ import coder
 import nec_jax
 from nec_jax.api import with_coding
 from nec_jax.calibration import calibrate_latents, fit_latents
+from nec_jax.images.record import IGNORE, DataError
+from nec_jax.sources import open_source
 from train.configs.options import Compress, OptionsError
 from train.configs.study_options import Evaluate
-from train.data import IGNORE, DataError, Split, open_source, read_all
+from train.data import Split, read_all
 from train.engine import initial_model
 from train.engine.activation_cache import Prefix
 from train.main import main

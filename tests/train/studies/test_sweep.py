@@ -17,10 +17,10 @@ from sweep_case import STUDY
 from coder import FileError
 from nec_jax import NecParams, load
 from nec_jax.api import with_coding
+from nec_jax.sources import open_source
 from train import configs
 from train.configs.options import Compress, OptionsError
 from train.configs.study_options import AXES, Evaluate, Sweep
-from train.data import open_source
 from train.engine.loop import NonFiniteLoss
 from train.main import main
 from train.studies import evaluate, results, sweep

@@ -10,8 +10,9 @@ from train_cases import SMALL, run_compress
 import nec_jax
 from coder import QualityLadder
 from nec_jax.models.weight_tree import flatten_weights
+from nec_jax.sources import open_source
 from train.configs.options import Compress, OptionsError
-from train.data import open_source, read_all
+from train.data import read_all
 from train.main import main
 
 

@@ -16,8 +16,9 @@ from coder import QualityLadder
 from coder.format import container
 from nec_jax import NecParams, latents
 from nec_jax.models.weight_tree import flatten_weights, split
+from nec_jax.sources import open_source
 from train.configs.options import OptionsError
-from train.data import open_source, read_all
+from train.data import read_all
 from train.engine.processes import StopSignals
 from train.engine.step import data_mesh, init_state, make_step
 from train.main import main

@@ -17,8 +17,9 @@ from nec_jax.models import nec
 from nec_jax.models.freezing import trainable_rule
 from nec_jax.models.mae import random_masking
 from nec_jax.models.weight_tree import flatten_weights
+from nec_jax.sources import open_source
 from train.configs.options import Compress, Pretrain
-from train.data import open_source, read_all
+from train.data import read_all
 from train.engine.initial_model import config_for, feature_scale, initial_model, with_teacher
 from train.main import main
 

@@ -12,9 +12,10 @@ import nec_jax
 from coder.fitting import Coded
 from coder.fitting.fit_refiner import NumPyNetwork
 from nec_jax.calibration import fit_latents
+from nec_jax.sources import open_source
+from nec_jax.sources.splits import Concatenated
 from train.configs.options import Refine
-from train.data import open_source, read_all
-from train.data.splits import Concatenated
+from train.data import read_all
 from train.main import main
 from train.tasks import refine
 

@@ -12,10 +12,10 @@ from model_cases import NETWORK, random_images
 from PIL import Image
 
 from nec_jax import NecParams, latents
-from nec_jax.images.record import Source
+from nec_jax.images.record import DataError, Source
 from nec_jax.models import nec
-from train.data import DataError, open_source
-from train.data.splits import Concatenated
+from nec_jax.sources import open_source
+from nec_jax.sources.splits import Concatenated
 from train.tasks import teacher as teacher_of
 
 

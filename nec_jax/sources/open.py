@@ -5,10 +5,10 @@ from pathlib import Path
 
 from nec_jax.images.record import DataError, Source
 from nec_jax.images.windows import CHIP
-from train.data.blue_marble import BlueMarble
-from train.data.folder import open_folder
-from train.data.potsdam import is_potsdam, open_potsdam
-from train.data.split_table import open_table
+from nec_jax.sources.blue_marble import BlueMarble
+from nec_jax.sources.folder import open_folder
+from nec_jax.sources.potsdam import is_potsdam, open_potsdam
+from nec_jax.sources.split_table import open_table
 
 
 def folder_of(root: str | os.PathLike[str]) -> Path | None:
@@ -36,7 +36,7 @@ def open_source(
        image is refused.
     4. The folders of ISPRS Potsdam (2_Ortho_RGB/top_potsdam_2_10_RGB.tif and
        5_Labels_all/top_potsdam_2_10_label.tif, ...), with the official training and test tiles,
-       cut into windows of `chip` px. See `train.data.potsdam`.
+       cut into windows of `chip` px. See `nec_jax.sources.potsdam`.
     5. A folder of images, or of sub-folders of images: the label is then the sub-folder. Split
        80/10/10 by the SHA-256 of an image's relative path. A folder or file that several links
        lead to is listed once. Files that are not images or are hidden, and folders that a system
@@ -80,7 +80,7 @@ def open_source(
         return BlueMarble(split, chip or CHIP)
     if root.startswith("tfds:"):
         # Imported here: it takes half a second, which other sources should not pay.
-        from train.data.tfds_source import TfdsSource
+        from nec_jax.sources.tfds_source import TfdsSource
 
         if chip is not None:
             raise DataError(

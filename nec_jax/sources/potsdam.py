@@ -7,7 +7,7 @@ import numpy as np
 from nec_jax.images.read import Box, decode
 from nec_jax.images.record import CorruptImageError, DataError
 from nec_jax.images.windows import Pair, WindowSource
-from train.data.splits import HASH_SPLITS, check_split
+from nec_jax.sources.splits import HASH_SPLITS, check_split
 
 MASK_CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 

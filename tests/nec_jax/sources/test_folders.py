@@ -11,9 +11,11 @@ from image_files import encoded, noise, png, write_raster
 from PIL import Image
 
 from nec_jax.images.read import IMAGE_SUFFIXES, read_image, turned
+from nec_jax.images.record import CorruptImageError, DataError
 from nec_jax.images.windows import WindowSource
-from train.data import CorruptImageError, DataError, fingerprint, open_source, read_all
-from train.data.folder import find_images
+from nec_jax.sources import open_source
+from nec_jax.sources.folder import find_images
+from train.data import fingerprint, read_all
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
 

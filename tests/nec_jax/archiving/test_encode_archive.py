@@ -1,9 +1,10 @@
-"""examples/archive.py: interrupted at any shard and run again, it ends with the same archive."""
+"""`nec encode` of images: interrupted at any shard and run again, it ends with the same archive."""
 
 import dataclasses
 import errno
+import json
 import os
-import runpy
+import re
 import signal
 import subprocess
 import sys
@@ -14,15 +15,18 @@ import numpy as np
 import pytest
 import rasterio
 import zarr
-from folders import ROOT
 from PIL import Image
 
+import coder
 import nec_jax
+from coder import archive
 from coder.cli import main as command
+from nec_jax.archiving import image_archive
+from nec_jax.cli.encode_command import NOT_ALL
 from nec_jax.images import read
-from train.data import fit_to, open_source
+from nec_jax.images.size_rule import fit_to
+from nec_jax.sources import open_source
 
-EXAMPLE = ROOT / "examples" / "archive.py"
 COUNT, SHARD = 11, 4
 
 
@@ -40,16 +44,25 @@ def inputs(model, tmp_path):
 
 
 def arguments(folder, out, *more, model="model.safetensors"):
-    paths = [folder / model, folder / "images", folder / out]
-    return [*map(str, paths), "--shard", str(SHARD), *more]
+    given = ["encode", str(folder / "images"), "--model", str(folder / model)]
+    return [*given, "--out", str(folder / out), "--shard", str(SHARD), *more]
 
 
 def run(*args, **settings):
-    program, sys.argv = sys.argv, ["archive.py", *arguments(*args, **settings)]
-    try:
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
-    finally:
-        sys.argv = program
+    """Returns the exit status."""
+    return command(arguments(*args, **settings))
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run with these arguments, which is an error with a message that has this text."""
+
+    def check(text, *args, **settings):
+        capsys.readouterr()
+        assert run(*args, **settings) == 1
+        assert re.search(text, capsys.readouterr().err)
+
+    return check
 
 
 def files(path):
@@ -61,30 +74,34 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_archive_goes_on_to_the_same_end(inputs, monkeypatch, capsys):
-    run(inputs, "whole.zarr")
-    embed, calls = nec_jax.embed, []
+    assert run(inputs, "whole.zarr") == 0
+    write, parts = archive.Writer.write, []
 
-    def embed_or_die(params, images):
-        calls.append(len(images))
-        if len(calls) in (2, 4):
+    def write_or_die(self, part, *args):
+        parts.append(part.start)
+        if len(parts) in (2, 4):
             raise Interrupted
-        return embed(params, images)
+        return write(self, part, *args)
 
-    monkeypatch.setattr(nec_jax, "embed", embed_or_die)
+    monkeypatch.setattr(archive.Writer, "write", write_or_die)
     with pytest.raises(Interrupted):
         run(inputs, "part.zarr")
     # Killed after the class tokens of a shard were written, before its embeddings were.
     (inputs / "part.zarr/embedding/c/0/0/0/0").unlink()
     with pytest.raises(Interrupted):
         run(inputs, "part.zarr")
+    capsys.readouterr()
     run(inputs, "part.zarr")
-    assert calls == [4, 4, 4, 4, 4, 3]
-    assert "1 of 3 shards are there" in capsys.readouterr().out
+    assert parts == [0, 4, 0, 4, 4, 8]
+    assert "4 of 11 images are there" in capsys.readouterr().err
     assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
+    assert not list(inputs.glob(".*"))
 
 
 KILLED = """
-import os, pathlib, runpy, signal, sys
+import os, pathlib, signal, sys
+
+from coder.cli import main
 
 replace = pathlib.Path.replace
 
@@ -94,22 +111,36 @@ def replace_or_die(self, target):
     return replace(self, target)
 
 pathlib.Path.replace = replace_or_die
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+main(sys.argv[1:])
 """
 
 
 def test_a_run_killed_within_a_write_goes_on_to_the_same_end(inputs, capsys):
     """The file of the second shard is written, but does not have its name yet."""
-    program = [sys.executable, "-c", KILLED, EXAMPLE, *arguments(inputs, "part.zarr")]
+    program = [sys.executable, "-c", KILLED, *arguments(inputs, "part.zarr")]
     killed = subprocess.run(program, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "4 of 11 images" in killed.stdout
     assert list((inputs / "part.zarr/embedding").rglob("*.partial"))
     run(inputs, "part.zarr")
-    assert "1 of 3 shards are there" in capsys.readouterr().out
+    assert "4 of 11 images are there" in capsys.readouterr().err
     run(inputs, "whole.zarr")
     assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
+    assert not list(inputs.glob(".*"))
+
+
+def test_two_processes_share_an_archive(inputs, capsys):
+    """Also where one of them is killed within a write: the other writes its shard."""
+    dies = [sys.executable, "-c", KILLED, *arguments(inputs, "shared.zarr")]
+    lives = [sys.executable, "-m", "coder", *arguments(inputs, "shared.zarr", "--json")]
+    first = subprocess.Popen(dies, stderr=subprocess.PIPE)
+    second = subprocess.run(lives, capture_output=True, text=True)
+    first.communicate()
+    assert second.returncode == 0, second.stderr
+    run(inputs, "shared.zarr")  # if the first process had all shards but the last
+    run(inputs, "whole.zarr")
+    assert files(inputs / "shared.zarr") == files(inputs / "whole.zarr")
+    assert command(["verify", str(inputs / "shared.zarr")]) == 0
+    assert not list(inputs.glob(".*"))
 
 
 def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
@@ -117,9 +148,9 @@ def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
     good = bad.read_bytes()
     bad.write_bytes(good[:100])
     (inputs / "images/field/4.png").write_text("no image")
-    with pytest.raises(SystemExit, match=r"images/field/4.png|field/4.png: cannot read"):
-        run(inputs, "strict.zarr", "--strict")
-    run(inputs, "a.zarr")
+    assert run(inputs, "strict.zarr", "--strict") == 1
+    assert "field/4.png: cannot read" in capsys.readouterr().err
+    assert run(inputs, "a.zarr") == NOT_ALL
     out = capsys.readouterr().out
     assert "2 images cannot be used, and are marked as not valid:" in out
     assert "  field/4.png: cannot read " in out
@@ -135,10 +166,10 @@ def test_unreadable_images_are_left_out_and_named(inputs, model, capsys):
     assert command(["verify", str(inputs / "a.zarr")]) == 0
     assert "archive: 11 images, 9 valid, 9 labelled; complete" in capsys.readouterr().out
     # Run again, it goes on; asked to, it reads them once more.
-    run(inputs, "a.zarr")
-    assert "3 of 3 shards are there" in capsys.readouterr().out
+    assert run(inputs, "a.zarr") == NOT_ALL
+    assert "11 of 11 images are there" in capsys.readouterr().err
     bad.write_bytes(good)
-    run(inputs, "a.zarr", "--retry")
+    assert run(inputs, "a.zarr", "--retry") == NOT_ALL
     assert "1 images cannot be used" in capsys.readouterr().out
     group = zarr.open_group(inputs / "a.zarr", mode="r")
     assert group["valid"][ids.index("water/3.png")]
@@ -156,7 +187,7 @@ def test_an_image_with_other_bands_costs_its_row(inputs):
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("bands", [1, 4])
-def test_images_of_another_kind_begin_no_archive(inputs, bands):
+def test_images_of_another_kind_begin_no_archive(inputs, bands, refused):
     for path in list((inputs / "images").rglob("*.png")):
         with rasterio.open(
             path.with_suffix(".tif"), "w", driver="GTiff", width=40, height=40, count=bands,
@@ -164,10 +195,7 @@ def test_images_of_another_kind_begin_no_archive(inputs, bands):
         ) as file:  # fmt: skip
             file.write(np.ones((bands, 40, 40), np.uint16))
         path.unlink()
-    with pytest.raises(
-        SystemExit, match=rf"\.tif: images have {bands} channels, the model takes 3"
-    ):
-        run(inputs, "a.zarr")
+    refused(rf"\.tif: images have {bands} channels, the model takes 3", inputs, "a.zarr")
     assert not (inputs / "a.zarr").exists()
 
 
@@ -197,11 +225,10 @@ def test_a_scene_among_images_costs_its_row_and_chip_cuts_it(inputs, capsys):
     assert files(inputs / "cut.zarr") == before
 
 
-def test_an_archive_does_not_lie_among_its_images(inputs):
+def test_an_archive_does_not_lie_among_its_images(inputs, refused):
     before = files(inputs)
     for out in ("images", "images/a.zarr", "images/field/a.zarr"):
-        with pytest.raises(SystemExit, match="lies in the folder of images"):
-            run(inputs, out)
+        refused("lies in the folder of images", inputs, out)
     assert files(inputs) == before
 
 
@@ -224,16 +251,15 @@ def test_the_archive_holds_what_the_model_embeds(inputs, model, capsys):
     assert "embedding: 11 chunks read" in capsys.readouterr().out
 
 
-def test_another_encoder_with_the_same_codec_is_refused(inputs, model):
+def test_another_encoder_with_the_same_codec_is_refused(inputs, model, refused):
     run(inputs, "a.zarr")
     encoder = jax.tree.map(lambda leaf: leaf * 1.5, model.weights["encoder"])
     other = dataclasses.replace(model, weights={**model.weights, "encoder": encoder})
     nec_jax.save(other, inputs / "other.safetensors")
-    with pytest.raises(SystemExit, match="another model"):
-        run(inputs, "a.zarr", model="other.safetensors")
+    refused("another model", inputs, "a.zarr", model="other.safetensors")
 
 
-def test_as_many_other_images_are_refused(inputs):
+def test_as_many_other_images_are_refused(inputs, refused):
     run(inputs, "a.zarr")
     before = files(inputs / "a.zarr")
     image = inputs / "images" / "field" / "0.png"
@@ -242,24 +268,30 @@ def test_as_many_other_images_are_refused(inputs):
         "was begun with other images .11 then, 11 now.: image 0 was field/0.png, and is "
         "field/10.png: put them back as they were"
     )
-    with pytest.raises(SystemExit, match=message):
-        run(inputs, "a.zarr")
+    refused(message, inputs, "a.zarr")
     assert files(inputs / "a.zarr") == before
 
 
-def test_other_images_or_another_split_are_refused(inputs):
+def test_other_images_or_another_split_are_refused(inputs, refused):
     run(inputs, "a.zarr")
-    with pytest.raises(SystemExit, match=r"another split, images, .*\(split: all, now train; im"):
-        run(inputs, "a.zarr", "--split", "train")
-    with pytest.raises(SystemExit, match=r"another chip, .*\(chip: None, now 20; images: 11, now"):
-        run(inputs, "a.zarr", "--chip", "20")
+    refused(
+        r"another split, images, .*\(split: all, now train; im",
+        inputs,
+        "a.zarr",
+        "--split",
+        "train",
+    )
+    refused(
+        r"another chip, .*\(chip: None, now 20; images: 11, now", inputs, "a.zarr", "--chip", "20"
+    )
     Image.new("RGB", (40, 40)).save(inputs / "images" / "field" / "new.png")
     message = "11 then, 12 now.: image 6 was water/1.png, and is field/new.png"
-    with pytest.raises(SystemExit, match=message):
-        run(inputs, "a.zarr")
+    refused(message, inputs, "a.zarr")
 
 
-def test_an_image_that_changed_since_is_refused_unless_it_could_not_be_read(inputs, capsys):
+def test_an_image_that_changed_since_is_refused_unless_it_could_not_be_read(
+    inputs, capsys, refused
+):
     bad, good = inputs / "images/field/4.png", inputs / "images/water/3.png"
     content = bad.read_bytes()
     bad.write_bytes(content[:100])
@@ -269,33 +301,31 @@ def test_an_image_that_changed_since_is_refused_unless_it_could_not_be_read(inpu
     os.utime(good, (2e9, 2e9))
     before = files(inputs / "a.zarr")
     message = rf"size of a file differs among images 0 to 10, field/0\.png to .*; of these, {good}"
-    with pytest.raises(SystemExit, match=message):
-        run(inputs, "a.zarr")
+    refused(message, inputs, "a.zarr")
     assert files(inputs / "a.zarr") == before
     good.write_bytes(other)
     # An image that could not be read may be whole now; from then on it is what is compared.
     bad.write_bytes(content)
-    with pytest.raises(SystemExit, match="give --retry if only unreadable images changed"):
-        run(inputs, "a.zarr")
+    refused("give --retry if only unreadable images changed", inputs, "a.zarr")
     run(inputs, "a.zarr", "--retry")
     run(inputs, "a.zarr")
     run(inputs, "whole.zarr")
     assert files(inputs / "a.zarr") == files(inputs / "whole.zarr")
     bad.write_bytes(content + b"\0")
-    with pytest.raises(SystemExit, match="the size of a file differs"):
-        run(inputs, "a.zarr", "--retry")
+    refused("the size of a file differs", inputs, "a.zarr", "--retry")
 
 
-def test_an_archive_that_noted_no_sizes_is_not_gone_on_with(inputs):
+def test_an_archive_that_noted_no_sizes_is_not_gone_on_with(inputs, refused):
     run(inputs, "a.zarr")
     group = zarr.open_group(inputs / "a.zarr", mode="r+")
-    group.attrs.put({k: v for k, v in group.attrs.items() if not k.startswith("image_")})
+    group.attrs.put(
+        {k: v for k, v in group.attrs.items() if k not in ("image_names", "image_sizes")}
+    )
     message = "another image_names, image_sizes .image_names: None, now [0-9a-f]{8}; image_sizes"
-    with pytest.raises(SystemExit, match=message):
-        run(inputs, "a.zarr")
+    refused(message, inputs, "a.zarr")
 
 
-def test_a_failing_disk_stops_the_run_and_marks_no_image(inputs, monkeypatch, capsys):
+def test_a_failing_disk_stops_the_run_and_marks_no_image(inputs, monkeypatch, capsys, refused):
     """An image on it is not damaged: its row would stay without an embedding."""
     run(inputs, "whole.zarr")
     opened, failing = read.open_regular, "6.png"
@@ -307,11 +337,8 @@ def test_a_failing_disk_stops_the_run_and_marks_no_image(inputs, monkeypatch, ca
 
     monkeypatch.setattr(read, "open_regular", open_or_fail)
     # The first look must not meet it: only some of many images are looked at.
-    monkeypatch.setattr("train.data.spread", lambda total, most: [0])
-    with pytest.raises(
-        SystemExit, match=r"error: .*Input/output error: the file may be sound.*6\.png"
-    ):
-        run(inputs, "part.zarr")
+    monkeypatch.setattr(image_archive, "spread", lambda total, most: [0])
+    refused(r"Input/output error: the file may be sound", inputs, "part.zarr")
     group: Any = zarr.open_group(inputs / "part.zarr", mode="r")
     assert group.attrs["nec_archive"]["state"] == "writing"
     done = group["valid"][:]
@@ -320,3 +347,53 @@ def test_a_failing_disk_stops_the_run_and_marks_no_image(inputs, monkeypatch, ca
     failing = ""
     run(inputs, "part.zarr")
     assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
+
+
+def test_files_and_a_quality_that_fits(inputs, model, capsys):
+    """Images without labels; the archive says what made it."""
+    images = inputs / "images"
+    given = ["encode", str(images / "field"), str(images / "water/1.png")]
+    given += ["--model", str(inputs / "model.safetensors"), "--out", str(inputs / "a.zarr")]
+    assert command([*given, "--json", "--image-size", "64"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    embeddings = coder.open(inputs / "a.zarr")
+    assert facts["images"] == len(embeddings) == 7
+    assert facts["archive_bytes"] == sum(map(len, files(inputs / "a.zarr").values()))
+    assert embeddings.ids[-1] == "water/1.png"
+    assert (embeddings.labels == -1).all()
+    assert embeddings.shape[1:3] == model.config.grid(64, 64)
+    assert command(["info", str(inputs / "a.zarr")]) == 0
+    assert "made by model (SHA-256 " in capsys.readouterr().out
+    assert command([*given[:-1], str(inputs / "b.zarr"), "--max-bytes", "100"]) == 1
+    assert "no codec of many qualities" in capsys.readouterr().err
+
+
+def test_a_model_of_many_qualities(tmp_path, capsys):
+    """The quality that fits 64 images of all; for readers that refine, and without refiner."""
+    for i in range(5):
+        Image.effect_noise((64, 64), 40 + i).convert("RGB").save(tmp_path / f"{i}.png")
+    given = ["encode", str(tmp_path / "*.png"), "--model", "nec-vit-ti", "--out"]
+    assert command([*given, str(tmp_path / "a.zarr"), "--max-bytes", "150", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    group: Any = archive.open_archive(tmp_path / "a.zarr")
+    params = nec_jax.load("nec-vit-ti")
+    images = [np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(5)]
+    images = np.stack([fit_to(image, 128) for image in images])
+
+    def size(quality: int) -> float:
+        return float(np.mean([len(b) for b in nec_jax.encode(params, images, quality=quality)]))
+
+    quality = group.attrs["quality"]
+    assert size(quality) <= 150 < size(quality + 1)
+    y_hat = nec_jax.embed(params, images, quality=quality)
+    found = coder.open(tmp_path / "a.zarr")[:].reshape(5, 64, 192)
+    np.testing.assert_array_equal(found, y_hat[:, 1:])
+    assert "nec_refiner" in group.attrs
+    words = [*given, str(tmp_path / "b.zarr"), "--no-refiner", "--quality", str(quality), "--json"]
+    assert command(words) == 0
+    less = json.loads(capsys.readouterr().out)
+    assert facts["fixed_bytes"] - less["fixed_bytes"] > 600_000
+    assert command([*given, str(tmp_path / "c.zarr"), "--for-refiner", "--quality", "3"]) == 0
+    refined = coder.open(tmp_path / "c.zarr", refine=True)[:].reshape(5, 64, 192)
+    expected = nec_jax.embed(params, images, quality=3, for_refiner=True, refine=True)
+    np.testing.assert_array_equal(refined, expected[:, 1:])

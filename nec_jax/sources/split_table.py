@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.images.windows import CHIP, Pair, WindowSource, numbered_classes
-from train.data.folder import whole_or_cut
-from train.data.splits import check_filled, check_split
+from nec_jax.sources.folder import whole_or_cut
+from nec_jax.sources.splits import check_filled, check_split
 
 _HEADERS = (("path", "label", "split"), ("image", "mask", "split"))
 _Row = tuple[int, list[str]]  # its line in the file, its cells

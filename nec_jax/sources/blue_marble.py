@@ -15,7 +15,7 @@ import numpy as np
 from nec_jax.images.read import read_image
 from nec_jax.images.record import CorruptImageError, DataError, Record, raise_passing
 from nec_jax.images.windows import corners_of, log_left_out
-from train.data.splits import HASH_SPLITS, check_split
+from nec_jax.sources.splits import HASH_SPLITS, check_split
 
 PIXELS_PER_DEGREE = 15
 COAST_SHARE = 0.95  # a tile with less than this of its commonest class is labelled `coast`

@@ -14,7 +14,7 @@ from coder.errors import printable
 from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image, read_mask
 from nec_jax.images.record import CorruptImageError, DataError, Record, Source, raise_passing
 from nec_jax.images.windows import Pair, WindowSource
-from train.data.splits import HASH_SPLITS, check_filled, check_split, hash_split
+from nec_jax.sources.splits import HASH_SPLITS, check_filled, check_split, hash_split
 
 log = logging.getLogger(__name__)
 

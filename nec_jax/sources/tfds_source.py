@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from nec_jax.images.read import not_finite, read_picture, reason_of, whole
 from nec_jax.images.record import CorruptImageError, DataError, Record, raise_passing
 from nec_jax.images.windows import names_of
-from train.data.splits import check_filled, check_split, hash_split
+from nec_jax.sources.splits import check_filled, check_split, hash_split
 
 _MASK_FEATURES = ("segmentation_mask", "mask")
 

@@ -14,15 +14,10 @@ from image_files import png as deep_png
 from PIL import Image
 
 from nec_jax import NecParams
+from nec_jax.images.record import CorruptImageError, DataError, Record
+from nec_jax.sources import open_source
 from train.configs.study_options import Evaluate
-from train.data import (
-    CorruptImageError,
-    DataError,
-    Record,
-    open_source,
-    read_all,
-    train_iterator,
-)
+from train.data import read_all, train_iterator
 from train.studies import evaluate
 
 

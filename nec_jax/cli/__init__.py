@@ -1,0 +1,1 @@
+"""The commands of this package: `nec convert`, and `nec encode` of images."""

@@ -1,0 +1,148 @@
+"""`nec encode --model MODEL IMAGES --out ARCHIVE`: images to an archive."""
+
+import dataclasses
+import hashlib
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import nec_jax
+from coder import InputError, archive
+from coder.cli.arguments import Encode
+from coder.pool import available_cores
+from nec_jax.archiving import image_list
+from nec_jax.archiving.image_archive import Encoded, encode_archive, quality_for
+from nec_jax.images.record import DataError
+from nec_jax.model_file import model_path
+from nec_jax.sources import folder_of, open_inputs
+
+NOT_ALL = 3
+"""The exit status if the archive is complete, and some images could not be used."""
+_EVERY = 30.0  # seconds between two lines of progress, where there is no terminal
+
+
+def run(options: Encode) -> tuple[int, dict[str, Any]]:
+    """Encode images to an archive, and print what was done. Returns the status and the facts."""
+    try:
+        done = _encode(options)
+    except (DataError, FileNotFoundError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system, which names the file
+        raise InputError(str(error)) from error
+    return (NOT_ALL if done.not_valid else 0), _told(options, done)
+
+
+def _encode(options: Encode) -> Encoded:
+    given, split = options.images, options.images.split or "all"
+    for name in options.inputs:
+        if (folder := folder_of(name)) is not None:
+            image_list.refuse_inside(folder, options.out)
+    path = model_path(given.model or "")
+    params = nec_jax.load(path)
+    if given.no_refiner and params.codec is not None:
+        params = dataclasses.replace(params, codec=params.codec.with_refiner(None))
+    source = open_inputs(options.inputs, split, chip=given.chip)
+    quality = options.quality
+    if options.max_bytes is not None or options.max_mse is not None:
+        quality = quality_for(
+            params,
+            source,
+            max_bytes=options.max_bytes,
+            max_mse=options.max_mse,
+            image_size=given.image_size,
+            for_refiner=given.for_refiner,
+        )
+        print(f"quality {quality} fits")
+    notes = {
+        "inputs": list(options.inputs),
+        "model_name": path.stem,
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "written_by": f"nec-jax {nec_jax.__version__}",
+    }
+    with _Bar() as bar:
+        return encode_archive(
+            params,
+            source,
+            options.out,
+            split=split,
+            quality=quality,
+            image_size=given.image_size,
+            for_refiner=given.for_refiner,
+            shard=given.shard or archive.SHARD,
+            strict=given.strict,
+            retry=given.retry,
+            readers=given.workers or available_cores(),
+            notes=notes,
+            progress=bar,
+        )
+
+
+def _told(options: Encode, done: Encoded) -> dict[str, Any]:
+    """Print what was done; the facts of it."""
+    ratio = done.image_bytes / done.archive_bytes
+    per_image = (done.archive_bytes - done.fixed_bytes) / done.images
+    print(
+        f"{options.out}: {done.images:,} images in {done.archive_bytes:,} bytes: "
+        f"{done.fixed_bytes:,} for the codec, its refiner and metadata, and {per_image:.0f} per "
+        "image"
+    )
+    print(f"the image files have {done.image_bytes:,} bytes, {ratio:.1f} times as many")
+    if done.written:
+        speed = done.written / done.seconds
+        print(f"{done.written:,} images in {done.seconds:.0f} s, {speed:.1f} images per second")
+    else:
+        print("it was complete, and nothing was written")
+    if done.not_valid:
+        print(f"{done.not_valid:,} images cannot be used, and are marked as not valid:")
+        for _, name, reason in done.first_not_valid:
+            print(f"  {name}: {reason}")
+        if done.not_valid > len(done.first_not_valid):
+            rest = done.not_valid - len(done.first_not_valid)
+            print(f"  and {rest:,} more: see the array `error`")
+    return {"out": str(options.out), **done._asdict(), "bytes_per_image": per_image, "ratio": ratio}
+
+
+class _Bar:
+    """Progress on the standard error: a bar on a terminal, otherwise a line now and then."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("encoding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images, {task.fields[speed]:.1f} per second, {task.fields[size]}, left:"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task("", total=None, speed=0.0, size="")
+        self._start, self._said, self._first = time.monotonic(), time.monotonic(), None
+
+    def __enter__(self) -> "_Bar":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+    def __call__(self, done: int, total: int, stored: int) -> None:
+        """Show how many of the images are in the archive, and how many bytes they take."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start = done, now
+            print(f"{done:,} of {total:,} images are there", file=sys.stderr)
+        written = done - self._first
+        speed = written / max(now - self._start, 1e-9)
+        size = f"{stored / written:.0f} bytes per image" if written else ""
+        self._progress.update(self._task, completed=done, total=total, speed=speed, size=size)
+        if self._progress.disable and written and (now - self._said > _EVERY or done == total):
+            left = (total - done) / speed
+            print(
+                f"{done:,} of {total:,} images, {speed:.1f} per second, {size}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._said = now
