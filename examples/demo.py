@@ -172,14 +172,14 @@ def land_and_water(
     y_hat: NDArray[np.float32],
     every: tuple[int, int] = (1, 1),
     **head: Any,
-) -> tuple[NDArray[np.uint8], float]:
+) -> tuple[NDArray[np.int32], float]:
     """Segment every tile from its decoded embedding.
 
     The head is trained on the training longitudes only, on a regular part of the tiles of train and
     val; `head` are the further arguments of `heads.fit`.
 
     Returns:
-      The class of each pixel uint8 [N, CHIP, CHIP], and the accuracy over the pixels of the test
+      The class of each pixel int32 [N, CHIP, CHIP], and the accuracy over the pixels of the test
       longitudes.
     """
     where = {window: i for i, window in enumerate(earth.windows)}
