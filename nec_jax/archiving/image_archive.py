@@ -179,6 +179,15 @@ def encode_archive(
         except OSError as failure:  # raised once all shards before it are written
             return _Row("", -1, None, None, failure)
 
+    def decoded(y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `nec_jax.embed` returns for these latents; written, it has the same symbols.
+
+        An archive codes grids and class tokens apart. The latents themselves would be rounded
+        otherwise there, where one lies near the border of two symbols.
+        """
+        aimed = codec.aim(y, grid) if for_refiner else y
+        return codec.dequantise(codec.quantise(aimed, grid), grid)
+
     start, written, stored = time.monotonic(), 0, 0
     with writer:
         if had != images.digests:  # files of unreadable images have changed
@@ -186,8 +195,7 @@ def encode_archive(
         there = len(source) - sum(part.stop - part.start for part in writer.missing())
         progress(there, len(source), stored)
         while True:
-            aim = partial(codec.aim, grid=grid) if for_refiner else None
-            for part in _write_shards(params, writer, row, readers, aim):
+            for part in _write_shards(params, writer, row, readers, decoded):
                 written += part.stop - part.start
                 stored += writer.stored_bytes(part)
                 progress(there + written, len(source), stored)
@@ -266,7 +274,7 @@ def _write_shards(
     writer: archive.Writer,
     row: Callable[[int], _Row],
     readers: int,
-    aim: Callable[[NDArray], NDArray] | None,
+    decoded: Callable[[NDArray], NDArray],
 ) -> Iterator[slice]:
     """Write the shards that no other process has claimed; yield the images of each one."""
     claimed: deque[slice] = deque()
@@ -278,10 +286,8 @@ def _write_shards(
 
     def write(part: slice, some: list[tuple[_Row, NDArray | None]]) -> slice:
         y = np.stack([y for _, y in some if y is not None] or [np.empty(0, np.float32)])
-        if aim is not None and y.size:
-            y = aim(y)
         ids, labels, _, errors, _ = zip(*(row for row, _ in some), strict=True)
-        writer.write(part, y if y.size else np.empty(0), ids, labels, errors)
+        writer.write(part, decoded(y) if y.size else np.empty(0), ids, labels, errors)
         return part
 
     rows = _ahead(row, places(), readers, _AHEAD * params.config.coding_batch)
