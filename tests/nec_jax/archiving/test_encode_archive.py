@@ -371,13 +371,13 @@ def test_files_and_a_quality_that_fits(inputs, model, capsys):
 def test_a_model_of_many_qualities(tmp_path, capsys):
     """The quality that fits 64 images of all; for readers that refine, and without refiner."""
     for i in range(24):
-        Image.effect_noise((64, 64), 40 + i).convert("RGB").save(tmp_path / f"{i}.png")
+        Image.effect_noise((64, 64), 40 + i).convert("RGB").save(tmp_path / f"{i:02}.png")
     given = ["encode", str(tmp_path / "*.png"), "--model", "nec-vit-ti", "--out"]
     assert command([*given, str(tmp_path / "a.zarr"), "--max-bytes", "150", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     group: Any = archive.open_archive(tmp_path / "a.zarr")
     params = nec_jax.load("nec-vit-ti")
-    images = [np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(24)]
+    images = [np.asarray(Image.open(tmp_path / f"{i:02}.png")) for i in range(24)]
     images = np.stack([fit_to(image, 128) for image in images])
 
     def size(quality: int) -> float:
