@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
@@ -23,7 +22,6 @@ from coder.pool import Pool
 _AT_ONCE = 16  # requests to the store
 _MOSTLY = 8  # a shard is read as a whole if one image of so many is asked for
 _INDICES = 256  # shards whose indices are kept
-_EMPTY = 2**64 - 1  # the offset of an image that a shard does not hold
 
 
 class Embeddings:
@@ -197,7 +195,7 @@ class Embeddings:
             inside = np.unique(numbers[numbers // size == shard])
             if len(inside) * _MOSTLY >= size:
                 data = self._get([(shard, None)])[0]
-                index = _index_of(data, size, shard_key(self._array, shard))
+                index = self._index_at(data, shard)
                 for number in inside.tolist():
                     offset, length = self._place(index, number)
                     found[number] = data[offset : offset + length]
@@ -213,11 +211,15 @@ class Embeddings:
     def _read_index(self, shard: int) -> NDArray[np.uint64]:
         size = shard_size(self._array)
         data = self._get([(shard, SuffixByteRequest(16 * size + 4))])[0]
-        return _index_of(data, size, shard_key(self._array, shard))
+        return self._index_at(data, shard)
+
+    def _index_at(self, data: bytes, shard: int) -> NDArray[np.uint64]:
+        key = shard_key(self._array, shard)
+        return contents.index_of(data, shard_size(self._array), key, "copy the archive again")
 
     def _place(self, index: NDArray[np.uint64], number: int) -> tuple[int, int]:
         offset, length = (int(one) for one in index[number % len(index)])
-        if offset == _EMPTY:
+        if offset == contents.EMPTY:
             where = shard_key(self._array, number // len(index))
             raise FileError(f"{where} holds no embedding of image {number}, which is valid")
         return offset, length
@@ -234,14 +236,6 @@ class Embeddings:
 
         with zarr_nodes.settled():
             return list(sync(concurrent_map(list(wanted), get, limit=_AT_ONCE)))
-
-
-def _index_of(data: bytes, size: int, name: str) -> NDArray[np.uint64]:
-    """The offset and length of each image of a shard, [images, 2], at its end."""
-    index, checksum = data[-(16 * size + 4) : -4], data[-4:]
-    if len(index) != 16 * size or google_crc32c.value(index).to_bytes(4, "little") != checksum:
-        raise FileError(f"{name} is cut short or damaged: copy the archive again")
-    return np.frombuffer(index, "<u8").reshape(size, 2)
 
 
 def _opened(store: Any, refine: bool, masked: bool) -> Embeddings:

@@ -113,9 +113,7 @@ def joined(path: Path | None) -> Iterator[Lock]:
                 raise
     own = Path(member.lock_file)
     claims = _Claims(folder) if is_real else None
-    held = Lock(
-        is_real, alone=alone, claims=claims, others=lambda: bool(_are_alive(folder, but=own))
-    )
+    held = Lock(is_real, alone=alone, claims=claims, others=lambda: _are_alive(folder, but=own))
     try:
         yield held
     finally:
@@ -164,7 +162,8 @@ class _Claims:
     def take(self, number: int) -> bool:
         if number in self.held:
             return True
-        lock = FileLock(self.folder / f"shard-{number}.lock")
+        # Of no thread: one may claim a shard, and another write it.
+        lock = FileLock(self.folder / f"shard-{number}.lock", thread_local=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -436,3 +437,19 @@ def test_a_writer_alone_is_refused_while_others_share(tmp_path):
         archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD).__enter__()
     with pytest.raises(InputError, match="retry is for a process that writes alone"):
         archive.Writer(path, CODEC, COUNT, GRID, shared=True, retry=True).__enter__()
+
+
+def test_a_shard_may_be_claimed_in_one_thread_and_written_in_another(tmp_path):
+    """The claim ends with the write, and leaves no open file."""
+    path, folder = tmp_path / "a.zarr", tmp_path / ".a.zarr.writers"
+    with (
+        archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD, shared=True) as writer,
+        ThreadPoolExecutor(1) as other,
+    ):
+        for part in writer.claims():
+            ids = [f"image {i}" for i in range(part.start, part.stop)]
+            other.submit(writer.write, part, Y[part], ids).result()
+            assert not list(folder.glob("shard-*"))
+            links = [link for link in Path("/proc/self/fd").glob("*") if link.is_symlink()]
+            assert not [link for link in links if "shard-" in str(link.readlink())]
+        writer.finish()
