@@ -148,7 +148,7 @@ class Writer:
         not shared, these are the `missing` ones.
         """
         for part in self.missing():
-            number = part.start // shard_size(self._arrays["valid"])
+            number = self._number(part)
             if not self._lock.claim(number):
                 continue
             if self._shared and self._is_done(number):  # by another process, meanwhile
@@ -186,11 +186,11 @@ class Writer:
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
             self._write(images, embeddings, ids, labels, errors)
-            self._lock.release(images.start // shard_size(self._arrays["valid"]), written=True)
+            self._lock.release(self._number(images), written=True)
 
     def stored_bytes(self, images: slice) -> int:
         """Bytes of the embeddings and class tokens of a shard that is written."""
-        number, total = images.start // shard_size(self._arrays["valid"]), 0
+        number, total = self._number(images), 0
         for name in {"embedding", "class_token"} & self._arrays.keys():
             if self._is_stored(name, number):
                 array = self._arrays[name]
@@ -275,6 +275,10 @@ class Writer:
             return False, False
         floats = {"embedding", "class_token"} & arrays.keys()
         return not marks.any() or floats <= stored, bool(marks.all())
+
+    def _number(self, images: slice) -> int:
+        """The number of the shard of these images."""
+        return images.start // shard_size(self._arrays["valid"])
 
     def _is_done(self, number: int) -> bool:
         """Whether nothing of a shard must be written, as `_todo` decides it."""
