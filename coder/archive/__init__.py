@@ -8,6 +8,7 @@
 | `label` | image | int32, a coordinate; -1 where there is none |
 | `valid` | image | bool, a coordinate; false where there is no embedding |
 | `error` | image | text, a coordinate; why an image is not valid |
+| columns | image | text, bools, numbers or times (`Writer(columns=)`), coordinates |
 | `refiner/file` | refiner_byte | uint8, a refiner's file (`coder.Refiner`); if there is one |
 
 Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
@@ -24,7 +25,8 @@ All arrays hold plain decoded embeddings. `read_array(group, "embedding", refine
 it returns, by the refiner of the archive (`add_refiner`, or that of the codec of `create`).
 
 `contents` makes, opens and reads archives; `manifest` is the record of what one must hold;
-`refiner_array` is their refiner. `writer` has `Writer`, with `lock` and `image_ids`.
+`refiner_array` is their refiner. `writer` has `Writer`, with `lock`, `image_ids` and
+`image_columns`.
 `zarr_codec` is the Zarr codec `nec`, for arrays of embeddings in any store. `zarr_nodes` opens and
 reads Zarr groups and arrays with errors that name the cause.
 """
@@ -32,6 +34,7 @@ reads Zarr groups and arrays with errors that name the cause.
 from coder.archive.contents import (
     SHARD,
     add_refiner,
+    columns_of,
     create,
     even_shard,
     finish,
@@ -49,6 +52,7 @@ __all__ = [
     "SHARD",
     "Writer",
     "add_refiner",
+    "columns_of",
     "create",
     "even_shard",
     "finish",

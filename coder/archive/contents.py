@@ -10,7 +10,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from zarr.abc.store import Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
@@ -19,9 +19,16 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import StorePath
 
 from coder import files
-from coder.archive import manifest, refiner_array, zarr_nodes
+from coder.archive import image_columns, manifest, refiner_array, zarr_nodes
 from coder.archive.lock import locked
-from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
+from coder.archive.manifest import (
+    ATTRIBUTE,
+    COORDINATES,
+    shard_key,
+    shard_size,
+    shard_slices,
+    written_shards,
+)
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
@@ -55,6 +62,7 @@ class Plan:
     grid: tuple[int, int]
     shard: int
     attributes: Mapping[str, Any]
+    columns: Mapping[str, np.dtype]
 
 
 def planned(
@@ -63,6 +71,7 @@ def planned(
     grid: tuple[int, int],
     shard: int | None,
     attributes: Mapping[str, Any] | None,
+    columns: Mapping[str, DTypeLike] | None,
 ) -> Plan:
     """Check the arguments of `create`. Raises CodecError and InputError, as it does."""
     if not isinstance(codec, OneQualityCodec):
@@ -88,7 +97,8 @@ def planned(
         )
     if codec.refiner is not None:
         refiner_array.check_serves(codec.refiner, codec.split()[0])
-    return Plan(codec, count, (height, width), shard, as_read)
+    own_columns = image_columns.checked(columns or {})
+    return Plan(codec, count, (height, width), shard, as_read, own_columns)
 
 
 def check_store(store: Any) -> None:
@@ -115,6 +125,7 @@ def create(
     *,
     shard: int | None = None,
     attributes: Mapping[str, Any] | None = None,
+    columns: Mapping[str, DTypeLike] | None = None,
 ) -> zarr.Group:
     """Make an archive in a Zarr store or path. Assign to its arrays, then call `finish`.
 
@@ -127,17 +138,20 @@ def create(
       grid: tokens (height, width) of every image.
       shard: images per shard, the smallest part to write at once; None for `even_shard(count)`.
       attributes: further attributes of the group, as JSON.
+      columns: names and dtypes of further arrays [images]: `str`, or a dtype of bools, numbers or
+        times (datetime64, in UTC). See `coder.archive.image_columns`.
 
     Raises:
       CodecError: a codec of several qualities.
       InputError: `count` or `shard` below 1; more tokens in a grid, or more images in a shard of
-        class tokens, than the codec takes; attributes that are not JSON. Nothing is made.
+        class tokens, than the codec takes; attributes that are not JSON; a column that cannot be
+        stored. Nothing is made.
       OutputError: there is something in the store, it cannot be written again, or another process
         makes or writes it.
     """
     store = zarr_nodes.place(store)
     with zarr_nodes.about_store(store):
-        plan = planned(codec, count, grid, shard, attributes)
+        plan = planned(codec, count, grid, shard, attributes, columns)
         check_store(store)
         with locked(zarr_nodes.local_path(store)):
             return create_locked(store, plan)
@@ -310,7 +324,9 @@ def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
 def read_array(
     group: zarr.Group, name: str, images: Any = None, *, refine: bool = False
 ) -> NDArray[Any]:
-    """Read an array of an archive; floats of images that are not valid are NaN.
+    """Read an array of an archive; embeddings of images that are not valid are NaN.
+
+    Times are datetime64[us], in UTC.
 
     Args:
       group: the archive.
@@ -343,6 +359,7 @@ def read_array(
         shards = None if images is None else set((numbers // shard_size(array)).tolist())
         for where, what, _ in manifest.changed(name, array, manifest.read_state(group), shards):
             raise FileError(f"{where} {what}")
+    values = image_columns.values_of(array, values)
     if name in ("embedding", "class_token"):
         valid = valid_images(group)[numbers]
         values[~valid] = np.nan
@@ -353,6 +370,13 @@ def read_array(
             for i in np.flatnonzero(valid):
                 values[i] = refined(values[i], codec, refiner, array.fill_value)
     return values
+
+
+def columns_of(group: zarr.Group) -> dict[str, np.dtype]:
+    """Names and dtypes of the columns of an archive (`coder.archive.image_columns`)."""
+    state = manifest.read_state(group)
+    names = {} if state is None else state["shards"]
+    return image_columns.of({name: array_of(group, name) for name in names})
 
 
 def selected(count: int, images: Any) -> Any:
@@ -402,8 +426,10 @@ def _make(store: Any, plan: Plan) -> zarr.Group:
     for_grid, for_class = plan.codec.split()
     names = ["id", "label", "valid", "error", "embedding"]
     names += ["class_token"] * (for_class is not None)
-    # xarray reads `coordinates`, and makes them coordinates.
-    own = {"coordinates": "id label valid error", ATTRIBUTE: manifest.begun(names)}
+    # xarray makes coordinates of the names in `coordinates`, which end at a space.
+    listed = [name for name in plan.columns if " " not in name]
+    own: dict[str, Any] = {"coordinates": " ".join((*COORDINATES, *listed))}
+    own[ATTRIBUTE] = manifest.begun([*names, *plan.columns])
     if plan.codec.refiner is not None:
         own[refiner_array.ATTRIBUTE] = plan.codec.refiner.fingerprint.hex()
     try:
@@ -434,6 +460,8 @@ def _make(store: Any, plan: Plan) -> zarr.Group:
     add("embedding", ("y", "x", "channel"), shape, **floats, **whole)
     if for_class is not None:
         add("class_token", ("channel",), shape[2:], **floats, serializer=NecCodec(for_class))
+    for name, dtype in plan.columns.items():
+        image_columns.make(group, name, dtype, plan.count, shard, **small)
     return group
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder.archive import contents, zarr_nodes
+from coder.archive.image_columns import TEXT
 from coder.archive.writer import Writer
 from coder.archive.zarr_codec import nec_codec
 from coder.codecs import EmbeddingCodec
@@ -54,12 +55,12 @@ def copy(
       progress: called after each shard, with the images that are written and all images.
 
     The copy has the attributes that all archives share, labels by the names of classes (attribute
-    `classes`), and the refiner of the codec, if it has one.
+    `classes`), the columns of all archives, and the refiner of the codec, if it has one.
 
     Raises:
       FileError: an archive is damaged or not complete.
       InputError: archives of different codecs, qualities or grids, or of another codec than the
-        one given; one id twice; labels that cannot be joined; not one image to copy.
+        one given; one id twice; labels or columns that cannot be joined; not one image to copy.
       OutputError: as `Writer`.
     """
     if not sources:
@@ -102,16 +103,22 @@ def copy(
     attributes["copied_from"] = [str(store) for store in sources]
     attributes["copied_from_quality"] = own
     attributes["copied_images"] = _digest(parts)
+    columns = _columns(parts)
     writer = Writer(
         out, one, count, first.grid, shard=contents.even_shard(count, shard),
-        attributes=attributes,
+        attributes=attributes, columns=columns,
     )  # fmt: skip
     with writer:
         missing = writer.missing()
         done = count - sum(part.stop - part.start for part in missing)
         for part in missing:
-            rows = [source.rows(inside, classes) for source, inside in _cut(parts, part)]
-            y, ids, labels, errors = (list(column) for column in zip(*rows, strict=True))
+            cuts = list(_cut(parts, part))
+            rows = [source.rows(inside, classes) for source, inside in cuts]
+            y, ids, labels, errors = (list(values) for values in zip(*rows, strict=True))
+            beside = {
+                name: [one for source, inside in cuts for one in source.column(name, inside)]
+                for name in columns
+            }
             whole = np.concatenate(y)
             writer.write(
                 part,
@@ -119,6 +126,7 @@ def copy(
                 [name for some in ids for name in some],
                 np.concatenate(labels),
                 [error for some in errors for error in some],
+                beside,
             )
             done += part.stop - part.start
             progress(done, count)
@@ -154,6 +162,7 @@ class _Source:
                 f"{store} has two classes of one name: correct its attribute `classes`"
             )
         self.valid = contents.valid_images(self.group)
+        self.columns = contents.columns_of(self.group)
 
     @property
     def is_labelled(self) -> bool:
@@ -184,6 +193,14 @@ class _Source:
             errors = [str(one) for one in contents.read_array(self.group, "error", numbers)]
         return y, [self.ids[i] for i in numbers], labels, errors
 
+    def column(self, name: str, inside: slice) -> Sequence[Any]:
+        """The values of a column of some of the images; missing, if it has no such column."""
+        numbers = self.numbers[inside]
+        if name not in self.columns:
+            return [None] * len(numbers)
+        values = contents.read_array(self.group, name, numbers)
+        return [str(one) for one in values] if self.columns[name] == TEXT else list(values)
+
 
 def _choose(
     parts: Sequence[_Source], keep: Collection[str] | None, drop: Collection[str] | None
@@ -200,6 +217,26 @@ def _choose(
         for part in parts:
             chosen = [(part.ids[i] in wanted) == is_kept for i in part.numbers]
             part.numbers = part.numbers[np.array(chosen, bool)]
+
+
+def _columns(parts: Sequence[_Source]) -> dict[str, np.dtype]:
+    """The columns of all archives. Raises InputError if they cannot be joined."""
+    found: dict[str, np.dtype] = {}
+    for part in parts:
+        for name, dtype in part.columns.items():
+            if found.setdefault(name, dtype) != dtype:
+                raise InputError(
+                    f"the column {name} has another type in {part.store} than in an archive before "
+                    "it: copy one of them without the other"
+                )
+    for name, dtype in found.items():
+        for part in parts:
+            if name not in part.columns and dtype.kind in "bi":
+                raise InputError(
+                    f"{part.store} has no column {name}, and no value of its type ({dtype}) means "
+                    "that it is missing"
+                )
+    return found
 
 
 def _digest(parts: Sequence[_Source]) -> str:

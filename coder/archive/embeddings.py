@@ -113,6 +113,20 @@ class Embeddings:
         return contents.read_array(self.group, "id")
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the archive's columns, such as `time`; see `column`."""
+        return tuple(contents.columns_of(self.group))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The values of a column [images], also of images without an embedding.
+
+        Missing are "", NaN and NaT; times are in UTC. Raises InputError for no such column.
+        """
+        if name not in self.columns:
+            raise InputError(f"no column {name!r}; there are {', '.join(self.columns) or 'none'}")
+        return contents.read_array(self.group, name)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the labels; empty if the archive does not say."""
         names = self.group.attrs.get("classes", ())

@@ -18,7 +18,9 @@ from coder.errors import FileError
 ATTRIBUTE = "nec_archive"
 VERSION = 1
 _EARLIER = ("embedding", "id", "label")  # in archives of all versions
-_COORDINATES = ("id label", "id label valid error")  # their attribute, earlier and now
+COORDINATES = ("id", "label", "valid", "error")
+"""The arrays that are coordinates, before the columns; listed in an attribute of the group."""
+_EARLIER_COORDINATES = "id label"
 _WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
 _DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
 _AT_ONCE = 8  # shards that are read at once for their digests
@@ -60,7 +62,8 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
       FileError: the record is damaged, or of a newer version.
     """
     if ATTRIBUTE not in group.attrs:
-        is_own = group.attrs.get("coordinates") == _COORDINATES[-1]
+        listed = str(group.attrs.get("coordinates")).split(" ")
+        is_own = tuple(listed[: len(COORDINATES)]) == COORDINATES
         if is_own or {"embedding", "valid", "error"} <= set(members(group)[0]):
             raise FileError(f"its attribute {ATTRIBUTE} is lost: copy the archive again")
         return None
@@ -134,8 +137,10 @@ def _of_others(arrays: Mapping[str, zarr.Array]) -> Iterator[Lost]:
     if "id" not in arrays:
         return
     count = arrays["id"].shape[0]
-    for name in ("class_token", "embedding", "error", "label", "valid"):
-        if name in arrays and (own := arrays[name].shape[0]) != count:
+    for name, array in sorted(arrays.items()):
+        dimensions = getattr(array.metadata, "dimension_names", None) or ("",)
+        is_own = dimensions[0] == "image" or name in ("class_token", "embedding", *COORDINATES)
+        if is_own and (own := array.shape[0]) != count:
             text = f"has {own} images, and `id` has {count}: one is of another archive, or resized"
             yield Lost(f"{name}/zarr.json", text, name)
 
@@ -189,7 +194,7 @@ def is_earlier(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> bool:
 
 def may_be_earlier(group: zarr.Group) -> bool:
     """Whether a group's attributes are those of an earlier version's archive."""
-    return ATTRIBUTE not in group.attrs and group.attrs.get("coordinates") == _COORDINATES[0]
+    return ATTRIBUTE not in group.attrs and group.attrs.get("coordinates") == _EARLIER_COORDINATES
 
 
 def expected_shards(array: zarr.Array, ranges: Iterable[Sequence[int]]) -> set[int]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from zarr.core.sync import sync
 
-from coder.archive import contents, image_ids, manifest, refiner_array, zarr_nodes
+from coder.archive import contents, image_columns, image_ids, manifest, refiner_array, zarr_nodes
 from coder.archive.lock import joined, locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
@@ -62,6 +62,7 @@ class Writer:
         retry: bool = False,
         shared: bool = False,
         notes: Mapping[str, Any] | None = None,
+        columns: Mapping[str, DTypeLike] | None = None,
     ):
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
@@ -81,9 +82,10 @@ class Writer:
             the same arguments. Only in a local folder; its file system must have locks.
           notes: further attributes, as JSON, that are written when the archive is made and not
             compared.
+          columns: as for `create`.
         """
         self._store = zarr_nodes.place(store)
-        self._settings = (codec, count, grid, shard, attributes)
+        self._settings = (codec, count, grid, shard, attributes, columns)
         self._strict = strict
         self._retry = retry
         self._shared, self._notes = shared, dict(notes or {})
@@ -134,6 +136,11 @@ class Writer:
         self._is_open = False
         self._stack.close()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the archive's columns."""
+        return tuple(self._plan.columns)
+
     def missing(self) -> list[slice]:
         """The images of each shard that still must be written, as slices."""
         self._refuse_closed()
@@ -163,6 +170,7 @@ class Writer:
         ids: Sequence[str],
         labels: ArrayLike | None = None,
         errors: Sequence[str | None] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         """Write one shard. Once this returns, no interruption loses it.
 
@@ -175,17 +183,20 @@ class Writer:
           labels: labels of all images, int [images]; -1, masked or None for none. The label of an
             image with an error is stored as -1.
           errors: why each image could not be read; None or "" if it could.
+          columns: for each of the archive's columns, the values of all images; None, masked values
+            and columns that are left out are missing.
 
         Warns once of integer embeddings, which may have lost a scale (`UnusualEmbedding`).
 
         Raises:
-          InputError: other shapes, embeddings that the codec cannot code, an id or a label that
-            cannot be stored, not a shard of this archive; or an error, if the writer is strict.
+          InputError: other shapes, embeddings that the codec cannot code, an id, a label or a value
+            of a column that cannot be stored, not a shard of this archive; or an error, if the
+            writer is strict.
           FileError: the archive was complete, and another shard has changed since.
         """
         with about_store(self._store), self._one_thread:
             self._refuse_closed()
-            self._write(images, embeddings, ids, labels, errors)
+            self._write(images, embeddings, ids, labels, errors, columns or {})
             self._lock.release(self._number(images), written=True)
 
     def stored_bytes(self, images: slice) -> int:
@@ -385,6 +396,10 @@ class Writer:
             "number of images": (embedding.shape[0], given.count),
             "grid": (tuple(embedding.shape[1:3]), given.grid),
             "shard": (shard_size(embedding), given.shard),
+            "columns": tuple(
+                {name: str(dtype) for name, dtype in of.items()}
+                for of in (contents.columns_of(group), given.columns)
+            ),
             "codec": ((nec_codec(embedding), class_codec), given.codec.with_refiner(None).split()),
         }
         if given.codec.refiner is not None:  # else an archive keeps what it has
@@ -415,6 +430,7 @@ class Writer:
         ids: Sequence[str],
         labels: ArrayLike | None,
         errors: Sequence[str | None] | None,
+        columns: Mapping[str, Sequence[Any]],
     ) -> None:
         arrays = self._arrays
         parts = shard_slices(arrays["valid"])
@@ -470,6 +486,12 @@ class Writer:
         if not (finite := np.isfinite(y).all((1, 2))).all():
             bad = images.start + int(np.flatnonzero(good)[np.argmin(finite)])
             raise InputError(f"image {bad} has NaN or infinity: give it an error, and no embedding")
+        if unknown := columns.keys() - self._plan.columns:
+            raise InputError(f"the archive has no column {min(unknown)}: name it when you make it")
+        of_images = {
+            name: image_columns.as_stored(name, dtype, columns.get(name, [None] * count), images)
+            for name, dtype in self._plan.columns.items()
+        }
         self._refuse_known(names, images)
         if number in written_shards(arrays["valid"]):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
@@ -489,6 +511,8 @@ class Writer:
         arrays["id"][images] = np.array(names, object)
         arrays["label"][images] = marks
         arrays["error"][images] = np.array(reasons, object)
+        for name, own in of_images.items():
+            arrays[name][images] = own
         # Last: `valid` says that the shard is done. It was deleted before anything was written.
         arrays["valid"][images] = good
         if self._known is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from coder import codecs, files
-from coder.archive import contents, copying, manifest, refiner_array, zarr_nodes
+from coder.archive import contents, copying, image_columns, manifest, refiner_array, zarr_nodes
 from coder.archive.zarr_codec import nec_codec, refined
 from coder.cli import refiner_facts
 from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Verify
@@ -482,9 +482,12 @@ def _write_npy(
 
     def values(band: Region) -> np.ndarray:
         part = _read(opened, name, array, band + _whole(array)[1:], valid)
-        return np.array([str(text) for text in part.flat]) if is_text else part
+        if is_text:
+            return np.array([str(text) for text in part.flat])
+        return image_columns.values_of(array, part)
 
-    dtype, is_text = array.dtype, _type(array) == "text"
+    is_text = _type(array) == "text"
+    dtype = image_columns.values_of(array, np.empty(0, array.dtype)).dtype
     if is_text:
         # Text of any length becomes text of one length, which needs no pickle.
         longest = max((values(band).dtype.itemsize // 4 for band in bands), default=1)
@@ -549,6 +552,8 @@ def _whole(array: zarr.Array) -> Region:
 
 
 def _type(array: zarr.Array) -> str:
+    if image_columns.is_time(array):
+        return "time"
     return "text" if array.dtype.kind in "OTU" else str(array.dtype)
 
 

@@ -365,13 +365,14 @@ def test_what_would_be_dropped_is_refused(tmp_path):
     ids = [f"image {i}" for i in range(SHARD)]
     with archive.Writer(tmp_path / "a", CODEC, SHARD, GRID, shard=SHARD) as writer:
         part = slice(0, SHARD)
-        for given, message in (
+        wrong: list[tuple[dict[str, Any], str]] = [
             ({"errors": ["bad"] * SHARD}, "every image has an error, and embeddings"),
             ({"errors": "x" * SHARD}, "errors are one text"),
             ({"ids": "x" * SHARD}, "ids are one text"),
-        ):
+        ]
+        for given, message in wrong:
             with pytest.raises(InputError, match=message):
-                writer.write(part, Y[part], **({"ids": ids} | given))
+                writer.write(part, Y[part], **{"ids": ids, **given})
     with pytest.raises(InputError, match="shard is 10000000: give a whole number, 1 to 65536"):
         archive.create(tmp_path / "b", CODEC, 5, GRID, shard=10**7)
 
