@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -23,17 +24,19 @@ from coder.format import container
 from coder.refiner import NO_REFINER
 from nec_jax.api import check_images, latents, latents_of
 from nec_jax.archiving import image_list
+from nec_jax.images.acquisition import footprint
 from nec_jax.images.rasters import SceneError
 from nec_jax.images.record import CorruptImageError, DataError, Source
 from nec_jax.images.size_rule import fit_to
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models.weight_tree import flatten_weights
-from nec_jax.sources import spread
+from nec_jax.sources import ImageTable, spread
 
 _SAMPLE = 64  # images that a quality is chosen by
 _TRIED = 16  # images to try before an archive is begun
 _AHEAD = 4  # batches of images that are read ahead of the encoder
+_OF_FILES = {"time": "datetime64[us]", "footprint": str}
 _POLL = 1.0  # seconds between two looks at the shards that other processes write
 
 T = TypeVar("T")
@@ -78,6 +81,7 @@ class _Row(NamedTuple):
     id: str
     label: int
     image: NDArray | None
+    about: Mapping[str, Any] = MappingProxyType({})  # values of the archive's columns
     error: str | None = None
     failure: OSError | None = None
 
@@ -168,6 +172,7 @@ def encode_archive(
         retry=retry,
         shared=not retry,
         notes={**_left_out(source), **(notes or {})},
+        columns={**_OF_FILES, **getattr(source, "columns", {})},
     )
     ids = image_list.Ids(source)
 
@@ -175,9 +180,9 @@ def encode_archive(
         try:
             return read(index)
         except CorruptImageError as error:
-            return _Row(ids[index], -1, None, str(error))
+            return _Row(ids[index], -1, None, _listed_about(source, index), str(error))
         except OSError as failure:  # raised once all shards before it are written
-            return _Row("", -1, None, None, failure)
+            return _Row("", -1, None, failure=failure)
 
     def decoded(y: NDArray[np.float32]) -> NDArray[np.float32]:
         """What `nec_jax.embed` returns for these latents; written, it has the same symbols.
@@ -286,8 +291,15 @@ def _write_shards(
 
     def write(part: slice, some: list[tuple[_Row, NDArray | None]]) -> slice:
         y = np.stack([y for _, y in some if y is not None] or [np.empty(0, np.float32)])
-        ids, labels, _, errors, _ = zip(*(row for row, _ in some), strict=True)
-        writer.write(part, decoded(y) if y.size else np.empty(0), ids, labels, errors)
+        rows = [row for row, _ in some]
+        writer.write(
+            part,
+            decoded(y) if y.size else np.empty(0),
+            [row.id for row in rows],
+            [row.label for row in rows],
+            [row.error for row in rows],
+            {name: [row.about.get(name) for row in rows] for name in writer.columns},
+        )
         return part
 
     rows = _ahead(row, places(), readers, _AHEAD * params.config.coding_batch)
@@ -359,7 +371,15 @@ def _read(params: NecParams, source: Source, size: int, index: int) -> _Row:
         check_images(params.config, image[None])
     except CodecError as error:
         raise CorruptImageError(f"{record['id']}: {error}") from error
-    return _Row(record["id"], record.get("label", -1), image)
+    about = {"time": record.get("time"), "footprint": footprint(record)}
+    # What a table says comes first.
+    about |= {k: v for k, v in _listed_about(source, index).items() if v is not None}
+    return _Row(record["id"], record.get("label", -1), image, about)
+
+
+def _listed_about(source: Source, index: int) -> Mapping[str, Any]:
+    """What a table says of an image; empty if there is none."""
+    return source.about(index) if isinstance(source, ImageTable) else {}
 
 
 def _refuse_other_images(read: Callable[[int], _Row], count: int) -> None:

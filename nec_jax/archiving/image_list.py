@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import zarr
 
 from nec_jax.images.record import DataError, Source, raise_passing
+from nec_jax.sources import ImageTable
 
 _LISTED = 256  # images per digest
 _DIGITS = 8  # hexadecimal digits of a digest
@@ -24,8 +25,8 @@ class Listed(NamedTuple):
 
     Attributes:
         digests: attributes that tell whether a source has the same images. For every 256 images,
-            in order, 8 hexadecimal digits each: of a SHA-256 over ids and labels, and of one over
-            file sizes.
+            in order, 8 hexadecimal digits each: of a SHA-256 over ids, labels and what a table says
+            of them, and of one over file sizes.
         file_bytes: the size of all files.
     """
 
@@ -55,7 +56,10 @@ def listed(source: Source) -> Listed:
     names, sizes = hashlib.sha256(), hashlib.sha256()
     digests = {"image_names": "", "image_sizes": ""}
     for number, ((name, file), label) in enumerate(zip_longest(source.files(), labels), 1):
-        names.update(f"{name}\t{label}\n".encode(errors="backslashreplace"))
+        text = f"{name}\t{label}"
+        if isinstance(source, ImageTable):
+            text += f"\t{source.about(number - 1)}"
+        names.update(f"{text}\n".encode(errors="backslashreplace"))
         sizes.update(f"{size(file)}\n".encode())
         if number % _LISTED == 0 or number == len(source):
             digests["image_names"] += names.hexdigest()[:_DIGITS]
@@ -121,7 +125,7 @@ def refuse_changed(
                         f"{text}image {rows.start + i} was {old}, and is {new or 'none'}{remedy}"
                     )
             raise DataError(
-                f"{text}a name or a label differs from image {rows.start} on"
+                f"{text}a name, a label or a column differs from image {rows.start} on"
                 f"{', ' + ids[0] if ids else ''}{remedy}"
             )
     return {name: had[name] for name in now}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nec_jax.images.acquisition import time_of_raster
 from nec_jax.images.colours import TIFFS, black_is_zero, coloured, refuse_other_colours
 from nec_jax.images.record import IGNORE, Box, DataError, Record, moved, slices_of
 
@@ -88,6 +89,8 @@ def read(
             record["crs"] = dataset.crs.to_string()
         if not dataset.transform.is_identity:
             record["transform"] = moved(dataset.transform[:6], box)
+        if (taken := time_of_raster(dataset)) is not None:
+            record["time"] = taken
     return record
 
 

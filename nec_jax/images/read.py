@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from nec_jax.images import rasters
+from nec_jax.images.acquisition import time_of_picture
 from nec_jax.images.colours import refuse_colours
 from nec_jax.images.record import (
     Box,
@@ -251,9 +252,13 @@ def read_picture(file: IO[bytes], image_id: str) -> Record:
         else:
             pixels = np.asarray(image.convert("RGB"))
         pixels = turned(pixels, _orientation(image))
+        taken = time_of_picture(image)
+    record = {"id": image_id, "image": pixels}
+    if taken is not None:
+        record["time"] = taken
     if pixels.shape[-1] in (1, 3):
-        return {"id": image_id, "image": pixels}
-    record = {"id": image_id, "image": np.ascontiguousarray(pixels[..., :-1])}
+        return record
+    record["image"] = np.ascontiguousarray(pixels[..., :-1])
     transparent = pixels[..., -1] < np.iinfo(pixels.dtype).max
     if transparent.any():
         record["missing"] = {"transparent": transparent}

@@ -26,6 +26,7 @@ class Record(TypedDict, total=False):
     mask: np.ndarray  # uint8 [H, W], index into Source.mask_classes, 255 = ignore
     transform: Affine
     crs: str  # e.g. "EPSG:4326"
+    time: np.datetime64  # when it was taken, in UTC
     # Masks bool [H, W] by kind of missing pixel; no record of a source has it: see MissingPixels.
     missing: dict[str, np.ndarray]
 
@@ -53,6 +54,8 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Record:
         """Raise CorruptImageError, naming the file, when record `index` cannot be read."""
         ...
+
+    # A source may also have `columns`: what a table says of each image (`ImageTable`).
 
     def files(self) -> Iterable[tuple[str, Path]]:
         """Id (of a window, and its size) and file of each record, in order; reads no image."""

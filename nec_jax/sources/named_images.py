@@ -9,14 +9,16 @@ from typing import Any
 from nec_jax.images.read import IMAGE_SUFFIXES
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.sources.folder import find_images, whole_or_cut
+from nec_jax.sources.image_table import TABLES, open_image_table
 from nec_jax.sources.open import open_source
 
 
 def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None = None) -> Source:
     """The images that all inputs name together, in their order, each once.
 
-    One input that is a folder or the name of a data set is opened by `open_source`: its images may
-    have labels and splits. Otherwise an input is an image file, a folder whose images are taken at
+    One input that is a folder or the name of a data set is opened by `open_source`, and one that is
+    a table (CSV or Parquet) by `open_image_table`: their images may have labels and splits.
+    Otherwise an input is an image file, a folder whose images are taken at
     any depth, or a pattern (`*`, `?`, `[..]`, and `**` for folders at any depth), and an image's id
     is its path below the folder that holds all of them.
 
@@ -26,12 +28,19 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
         chip: as for `open_source`.
 
     Raises:
-        DataError: an input that is no image, names nothing, or has no split; as `open_source`.
+        DataError: an input that is no image, names nothing, or has no split; as `open_source` and
+            `open_image_table`.
         FileNotFoundError: an input that does not exist.
         OSError: a folder that may not be listed.
     """
     if len(inputs) == 1 and not _is_file_or_pattern(inputs[0]):
         return open_source(inputs[0], split, chip=chip)
+    if tables := [name for name in inputs if name.lower().endswith(TABLES)]:
+        if len(inputs) > 1:
+            raise DataError(
+                f"{tables[0]} is a table of images, which is given alone: leave the rest out"
+            )
+        return open_image_table(Path(tables[0]).expanduser(), split, chip=chip)
     if split != "all":
         raise DataError(f"files have no splits, and {split!r} is asked for: leave it out")
     found: dict[Any, Path] = {}

@@ -397,3 +397,57 @@ def test_a_model_of_many_qualities(tmp_path, capsys):
     refined = coder.open(tmp_path / "c.zarr", refine=True)[:].reshape(24, 64, 192)
     expected = nec_jax.embed(params, images, quality=3, for_refiner=True, refine=True)
     np.testing.assert_array_equal(refined, expected[:, 1:])
+
+
+def test_a_table_gives_ids_labels_and_columns(inputs, capsys):
+    lines = ["path,id,label,cloud,code,time"]
+    for i in range(COUNT):
+        path = f"images/{('field', 'water')[i % 2]}/{i}.png"
+        cloud = "" if i == 3 else i / 4
+        lines.append(
+            f"{path},tile {i},kind {i % 3},{cloud},00{i},2020-01-{i + 1:02}T12:00:00+02:00"
+        )
+    (inputs / "images.csv").write_text("\n".join(lines))
+    (inputs / "images/field/4.png").write_bytes(b"no image")
+
+    def encode(*more):
+        given = ["encode", str(inputs / "images.csv"), "--model", str(inputs / "model.safetensors")]
+        return command([*given, "--out", str(inputs / "a.zarr"), "--shard", "4", *more])
+
+    assert encode() == NOT_ALL
+    embeddings = coder.open(inputs / "a.zarr")
+    assert [str(one) for one in embeddings.ids] == [f"tile {i}" for i in range(COUNT)]
+    labels = [-1 if i == 4 else i % 3 for i in range(COUNT)]
+    assert embeddings.labels.tolist() == labels
+    assert embeddings.classes == ("kind 0", "kind 1", "kind 2")
+    days = np.datetime64("2020-01-01T10:00") + np.arange(COUNT) * np.timedelta64(1, "D")
+    assert embeddings.column("time").tolist() == days.astype("datetime64[us]").tolist()
+    cloud = np.where(np.arange(COUNT) == 3, np.nan, np.arange(COUNT) / 4)
+    np.testing.assert_array_equal(embeddings.column("cloud"), cloud)
+    assert [str(code) for code in embeddings.column("code")] == [f"00{i}" for i in range(COUNT)]
+    assert str(embeddings.column("path")[1]) == "images/water/1.png"
+    assert not any(map(str, embeddings.column("footprint")))
+    # What the table says is compared too.
+    text = (inputs / "images.csv").read_text()
+    (inputs / "images.csv").write_text(text.replace("002", "0022"))
+    capsys.readouterr()
+    assert encode() == 1
+    assert "a name, a label or a column differs from image 0 on" in capsys.readouterr().err
+
+
+def test_times_and_footprints_of_files_become_columns(inputs):
+    with rasterio.open(
+        inputs / "images/field/12.tif", "w", "GTiff", 40, 40, 3, "EPSG:32633",
+        rasterio.Affine(10, 0, 500000, 0, -10, 4100000), "uint8",
+    ) as file:  # fmt: skip
+        file.write(np.full((3, 40, 40), 7, np.uint8))
+        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2020-01-02 03:04:05")
+    assert run(inputs, "a.zarr") == 0
+    embeddings = coder.open(inputs / "a.zarr")
+    has = [str(one).endswith(".tif") for one in embeddings.ids]
+    assert sum(has) == 1
+    times, places = embeddings.column("time"), [str(p) for p in embeddings.column("footprint")]
+    assert np.isnat(times).tolist() == [not one for one in has]
+    assert times[has.index(True)] == np.datetime64("2020-01-02T03:04:05")
+    assert [bool(place) for place in places] == has
+    assert places[has.index(True)].startswith("POLYGON ((15 37.04")
