@@ -75,7 +75,11 @@ def copy(
                     f"{other.store} has another {what.removesuffix('s')} than {first.store}: "
                     "only archives of one codec, quality and grid make one archive"
                 )
-    own = _quality(codec, first)
+    own = codec.quality_of(first.codecs)
+    if own is None:
+        raise InputError(
+            f"{first.store} was not coded by this codec: give the codec or the model that made it"
+        )
     one = codec.at(own if quality is None else quality)
     if one.quality > own:
         raise InputError(
@@ -144,8 +148,9 @@ class _Source:
             array = contents.array_of(self.group, "embedding")
             self.grid = array.shape[1], array.shape[2]
             names = ["embedding", *(["class_token"] if "class_token" in self.group else [])]
-            self.codecs = [nec_codec(contents.array_of(self.group, name)) for name in names]
-            if None in self.codecs:
+            found = [nec_codec(contents.array_of(self.group, name)) for name in names]
+            self.codecs = [codec for codec in found if codec is not None]
+            if len(self.codecs) < len(names):
                 raise InputError("its embeddings are not coded by nec")
         self.ids = [str(name) for name in contents.read_array(self.group, "id")]
         self.numbers = np.arange(len(self.ids))
@@ -257,18 +262,6 @@ def _cut(parts: Sequence[_Source], images: slice) -> Iterator[tuple[_Source, sli
         if low < high:
             yield part, slice(low, high)
         start += len(part.numbers)
-
-
-def _quality(codec: EmbeddingCodec, source: _Source) -> int:
-    """The quality of an archive. Raises InputError if it is none of the codec's."""
-    first = 0 if codec.num_qualities > 1 else codec.quality
-    for quality in range(first, first + codec.num_qualities):
-        one = codec.at(quality).with_refiner(None)
-        if [part for part in one.split() if part is not None] == source.codecs:
-            return quality
-    raise InputError(
-        f"{source.store} was not coded by this codec: give the codec or the model that made it"
-    )
 
 
 def _shared(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

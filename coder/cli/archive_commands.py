@@ -15,7 +15,7 @@ import zarr
 from coder import codecs, files
 from coder.archive import contents, copying, image_columns, manifest, refiner_array, zarr_nodes
 from coder.archive.zarr_codec import nec_codec, refined
-from coder.cli import refiner_facts
+from coder.cli import codec_names, refiner_facts
 from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Verify
 from coder.errors import FileError, InputError, NoPermission, OutputError, one_line
 from coder.refiner import Refiner, load_refiner
@@ -136,12 +136,12 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
             images = max(images, array.shape[0] if array.ndim == 4 else 0)
             fingerprint, size = codec.fingerprint.hex(), codec.codec_bytes
             print(
-                f"  nec codec {fingerprint[:8]} (of this array and quality {codec.quality} alone): "
-                f"{codec.channels} channels, {len(codec.tables)} tables, {size:,} bytes"
+                f"  coded by nec: {codec.channels} channels, {len(codec.tables)} tables, "
+                f"{size:,} bytes for these"
             )
             found[name] |= {"fingerprint": fingerprint, "quality": codec.quality}
             found[name]["codec_bytes"] = size
-    facts = _origin(opened)
+    facts = _origin(opened) | _codec(opened, options.codec)
     if opened.refiner is not None:
         assert opened.group is not None
         own = zarr.open_array(opened.group.store_path / refiner_array.ARRAY, mode="r")
@@ -164,9 +164,8 @@ def _origin(opened: _Opened) -> dict[str, Any]:
     if None in made.values():
         return {}
     print(
-        f"made by {made['model_name']} (SHA-256 {str(made['model_sha256'])[:8]} of its file), "
-        f"codec {str(made['codec'])[:8]}, quality {made['quality']}, from images of "
-        f"{made['image_size']} px; {made['written_by']}"
+        f"made by {made['model_name']} (SHA-256 {str(made['model_sha256'])[:8]} of its file) from "
+        f"images of {made['image_size']} px; {made['written_by']}"
     )
     if (sources := attributes.get("copied_from")) is not None:
         made["copied_from"] = sources
@@ -175,6 +174,30 @@ def _origin(opened: _Opened) -> dict[str, Any]:
             f"copied from {', '.join(map(str, sources))}, of quality {made['copied_from_quality']}"
         )
     return {"made_by": made}
+
+
+def _codec(opened: _Opened, given: Path | None) -> dict[str, Any]:
+    """Print by which codec and quality the arrays are coded.
+
+    Raises InputError if it is not the given one.
+    """
+    arrays = sorted(opened.arrays.items(), reverse=True)  # embeddings before class tokens
+    parts = [codec for _, array in arrays if (codec := nec_codec(array)) is not None]
+    if not parts:
+        return {}
+    named = codec_names.of_arrays(parts, given)
+    attributes: Any = {} if opened.group is None else opened.group.attrs
+    recorded = str(attributes.get("codec", ""))
+    if named is None and given is not None:
+        raise InputError("was not coded by this codec: give the codec or model that made it", given)
+    if named is not None:
+        print(named)
+        recorded = named.codec.fingerprint.hex()
+    elif recorded:
+        print(f"codec {recorded[:8]}, quality {parts[0].quality}")
+    else:
+        print(f"quality {parts[0].quality} of a codec {codec_names.UNKNOWN}")
+    return {"codec": recorded or None, "quality": parts[0].quality}
 
 
 def verify(options: Verify) -> tuple[int, dict[str, Any]]:

@@ -61,7 +61,7 @@ class Info:
     file: AnyFile
     """Blob, file of a codec, model or refiner, name of a shipped model, or archive (Zarr store)."""
     codec: OptionalPath = None
-    """Codec or model file that the blob was made with."""
+    """Codec file, model file or name of a shipped model that a blob was made with. `info` also takes it for an archive, to say whether it is its codec."""  # noqa: E501
     json: Flag = False
     """Print one JSON object instead of text."""
 

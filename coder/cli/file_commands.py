@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from coder import codecs, files
-from coder.cli import refiner_facts
+from coder.cli import codec_names, refiner_facts
 from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Models, Verify
 from coder.codecs import EmbeddingCodec
 from coder.errors import FileError, InputError, about
@@ -39,7 +39,8 @@ def run(options: Info | AddRefiner | Models | Copy) -> Result:
         from coder.cli import archive_commands
 
         return archive_commands.add_refiner(options)
-    if options.codec is not None and kind != "blob":
+    is_named = kind == "blob" or (kind == "archive" and type(options) is Info)
+    if options.codec is not None and not is_named:
         raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
     if kind == "archive":
         # Not needed for blobs, and slow to import.
@@ -50,12 +51,12 @@ def run(options: Info | AddRefiner | Models | Copy) -> Result:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    """Print what a shipped model is, and return it."""
+    """Print what a model's file is, and return it."""
     data = path.read_bytes()
     tensors, content = container.from_bytes(data, codecs.MODEL)
     config = content["config"]
     codec = codecs.of_file(tensors, content)
-    facts = {
+    facts: dict[str, Any] = {
         "name": path.stem,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -122,7 +123,10 @@ def _blob(options: Info) -> dict[str, Any]:
         "payload_bytes": len(data) - len(framing.pack(header, words[:0])),
     }
     print(f"blob, {len(data):,} bytes, format {framing.VERSION}, checksum right")
-    print(f"codec {facts['fingerprint']} (of quality {header.rate_index} alone)")
+    named = codec_names.of_blob(header, options.codec)
+    facts["codec"] = named and named.codec.fingerprint.hex()
+    unknown = f"quality {header.rate_index} (fingerprint {facts['fingerprint']}) of a codec "
+    print(named or unknown + codec_names.UNKNOWN)
     height, width = header.grid
     print(f"{height} x {width} tokens{' and a class token' if header.class_token else ''}")
     print(f"payload {facts['payload_bytes']:,} bytes, {words.size:,} words")
@@ -143,7 +147,9 @@ def _safetensors(options: Info) -> dict[str, Any]:
         raise InputError(f"{what}, which holds no embeddings: give a blob or an archive")
     if is_refiner:
         return _refiner_file(options, Refiner.from_parts(tensors, content))
-    return _codec_file(options, codecs.of_file(tensors, content))
+    codec = codecs.of_file(tensors, content)
+    model = {"model": _model(path)} if "config" in content and type(options) is Info else {}
+    return _codec_file(options, codec) | model
 
 
 def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
@@ -160,9 +166,10 @@ def _refiner_file(options: Info, refiner: Refiner) -> dict[str, Any]:
 
 
 def _codec_file(options: Info, codec: EmbeddingCodec) -> dict[str, Any]:
-    fingerprint, own = codec.fingerprint.hex(), codec.at().fingerprint[:4].hex()
+    fingerprint = codec.fingerprint.hex()
     names = ("codec_bytes", "channels", "max_tokens", "num_qualities", "quality", "class_token")
-    facts = {"kind": "codec", "fingerprint": fingerprint, "tables": len(codec.tables)}
+    facts: dict[str, Any] = {"kind": "codec", "fingerprint": fingerprint, "codec": fingerprint}
+    facts["tables"] = len(codec.tables)
     facts |= {name: getattr(codec, name) for name in names}
     if codec.refiner is not None:
         facts["refiner"] = refiner_facts.facts(codec.refiner)
@@ -179,9 +186,6 @@ def _codec_file(options: Info, codec: EmbeddingCodec) -> dict[str, Any]:
         print(
             f"qualities 0 to {codec.num_qualities - 1}; quality {codec.quality} is used unless "
             "another is given"
-        )
-        print(
-            f"blobs carry the fingerprint of their one quality: {own} for quality {codec.quality}"
         )
     else:
         print(f"quality {codec.quality}")

@@ -5,7 +5,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -76,6 +76,19 @@ class EmbeddingCodec(ABC):
     @abstractmethod
     def at(self, quality: int | None = None) -> "OneQualityCodec":
         """The codec of one quality; None selects the default, `self.quality`."""
+
+    def quality_of(self, parts: "Sequence[OneQualityCodec]") -> int | None:
+        """The quality of an archive, if this codec made it; else None.
+
+        Args:
+          parts: the codecs of the archive's embeddings and, if they are coded, class tokens.
+        """
+        try:
+            own = self.at(parts[0].quality).with_refiner(None).split()
+        except InputError:  # no such quality
+            return None
+        is_own = [part for part in own if part is not None] == list(parts)
+        return parts[0].quality if is_own else None
 
     @abstractmethod
     def encode(self, y: ArrayLike, grid: tuple[int, int], *, for_refiner: bool = False) -> bytes:

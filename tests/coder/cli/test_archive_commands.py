@@ -176,16 +176,6 @@ def test_an_unfinished_archive_says_so(stop, run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_info_says_of_what_a_fingerprint_is(run, whole):
-    _, out, _ = run("info", whole)
-    for codec in CODEC.split():
-        assert codec is not None
-        assert (
-            f"  nec codec {codec.fingerprint[:4].hex()} (of this array and quality 0 alone): "
-            in out
-        )
-
-
 DAMAGED = 200
 
 

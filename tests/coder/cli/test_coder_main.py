@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 from coder_cases import fitted_codec, laplace_embeddings, own_lines
-from folders import GOLDEN, KEPT, ROOT
+from folders import GOLDEN, ROOT
 from zarr.core.sync import sync
 
 import coder
@@ -55,20 +55,6 @@ def test_info_says_what_a_blob_is(capsys):
     assert "payload 1,985 bytes" in out
     _, out, _ = run(capsys, "info", BLOB, "--codec", CODEC)
     assert "197 x 48 symbols" in out
-
-
-def test_info_says_which_fingerprint_a_blob_has(capsys):
-    """A file of several qualities has its own; a blob has that of its one quality."""
-    kept = KEPT / "2026-11"
-    codec = coder.load(kept / "codec.safetensors")
-    _, out, _ = run(capsys, "info", kept / "codec.safetensors")
-    assert f"fingerprint {codec.fingerprint.hex()}, of all 14 qualities\n" in out
-    own = codec.at().fingerprint[:4].hex()
-    assert f"blobs carry the fingerprint of their one quality: {own} for quality 6\n" in out
-    _, out, _ = run(capsys, "info", kept / "image.blob")
-    assert f"codec {codec.at(13).fingerprint[:4].hex()} (of quality 13 alone)\n" in out
-    _, out, _ = run(capsys, "info", CODEC)
-    assert "blobs carry" not in out
 
 
 def test_info_says_what_a_codec_is(capsys):

@@ -35,6 +35,7 @@ FACTS = {
     "num_qualities": WHOLE.num_qualities,
     "refiner_bytes": REFINER.refiner_bytes,
 }
+CONFIG = {"image_size": 96, "bands": ["red"], "dtype": "uint8", "patch": 16}  # of a model's file
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def files(tmp_path: Path) -> Path:
     own, entry = REFINER.to_parts()
     tensors = {f"codec/{name}": values for name, values in tensors.items()}
     tensors |= {f"refiner/{name}": values for name, values in own.items()}
-    whole = {"config": {}, "provenance": "{}", "codec": content, "refiner": entry}
+    whole = {"config": CONFIG, "provenance": "{}", "codec": content, "refiner": entry}
     container.write(tmp_path / "model", MODEL, tensors, whole)
     for name, codec in (("plain.zarr", WHOLE), ("refined.zarr", REFINING)):
         with archive.Writer(tmp_path / name, codec.at(QUALITY), COUNT, GRID, shard=4) as writer:
@@ -357,7 +358,7 @@ def test_encode_does_not_choose_symbols_for_a_refiner_unasked(tmp_path: Path, ru
     own, entry = random_refiner(codec).to_parts()
     held = {f"codec/{name}": values for name, values in tensors.items()}
     held |= {f"refiner/{name}": values for name, values in own.items()}
-    whole = {"config": {}, "provenance": "{}", "codec": content, "refiner": entry}
+    whole = {"config": CONFIG, "provenance": "{}", "codec": content, "refiner": entry}
     container.write(tmp_path / "model", MODEL, held, whole)
     np.save(tmp_path / "y.npy", y)
     for name in ("codec", "model"):
