@@ -29,6 +29,7 @@ from coder.cli.arguments import (
     Copy,
     Decode,
     Encode,
+    Export,
     Fit,
     Info,
     Models,
@@ -37,7 +38,7 @@ from coder.cli.arguments import (
 from coder.errors import CodecError, about, one_line
 
 _OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
-_OWN |= {"add-refiner": AddRefiner, "copy": Copy, "models": Models}
+_OWN |= {"export": Export, "add-refiner": AddRefiner, "copy": Copy, "models": Models}
 OTHERS = {
     "convert": "Import a pre-trained vision transformer, exactly or not at all.",
     "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",

@@ -13,10 +13,18 @@ import numpy as np
 import zarr
 
 from coder import codecs, files
-from coder.archive import contents, copying, image_columns, manifest, refiner_array, zarr_nodes
+from coder.archive import (
+    contents,
+    copying,
+    exporting,
+    image_columns,
+    manifest,
+    refiner_array,
+    zarr_nodes,
+)
 from coder.archive.zarr_codec import nec_codec, refined
 from coder.cli import codec_names, refiner_facts
-from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Verify
+from coder.cli.arguments import AddRefiner, Copy, Decode, Export, Info, Verify
 from coder.errors import FileError, InputError, NoPermission, OutputError, one_line
 from coder.refiner import Refiner, load_refiner
 
@@ -100,6 +108,21 @@ def copied(options: Copy) -> tuple[int, dict[str, Any]]:
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{options.out}: {done.images:,} images, {done.not_valid:,} not valid, {size:,} bytes")
     return 0, {"out": str(options.out), "bytes": size} | done._asdict()
+
+
+def export(options: Export) -> tuple[int, dict[str, Any]]:
+    """Write an archive in another format."""
+    write = {".parquet": exporting.to_parquet, ".zarr": exporting.to_zarr}.get(options.out.suffix)
+    if write is None:
+        raise InputError("name it NAME.parquet or NAME.zarr, which says the format", options.out)
+    kept = {"overwrite": options.overwrite, "inputs": [options.file]}
+    files.check_output(options.out, folder=options.out.suffix == ".zarr", **kept)
+    with zarr_nodes.settled():
+        exporter = exporting.Exporter(options.file, pool=options.pool, refine=options.refine)
+        write(exporter, options.out, overwrite=options.overwrite)
+    size = sum(p.stat().st_size for p in [options.out, *options.out.rglob("*")] if p.is_file())
+    print(f"{options.out}: embeddings float32 {list(exporter.shape)}, {size:,} bytes")
+    return 0, {"out": str(options.out), "shape": exporter.shape, "bytes": size}
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -91,6 +91,27 @@ class Decode(Info):
     """Refine embeddings: bring them closer to those that were encoded, with the refiner of the archive, or of the model given as --codec."""  # noqa: E501
     refiner: OptionalPath = None
     """Refiner file, model file, or name of a shipped model: refine embeddings with its refiner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write an archive as a Parquet table, or as a plain Zarr group that needs no codec.
+
+    Example: nec export archive.zarr --pool mean --out embeddings.parquet
+    """
+
+    file: Annotated[Positional[Path], _PATH, arg(metavar="ARCHIVE")]
+    """Archive (Zarr store)."""
+    out: AnyPath
+    """File NAME.parquet, or folder NAME.zarr, to write."""
+    pool: Annotated[Literal["mean", "class-token"] | None, arg(metavar="mean|class-token")] = None
+    """One vector for each image: the mean of its tokens, or its class token; all tokens if not given."""  # noqa: E501
+    refine: Flag = False
+    """Refine embeddings, with the refiner of the archive."""
+    overwrite: Flag = False
+    """Replace an existing file or Zarr array; an input, a pipe or a device is never replaced."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from coder import codecs, files
 from coder.cli import codec_names, refiner_facts
-from coder.cli.arguments import AddRefiner, Copy, Decode, Info, Models, Verify
+from coder.cli.arguments import AddRefiner, Copy, Decode, Export, Info, Models, Verify
 from coder.codecs import EmbeddingCodec
 from coder.errors import FileError, InputError, about
 from coder.format import blob as framing
@@ -24,12 +24,13 @@ _KINDS = {
 }
 
 
-def run(options: Info | AddRefiner | Models | Copy) -> Result:
-    """Run `info`, `verify` or `decode` on a file of any kind, `add-refiner`, `copy` or `models`."""
-    if isinstance(options, Copy):
+def run(options: Info | AddRefiner | Models | Copy | Export) -> Result:
+    """Run `info`, `verify` or `decode` on a file of any kind, or one of the other commands."""
+    if isinstance(options, Copy | Export):
         from coder.cli import archive_commands
 
-        return archive_commands.copied(options)
+        is_copy = isinstance(options, Copy)
+        return archive_commands.copied(options) if is_copy else archive_commands.export(options)
     if isinstance(options, Models):
         return 0, {"models": [_model(path) for path in sorted(SHIPPED.glob("*.safetensors"))]}
     kind = _kind(options.file)
