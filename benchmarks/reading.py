@@ -3,9 +3,10 @@
     python -m benchmarks.reading FOLDER [--model nec-vit-ti] [--images 2000] [--rounds 5]
 
 Encodes images to an archive, and writes the same images as JPEG 2000 (OpenJPEG), without loss and
-with a peak signal-to-noise ratio of 40 dB, at the side that the model takes. Reads both on one thread: one at
-random places in a new reader and in an open one, and all in order. Prints the median over rounds,
-which alternate, and the bytes of all files. Whoever has images still has to run the encoder.
+with a peak signal-to-noise ratio of 40 dB, at the side that the model takes. Reads both on one
+thread: one at random places in a new reader and in an open one, and all in order. Prints the median
+over rounds, which alternate, and the bytes of all files. Whoever has images still has to run the
+encoder.
 """
 
 import argparse
