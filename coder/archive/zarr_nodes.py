@@ -2,16 +2,20 @@
 
 import asyncio
 import itertools
+import json
 import os
-from collections.abc import AsyncIterator, Collection, Iterator
+import warnings
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
+from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from coder import files
@@ -35,7 +39,8 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
         check_metadata(path)
     with about_store(store):
         try:
-            return zarr.open(store, mode="r")
+            # Each array's own metadata, not the copy of them that a group may hold.
+            return zarr.open(store, mode="r", use_consolidated=False)
         except CodecError:
             raise
         except FileNotFoundError as error:
@@ -141,6 +146,53 @@ def opened(group: zarr.Group, but: Collection[str] = ()) -> dict[str, zarr.Array
 def names(group: zarr.Group) -> list[str]:
     """The names directly below a group in its store, members or not."""
     return sorted(sync(_listed(group.store_path.store.list_dir(group.path))))
+
+
+def consolidate(group: zarr.Group) -> zarr.Group:
+    """Copy the metadata of all members into the group's own, which xarray opens without a warning.
+
+    Returns:
+      The group, open for writing; what it writes keeps the copy.
+    """
+    if not group.store.supports_consolidated_metadata:
+        return zarr.open_group(group.store_path, mode="r+", use_consolidated=False)
+    with warnings.catch_warnings():  # that other programs may not know such metadata
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        return zarr.consolidate_metadata(group.store, path=group.path)
+
+
+def copies(group: zarr.Group) -> dict[str, Any] | None:
+    """The metadata of arrays that a group holds as a copy, by name; None if it has no copy."""
+    held = (_metadata(group.store_path) or {}).get("consolidated_metadata")
+    found = held.get("metadata") if isinstance(held, dict) else None
+    if not isinstance(found, dict):
+        return None
+    nodes = {name: one if isinstance(one, dict) else {} for name, one in found.items()}
+    return {name: one for name, one in nodes.items() if one.get("node_type") != "group"}
+
+
+def outdated(group: zarr.Group, arrays: Iterable[str]) -> list[str]:
+    """The arrays whose own metadata differ from the group's copy, or are missing in either.
+
+    There is none if the group has no copy. `arrays` are the names of its arrays.
+    """
+    held = copies(group)
+    if held is None:
+        return []
+    names = sorted({*arrays, *held})
+    return [name for name in names if _metadata(group.store_path / name) != held.get(name)]
+
+
+def _metadata(node: StorePath) -> Any:
+    """The JSON of a node's metadata; None if there is none, or it is damaged."""
+    path = local_path(node)
+    try:
+        if path is not None:
+            check_metadata(path)
+        data = sync((node / "zarr.json").get(default_buffer_prototype()))
+        return None if data is None else json.loads(data.to_bytes())
+    except (FileError, ValueError):
+        return None
 
 
 def places(array: zarr.Array) -> list[tuple[int, ...]]:
