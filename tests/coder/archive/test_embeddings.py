@@ -129,10 +129,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_each_of_many_workers_decodes_on_one_thread(tmp_path, method):
-    codec = coder.load("nec-vit-ti").at(14)
+    codec: Any = coder.load("nec-vit-ti").at(14)
     rng = np.random.default_rng(0)
     mean, scale = codec.transform.mean, codec.transform.scale
-    y = np.float32(mean + scale * rng.laplace(size=(12, 65, 192)) / 8)
+    y = (mean + scale * rng.laplace(size=(12, 65, 192)) / 8).astype(np.float32)
     with archive.Writer(tmp_path / "a.zarr", codec, len(y), (8, 8)) as writer:
         for part in writer.missing():
             writer.write(part, y[part], [str(i) for i in range(part.start, part.stop)])

@@ -127,7 +127,7 @@ def test_a_copy_without_the_codec_is_plain_zarr(path, tmp_path):
 
 
 def test_a_refiner_is_added_to_a_copy_again(tmp_path):
-    codec = coder.load("nec-vit-ti").at(3)
+    codec: Any = coder.load("nec-vit-ti").at(3)
     y = np.zeros((3, 65, 192), np.float32) + codec.transform.mean
     with archive.Writer(tmp_path / "a.zarr", codec, 3, (8, 8)) as writer:
         writer.write(writer.missing()[0], y, ["a", "b", "c"])
