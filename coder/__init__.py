@@ -1,8 +1,8 @@
 """Embeddings <-> bytes. Needs NumPy and constriction, and no deep-learning framework.
 
 `load` opens a codec and `fit` makes one; the codecs are in `coder.codecs`. `Pool` codes on all
-cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them;
-`python -m coder` is the command line.
+cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them.
+`load_head` applies heads that nec_jax trained. `python -m coder` is the command line.
 
 ```python
 codec = coder.load("codec.safetensors")

@@ -215,14 +215,15 @@ def finish(group: zarr.Group) -> None:
         if state is None:
             raise FileError("not an archive, or one of an earlier version: make it with `create`")
         # As they are stored: arrays may have changed, and a refiner may have been added since.
-        now = zarr.open_group(group.store_path, mode="r", use_consolidated=False)
+        mode = "r" if group.store.read_only else "r+"
+        now = zarr.open_group(group.store_path, mode=mode, use_consolidated=False)
         arrays = zarr_nodes.opened(now, but=refiner_array.own_members(now))
         # Only whole arrays: the shards that there must be are counted below.
         refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         _check_shards(arrays)
         new = manifest.completed({name: arrays[name] for name in state["shards"]})
         if new != state or zarr_nodes.copies(now) is None or zarr_nodes.outdated(now, arrays):
-            _put(group, zarr_nodes.consolidate(group), {ATTRIBUTE: new})
+            _put(group, zarr_nodes.with_copies(now, arrays), {ATTRIBUTE: new})
 
 
 def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
@@ -266,14 +267,13 @@ def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
                 )
             own = zarr.open_group(group.store_path, mode="r+", use_consolidated=False)
             refiner_array.write_array(own, refiner)
-            if zarr_nodes.copies(own) is not None:
-                own = zarr_nodes.consolidate(own)
-            _put(group, own, {attribute: fingerprint})
+            _put(group, zarr.open_group(group.store_path, mode="r+"), {attribute: fingerprint})
 
 
 def _put(group: zarr.Group, stored: zarr.Group, attributes: Mapping[str, Any]) -> None:
-    """Write attributes of a group that is `consolidate`d; `group` is the caller's object of it."""
+    """Write attributes of a group with its copies; `group` is the caller's object of it."""
     stored.attrs.update(attributes)
+    group.metadata.attributes.clear()
     group.metadata.attributes.update(stored.attrs.asdict())
     ours, theirs = (one.metadata.consolidated_metadata for one in (stored, group))
     if ours is not None and theirs is not None:  # which the caller's object would write again

@@ -1,11 +1,11 @@
 """Open, list and read Zarr groups and arrays of any kind, with errors that name the cause."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
-import warnings
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
+from zarr.core.group import AsyncGroup, ConsolidatedMetadata
 from zarr.core.sync import sync
-from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from coder import files
@@ -148,17 +148,15 @@ def names(group: zarr.Group) -> list[str]:
     return sorted(sync(_listed(group.store_path.store.list_dir(group.path))))
 
 
-def consolidate(group: zarr.Group) -> zarr.Group:
-    """Copy the metadata of all members into the group's own, which xarray opens without a warning.
+def with_copies(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> zarr.Group:
+    """The group with a copy of the metadata of these members, where xarray looks for them.
 
-    Returns:
-      The group, open for writing; what it writes keeps the copy.
+    It is written when attributes of the result are.
     """
-    if not group.store.supports_consolidated_metadata:
-        return zarr.open_group(group.store_path, mode="r+", use_consolidated=False)
-    with warnings.catch_warnings():  # that other programs may not know such metadata
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        return zarr.consolidate_metadata(group.store, path=group.path)
+    copies = ConsolidatedMetadata({name: array.metadata for name, array in arrays.items()})
+    held = copies if group.store.supports_consolidated_metadata else None
+    metadata = dataclasses.replace(group.metadata, consolidated_metadata=held)
+    return zarr.Group(AsyncGroup(metadata, group.store_path))
 
 
 def copies(group: zarr.Group) -> dict[str, Any] | None:
