@@ -12,7 +12,6 @@ import pytest
 import transform_cases
 import zarr
 from archive_cases import BAD, COUNT, EMBEDDING_HAT, GRID, SHARD, filled, written
-from folders import ROOT
 from refiner_cases import random_refiner
 
 import coder
@@ -141,7 +140,7 @@ def test_each_of_many_workers_decodes_on_one_thread(tmp_path, method):
     done = subprocess.run(
         [sys.executable, "program.py", method],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "4"},
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "4"},
         stdout=subprocess.PIPE,
         check=True,
         text=True,

@@ -6,7 +6,6 @@ import subprocess
 import numpy as np
 import pytest
 from archive_cases import BAD, COUNT, written
-from folders import ROOT
 
 import coder
 
@@ -57,8 +56,7 @@ def test_a_data_loader_reads_pairs(tmp_path, method):
     written(tmp_path / "a.zarr", BAD)
     (tmp_path / "program.py").write_text(PROGRAM)
     call = [str(TORCH), "-W", "error", "program.py", "a.zarr", "found.npz", method]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(call, check=True, cwd=tmp_path, env=environment, timeout=300)
+    subprocess.run(call, check=True, cwd=tmp_path, timeout=300)
     found = np.load(tmp_path / "found.npz")
     good = [i for i in range(COUNT) if i not in BAD]
     assert sorted(found["t"].tolist()) == good  # the label of an image is its number

@@ -1,7 +1,6 @@
 """What users of xarray and pandas do with an archive (docs/consumer.md), without any warning."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import xarray as xr
 import zarr
 from archive_cases import BAD, CODEC, COUNT, EMBEDDING_HAT, GRID, SHARD, Y, change, written
-from folders import KEPT, ROOT
+from folders import KEPT
 
 import coder
 from coder import FileError, archive
@@ -57,7 +56,6 @@ def test_a_plain_program_gets_no_warning(path):
         [sys.executable, "-W", "error", "-c", USER],
         check=True,
         cwd=path.parent,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
 
