@@ -43,9 +43,9 @@ test-versions:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	tests/versions.sh "$$(ls -t dist/nec_jax-*.whl | head -1)" 3.11 3.12 3.13
 
-# The PyTorch example, in an environment without JAX, against JAX.
+# The PyTorch example against JAX, and archives in PyTorch's DataLoader, in an environment without JAX.
 test-torch: setup .venv-torch/installed
-	NEC_TORCH_PYTHON=$(CURDIR)/.venv-torch/bin/python $(BIN)/python -m pytest tests/nec_jax/test_export.py
+	NEC_TORCH_PYTHON=$(CURDIR)/.venv-torch/bin/python $(BIN)/python -m pytest tests/nec_jax/test_export.py tests/coder/archive/test_torch_loading.py
 
 .venv-torch/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-torch

@@ -1,8 +1,8 @@
 """Embeddings <-> bytes. Needs NumPy and constriction, and no deep-learning framework.
 
 `load` opens a codec and `fit` makes one; the codecs are in `coder.codecs`. `Pool` codes on all
-cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them;
-`python -m coder` is the command line.
+cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them.
+`load_head` applies heads that nec_jax trained. `python -m coder` is the command line.
 
 ```python
 codec = coder.load("codec.safetensors")
@@ -41,6 +41,7 @@ from coder.errors import (
 from coder.fitting import fit, fit_refiner
 from coder.pool import Pool
 from coder.refiner import Refiner, load_refiner
+from coder.task_heads import Head, load_head
 
 if TYPE_CHECKING:
     from coder.archive.embeddings import Embeddings
@@ -53,6 +54,7 @@ __all__ = [
     "CorruptBlob",
     "EmbeddingCodec",
     "FileError",
+    "Head",
     "InputError",
     "LossyWrite",
     "OutputError",
@@ -72,6 +74,7 @@ __all__ = [
     "fit_refiner",
     "from_bytes",
     "load",
+    "load_head",
     "load_refiner",
     "open",
 ]

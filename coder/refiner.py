@@ -362,6 +362,26 @@ class Network(NamedTuple):
         return error + product(of_c, self.seen.T)
 
 
+def network_shapes(channels: int, held: Mapping[str, NDArray]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a `Network`, of `mean` and of `scale`, as the file of a head holds them.
+
+    Args:
+      channels: D.
+      held: `seen`, `into` and `out`, of any shape, which say how many units and components there
+        are.
+    """
+    (_, k), (inputs, h), (_, m) = (_matrix(held, name) for name in ("seen", "into", "out"))
+    near = min(k, max(inputs - k, 0) // len(RADII))
+    found = {"mean": (channels,), "scale": (channels,), "seen": (channels, k)}
+    found |= {"into": (k + len(RADII) * near, h), "bias": (h,), "out": (h, m), "offset": (m,)}
+    return found | {"predicted": (m, channels), "gain": ()}
+
+
+def _matrix(held: Mapping[str, NDArray], name: str) -> tuple[int, int]:
+    shape = held[name].shape if name in held else ()
+    return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
+
+
 def _finite(y: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(y).all():
         raise FileError("the refiner gives infinite numbers: it was made wrongly")

@@ -12,9 +12,9 @@ import safetensors.numpy
 
 from coder import InputError, files
 from coder.arrays import as_grid
+from coder.task_heads.head_layers import sincos_positions
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
-from nec_jax.models.vit import sincos_positions
 
 
 @jax_defaults()

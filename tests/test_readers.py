@@ -161,6 +161,10 @@ READERS: dict[str, tuple[str, Reader]] = {
         "blob",
         coder_command("decode", "FILE", "--codec", "CODEC", "--out", "OUT"),
     ),
+    "coder decode blobs": (
+        "blob",
+        coder_command("decode", "BLOB", "FILE", "--codec", "CODEC", "--out", "OUT"),
+    ),
     "coder decode --codec": (
         "codec",
         coder_command("decode", "BLOB", "--codec", "FILE", "--out", "OUT"),
@@ -235,6 +239,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "coder.load_refiner": ("refiner", lambda path, _: coder.load_refiner(path)),
     "nec_jax.load": ("model", lambda path, _: nec_jax.load(path)),
     "heads.load": ("head", lambda path, _: heads.load(path)),
+    "coder.load_head": ("head", lambda path, _: coder.load_head(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
     "fit_commands.read": ("embeddings", lambda path, _: fit_commands.read(path)),
     "archive.open_archive": ("archive", lambda path, _: archive.open_archive(path)),

@@ -13,9 +13,10 @@
 
 Floats that were not written, or were lost, read as NaN in any reader. The group's attribute
 `nec_archive` lists the shards that must exist, with a digest of each (docs/format.md, section 9),
-so that a shard that is lost or in another's place is named. `Writer` writes an archive shard by
-shard and resumes after an interruption. Or write the arrays of `create` by assignment, in one
-process or several, and end with `finish`; call it too after writing to a complete archive.
+so that a shard that is lost or in another's place is named. A complete archive also has a copy of
+the metadata of its arrays, for xarray. `Writer` writes an archive shard by shard and resumes after
+an interruption. Or write the arrays of `create` by assignment, in one process or several, and end
+with `finish`; call it too after writing to a complete archive.
 
 A blob's framing is 12 bytes, and a shard's index takes 16 bytes for each image that it has room
 for. If shards are full (`even_shard`), that makes 28 bytes per image. Class tokens add one blob per

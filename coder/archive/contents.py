@@ -213,8 +213,9 @@ def finish(group: zarr.Group) -> None:
     """Mark an archive as complete, after checking that all its parts are there.
 
     Reads all shards once, for their digests, and takes their present content as correct; decodes no
-    embedding. Call it again after writing to a complete archive: until then, readers refuse what
-    was written.
+    embedding. Copies the metadata of all arrays into those of the group (Zarr's consolidated
+    metadata), where xarray looks for them. Call it again after writing to a complete archive: until
+    then, readers refuse what was written.
 
     Args:
       group: the group of `create`, open for writing. In every shard, `valid` and the embeddings of
@@ -227,15 +228,16 @@ def finish(group: zarr.Group) -> None:
         state = manifest.read_state(group)
         if state is None:
             raise FileError("not an archive, or one of an earlier version: make it with `create`")
-        arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
+        # As they are stored: arrays may have changed, and a refiner may have been added since.
+        mode = "r" if group.store.read_only else "r+"
+        now = zarr.open_group(group.store_path, mode=mode, use_consolidated=False)
+        arrays = zarr_nodes.opened(now, but=refiner_array.own_members(now))
         # Only whole arrays: the shards that there must be are counted below.
         refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         _check_shards(arrays)
         new = manifest.completed({name: arrays[name] for name in state["shards"]})
-        if new != state:
-            # As they are stored: a refiner may have been added since the group was opened.
-            now = zarr.open_group(group.store_path, mode="r", use_consolidated=False)
-            group.attrs.put(now.attrs.asdict() | {ATTRIBUTE: new})
+        if new != state or zarr_nodes.copies(now) is None or zarr_nodes.outdated(now, arrays):
+            _put(group, zarr_nodes.with_copies(now, arrays), {ATTRIBUTE: new})
 
 
 def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
@@ -264,12 +266,6 @@ def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
             now = zarr.open_group(group.store_path, mode="r", use_consolidated=False)
             if now.attrs.asdict() != group.attrs.asdict():
                 raise OutputError("has changed since the group was opened: open it again")
-            if group.metadata.consolidated_metadata is not None:
-                text = (
-                    "its metadata are consolidated, and do not know the refiner: open it with "
-                    "use_consolidated=False, and run zarr.consolidate_metadata again afterwards"
-                )
-                raise OutputError(text)
             refiner_array.check_serves(refiner, nec_codec(array_of(group, "embedding")))
             has, fingerprint = group.attrs.get(attribute), refiner.fingerprint.hex()
             if has == fingerprint:
@@ -283,8 +279,20 @@ def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
                     f"has another refiner, or a part of one: to replace it, first run "
                     f'del group.attrs["{attribute}"], if it is there, and del group["{name}"]'
                 )
-            refiner_array.write_array(group, refiner)
-            group.attrs[attribute] = fingerprint
+            own = zarr.open_group(group.store_path, mode="r+", use_consolidated=False)
+            refiner_array.write_array(own, refiner)
+            _put(group, zarr.open_group(group.store_path, mode="r+"), {attribute: fingerprint})
+
+
+def _put(group: zarr.Group, stored: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    """Write attributes of a group with its copies; `group` is the caller's object of it."""
+    stored.attrs.update(attributes)
+    group.metadata.attributes.clear()
+    group.metadata.attributes.update(stored.attrs.asdict())
+    ours, theirs = (one.metadata.consolidated_metadata for one in (stored, group))
+    if ours is not None and theirs is not None:  # which the caller's object would write again
+        theirs.metadata.clear()
+        theirs.metadata.update(ours.metadata)
 
 
 def refuse_lost(
@@ -326,7 +334,7 @@ def read_array(
 ) -> NDArray[Any]:
     """Read an array of an archive; embeddings of images that are not valid are NaN.
 
-    Times are datetime64[us], in UTC.
+    Text is `str`. Times are datetime64[us], in UTC.
 
     Args:
       group: the archive.
@@ -359,6 +367,8 @@ def read_array(
         shards = None if images is None else set((numbers // shard_size(array)).tolist())
         for where, what, _ in manifest.changed(name, array, manifest.read_state(group), shards):
             raise FileError(f"{where} {what}")
+    if values.dtype.kind == "T":  # which NumPy does not convert: values.astype(str) is an error
+        return values.astype(object)
     values = image_columns.values_of(array, values)
     if name in ("embedding", "class_token"):
         valid = valid_images(group)[numbers]

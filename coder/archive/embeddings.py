@@ -58,7 +58,10 @@ class Embeddings:
           FileError: as `coder.archive.open_archive`; refine, and the refiner is damaged.
           InputError: refine, and the archive has no refiner.
         """
-        self._store, self.refine, self.masked = store, refine, masked
+        path = zarr_nodes.local_path(store)
+        # Absolute: a process that it is sent to may work in another folder.
+        self._store = store if path is None else path.absolute()
+        self.refine, self.masked = refine, masked
         self.group = contents.open_archive(store)
         self._array = contents.array_of(self.group, "embedding")
         codec = nec_codec(self._array)

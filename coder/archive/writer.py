@@ -126,7 +126,7 @@ class Writer:
             # A shard without valid images is stored too: it says that it is done.
             with zarr.config.set({"array.write_empty_chunks": True}):
                 self._arrays["valid"] = contents.array_of(
-                    zarr.open_group(self._store, mode="r+"), "valid"
+                    zarr.open_group(self._store, mode="r+", use_consolidated=False), "valid"
                 )
             self._stack = self._stack.pop_all()
         self._is_open = True
@@ -218,7 +218,7 @@ class Writer:
         with about_store(self._store), self._one_thread, self._lock.alone():
             self._refuse_closed()
             if self._shared:  # another process may have finished it
-                self.group = zarr.open_group(self._store, mode="r+")
+                self.group = zarr.open_group(self._store, mode="r+", use_consolidated=False)
                 image_ids.refuse_repeated(self._arrays["id"])
             if self._strict:
                 count, first = contents.not_valid(self.group)
@@ -375,7 +375,7 @@ class Writer:
         if path is not None:
             zarr_nodes.check_metadata(path)
         try:
-            group = zarr.open_group(self._store, mode="r+")
+            group = zarr.open_group(self._store, mode="r+", use_consolidated=False)
         except CodecError:
             raise
         except Exception as error:  # another thing, or damaged metadata

@@ -1,16 +1,20 @@
 """Open, list and read Zarr groups and arrays of any kind, with errors that name the cause."""
 
 import asyncio
+import dataclasses
 import itertools
+import json
 import os
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
+from zarr.core.group import AsyncGroup, ConsolidatedMetadata
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
@@ -35,7 +39,8 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
         check_metadata(path)
     with about_store(store):
         try:
-            return zarr.open(store, mode="r")
+            # Each array's own metadata, not the copy of them that a group may hold.
+            return zarr.open(store, mode="r", use_consolidated=False)
         except CodecError:
             raise
         except FileNotFoundError as error:
@@ -141,6 +146,51 @@ def opened(group: zarr.Group, but: Collection[str] = ()) -> dict[str, zarr.Array
 def names(group: zarr.Group) -> list[str]:
     """The names directly below a group in its store, members or not."""
     return sorted(sync(_listed(group.store_path.store.list_dir(group.path))))
+
+
+def with_copies(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> zarr.Group:
+    """The group with a copy of the metadata of these members, where xarray looks for them.
+
+    It is written when attributes of the result are.
+    """
+    copies = ConsolidatedMetadata({name: array.metadata for name, array in arrays.items()})
+    held = copies if group.store.supports_consolidated_metadata else None
+    metadata = dataclasses.replace(group.metadata, consolidated_metadata=held)
+    return zarr.Group(AsyncGroup(metadata, group.store_path))
+
+
+def copies(group: zarr.Group) -> dict[str, Any] | None:
+    """The metadata of arrays that a group holds as a copy, by name; None if it has no copy."""
+    held = (_metadata(group.store_path) or {}).get("consolidated_metadata")
+    found = held.get("metadata") if isinstance(held, dict) else None
+    if not isinstance(found, dict):
+        return None
+    nodes = {name: one if isinstance(one, dict) else {} for name, one in found.items()}
+    return {name: one for name, one in nodes.items() if one.get("node_type") != "group"}
+
+
+def outdated(group: zarr.Group, arrays: Iterable[str]) -> list[str]:
+    """The arrays whose own metadata differ from the group's copy, or are missing in either.
+
+    There is none if the group has no copy. `arrays` are the names of its arrays.
+    """
+    held = copies(group)
+    if held is None:
+        return []
+    names = sorted({*arrays, *held})
+    return [name for name in names if _metadata(group.store_path / name) != held.get(name)]
+
+
+def _metadata(node: StorePath) -> Any:
+    """The JSON of a node's metadata; None if there is none, or it is damaged."""
+    path = local_path(node)
+    try:
+        if path is not None:
+            check_metadata(path)
+        data = sync((node / "zarr.json").get(default_buffer_prototype()))
+        return None if data is None else json.loads(data.to_bytes())
+    except (FileError, ValueError):
+        return None
 
 
 def places(array: zarr.Array) -> list[tuple[int, ...]]:

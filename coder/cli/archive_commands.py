@@ -3,7 +3,6 @@
 import itertools
 import math
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -80,13 +79,8 @@ def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
     with zarr_nodes.settled():
         if not isinstance(zarr_nodes.open_node(options.file), zarr.Group):
             raise InputError("a Zarr array, and only archives hold refiners")
-        consolidated = zarr.open_group(options.file, mode="r").metadata.consolidated_metadata
         group = zarr.open_group(options.file, mode="r+", use_consolidated=False)
         contents.add_refiner(group, refiner)
-        if consolidated is not None:
-            with warnings.catch_warnings():  # that other programs may not know such metadata
-                warnings.simplefilter("ignore")
-                zarr.consolidate_metadata(group.store)
     print(f"{options.file}: {refiner_facts.line(refiner)}")
     return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
 
@@ -350,6 +344,13 @@ def _open(path: Path, plain: bool = False) -> _Opened:
             for one in manifest.lost(node, arrays, state)
             if one.array not in damaged and not hidden.get(one.array)
         ]
+        named = {f"{where.removesuffix('/zarr.json')}" for where, *_ in problems}
+        for name in sorted({*zarr_nodes.outdated(node, arrays)} - named):
+            text = (
+                "is not what zarr.json holds as a copy (consolidated metadata, for xarray): copy "
+                "the archive again; if it was changed on purpose, call coder.archive.finish"
+            )
+            problems.append((f"{name}/zarr.json", text))
         if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
         if group is not None and refiner_array.own_members(node) and not plain:

@@ -44,6 +44,13 @@ _NAMES = PrimitiveConstructorSpec(
     is_instance=lambda value: isinstance(value, tuple),
     str_from_instance=list,
 )
+_PATHS = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="FILE",
+    instance_from_str=lambda words: tuple(_path([word]) for word in words),
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda paths: [str(path) for path in paths],
+)
 AnyPath = Annotated[Path, _PATH]
 OptionalPath = Annotated[Path | None, _PATH]
 AnyFile = Annotated[Positional[Path], _PATH, arg(metavar="FILE")]
@@ -76,15 +83,17 @@ class Verify(Info):
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(Info):
-    """Write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array of an archive.
+    """Write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array or of many blobs.
 
     Example: nec decode archive.zarr --out embeddings
     """
 
     file: AnyFile
     """Blob, archive, or Zarr array."""
+    more: Annotated[Positional[tuple[Path, ...]], _PATHS] = ()
+    """Further blobs of the same codec."""
     out: AnyPath
-    """File for a blob, or folder for arrays, to write."""
+    """File for a blob, or folder for arrays or several blobs, to write."""
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     refine: Flag = False

@@ -40,6 +40,10 @@ def run(options: Info | AddRefiner | Models | Copy | Export) -> Result:
         from coder.cli import archive_commands
 
         return archive_commands.add_refiner(options)
+    if isinstance(options, Decode) and options.more:
+        for path in (options.file, *options.more):
+            if _kind(path) != "blob":
+                raise InputError("not a blob, and only blobs are decoded together", path)
     is_named = kind == "blob" or (kind == "archive" and type(options) is Info)
     if options.codec is not None and not is_named:
         raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
@@ -106,7 +110,7 @@ def _kind(path: Path) -> str:
 
 def _blob(options: Info) -> dict[str, Any]:
     if isinstance(options, Decode):
-        return _decode_blob(options)
+        return _decode_blobs(options)
     if isinstance(options, Verify):
         codec = _codec(options)
         _, grid = codec.decode_symbols(files.read_bytes(options.file, "blob"))
@@ -198,9 +202,15 @@ def _codec_file(options: Info, codec: EmbeddingCodec) -> dict[str, Any]:
     return facts
 
 
-def _decode_blob(options: Decode) -> dict[str, Any]:
-    inputs = [path for path in (options.file, options.codec, options.refiner) if path]
-    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
+def _decode_blobs(options: Decode) -> dict[str, Any]:
+    """Decode one blob to OUT, or several to OUT/NAME.npy: all or none."""
+    outputs = _outputs(options)
+    inputs = [path for path in (*outputs, options.codec, options.refiner) if path]
+    if options.more:
+        names = [path.name for path in outputs.values()]
+        files.check_outputs(options.out, names, overwrite=options.overwrite, inputs=inputs)
+    else:
+        files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
     codec = _codec(options)
     if options.refiner is not None:
         with about(options.refiner):
@@ -208,16 +218,37 @@ def _decode_blob(options: Decode) -> dict[str, Any]:
     refine = options.refine or options.refiner is not None
     if refine and codec.refiner is None:
         raise InputError("holds no refiner: give one with --refiner", options.codec)
-    y_hat = codec.decode(files.read_bytes(options.file, "blob"), refine=refine)
-    with files.writing(options.out, overwrite=options.overwrite, inputs=inputs) as file:
-        np.save(file, y_hat)
-    facts: dict[str, Any] = {"dtype": "float32", "shape": y_hat.shape}
-    note = ""
+    facts: dict[str, Any] = {"dtype": "float32"}
+    note, written = "", {}
     if refine and codec.refiner is not None:
         facts["refiner"] = codec.refiner.fingerprint.hex()
         note = f", refined by {facts['refiner'][:8]}"
-    print(f"{options.out}: float32 {list(y_hat.shape)}{note}")
-    return {"files": {str(options.out): facts}}
+    if options.more:
+        files.make_folder(options.out)
+    with files.writing_all(overwrite=options.overwrite, inputs=inputs) as writing:
+        for path, out in outputs.items():
+            with about(path):
+                y_hat = codec.decode(files.read_bytes(path, "blob"), refine=refine)
+            with writing(out) as file:
+                np.save(file, y_hat)
+            written[str(out)] = facts | {"shape": y_hat.shape}
+    for out, found in written.items():
+        print(f"{out}: float32 {list(found['shape'])}{note}")
+    return {"files": written}
+
+
+def _outputs(options: Decode) -> dict[Path, Path]:
+    """The file to write for each blob. Raises InputError if several have one."""
+    if not options.more:
+        return {options.file: options.out}
+    paths: dict[str, Path] = {}
+    for path in (options.file, *options.more):
+        name = path.stem.casefold()  # there are file systems that do not tell case
+        if name in paths:
+            text = f"{path.stem}.npy would be that of {paths[name]} too: decode them apart"
+            raise InputError(text, path)
+        paths[name] = path
+    return {path: options.out / f"{path.stem}.npy" for path in paths.values()}
 
 
 def _codec(options: Info) -> EmbeddingCodec:

@@ -110,6 +110,23 @@ def under(prefix: str, tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def check_weights(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that tensors are the float32 weights of these names and shapes; float16 is stored too.
+
+    Raises FileError: a missing or unexpected tensor, or one of another shape or dtype, by name.
+    """
+    problems = [f"missing {n}" for n in sorted(shapes.keys() - tensors.keys())]
+    problems += [f"unexpected {n}" for n in sorted(tensors.keys() - shapes.keys())]
+    problems += [
+        f"{n} is {tensors[n].dtype} {tensors[n].shape}, not float32 {shape}"
+        for n, shape in sorted(shapes.items())
+        if n in tensors
+        and (tensors[n].shape != shape or tensors[n].dtype not in (np.float32, np.float16))
+    ]
+    if problems:
+        raise FileError("the weights do not fit the configuration: " + "; ".join(problems))
+
+
 def found(name: str | os.PathLike[str], what: str) -> Path:
     """The path of a file or, if there is no such file, of the shipped model of this name.
 

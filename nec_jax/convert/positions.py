@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import FileError
-from nec_jax.models.vit import sincos_positions
+from coder.task_heads.head_layers import sincos_positions
 
 # bicubic: torch's `interpolate(size=...)`, as MAE and transformers do. antialiased: the same with
 # `antialias=True` (timm, open_clip, DINOv2 with registers). dinov2: `interpolate(scale_factor=

@@ -23,7 +23,8 @@ layers, `network` the whole head as functions of its weights, `head` its configu
 `head_file` its file, and `checks` the checks of arguments.
 """
 
-from nec_jax.heads.head import IGNORE, HeadConfig, HeadParams, Kind
+from coder.task_heads.head_settings import IGNORE, Kind
+from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.head_file import load, save
 from nec_jax.heads.inference import predict, predict_proba
 from nec_jax.heads.training import fit

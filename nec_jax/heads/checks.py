@@ -1,4 +1,4 @@
-"""Checks of what is passed to a head, with errors that say what to do."""
+"""Checks of what a head is fitted to, with errors that say what to do."""
 
 import math
 from collections.abc import Sequence
@@ -7,38 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
-from coder.arrays import as_array, as_floats, check_finite
-from nec_jax.heads.head import IGNORE, HeadConfig
+from coder.arrays import as_array
+from coder.task_heads.head_settings import IGNORE
 from nec_jax.models.architecture import ModelConfig
-
-
-def check_embeddings(model: ModelConfig, y_hat: ArrayLike, name: str) -> NDArray[np.float32]:
-    """Decoded embeddings as float32 [N, n, D].
-
-    Raises:
-      InputError: not floats, another shape or width, empty, masked, NaN or infinity.
-    """
-    given = as_array(y_hat, name)
-    y = as_floats(given, name)
-    if y.ndim != 3 or y.shape[2] != model.embedding_width:
-        raise InputError(
-            f"{name} has shape {y.shape}: pass [N, tokens, {model.embedding_width}] of this model"
-        )
-    if y.size == 0 or y.shape[1] <= int(model.code_class_token):
-        raise InputError(f"{name} has shape {y.shape}: it holds no embedding")
-    check_finite(y, given, name)
-    return y
-
-
-def check_tokens(config: HeadConfig, y: NDArray[np.float32], name: str, remedy: str) -> None:
-    """Raise InputError if `y` [N, n, D] does not have the head's number of tokens."""
-    if y.shape[1] != config.tokens:
-        h, w = config.grid
-        token = " and a class token" if config.class_tokens else ""
-        raise InputError(
-            f"{name} has {y.shape[1]} tokens, the head takes {config.tokens} "
-            f"(a grid of {h} x {w}{token}): {remedy}"
-        )
 
 
 def square_grid(model: ModelConfig, tokens: int) -> tuple[int, int]:

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nec_jax.heads.checks import check_embeddings, check_tokens
+from coder.task_heads.head_settings import (
+    OTHER_SIZE,
+    batch_size,
+    check_embeddings,
+    check_tokens,
+)
 from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import logits
 from nec_jax.jax_defaults import jax_defaults
@@ -42,15 +47,9 @@ def predict(head: HeadParams, y_hat: ArrayLike) -> NDArray[np.int32]:
     return _infer(head, y_hat, probabilities=False)
 
 
-def batch_size(config: HeadConfig) -> int:
-    """The number of embeddings per batch: logits of masks are large, those of labels small."""
-    return 16 if config.mask_size is not None else _BATCH
-
-
 def _infer(head: HeadParams, y_hat: ArrayLike, probabilities: bool) -> NDArray:
     y = check_embeddings(head.config.model, y_hat, "y_hat")
-    remedy = "pass embeddings of images of the size that it was fitted on, or fit another head"
-    check_tokens(head.config, y, "y_hat", remedy)
+    check_tokens(head.config, y, "y_hat", OTHER_SIZE)
     apply = functools.partial(_apply, head.weights, head.config, probabilities=probabilities)
     return in_batches(apply, batch_size(head.config), y)
 

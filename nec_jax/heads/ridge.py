@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from coder.task_heads.head_settings import batch_size
 from nec_jax.heads.head import HeadConfig, HeadParams
-from nec_jax.heads.inference import batch_size, in_batches
+from nec_jax.heads.inference import in_batches
 from nec_jax.heads.network import (
     as_norm,
     jitted_features,

@@ -14,9 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from coder import InputError
 from coder.arrays import as_grid, check_whole, is_number, is_whole, refuse_unordered
+from coder.task_heads.head_settings import (
+    LINEAR,
+    MASKS,
+    Kind,
+    batch_size,
+    check_embeddings,
+    check_kind,
+    check_tokens,
+)
 from nec_jax.heads import checks
-from nec_jax.heads.head import LINEAR, MASKS, HeadConfig, HeadParams, Kind, check_kind
-from nec_jax.heads.inference import batch_size, in_batches, refined_all
+from nec_jax.heads.head import HeadConfig, HeadParams
+from nec_jax.heads.inference import in_batches, refined_all
 from nec_jax.heads.network import logits, starting_weights
 from nec_jax.heads.refining import refining_codec
 from nec_jax.heads.ridge import fit_linear
@@ -93,7 +102,7 @@ def fit(
     """
     check_kind(kind)
     model = params.config
-    y = checks.check_embeddings(model, y_hat, "y_hat")
+    y = check_embeddings(model, y_hat, "y_hat")
     masks = kind in MASKS
     refuse_unordered(classes, "classes")
     if isinstance(classes, str) or not isinstance(classes, Iterable):
@@ -110,7 +119,7 @@ def fit(
     if with_decoder and model.decoder_target == "none":
         raise InputError("this model has no decoder: fit the head with with_decoder=False")
     config = HeadConfig(kind, classes, (height, width), with_decoder, mask_size, model)
-    checks.check_tokens(config, y, "y_hat", "pass the height and width of its grid as grid=")
+    check_tokens(config, y, "y_hat", "pass the height and width of its grid as grid=")
     if val is not None and (not isinstance(val, (tuple, list)) or len(val) != 2):
         raise InputError("val is no pair: give embeddings and targets, val=(y_hat, targets)")
     held = None if val is None else _check_val(config, data, *val)
@@ -136,8 +145,8 @@ def _refined(config: HeadConfig, refiner: Weights, data: Data) -> Data:
 
 
 def _check_val(config: HeadConfig, data: Data, y_hat: ArrayLike, targets: ArrayLike) -> Data:
-    y = checks.check_embeddings(config.model, y_hat, "the y_hat of val")
-    checks.check_tokens(config, y, "the y_hat of val", "pass embeddings of the size of y_hat")
+    y = check_embeddings(config.model, y_hat, "the y_hat of val")
+    check_tokens(config, y, "the y_hat of val", "pass embeddings of the size of y_hat")
     masks, name = config.mask_size is not None, "the targets of val"
     t = checks.check_targets(config.classes, targets, len(y), masks, name)
     if t.shape[1:] != data.targets.shape[1:]:

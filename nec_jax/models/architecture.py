@@ -9,6 +9,7 @@ import numpy as np
 
 from coder import InputError
 from coder.arrays import is_whole
+from coder.task_heads.head_settings import with_tuples
 
 SIZE_RULE = "resize the shorter side to image_size (bicubic, antialiased), crop the centre square"
 
@@ -216,11 +217,6 @@ class ModelConfig:
     def from_meta(cls, meta: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_meta`; unknown keys raise."""
         return cls(**with_tuples(meta))
-
-
-def with_tuples(meta: dict[str, Any]) -> dict[str, Any]:
-    """A configuration from JSON, with tuples in place of lists."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()}
 
 
 def model_config(arch: str, **overrides: Any) -> ModelConfig:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Key
 
 from coder import InputError
+from coder.task_heads.head_layers import sincos_positions
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.dense_layer import Dense
-from nec_jax.models.vit import Block, layer_norm, sincos_positions
+from nec_jax.models.vit import Block, layer_norm
 
 
 def random_masking(

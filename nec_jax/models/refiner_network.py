@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from coder import Refiner
 from coder.codecs import OneQualityCodec
-from coder.refiner import RADII
+from coder.refiner import RADII, network_shapes
 from nec_jax.models.weight_tree import Weights
 
 _EXACT = jax.lax.Precision.HIGHEST
@@ -33,23 +33,9 @@ def arrays_of(codec: OneQualityCodec) -> Weights:
 
 
 def shapes(channels: int, held: dict[str, np.ndarray]) -> Weights:
-    """The shapes of `arrays`, with as many units and components as these say that they have.
-
-    Args:
-      channels: D.
-      held: `seen`, `into` and `out`, of any shape.
-    """
-    (_, k), (inputs, h), (_, m) = (_matrix(held, name) for name in ("seen", "into", "out"))
-    near = min(k, max(inputs - k, 0) // len(RADII))
-    found = {"mean": (channels,), "scale": (channels,), "seen": (channels, k)}
-    found |= {"into": (k + len(RADII) * near, h), "bias": (h,), "out": (h, m), "offset": (m,)}
-    found |= {"predicted": (m, channels), "gain": ()}
+    """The shapes of `arrays`, as `coder.refiner.network_shapes`."""
+    found = network_shapes(channels, held)
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in found.items()}
-
-
-def _matrix(held: dict[str, np.ndarray], name: str) -> tuple[int, int]:
-    shape = held[name].shape if name in held else ()
-    return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
 
 
 def refined(

@@ -10,29 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 
+from coder.task_heads.head_layers import EPSILON, sincos_positions
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.dense_layer import FLOAT32, Dense
-
-EPSILON = 1e-6  # of LayerNorms, as in MAE
-
-
-def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed 2-d sin-cos position embedding of a token grid.
-
-    Half of the channels encode the column and half the row, each as sines, then cosines, of
-    geometrically spaced frequencies (He 2022, as released: column first).
-
-    Returns:
-      float32 [grid_h * grid_w, width].
-    """
-    frequencies = 1.0 / 10000.0 ** (np.arange(width // 4) / (width / 4))
-    rows, cols = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
-    angles = [np.outer(axis.reshape(-1), frequencies) for axis in (cols, rows)]
-    parts = [f(a) for a in angles for f in (np.sin, np.cos)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def patchify(images: Num[Array, "b h w c"], patch: int) -> Num[Array, "b t p"]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from coder import FileError
+from coder.format import container
 
 Weights = Any
 """{"encoder": ..., "bottleneck": ..., "decoder": ...}. There is no decoder if `decoder_target` is
@@ -48,16 +48,7 @@ def unflatten_weights(tensors: dict[str, np.ndarray], like: Weights) -> Weights:
       FileError: a missing or unexpected tensor, or one of another shape or dtype, by name.
     """
     expected = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    problems = [f"missing {n}" for n in sorted(expected.keys() - tensors.keys())]
-    problems += [f"unexpected {n}" for n in sorted(tensors.keys() - expected.keys())]
-    problems += [
-        f"{n} is {tensors[n].dtype} {tensors[n].shape}, not {leaf.dtype} {leaf.shape}"
-        for n, leaf in sorted(expected.items())
-        if n in tensors
-        and (tensors[n].shape != leaf.shape or tensors[n].dtype not in (leaf.dtype, np.float16))
-    ]
-    if problems:
-        raise FileError("the weights do not fit the configuration: " + "; ".join(problems))
+    container.check_weights(tensors, {name: leaf.shape for name, leaf in expected.items()})
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jax.numpy.asarray(tensors[path_name(path)], leaf.dtype), like
     )

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 import nec_jax
 from coder import QualityLadder, files
+from coder.task_heads.head_settings import LINEAR, Kind
 from nec_jax import heads
 from nec_jax.api import with_coding
-from nec_jax.heads.head import LINEAR, Kind
 from nec_jax.images.record import IGNORE, DataError
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig

@@ -1,7 +1,10 @@
 """`coder.open`: an archive's embeddings as a sequence, the same floats as Zarr reads."""
 
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -90,6 +93,60 @@ def test_it_goes_to_other_processes(path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(embeddings))[4], embeddings[4])
     with coder.Pool(embeddings.codec, 2) as pool:
         np.testing.assert_array_equal(embeddings.read(pool=pool).data, embeddings[:].data)
+
+
+WORKERS = """
+import hashlib, multiprocessing, sys, time
+import coder
+
+def digest(embeddings):
+    return hashlib.sha256(embeddings[:].tobytes()).hexdigest()
+
+def read(embeddings, results):
+    first = digest(embeddings)
+    start, own = time.process_time(), time.thread_time()
+    for _ in range(3):
+        digest(embeddings)
+    own = time.thread_time() - own
+    results.put((first, (time.process_time() - start - own) / own))
+
+if __name__ == "__main__":
+    embeddings = coder.open("a.zarr", refine=True)
+    expected = digest(embeddings)  # zarr's threads are there, and a fork does not copy them
+    context = multiprocessing.get_context(sys.argv[1])
+    results = context.Queue()
+    workers = [context.Process(target=read, args=(embeddings, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=100) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert {one for one, _ in found} == {expected}
+    print(max(share for _, share in found))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_each_of_many_workers_decodes_on_one_thread(tmp_path, method):
+    codec: Any = coder.load("nec-vit-ti").at(14)
+    rng = np.random.default_rng(0)
+    mean, scale = codec.transform.mean, codec.transform.scale
+    y = (mean + scale * rng.laplace(size=(12, 65, 192)) / 8).astype(np.float32)
+    with archive.Writer(tmp_path / "a.zarr", codec, len(y), (8, 8)) as writer:
+        for part in writer.missing():
+            writer.write(part, y[part], [str(i) for i in range(part.start, part.stop)])
+        writer.finish()
+    (tmp_path / "program.py").write_text(WORKERS)
+    done = subprocess.run(
+        [sys.executable, "program.py", method],
+        cwd=tmp_path,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "4"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    # Seconds of other threads, such as those that read files, of those of the one that decodes.
+    assert float(done.stdout) < 0.2
 
 
 def test_it_is_a_source_of_grain_and_has_batches_for_torch(path):

@@ -21,6 +21,7 @@ import coder
 from coder import FileError, InputError, OutputError, archive
 from coder.archive.zarr_codec import NecCodec, nec_codec
 from coder.archive.zarr_codec import refined as refined_chunk
+from coder.cli import main
 
 COUNT, SHARD, QUALITY = 11, 4, 3
 BAD = {2, *range(4, 8)}  # those of the second shard, and one more
@@ -385,16 +386,24 @@ def test_archives_in_other_stores_have_refiners(with_one: Path) -> None:
     assert asyncio.run(keys(store)) == asyncio.run(keys(made))
 
 
-def test_consolidated_metadata_are_not_left_behind(plain: Path, tmp_path: Path) -> None:
+def test_copies_of_metadata_are_kept(plain: Path, tmp_path: Path) -> None:
     path = copied(plain, tmp_path)
-    with pytest.warns(UserWarning, match="not part in the Zarr|[Cc]onsolidated metadata"):
-        zarr.consolidate_metadata(path)
-    with pytest.raises(OutputError, match="use_consolidated=False"):
-        archive.add_refiner(opened(path, "r+"), REFINER)
-    group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    archive.add_refiner(group, REFINER)
-    assert archive.read_refiner(archive.open_archive(path)) == REFINER
-    assert xr.open_zarr(path, consolidated=False).image.size == COUNT
+    for mode in (None, False):  # whatever the caller's object knows
+        group = zarr.open_group(path, mode="r+", use_consolidated=mode)
+        archive.add_refiner(group, REFINER)
+        assert group.attrs["nec_refiner"] == REFINER.fingerprint.hex()
+        assert main(["verify", str(path)]) == 0
+        xr.open_zarr(path).close()  # warnings are errors
+        assert archive.read_refiner(archive.open_archive(path)) == REFINER
+        group.attrs["other"] = 1  # written by this object
+        assert main(["verify", str(path)]) == 0
+        group = zarr.open_group(path, mode="r+")
+        del group.attrs["nec_refiner"]
+        del group["refiner"]
+    bare = Path(shutil.copytree(plain, tmp_path / "bare.zarr"))
+    change(bare / "zarr.json", lambda data: data.pop("consolidated_metadata"))
+    archive.add_refiner(opened(bare, "r+"), REFINER)  # of an earlier version: still none
+    assert opened(bare).metadata.consolidated_metadata is None
 
 
 def test_an_array_of_the_same_name_is_only_an_array(plain: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from folders import GOLDEN, ROOT
 from zarr.core.sync import sync
 
 import coder
-from coder import CodecError, archive
+from coder import CodecError, archive, codecs
 from coder.archive.zarr_codec import NecCodec
 from coder.cli import OTHERS, archive_commands, main
 from coder.cli.fit_commands import read
@@ -242,6 +242,47 @@ def test_decode_replaces_nothing(capsys, tmp_path, monkeypatch):
         status, _, err = run(capsys, *arguments)
         assert (status, path.read_bytes()) == (1, before)
         assert "is the input" in err
+
+
+def test_many_blobs_are_decoded_at_once_or_none_is(capsys, tmp_path, store, monkeypatch):
+    expected = coder.load(CODEC).decode(BLOB.read_bytes())
+    blobs = [tmp_path / "a.blob", tmp_path / "b.nec", tmp_path / "sub" / "c"]
+    blobs[2].parent.mkdir()
+    for blob in blobs:
+        shutil.copy(BLOB, blob)
+    loads = []
+    load = codecs.load
+    monkeypatch.setattr(codecs, "load", lambda path: loads.append(path) or load(path))
+    out, options = tmp_path / "x" / "out", ("--codec", CODEC, "--out", tmp_path / "x" / "out")
+    status, text, _ = run(capsys, "decode", *blobs, *options, "--json")
+    assert status == 0
+    assert loads == [CODEC]
+    files = [out / f"{name}.npy" for name in "abc"]
+    assert list(json.loads(text)["files"]) == list(map(str, files))
+    assert sorted(out.iterdir()) == files
+    for file in files:
+        np.testing.assert_array_equal(np.load(file), expected)
+        file.write_bytes(b"old")
+    damaged = tmp_path / "d"
+    damaged.write_bytes(BLOB.read_bytes()[:-1] + b"x")
+    for more, message in (
+        ([], "a.npy: exists: choose another output, or replace it with --overwrite"),
+        ([damaged, "--overwrite"], f"{damaged}: "),
+        ([store, "--overwrite"], f"{store}: not a blob, and only blobs are decoded together"),
+        ([CODEC, "--overwrite"], "not a blob, and only blobs are decoded together"),
+        ([tmp_path / "no", "--overwrite"], f"{tmp_path / 'no'}: no such file"),
+        ([tmp_path / "sub" / "A", "--overwrite"], f"A.npy would be that of {blobs[0]} too"),
+    ):
+        shutil.copy(BLOB, tmp_path / "sub" / "A")
+        status, _, err = run(capsys, "decode", *blobs, *more, *options)
+        assert status == 1
+        assert message in err
+        assert {file.read_bytes() for file in out.iterdir()} == {b"old"}
+    assert run(capsys, "decode", *blobs, *options, "--overwrite")[0] == 0
+    np.testing.assert_array_equal(np.load(files[2]), expected)
+    status, _, err = run(capsys, "decode", *blobs[:2], "--codec", CODEC, "--out", blobs[2])
+    assert status == 1
+    assert "is a file" in err
 
 
 def test_a_reader_that_goes_away_is_no_error(store):

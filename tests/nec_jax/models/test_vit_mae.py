@@ -12,9 +12,10 @@ import pytest
 from model_cases import FLOAT32, NETWORK, filled, random_images, tiny_config
 
 from coder import InputError
+from coder.task_heads.head_layers import sincos_positions
 from nec_jax import ModelConfig, model_config
 from nec_jax.models.mae import Decoder, DecoderStem, masked_mse, random_masking
-from nec_jax.models.vit import Encoder, Mlp, layer_norm, patchify, sincos_positions, unpatchify
+from nec_jax.models.vit import Encoder, Mlp, layer_norm, patchify, unpatchify
 
 GRID = (4, 4)
 
