@@ -22,10 +22,18 @@ from coder import files
 from coder.archive import manifest, refiner_array, zarr_nodes
 from coder.archive.lock import locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
+from coder.archive.remote_store import RemoteStore
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
+from coder.errors import (
+    CodecError,
+    FileError,
+    InputError,
+    NoPermission,
+    OutputError,
+    StoreError,
+)
 from coder.refiner import Refiner, check_refiner
 
 SHARD = 256
@@ -97,6 +105,8 @@ def check_store(store: Any) -> None:
         store = store.store
     if not isinstance(store, Store):
         return
+    if isinstance(store, RemoteStore) and not store.supports_writes:
+        raise OutputError("cannot be written, only read: choose another place")
     if not store.supports_deletes:
         raise OutputError(
             f"{type(store).__name__} deletes nothing, and an archive's record is written again "
@@ -147,6 +157,8 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
     """`create`, for a caller that has checked the store and holds its lock."""
     path = zarr_nodes.local_path(store)
     if path is None:
+        if isinstance(store, RemoteStore) and (there := zarr_nodes.sizes(store)):
+            raise OutputError(f"exists, and holds {min(there)}: choose another place")
         return _make(store, plan)
     _refuse_inside(path)
     is_empty = zarr_nodes.is_empty(path)
@@ -335,6 +347,8 @@ def read_array(
     with zarr_nodes.about_store(group.store):
         try:
             values = zarr_nodes.read(source, numbers)
+        except (NoPermission, StoreError):
+            raise
         except PermissionError as error:
             raise NoPermission(path=error.filename) from error
         except Exception as error:  # whatever any codec raises is damage here

@@ -20,7 +20,7 @@ VERSION = 1
 _EARLIER = ("embedding", "id", "label")  # in archives of all versions
 _COORDINATES = ("id label", "id label valid error")  # their attribute, earlier and now
 _WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
-_DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
+DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
 _AT_ONCE = 8  # shards that are read at once for their digests
 
 
@@ -79,7 +79,7 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
             raise ValueError("digests of other arrays")
         for name, text in data.get("sha256", {}).items():
             count = sum(end - first for first, end in data["shards"][name])
-            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS * count}}}", text):
+            if not re.fullmatch(f"[0-9a-f]{{{DIGITS * count}}}", text):
                 raise ValueError(f"digests of {name}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"its attribute {ATTRIBUTE} is damaged: {error}") from error
@@ -158,7 +158,7 @@ def changed(
     places = [n for first, end in state["shards"][name] for n in range(first, end)]
     if places and places[-1] >= len(parts):  # of another array: `lost` says so
         return
-    recorded = {n: text[_DIGITS * i : _DIGITS * (i + 1)] for i, n in enumerate(places)}
+    recorded = {n: text[DIGITS * i : DIGITS * (i + 1)] for i, n in enumerate(places)}
     for number, digest in _digests(array, numbers):
         if digest == recorded.get(number):
             continue
@@ -259,7 +259,7 @@ def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[i
             if data is None:  # deleted since it was listed
                 raise FileError(f"{key(array, place)} is being written, or was deleted: try again")
             sha.update(data.to_bytes())
-        return number, sha.hexdigest()[:_DIGITS]
+        return number, sha.hexdigest()[:DIGITS]
 
     with settled():
         return sync(concurrent_map(shards, digest, limit=_AT_ONCE))

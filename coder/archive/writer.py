@@ -19,7 +19,16 @@ from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import about_store, local_path, read
 from coder.arrays import as_array, as_floats, refuse_unordered, warn_of_integers, with_mask
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError, InputError, OutputError, named, one_line, printable
+from coder.errors import (
+    CodecError,
+    FileError,
+    InputError,
+    OutputError,
+    StoreError,
+    named,
+    one_line,
+    printable,
+)
 
 
 class Writer:
@@ -365,7 +374,7 @@ class Writer:
             zarr_nodes.check_metadata(path)
         try:
             group = zarr.open_group(self._store, mode="r+")
-        except CodecError:
+        except (CodecError, StoreError):
             raise
         except Exception as error:  # another thing, or damaged metadata
             raise OutputError(f"exists, and is not an archive: choose another ({error})") from error

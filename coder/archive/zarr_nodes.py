@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath
 
 from coder import files
-from coder.errors import CodecError, FileError, NoPermission, about
+from coder.archive.remote_store import LOCAL, RemoteStore, is_url, open_url
+from coder.errors import CodecError, FileError, NoPermission, StoreError, about
 
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
@@ -36,7 +38,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
     with about_store(store):
         try:
             return zarr.open(store, mode="r")
-        except CodecError:
+        except (CodecError, StoreError):
             raise
         except FileNotFoundError as error:
             if path is not None and files.is_zarr(path):
@@ -109,6 +111,8 @@ def members(
             if not any(sync((group.store_path / name / m).exists()) for m in metadata):
                 continue
             node = group[name]
+        except StoreError:
+            raise
         except Exception as error:  # codecs that are unknown, damaged metadata: anything
             damaged[prefix + name] = error
             continue
@@ -202,37 +206,63 @@ def settled() -> Iterator[None]:
 
 
 def place(store: Any) -> Any:
-    """A store as a path, if it is a local folder in another form; else as it is.
+    """A store as a path, if it is a local folder in another form; as a `RemoteStore`, if remote.
 
-    Such forms are an open group or array, `file://` addresses, which zarr gives to fsspec, and
-    fsspec's stores of local files. Otherwise they would bypass the lock and the checks of folders.
+    Other forms of a local folder are an open group or array, `file://` addresses, which zarr gives
+    to fsspec, and fsspec's stores of local files. Otherwise they would bypass the lock and the
+    checks of folders. Other stores stay as they are.
+
+    Raises:
+      ImportError: a URL whose protocol needs a package that is not installed.
+      InputError: a URL that cannot be opened.
     """
     if isinstance(store, zarr.Group | zarr.Array):
         store = store.store_path
+    if is_url(store):
+        return open_url(store)
     if isinstance(store, str):
-        for scheme in ("file://", "local://"):
+        for scheme in LOCAL:
             if store.startswith(scheme):
                 return Path(store.removeprefix(scheme))
-    if isinstance(store, FsspecStore) and not store.read_only:
+    if isinstance(store, FsspecStore):
         protocol = store.fs.protocol  # a text, or several
-        if "file" in ([protocol] if isinstance(protocol, str) else protocol):
-            return Path(store.path)
+        if "file" not in ([protocol] if isinstance(protocol, str) else protocol):
+            return RemoteStore(store)
+        return store if store.read_only else Path(store.path)
+    if isinstance(store, ObjectStore):
+        return RemoteStore(store)
     if isinstance(store, StorePath):
-        folder = local_path(store.store)
+        inner = place(store.store)
+        folder = local_path(inner)
         if folder is not None:
             return folder / store.path
-        return store if store.path else store.store
+        return StorePath(inner, store.path) if store.path else inner
     return store
 
 
 def local_path(store: Any) -> Path | None:
     """The folder of a store, if it is one on this machine."""
+    if is_url(store):
+        return None
     store = place(store)
     if isinstance(store, LocalStore):
         return Path(store.root)
-    if isinstance(store, os.PathLike) or (isinstance(store, str) and "://" not in store):
+    if isinstance(store, os.PathLike | str):
         return Path(store)
     return None
+
+
+def sizes(store: Any) -> dict[str, int]:
+    """The bytes of every object of a store, by key: of a path, a URL or a Zarr store.
+
+    The files of a folder are its objects.
+    """
+    store = place(store)
+    folder = local_path(store)
+    if folder is not None:
+        found = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+    return sync(_sizes(store))
 
 
 def is_empty(path: Path) -> bool:
@@ -248,6 +278,14 @@ def about_store(store: Any) -> AbstractContextManager[None]:
 
 async def _listed(names: AsyncIterator[str]) -> set[str]:
     return {name async for name in names}
+
+
+async def _sizes(store: Store) -> dict[str, int]:
+    if isinstance(store, RemoteStore):
+        found = await store.sizes()
+    else:
+        found = {key: None async for key in store.list()}
+    return {k: await store.getsize(k) if size is None else size for k, size in found.items()}
 
 
 async def _others(*, cancelled: bool = False) -> None:

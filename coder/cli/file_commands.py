@@ -82,8 +82,8 @@ def _model(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _kind(path: Path) -> str:
-    if path.is_dir():
+def _kind(path: Path | str) -> str:
+    if isinstance(path, str) or path.is_dir():  # only archives and arrays have URLs
         return "archive"
     file = container.found(path, "file")
     start = file_kinds.start_of(file)
