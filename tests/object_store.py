@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 BUCKET = "bucket"
-HANG = 1.0
-"""Seconds that a request hangs; clients wait for half as long."""
+HANG = 0.8
+"""Seconds that a request hangs; a client waits for `PATIENCE`."""
+PATIENCE = 0.4
 FAILURES = ("hang", "503", "closed", "short")
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -53,6 +54,17 @@ class ObjectStore:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self._call("PUT", f"/{BUCKET}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What fsspec must know of it: its settings for the protocol s3."""
+        timeouts = {"read_timeout": PATIENCE, "connect_timeout": 5}
+        return {
+            "key": "any",
+            "secret": "any",
+            "endpoint_url": self.endpoint,
+            "config_kwargs": {"retries": {"total_max_attempts": 1}, **timeouts},
+        }
 
     def close(self) -> None:
         """Stop the server."""

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import StorePath
@@ -343,20 +343,7 @@ def read_array(
     if refine and name not in ("embedding", "class_token"):
         raise InputError(f"refine is for embeddings, and {name} holds none: leave it out")
     refiner = refiner_array.read_refiner(group) if refine else None
-    source: Any = array if images is None else array.oindex
-    with zarr_nodes.about_store(group.store):
-        try:
-            values = zarr_nodes.read(source, numbers)
-        except (NoPermission, StoreError):
-            raise
-        except PermissionError as error:
-            raise NoPermission(path=error.filename) from error
-        except Exception as error:  # whatever any codec raises is damage here
-            text = f"{name} is damaged ({error}): `nec verify` says where"
-            raise FileError(text) from error
-        shards = None if images is None else set((numbers // shard_size(array)).tolist())
-        for where, what, _ in manifest.changed(name, array, manifest.read_state(group), shards):
-            raise FileError(f"{where} {what}")
+    values = read_stored(group, array, None if images is None else numbers)
     if name in ("embedding", "class_token"):
         valid = valid_images(group)[numbers]
         values[~valid] = np.nan
@@ -367,6 +354,56 @@ def read_array(
             for i in np.flatnonzero(valid):
                 values[i] = refined(values[i], codec, refiner, array.fill_value)
     return values
+
+
+def read_stored(
+    group: zarr.Group, array: zarr.Array, numbers: NDArray[np.intp] | None
+) -> NDArray[Any]:
+    """Images of these numbers, or all, of an array of an archive, as they are stored.
+
+    Raises FileError as `read_array`.
+    """
+    name, state = array.basename, manifest.read_state(group)
+    shards: dict[int, dict[str, Buffer]] = {}
+    with zarr_nodes.about_store(group.store):
+        try:
+            if manifest.has_digests(name, state):
+                # The bytes that are compared are those that are decoded.
+                shards = manifest.read_shards(array, _shards_of(array, numbers))
+                _refuse_unread(name, array, state, shards)
+                objects = {k: data for chunks in shards.values() for k, data in chunks.items()}
+                array = zarr_nodes.held(array, objects)
+            source: Any = array if numbers is None else array.oindex
+            values = zarr_nodes.read(source, slice(None) if numbers is None else numbers)
+        except (FileError, StoreError):
+            raise
+        except PermissionError as error:
+            raise NoPermission(path=error.filename) from error
+        except Exception as error:  # whatever any codec raises is damage here
+            text = f"{name} is damaged ({error}): `nec verify` says where"
+            raise FileError(text) from error
+        digests = [(n, manifest.digest_of(some.values())) for n, some in shards.items() if some]
+        if digests:
+            for where, what, _ in manifest.differing(name, array, state, digests):
+                raise FileError(f"{where} {what}")
+    return values
+
+
+def _shards_of(array: zarr.Array, numbers: NDArray[np.intp] | None) -> set[int]:
+    """The shards of images; all, if it is None."""
+    if numbers is None:
+        return set(range(len(shard_slices(array))))
+    return set((numbers // shard_size(array)).tolist())
+
+
+def _refuse_unread(
+    name: str, array: zarr.Array, state: Any, shards: Mapping[int, Mapping[str, Buffer]]
+) -> None:
+    """Raise FileError if a shard that was finished is not there, whose values would be fill."""
+    for i in sorted(manifest.expected_shards(array, state["shards"][name]) & set(shards)):
+        if not shards[i]:
+            images = manifest.images_of(shard_slices(array)[i])
+            raise FileError(f"{shard_key(array, i)} is lost: {images}: copy the archive again")
 
 
 def selected(count: int, images: Any) -> Any:

@@ -319,8 +319,8 @@ class RemoteStore(Store):
         if "zarr.json" not in {name for name, _, _ in await self._entries("")}:
             raise StoreError(
                 errno.EOPNOTSUPP,
-                "the server lists no folders, which reading an archive needs: copy the archive to a "
-                "folder, or read it by another protocol",
+                "the server lists no folders, which reading an archive needs: copy the archive to "
+                "a folder, or read it by another protocol",
                 self.address(prefix),
             )
 
@@ -411,8 +411,11 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of any package carries."""
-    for name in ("status", "status_code", "code"):
+    """The HTTP status that an error of a package carries.
+
+    Not its `code`: that of a body that is too short is 400 in aiohttp.
+    """
+    for name in ("status", "status_code"):
         value = getattr(error, name, None)
         if isinstance(value, int) and 100 <= value < 600:
             return value
@@ -430,8 +433,8 @@ def _is_missing(error: BaseException) -> bool:
     """Whether it says that there is no such object, and not that the request failed."""
     if not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return False
-    causes = _chain(error)[1:]
-    return all(isinstance(one, FileNotFoundError) or _status(one) in _MISSING for one in causes)
+    known = (FileNotFoundError, KeyError)
+    return all(isinstance(one, known) or _status(one) in _MISSING for one in _chain(error)[1:])
 
 
 def _is_refused(error: BaseException) -> bool:

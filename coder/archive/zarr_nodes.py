@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
 from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath
 
 from coder import files
 from coder.archive.remote_store import LOCAL, RemoteStore, is_url, open_url
@@ -108,9 +109,12 @@ def members(
         try:
             if root is not None:
                 check_metadata(root / group.path / name)
-            if not any(sync((group.store_path / name / m).exists()) for m in metadata):
-                continue
-            node = group[name]
+            try:
+                node = group[name]
+            except KeyError:
+                if not any(sync((group.store_path / name / m).exists()) for m in metadata):
+                    continue  # no member
+                raise
         except StoreError:
             raise
         except Exception as error:  # codecs that are unknown, damaged metadata: anything
@@ -180,6 +184,13 @@ def empty_keys(array: zarr.Array) -> list[str]:
     keys = [(key(array, place),) for place in sorted(stored(array))]
     sizes = sync(concurrent_map(keys, array.store_path.store.getsize, limit=64))
     return [name for (name,), size in zip(keys, sizes, strict=True) if size == 0]
+
+
+def held(array: zarr.Array, objects: Mapping[str, Buffer]) -> zarr.Array:
+    """The same array, whose shards or chunks are these objects, by key, and no others."""
+    store = MemoryStore(dict(objects))
+    metadata: Any = array.metadata  # of either version
+    return zarr.Array(zarr.AsyncArray(metadata, StorePath(store, array.path)))
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
