@@ -5,7 +5,8 @@ What fails and may pass is tried again. What the packages below leave open is se
 - No package compares the length of a range with what was asked for.
 - fsspec's walk through folders takes one that cannot be listed for an empty one.
 - fsspec's HTTP files are "not found" whatever made the request for their size fail.
-- fsspec remembers listings, which another process may have changed.
+- s3fs remembers listings, and says from them what is there and how long it is, although another
+  process may have changed it.
 - zarr's FsspecStore takes any error that it is told to for a missing key, whose values are then
   fill values; and a range beyond the end of an object for no bytes.
 """
@@ -234,6 +235,10 @@ class RemoteStore(Store):
         self._sizes |= {key: size for key, size in found.items() if size is not None}
         return found
 
+    def expect(self, key: str, size: int) -> None:
+        """Take the size of an object from a listing that was made elsewhere: see `get`."""
+        self._sizes[key] = size
+
     async def list(self) -> AsyncIterator[str]:
         """All keys."""
         for key in await self.sizes():
@@ -267,6 +272,7 @@ class RemoteStore(Store):
         """One request. None if it is no object."""
         if self._fs is None:
             return await self._store.getsize(key)
+        self._fs.invalidate_cache(self._path(key))
         info = await self._fs._info(self._path(key))
         if info["type"] != "file":
             return None
@@ -319,8 +325,8 @@ class RemoteStore(Store):
         if "zarr.json" not in {name for name, _, _ in await self._entries("")}:
             raise StoreError(
                 errno.EOPNOTSUPP,
-                "the server lists no folders, which reading an archive needs: copy the archive to "
-                "a folder, or read it by another protocol",
+                "the server lists no folders, or nothing is in this one: archives and folders of "
+                "images can be read only where they are listed. Copy it to a folder",
                 self.address(prefix),
             )
 

@@ -1,6 +1,5 @@
 """Archives in object stores: whatever fails, what is read is what was written, or an error."""
 
-import asyncio
 import functools
 import http.server
 import random
@@ -57,12 +56,12 @@ def large_url(large_shards, server):
 
 
 def first_try(kind, methods=("GET", "HEAD", "PUT", "DELETE")):
-    """The first request for each object fails; of listings, every second one."""
+    """The first request for each object fails; of listings, every fourth one."""
     seen = Counter()
 
     def failure(method, key, number):
         seen[method, key] += 1
-        is_first = seen[method, key] == 1 if key else seen[method, key] % 2
+        is_first = seen[method, key] == 1 if key else seen[method, key] % 4 == 1
         return kind if method in methods and is_first else None
 
     return failure
@@ -177,13 +176,14 @@ def test_what_fails_for_ever_is_an_error_that_says_so(kind, objects, url, capsys
         assert f"cannot be read ({TRIES} tries, the last: " in str(caught.value.strerror)
         if kind == "hang":  # of all others, one is enough
             return
-        for read in (
-            lambda: coder.open(url),
-            lambda: sync(store.exists("valid/c/0")),
-            lambda: sync(store.getsize("valid/c/0")),
-            lambda: sync(store.sizes()),
-        ):
-            with pytest.raises(StoreError, match=f"{TRIES} tries.*{url}"):
+        reads = [lambda: coder.open(url), lambda: sync(store.sizes())]
+        if kind == "503":  # a HEAD has no body that could be cut short
+            reads += [
+                lambda: sync(store.exists("label/c/0")),
+                lambda: sync(store.getsize("id/c/0")),
+            ]
+        for read in reads:
+            with pytest.raises(StoreError, match=rf"{TRIES} tries.*{url}"):
                 read()
         assert main(["verify", url]) == 1
     out, err = capsys.readouterr()
@@ -198,6 +198,18 @@ def test_a_listing_that_fails_is_not_an_empty_one(objects, url, capsys):
             coder.open(url)
         assert main(["info", url]) == 1
         assert "cannot be listed" in capsys.readouterr().err
+
+
+def test_what_another_process_writes_is_seen(objects):
+    store = zarr_nodes.place(objects.folder())
+    objects.put(f"{store}/a/b", b"12")
+    assert sync(store.sizes()) == {"a/b": 2}
+    objects.put(f"{store}/a/b", b"123")
+    objects.put(f"{store}/a/c", b"1234")
+    assert sync(store.exists("a/c"))
+    assert sync(store.getsize("a/b")) == 3
+    assert sync(_listed(store, "a")) == ["b", "c"]
+    assert buffers(store, "a/b") == b"123"
 
 
 def test_what_is_missing_is_asked_for_once(objects, url):
@@ -243,7 +255,7 @@ def test_a_shard_that_is_lost_or_cut_short_is_damage(objects, large_shards, serv
     server.put(f"{place}/embedding/c/0/0/0/0", shard[:40])
     with pytest.raises(FileError, match="cut short"):
         embeddings[3]
-    with pytest.raises(FileError, match="cut short|does not hold what it held"):
+    with pytest.raises(FileError, match="embedding is damaged"):
         archive.read_array(group, "embedding", [3])
     sync(zarr_nodes.place(place).delete("embedding/c/0/0/0/0"))
     sync(zarr_nodes.place(place).delete("label/c/0"))
@@ -312,6 +324,8 @@ def test_a_zarr_store_of_any_kind_is_wrapped(objects, url, whole):
         FsspecStore.from_url(url, storage_options=options, allowed_exceptions=(Exception,)),
         zarr.open_group(url, mode="r", storage_options=options),
     ):
+        inner = store.store if isinstance(store, zarr.Group) else store
+        inner.fs.retries = 1  # of s3fs, each of which would be five requests
         with objects.failing(first_try("503", ["GET"])):
             np.testing.assert_array_equal(coder.open(store)[:].data, expected)
         with objects.failing(lambda *_: "503"), pytest.raises((StoreError, NoPermission)):
@@ -332,11 +346,11 @@ def test_a_writer_writes_the_same_objects(objects, whole):
 
 
 def test_a_writer_whose_store_fails_goes_on(objects, whole):
-    place, allowed, done = f"{objects.folder()}/a.zarr", 30, False
+    place, allowed, done = f"{objects.folder()}/a.zarr", 40, False
     written(place, BAD, stop=0)
     while not done:
         left = iter(range(allowed))
-        allowed += 12
+        allowed += 45
         with objects.failing(lambda method, *_, left=left: "503" if next(left, -1) < 0 else None):
             done = result(lambda: written(place, BAD), place) is not None
     assert objects.objects(place) == contents(whole)
@@ -345,7 +359,7 @@ def test_a_writer_whose_store_fails_goes_on(objects, whole):
 def test_an_archive_is_not_written_among_other_objects(objects):
     place = objects.folder()
     objects.put(f"{place}/a/b.txt", b"text")
-    with pytest.raises(OutputError, match=f"{place}/a: exists, and holds b.txt"):
+    with pytest.raises(OutputError, match=rf"{place}/a: exists, and holds b\.txt"):
         written(f"{place}/a")
     with pytest.raises(OutputError, match="exists"):
         archive.create(f"{place}/a", CODEC, COUNT, GRID)
@@ -429,8 +443,9 @@ def test_a_web_server(web, whole, capsys):
         coder.open(url)
 
 
-def test_a_folder_below_that_cannot_be_listed_is_an_error():
+def test_a_folder_below_that_cannot_be_listed_is_an_error(monkeypatch):
     """fsspec's own walk through folders leaves it out."""
+    monkeypatch.setattr("coder.archive.remote_store.WAIT", 0)
     fsspec = pytest.importorskip("fsspec")
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
@@ -456,7 +471,7 @@ def test_a_folder_below_that_cannot_be_listed_is_an_error():
     memory.left = TRIES
     with pytest.raises(StoreError, match="cannot be listed"):
         sync(store.sizes())
-    assert asyncio.run(_listed(store, "a/b")) == ["c"]
+    assert sync(_listed(store, "a/b")) == ["c"]
 
 
 async def _listed(store, prefix):
