@@ -129,7 +129,7 @@ def create(
     """Make an archive in a Zarr store or path. Assign to its arrays, then call `finish`.
 
     Args:
-      store: a path, or a Zarr store, with nothing in it. A zip store cannot be used: write a
+      store: a path, a URL, or a Zarr store, with nothing in it. A zip store cannot be used: write a
         folder, and zip that.
       codec: a codec of one quality, with or without a class token. If it has a refiner, the
         archive gets it.
@@ -183,9 +183,10 @@ def _refuse_inside(path: Path) -> None:
 
 
 def open_archive(store: Any) -> zarr.Group:
-    """Open a complete archive for reading; `store` may be an open group.
+    """Open a complete archive for reading; `store` is a path, a URL, a Zarr store or an open group.
 
     Raises:
+      StoreError: (an OSError) an object store failed; what it holds may be whole.
       NoPermission: (a FileError) a part of it may not be read.
       FileError: not an archive of images, one that is still being written, or one that lost a
         part. Archives of earlier versions do not list what they must hold: there, a shard of
@@ -333,8 +334,9 @@ def read_array(
         Class tokens stay as they are. Do not encode refined embeddings again.
 
     Raises:
-      FileError: it is damaged, or a shard has changed since the archive was finished; refine, and
-        the refiner is damaged.
+      StoreError: (an OSError) an object store failed.
+      FileError: it is damaged, or a shard was lost or has changed since the archive was finished;
+        refine, and the refiner is damaged.
       InputError: no such images; refine, and the archive has no refiner, or the array has no
         embeddings.
     """

@@ -51,11 +51,12 @@ class Embeddings:
         """Open a complete archive.
 
         Args:
-          store: a path, a Zarr store, or an open group.
+          store: a path, a URL (`s3://`, ...), a Zarr store, or an open group.
           refine: bring embeddings closer to those that were encoded, by the refiner of the archive.
           masked: see the class.
 
         Raises:
+          StoreError: (an OSError) an object store failed; so does any later reading.
           FileError: as `coder.archive.open_archive`; refine, and the refiner is damaged.
           InputError: refine, and the archive has no refiner.
         """

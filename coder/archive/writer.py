@@ -75,9 +75,9 @@ class Writer:
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
         Args:
-          store: a path, or a Zarr store that can rewrite and delete what it holds. A zip store
-            cannot: write a folder, and zip that. Only paths, and stores of local folders, are
-            locked.
+          store: a path, a URL, or a Zarr store that can rewrite and delete what it holds. A zip
+            store cannot: write a folder, and zip that. Only paths, and stores of local folders, are
+            locked: see that no two processes write to one URL.
           codec: a codec of one quality. An archive that is made gets its refiner, if it has one.
           count: number of images.
           grid: tokens (height, width) of every image.

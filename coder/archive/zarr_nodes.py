@@ -105,7 +105,7 @@ def members(
     arrays, damaged = {}, {}
     root = local_path(group.store)
     metadata = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
-    for name in sorted(set(names(group)) - {*but}):
+    for name in sorted(set(names(group)) - {*but, *metadata}):
         try:
             if root is not None:
                 check_metadata(root / group.path / name)
