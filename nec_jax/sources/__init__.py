@@ -3,7 +3,8 @@
 Any is opened by `open_source`.
 `open` finds the kind of a data set: `folder` (images in folders), `split_table` (a split.csv),
 `tfds_source`, `blue_marble` or `potsdam`. `remote_images` are at URLs. `splits` divides a data set
-into splits, takes some of its images, and joins several. What a source is, `nec_jax.images.record` says.
+into splits, takes some of its images, and joins several. What a source is,
+`nec_jax.images.record` says.
 """
 
 from nec_jax.sources.named_images import open_inputs

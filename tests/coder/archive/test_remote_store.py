@@ -5,6 +5,7 @@ import http.server
 import random
 import threading
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,6 +281,7 @@ def test_a_shard_that_is_lost_or_cut_short_is_damage(objects, large_shards, serv
 def test_a_range_is_as_long_as_asked_for(objects, url):
     store = zarr_nodes.place(url)
     data = buffers(store, "label/c/0")
+    assert data is not None
     for asked, expected in ((RangeByteRequest(3, 9), data[3:9]), (SuffixByteRequest(7), data[-7:])):
         with objects.failing(first_try("short")):
             assert buffers(store, "label/c/0", asked) == expected
@@ -335,7 +337,7 @@ def test_a_zarr_store_of_any_kind_is_wrapped(objects, url, whole):
         FsspecStore.from_url(url, storage_options=options, allowed_exceptions=(Exception,)),
         zarr.open_group(url, mode="r", storage_options=options),
     ):
-        inner = store.store if isinstance(store, zarr.Group) else store
+        inner: Any = store.store if isinstance(store, zarr.Group) else store
         inner.fs.retries = 1  # of s3fs, each of which would be five requests
         with objects.failing(first_try("503", ["GET"])):
             np.testing.assert_array_equal(coder.open(store)[:].data, expected)
@@ -396,7 +398,7 @@ def test_a_refiner_is_added(objects, tmp_path, capsys):
 class _Http(http.server.SimpleHTTPRequestHandler):
     lists, status = True, 0
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         pass
 
     def send_head(self):
