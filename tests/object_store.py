@@ -14,9 +14,9 @@ import pytest
 from coder.archive import remote_store
 
 BUCKET = "bucket"
-HANG = 0.8
-"""Seconds that a request hangs; a client waits for `PATIENCE`."""
-PATIENCE = 0.4
+HANG = 1.0
+"""Seconds that a request hangs; an `impatient` client waits for `PATIENCE`."""
+PATIENCE = 0.5
 FAILURES = ("hang", "503", "closed", "short")
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -61,10 +61,13 @@ class ObjectStore:
         self._backend = get_backend("s3")["123456789012"]["aws"]
         self._backend.create_bucket(BUCKET, "us-east-1")
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What fsspec must know of it: its settings for the protocol s3."""
-        timeouts = {"read_timeout": PATIENCE, "connect_timeout": 5}
+    def settings(self, patience: float = 60) -> dict[str, Any]:
+        """What fsspec must know of it: its settings for the protocol s3.
+
+        Args:
+          patience: seconds that a client waits for an answer.
+        """
+        timeouts = {"read_timeout": patience, "connect_timeout": 60}
         return {
             "key": "any",
             "secret": "any",
@@ -171,6 +174,14 @@ def server() -> Iterator[ObjectStore]:
 def objects(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """The same, which fsspec knows as s3, and whose clients do not wait between tries."""
     config = pytest.importorskip("fsspec.config")
-    monkeypatch.setitem(config.conf, "s3", server.settings)
+    monkeypatch.setitem(config.conf, "s3", server.settings())
     monkeypatch.setattr(remote_store, "WAIT", 0)
     return server
+
+
+@pytest.fixture
+def impatient(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The same, whose clients do not wait for a request that hangs."""
+    config = pytest.importorskip("fsspec.config")
+    monkeypatch.setitem(config.conf, "s3", objects.settings(PATIENCE))
+    return objects

@@ -160,7 +160,7 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
         if isinstance(store, RemoteStore) and (there := zarr_nodes.sizes(store)):
             raise OutputError(f"exists, and holds {min(there)}: choose another place")
         return _make(store, plan)
-    _refuse_inside(path)
+    refuse_inside(path)
     is_empty = zarr_nodes.is_empty(path)
     if path.exists() and not is_empty:
         raise OutputError(
@@ -173,7 +173,7 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
     return zarr.open_group(store, mode="r+")
 
 
-def _refuse_inside(path: Path) -> None:
+def refuse_inside(path: Path) -> None:
     """Raise OutputError for a place inside another archive, or inside a Zarr array."""
     for parent in files.real_path(path).parents:
         if (parent / "zarr.json").is_file():

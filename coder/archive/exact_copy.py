@@ -148,6 +148,7 @@ def _begun(out: Any, target: Store, record: bytes) -> dict[str, int]:
     if folder is not None:
         if folder.exists() and not folder.is_dir():
             raise OutputError("is a file: choose another place")
+        contents.refuse_inside(folder)
         for part in folder.rglob("*.partial"):  # of a process that was killed
             part.unlink()
     there = zarr_nodes.sizes(out)

@@ -65,7 +65,7 @@ def read_refiner(group: zarr.Group) -> Refiner:
             raise FileError(f"{ARRAY} is not the one that {ATTRIBUTE} names: {_PLAIN}")
         try:
             codec = nec_codec(group["embedding"])
-        except StoreError:
+        except (NoPermission, StoreError):
             raise
         except Exception:  # lost or damaged embeddings are named where they are read
             codec = None
@@ -78,7 +78,7 @@ def holds(group: zarr.Group, refiner: Refiner) -> bool:
     """Whether the array holds this refiner, whatever the attribute says."""
     try:
         return _read(group) == refiner
-    except StoreError:
+    except (NoPermission, StoreError):
         raise
     except Exception:  # not there, or damaged
         return False

@@ -15,6 +15,7 @@ import asyncio
 import builtins
 import copy
 import errno
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar
@@ -109,6 +110,7 @@ class RemoteStore(Store):
             store.path = store.path.rstrip("/")
             self._fs, self._root = store.fs, store.path
         self._store = store
+        self._process = os.getpid()
         self._sizes: dict[str, int] = {}  # by key, of the last listing
 
     def with_read_only(self, read_only: bool = False) -> Self:
@@ -265,6 +267,18 @@ class RemoteStore(Store):
         for name in names:
             yield name
 
+    def _connect_again(self) -> None:
+        """Connections of its own for a process that was forked, as one of PyTorch's DataLoader."""
+        self._process, old = os.getpid(), self._fs
+        if not _is_async(old):
+            return
+        self._fs = type(old)(*old.storage_args, **old.storage_options)
+        if hasattr(old, "retries"):
+            self._fs.retries = old.retries
+        store: Any = copy.copy(self._store)
+        store.fs, self._store = self._fs, store
+        self._of_parent = old  # kept: its end would close connections that the parent uses
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}".strip("/") if self._root and key else self._root or key
 
@@ -371,6 +385,8 @@ class RemoteStore(Store):
         self, key: str, what: str, once: Callable[[], Awaitable[T]], **missing: T
     ) -> T:
         """What `once` returns; or `missing`, if it is given and there is no such object."""
+        if self._process != os.getpid():
+            self._connect_again()
         number = 0
         while True:
             number += 1
@@ -399,13 +415,20 @@ class RemoteStore(Store):
             await asyncio.sleep(WAIT * 2 ** (number - 1) * random.uniform(1, 1.5))
 
 
+def _is_async(fs: Any) -> bool:
+    """Whether a file system of fsspec has connections in an event loop."""
+    if fs is None:
+        return False
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    return not isinstance(fs, AsyncFileSystemWrapper)
+
+
 def _lists_all(fs: Any) -> bool:
     """Whether a file system lists what is in all folders by requests of its own for that."""
     from fsspec.asyn import AsyncFileSystem
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
-    is_own = type(fs)._find is not AsyncFileSystem._find
-    return is_own and not isinstance(fs, AsyncFileSystemWrapper)
+    return _is_async(fs) and type(fs)._find is not AsyncFileSystem._find
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -23,6 +23,7 @@ from coder.errors import (
     CodecError,
     FileError,
     InputError,
+    NoPermission,
     OutputError,
     StoreError,
     named,
@@ -278,7 +279,7 @@ class Writer:
             marks = read(arrays["valid"], shard_slices(arrays["valid"])[number])
             if "embedding" in stored:
                 contents.images_in(arrays["embedding"], number)
-        except OSError:  # may pass: no reason to write the shard again
+        except (OSError, NoPermission):  # may pass: no reason to write the shard again
             raise
         except Exception:  # written in part, or damaged
             return False, False
@@ -358,7 +359,7 @@ class Writer:
                 part = shard_slices(stored)[i]
                 try:
                     written = [str(name) for name in read(stored, part)]
-                except OSError:
+                except (OSError, NoPermission):
                     raise
                 except Exception as error:
                     where = shard_key(stored, i)

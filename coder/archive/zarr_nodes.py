@@ -181,8 +181,13 @@ def key(array: zarr.Array, place: tuple[int, ...]) -> str:
 
 def empty_keys(array: zarr.Array) -> list[str]:
     """Keys of an array's shards, or chunks, without bytes: zarr reads some as fill value."""
+    store = array.store_path.store
+    if isinstance(store, RemoteStore):  # one request for many
+        found = sync(store.sizes(array.path))
+        own = {key(array, place) for place in places(array)}
+        return sorted(name for name, size in found.items() if size == 0 and name in own)
     keys = [(key(array, place),) for place in sorted(stored(array))]
-    sizes = sync(concurrent_map(keys, array.store_path.store.getsize, limit=64))
+    sizes = sync(concurrent_map(keys, store.getsize, limit=64))
     return [name for (name,), size in zip(keys, sizes, strict=True) if size == 0]
 
 

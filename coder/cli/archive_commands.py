@@ -421,7 +421,7 @@ def _valid(opened: _Opened) -> np.ndarray | None:
     if opened.state is not None and "valid" in opened.arrays:
         try:
             return zarr_nodes.read(opened.arrays["valid"])
-        except StoreError:
+        except (NoPermission, StoreError):
             raise
         except Exception:  # named when the array itself is read
             return None
@@ -483,7 +483,7 @@ def _damage(
     inner = _regions(array.shape, array.chunks, shard)
     try:
         values = zarr_nodes.read(array, shard)
-    except StoreError:
+    except (NoPermission, StoreError):
         raise
     except Exception as whole:  # whatever any codec of any array raises is damage here
         bad = [(part, one_line(error)) for part in inner if (error := _error(array, part))]
@@ -548,7 +548,7 @@ def _read(
     """A region of whole shards. Raises FileError, which names the first chunk that is damaged."""
     try:
         values = zarr_nodes.read(array, region)
-    except StoreError:
+    except (NoPermission, StoreError):
         raise
     except Exception as error:
         _refuse_faults(opened, name, valid, region)
@@ -574,7 +574,7 @@ def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> lis
 def _error(array: zarr.Array, region: Region) -> Exception | None:
     try:
         zarr_nodes.read(array, region)
-    except StoreError:
+    except (NoPermission, StoreError):
         raise
     except Exception as error:
         return error

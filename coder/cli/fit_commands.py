@@ -19,7 +19,7 @@ from coder.arrays import as_floats, refuse, warn_of_integers, with_mask
 from coder.cli import refiner_facts
 from coder.cli.arguments import MAX_TOKENS, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec, QualityLadder
-from coder.errors import FileError, InputError, StoreError, about, one_line
+from coder.errors import FileError, InputError, NoPermission, StoreError, about, one_line
 from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
@@ -361,7 +361,7 @@ class _ZarrReader:
     def __getitem__(self, place: Any) -> np.ndarray:
         try:
             return zarr_nodes.read(self._array, place)
-        except StoreError:
+        except (NoPermission, StoreError):
             raise
         except Exception as error:  # whatever any codec raises is damage here
             raise FileError(f"damaged ({one_line(error)}): `nec verify` says where") from error

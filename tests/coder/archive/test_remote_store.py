@@ -2,7 +2,9 @@
 
 import functools
 import http.server
+import os
 import random
+import signal
 import threading
 from collections import Counter
 from typing import Any
@@ -115,7 +117,7 @@ def test_it_is_decoded_to_the_same_files(objects, url, whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_one_failure_of_each_request_changes_nothing(kind, objects, large_url, large_shards):
+def test_one_failure_of_each_request_changes_nothing(kind, impatient, large_url, large_shards):
     failure = first_try(kind)
 
     def without_metadata(method, key, number):
@@ -126,7 +128,7 @@ def test_one_failure_of_each_request_changes_nothing(kind, objects, large_url, l
             return None
         return failure(method, key, number)
 
-    with objects.failing(without_metadata):
+    with impatient.failing(without_metadata):
         embeddings = coder.open(large_url)
         np.testing.assert_array_equal(embeddings[3], EMBEDDING_HAT[3])
         np.testing.assert_array_equal(embeddings[:], EMBEDDING_HAT)
@@ -145,13 +147,13 @@ def test_one_failure_of_each_request_changes_nothing(kind, objects, large_url, l
         ),
     ],
 )
-def test_what_fails_by_chance_gives_the_same_or_an_error(seed, rate, objects, large_url, capsys):
+def test_what_fails_by_chance_gives_the_same_or_an_error(seed, rate, impatient, large_url, capsys):
     def same(read, expected):
         found = result(read, large_url)
         if found is not None:
             np.testing.assert_array_equal(found, expected)
 
-    with objects.failing(by_chance(seed, rate)):
+    with impatient.failing(by_chance(seed, rate)):
         same(lambda: coder.open(large_url)[5], EMBEDDING_HAT[5])
         same(lambda: coder.open(large_url)[:], EMBEDDING_HAT)
         group = result(lambda: archive.open_archive(large_url), large_url)
@@ -164,8 +166,8 @@ def test_what_fails_by_chance_gives_the_same_or_an_error(seed, rate, objects, la
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 6))]
 )
-def test_verify_and_copy_of_what_fails_by_chance(seed, objects, url, whole, tmp_path, capsys):
-    with objects.failing(by_chance(seed, 0.1)):
+def test_verify_and_copy_of_what_fails_by_chance(seed, impatient, url, whole, tmp_path, capsys):
+    with impatient.failing(by_chance(seed, 0.1)):
         status = main(["verify", url])
         out, err = capsys.readouterr()
         assert (status == 0 and "good: no damage" in out) or (status == 1 and url in err)
@@ -178,10 +180,10 @@ def test_verify_and_copy_of_what_fails_by_chance(seed, objects, url, whole, tmp_
 
 
 @pytest.mark.parametrize("kind", ["503", "closed", "hang"])
-def test_what_fails_for_ever_is_an_error_that_says_so(kind, objects, url, capsys):
+def test_what_fails_for_ever_is_an_error_that_says_so(kind, impatient, url, capsys):
     store = zarr_nodes.place(url)
-    with objects.failing(lambda *_: kind):
-        with objects.counted() as requests, pytest.raises(StoreError) as caught:
+    with impatient.failing(lambda *_: kind):
+        with impatient.counted() as requests, pytest.raises(StoreError) as caught:
             buffers(store, "valid/c/0")
         assert requests == {("GET", "object"): TRIES}
         assert caught.value.filename == f"{url}/valid/c/0"
@@ -331,7 +333,7 @@ def test_requests(objects, large_url, url):
 
 def test_a_zarr_store_of_any_kind_is_wrapped(objects, url, whole):
     expected = coder.open(whole)[:].data
-    options = objects.settings
+    options = objects.settings()
     for store in (
         FsspecStore.from_url(url, storage_options=options),
         FsspecStore.from_url(url, storage_options=options, allowed_exceptions=(Exception,)),
@@ -343,6 +345,31 @@ def test_a_zarr_store_of_any_kind_is_wrapped(objects, url, whole):
             np.testing.assert_array_equal(coder.open(store)[:].data, expected)
         with objects.failing(lambda *_: "503"), pytest.raises((StoreError, NoPermission)):
             coder.open(store)
+
+
+def test_a_process_that_was_forked_reads(objects, large_url):
+    """So does a worker of PyTorch's DataLoader, with the embeddings that it was given."""
+    embeddings = coder.open(large_url)
+    embeddings[3]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        is_same = False
+        try:
+            is_same = np.array_equal(embeddings[25], EMBEDDING_HAT[25])
+        finally:
+            os._exit(0 if is_same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(embeddings[4], EMBEDDING_HAT[4])
+
+
+def test_many_objects_are_listed_in_pages(objects):
+    place = objects.folder()
+    for i in range(1001):
+        objects.put(f"{place}/a/{i}", b"1")
+    with objects.counted() as requests:
+        assert len(sync(zarr_nodes.place(place).sizes("a"))) == 1001
+    assert requests == {("GET", "list"): 2}
 
 
 def test_a_writer_writes_the_same_objects(objects, whole):
@@ -559,6 +586,8 @@ def test_a_copy_refuses_another_and_damage(objects, whole, large_shards, tmp_pat
     (tmp_path / "other/file").write_text("text")
     with pytest.raises(OutputError, match="exists, and holds file"):
         exact_copy.copy_exactly(whole, tmp_path / "other")
+    with pytest.raises(OutputError, match="another archive: choose a place beside it"):
+        exact_copy.copy_exactly(large_shards, whole / "inside")
     written(tmp_path / "part.zarr", stop=1)
     with pytest.raises(FileError, match="still being written"):
         exact_copy.copy_exactly(tmp_path / "part.zarr", tmp_path / "copy2.zarr")
