@@ -137,11 +137,11 @@ class ObjectStore:
             time.sleep(HANG)
         if failure == "403":
             start("403 Forbidden", [("Content-Type", "application/xml")])
-            return [_DENIED]
+            return [] if method == "HEAD" else [_DENIED]
         if failure == "503":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("503 Slow Down", [("Content-Type", "application/xml")])
-            return [_SLOW_DOWN]
+            return [] if method == "HEAD" else [_SLOW_DOWN]
         head: list[Any] = []
         body = b"".join(self._app(environ, lambda *given: head.append(given)))
         status, headers = head[0][:2]

@@ -389,7 +389,7 @@ def test_a_writer_whose_store_fails_goes_on(objects, whole):
     written(place, BAD, stop=0)
     while not done:
         left = iter(range(allowed))
-        allowed += 45
+        allowed += 90
         with objects.failing(lambda method, *_, left=left: "503" if next(left, -1) < 0 else None):
             done = result(lambda: written(place, BAD), place) is not None
     assert objects.objects(place) == contents(whole)
