@@ -70,6 +70,13 @@ class NoPermission(FileError):
         super().__init__(message or f"cannot be read: no permission; {remedy}", path)
 
 
+class StoreError(OSError):
+    """A store of objects, or the network to it, failed: what it holds may be whole.
+
+    `filename` is the address of the object, `strerror` says what failed and how often it was tried.
+    """
+
+
 class OutputError(CodecError):
     """A file or folder cannot be written where it was asked for; nothing was changed."""
 

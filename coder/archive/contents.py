@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.abc.store import Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import StorePath
@@ -29,10 +29,18 @@ from coder.archive.manifest import (
     shard_slices,
     written_shards,
 )
+from coder.archive.remote_store import RemoteStore
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError, InputError, NoPermission, OutputError
+from coder.errors import (
+    CodecError,
+    FileError,
+    InputError,
+    NoPermission,
+    OutputError,
+    StoreError,
+)
 from coder.refiner import Refiner, check_refiner
 
 SHARD = 256
@@ -107,6 +115,8 @@ def check_store(store: Any) -> None:
         store = store.store
     if not isinstance(store, Store):
         return
+    if isinstance(store, RemoteStore) and not store.supports_writes:
+        raise OutputError("cannot be written, only read: choose another place")
     if not store.supports_deletes:
         raise OutputError(
             f"{type(store).__name__} deletes nothing, and an archive's record is written again "
@@ -130,7 +140,7 @@ def create(
     """Make an archive in a Zarr store or path. Assign to its arrays, then call `finish`.
 
     Args:
-      store: a path, or a Zarr store, with nothing in it. A zip store cannot be used: write a
+      store: a path, a URL, or a Zarr store, with nothing in it. A zip store cannot be used: write a
         folder, and zip that.
       codec: a codec of one quality, with or without a class token. If it has a refiner, the
         archive gets it.
@@ -161,8 +171,10 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
     """`create`, for a caller that has checked the store and holds its lock."""
     path = zarr_nodes.local_path(store)
     if path is None:
+        if isinstance(store, RemoteStore) and (there := zarr_nodes.sizes(store)):
+            raise OutputError(f"exists, and holds {min(there)}: choose another place")
         return _make(store, plan)
-    _refuse_inside(path)
+    refuse_inside(path)
     is_empty = zarr_nodes.is_empty(path)
     if path.exists() and not is_empty:
         raise OutputError(
@@ -175,7 +187,7 @@ def create_locked(store: Any, plan: Plan) -> zarr.Group:
     return zarr.open_group(store, mode="r+")
 
 
-def _refuse_inside(path: Path) -> None:
+def refuse_inside(path: Path) -> None:
     """Raise OutputError for a place inside another archive, or inside a Zarr array."""
     for parent in files.real_path(path).parents:
         if (parent / "zarr.json").is_file():
@@ -185,9 +197,10 @@ def _refuse_inside(path: Path) -> None:
 
 
 def open_archive(store: Any) -> zarr.Group:
-    """Open a complete archive for reading; `store` may be an open group.
+    """Open a complete archive for reading; `store` is a path, a URL, a Zarr store or an open group.
 
     Raises:
+      StoreError: (an OSError) an object store failed; what it holds may be whole.
       NoPermission: (a FileError) a part of it may not be read.
       FileError: not an archive of images, one that is still being written, or one that lost a
         part. Archives of earlier versions do not list what they must hold: there, a shard of
@@ -345,8 +358,9 @@ def read_array(
         Class tokens stay as they are. Do not encode refined embeddings again.
 
     Raises:
-      FileError: it is damaged, or a shard has changed since the archive was finished; refine, and
-        the refiner is damaged.
+      StoreError: (an OSError) an object store failed.
+      FileError: it is damaged, or a shard was lost or has changed since the archive was finished;
+        refine, and the refiner is damaged.
       InputError: no such images; refine, and the archive has no refiner, or the array has no
         embeddings.
     """
@@ -355,18 +369,7 @@ def read_array(
     if refine and name not in ("embedding", "class_token"):
         raise InputError(f"refine is for embeddings, and {name} holds none: leave it out")
     refiner = refiner_array.read_refiner(group) if refine else None
-    source: Any = array if images is None else array.oindex
-    with zarr_nodes.about_store(group.store):
-        try:
-            values = zarr_nodes.read(source, numbers)
-        except PermissionError as error:
-            raise NoPermission(path=error.filename) from error
-        except Exception as error:  # whatever any codec raises is damage here
-            text = f"{name} is damaged ({error}): `nec verify` says where"
-            raise FileError(text) from error
-        shards = None if images is None else set((numbers // shard_size(array)).tolist())
-        for where, what, _ in manifest.changed(name, array, manifest.read_state(group), shards):
-            raise FileError(f"{where} {what}")
+    values = read_stored(group, array, None if images is None else numbers)
     if values.dtype.kind == "T":  # which NumPy does not convert: values.astype(str) is an error
         return values.astype(object)
     values = image_columns.values_of(array, values)
@@ -387,6 +390,56 @@ def columns_of(group: zarr.Group) -> dict[str, np.dtype]:
     state = manifest.read_state(group)
     names = {} if state is None else state["shards"]
     return image_columns.of({name: array_of(group, name) for name in names})
+
+
+def read_stored(
+    group: zarr.Group, array: zarr.Array, numbers: NDArray[np.intp] | None
+) -> NDArray[Any]:
+    """Images of these numbers, or all, of an array of an archive, as they are stored.
+
+    Raises FileError as `read_array`.
+    """
+    name, state = array.basename, manifest.read_state(group)
+    shards: dict[int, dict[str, Buffer]] = {}
+    with zarr_nodes.about_store(group.store):
+        try:
+            if manifest.has_digests(name, state):
+                # The bytes that are compared are those that are decoded.
+                shards = manifest.read_shards(array, _shards_of(array, numbers))
+                _refuse_unread(name, array, state, shards)
+                objects = {k: data for chunks in shards.values() for k, data in chunks.items()}
+                array = zarr_nodes.held(array, objects)
+            source: Any = array if numbers is None else array.oindex
+            values = zarr_nodes.read(source, slice(None) if numbers is None else numbers)
+        except (FileError, StoreError):
+            raise
+        except PermissionError as error:
+            raise NoPermission(path=error.filename) from error
+        except Exception as error:  # whatever any codec raises is damage here
+            text = f"{name} is damaged ({error}): `nec verify` says where"
+            raise FileError(text) from error
+        digests = [(n, manifest.digest_of(some.values())) for n, some in shards.items() if some]
+        if digests:
+            for where, what, _ in manifest.differing(name, array, state, digests):
+                raise FileError(f"{where} {what}")
+    return values
+
+
+def _shards_of(array: zarr.Array, numbers: NDArray[np.intp] | None) -> set[int]:
+    """The shards of images; all, if it is None."""
+    if numbers is None:
+        return set(range(len(shard_slices(array))))
+    return set((numbers // shard_size(array)).tolist())
+
+
+def _refuse_unread(
+    name: str, array: zarr.Array, state: Any, shards: Mapping[int, Mapping[str, Buffer]]
+) -> None:
+    """Raise FileError if a shard that was finished is not there, whose values would be fill."""
+    for i in sorted(manifest.expected_shards(array, state["shards"][name]) & set(shards)):
+        if not shards[i]:
+            images = manifest.images_of(shard_slices(array)[i])
+            raise FileError(f"{shard_key(array, i)} is lost: {images}: copy the archive again")
 
 
 def selected(count: int, images: Any) -> Any:

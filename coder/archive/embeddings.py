@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
@@ -50,11 +51,12 @@ class Embeddings:
         """Open a complete archive.
 
         Args:
-          store: a path, a Zarr store, or an open group.
+          store: a path, a URL (`s3://`, ...), a Zarr store, or an open group.
           refine: bring embeddings closer to those that were encoded, by the refiner of the archive.
           masked: see the class.
 
         Raises:
+          StoreError: (an OSError) an object store failed; so does any later reading.
           FileError: as `coder.archive.open_archive`; refine, and the refiner is damaged.
           InputError: refine, and the archive has no refiner.
         """
@@ -74,6 +76,7 @@ class Embeddings:
             codec = codec.with_refiner(refiner_array.read_refiner(self.group))
         self.codec: OneQualityCodec = codec
         self._index = lru_cache(_INDICES)(self._read_index)
+        self._marks: dict[int, NDArray[np.bool_]] = {}  # `valid`, by shard
 
     def __reduce__(self):
         return _opened, (self._store, self.refine, self.masked)
@@ -103,7 +106,7 @@ class Embeddings:
     @lazy_attribute
     def valid(self) -> NDArray[np.bool_]:
         """bool [images]: which images have an embedding."""
-        return contents.valid_images(self.group)
+        return self._read_valid(np.arange(len(self)))
 
     @lazy_attribute
     def labels(self) -> NDArray[np.int32]:
@@ -178,7 +181,7 @@ class Embeddings:
         Raises as `__getitem__`.
         """
         numbers = np.arange(len(self))[contents.selected(len(self), images)]
-        valid = self.valid[numbers]
+        valid = self._are_valid(numbers)
         if not self.masked:
             self._refuse_not_valid(numbers)
         places = np.flatnonzero(valid)
@@ -198,31 +201,60 @@ class Embeddings:
         mask = np.broadcast_to(~valid[:, None, None, None], result.shape)
         return np.ma.MaskedArray(result, mask, fill_value=np.nan)
 
+    def _are_valid(self, numbers: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which of these images have an embedding; reads their shards of `valid` alone."""
+        if "valid" in self.__dict__:
+            return self.valid[numbers]
+        size = shard_size(self._array)
+        shards, places = np.unique(numbers // size, return_inverse=True)
+        new = [shard for shard in shards.tolist() if shard not in self._marks]
+        if new:
+            parts = [np.arange(size * i, min(size * (i + 1), len(self))) for i in new]
+            found = self._read_valid(np.concatenate(parts))
+            ends = np.cumsum([len(part) for part in parts])
+            self._marks |= zip(new, np.split(found, ends[:-1]), strict=True)
+        marks = np.zeros((len(shards), size), np.bool_)
+        for row, shard in zip(marks, shards.tolist(), strict=True):
+            row[: len(self._marks[shard])] = self._marks[shard]
+        return marks[places, numbers % size]
+
+    def _read_valid(self, numbers: NDArray[np.intp]) -> NDArray[np.bool_]:
+        if self._valid_array is None:
+            return np.ones(len(numbers), np.bool_)
+        return contents.read_stored(self.group, self._valid_array, numbers)
+
+    @lazy_attribute
+    def _valid_array(self) -> zarr.Array | None:
+        """The array `valid`; None in archives of earlier versions."""
+        return contents.array_of(self.group, "valid") if "valid" in self.group else None
+
     def _refuse_not_valid(self, numbers: NDArray[np.intp]) -> None:
-        if not self.valid[numbers].all():
-            bad = int(numbers[~self.valid[numbers]][0])
+        valid = self._are_valid(numbers)
+        if not valid.all():
+            bad = int(numbers[~valid][0])
             reason = contents.array_of(self.group, "error")[bad] if "error" in self.group else ""
             raise InputError(f"image {bad} has no embedding: {reason}")
 
     def _blobs(self, numbers: NDArray[np.intp]) -> list[bytes]:
         """The blobs of images, in their order."""
         size = shard_size(self._array)
+        inside = {
+            shard: np.unique(numbers[numbers // size == shard]).tolist()
+            for shard in np.unique(numbers // size).tolist()
+        }
+        whole = [shard for shard, some in inside.items() if len(some) * _MOSTLY >= size]
+        data = dict(zip(whole, self._get([(shard, None) for shard in whole]), strict=True))
         found: dict[int, bytes] = {}
-        for shard in np.unique(numbers // size).tolist():
-            inside = np.unique(numbers[numbers // size == shard])
-            if len(inside) * _MOSTLY >= size:
-                data = self._get([(shard, None)])[0]
-                index = self._index_at(data, shard)
-                for number in inside.tolist():
-                    offset, length = self._place(index, number)
-                    found[number] = data[offset : offset + length]
-            else:
-                index = self._index(shard)
-                ranges = [self._place(index, number) for number in inside.tolist()]
-                wanted = [
-                    (shard, RangeByteRequest(offset, offset + length)) for offset, length in ranges
-                ]
-                found |= zip(inside.tolist(), self._get(wanted), strict=True)
+        wanted: dict[int, tuple[int, ByteRequest]] = {}
+        for shard, some in inside.items():
+            index = self._index_at(data[shard], shard) if shard in data else self._index(shard)
+            for number in some:
+                offset, length = self._place(index, number)
+                if shard in data:
+                    found[number] = data[shard][offset : offset + length]
+                else:
+                    wanted[number] = shard, RangeByteRequest(offset, offset + length)
+        found |= zip(wanted, self._get(list(wanted.values())), strict=True)
         return [found[number] for number in numbers.tolist()]
 
     def _read_index(self, shard: int) -> NDArray[np.uint64]:

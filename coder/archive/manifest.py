@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import zarr
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from coder.archive.zarr_codec import nec_codec
-from coder.archive.zarr_nodes import key, members, names, settled, stored
+from coder.archive.zarr_nodes import key, members, names, places, settled, stored
 from coder.errors import FileError
 
 ATTRIBUTE = "nec_archive"
@@ -22,7 +22,7 @@ COORDINATES = ("id", "label", "valid", "error")
 """The arrays that are coordinates, before the columns; listed in an attribute of the group."""
 _EARLIER_COORDINATES = "id label"
 _WRITTEN = ("embedding", "class_token", "id")  # and in these, every shard was written
-_DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
+DIGITS = 8  # of a shard's digest: the first 4 bytes of a SHA-256, as of a blob's codec
 _AT_ONCE = 8  # shards that are read at once for their digests
 
 
@@ -82,7 +82,7 @@ def read_state(group: zarr.Group) -> dict[str, Any] | None:
             raise ValueError("digests of other arrays")
         for name, text in data.get("sha256", {}).items():
             count = sum(end - first for first, end in data["shards"][name])
-            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS * count}}}", text):
+            if not re.fullmatch(f"[0-9a-f]{{{DIGITS * count}}}", text):
                 raise ValueError(f"digests of {name}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"its attribute {ATTRIBUTE} is damaged: {error}") from error
@@ -157,17 +157,32 @@ def changed(
       state: the result of `read_state`.
       numbers: the shards to check; None for all.
     """
-    if state is None or state["state"] != "complete" or name not in state.get("sha256", {}):
-        return
+    if has_digests(name, state):
+        yield from differing(name, array, state, _digests(array, numbers))
+
+
+def has_digests(name: str, state: Mapping[str, Any] | None) -> bool:
+    """Whether the record has digests of the shards of an array."""
+    return state is not None and state["state"] == "complete" and name in state.get("sha256", {})
+
+
+def differing(
+    name: str,
+    array: zarr.Array,
+    state: Mapping[str, Any] | None,
+    digests: Iterable[tuple[int, str]],
+) -> Iterator[Lost]:
+    """The shards, of these numbers and digests, that are not those that were finished."""
+    assert state is not None
     text, parts = state["sha256"][name], shard_slices(array)
-    places = [n for first, end in state["shards"][name] for n in range(first, end)]
-    if places and places[-1] >= len(parts):  # of another array: `lost` says so
+    listed = [n for first, end in state["shards"][name] for n in range(first, end)]
+    if listed and listed[-1] >= len(parts):  # of another array: `lost` says so
         return
-    recorded = {n: text[_DIGITS * i : _DIGITS * (i + 1)] for i, n in enumerate(places)}
-    for number, digest in _digests(array, numbers):
+    recorded = {n: text[DIGITS * i : DIGITS * (i + 1)] for i, n in enumerate(listed)}
+    for number, digest in digests:
         if digest == recorded.get(number):
             continue
-        other = next((n for n in places if recorded[n] == digest), None)
+        other = next((n for n in listed if recorded[n] == digest), None)
         then, own = "when the archive was finished", images_of(parts[number])
         if other is not None:
             held = shard_key(array, other)
@@ -247,24 +262,50 @@ def images_of(part: slice) -> str:
     return f"images {part.start} to {part.stop - 1}"
 
 
-def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[int, str]]:
-    """The number of each stored shard, in order, and the digest of its bytes.
+def read_shards(array: zarr.Array, numbers: Iterable[int]) -> dict[int, dict[str, Buffer]]:
+    """The stored objects of some shards, by number and key. All are read, and none is decoded.
+
+    An array that another program cut in more dimensions has several chunks for some images.
+    """
+    wanted = set(numbers)
+    keys = [(place[0], key(array, place)) for place in places(array) if place[0] in wanted]
+
+    async def read(number: int, name: str) -> tuple[int, str, Buffer | None]:
+        return number, name, await array.store_path.store.get(name, default_buffer_prototype())
+
+    found: dict[int, dict[str, Buffer]] = {number: {} for number in sorted(wanted)}
+    with settled():
+        for number, name, data in sync(concurrent_map(keys, read, limit=_AT_ONCE)):
+            if data is not None:
+                found[number][name] = data
+    return found
+
+
+def digest_of(chunks: Iterable[Buffer]) -> str:
+    """The digest of a shard, whose stored bytes these are.
 
     A CRC would not do: a blob, and a chunk with a checksum, ends with its own CRC, and the CRC of
     such data is the same number for all of them.
     """
-    places = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
-    # An array that another program cut in more dimensions has several chunks for some images.
-    shards = [(n, [*chunks]) for n, chunks in itertools.groupby(places, lambda place: place[0])]
+    sha = hashlib.sha256()
+    for chunk in chunks:
+        sha.update(chunk.to_bytes())
+    return sha.hexdigest()[:DIGITS]
+
+
+def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[int, str]]:
+    """The number of each stored shard, in order, and the digest of its bytes."""
+    found = sorted(p for p in stored(array) if numbers is None or p[0] in numbers)
+    shards = [(n, [*chunks]) for n, chunks in itertools.groupby(found, lambda place: place[0])]
 
     async def digest(number: int, chunks: Iterable[tuple[int, ...]]) -> tuple[int, str]:
-        sha = hashlib.sha256()
+        data = []
         for place in chunks:
-            data = await array.store_path.store.get(key(array, place), default_buffer_prototype())
-            if data is None:  # deleted since it was listed
+            one = await array.store_path.store.get(key(array, place), default_buffer_prototype())
+            if one is None:  # deleted since it was listed
                 raise FileError(f"{key(array, place)} is being written, or was deleted: try again")
-            sha.update(data.to_bytes())
-        return number, sha.hexdigest()[:_DIGITS]
+            data.append(one)
+        return number, digest_of(data)
 
     with settled():
         return sync(concurrent_map(shards, digest, limit=_AT_ONCE))

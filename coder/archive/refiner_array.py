@@ -12,7 +12,7 @@ import zarr
 from coder.archive import zarr_nodes
 from coder.archive.zarr_codec import LARGEST, nec_codec
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError, InputError, NoPermission, one_line
+from coder.errors import CodecError, FileError, InputError, NoPermission, StoreError, one_line
 from coder.refiner import Refiner, check_refiner
 
 GROUP, ARRAY = "refiner", "refiner/file"
@@ -56,7 +56,7 @@ def read_refiner(group: zarr.Group) -> Refiner:
             )
         try:
             refiner = _read(group)
-        except NoPermission:
+        except (NoPermission, StoreError):
             raise
         except Exception as error:  # whatever any codec raises is damage here
             text = f"{ARRAY} is lost or damaged ({one_line(error)}): {_PLAIN}"
@@ -65,6 +65,8 @@ def read_refiner(group: zarr.Group) -> Refiner:
             raise FileError(f"{ARRAY} is not the one that {ATTRIBUTE} names: {_PLAIN}")
         try:
             codec = nec_codec(group["embedding"])
+        except (NoPermission, StoreError):
+            raise
         except Exception:  # lost or damaged embeddings are named where they are read
             codec = None
         if codec is not None and not codec.is_served_by(refiner):
@@ -76,6 +78,8 @@ def holds(group: zarr.Group, refiner: Refiner) -> bool:
     """Whether the array holds this refiner, whatever the attribute says."""
     try:
         return _read(group) == refiner
+    except (NoPermission, StoreError):
+        raise
     except Exception:  # not there, or damaged
         return False
 

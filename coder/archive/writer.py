@@ -19,7 +19,17 @@ from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import about_store, local_path, read
 from coder.arrays import as_array, as_floats, refuse_unordered, warn_of_integers, with_mask
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError, InputError, OutputError, named, one_line, printable
+from coder.errors import (
+    CodecError,
+    FileError,
+    InputError,
+    NoPermission,
+    OutputError,
+    StoreError,
+    named,
+    one_line,
+    printable,
+)
 
 
 class Writer:
@@ -67,9 +77,9 @@ class Writer:
         """Take the arguments of `create`; the `with` block makes or opens the archive.
 
         Args:
-          store: a path, or a Zarr store that can rewrite and delete what it holds. A zip store
-            cannot: write a folder, and zip that. Only paths, and stores of local folders, are
-            locked.
+          store: a path, a URL, or a Zarr store that can rewrite and delete what it holds. A zip
+            store cannot: write a folder, and zip that. Only paths, and stores of local folders, are
+            locked: see that no two processes write to one URL.
           codec: a codec of one quality. An archive that is made gets its refiner, if it has one.
           count: number of images.
           grid: tokens (height, width) of every image.
@@ -280,7 +290,7 @@ class Writer:
             marks = read(arrays["valid"], shard_slices(arrays["valid"])[number])
             if "embedding" in stored:
                 contents.images_in(arrays["embedding"], number)
-        except OSError:  # may pass: no reason to write the shard again
+        except (OSError, NoPermission):  # may pass: no reason to write the shard again
             raise
         except Exception:  # written in part, or damaged
             return False, False
@@ -360,7 +370,7 @@ class Writer:
                 part = shard_slices(stored)[i]
                 try:
                     written = [str(name) for name in read(stored, part)]
-                except OSError:
+                except (OSError, NoPermission):
                     raise
                 except Exception as error:
                     where = shard_key(stored, i)
@@ -376,7 +386,7 @@ class Writer:
             zarr_nodes.check_metadata(path)
         try:
             group = zarr.open_group(self._store, mode="r+", use_consolidated=False)
-        except CodecError:
+        except (CodecError, StoreError):
             raise
         except Exception as error:  # another thing, or damaged metadata
             raise OutputError(f"exists, and is not an archive: choose another ({error})") from error

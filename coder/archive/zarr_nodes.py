@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.common import concurrent_map
 from zarr.core.group import AsyncGroup, ConsolidatedMetadata
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath
 
 from coder import files
-from coder.errors import CodecError, FileError, NoPermission, about
+from coder.archive.remote_store import LOCAL, RemoteStore, is_url, open_url
+from coder.errors import CodecError, FileError, NoPermission, StoreError, about
 
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
@@ -41,7 +43,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
         try:
             # Each array's own metadata, not the copy of them that a group may hold.
             return zarr.open(store, mode="r", use_consolidated=False)
-        except CodecError:
+        except (CodecError, StoreError):
             raise
         except FileNotFoundError as error:
             if path is not None and files.is_zarr(path):
@@ -107,13 +109,18 @@ def members(
     arrays, damaged = {}, {}
     root = local_path(group.store)
     metadata = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
-    for name in sorted(set(names(group)) - {*but}):
+    for name in sorted(set(names(group)) - {*but, *metadata}):
         try:
             if root is not None:
                 check_metadata(root / group.path / name)
-            if not any(sync((group.store_path / name / m).exists()) for m in metadata):
-                continue
-            node = group[name]
+            try:
+                node = group[name]
+            except KeyError:
+                if not any(sync((group.store_path / name / m).exists()) for m in metadata):
+                    continue  # no member
+                raise
+        except StoreError:
+            raise
         except Exception as error:  # codecs that are unknown, damaged metadata: anything
             damaged[prefix + name] = error
             continue
@@ -223,9 +230,21 @@ def key(array: zarr.Array, place: tuple[int, ...]) -> str:
 
 def empty_keys(array: zarr.Array) -> list[str]:
     """Keys of an array's shards, or chunks, without bytes: zarr reads some as fill value."""
+    store = array.store_path.store
+    if isinstance(store, RemoteStore):  # one request for many
+        found = sync(store.sizes(array.path))
+        own = {key(array, place) for place in places(array)}
+        return sorted(name for name, size in found.items() if size == 0 and name in own)
     keys = [(key(array, place),) for place in sorted(stored(array))]
-    sizes = sync(concurrent_map(keys, array.store_path.store.getsize, limit=64))
+    sizes = sync(concurrent_map(keys, store.getsize, limit=64))
     return [name for (name,), size in zip(keys, sizes, strict=True) if size == 0]
+
+
+def held(array: zarr.Array, objects: Mapping[str, Buffer]) -> zarr.Array:
+    """The same array, whose shards or chunks are these objects, by key, and no others."""
+    store = MemoryStore(dict(objects))
+    metadata: Any = array.metadata  # of either version
+    return zarr.Array(zarr.AsyncArray(metadata, StorePath(store, array.path)))
 
 
 def read(array: zarr.Array, region: Any = slice(None)) -> Any:
@@ -252,37 +271,63 @@ def settled() -> Iterator[None]:
 
 
 def place(store: Any) -> Any:
-    """A store as a path, if it is a local folder in another form; else as it is.
+    """A store as a path, if it is a local folder in another form; as a `RemoteStore`, if remote.
 
-    Such forms are an open group or array, `file://` addresses, which zarr gives to fsspec, and
-    fsspec's stores of local files. Otherwise they would bypass the lock and the checks of folders.
+    Other forms of a local folder are an open group or array, `file://` addresses, which zarr gives
+    to fsspec, and fsspec's stores of local files. Otherwise they would bypass the lock and the
+    checks of folders. Other stores stay as they are.
+
+    Raises:
+      ImportError: a URL whose protocol needs a package that is not installed.
+      InputError: a URL that cannot be opened.
     """
     if isinstance(store, zarr.Group | zarr.Array):
         store = store.store_path
+    if is_url(store):
+        return open_url(store)
     if isinstance(store, str):
-        for scheme in ("file://", "local://"):
+        for scheme in LOCAL:
             if store.startswith(scheme):
                 return Path(store.removeprefix(scheme))
-    if isinstance(store, FsspecStore) and not store.read_only:
+    if isinstance(store, FsspecStore):
         protocol = store.fs.protocol  # a text, or several
-        if "file" in ([protocol] if isinstance(protocol, str) else protocol):
-            return Path(store.path)
+        if "file" not in ([protocol] if isinstance(protocol, str) else protocol):
+            return RemoteStore(store)
+        return store if store.read_only else Path(store.path)
+    if isinstance(store, ObjectStore):
+        return RemoteStore(store)
     if isinstance(store, StorePath):
-        folder = local_path(store.store)
+        inner = place(store.store)
+        folder = local_path(inner)
         if folder is not None:
             return folder / store.path
-        return store if store.path else store.store
+        return StorePath(inner, store.path) if store.path else inner
     return store
 
 
 def local_path(store: Any) -> Path | None:
     """The folder of a store, if it is one on this machine."""
+    if is_url(store):
+        return None
     store = place(store)
     if isinstance(store, LocalStore):
         return Path(store.root)
-    if isinstance(store, os.PathLike) or (isinstance(store, str) and "://" not in store):
+    if isinstance(store, os.PathLike | str):
         return Path(store)
     return None
+
+
+def sizes(store: Any) -> dict[str, int]:
+    """The bytes of every object of a store, by key: of a path, a URL or a Zarr store.
+
+    The files of a folder are its objects.
+    """
+    store = place(store)
+    folder = local_path(store)
+    if folder is not None:
+        found = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+    return sync(_sizes(store))
 
 
 def is_empty(path: Path) -> bool:
@@ -298,6 +343,14 @@ def about_store(store: Any) -> AbstractContextManager[None]:
 
 async def _listed(names: AsyncIterator[str]) -> set[str]:
     return {name async for name in names}
+
+
+async def _sizes(store: Store) -> dict[str, int]:
+    if isinstance(store, RemoteStore):
+        found = await store.sizes()
+    else:
+        found = {key: None async for key in store.list()}
+    return {k: await store.getsize(k) if size is None else size for k, size in found.items()}
 
 
 async def _others(*, cancelled: bool = False) -> None:

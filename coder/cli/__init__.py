@@ -119,7 +119,7 @@ def _command(arguments: list[str], prog: str) -> int:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path | str) -> Iterator[None]:
     """Errors in the block name the file, if they name none."""
     try:
         with about(path):

@@ -4,7 +4,6 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from coder import codecs, files
 from coder.archive import (
     contents,
     copying,
+    exact_copy,
     exporting,
     image_columns,
     manifest,
@@ -24,7 +24,15 @@ from coder.archive import (
 from coder.archive.zarr_codec import nec_codec, refined
 from coder.cli import codec_names, refiner_facts
 from coder.cli.arguments import AddRefiner, Copy, Decode, Export, Info, Verify
-from coder.errors import FileError, InputError, NoPermission, OutputError, one_line
+from coder.cli.progress_lines import ProgressLines
+from coder.errors import (
+    FileError,
+    InputError,
+    NoPermission,
+    OutputError,
+    StoreError,
+    one_line,
+)
 from coder.refiner import Refiner, load_refiner
 
 Region = tuple[slice, ...]
@@ -46,7 +54,7 @@ class _Opened(NamedTuple):
       refiner: that of the archive; None if there is none, it is damaged, or nobody asked for it.
     """
 
-    path: Path
+    path: Path | str  # or a URL
     group: zarr.Group | None
     state: dict[str, Any] | None
     arrays: dict[str, zarr.Array]
@@ -77,16 +85,19 @@ def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
     """Add a refiner to an archive, or mend the one that it has."""
     refiner = load_refiner(options.refiner)
     with zarr_nodes.settled():
-        if not isinstance(zarr_nodes.open_node(options.file), zarr.Group):
+        store = zarr_nodes.place(options.file)
+        if not isinstance(zarr_nodes.open_node(store), zarr.Group):
             raise InputError("a Zarr array, and only archives hold refiners")
-        group = zarr.open_group(options.file, mode="r+", use_consolidated=False)
+        group = zarr.open_group(store, mode="r+", use_consolidated=False)
         contents.add_refiner(group, refiner)
     print(f"{options.file}: {refiner_facts.line(refiner)}")
     return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
 
 
 def copied(options: Copy) -> tuple[int, dict[str, Any]]:
-    """Copy archives to a new one."""
+    """Copy an archive exactly, or archives to a new one."""
+    if options.codec is None:
+        return _copied_exactly(options)
     codec = codecs.load(options.codec)
     keep, drop = (None if path is None else _lines(path) for path in (options.keep, options.drop))
     with zarr_nodes.settled():
@@ -98,10 +109,23 @@ def copied(options: Copy) -> tuple[int, dict[str, Any]]:
             keep=keep,
             drop=drop,
             shard=options.shard or contents.SHARD,
+            progress=ProgressLines("images"),
         )
-    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    size = sum(zarr_nodes.sizes(options.out).values())
     print(f"{options.out}: {done.images:,} images, {done.not_valid:,} not valid, {size:,} bytes")
     return 0, {"out": str(options.out), "bytes": size} | done._asdict()
+
+
+def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
+    with zarr_nodes.settled():
+        done = exact_copy.copy_exactly(options.file, options.out, progress=ProgressLines("objects"))
+    print(
+        f"{options.out}: {done.images:,} images, {done.bytes:,} bytes in {done.objects:,} objects, "
+        f"{done.copied:,} of them copied now"
+    )
+    if not done.checked:
+        print("the archive has no digests, so that only sizes were compared: run `nec verify`")
+    return 0, {"out": str(options.out), **done._asdict()}
 
 
 def export(options: Export) -> tuple[int, dict[str, Any]]:
@@ -109,8 +133,9 @@ def export(options: Export) -> tuple[int, dict[str, Any]]:
     write = {".parquet": exporting.to_parquet, ".zarr": exporting.to_zarr}.get(options.out.suffix)
     if write is None:
         raise InputError("name it NAME.parquet or NAME.zarr, which says the format", options.out)
-    kept = {"overwrite": options.overwrite, "inputs": [options.file]}
-    files.check_output(options.out, folder=options.out.suffix == ".zarr", **kept)
+    inputs = [options.file] if isinstance(options.file, Path) else []
+    is_zarr = options.out.suffix == ".zarr"
+    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs, folder=is_zarr)
     with zarr_nodes.settled():
         exporter = exporting.Exporter(options.file, pool=options.pool, refine=options.refine)
         write(exporter, options.out, overwrite=options.overwrite)
@@ -267,9 +292,10 @@ def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     # An archive's errors are text of any length, and nearly all empty: they stay in it.
     names = sorted(set(opened.arrays) - ({"error"} if opened.state else set()))
     paths = {name: options.out / f"{name}.npy" for name in names}
-    source, out = options.file.resolve(), options.out.resolve()
-    if source in (out, *out.parents):
-        raise OutputError(f"lies inside the input {options.file}: choose another", options.out)
+    if isinstance(options.file, Path):
+        source, out = options.file.resolve(), options.out.resolve()
+        if source in (out, *out.parents):
+            raise OutputError(f"lies inside the input {options.file}: choose another", options.out)
     if not options.out.is_dir():
         files.check_output(options.out, folder=True)
     for path in paths.values():
@@ -326,11 +352,12 @@ def _is_refined(array: zarr.Array, refiner: Refiner | None) -> bool:
     return refiner is not None and codec is not None and codec.is_served_by(refiner)
 
 
-def _open(path: Path, plain: bool = False) -> _Opened:
+def _open(path: Path | str, plain: bool = False) -> _Opened:
     """Open a store; with `plain`, the refiner of an archive is not looked at."""
     node, refiner = zarr_nodes.open_node(path), None
     if isinstance(node, zarr.Array):
-        name = node.basename or path.resolve().name.removesuffix(".zarr")
+        last = path.resolve().name if isinstance(path, Path) else path.rpartition("/")[2]
+        name = node.basename or last.removesuffix(".zarr")
         group, state, arrays, damaged = None, None, {name: node}, {}
     else:
         arrays, damaged = zarr_nodes.members(node, but=refiner_array.own_members(node))
@@ -414,6 +441,8 @@ def _print_archive(opened: _Opened) -> dict[str, Any]:
         valid = contents.valid_images(group)
         bad, first = contents.not_valid(group)
         labels = int((zarr_nodes.read(arrays["label"]) >= 0).sum())
+    except (NoPermission, StoreError):
+        raise
     except Exception as error:  # of damaged or lost arrays, which are named elsewhere
         print(f"archive: {state}; images cannot be counted: {one_line(error)}")
         return {"state": state}
@@ -439,8 +468,12 @@ def _print_problems(opened: _Opened) -> None:
 def _valid(opened: _Opened) -> np.ndarray | None:
     """Which images are valid; None if unknown or unreadable."""
     if opened.state is not None and "valid" in opened.arrays:
-        with suppress(Exception):  # named when the array itself is read
+        try:
             return zarr_nodes.read(opened.arrays["valid"])
+        except (NoPermission, StoreError):
+            raise
+        except Exception:  # named when the array itself is read
+            return None
     return None
 
 
@@ -499,6 +532,8 @@ def _damage(
     inner = _regions(array.shape, array.chunks, shard)
     try:
         values = zarr_nodes.read(array, shard)
+    except (NoPermission, StoreError):
+        raise
     except Exception as whole:  # whatever any codec of any array raises is damage here
         bad = [(part, one_line(error)) for part in inner if (error := _error(array, part))]
         if len(bad) in (0, len(inner)) and len({error for _, error in bad}) <= 1:
@@ -565,6 +600,8 @@ def _read(
     """A region of whole shards. Raises FileError, which names the first chunk that is damaged."""
     try:
         values = zarr_nodes.read(array, region)
+    except (NoPermission, StoreError):
+        raise
     except Exception as error:
         _refuse_faults(opened, name, valid, region)
         raise FileError(f"{name}{_text(region)}: {one_line(error)}") from error
@@ -589,6 +626,8 @@ def _regions(shape: tuple[int, ...], parts: tuple[int, ...], within=None) -> lis
 def _error(array: zarr.Array, region: Region) -> Exception | None:
     try:
         zarr_nodes.read(array, region)
+    except (NoPermission, StoreError):
+        raise
     except Exception as error:
         return error
     return None

@@ -16,10 +16,21 @@ MAX_TOKENS = 1 << 16
 """The default of --max-tokens."""
 
 
-def _path(words: list[str]) -> Path:
+def _place(words: list[str]) -> Path | str:
+    """A path, or the URL of something that is no local file."""
     if not words[0]:
         raise ValueError("an empty path: is a variable not set?")
-    return Path(words[0])
+    for scheme in ("file://", "local://"):
+        if words[0].startswith(scheme):
+            return Path(words[0].removeprefix(scheme))
+    return words[0] if "://" in words[0] else Path(words[0])
+
+
+def _path(words: list[str]) -> Path:
+    place = _place(words)
+    if isinstance(place, str):
+        raise ValueError(f"{place} is a URL, and this must be a local path: `nec copy` copies")
+    return place
 
 
 _PATH = PrimitiveConstructorSpec(
@@ -29,12 +40,19 @@ _PATH = PrimitiveConstructorSpec(
     is_instance=lambda value: value is None or isinstance(value, Path),
     str_from_instance=lambda path: [str(path)],
 )
+_PLACE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH|URL",
+    instance_from_str=_place,
+    is_instance=lambda value: isinstance(value, Path | str),
+    str_from_instance=lambda place: [str(place)],
+)
 
 
 def _names(words: list[str]) -> tuple[str, ...]:
     if not words:
         raise ValueError("no input")
-    return tuple(str(_path([word])) if "://" not in word else word for word in words)
+    return tuple(str(_place([word])) for word in words)
 
 
 _NAMES = PrimitiveConstructorSpec(
@@ -53,8 +71,10 @@ _PATHS = PrimitiveConstructorSpec(
 )
 AnyPath = Annotated[Path, _PATH]
 OptionalPath = Annotated[Path | None, _PATH]
-AnyFile = Annotated[Positional[Path], _PATH, arg(metavar="FILE")]
-Embeddings = Annotated[Positional[Path], _PATH, arg(metavar="EMBEDDINGS")]
+AnyPlace = Annotated[Path | str, _PLACE]
+"""A path, or the URL of an archive or array in an object store."""
+AnyFile = Annotated[Positional[Path | str], _PLACE, arg(metavar="FILE")]
+Embeddings = Annotated[Positional[Path | str], _PLACE, arg(metavar="EMBEDDINGS")]
 Flag = Annotated[bool, FlagCreatePairsOff]
 
 
@@ -109,7 +129,7 @@ class Export:
     Example: nec export archive.zarr --pool mean --out embeddings.parquet
     """
 
-    file: Annotated[Positional[Path], _PATH, arg(metavar="ARCHIVE")]
+    file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]
     """Archive (Zarr store)."""
     out: AnyPath
     """File NAME.parquet, or folder NAME.zarr, to write."""
@@ -130,7 +150,7 @@ class AddRefiner:
     Example: nec add-refiner archive.zarr --refiner refiner.safetensors
     """
 
-    file: Annotated[Positional[Path], _PATH, arg(metavar="ARCHIVE")]
+    file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]
     """Archive (Zarr store)."""
     refiner: AnyPath
     """Refiner of the archive's codec: its file, a model file, or the name of a shipped model."""
@@ -156,17 +176,18 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Copy archives to a new one: at another quality, with fewer images, or several joined.
+    """Copy an archive exactly; or make one of others (--codec): at another quality, with fewer images, or several joined.
 
-    Example: nec copy archive.zarr --codec nec-vit-ti --quality 5 --out smaller.zarr
-    """
+    Examples: nec copy archive.zarr --out s3://bucket/archive.zarr
+              nec copy archive.zarr --codec nec-vit-ti --quality 5 --out smaller.zarr
+    """  # noqa: E501
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
-    """Archives of one codec, quality and grid; their images follow one another."""
-    out: AnyPath
+    """Archive; or, with --codec, archives of one codec, quality and grid, whose images follow one another."""  # noqa: E501
+    out: AnyPlace
     """Archive to write; run the command again to go on."""
-    codec: AnyPath
-    """Codec file, model file, or name of a shipped model: what made the archives."""
+    codec: OptionalPath = None
+    """Codec file, model file, or name of a shipped model, which made the archives. If it is not given, the copy has the same bytes as the archive."""  # noqa: E501
     quality: Annotated[int | None, arg(metavar="INT")] = None
     """Quality of the copy; that of the archives if not given."""
     keep: OptionalPath = None
@@ -179,12 +200,18 @@ class Copy:
     """Print one JSON object instead of text."""
 
     @property
-    def file(self) -> Path:
+    def file(self) -> Path | str:
         """The first input, by which errors are named."""
-        return Path(self.inputs[0])
+        return _place([self.inputs[0]])
 
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
+        if self.codec is None:
+            for name in ("quality", "keep", "drop", "shard"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{_flag(name)} makes another archive: give --codec, too")
+            if len(self.inputs) > 1:
+                raise InputError("several archives are joined with the codec: give --codec, too")
         if self.keep is not None and self.drop is not None:
             raise InputError("--keep says what to leave out: leave --drop out")
         if self.shard is not None:
@@ -289,8 +316,8 @@ class Encode(EmbeddingOptions):
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
     """With --model: image files, folders of images, patterns such as 'tiles/*.tif', or a data set as for nec compress --data. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
-    out: AnyPath
-    """Archive or Zarr array to write, which is a folder."""
+    out: AnyPlace
+    """Archive or Zarr array to write, a folder; or, with --model, the URL of an archive."""
     images: Annotated[ImageOptions, OmitArgPrefixes] = ImageOptions()
     codec: OptionalPath = None
     """Codec file that `nec fit` wrote; if not given, a codec is fitted."""
@@ -304,12 +331,14 @@ class Encode(EmbeddingOptions):
     """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too; for the same error they need a few percent more bytes."""  # noqa: E501
 
     @property
-    def file(self) -> Path:
+    def file(self) -> Path | str:
         """The first input, by which errors are named."""
-        return Path(self.inputs[0])
+        return _place([self.inputs[0]])
 
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
+        if self.images.model is None and isinstance(self.out, str):
+            raise InputError("embeddings are coded to a local folder: give a path", self.out)
         if self.images.model is not None:
             for name in _FOR_EMBEDDINGS:
                 if (value := getattr(self, name)) is not None and value is not False:

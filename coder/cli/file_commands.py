@@ -88,8 +88,8 @@ def _model(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _kind(path: Path) -> str:
-    if path.is_dir():
+def _kind(path: Path | str) -> str:
+    if isinstance(path, str) or path.is_dir():  # only archives and arrays have URLs
         return "archive"
     file = container.found(path, "file")
     start = file_kinds.start_of(file)
@@ -239,10 +239,11 @@ def _decode_blobs(options: Decode) -> dict[str, Any]:
 
 def _outputs(options: Decode) -> dict[Path, Path]:
     """The file to write for each blob. Raises InputError if several have one."""
+    blobs = [Path(options.file), *options.more]
     if not options.more:
-        return {options.file: options.out}
+        return {blobs[0]: options.out}
     paths: dict[str, Path] = {}
-    for path in (options.file, *options.more):
+    for path in blobs:
         name = path.stem.casefold()  # there are file systems that do not tell case
         if name in paths:
             text = f"{path.stem}.npy would be that of {paths[name]} too: decode them apart"

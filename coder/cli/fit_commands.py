@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from coder.arrays import as_floats, refuse, warn_of_integers, with_mask
 from coder.cli import refiner_facts
 from coder.cli.arguments import MAX_TOKENS, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec, QualityLadder
-from coder.errors import FileError, InputError, about, one_line
+from coder.errors import FileError, InputError, NoPermission, StoreError, about, one_line
 from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
@@ -53,7 +53,7 @@ def run(options: Fit | Encode) -> tuple[int, dict[str, Any]]:
 
 
 def _fit_files(options: Fit) -> dict[str, Any]:
-    inputs = [options.file, *([options.codec] if options.codec else [])]
+    inputs = _local([options.file, options.codec])
     kept = {"overwrite": options.overwrite, "inputs": inputs}
     # Checked, like all that follows, before minutes of fitting.
     outputs = [path for path in (options.out, options.refiner) if path is not None]
@@ -107,13 +107,13 @@ def _messages() -> Iterator[None]:
 
 
 def _encode(options: Encode) -> dict[str, Any]:
-    others = [path for path in (options.codec, options.refiner) if path is not None]
-    kept = {"overwrite": options.overwrite, "inputs": [options.file, *others]}
-    files.check_output(options.out, folder=True, **kept)
-    if options.out.suffix.lower() in _NOT_ZARR:
+    out = Path(options.out)  # no URL: `check` refuses one
+    others = [options.file, options.codec, options.refiner]
+    kept = {"overwrite": options.overwrite, "inputs": _local(others)}
+    files.check_output(out, folder=True, **kept)
+    if out.suffix.lower() in _NOT_ZARR:
         raise InputError(
-            f"a Zarr array is written, which is a folder: name it {options.out.stem}.zarr",
-            options.out,
+            f"a Zarr array is written, which is a folder: name it {out.stem}.zarr", out
         )
     given = _given_codec(options.codec, options.quality) if options.codec else None
     if given is not None and options.refiner is not None:
@@ -122,13 +122,13 @@ def _encode(options: Encode) -> dict[str, Any]:
     y, nodata = _shown(options)
     _check_codable(y, given, options, nodata)
     codec = _at_quality(given or _fitted(y, options, nodata), y, options, nodata)
-    with files.writing_folder(options.out, **kept) as part:
+    with files.writing_folder(out, **kept) as part:
         _write(part, y, codec, nodata)
-    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
-    metadata = (options.out / "zarr.json").stat().st_size
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    metadata = (out / "zarr.json").stat().st_size
     bits = 8 * (size - metadata) / math.prod(y.shape)
     print(
-        f"{options.out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
+        f"{out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
         f"are zarr.json, which holds the codec; the others are {bits:.4f} bits per value"
     )
     facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
@@ -136,16 +136,21 @@ def _encode(options: Encode) -> dict[str, Any]:
     if codec.refiner is not None:
         print(f"symbols were chosen for readers with {refiner_facts.line(codec.refiner)}")
         codec_facts["refiner"] = codec.refiner.fingerprint.hex()
-    return {"out": str(options.out), "shape": y.shape} | facts | codec_facts
+    return {"out": str(out), "shape": y.shape} | facts | codec_facts
 
 
-def read(path: Path, column: str | None = None) -> Any:
+def _local(inputs: Sequence[Path | str | None]) -> list[Path]:
+    """The inputs that are local files."""
+    return [path for path in inputs if isinstance(path, Path)]
+
+
+def read(path: Path | str, column: str | None = None) -> Any:
     """Open the embeddings of a file; where possible, they are read in parts later.
 
     The first bytes of a file decide its kind, not its name.
 
     Args:
-      path: a `.npy` file, a Zarr array or a (Geo)Parquet file.
+      path: a `.npy` file, a Zarr array or a (Geo)Parquet file; a text is the URL of a Zarr array.
       column: the Parquet column, of lists of one length or of tensors. If there is only one such
         column, it may be None.
 
@@ -154,7 +159,7 @@ def read(path: Path, column: str | None = None) -> Any:
       InputError: the array or column does not hold embeddings.
     """
     with about(path):
-        if path.is_dir():
+        if isinstance(path, str) or path.is_dir():
             values = _read_zarr(path)
         else:
             start = file_kinds.start_of(files.check_input(path, "file of embeddings"))
@@ -356,11 +361,13 @@ class _ZarrReader:
     def __getitem__(self, place: Any) -> np.ndarray:
         try:
             return zarr_nodes.read(self._array, place)
+        except (NoPermission, StoreError):
+            raise
         except Exception as error:  # whatever any codec raises is damage here
             raise FileError(f"damaged ({one_line(error)}): `nec verify` says where") from error
 
 
-def _read_zarr(path: Path) -> _ZarrReader:
+def _read_zarr(path: Path | str) -> _ZarrReader:
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
         zarr_nodes.check_readable(node)

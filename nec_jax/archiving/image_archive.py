@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import CodecError, InputError, archive
+from coder.archive import zarr_nodes
 from coder.codecs import OneQualityCodec, QualityLadder
 from coder.format import container
 from coder.refiner import NO_REFINER
@@ -90,7 +91,7 @@ class _Row(NamedTuple):
 def encode_archive(
     params: NecParams,
     source: Source,
-    out: Path,
+    out: Path | str,
     *,
     split: str = "all",
     quality: int | None = None,
@@ -113,7 +114,8 @@ def encode_archive(
     Args:
         params: a model with a codec.
         source: the images.
-        out: folder of the archive. One that is there must have been begun with the same images,
+        out: folder or URL of the archive. Only one process at a time may write to a URL, which has
+            no locks. One that is there must have been begun with the same images,
             model, quality and image size.
         split: the split of the data set that the images are.
         quality: quality of the model's codec; None for its default.
@@ -170,7 +172,7 @@ def encode_archive(
         attributes=attributes,
         strict=strict,
         retry=retry,
-        shared=not retry,
+        shared=not retry and zarr_nodes.local_path(out) is not None,
         notes={**_left_out(source), **(notes or {})},
         columns={**_OF_FILES, **getattr(source, "columns", {})},
     )
@@ -210,11 +212,11 @@ def encode_archive(
         writer.finish()
         count, first = archive.not_valid(writer.group)
     seconds = time.monotonic() - start
-    sizes = {path: path.stat().st_size for path in out.rglob("*") if path.is_file()}
+    sizes = zarr_nodes.sizes(out)
     fixed = sum(
         size
-        for path, size in sizes.items()
-        if path.name == "zarr.json" or "refiner" in path.relative_to(out).parts
+        for key, size in sizes.items()
+        if key.endswith("zarr.json") or key.startswith("refiner/")
     )
     total = sum(sizes.values())
     return Encoded(len(source), written, count, first, images.file_bytes, total, fixed, seconds)

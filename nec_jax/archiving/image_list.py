@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import zarr
 
+from coder.archive import zarr_nodes
+from coder.errors import NoPermission
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.sources import ImageTable
 
@@ -53,6 +55,7 @@ def listed(source: Source) -> Listed:
         total += found
         return found
 
+    known = getattr(source, "sizes", None)  # of images at URLs, as they were listed
     names, sizes = hashlib.sha256(), hashlib.sha256()
     digests = {"image_names": "", "image_sizes": ""}
     for number, ((name, file), label) in enumerate(zip_longest(source.files(), labels), 1):
@@ -60,7 +63,10 @@ def listed(source: Source) -> Listed:
         if isinstance(source, ImageTable):
             text += f"\t{source.about(number - 1)}"
         names.update(f"{text}\n".encode(errors="backslashreplace"))
-        sizes.update(f"{size(file)}\n".encode())
+        if known is not None:
+            total += known[number - 1] or 0
+        found = size(file) if known is None else known[number - 1]
+        sizes.update(f"{found}\n".encode())
         if number % _LISTED == 0 or number == len(source):
             digests["image_names"] += names.hexdigest()[:_DIGITS]
             digests["image_sizes"] += sizes.hexdigest()[:_DIGITS]
@@ -69,12 +75,12 @@ def listed(source: Source) -> Listed:
 
 
 def refuse_changed(
-    out: Path, source: Source, split: str, now: Mapping[str, str], *, retry: bool
+    out: Path | str, source: Source, split: str, now: Mapping[str, str], *, retry: bool
 ) -> dict[str, str]:
     """Compare images with those that an existing archive was begun with.
 
     Args:
-        out: the archive.
+        out: the path or URL of the archive.
         source: the images.
         split: the split of the data set that they are.
         now: the digests of the images.
@@ -86,10 +92,15 @@ def refuse_changed(
     Raises:
         DataError: other images of the same data set; names the first, if known.
     """
-    if not (out / "zarr.json").is_file():
+    store = zarr_nodes.place(out)
+    if isinstance(store, Path) and not (store / "zarr.json").is_file():
         return dict(now)
     try:
-        group: Any = zarr.open_group(out, mode="r")
+        group: Any = zarr.open_group(store, mode="r")
+    except FileNotFoundError:
+        return dict(now)
+    except NoPermission:
+        raise
     except ValueError:  # damaged, or no archive: its writer says so
         return dict(now)
     had = {name: group.attrs.get(name) for name in (*now, "images")}
@@ -111,11 +122,12 @@ def refuse_changed(
             if name == "image_sizes":
                 if retry and not group["valid"][rows].all():
                     continue
-                newest = max(paths, key=lambda path: path.stat().st_mtime if path.exists() else 0)
+                newest = max(paths, key=_changed)
                 raise DataError(
                     f"{text}the size of a file differs among images {rows.start} to "
-                    f"{rows.start + len(ids) - 1}, {ids[0]} to {ids[-1]}; of these, {newest} "
-                    f"changed last{remedy}, or give --retry if only unreadable images changed"
+                    f"{rows.start + len(ids) - 1}, {ids[0]} to {ids[-1]}"
+                    + (f"; of these, {newest} changed last" if isinstance(newest, Path) else "")
+                    + f"{remedy}, or give --retry if only unreadable images changed"
                 )
             # Only the ids that are written; others are empty.
             stored = [str(one) for one in group["id"][rows]]
@@ -129,6 +141,11 @@ def refuse_changed(
                 f"{', ' + ids[0] if ids else ''}{remedy}"
             )
     return {name: had[name] for name in now}
+
+
+def _changed(file: Path | str) -> float:
+    """When a local file was changed last."""
+    return file.stat().st_mtime if isinstance(file, Path) and file.exists() else 0
 
 
 class Ids:
@@ -152,8 +169,10 @@ def id_list(source: Source) -> list[str]:
     return [name.removesuffix(size) for name, _ in source.files()]
 
 
-def refuse_inside(folder: Path, out: Path) -> None:
+def refuse_inside(folder: Path, out: Path | str) -> None:
     """Raise DataError if the archive would be inside the folder of images."""
+    if not isinstance(out, Path):
+        return
     target = out.resolve()
     if folder.is_dir() and folder.resolve() in (target, *target.parents):
         raise DataError(f"{out} lies in the folder of images {folder}: choose another place")

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import nec_jax
 from coder import InputError, archive
+from coder.archive.remote_store import is_url
 from coder.cli.arguments import Encode
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
@@ -57,7 +58,8 @@ def _encode(options: Encode) -> Encoded:
         )
         print(f"quality {quality} fits")
     notes = {
-        "inputs": list(options.inputs),
+        # A query may be a signature.
+        "inputs": [name.partition("?")[0] if is_url(name) else name for name in options.inputs],
         "model_name": path.stem,
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "written_by": f"nec-jax {nec_jax.__version__}",

@@ -11,9 +11,11 @@ import numpy as np
 
 from coder import InputError
 from coder.archive import image_columns
+from coder.archive.remote_store import is_url
 from coder.errors import printable
 from nec_jax.images.record import DataError, Record, Source, raise_passing
 from nec_jax.sources.folder import whole_or_cut
+from nec_jax.sources.remote_images import images_at
 from nec_jax.sources.splits import check_filled, check_split
 
 if TYPE_CHECKING:
@@ -96,9 +98,9 @@ class ImageTable:
 def open_image_table(path: Path, split: str = "all", *, chip: int | None = None) -> ImageTable:
     """Open a table of images.
 
-    Its column `path` names the files, absolute or relative to the table's folder. These columns may
-    be there: `id`, unique, in place of the path; `label`, the name of a class; and `split`. All
-    others, and `path` beside an `id`, are what is known of the images: text, bools, numbers, and
+    Its column `path` names the files: absolute, relative to the table's folder, or all URLs. These
+    columns may be there: `id`, unique, in place of the path; `label`, the name of a class; and
+    `split`. All others, and `path` beside an `id`, are what is known of the images: text, bools, numbers, and
     times (of which those without a zone are taken for UTC). Other types, such as lists, are left
     out with a warning. Columns of a CSV file are numbers or times if all of their cells are;
     an empty cell is missing, and cells such as 007 are text.
@@ -134,7 +136,12 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     classes, labels = _classes(texts.get("label"))
     paths = [texts["path"][i] for i in chosen]
     own = [labels[i] for i in chosen] if classes else []
-    base = whole_or_cut(path.parent, paths, own, classes, chip, split)
+    if any(map(is_url, paths)):
+        if chip is not None:
+            raise DataError("windows are cut from local images: copy those at URLs to a folder")
+        base = images_at(path.stem, paths, paths, labels=own, classes=classes)
+    else:
+        base = whole_or_cut(path.parent, paths, own, classes, chip, split)
     if chip is None:
         rows = chosen
     else:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coder.archive.remote_store import is_url
 from nec_jax.images.read import IMAGE_SUFFIXES
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.sources.folder import find_images, whole_or_cut
 from nec_jax.sources.image_table import TABLES, open_image_table
 from nec_jax.sources.open import open_source
+from nec_jax.sources.remote_images import open_urls
 
 
 def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None = None) -> Source:
@@ -22,17 +24,26 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
     any depth, or a pattern (`*`, `?`, `[..]`, and `**` for folders at any depth), and an image's id
     is its path below the folder that holds all of them.
 
+    Inputs at URLs are opened by `remote_images.open_urls`: images, folders and patterns.
+
     Args:
         inputs: what to open.
         split: a split of a data set; "all" for others.
-        chip: as for `open_source`.
+        chip: as for `open_source`; None for URLs.
 
     Raises:
         DataError: an input that is no image, names nothing, or has no split; as `open_source` and
-            `open_image_table`.
+            `open_image_table`; URLs together with local paths.
+        StoreError, NoPermission, ImportError: as `open_urls`.
         FileNotFoundError: an input that does not exist.
         OSError: a folder that may not be listed.
     """
+    if any(map(is_url, inputs)):
+        if split != "all":
+            raise DataError(f"images at URLs have no splits, and {split!r} is asked for")
+        if chip is not None:
+            raise DataError("windows are cut from local images: copy those at URLs to a folder")
+        return open_urls(inputs)
     if len(inputs) == 1 and not _is_file_or_pattern(inputs[0]):
         return open_source(inputs[0], split, chip=chip)
     if tables := [name for name in inputs if name.lower().endswith(TABLES)]:

@@ -1,0 +1,74 @@
+"""`nec encode` of images at URLs, and to a URL: the archive that local paths give."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nec_jax
+from coder.cli import main
+
+COUNT = 9
+
+
+@pytest.fixture
+def folder(model, tmp_path: Path) -> Path:
+    nec_jax.save(model, tmp_path / "model.safetensors")
+    rng = np.random.default_rng(0)
+    for name in "ab":  # of which neither is a class, if both are given
+        (tmp_path / "images" / name).mkdir(parents=True)
+    for i in range(COUNT):
+        small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        image = small.resize((50, 40), Image.Resampling.BICUBIC)
+        image.save(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    return tmp_path
+
+
+def encode(folder: Path, inputs: list[str], out: str) -> int:
+    model = str(folder / "model.safetensors")
+    return main(["encode", *inputs, "--model", model, "--out", out, "--shard", "4"])
+
+
+def without_origin(files: dict[Path, bytes]) -> dict[Path, object]:
+    """The files of an archive, but for the names of its inputs."""
+    record = json.loads(files[Path("zarr.json")])
+    record["attributes"].pop("inputs")
+    record["attributes"].pop("data")
+    return {**files, Path("zarr.json"): record}
+
+
+def test_it_is_the_archive_of_local_paths(folder, objects, capsys):
+    local = [str(folder / "images/a"), str(folder / "images/b")]
+    assert encode(folder, local, str(folder / "a.zarr")) == 0
+    found = (folder / "a.zarr").rglob("*")
+    here = {p.relative_to(folder / "a.zarr"): p.read_bytes() for p in found if p.is_file()}
+    place = objects.folder()
+    objects.upload(folder / "images", f"{place}/images")
+    out = f"{place}/out.zarr"
+    capsys.readouterr()
+
+    # The network fails for one image, which is not marked as bad.
+    def failing(method: str, key: str, number: int) -> str | None:
+        return "503" if key.endswith("8.png") else None
+
+    with objects.failing(failing):
+        assert encode(folder, [f"{place}/images"], out) == 1
+    assert f"{place}/images/a/8.png: cannot be read (5 tries" in capsys.readouterr().err
+    assert Path("valid/c/0") in objects.objects(out)
+    assert main(["verify", out]) == 1
+    assert encode(folder, [f"{place}/images"], out) == 0
+    assert without_origin(objects.objects(out)) == without_origin(here)
+    printed = capsys.readouterr().out
+    assert f"{out}: {COUNT} images in {sum(map(len, objects.objects(out).values())):,} bytes" in (
+        printed
+    )
+    assert encode(folder, [f"{place}/images"], out) == 0
+    assert "it was complete, and nothing was written" in capsys.readouterr().out
+    objects.put(f"{place}/images/a/8.png", b"another size")
+    assert encode(folder, [f"{place}/images"], out) == 1
+    assert "the size of a file differs" in capsys.readouterr().err
+    assert encode(folder, [*local, f"{place}/images"], str(folder / "b.zarr")) == 1
+    assert "is a local path: give URLs, or local paths, but not both" in capsys.readouterr().err
+    assert sorted(p.name for p in folder.iterdir()) == ["a.zarr", "images", "model.safetensors"]
