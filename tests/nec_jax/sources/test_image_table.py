@@ -196,3 +196,19 @@ def test_a_table_goes_alone(folder):
 def test_a_byte_order_mark_is_no_part_of_a_name(folder):
     table = open_image_table(put(folder / "images.csv", b"\xef\xbb\xbfpath,n\r\na.png,1\r\n"))
     assert said(table) == {"n": [1]}
+
+
+def test_paths_may_be_urls_which_nobody_asks_for_yet(folder):
+    urls = ["s3://bucket/a.png", "https://host/b.png"]
+    table = open_image_table(
+        csv(folder, "path,id,label,n", f"{urls[0]},x,sea,1", f"{urls[1]},y,,2")
+    )
+    assert list(table.files()) == [("x", urls[0]), ("y", urls[1])]
+    assert table.labels == (0, -1)
+    assert said(table) == {"path": urls, "n": [1, 2]}
+    with pytest.raises(
+        DataError, match=r"a.png is no URL: give URLs, or local paths, but not both"
+    ):
+        open_image_table(csv(folder, "path", urls[0], "a.png"))
+    with pytest.raises(DataError, match="windows are cut from local images"):
+        open_image_table(csv(folder, "path", *urls), chip=8)
