@@ -100,10 +100,10 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
 
     Its column `path` names the files: absolute, relative to the table's folder, or all URLs. These
     columns may be there: `id`, unique, in place of the path; `label`, the name of a class; and
-    `split`. All others, and `path` beside an `id`, are what is known of the images: text, bools, numbers, and
-    times (of which those without a zone are taken for UTC). Other types, such as lists, are left
-    out with a warning. Columns of a CSV file are numbers or times if all of their cells are;
-    an empty cell is missing, and cells such as 007 are text.
+    `split`. All others, and `path` beside an `id`, are what is known of the images: text, bools,
+    numbers, and times (of which those without a zone are taken for UTC). Other types, such as
+    lists, are left out with a warning. Columns of a CSV file are numbers or times if all of their
+    cells are; an empty cell is missing, and cells such as 007 are text.
 
     Args:
         path: CSV in UTF-8 with a header, or Parquet.

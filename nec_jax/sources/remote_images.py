@@ -1,5 +1,6 @@
 """`RemoteImages`: images at URLs, each fetched to a temporary file and read as a local one is."""
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +13,11 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from coder.archive.remote_store import RemoteStore, is_url, open_url
+from coder.errors import printable
 from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image
 from nec_jax.images.record import CorruptImageError, DataError, Record
+
+log = logging.getLogger(__name__)
 
 _BESIDE = (".msk", ".aux.xml")
 """Endings of GDAL's files beside an image, which say what is missing in it."""
@@ -124,6 +128,11 @@ def open_urls(inputs: Sequence[str]) -> RemoteImages:
             found.setdefault(name, sync(store.getsize(key)))
             continue
         listed = _listed(name)
+        if f"{name.rstrip('/')}/split.csv" in listed:
+            log.warning(
+                "%s: its split.csv is not read, as images at URLs have no labels: list them in a "
+                "table (CSV or Parquet) with the columns path and label", printable(name),
+            )  # fmt: skip
         images = [url for url in listed if _is_image(url, name)]
         if not images:
             raise DataError(f"no images at {name}: {' '.join(IMAGE_SUFFIXES)}")

@@ -182,3 +182,12 @@ def test_images_of_a_web_server(folder, tmp_path, monkeypatch):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_labels_that_are_not_read_are_named(objects, server, folder, tmp_path, caplog):
+    place = server.folder()
+    shutil.copy(folder / "a" / "1.png", tmp_path)
+    (tmp_path / "split.csv").write_text("path,label,split\n1.png,sea,train\n")
+    server.upload(tmp_path, place)
+    assert ids(place) == ["1.png"]
+    assert "its split.csv is not read" in caplog.text
