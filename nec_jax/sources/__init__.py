@@ -6,8 +6,8 @@ Any is opened by `open_source`.
 its images, and joins several. What a source is, `nec_jax.images.record` says.
 """
 
-from nec_jax.sources.named_images import open_inputs
+from nec_jax.sources.named_images import absolute, open_inputs
 from nec_jax.sources.open import folder_of, open_source
 from nec_jax.sources.splits import at_most, spread
 
-__all__ = ["at_most", "folder_of", "open_inputs", "open_source", "spread"]
+__all__ = ["absolute", "at_most", "folder_of", "open_inputs", "open_source", "spread"]

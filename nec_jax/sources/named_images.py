@@ -9,7 +9,7 @@ from typing import Any
 from nec_jax.images.read import IMAGE_SUFFIXES
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.sources.folder import find_images, whole_or_cut
-from nec_jax.sources.open import open_source
+from nec_jax.sources.open import folder_of, open_source
 
 
 def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None = None) -> Source:
@@ -30,6 +30,7 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
         FileNotFoundError: an input that does not exist.
         OSError: a folder that may not be listed.
     """
+    inputs = [absolute(name) for name in inputs]
     if len(inputs) == 1 and not _is_file_or_pattern(inputs[0]):
         return open_source(inputs[0], split, chip=chip)
     if split != "all":
@@ -41,6 +42,16 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
     root = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(root).as_posix() for path in paths]
     return whole_or_cut(root, names, [], (), chip, "all")
+
+
+def absolute(name: str) -> str:
+    """An input under a name that means the same in any working folder.
+
+    So what an archive says of images that cannot be read is the same, too.
+    """
+    if not name or folder_of(name) is None:  # no path
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def _is_file_or_pattern(name: str) -> bool:
