@@ -227,6 +227,8 @@ def _are_alive(folder: Path, but: Path | None = None) -> bool:
 
 def is_held(file: Path) -> bool:
     """Whether another process holds the lock of a file, as far as its file system says."""
+    if not file.exists():  # it would be made
+        return False
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)

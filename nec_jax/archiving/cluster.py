@@ -11,11 +11,11 @@ import logging
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
@@ -224,19 +224,20 @@ def _written(client: Client, name: str, writer: archive.Writer) -> Iterator[_Don
 
 def _results(client: Client, name: str, parts: list[slice]) -> Iterator[_Done]:
     """What the tasks of these shards did. Few are handed out at a time, however many there are."""
-    rest, running = iter(parts), set[Future]()
+    rest, running = deque(parts), set[Future]()
     seen = time.monotonic()  # when a worker was there last
     try:
-        while True:
+        while rest or running:
             workers = len(cast(dict, client.nthreads()))
             now = time.monotonic()
             seen = now if workers else seen
             if now - seen > _PATIENCE:
                 raise PoolError(f"no worker has been there for {_PATIENCE:.0f} s: {_GO_ON}")
-            for part in islice(rest, _AHEAD * max(workers, 1) - len(running)):
-                running.add(client.submit(_write_shard, name, part, pure=False))
+            while rest and len(running) < _AHEAD * workers:
+                running.add(client.submit(_write_shard, name, rest.popleft(), pure=False))
             if not running:
-                return
+                time.sleep(_POLL)
+                continue
             with suppress(TimeoutError):
                 some = wait(running, timeout=_POLL, return_when="FIRST_COMPLETED")
                 ended: set[Future] = cast(Any, some).done
@@ -369,7 +370,9 @@ class _Worker(WorkerPlugin):
     def _watch(self) -> None:
         """Leave the archive when the command is there no more."""
         while not self._stop.wait(_WATCH):
-            if not is_held(self.member):
+            with self._opening:  # not while the command ends, and removes the file
+                is_there = self._stop.is_set() or is_held(self.member)
+            if not is_there:
                 self._close()
 
     def _close(self) -> None:
