@@ -273,5 +273,5 @@ def test_no_scheduler_and_no_worker(folder, capsys, monkeypatch):
         ) as empty,
         pytest.raises(PoolError, match="no worker has been there for"),
     ):
-        encode_on_cluster(empty.scheduler_address, named(folder), folder / "none.zarr")
+        encode_on_cluster(cast(Any, empty).scheduler_address, named(folder), folder / "none.zarr")
     remove(folder, "none.zarr")
