@@ -11,6 +11,7 @@ import logging
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -137,10 +138,12 @@ class _Done(NamedTuple):
     Attributes:
         images: the number of images that it wrote; 0 if another process writes the shard.
         stored: bytes of their embeddings.
+        warned: categories and texts of warnings.
     """
 
-    images: int
-    stored: int
+    images: int = 0
+    stored: int = 0
+    warned: tuple[tuple[type[Warning], str], ...] = ()
 
 
 # Of the process that runs the command.
@@ -224,7 +227,7 @@ def _written(client: Client, name: str, writer: archive.Writer) -> Iterator[_Don
 
 def _results(client: Client, name: str, parts: list[slice]) -> Iterator[_Done]:
     """What the tasks of these shards did. Few are handed out at a time, however many there are."""
-    rest, running = deque(parts), set[Future]()
+    rest, running = deque(parts), dict[Future, slice]()
     seen = time.monotonic()  # when a worker was there last
     try:
         while rest or running:
@@ -234,31 +237,36 @@ def _results(client: Client, name: str, parts: list[slice]) -> Iterator[_Done]:
             if now - seen > _PATIENCE:
                 raise PoolError(f"no worker has been there for {_PATIENCE:.0f} s: {_GO_ON}")
             while rest and len(running) < _AHEAD * workers:
-                running.add(client.submit(_write_shard, name, rest.popleft(), pure=False))
+                part = rest.popleft()
+                running[client.submit(_write_shard, name, part, pure=False)] = part
             if not running:
                 time.sleep(_POLL)
                 continue
             with suppress(TimeoutError):
-                some = wait(running, timeout=_POLL, return_when="FIRST_COMPLETED")
+                some = wait(list(running), timeout=_POLL, return_when="FIRST_COMPLETED")
                 ended: set[Future] = cast(Any, some).done
-                running -= ended
                 for future in ended:
-                    yield _result(future)
+                    yield _result(future, running.pop(future))
     finally:
         with suppress(OSError, RuntimeError):
             client.cancel(list(running))
 
 
-def _result(future: Future) -> _Done:
+def _result(future: Future, part: slice) -> _Done:
     try:
-        return future.result()
+        done: _Done = future.result()
+    except _Stopped:  # the worker ends, and others do not
+        return _Done()
     except KilledWorker as error:
         raise PoolError(
-            f"{error.task}: several workers died while they wrote this shard, the last of them "
-            f"{error.last_worker.address}: did they run out of memory? {_GO_ON}"
+            f"several workers died while they encoded images {part.start} to {part.stop - 1}, the "
+            f"last of them {error.last_worker.address}: did they run out of memory? {_GO_ON}"
         ) from error
     except (CancelledError, CommClosedError) as error:
         raise PoolError(f"the scheduler is gone ({error}): {_GO_ON}") from error
+    for category, text in done.warned:
+        warnings.warn(text, category, stacklevel=2)
+    return done
 
 
 # In a worker.
@@ -270,7 +278,7 @@ def _write_shard(name: str, part: slice) -> _Done:
 
 
 class _Stopped(Exception):
-    """The command has ended."""
+    """The command has ended, or the worker ends."""
 
 
 @dataclass
@@ -308,10 +316,19 @@ class _Worker(WorkerPlugin):
 
     def write(self, part: slice) -> _Done:
         """Read, encode and write a shard, unless another process does."""
+        try:
+            return self._write(part)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            text = f"{error.strerror} (worker {self._address})"
+            raise OSError(error.errno, text, error.filename) from error
+
+    def _write(self, part: slice) -> _Done:
         encoding = self._opened()
         writer = encoding.writer
         if not writer.claim(part):
-            return _Done(0, 0)
+            return _Done()
         try:
             with self._reading, jax_defaults():
                 some = []
@@ -320,12 +337,16 @@ class _Worker(WorkerPlugin):
                     if self._stop.is_set():
                         raise _Stopped
                 raise_failure(some)
-            with self._writing, jax_defaults():
+            # No other thread of this process catches warnings meanwhile.
+            with self._writing, jax_defaults(), warnings.catch_warnings(record=True) as caught:
+                if self._stop.is_set():
+                    raise _Stopped
                 encoding.write(part, some)
         except BaseException:
             writer.release(part)
             raise
-        return _Done(part.stop - part.start, writer.stored_bytes(part))
+        warned = tuple((one.category, str(one.message)) for one in caught)
+        return _Done(part.stop - part.start, writer.stored_bytes(part), warned)
 
     def _opened(self) -> Encoding:
         with self._opening:
@@ -334,13 +355,10 @@ class _Worker(WorkerPlugin):
             if self._encoding is None:
                 try:
                     self._open()
-                except (CodecError, DataError) as error:
+                except (CodecError, DataError, FileNotFoundError) as error:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise  # of the system; otherwise of an input that is not there
                     raise InputError(f"worker {self._address}: {error}") from error
-                except OSError as error:
-                    if error.errno is None:  # such as: there is no folder
-                        raise InputError(f"worker {self._address}: {error}") from error
-                    text = f"{error.strerror} (worker {self._address})"
-                    raise OSError(error.errno, text, error.filename) from error
             assert self._encoding is not None
             return self._encoding
 
