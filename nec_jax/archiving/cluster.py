@@ -162,7 +162,7 @@ def _client(scheduler: str) -> Iterator[Client]:
                 n_workers=int(count),
                 threads_per_worker=_THREADS,
                 processes=True,
-                dashboard_address=cast(Any, None),
+                dashboard_address="127.0.0.1:0",
                 worker_dashboard_address=None,
                 silence_logs=logging.CRITICAL,
             )

@@ -46,7 +46,7 @@ def workers():
     """A client of two worker processes."""
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=2, dashboard_address=cast(Any, None), silence_logs=60
+            n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=60
         ) as two,
         Client(two) as client,
     ):
@@ -269,7 +269,7 @@ def test_no_scheduler_and_no_worker(folder, capsys, monkeypatch):
     monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
     with (
         LocalCluster(
-            n_workers=0, processes=False, dashboard_address=cast(Any, None), silence_logs=60
+            n_workers=0, processes=False, dashboard_address="127.0.0.1:0", silence_logs=60
         ) as empty,
         pytest.raises(PoolError, match="no worker has been there for"),
     ):
