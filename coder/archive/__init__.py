@@ -45,6 +45,7 @@ from coder.archive.contents import (
     read_array,
     valid_images,
 )
+from coder.archive.lock import is_held
 from coder.archive.manifest import written_shards
 from coder.archive.refiner_array import read_refiner
 from coder.archive.writer import Writer
@@ -57,6 +58,7 @@ __all__ = [
     "create",
     "even_shard",
     "finish",
+    "is_held",
     "labelled",
     "not_valid",
     "open_archive",

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -35,6 +36,7 @@ class Lock:
       others: () -> whether other processes write shards; ask in an `alone` block.
       alone: () -> a block in which nobody else opens, finishes or repairs the archive.
       claims: the shards that this process has claimed.
+      own: the file that this process holds while it is one of those that write shards.
     """
 
     is_real: bool
@@ -42,6 +44,7 @@ class Lock:
     others: Callable[[], bool] = lambda: False
     alone: Callable[[], AbstractContextManager[object]] = nullcontext
     claims: "_Claims | None" = None
+    own: Path | None = None
 
     def claim(self, number: int) -> bool:
         """Claim a shard, unless another process has claimed it."""
@@ -99,7 +102,8 @@ def joined(path: Path | None) -> Iterator[Lock]:
         finally:
             lock.release()
 
-    member = FileLock(folder / f"{_MEMBER}{uuid.uuid4().hex}.lock")
+    # Of no thread: one may open the archive, and another close it.
+    member = FileLock(folder / f"{_MEMBER}{uuid.uuid4().hex}.lock", thread_local=False)
     while True:
         try:
             with alone(_PATIENCE):
@@ -113,7 +117,8 @@ def joined(path: Path | None) -> Iterator[Lock]:
                 raise
     own = Path(member.lock_file)
     claims = _Claims(folder) if is_real else None
-    held = Lock(is_real, alone=alone, claims=claims, others=lambda: _are_alive(folder, but=own))
+    others = partial(_are_alive, folder, own)
+    held = Lock(is_real, alone=alone, claims=claims, others=others, own=own)
     try:
         yield held
     finally:
@@ -217,17 +222,21 @@ def _acquired(lock: BaseFileLock, timeout: float) -> bool:
 
 def _are_alive(folder: Path, but: Path | None = None) -> bool:
     """Whether a process writes shards, but for the one with this file."""
-    for file in folder.glob(f"{_MEMBER}*.lock"):
-        if file == but:
-            continue
-        lock = FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except (NotImplementedError, OSError):
-            continue
-        lock.release()
+    return any(file != but and is_held(file) for file in folder.glob(f"{_MEMBER}*.lock"))
+
+
+def is_held(file: Path) -> bool:
+    """Whether another process holds the lock of a file, as far as its file system says."""
+    if not file.exists():  # it would be made
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
+    lock.release()
     return False
 
 

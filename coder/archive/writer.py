@@ -17,7 +17,14 @@ from coder.archive.lock import joined, locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
 from coder.archive.zarr_nodes import about_store, local_path, read
-from coder.arrays import as_array, as_floats, refuse_unordered, warn_of_integers, with_mask
+from coder.arrays import (
+    as_array,
+    as_floats,
+    is_whole,
+    refuse_unordered,
+    warn_of_integers,
+    with_mask,
+)
 from coder.codecs import OneQualityCodec
 from coder.errors import (
     CodecError,
@@ -151,6 +158,11 @@ class Writer:
         """The names of the archive's columns."""
         return tuple(self._plan.columns)
 
+    @property
+    def member(self) -> Path | None:
+        """The lock that this process holds as one of several; None if it writes alone."""
+        return self._lock.own
+
     def missing(self) -> list[slice]:
         """The images of each shard that still must be written, as slices."""
         self._refuse_closed()
@@ -164,14 +176,22 @@ class Writer:
         A claim ends when the shard is written, and with the writer's block. For a writer that is
         not shared, these are the `missing` ones.
         """
-        for part in self.missing():
-            number = self._number(part)
-            if not self._lock.claim(number):
-                continue
-            if self._shared and self._is_done(number):  # by another process, meanwhile
-                self._lock.release(number, written=True)
-            else:
-                yield part
+        return (part for part in self.missing() if self.claim(part))
+
+    def claim(self, images: slice) -> bool:
+        """Claim one shard. False if another process has claimed it, or if it is written."""
+        self._refuse_closed()
+        number = self._number(images)
+        if not self._lock.claim(number):
+            return False
+        if self._shared and self._is_done(number):  # by another process, meanwhile
+            self._lock.release(number, written=True)
+            return False
+        return True
+
+    def release(self, images: slice) -> None:
+        """Give a claim back without a write, so that another process may claim the shard."""
+        self._lock.release(self._number(images), written=False)
 
     def write(
         self,
@@ -260,14 +280,14 @@ class Writer:
 
     def _todo(self) -> tuple[set[int], set[int]]:
         """Shards that are not whole, and others that hold images that are not valid."""
-        arrays, state = self._arrays, self._state
+        arrays, state, count = self._arrays, self._state, self._arrays["valid"].shape[0]
         there = {name: written_shards(array) for name, array in arrays.items()}
         todo: set[int] = set()
         again: set[int] = set()
         if state["state"] == "complete":
             for name, ranges in state["shards"].items():
                 todo |= manifest.expected_shards(arrays[name], ranges) - there[name]
-        for i in range(len(shard_slices(arrays["valid"]))):
+        for i in range(-(-count // shard_size(arrays["valid"]))):
             stored = {name for name, numbers in there.items() if i in numbers}
             is_whole, all_valid = self._checked(i, stored)
             if not is_whole:
@@ -287,7 +307,7 @@ class Writer:
         if "valid" not in stored:
             return False, False
         try:
-            marks = read(arrays["valid"], shard_slices(arrays["valid"])[number])
+            marks = read(arrays["valid"], self._images(number))
             if "embedding" in stored:
                 contents.images_in(arrays["embedding"], number)
         except (OSError, NoPermission):  # may pass: no reason to write the shard again
@@ -298,8 +318,17 @@ class Writer:
         return not marks.any() or floats <= stored, bool(marks.all())
 
     def _number(self, images: slice) -> int:
-        """The number of the shard of these images."""
-        return images.start // shard_size(self._arrays["valid"])
+        """The number of the shard of these images. Raises InputError if they are no shard."""
+        if isinstance(images, slice) and is_whole(images.start) and images.start >= 0:
+            number = images.start // shard_size(self._arrays["valid"])
+            if images == self._images(number):
+                return number
+        raise InputError(f"images {images!r} are no shard: give one of `missing`, a slice")
+
+    def _images(self, number: int) -> slice:
+        """The images of a shard."""
+        size, count = shard_size(self._arrays["valid"]), self._arrays["valid"].shape[0]
+        return slice(number * size, min((number + 1) * size, count))
 
     def _is_done(self, number: int) -> bool:
         """Whether nothing of a shard must be written, as `_todo` decides it."""
@@ -366,8 +395,9 @@ class Writer:
         stored = self._arrays["id"]
         if self._known is None:
             self._known = image_ids.Known()
+            parts = shard_slices(stored)
             for i in sorted(written_shards(self._arrays["valid"]) & written_shards(stored)):
-                part = shard_slices(stored)[i]
+                part = parts[i]
                 try:
                     written = [str(name) for name in read(stored, part)]
                 except (OSError, NoPermission):
@@ -443,10 +473,7 @@ class Writer:
         columns: Mapping[str, Sequence[Any]],
     ) -> None:
         arrays = self._arrays
-        parts = shard_slices(arrays["valid"])
-        if not isinstance(images, slice) or images not in parts:
-            raise InputError(f"images {images!r} are no shard: give one of `missing`, a slice")
-        number, count = parts.index(images), images.stop - images.start
+        number, count = self._number(images), images.stop - images.start
         for what, texts in (("ids", ids), ("errors", errors)):
             if isinstance(texts, str | bytes):
                 raise InputError(f"{what} are one text: give a list, one for each image")
@@ -503,7 +530,7 @@ class Writer:
             for name, dtype in self._plan.columns.items()
         }
         self._refuse_known(names, images)
-        if number in written_shards(arrays["valid"]):
+        if self._is_stored("valid", number):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
         if self._state["state"] == "complete":
             with self._lock.alone():

@@ -295,7 +295,9 @@ class ImageOptions:
     shard: Annotated[int | None, arg(metavar="INT")] = None
     """Maximum number of images per shard; 256 if not given."""
     workers: Annotated[int | None, arg(metavar="INT")] = None
-    """Number of threads that read images; one per core if not given."""
+    """Number of threads that read images, in each process; one per core if not given."""
+    scheduler: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Address of a dask scheduler, such as tcp://host:8786: its workers encode the images. local:N starts N worker processes on this machine."""  # noqa: E501
     strict: Flag = False
     """Stop at the first image that cannot be used, instead of marking it as not valid."""
     retry: Flag = False
@@ -354,6 +356,8 @@ class Encode(EmbeddingOptions):
         for name in ("image_size", "chip", "shard", "workers"):
             if (value := getattr(self.images, name)) is not None:
                 check_whole(_flag(name), value)
+        if self.images.scheduler is not None and self.images.retry:
+            raise InputError("--retry is for a process that writes alone: leave --scheduler out")
         super().check()
         if sum(one is not None for one in (self.quality, self.max_bytes, self.max_mse)) > 1:
             raise InputError("give one of --quality, --max-bytes and --max-mse")

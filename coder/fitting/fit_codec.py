@@ -43,7 +43,7 @@ def fit(
     Args:
       embeddings: floats: [N, H, W, D], grids of tokens; [H, W, D], one raster of tokens; or [N, D],
         vectors, any number of which may be coded together as a grid of N x 1. Anything that can be
-        sliced (an array, a memory map, a Zarr array); it is read in parts, twice.
+        sliced (an array, a memory map, a Zarr array, a dask array); it is read in parts, twice.
       class_tokens: [N, D], the class token of each grid, coded before the grid; None if there are
         none.
       class_weight: the weight of a class token in squared error, in tokens of the grid; at most

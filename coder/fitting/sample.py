@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ _BATCH = 1 << 23  # values per batch
 _TILE = (LARGEST, 4 * LARGEST)  # size of the sampled tiles of a raster, tokens
 HOLES = 0.25  # part of a block's tokens that may be missing if the block is to count
 _MANY = 1000  # more than a thousandth of the tokens with one number in all channels is unusual
+
+_Place = slice | tuple[slice, ...]
 
 
 class Batch(NamedTuple):
@@ -42,6 +44,11 @@ class Sample:
         if not hasattr(embeddings, "shape"):
             embeddings = with_mask(embeddings)
         shape = tuple(embeddings.shape)
+        if any(side != side for side in shape):  # NaN, of a dask array
+            raise InputError(
+                f"embeddings of shape {shape}, which dask does not know: call compute_chunk_sizes "
+                "on the array first"
+            )
         if len(shape) not in (2, 3, 4) or 0 in shape:
             raise InputError(
                 f"embeddings of shape {shape}: give grids [N, H, W, D], a raster [H, W, D], "
@@ -128,13 +135,18 @@ class Sample:
     def _tiles(self) -> Iterator[Batch]:
         sides = self._embeddings.shape[:2]
         down, across = (-(-side // tile) for side, tile in zip(sides, _TILE, strict=True))
-        for number in _spread(down * across, self._most):
-            top, left = divmod(int(number), across)
-            place = tuple(
-                slice(k * t, (k + 1) * t) for k, t in zip((top, left), _TILE, strict=True)
+        places = [
+            tuple(
+                slice(int(k) * t, (int(k) + 1) * t)
+                for k, t in zip(divmod(number, across), _TILE, strict=True)
             )
-            tile, there = self._read(self._embeddings, place, "embeddings")
-            yield Batch(*_patched(tile[None], there[None]), tile.shape[:2])
+            for number in _spread(down * across, self._most)
+        ]
+        size = max(1, _BATCH // (int(np.prod(_TILE)) * self.channels))
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
+            for tile, there in self._read_each(self._embeddings, some, "embeddings"):
+                yield Batch(*_patched(tile[None], there[None]), tile.shape[:2])
 
     def warn_of_unnamed(self, *, stacklevel: int) -> None:
         """Warn of NaN that neither a mask nor `nodata` marks as missing."""
@@ -161,14 +173,26 @@ class Sample:
     def _read_all(
         self, array: Any, spans: list[slice], what: str
     ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-        values, there = zip(*[self._read(array, span, what) for span in spans], strict=True)
+        values, there = zip(*self._read_each(array, spans, what), strict=True)
         return np.concatenate(values), np.concatenate(there)
 
-    def _read(
-        self, array: Any, place: slice | tuple[slice, ...], what: str
+    def _read_each(
+        self, array: Any, places: Sequence[_Place], what: str
+    ) -> Iterator[tuple[NDArray[np.floating], NDArray[np.bool_]]]:
+        """Parts of an array, [..., D], and which of their tokens [...] are there."""
+        parts = (array[place] for place in places)
+        if _is_lazy(array):
+            from dask.base import compute
+
+            # At once: a chunk of which there are many parts is computed once for all of them.
+            parts = compute(*parts)
+        for place, part in zip(places, parts, strict=True):
+            yield self._checked(part, place, what)
+
+    def _checked(
+        self, part: Any, place: _Place, what: str
     ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-        """A part of an array, [..., D], and which of its tokens [...] are there."""
-        values = with_mask(array[place], what)
+        values = with_mask(part, what)
         dtype = self.dtypes[what] = values.dtype
         # In float64 while values beyond float32 may still turn out to be missing data.
         wide = dtype.itemsize > (2 if dtype.kind in "iu" else 4)
@@ -197,6 +221,12 @@ class Sample:
                 equal = (narrow == narrow[..., :1]).all(-1) & ~missing
                 self._same.update(narrow[..., 0][equal].tolist())
         return floats, ~missing
+
+
+def _is_lazy(array: Any) -> bool:
+    """Whether dask computes an array."""
+    graph = getattr(array, "__dask_graph__", None)
+    return graph is not None and graph() is not None
 
 
 def missing_tokens(values: NDArray, nodata: float | None, *, nan: bool = True) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ and the embeddings of two shards, however many images there are.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -87,6 +87,140 @@ class _Row(NamedTuple):
     failure: OSError | None = None
 
 
+_Pair = tuple[_Row, NDArray[np.float32] | None]  # an image, and its latents [n, D] if it was read
+
+
+class Encoding:
+    """Images, a model and the archive that they are encoded to: opened once for all shards.
+
+    Attributes:
+        writer: writes the archive; not entered yet.
+        source: the images.
+    """
+
+    def __init__(
+        self,
+        params: NecParams,
+        source: Source,
+        out: Path | str,
+        *,
+        split: str,
+        quality: int | None,
+        image_size: int | None,
+        for_refiner: bool,
+        shard: int,
+        strict: bool,
+        retry: bool,
+        readers: int,
+        notes: Mapping[str, Any] | None,
+    ):
+        """Look at the images, and compare them with those of an existing archive; write nothing.
+
+        Args and errors: those of `encode_archive`.
+        """
+        if params.codec is None:
+            raise InputError("the model has no codec: train it with `nec compress`")
+        codec = cast(OneQualityCodec, params.codec.at(quality))
+        if for_refiner and codec.refiner is None:
+            raise InputError(NO_REFINER)
+        size, grid = _size_and_grid(params, image_size)
+        images = image_list.listed(source)
+        had = image_list.refuse_changed(out, source, split, images.digests, retry=retry)
+        self.source = source
+        self._params, self._out, self._readers = params, out, readers
+        self._codec, self._grid, self._for_refiner = codec, grid, for_refiner
+        self._images, self._had = images, had
+        self._read = partial(_read, params, source, size)
+        self._ids = image_list.Ids(source)
+        _refuse_other_images(self._read, len(source))  # before anything is written
+        attributes = {
+            "data": source.name,
+            "split": split,
+            "chip": getattr(source, "chip", None),
+            "image_size": size,
+            "images": len(source),
+            **had,
+            "shard": shard,
+            "classes": list(source.classes),
+            "codec": params.codec.fingerprint.hex(),  # of all qualities, as `nec info MODEL` has it
+            "quality": codec.quality,
+            "for_refiner": for_refiner,
+            # The codec's fingerprint does not cover the encoder.
+            "model": container.digest(
+                flatten_weights(params.weights), container.canonical_json(params.config.to_meta())
+            ).hex(),
+        }
+        self.writer = archive.Writer(
+            out,
+            codec,
+            len(source),
+            grid,
+            shard=archive.even_shard(len(source), shard),
+            attributes=attributes,
+            strict=strict,
+            retry=retry,
+            shared=not retry and zarr_nodes.local_path(out) is not None,
+            notes={**_left_out(source), **(notes or {})},
+            columns={**_OF_FILES, **getattr(source, "columns", {})},
+        )
+
+    def begin(self) -> int:
+        """Note the sizes of changed files. Returns how many images the archive has already."""
+        if self._had != self._images.digests:  # files of unreadable images have changed
+            self.writer.group.attrs.update(self._images.digests)
+        return len(self.source) - sum(part.stop - part.start for part in self.writer.missing())
+
+    def embedded(self, places: Iterable[int]) -> Iterator[_Pair]:
+        """Images that are read, and their latents, in order; a few batches are read ahead."""
+        ahead = _AHEAD * self._params.config.coding_batch
+        return _embedded(self._params, _ahead(self._row, places, self._readers, ahead))
+
+    def write(self, part: slice, some: Sequence[_Pair]) -> None:
+        """Write a shard: images part.start to part.stop - 1."""
+        y = np.stack([y for _, y in some if y is not None] or [np.empty(0, np.float32)])
+        rows = [row for row, _ in some]
+        self.writer.write(
+            part,
+            self._decoded(y) if y.size else np.empty(0),
+            [row.id for row in rows],
+            [row.label for row in rows],
+            [row.error for row in rows],
+            {name: [row.about.get(name) for row in rows] for name in self.writer.columns},
+        )
+
+    def finish(self, written: int, seconds: float) -> Encoded:
+        """Finish the archive, of which this call wrote so many images in so many seconds."""
+        self.writer.finish()
+        count, first = archive.not_valid(self.writer.group)
+        sizes = zarr_nodes.sizes(self._out)
+        fixed = sum(
+            size
+            for key, size in sizes.items()
+            if key.endswith("zarr.json") or key.startswith("refiner/")
+        )
+        total, images = sum(sizes.values()), len(self.source)
+        file_bytes = self._images.file_bytes
+        return Encoded(images, written, count, first, file_bytes, total, fixed, seconds)
+
+    def _row(self, index: int) -> _Row:
+        try:
+            return self._read(index)
+        except CorruptImageError as error:
+            about = _listed_about(self.source, index)
+            return _Row(self._ids[index], -1, None, about, str(error))
+        except OSError as failure:  # raised once all shards before it are written
+            return _Row("", -1, None, failure=failure)
+
+    def _decoded(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `nec_jax.embed` returns for these latents; written, it has the same symbols.
+
+        An archive codes grids and class tokens apart. The latents themselves would be rounded
+        otherwise there, where one lies near the border of two symbols.
+        """
+        aimed = self._codec.aim(y, self._grid) if self._for_refiner else y
+        return self._codec.dequantise(self._codec.quantise(aimed, self._grid), self._grid)
+
+
 @jax_defaults()
 def encode_archive(
     params: NecParams,
@@ -136,90 +270,33 @@ def encode_archive(
         DataError: other images than those of the archive; none of the first images can be used.
         OSError: the disk or the network failed. The same call goes on.
     """
-    if params.codec is None:
-        raise InputError("the model has no codec: train it with `nec compress`")
-    codec = cast(OneQualityCodec, params.codec.at(quality))
-    if for_refiner and codec.refiner is None:
-        raise InputError(NO_REFINER)
-    size, grid = _size_and_grid(params, image_size)
-    images = image_list.listed(source)
-    had = image_list.refuse_changed(out, source, split, images.digests, retry=retry)
-    read = partial(_read, params, source, size)
-    _refuse_other_images(read, len(source))  # before anything is written
-    attributes = {
-        "data": source.name,
-        "split": split,
-        "chip": getattr(source, "chip", None),
-        "image_size": size,
-        "images": len(source),
-        **had,
-        "shard": shard,
-        "classes": list(source.classes),
-        "codec": params.codec.fingerprint.hex(),  # of all qualities, as `nec info MODEL` has it
-        "quality": codec.quality,
-        "for_refiner": for_refiner,
-        # The codec's fingerprint does not cover the encoder.
-        "model": container.digest(
-            flatten_weights(params.weights), container.canonical_json(params.config.to_meta())
-        ).hex(),
-    }
-    writer = archive.Writer(
+    encoding = Encoding(
+        params,
+        source,
         out,
-        codec,
-        len(source),
-        grid,
-        shard=archive.even_shard(len(source), shard),
-        attributes=attributes,
+        split=split,
+        quality=quality,
+        image_size=image_size,
+        for_refiner=for_refiner,
+        shard=shard,
         strict=strict,
         retry=retry,
-        shared=not retry and zarr_nodes.local_path(out) is not None,
-        notes={**_left_out(source), **(notes or {})},
-        columns={**_OF_FILES, **getattr(source, "columns", {})},
+        readers=readers,
+        notes=notes,
     )
-    ids = image_list.Ids(source)
-
-    def row(index: int) -> _Row:
-        try:
-            return read(index)
-        except CorruptImageError as error:
-            return _Row(ids[index], -1, None, _listed_about(source, index), str(error))
-        except OSError as failure:  # raised once all shards before it are written
-            return _Row("", -1, None, failure=failure)
-
-    def decoded(y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What `nec_jax.embed` returns for these latents; written, it has the same symbols.
-
-        An archive codes grids and class tokens apart. The latents themselves would be rounded
-        otherwise there, where one lies near the border of two symbols.
-        """
-        aimed = codec.aim(y, grid) if for_refiner else y
-        return codec.dequantise(codec.quantise(aimed, grid), grid)
-
     start, written, stored = time.monotonic(), 0, 0
-    with writer:
-        if had != images.digests:  # files of unreadable images have changed
-            writer.group.attrs.update(images.digests)
-        there = len(source) - sum(part.stop - part.start for part in writer.missing())
+    with encoding.writer as writer:
+        there = encoding.begin()
         progress(there, len(source), stored)
         while True:
-            for part in _write_shards(params, writer, row, readers, decoded):
+            for part in _write_shards(encoding):
                 written += part.stop - part.start
                 stored += writer.stored_bytes(part)
                 progress(there + written, len(source), stored)
             if retry or not writer.missing():
                 break
             time.sleep(_POLL)  # other processes write the rest
-        writer.finish()
-        count, first = archive.not_valid(writer.group)
-    seconds = time.monotonic() - start
-    sizes = zarr_nodes.sizes(out)
-    fixed = sum(
-        size
-        for key, size in sizes.items()
-        if key.endswith("zarr.json") or key.startswith("refiner/")
-    )
-    total = sum(sizes.values())
-    return Encoded(len(source), written, count, first, images.file_bytes, total, fixed, seconds)
+        return encoding.finish(written, time.monotonic() - start)
 
 
 @jax_defaults()
@@ -276,36 +353,20 @@ def _size_and_grid(params: NecParams, image_size: int | None) -> tuple[int, tupl
     return size, (height, width)
 
 
-def _write_shards(
-    params: NecParams,
-    writer: archive.Writer,
-    row: Callable[[int], _Row],
-    readers: int,
-    decoded: Callable[[NDArray], NDArray],
-) -> Iterator[slice]:
+def _write_shards(encoding: Encoding) -> Iterator[slice]:
     """Write the shards that no other process has claimed; yield the images of each one."""
     claimed: deque[slice] = deque()
 
     def places() -> Iterator[int]:
-        for part in writer.claims():
+        for part in encoding.writer.claims():
             claimed.append(part)
             yield from range(part.start, part.stop)
 
-    def write(part: slice, some: list[tuple[_Row, NDArray | None]]) -> slice:
-        y = np.stack([y for _, y in some if y is not None] or [np.empty(0, np.float32)])
-        rows = [row for row, _ in some]
-        writer.write(
-            part,
-            decoded(y) if y.size else np.empty(0),
-            [row.id for row in rows],
-            [row.label for row in rows],
-            [row.error for row in rows],
-            {name: [row.about.get(name) for row in rows] for name in writer.columns},
-        )
+    def write(part: slice, some: list[_Pair]) -> slice:
+        encoding.write(part, some)
         return part
 
-    rows = _ahead(row, places(), readers, _AHEAD * params.config.coding_batch)
-    pairs = _embedded(params, rows)
+    pairs = encoding.embedded(places())
     waiting: Future[slice] | None = None
     with ThreadPoolExecutor(1) as background:
         for first in pairs:
@@ -314,11 +375,16 @@ def _write_shards(
             if waiting is not None:
                 yield waiting.result()
                 waiting = None
-            if failures := [row.failure for row, _ in some if row.failure is not None]:
-                raise failures[0]
+            raise_failure(some)
             waiting = background.submit(write, part, some)
         if waiting is not None:
             yield waiting.result()
+
+
+def raise_failure(some: Sequence[_Pair]) -> None:
+    """Raise what failed while images were read."""
+    if failures := [row.failure for row, _ in some if row.failure is not None]:
+        raise failures[0]
 
 
 def _ahead(function: Callable[[T], R], items: Iterable[T], threads: int, most: int) -> Iterator[R]:
@@ -336,9 +402,7 @@ def _ahead(function: Callable[[T], R], items: Iterable[T], threads: int, most: i
         pool.shutdown(cancel_futures=True)
 
 
-def _embedded(
-    params: NecParams, rows: Iterable[_Row]
-) -> Iterator[tuple[_Row, NDArray[np.float32] | None]]:
+def _embedded(params: NecParams, rows: Iterable[_Row]) -> Iterator[_Pair]:
     """Each row with its latents [n, D], or None for an image that was not read; in order."""
     waiting: deque[_Row] = deque()
 

@@ -1,6 +1,5 @@
 """`nec encode --model MODEL IMAGES --out ARCHIVE`: images to an archive."""
 
-import dataclasses
 import hashlib
 import sys
 import time
@@ -16,9 +15,10 @@ from coder.cli.arguments import Encode
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
 from nec_jax.archiving.image_archive import Encoded, encode_archive, quality_for
+from nec_jax.archiving.named_inputs import NamedInputs
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
-from nec_jax.sources import folder_of, open_inputs
+from nec_jax.sources import folder_of
 
 NOT_ALL = 3
 """The exit status if the archive is complete, and some images could not be used."""
@@ -42,15 +42,11 @@ def _encode(options: Encode) -> Encoded:
         if (folder := folder_of(name)) is not None:
             image_list.refuse_inside(folder, options.out)
     path = model_path(given.model or "")
-    params = nec_jax.load(path)
-    if given.no_refiner and params.codec is not None:
-        params = dataclasses.replace(params, codec=params.codec.with_refiner(None))
-    source = open_inputs(options.inputs, split, chip=given.chip)
+    named = NamedInputs(path, options.inputs, split, given.chip, refiner=not given.no_refiner)
     quality = options.quality
     if options.max_bytes is not None or options.max_mse is not None:
         quality = quality_for(
-            params,
-            source,
+            *named.opened,
             max_bytes=options.max_bytes,
             max_mse=options.max_mse,
             image_size=given.image_size,
@@ -65,21 +61,18 @@ def _encode(options: Encode) -> Encoded:
         "written_by": f"nec-jax {nec_jax.__version__}",
     }
     with _Bar() as bar:
-        return encode_archive(
-            params,
-            source,
-            options.out,
-            split=split,
-            quality=quality,
-            image_size=given.image_size,
-            for_refiner=given.for_refiner,
-            shard=given.shard or archive.SHARD,
-            strict=given.strict,
-            retry=given.retry,
-            readers=given.workers or available_cores(),
-            notes=notes,
-            progress=bar,
-        )
+        settings: dict[str, Any] = {"quality": quality, "image_size": given.image_size}
+        settings |= {"for_refiner": given.for_refiner, "strict": given.strict}
+        settings |= {"shard": given.shard or archive.SHARD, "notes": notes, "progress": bar}
+        if given.scheduler is not None:
+            from nec_jax.archiving.cluster import encode_on_cluster
+
+            if isinstance(options.out, str):
+                raise InputError("a URL has no locks, which workers need: give a folder")
+            settings["readers"] = given.workers
+            return encode_on_cluster(given.scheduler, named, options.out, **settings)
+        settings |= {"retry": given.retry, "readers": given.workers or available_cores()}
+        return encode_archive(*named.opened, options.out, split=split, **settings)
 
 
 def _told(options: Encode, done: Encoded) -> dict[str, Any]:

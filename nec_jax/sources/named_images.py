@@ -11,7 +11,7 @@ from nec_jax.images.read import IMAGE_SUFFIXES
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.sources.folder import find_images, whole_or_cut
 from nec_jax.sources.image_table import TABLES, open_image_table
-from nec_jax.sources.open import open_source
+from nec_jax.sources.open import folder_of, open_source
 from nec_jax.sources.remote_images import open_urls
 
 
@@ -44,6 +44,7 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
         if chip is not None:
             raise DataError("windows are cut from local images: copy those at URLs to a folder")
         return open_urls(inputs)
+    inputs = [absolute(name) for name in inputs]
     if len(inputs) == 1 and not _is_file_or_pattern(inputs[0]):
         return open_source(inputs[0], split, chip=chip)
     if tables := [name for name in inputs if name.lower().endswith(TABLES)]:
@@ -61,6 +62,16 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
     root = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(root).as_posix() for path in paths]
     return whole_or_cut(root, names, [], (), chip, "all")
+
+
+def absolute(name: str) -> str:
+    """An input under a name that means the same in any working folder.
+
+    So what an archive says of images that cannot be read is the same, too.
+    """
+    if not name or is_url(name) or folder_of(name) is None:  # no path
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def _is_file_or_pattern(name: str) -> bool:

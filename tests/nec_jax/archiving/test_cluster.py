@@ -1,0 +1,277 @@
+"""`nec encode --scheduler`: the workers of a cluster write the archive that one process writes."""
+
+import errno
+import os
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from PIL import Image
+
+import nec_jax
+from coder import InputError, PoolError
+from coder.cli import main as command
+from nec_jax.archiving import cluster
+from nec_jax.archiving.cluster import encode_on_cluster
+from nec_jax.archiving.named_inputs import NamedInputs
+from nec_jax.cli.encode_command import NOT_ALL
+from nec_jax.images import read
+
+COUNT, SHARD = 23, 4
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """A model, images of which one cannot be read, and their archive by a single process."""
+    path = tmp_path_factory.mktemp("cluster")
+    nec_jax.save(model, path / "model.safetensors")
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        file = path / "images" / ("field", "water")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        small.resize((50, 40), Image.Resampling.BICUBIC).save(file)
+    (path / "images/water/5.png").write_text("no image")
+    assert run(path, "plain.zarr") == NOT_ALL
+    return path
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """A client of two worker processes."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=60
+        ) as two,
+        Client(two) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(folder):
+    yield
+    assert not list(folder.glob(".*"))
+
+
+def run(folder, out, *more):
+    given = ["encode", str(folder / "images"), "--model", str(folder / "model.safetensors")]
+    return command([*given, "--out", str(folder / out), "--shard", str(SHARD), *more])
+
+
+def named(folder):
+    return NamedInputs(folder / "model.safetensors", (str(folder / "images"),))
+
+
+def address(workers: Client) -> str:
+    return cast(Any, workers.scheduler).address
+
+
+def on_cluster(workers, folder, out, **settings):
+    notes = {"inputs": [str(folder / "images")]}
+    return encode_on_cluster(
+        address(workers), named(folder), folder / out, shard=SHARD, notes=notes, **settings
+    )
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """All but the notes of a command line."""
+    found = {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    return {name: data for name, data in found.items() if name != "zarr.json"}
+
+
+def all_files(path: Path) -> dict[str, bytes]:
+    return files(path) | {"zarr.json": (path / "zarr.json").read_bytes()}
+
+
+def test_the_archive_has_the_bytes_of_a_single_process(folder, capsys, monkeypatch):
+    """Processes on this machine; the input and the model have names that are relative."""
+    monkeypatch.chdir(folder)
+    given = ["encode", "images", "--model", "model.safetensors", "--shard", str(SHARD), "--out"]
+    assert command([*given, "one.zarr"]) == NOT_ALL
+    plain = capsys.readouterr()
+    assert command([*given, "many.zarr", "--scheduler", "local:2"]) == NOT_ALL
+    many = capsys.readouterr()
+    assert all_files(folder / "many.zarr") == all_files(folder / "one.zarr")
+    assert files(folder / "many.zarr") == files(folder / "plain.zarr")
+    assert many.err.splitlines()[0] == plain.err.splitlines()[0] == "0 of 23 images are there"
+    assert many.err.splitlines()[-1].startswith("23 of 23 images, ")
+    assert len(many.err.splitlines()) == len(plain.err.splitlines())
+    assert "  water/5.png: cannot read " in many.out
+
+
+def test_the_shards_of_a_killed_worker_are_written_by_others(folder, workers):
+    pids = list(cast(dict, workers.run(os.getpid)).values())
+    seen = []
+
+    def kill(done, total, stored):
+        seen.append(done)
+        if len(seen) == 2:  # the first shard is written, and both are at others
+            os.kill(pids[0], signal.SIGKILL)
+
+    done = on_cluster(workers, folder, "killed.zarr", progress=kill)
+    assert (done.images, done.written, done.not_valid) == (COUNT, COUNT, 1)
+    assert seen == sorted(seen)
+    assert seen[-1] == COUNT
+    assert files(folder / "killed.zarr") == files(folder / "plain.zarr")
+    assert command(["verify", str(folder / "killed.zarr")]) == 0
+
+
+def test_an_interrupted_run_goes_on(folder, workers):
+    def interrupt(done, total, stored):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        on_cluster(workers, folder, "part.zarr", progress=interrupt)
+    # The workers have left it: another process may have it alone.
+    assert not list((folder / ".part.zarr.writers").glob("writer-*"))
+    there = []
+    on_cluster(
+        workers, folder, "part.zarr", progress=lambda done, total, stored: there.append(done)
+    )
+    assert 0 < there[0] < COUNT
+    assert files(folder / "part.zarr") == files(folder / "plain.zarr")
+
+
+def test_a_worker_is_one_of_several_processes(folder, workers):
+    """Another process claims a shard and dies: the workers wait for it, and then write it."""
+    encoding = cluster._encoding(named(folder), folder / "shared.zarr", settings())
+    with encoding.writer as writer:
+        encoding.begin()
+        assert writer.claim(slice(4, 8))
+
+        def leave(done, total, stored):
+            if done == COUNT - 4:
+                writer.release(slice(4, 8))
+
+        on_cluster(workers, folder, "shared.zarr", progress=leave)
+        writer.finish()
+    assert files(folder / "shared.zarr") == files(folder / "plain.zarr")
+
+
+def test_errors_of_workers_are_those_of_a_single_process(folder, workers, capsys):
+    expected = "water/5.png: cannot read"
+    for more in ([], ["--scheduler", address(workers)]):
+        capsys.readouterr()
+        assert run(folder, "strict.zarr", "--strict", *more) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert expected in error
+        remove(folder, "strict.zarr")
+
+
+def fail(name: str) -> None:
+    """In a worker, reading this file fails as on a broken disk; "" makes it whole again."""
+    opened = getattr(read, "whole_open_regular", read.open_regular)
+
+    def open_or_fail(path):
+        if path.name == name:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opened(path)
+
+    read.whole_open_regular = opened  # type: ignore[attr-defined]
+    read.open_regular = open_or_fail
+
+
+def test_a_failing_disk_of_a_worker_stops_the_run_and_marks_no_image(folder, workers, capsys):
+    workers.run(fail, "9.png")
+    try:
+        assert run(folder, "disk.zarr", "--scheduler", address(workers)) == 1
+    finally:
+        workers.run(fail, "")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"{folder / 'images/water/9.png'}: Input/output error: the file may be sound")
+    )
+    assert run(folder, "disk.zarr", "--scheduler", address(workers)) == NOT_ALL
+    assert files(folder / "disk.zarr") == files(folder / "plain.zarr")
+
+
+def settings(**more):
+    given = {"split": "all", "quality": None, "image_size": None, "for_refiner": False}
+    given |= {"shard": SHARD, "strict": False, "retry": False, "readers": 1, "notes": None}
+    return given | more
+
+
+def worker_of(folder, out, member, versions=None, **more):
+    versions = cluster._versions() if versions is None else versions
+    one = cluster._Worker(named(folder), folder / out, settings(**more), member, versions, False)
+    one.setup(cast(Any, SimpleNamespace(address="tcp://there:1")))
+    return one
+
+
+def test_a_worker_refuses_what_would_make_another_archive(folder, tmp_path):
+    begun = cluster._encoding(named(folder), folder / "begun.zarr", settings())
+    with begun.writer as writer:
+        member = cast(Path, writer.member)
+        for text, worker in {
+            "it has jax [0-9.]+, and the command has jax 0.1": worker_of(
+                folder, "begun.zarr", member, {**cluster._versions(), "jax": "0.1"}
+            ),
+            "does not see .*begun.zarr": worker_of(folder, "begun.zarr", tmp_path / "none.lock"),
+            "was begun with another shard": worker_of(folder, "begun.zarr", member, shard=8),
+        }.items():
+            with pytest.raises(InputError, match=f"^worker tcp://there:1: .*({text})"):
+                worker.write(slice(0, 4))
+        # A file system whose locks other machines do not see.
+        (tmp_path / "free.lock").touch()
+        with pytest.raises(InputError, match="has no locks that reach other machines"):
+            worker_of(folder, "begun.zarr", tmp_path / "free.lock").write(slice(0, 4))
+        # Other images under the same name.
+        moved = folder / "images/field/0.png"
+        moved.rename(moved.with_name("renamed.png"))
+        with pytest.raises(
+            InputError, match=r"^worker tcp://there:1: .*was begun with other images"
+        ):
+            worker_of(folder, "begun.zarr", member).write(slice(0, 4))
+        moved.with_name("renamed.png").rename(moved)
+        assert len(writer.missing()) == 6
+    remove(folder, "begun.zarr")
+
+
+def test_a_worker_leaves_when_the_command_is_killed(folder, monkeypatch):
+    monkeypatch.setattr(cluster, "_WATCH", 0.01)
+    command_ = cluster._encoding(named(folder), folder / "left.zarr", settings())
+    with command_.writer as writer:
+        worker = worker_of(folder, "left.zarr", cast(Path, writer.member))
+        assert worker.write(slice(0, 4)).images == 4
+        assert worker.write(slice(0, 4)).images == 0
+    assert worker._stop.wait(20)
+    worker._close()  # waits for that
+    with pytest.raises(cluster._Stopped):
+        worker.write(slice(4, 8))
+    assert not list((folder / ".left.zarr.writers").glob("writer-*"))
+    assert run(folder, "left.zarr") == NOT_ALL
+
+
+def remove(folder, out):
+    shutil.rmtree(folder / out)
+    for file in folder.glob(f".{out}*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+
+def test_no_scheduler_and_no_worker(folder, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT", 0.2)
+    assert run(folder, "none.zarr", "--scheduler", "tcp://127.0.0.1:9") == 1
+    assert "no dask scheduler answers at tcp://127.0.0.1:9: start" in capsys.readouterr().err
+    for given in ("local:", "local:0", "local:two"):
+        assert run(folder, "none.zarr", "--scheduler", given) == 1
+        assert "give the number of processes, such as local:2" in capsys.readouterr().err
+    assert run(folder, "none.zarr", "--scheduler", "local:2", "--retry") == 1
+    assert "--retry is for a process that writes alone" in capsys.readouterr().err
+    assert not (folder / "none.zarr").exists()
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    with (
+        LocalCluster(
+            n_workers=0, processes=False, dashboard_address="127.0.0.1:0", silence_logs=60
+        ) as empty,
+        pytest.raises(PoolError, match="no worker has been there for"),
+    ):
+        encode_on_cluster(cast(Any, empty).scheduler_address, named(folder), folder / "none.zarr")
+    remove(folder, "none.zarr")
