@@ -76,9 +76,10 @@ class ObjectStore:
         }
 
     def close(self) -> None:
-        """Stop the server."""
+        """Stop the server, and delete all that it holds, which moto keeps for the whole process."""
         self._server.shutdown()
         self._server.server_close()
+        self._backend.reset()
 
     def folder(self) -> str:
         """The URL of a folder that nobody has used."""
