@@ -131,7 +131,7 @@ def test_a_copy_says_what_it_is(tmp_path, capsys):
     assert attributes["copied_from_quality"] == QUALITY
     command(["info", str(tmp_path / "c.zarr")])
     out = capsys.readouterr().out
-    assert "quality 2, from images" in out
+    assert "codec x, quality 2\n" in out
     assert f"copied from {path}, of quality {QUALITY}" in out
 
 

@@ -24,8 +24,8 @@ def test_heads_of_earlier_versions_predict_the_same(path):
 
 @pytest.mark.parametrize("name", ["attention", "conv"])
 def test_probabilities_are_those_that_jax_computed(name):
-    expected = np.load(GOLDEN / f"{name}.probabilities.npz")
-    head = coder.load_head(GOLDEN / f"{name}.head.safetensors")
+    expected = np.load(GOLDEN / "heads" / f"{name}.probabilities.npz")
+    head = coder.load_head(GOLDEN / "heads" / f"{name}.head.safetensors")
     for one in (head, pickle.loads(pickle.dumps(head))):
         found = one.predict_proba(expected["y_hat"])
         np.testing.assert_allclose(found, expected["probabilities"], rtol=0, atol=CLOSE)
@@ -35,15 +35,15 @@ def test_probabilities_are_those_that_jax_computed(name):
 def test_batches_change_nothing():
     """More embeddings than are computed at once."""
     for name in ("attention", "conv"):
-        y_hat = np.load(GOLDEN / f"{name}.probabilities.npz")["y_hat"]
-        head = coder.load_head(GOLDEN / f"{name}.head.safetensors")
+        y_hat = np.load(GOLDEN / "heads" / f"{name}.probabilities.npz")["y_hat"]
+        head = coder.load_head(GOLDEN / "heads" / f"{name}.head.safetensors")
         many = head.predict_proba(np.tile(y_hat, (30, 1, 1)))
         one = head.predict_proba(y_hat)
         np.testing.assert_allclose(many, np.tile(one, (30, *[1] * (one.ndim - 1))), atol=1e-6)
 
 
 def test_what_cannot_be_used_is_refused():
-    head = coder.load_head(GOLDEN / "attention.head.safetensors")
+    head = coder.load_head(GOLDEN / "heads" / "attention.head.safetensors")
     y_hat = np.zeros((2, 7, 8), np.float32)
     cases = [
         (y_hat[:, :6], r"has 6 tokens, the head takes 7 \(a grid of 2 x 3 and a class token\): "),

@@ -1,4 +1,7 @@
-"""Wrote the golden heads, with JAX, once: `PYTHONPATH=.:tests python tests/golden/make_heads.py`.
+"""Wrote the golden heads, with JAX, once:
+
+    PYTHONPATH=.:tests python tests/golden/heads/make_heads.py
+
 
 A case is `NAME.head.safetensors` and `NAME.probabilities.npz`: embeddings `y_hat` [N, n, D] and
 what `nec_jax.heads.predict_proba` gives for them. Files that are there are never written again.
