@@ -105,7 +105,8 @@ class Verify(Info):
 class Decode(Info):
     """Write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array or of many blobs.
 
-    Example: nec decode archive.zarr --out embeddings
+    Examples: nec decode archive.zarr --out embeddings
+              nec decode a.nec b.nec --codec nec-vit-ti --out embeddings
     """
 
     file: AnyFile
@@ -147,7 +148,7 @@ class Export:
 class AddRefiner:
     """Add a refiner to a complete archive; nothing else in it changes.
 
-    Example: nec add-refiner archive.zarr --refiner refiner.safetensors
+    Example: nec add-refiner archive.zarr --refiner nec-vit-ti
     """
 
     file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]

@@ -25,6 +25,8 @@ class Convert:
     """Import a pre-trained vision transformer, exactly or not at all.
 
     Options give what the checkpoint does not say. They may not contradict it.
+
+    Example: nec convert dinov2-small --out model.safetensors
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
