@@ -4,7 +4,8 @@
 
 Each round runs every case once, from the command's start to its end: in one process; with one and
 two worker processes; and with two whose XLA uses one thread (PJRT_NPROC) and which read by one
-thread. All archives must have the same embeddings, ids and labels. Prints a row for each case.
+thread. All archives must have the same bytes. Prints a row for each case: seconds from start to
+end, and the CPU seconds of all processes, which depend less on what else runs.
 """
 
 import argparse
@@ -26,15 +27,18 @@ CASES: dict[str, tuple[list[str], dict[str, str]]] = {
 }
 
 
-def encode(model: str, images: str, out: Path, case: str) -> float:
-    """Run one case. Returns seconds."""
+def encode(model: str, images: str, out: Path, case: str) -> tuple[float, float]:
+    """Run one case. Returns seconds, and CPU seconds."""
     more, settings = CASES[case]
     command = [sys.executable, "-m", "coder", "encode", images, "--model", model, "--out", str(out)]
-    start = time.monotonic()
+    start, before = time.monotonic(), os.times()
     subprocess.run(
         [*command, *more], env=os.environ | settings, check=True, stdout=subprocess.DEVNULL
     )
-    return time.monotonic() - start
+    after = os.times()
+    used = after.children_user - before.children_user
+    used += after.children_system - before.children_system
+    return time.monotonic() - start, used
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -49,20 +53,23 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    seconds: dict[str, list[float]] = {case: [] for case in CASES}
+    seconds: dict[str, list[tuple[float, float]]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory() as folder:
         whole: dict[str, bytes] | None = None
         for round_ in range(options.rounds):
             for number, case in enumerate(CASES):
                 out = Path(folder, f"{round_}-{number}.zarr")
                 seconds[case].append(encode(options.model, options.images, out, case))
-                print(f"{case}: {seconds[case][-1]:.1f} s", file=sys.stderr, flush=True)
+                print(f"{case}: {seconds[case][-1]} s", file=sys.stderr, flush=True)
                 whole = whole or content(out)
                 if content(out) != whole:
                     sys.exit(f"{case}: another archive than that of one process")
-    print("| case | seconds, from start to end |\n| --- | ---: |")
+    print("| case | seconds | CPU seconds |\n| --- | ---: | ---: |")
     for case, times in seconds.items():
-        print(f"| {case} | {', '.join(f'{one:.0f}' for one in times)} |")
+        elapsed, used = (
+            ", ".join(f"{one:.0f}" for one in some) for some in zip(*times, strict=True)
+        )
+        print(f"| {case} | {elapsed} | {used} |")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Lock:
       others: () -> whether other processes write shards; ask in an `alone` block.
       alone: () -> a block in which nobody else opens, finishes or repairs the archive.
       claims: the shards that this process has claimed.
-      own: the file that this process holds while it is one of those that write shards.
+      own: the file that this process holds as one of those that write shards, if it is real.
     """
 
     is_real: bool
@@ -118,7 +118,7 @@ def joined(path: Path | None) -> Iterator[Lock]:
     own = Path(member.lock_file)
     claims = _Claims(folder) if is_real else None
     others = partial(_are_alive, folder, own)
-    held = Lock(is_real, alone=alone, claims=claims, others=others, own=own)
+    held = Lock(is_real, alone=alone, claims=claims, others=others, own=own if is_real else None)
     try:
         yield held
     finally:

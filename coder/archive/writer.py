@@ -160,7 +160,7 @@ class Writer:
 
     @property
     def member(self) -> Path | None:
-        """The lock that this process holds as one of several; None if it writes alone."""
+        """The file that this process has locked as one of several; None if there is none."""
         return self._lock.own
 
     def missing(self) -> list[slice]:
