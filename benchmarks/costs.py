@@ -44,7 +44,7 @@ class Way:
 
 
 MEASURED = (
-    Way("nec-vit-ti, CPU", 128, 3600 / 0.0176, "core-hour", 407, 4, 780),
+    Way("nec-vit-ti, CPU", 128, 3600 / 0.0181, "core-hour", 406, 4, 1099),
     Way("ViT-B, one H200", 224, 3600 * 1251, "GPU-hour", 1950 + 28, 4, 326),
 )
 SHARD = 256
