@@ -639,7 +639,7 @@ def _whole(array: zarr.Array) -> Region:
 
 def _type(array: zarr.Array) -> str:
     if image_columns.is_time(array):
-        return "time"
+        return "datetime64[us]"
     return "text" if array.dtype.kind in "OTU" else str(array.dtype)
 
 
