@@ -71,12 +71,11 @@ def _costs(way: Way, chips: float) -> dict[str, str]:
     objects = chips / SHARD * way.objects
     decode = chips / way.decoded / 3600
     encode = hours * PRICES[way.unit]
-    write, read = (
-        objects / 1e3 * PRICES["1,000 writes"],
-        chips / SHARD / 1e3 * PRICES["1,000 reads"],
-    )
+    requests = 2 * chips / SHARD  # of `valid` and of the embeddings of each shard
+    write, read = objects / 1e3 * PRICES["1,000 writes"], requests / 1e3 * PRICES["1,000 reads"]
     return {
         "chips": f"{chips:.3g}",
+        "archives of 10 million": f"{_rounded(chips / 1e7)}",
         "side of a chip, pixels": f"{way.side}",
         "pixels, bytes": _bytes(raw),
         "archive, bytes": _bytes(size),
@@ -87,7 +86,7 @@ def _costs(way: Way, chips: float) -> dict[str, str]:
         "keeping the pixels, a month": f"${_rounded(raw / GIGA * PRICES['GB-month'])}",
         "sending all embeddings out": f"${_rounded(size / GIGA * PRICES['GB sent out'])}",
         "sending the pixels out": f"${_rounded(raw / GIGA * PRICES['GB sent out'])}",
-        "reading all, requests": f"{_rounded(chips / SHARD)}, ${_rounded(read)}",
+        "reading all, requests": f"{_rounded(requests)}, ${_rounded(read)}",
         "decoding all": f"{_rounded(decode)} core-hours, ${_rounded(decode * PRICES['core-hour'])}",
     }
 
@@ -99,7 +98,7 @@ def _rounded(value: float) -> str:
 
 def _bytes(size: float) -> str:
     for unit, name in ((1e15, "PB"), (TERA, "TB"), (GIGA, "GB")):
-        if size >= unit:
+        if size >= 0.9995 * unit:
             return f"{size / unit:.3g} {name}"
     return f"{size / MEGA:.3g} MB"
 

@@ -72,7 +72,7 @@ def _row(images: list[Path], model: str, chip: int, out: Path) -> str:
         f"{usage.ru_utime + usage.ru_stime:,.0f}",
         f"{seconds:,.0f}",
         f"{facts['images'] / seconds:.1f}",
-        f"{usage.ru_maxrss / 1e3:,.0f}",
+        f"{1024 * usage.ru_maxrss / 1e6:,.0f}",
         ", ".join(f"{one:,.0f}" for one in quarters),
         f"{facts['archive_bytes']:,}",
     ]

@@ -449,7 +449,14 @@ def selected(count: int, images: Any) -> Any:
     """
     if images is None:
         return slice(None)
+    if isinstance(images, slice):
+        return np.arange(*images.indices(count))
     try:
+        given = np.asarray(images)
+        if given.ndim == 1 and given.dtype.kind in "iu":  # without a list of all images
+            if given.size and not -count <= int(given.min()) <= int(given.max()) < count:
+                raise IndexError("out of bounds")
+            return np.where(given < 0, given.astype(np.intp) + count, given).astype(np.intp)
         numbers = np.arange(count)[images]
     except (IndexError, TypeError, ValueError) as error:
         raise InputError(f"images {images!r} of {count}: {error}") from error

@@ -168,7 +168,7 @@ class Embeddings:
 
         Raises InputError for an image without an embedding.
         """
-        self._refuse_not_valid(np.arange(len(self))[list(images)])
+        self._refuse_not_valid(contents.selected(len(self), list(images)))
         return list(self.read(list(images)))
 
     def read(self, images: Any = None, *, pool: Pool | None = None) -> NDArray[np.float32]:
@@ -180,7 +180,8 @@ class Embeddings:
 
         Raises as `__getitem__`.
         """
-        numbers = np.arange(len(self))[contents.selected(len(self), images)]
+        every = images is None
+        numbers = np.arange(len(self)) if every else contents.selected(len(self), images)
         valid = self._are_valid(numbers)
         if not self.masked:
             self._refuse_not_valid(numbers)

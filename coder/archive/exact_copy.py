@@ -23,7 +23,7 @@ from coder.errors import FileError, InputError, OutputError
 RECORD = "zarr.json"
 """The key of an archive's own metadata, which make it one."""
 MARK = "copying.json"
-"""The key of what says of which archive a copy is that is not complete."""
+"""The key of an object that names the archive, while a copy of it is not complete."""
 _AT_ONCE = 8  # shards that are copied at once
 _LISTED = 64  # shards between two reports of progress
 
@@ -149,8 +149,6 @@ def _begun(out: Any, target: Store, record: bytes) -> dict[str, int]:
         if folder.exists() and not folder.is_dir():
             raise OutputError("is a file: choose another place")
         contents.refuse_inside(folder)
-        for part in folder.rglob("*.partial"):  # of a process that was killed
-            part.unlink()
     there = zarr_nodes.sizes(out)
     mark = json.dumps({"sha256 of zarr.json": hashlib.sha256(record).hexdigest()}).encode()
     if RECORD in there:
@@ -168,6 +166,10 @@ def _begun(out: Any, target: Store, record: bytes) -> dict[str, int]:
         raise OutputError(f"exists, and holds {min(there)}: choose another place")
     else:
         sync(target.set(MARK, default_buffer_prototype().buffer.from_bytes(mark)))
+    if folder is not None:
+        for part in folder.rglob("*.partial"):  # of this copy, by a process that was killed
+            part.unlink()
+            there.pop(part.relative_to(folder).as_posix(), None)
     return there
 
 

@@ -1,6 +1,7 @@
 """Export an archive to formats that need no codec: a Parquet table, or a plain Zarr group."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -96,7 +97,7 @@ def to_parquet(exporter: Exporter, out: Path, *, overwrite: bool = False) -> Non
     """Write a Parquet table with a row for each image, and a row group for each shard.
 
     `embedding` is a list of fixed size, or a tensor of fixed shape; null where an image is not
-    valid, as a label is where there is none. `class` is the name of the label.
+    valid, as a label is where there is none. `label_name` is the class of the label.
 
     Raises:
       ModuleNotFoundError: pyarrow is missing.
@@ -130,7 +131,7 @@ def _table(
             columns[name] = pyarrow.array(own, mask=own < 0)
             if classes:
                 known = [classes[i] if 0 <= i < len(classes) else None for i in own.tolist()]
-                columns["class"] = pyarrow.array(known, pyarrow.string())
+                columns["label_name"] = pyarrow.array(known, pyarrow.string())
         elif own.dtype == TIME:
             columns[name] = pyarrow.array(own, pyarrow.timestamp("us", "UTC"))
         elif own.dtype.kind in "OTU":
@@ -176,6 +177,9 @@ def to_zarr(exporter: Exporter, out: Path, *, overwrite: bool = False) -> None:
             for name, own in values.items():
                 stored = own.astype(np.int64) if own.dtype == TIME else own
                 contents.array_of(group, name)[part] = stored
+        with warnings.catch_warnings():  # that other programs may not know such metadata
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(group.store)
 
 
 def _create(group: zarr.Group, exporter: Exporter, name: str) -> None:

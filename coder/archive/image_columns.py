@@ -7,6 +7,7 @@ a missing float NaN and a missing time NaT; whole numbers and bools are never mi
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ _UNITS = "microseconds since 1970-01-01"
 _RESERVED = {
     "id", "label", "valid", "error", "embedding", "class_token", "refiner",  # arrays
     "image", "y", "x", "channel", "refiner_byte",  # dimensions
+    "label_name",  # of exports
+    "zarr.json",
 }  # fmt: skip
-_NAME = re.compile(r"(?!__|\.)[^/\0\s\x01-\x1f]+( +[^/\0\s\x01-\x1f]+)*")
+_NAME = re.compile(r"(?!__|\.)[^/\\\s\x00-\x1f\ud800-\udfff]+( +[^/\\\s\x00-\x1f\ud800-\udfff]+)*")
 _LONGEST = 200  # bytes of a name, which is that of a folder
 _FILL = {TEXT: "", np.dtype(bool): False, np.dtype(np.int64): 0}
 _FILL |= {np.dtype(np.float64): np.nan, TIME: _NAT}
@@ -52,7 +55,8 @@ def checked(columns: Mapping[str, DTypeLike]) -> dict[str, np.dtype]:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST:
             raise InputError(
                 f"the column {printable(repr(name))}: a name is text of at most {_LONGEST} bytes "
-                "without a slash or a line break, and does not begin with a dot or two underscores"
+                "without a slash, a backslash, a line break or spaces at its ends, and it does not "
+                "begin with a dot or two underscores"
             )
         if name.casefold() in _RESERVED:
             raise InputError(f"the column {name} has a name that an archive uses: rename it")
@@ -127,7 +131,7 @@ def as_stored(
     found = np.full(count, _FILL[dtype], np.int64 if dtype == TIME else dtype)
     for i, value in enumerate(np.ma.getdata(values) if hidden is not None else values):
         try:
-            if value is None or (hidden is not None and hidden[i]):
+            if _is_missing(value) or (hidden is not None and hidden[i]):
                 if dtype.kind in "bi":
                     raise ValueError("is missing, which its type cannot say: use floats or text")
             else:
@@ -138,10 +142,18 @@ def as_stored(
     return found
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether it is None, or pandas' NA or NaT."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
 def _one(dtype: np.dtype, value: Any) -> Any:
     """One value as it is stored. Raises ValueError that says what is wrong with it."""
     if dtype == TEXT and isinstance(value, float) and np.isnan(value):
         return ""  # as pandas has it
+    if dtype == TIME and isinstance(value, datetime):  # also pandas' Timestamp
+        zoned = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+        value = np.datetime64(zoned, "us")
     if dtype == TEXT and isinstance(value, str):
         if "\0" in value:
             raise ValueError("has a NUL: leave it out")

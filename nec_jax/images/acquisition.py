@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from nec_jax.images.record import Record
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 _PLACES = 7  # decimals of a degree: a centimetre
 _DEGREES = ("EPSG:4326", "OGC:CRS84")
-_OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
+_OFFSET = re.compile(r"([+-])(0\d|1[0-4]):([0-5]\d)")
+_APART = timedelta(hours=26)  # between a local time and UTC, at most
 
 
 def time_of_picture(image: Image.Image) -> np.datetime64 | None:
@@ -31,13 +34,8 @@ def time_of_picture(image: Image.Image) -> np.datetime64 | None:
         taken, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
     except Exception:  # decoders raise nearly anything
         return None
-    original = _exif_time(taken.get(ExifTags.Base.DateTimeOriginal))
-    offset = _OFFSET.fullmatch(str(taken.get(ExifTags.Base.OffsetTimeOriginal)).strip("\0 "))
-    if original is not None and offset is not None:
-        sign, hours, minutes = offset[1], int(offset[2]), int(offset[3])
-        shift = timedelta(hours=hours, minutes=minutes)
-        return _utc(original - shift if sign == "+" else original + shift)
-    return _utc(_gps_time(place) or original)
+    original = taken.get(ExifTags.Base.DateTimeOriginal)
+    return _original_time(original, taken.get(ExifTags.Base.OffsetTimeOriginal), _gps_time(place))
 
 
 def time_of_raster(dataset: "DatasetReader") -> np.datetime64 | None:
@@ -47,12 +45,11 @@ def time_of_raster(dataset: "DatasetReader") -> np.datetime64 | None:
     else the original time of EXIF. (The time tag of a TIFF says when the file was written.)
     """
     acquired = dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME", "")
-    try:
+    with suppress(ValueError, OverflowError):
         found = datetime.fromisoformat(acquired.strip())
-    except ValueError:
-        said = dataset.tags() | dataset.tags(ns="EXIF")
-        return _utc(_exif_time(said.get("EXIF_DateTimeOriginal")))
-    return _utc(found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found)
+        return _utc(found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found)
+    said = dataset.tags() | dataset.tags(ns="EXIF")
+    return _original_time(said.get("EXIF_DateTimeOriginal"), said.get("EXIF_OffsetTimeOriginal"))
 
 
 def footprint(record: Record) -> str:
@@ -67,8 +64,10 @@ def footprint(record: Record) -> str:
     height, width = record["image"].shape[:2]
     corners = [(0, 0), (0, height), (width, height), (width, 0), (0, 0)]
     ring = [(c + a * x + b * y, f + d * x + e * y) for x, y in corners]
-    if record["crs"] in _DEGREES and all(abs(x) <= 180 and abs(y) <= 90 for x, y in ring):
-        return _polygon([ring], "POLYGON ")
+    if a * e == b * d or not np.isfinite(ring).all():
+        return ""
+    if record["crs"] in _DEGREES:
+        return _within_180(np.array(ring))
     from rasterio.warp import transform_geom
 
     try:
@@ -80,8 +79,41 @@ def footprint(record: Record) -> str:
     if not np.isfinite(_flat(found["coordinates"])).all():
         return ""
     if found["type"] == "Polygon":
-        return _polygon(found["coordinates"], "POLYGON ")
+        outline = np.array(found["coordinates"][0])
+        if len(outline) == len(ring):  # more points are GDAL's own outline of a pole
+            outline[:, 0] = np.unwrap(outline[:, 0], period=360)
+        return _within_180(outline)
     return f"MULTIPOLYGON ({', '.join(_polygon(part) for part in found['coordinates'])})"
+
+
+def _within_180(ring: NDArray[np.float64]) -> str:
+    """A closed outline in degrees [points, 2] as WKT, cut at the 180th meridian."""
+    x, y = ring.T
+    if (np.abs(y) > 90 + 1e-9).any() or abs(x[0] - x[-1]) > 1e-9:  # or it goes around a pole
+        return ""
+    parts = []
+    for turn in range(int((x.min() + 180) // 360), int((x.max() + 180) // 360) + 1):
+        low = 360 * turn - 180
+        inside = _cut(_cut([(px, py) for px, py in ring[:-1].tolist()], low, 1), low + 360, -1)
+        points = [(round(px - 360 * turn, _PLACES), round(py, _PLACES)) for px, py in inside]
+        points = list(dict.fromkeys(points))
+        if len(points) > 2:
+            parts.append([*points, points[0]])
+    if len(parts) == 1:
+        return _polygon(parts, "POLYGON ")
+    return f"MULTIPOLYGON ({', '.join(_polygon([part]) for part in parts)})" if parts else ""
+
+
+def _cut(points: list[tuple[float, float]], at: float, side: int) -> list[tuple[float, float]]:
+    """The part of a closed outline on one side of a meridian, not closed (Sutherland-Hodgman)."""
+    found: list[tuple[float, float]] = []
+    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+        is_in, will_be = side * (x0 - at) >= 0, side * (x1 - at) >= 0
+        if is_in:
+            found.append((x0, y0))
+        if is_in != will_be:
+            found.append((at, y0 + (y1 - y0) * (at - x0) / (x1 - x0)))
+    return found
 
 
 def _polygon(rings: Sequence[Sequence[Sequence[float]]], kind: str = "") -> str:
@@ -100,6 +132,21 @@ def _flat(coordinates: Any) -> list[float]:
     return [value for part in coordinates for value in _flat(part)]
 
 
+def _original_time(text: Any, offset: Any, place: datetime | None = None) -> np.datetime64 | None:
+    """The original time of EXIF in UTC: by its offset, by the time of the position, or as it is.
+
+    A position of another day is one that the receiver had remembered.
+    """
+    original, shift = _exif_time(text), _OFFSET.fullmatch(str(offset).strip("\0 "))
+    if original is not None and shift is not None:
+        east = timedelta(hours=int(shift[2]), minutes=int(shift[3]))
+        with suppress(OverflowError):
+            return _utc(original - east if shift[1] == "+" else original + east)
+    if place is not None and original is not None and abs(place - original) > _APART:
+        place = None
+    return _utc(place or original)
+
+
 def _exif_time(text: Any) -> datetime | None:
     """A time as EXIF writes it; None if there is none, or zeros or blanks in its place."""
     try:
@@ -113,6 +160,8 @@ def _gps_time(place: Mapping[int, Any]) -> datetime | None:
     try:
         day = datetime.strptime(str(place[ExifTags.GPS.GPSDateStamp]).strip("\0 "), "%Y:%m:%d")
         hours, minutes, seconds = map(float, place[ExifTags.GPS.GPSTimeStamp])
+        if not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds < 61):
+            return None
         return day + timedelta(hours=hours, minutes=minutes, seconds=seconds)
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return None

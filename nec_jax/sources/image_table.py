@@ -1,6 +1,8 @@
 """Images that a table lists: a CSV or Parquet file with the path of an image in each row."""
 
 import logging
+import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,11 +13,11 @@ import numpy as np
 
 from coder import InputError
 from coder.archive import image_columns
-from coder.archive.remote_store import is_url
+from coder.archive.remote_store import LOCAL, is_url
 from coder.errors import printable
 from nec_jax.images.record import DataError, Record, Source, raise_passing
 from nec_jax.sources.folder import whole_or_cut
-from nec_jax.sources.remote_images import images_at
+from nec_jax.sources.remote_images import images_at, without_query
 from nec_jax.sources.splits import check_filled, check_split
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet", ".pq", ".geoparquet", ".gpq")
 """What the names of tables end with."""
 _TEXTS = ("path", "id", "label", "split")  # columns of names, whatever they look like
-_CODE = "[+-]?0[0-9]"  # such as 007, which is no number
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]"
+_CODE = "[+-]?(0[0-9].*|[0-9]{16,})"  # such as 007, or more digits than a float holds
 _OF_FILES = {"time": image_columns.TIME, "footprint": image_columns.TEXT}  # as files may have them
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class ImageTable:
         columns: name and dtype of what the table says of each image, as an archive has it.
         labels: the label of each record; -1 where there is none. Empty if there are no labels.
         chip: side of the windows, pixels; None for whole images.
+        sizes: as `RemoteImages.sizes`; None for local files.
         left_out: as `WindowSource.left_out`.
     """
 
@@ -61,6 +65,7 @@ class ImageTable:
         self.name, self.classes = base.name, base.classes
         self.columns = {name: dtype for name, (dtype, _) in columns.items()}
         self.chip: int | None = getattr(base, "chip", None)
+        self.sizes: Sequence[int | None] | None = getattr(base, "sizes", None)
         self.left_out = getattr(base, "left_out", (None, None))
         own = getattr(base, "labels", ()) or [w[0].label for w in getattr(base, "windows", ())]
         self.labels = tuple(own) if base.classes else ()
@@ -84,8 +89,7 @@ class ImageTable:
         """What the table says of the image of a record, by column; None where it says nothing."""
         row = self._rows[index]
         return {
-            name: _as_value(dtype, values[row].as_py())
-            for name, (dtype, values) in self._columns.items()
+            name: _as_value(dtype, values[row]) for name, (dtype, values) in self._columns.items()
         }
 
     def _named(self, name: str, index: int) -> str:
@@ -103,7 +107,7 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     `split`. All others, and `path` beside an `id`, are what is known of the images: text, bools,
     numbers, and times (of which those without a zone are taken for UTC). Other types, such as
     lists, are left out with a warning. Columns of a CSV file are numbers or times if all of their
-    cells are; an empty cell is missing, and cells such as 007 are text.
+    cells are; an empty cell is missing. Cells such as 007, or of 16 digits and more, are text.
 
     Args:
         path: CSV in UTF-8 with a header, or Parquet.
@@ -120,11 +124,16 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     twice = {name for name in table.column_names if table.column_names.count(name) > 1}
     if twice:
         raise DataError(f"{path} has more than one column {min(twice)!r}: rename one")
+    if any(not name.strip() for name in table.column_names):
+        raise DataError(
+            f"{path} has a column without a name, as pandas writes its index: name it, or "
+            "leave it out"
+        )
     if "path" not in table.column_names:
         listed = ", ".join(table.column_names[:8])
         raise DataError(
-            f"{path} has no column `path`, which names the images; it has {listed}. For embeddings "
-            "in a table, leave --model out"
+            f"{path} has no column `path`, which names the images; it has {listed}. Cells end "
+            "with a comma, and not with a semicolon or a tab. For embeddings, leave --model out"
         )
     texts = {name: _texts(path, table, name) for name in _TEXTS if name in table.column_names}
     splits = texts.get("split", [])
@@ -134,12 +143,14 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     for name in ("path", "id"):
         _refuse_repeated(path, name, texts.get(name))
     classes, labels = _classes(texts.get("label"))
-    paths = [texts["path"][i] for i in chosen]
+    paths = [_expanded(texts["path"][i]) for i in chosen]
     own = [labels[i] for i in chosen] if classes else []
     if any(map(is_url, paths)):
         if chip is not None:
             raise DataError("windows are cut from local images: copy those at URLs to a folder")
-        base = images_at(path.stem, paths, paths, labels=own, classes=classes)
+        # A query may be a signature, which is nobody's business.
+        names = [without_query(one) for one in paths]
+        base = images_at(path.stem, paths, names, labels=own, classes=classes)
     else:
         base = whole_or_cut(path.parent, paths, own, classes, chip, split)
     if chip is None:
@@ -166,7 +177,8 @@ def _read(path: Path) -> "tuple[pyarrow.Table, bool]":
                 return parquet.ParquetFile(file, page_checksum_verification=True).read(), False
             file.seek(0)
             parsing = csv.ParseOptions(newlines_in_values=True)
-            names = csv.open_csv(file, parse_options=parsing).schema.names
+            with csv.open_csv(file, parse_options=parsing) as reader:
+                names = reader.schema.names
             file.seek(0)
             # As text: pyarrow would take 007 for 7.
             types = csv.ConvertOptions(
@@ -222,12 +234,18 @@ def _columns(
     found, left_out = {}, []
     for name in (name for name in table.column_names if name not in unused):
         values = table[name]
-        if is_text and name not in _TEXTS:
+        if name == "path":
+            values = pyarrow.chunked_array([[without_query(one) for one in values.to_pylist()]])
+        elif is_text and name not in _TEXTS:
             values = _guessed(values)
+        if name in _OF_FILES and values.null_count == len(values):
+            continue  # as if it were not there
         try:
             dtype, values = _as_column(values)
         except pyarrow.ArrowException as error:
             raise DataError(f"{path}, column {name}: {error}: write it as text") from error
+        if dtype == image_columns.TEXT and any("\0" in (text or "") for text in values.to_pylist()):
+            raise DataError(f"{path}, column {name}: a text has a NUL: leave it out")
         if dtype is None:
             left_out.append(f"{name} ({values.type})")
         else:
@@ -288,11 +306,16 @@ def _guessed(cells: "pyarrow.ChunkedArray") -> "pyarrow.ChunkedArray":
     texts = [cell or None for cell in cells.to_pylist()]
     cells = pyarrow.chunked_array([texts], pyarrow.string())
     known = {text for text in texts if text}
-    if not known or any(re.match(_CODE, text) for text in known):
-        return cells
-    for kind in (
-        pyarrow.int64(), pyarrow.float64(), pyarrow.timestamp("us"), pyarrow.timestamp("us", "UTC"),
-    ):  # fmt: skip
+    if all(re.fullmatch(_NUMBER, text) for text in known):
+        if not known or any(re.fullmatch(_CODE, text) for text in known):
+            return cells
+        with suppress(pyarrow.ArrowException):
+            if not cells.null_count:
+                return cells.cast(pyarrow.int64())
+        with suppress(OverflowError):
+            floats = cells.cast(pyarrow.float64())
+            return floats if all(math.isfinite(float(text)) for text in known) else cells
+    for kind in (pyarrow.timestamp("us"), pyarrow.timestamp("us", "UTC")):
         with suppress(pyarrow.ArrowException):
             return cells.cast(kind)
     if known <= {"true", "false", "True", "False"}:
@@ -300,6 +323,15 @@ def _guessed(cells: "pyarrow.ChunkedArray") -> "pyarrow.ChunkedArray":
     return cells
 
 
-def _as_value(dtype: np.dtype, value: Any) -> Any:
-    """A value of a table as an archive takes it."""
-    return np.datetime64(value, "us") if dtype == image_columns.TIME and value else value
+def _as_value(dtype: np.dtype, cell: Any) -> Any:
+    """A cell of a table as an archive takes it; None if it is missing."""
+    if dtype == image_columns.TIME and cell.is_valid:
+        return np.datetime64(cell.value, "us")  # Python's own times end with the year 9999
+    return cell.as_py()
+
+
+def _expanded(path: str) -> str:
+    """A path as the commands take it: ~ is the home folder, and file:// a local path."""
+    for scheme in LOCAL:
+        path = path.removeprefix(scheme)
+    return path if is_url(path) else os.path.expanduser(path)  # noqa: PTH111

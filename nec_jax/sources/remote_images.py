@@ -3,6 +3,7 @@
 import logging
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class RemoteImages:
             try:
                 record = read_image(path, self.ids[index], largest=LARGEST)
             except DataError as error:
-                raise type(error)(str(error).replace(str(path), url)) from error
+                said = str(error).replace(str(path), without_query(url))
+                raise type(error)(said) from error
         if self.labels:
             record["label"] = self.labels[index]
         return record
@@ -98,7 +100,7 @@ def images_at(
         if len(given) != len(urls) and (what != "labels" or given):
             raise DataError(f"{len(given)} {what} for {len(urls)} images: give one for each")
     if len(set(ids)) < len(ids):
-        twice = next(one for i, one in enumerate(ids) if one in ids[:i])
+        [(twice, _)] = Counter(ids).most_common(1)
         raise DataError(f"two images have the id {twice}: give each its own")
     for url in urls:
         if not is_url(url):
@@ -123,7 +125,7 @@ def open_urls(inputs: Sequence[str]) -> RemoteImages:
     for name in inputs:
         if not is_url(name):
             raise DataError(f"{name} is a local path: give URLs, or local paths, but not both")
-        if _path_of(name).lower().endswith(IMAGE_SUFFIXES) and not _magic(name):
+        if without_query(name).lower().endswith(IMAGE_SUFFIXES) and not _magic(name):
             store, key = _opened(name)
             found.setdefault(name, sync(store.getsize(key)))
             continue
@@ -141,26 +143,24 @@ def open_urls(inputs: Sequence[str]) -> RemoteImages:
             sizes = {end: listed[url + end] for end in _BESIDE if url + end in listed}
             if sizes:
                 beside[url] = sizes
-    folders = [_path_of(url).split("/")[:-1] for url in found]
+    folders = [without_query(url).split("/")[:-1] for url in found]
     shared = 0
     while all(len(one) > shared and one[shared] == folders[0][shared] for one in folders):
         shared += 1
     root = "/".join(folders[0][:shared])
-    ids = [_path_of(url).removeprefix(f"{root}/") for url in found]
-    if len(set(ids)) < len(ids):  # their queries differ
-        ids = [url.removeprefix(f"{root}/") for url in found]
+    ids = [without_query(url).removeprefix(f"{root}/") for url in found]
     source = images_at(root.rpartition("/")[2], list(found), ids, sizes=list(found.values()))
     return RemoteImages(source.name, source.urls, source.ids, source.sizes, beside=beside)
 
 
-def _path_of(url: str) -> str:
-    """A URL without its query."""
+def without_query(url: str) -> str:
+    """A URL without its query, which may be a signature."""
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def _magic(url: str) -> bool:
     """Whether a URL is a pattern."""
-    return any(sign in _path_of(url) for sign in "*?[")
+    return any(sign in without_query(url) for sign in "*?[")
 
 
 def _is_image(url: str, listed: str) -> bool:
@@ -172,7 +172,7 @@ def _is_image(url: str, listed: str) -> bool:
 
 def _opened(url: str) -> tuple[RemoteStore, str]:
     """The store of a file's folder, and the file's key in it."""
-    folder = _path_of(url).rpartition("/")[0]
+    folder = without_query(url).rpartition("/")[0]
     return open_url(folder), url[len(folder) + 1 :]
 
 
@@ -201,13 +201,14 @@ def _listed(url: str) -> dict[str, int | None]:
 def _fetched(url: str, size: int | None, beside: Mapping[str, int | None]) -> Iterator[Path]:
     """A temporary file of what is at a URL, with its suffix, and what is beside it."""
     store, key = _opened(url)
-    suffix = Path(_path_of(url)).suffix
+    suffix = Path(without_query(url)).suffix
     with tempfile.TemporaryDirectory(prefix="nec-") as folder:
         for end, length in {"": size, **beside}.items():
             if length is not None:
                 store.expect(key + end, length)
             found = sync(store.get(key + end, default_buffer_prototype()))
             if found is None:
-                raise CorruptImageError(f"cannot read {url}{end}: there is no such object")
+                where = without_query(url) + end
+                raise CorruptImageError(f"cannot read {where}: there is no such object")
             (Path(folder) / f"image{suffix}{end}").write_bytes(found.to_bytes())
         yield Path(folder) / f"image{suffix}"

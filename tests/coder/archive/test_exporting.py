@@ -69,7 +69,7 @@ def test_a_table_has_all_embeddings_and_what_is_known_of_them(path, tmp_path):
     labels = [None if i in (5, *BAD) else i % 2 for i in range(COUNT)]
     assert table["label"].to_pylist() == labels
     names = [None if label is None else ("sea", "land")[label] for label in labels]
-    assert table["class"].to_pylist() == names
+    assert table["label_name"].to_pylist() == names
     assert table["id"].to_pylist() == [f"image {i}" for i in range(COUNT)]
     times = [None if i == 4 else TIME + i for i in range(COUNT)]
     assert table["time"].cast("int64").to_pylist() == [
@@ -89,7 +89,7 @@ def test_a_table_is_written_shard_by_shard(path, tmp_path):
 def test_a_plain_group_reads_without_the_codec(path, tmp_path):
     out = export(path, tmp_path / "b.zarr")
     assert "nec" not in (out / "embedding/zarr.json").read_text()
-    data = xarray.open_zarr(out, consolidated=False)
+    data = xarray.open_zarr(out)
     for name in ("embedding", "class_token", "label", "valid", "time", "cloud cover", "orbit"):
         np.testing.assert_array_equal(data[name].values, read(path, name))
     for name in ("id", "note", "error"):

@@ -1,5 +1,6 @@
 """Columns of archives: what is written is what is read, and nothing is lost or made up."""
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,9 @@ def test_archives_whose_columns_do_not_agree_are_not_joined(tmp_path):
         ("", str, "without a slash"),
         (".hidden", str, "does not begin with a dot"),
         ("__x", str, "two underscores"),
+        ("a\\b", str, "a backslash"),
+        ("\udcff", str, "a name is text"),
+        ("zarr.json", str, "an archive uses"),
         (" x", str, "without a slash"),
         ("kind", complex, "has the type"),
         ("kind", "V3", "has the type"),
@@ -214,3 +218,10 @@ def test_times_are_exact_or_refused(number, unit):
         assert not -(2**63) < exact < 2**63
     else:
         assert np.int64(found).view(image_columns.TIME) == time
+
+
+def test_times_of_python_are_taken_in_utc():
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    given = [datetime.datetime(2020, 1, 1, 12, tzinfo=zone), datetime.datetime(2020, 1, 1, 10)]
+    found = image_columns.as_stored("t", image_columns.TIME, given, slice(0, 2))
+    assert (found.view(image_columns.TIME) == np.datetime64("2020-01-01T10:00")).all()

@@ -620,3 +620,12 @@ def test_a_copy_has_what_was_listed_and_no_more(objects, whole, tmp_path):
     objects.put(f"{place}/label/c/99", b"more")
     with pytest.raises(OutputError, match="label/c/99 was not in the archive"):
         exact_copy.copy_exactly(whole, place)
+
+
+def test_a_refused_copy_deletes_nothing(tmp_path, whole):
+    (tmp_path / "downloads").mkdir()
+    for name in ("film.partial", "doc.txt"):
+        (tmp_path / "downloads" / name).write_bytes(b"1")
+    with pytest.raises(OutputError, match="exists, and holds"):
+        exact_copy.copy_exactly(whole, tmp_path / "downloads")
+    assert {p.name for p in (tmp_path / "downloads").iterdir()} == {"film.partial", "doc.txt"}

@@ -1,5 +1,6 @@
 """When and where an image was taken, as its file says."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ def taken(tmp_path, original=None, offset=None, day=None, time=None):
         ({"original": "0000:00:00 00:00:00"}, None),
         ({"original": "    :  :     :  :  "}, None),
         ({"original": "2019-05-06"}, None),
+        ({"original": "0001:01:01 00:00:00", "offset": "+02:00"}, "0001-01-01"),
+        ({"original": TAKEN, "offset": "+99:99"}, "2019-05-06T01:02:03"),
+        # A receiver that knows no time yet.
+        ({"original": TAKEN, "day": "1980:01:06", "time": (0.0, 0.0, 0.0)}, "2019-05-06T01:02:03"),
+        ({"original": TAKEN, "day": "2019:05:05", "time": (99.0, 0.0, 0.0)}, "2019-05-06T01:02:03"),
     ],
 )
 def test_the_time_of_a_picture_is_in_utc(tags, expected, tmp_path):
@@ -56,13 +62,15 @@ def test_the_time_of_a_picture_is_in_utc(tags, expected, tmp_path):
     assert found is None if expected is None else found == np.datetime64(expected)
 
 
-def raster(path, *, imagery="", original="", **options):
+def raster(path, *, imagery="", original="", offset="", **options):
     write_raster(path, noise(3, 20, 30), **options)
     with rasterio.open(path, "r+") as file:
         if imagery:
             file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME=imagery)
         if original:
             file.update_tags(EXIF_DateTimeOriginal=original)
+        if offset:
+            file.update_tags(EXIF_OffsetTimeOriginal=offset)
         file.update_tags(TIFFTAG_DATETIME="2024:01:01 00:00:00")  # when it was written
     return read_image(path, "a")
 
@@ -75,6 +83,8 @@ def raster(path, *, imagery="", original="", **options):
         ({"imagery": "2020-01-02T03:04:05.25+01:00"}, "2020-01-02T02:04:05.25"),
         ({"imagery": "yesterday"}, None),
         ({"original": TAKEN}, "2019-05-06T01:02:03"),
+        ({"original": TAKEN, "offset": "+02:00"}, "2019-05-05T23:02:03"),
+        ({"imagery": "0001-01-01T00:00:00+14:00"}, None),
         ({"original": TAKEN, "imagery": "2020-01-02 03:04:05"}, "2020-01-02T03:04:05"),
     ],
 )
@@ -135,3 +145,28 @@ def test_across_the_antimeridian_it_has_two_parts():
 def test_without_a_place_on_earth_there_is_none(place):
     record: Any = {"image": noise(8, 8, 3), "id": "a", **place}
     assert footprint(record) == ""
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "expected"),
+    [
+        ("EPSG:4326", (0.1, 0, 175, 0, -0.1, 50), [(175, 180), (-180, -175)]),
+        ("EPSG:4258", (0.1, 0, 175, 0, -0.1, 50), [(175, 180), (-180, -175)]),
+        ("EPSG:4326", (0.1, 0, 350, 0, -0.1, 50), [(-10, 0)]),
+        ("EPSG:4326", (3.6, 0, -180, 0, -1.8, 90), [(-180, 180)]),
+        ("EPSG:3857", (100, 0, 20037000, 0, -100, 0), [(179.9954335, 180), (-180, -179.914735)]),
+    ],
+)
+def test_no_part_is_beyond_180_degrees(crs, transform, expected):
+    record: Any = {"image": noise(100, 100, 1), "id": "a", "crs": crs, "transform": transform}
+    found = []
+    for part in re.findall(r"\(([^()]+)\)", footprint(record)):
+        x = [float(point.split()[0]) for point in part.split(",")]
+        found.append((min(x), max(x)))
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_a_latitude_beyond_the_poles_is_no_place():
+    for place in ((0.1, 0, 10, 0, -0.1, 95), (0, 0, 0, 0, 0, 0)):
+        record: Any = {"image": noise(9, 9, 1), "id": "a", "crs": "EPSG:4326"}
+        assert footprint(record | {"transform": place}) == ""

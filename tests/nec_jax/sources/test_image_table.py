@@ -9,6 +9,7 @@ from image_files import encoded, noise, put
 from pyarrow import parquet
 
 from coder.archive.image_columns import TEXT, TIME
+from nec_jax.archiving.image_list import listed
 from nec_jax.images.record import DataError
 from nec_jax.sources import open_inputs
 from nec_jax.sources.image_table import ImageTable, open_image_table
@@ -78,11 +79,11 @@ def test_cells_are_numbers_times_or_bools_if_all_are(folder):
         "code": ["007", "10"],
         "text": ["x", None],
         "flag": [True, False],
-        "big": [1.2345678901234568e22, 1.0],
+        "big": ["12345678901234567890123", "1"],
         "empty": [None, None],
     }
     kinds = [dtype.kind for dtype in table.columns.values()]
-    assert "".join(kinds) == "ifMMMOObfO"
+    assert "".join(kinds) == "ifMMMOObOO"
 
 
 def test_parquet_says_the_types_itself(folder):
@@ -212,3 +213,48 @@ def test_paths_may_be_urls_which_nobody_asks_for_yet(folder):
         open_image_table(csv(folder, "path", urls[0], "a.png"))
     with pytest.raises(DataError, match="windows are cut from local images"):
         open_image_table(csv(folder, "path", *urls), chip=8)
+
+
+def test_codes_are_not_taken_for_numbers(folder):
+    for code in ("0x1F", "20240506102030123450", "1e400", "1_000"):
+        table = open_image_table(csv(folder, "path,code", f"a.png,{code}", "b.png,12"))
+        assert said(table) == {"code": [code, "12"]}
+
+
+def test_times_beyond_those_of_python_are_kept(folder):
+    late = pyarrow.array([253_402_300_800_000_000, -1], pyarrow.timestamp("us"))
+    table = open_image_table(stored(folder, {"path": ["a.png", "b.png"], "taken": late}))
+    assert [one.astype(int) for one in said(table)["taken"]] == [253_402_300_800_000_000, -1]
+
+
+def test_a_nul_is_found_before_anything_is_written(folder):
+    with pytest.raises(DataError, match="column note: a text has a NUL"):
+        open_image_table(stored(folder, {"path": ["a.png"], "note": ["x\0y"]}))
+
+
+def test_empty_columns_of_files_are_as_if_they_were_not_there(folder):
+    table = open_image_table(csv(folder, "path,time,footprint", "a.png,,", "b.png,,"))
+    assert not table.columns
+
+
+def test_the_query_of_a_url_is_kept_nowhere(folder):
+    urls = ["https://host/a.png?sig=secret", "https://host/b.png?sig=secret"]
+    table = open_image_table(csv(folder, "path,id", f"{urls[0]},x", f"{urls[1]},y"))
+    assert "secret" not in str(said(table))
+    plain = open_image_table(csv(folder, "path", *urls))
+    assert [name for name, _ in plain.files()] == ["https://host/a.png", "https://host/b.png"]
+    assert [url for _, url in plain.files()] == urls
+    assert listed(plain).file_bytes == 0  # nobody asks for sizes
+
+
+def test_home_folders_and_local_urls(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    table = open_image_table(csv(folder, "path", "~/a.png", f"file://{folder}/b.png"))
+    assert [record["image"].shape[1] for record in table] == [30, 31]
+
+
+def test_other_separators_and_unnamed_columns_are_named(folder):
+    with pytest.raises(DataError, match="Cells end with a comma"):
+        open_image_table(csv(folder, "path;n", "a.png;1"))
+    with pytest.raises(DataError, match="a column without a name, as pandas"):
+        open_image_table(csv(folder, ",path", "0,a.png"))
