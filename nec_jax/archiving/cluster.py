@@ -386,11 +386,13 @@ class _Worker(WorkerPlugin):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """Leave the archive when the command is there no more."""
+        """Leave the archive when the command is there no more: twice, as a disk may fail once."""
+        missed = 0
         while not self._stop.wait(_WATCH):
             with self._opening:  # not while the command ends, and removes the file
                 is_there = self._stop.is_set() or is_held(self.member)
-            if not is_there:
+            missed = 0 if is_there else missed + 1
+            if missed > 1:
                 self._close()
 
     def _close(self) -> None:
