@@ -54,7 +54,7 @@ _AHEAD = 2  # tasks that are handed out at a time, for each worker
 _CONNECT = 20.0  # seconds to wait for the scheduler
 _PATIENCE = 300.0  # seconds to wait for a worker, while there is none
 _POLL = 1.0  # seconds between two looks at shards that other processes write, and at tasks
-_WATCH = 10.0  # seconds between two looks at whether the command still runs
+_WATCH = 5.0  # seconds between two looks at whether the command still runs
 _GO_ON = "give the same command again, and it goes on"
 _SAME = ("nec-jax", "jax", "jaxlib")  # packages whose versions may change bytes
 
