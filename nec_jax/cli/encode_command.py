@@ -84,7 +84,8 @@ def _told(options: Encode, done: Encoded) -> dict[str, Any]:
         f"{done.fixed_bytes:,} for the codec, its refiner and metadata, and {per_image:.0f} per "
         "image"
     )
-    print(f"the image files have {done.image_bytes:,} bytes, {ratio:.1f} times as many")
+    if done.image_bytes:  # unknown of images at URLs that a table lists
+        print(f"the image files have {done.image_bytes:,} bytes, {ratio:.1f} times as many")
     if done.written:
         speed = done.written / done.seconds
         print(f"{done.written:,} images in {done.seconds:.0f} s, {speed:.1f} images per second")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import coder
 import nec_jax
 from coder.cli import main
 
@@ -72,3 +73,17 @@ def test_it_is_the_archive_of_local_paths(folder, objects, capsys):
     assert encode(folder, [*local, f"{place}/images"], str(folder / "b.zarr")) == 1
     assert "is a local path: give URLs, or local paths, but not both" in capsys.readouterr().err
     assert sorted(p.name for p in folder.iterdir()) == ["a.zarr", "images", "model.safetensors"]
+
+
+def test_a_table_of_urls_gives_labels_and_columns(folder, objects):
+    place = objects.folder()
+    objects.upload(folder / "images", place)
+    lines = [f"{place}/{'ab'[i % 2]}/{i}.png,tile {i},kind {i % 2},{i / 4}" for i in range(COUNT)]
+    (folder / "images.csv").write_text("\n".join(["path,id,label,cloud", *lines]))
+    assert encode(folder, [str(folder / "images.csv")], str(folder / "a.zarr")) == 0
+    embeddings = coder.open(folder / "a.zarr")
+    assert embeddings.valid.all()
+    assert [str(one) for one in embeddings.ids] == [f"tile {i}" for i in range(COUNT)]
+    assert embeddings.labels.tolist() == [i % 2 for i in range(COUNT)]
+    assert embeddings.column("cloud").tolist() == [i / 4 for i in range(COUNT)]
+    assert str(embeddings.column("path")[1]) == f"{place}/b/1.png"
