@@ -319,11 +319,15 @@ def refuse_lost(
         raise FileError(f"{where} {what}: {remedy}")
 
 
-def valid_images(group: zarr.Group) -> NDArray[np.bool_]:
-    """Which images have an embedding: bool [images]; all, in archives of earlier versions."""
+def valid_images(group: zarr.Group, images: Any = None) -> NDArray[np.bool_]:
+    """Which images have an embedding: bool [images]; all, in archives of earlier versions.
+
+    `images` as for `read_array`.
+    """
     if "valid" in group:
-        return read_array(group, "valid")
-    return np.ones(array_of(group, "embedding").shape[0], np.bool_)
+        return read_array(group, "valid", images)
+    count = array_of(group, "embedding").shape[0]
+    return np.ones(count, np.bool_)[selected(count, images)]
 
 
 def labelled(group: zarr.Group) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
@@ -374,7 +378,7 @@ def read_array(
         return values.astype(object)
     values = image_columns.values_of(array, values)
     if name in ("embedding", "class_token"):
-        valid = valid_images(group)[numbers]
+        valid = valid_images(group, images)
         values[~valid] = np.nan
         if refiner is not None and name == "embedding":
             codec = nec_codec(array)
