@@ -24,8 +24,21 @@ ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 """File names, one of which is in every folder that is a Zarr array or group."""
 _OF_ZARR = re.compile(r"zarr\.json|\.zarray|\.zattrs|c|[0-9]+([./][0-9]+)*")
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_LOCAL = ("file://", "local://")  # what URLs of local files begin with
 _MADE = "was made by another process meanwhile: choose another output"
 PathLike = str | os.PathLike[str]
+
+
+def is_url(name: object) -> bool:
+    """Whether it is the URL of something that is no local file."""
+    return isinstance(name, str) and "://" in name and not name.startswith(_LOCAL)
+
+
+def without_scheme(name: str) -> str:
+    """A path that may begin as the URL of a local file, as a path."""
+    for scheme in _LOCAL:
+        name = name.removeprefix(scheme)
+    return name
 
 
 def check_input(path: PathLike, what: str = "file") -> Path:

@@ -94,10 +94,7 @@ def copy_exactly(
 
         async def copied(unit: _Unit) -> None:
             found = [await _whole(store, key, sizes[key]) for key in unit.keys]
-            sha = hashlib.sha256()
-            for data in found:
-                sha.update(data.to_bytes())
-            if unit.digest is not None and not sha.hexdigest().startswith(unit.digest):
+            if unit.digest is not None and manifest.digest_of(found) != unit.digest:
                 raise FileError(
                     f"{unit.keys[0]} does not hold what it held when the archive was finished: "
                     "`nec verify` says more",

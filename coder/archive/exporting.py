@@ -1,7 +1,6 @@
 """Export an archive to formats that need no codec: a Parquet table, or a plain Zarr group."""
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -167,22 +166,15 @@ def to_zarr(exporter: Exporter, out: Path, *, overwrite: bool = False) -> None:
     """
     with files.writing_folder(out, overwrite=overwrite) as folder:
         group = zarr.create_group(folder, attributes=exporter.attributes)
-        listed = [
-            n for n in exporter.names if n not in ("embedding", "class_token") and " " not in n
-        ]
-        group.attrs["coordinates"] = " ".join(listed)
-        for name in exporter.names:
-            _create(group, exporter, name)
+        arrays = {name: _create(group, exporter, name) for name in exporter.names}
         for part, values in exporter.shards():
             for name, own in values.items():
-                stored = own.astype(np.int64) if own.dtype == TIME else own
-                contents.array_of(group, name)[part] = stored
-        with warnings.catch_warnings():  # that other programs may not know such metadata
-            warnings.simplefilter("ignore")
-            zarr.consolidate_metadata(group.store)
+                arrays[name][part] = own.astype(np.int64) if own.dtype == TIME else own
+        coordinates = exporter.group.attrs.get("coordinates", "id label")  # for xarray
+        zarr_nodes.with_copies(group, arrays).attrs.update({"coordinates": coordinates})
 
 
-def _create(group: zarr.Group, exporter: Exporter, name: str) -> None:
+def _create(group: zarr.Group, exporter: Exporter, name: str) -> zarr.Array:
     """Make an array as the archive has it, without the codec nec."""
     array = contents.array_of(exporter.group, name)
     shape, size = array.shape, shard_size(array)
@@ -191,7 +183,7 @@ def _create(group: zarr.Group, exporter: Exporter, name: str) -> None:
         shape = exporter.shape
         dimensions = ("image", "channel") if len(shape) == 2 else dimensions
     own = name == "embedding" and len(shape) == 4  # one image may be read alone
-    group.create_array(
+    return group.create_array(
         name,
         shape=shape,
         chunks=(1 if own else size, *shape[1:]),

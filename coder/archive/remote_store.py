@@ -45,15 +45,6 @@ _INSTALL = "install nec-jax[remote], or the package of fsspec for this protocol"
 T = TypeVar("T")
 
 
-def is_url(name: object) -> bool:
-    """Whether it is the URL of something that is no local file."""
-    return isinstance(name, str) and "://" in name and not name.startswith(LOCAL)
-
-
-LOCAL = ("file://", "local://")
-"""What URLs of local files begin with."""
-
-
 def open_url(url: str) -> "RemoteStore":
     """The store at a URL, by the package of fsspec for its protocol, as that is configured.
 
@@ -67,8 +58,9 @@ def open_url(url: str) -> "RemoteStore":
         raise ImportError(f"{url}: {one_line(error)}: {_INSTALL}") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"cannot be opened: {one_line(error)}", url) from error
-    if hasattr(store.fs, "retries"):  # of s3fs
-        setattr(store.fs, "retries", 1)  # noqa: B010
+    fs: Any = store.fs
+    if hasattr(fs, "retries"):  # of s3fs
+        fs.retries = 1
     return RemoteStore(store)
 
 
@@ -324,7 +316,10 @@ class RemoteStore(Store):
 
     async def _found(self, prefix: str) -> dict[str, int | None]:
         """All objects in a folder, by one request for a thousand."""
-        once = lambda: self._fs._find(self._path(prefix), detail=True)  # noqa: E731
+
+        async def once() -> dict[str, dict[str, Any]]:
+            return await self._fs._find(self._path(prefix), detail=True)
+
         infos = await self._tried(prefix, "listed", once, missing={})
         start = f"{self._root}/" if self._root else ""
         inside = f"{self._path(prefix)}/"

@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath
 
 from coder import files
-from coder.archive.remote_store import LOCAL, RemoteStore, is_url, open_url
+from coder.archive.remote_store import RemoteStore, open_url
 from coder.errors import CodecError, FileError, NoPermission, StoreError, about
 
 WHOLE = "nec_whole"
@@ -283,12 +283,10 @@ def place(store: Any) -> Any:
     """
     if isinstance(store, zarr.Group | zarr.Array):
         store = store.store_path
-    if is_url(store):
+    if files.is_url(store):
         return open_url(store)
-    if isinstance(store, str):
-        for scheme in LOCAL:
-            if store.startswith(scheme):
-                return Path(store.removeprefix(scheme))
+    if isinstance(store, str) and (path := files.without_scheme(store)) != store:
+        return Path(path)
     if isinstance(store, FsspecStore):
         protocol = store.fs.protocol  # a text, or several
         if "file" not in ([protocol] if isinstance(protocol, str) else protocol):
@@ -307,7 +305,7 @@ def place(store: Any) -> Any:
 
 def local_path(store: Any) -> Path | None:
     """The folder of a store, if it is one on this machine."""
-    if is_url(store):
+    if files.is_url(store):
         return None
     store = place(store)
     if isinstance(store, LocalStore):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from coder import files
 from coder.arrays import check_whole
 from coder.errors import InputError
 from coder.fitting import MAX_QUALITIES
@@ -20,10 +21,7 @@ def _place(words: list[str]) -> Path | str:
     """A path, or the URL of something that is no local file."""
     if not words[0]:
         raise ValueError("an empty path: is a variable not set?")
-    for scheme in ("file://", "local://"):
-        if words[0].startswith(scheme):
-            return Path(words[0].removeprefix(scheme))
-    return words[0] if "://" in words[0] else Path(words[0])
+    return words[0] if files.is_url(words[0]) else Path(files.without_scheme(words[0]))
 
 
 def _path(words: list[str]) -> Path:

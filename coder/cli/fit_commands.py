@@ -124,7 +124,7 @@ def _encode(options: Encode) -> dict[str, Any]:
     codec = _at_quality(given or _fitted(y, options, nodata), y, options, nodata)
     with files.writing_folder(out, **kept) as part:
         _write(part, y, codec, nodata)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    size = sum(zarr_nodes.sizes(out).values())
     metadata = (out / "zarr.json").stat().st_size
     bits = 8 * (size - metadata) / math.prod(y.shape)
     print(

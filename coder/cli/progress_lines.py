@@ -3,7 +3,8 @@
 import sys
 import time
 
-_EVERY = 30.0  # seconds between two lines
+EVERY = 30.0
+"""Seconds between two lines, where there is no terminal."""
 _EVERY_TERMINAL = 0.5  # and between two states of the line of a terminal
 
 
@@ -22,7 +23,7 @@ class ProgressLines:
     def __call__(self, done: int, total: int) -> None:
         """Print how far it is, if it is time to."""
         now = time.monotonic()
-        if done < total and now - self._said < (_EVERY_TERMINAL if self._is_terminal else _EVERY):
+        if done < total and now - self._said < (_EVERY_TERMINAL if self._is_terminal else EVERY):
             return
         self._said = now
         end = "\r" if self._is_terminal and done < total else "\n"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -130,12 +131,10 @@ def load_head(path: str | os.PathLike[str]) -> Head:
     Raises:
       FileError: no such file, a damaged one, or one of another kind.
     """
-    tensors, content = container.read(path, KIND)
-    if content.keys() != {"config"}:
-        raise FileError("not the content of a head file: update nec-jax", path)
+    tensors, config = read_parts(path)
     try:
-        model = ModelFacts.from_meta(content["config"]["model"])
-        settings = HeadSettings(**with_tuples(content["config"] | {"model": model}))
+        model = ModelFacts.from_meta(config["model"])
+        settings = HeadSettings(**with_tuples(config | {"model": model}))
         shapes = weight_shapes(settings)
         if settings.refine:
             own = network_shapes(model.embedding_width, container.under(REFINER, tensors))
@@ -146,6 +145,14 @@ def load_head(path: str | os.PathLike[str]) -> Head:
         container.check_weights(tensors, shapes)
     weights = {name: values.astype(np.float32) for name, values in tensors.items()}
     return Head(settings, weights)
+
+
+def read_parts(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray], Any]:
+    """The tensors of a head's file, and its configuration as JSON. Raises FileError."""
+    tensors, content = container.read(path, KIND)
+    if content.keys() != {"config"}:
+        raise FileError("not the content of a head file: update nec-jax", path)
+    return tensors, content["config"]
 
 
 def weight_shapes(settings: HeadSettings) -> Shapes:

@@ -32,12 +32,11 @@ from nec_jax.images.size_rule import fit_to
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models.weight_tree import flatten_weights
-from nec_jax.sources import ImageTable, spread
+from nec_jax.sources import OF_FILES, ImageTable, spread
 
 _SAMPLE = 64  # images that a quality is chosen by
 _TRIED = 16  # images to try before an archive is begun
 _AHEAD = 4  # batches of images that are read ahead of the encoder
-_OF_FILES = {"time": "datetime64[us]", "footprint": str}
 _POLL = 1.0  # seconds between two looks at the shards that other processes write
 
 T = TypeVar("T")
@@ -161,7 +160,7 @@ class Encoding:
             retry=retry,
             shared=not retry and zarr_nodes.local_path(out) is not None,
             notes={**_left_out(source), **(notes or {})},
-            columns={**_OF_FILES, **getattr(source, "columns", {})},
+            columns={**OF_FILES, **(source.columns if isinstance(source, ImageTable) else {})},
         )
 
     def begin(self) -> int:

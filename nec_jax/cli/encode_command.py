@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import nec_jax
 from coder import InputError, archive
-from coder.archive.remote_store import is_url
 from coder.cli.arguments import Encode
+from coder.cli.progress_lines import EVERY
+from coder.files import is_url
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
 from nec_jax.archiving.image_archive import Encoded, encode_archive, quality_for
@@ -22,7 +23,6 @@ from nec_jax.sources import folder_of
 
 NOT_ALL = 3
 """The exit status if the archive is complete, and some images could not be used."""
-_EVERY = 30.0  # seconds between two lines of progress, where there is no terminal
 
 
 def run(options: Encode) -> tuple[int, dict[str, Any]]:
@@ -134,7 +134,7 @@ class _Bar:
         speed = written / max(now - self._start, 1e-9)
         size = f"{stored / written:.0f} bytes per image" if written else ""
         self._progress.update(self._task, completed=done, total=total, speed=speed, size=size)
-        if self._progress.disable and written and (now - self._said > _EVERY or done == total):
+        if self._progress.disable and written and (now - self._said > EVERY or done == total):
             left = (total - done) / speed
             print(
                 f"{done:,} of {total:,} images, {speed:.1f} per second, {size}, {left:.0f} s left",

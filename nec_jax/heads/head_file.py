@@ -7,7 +7,7 @@ import jax
 from coder import FileError
 from coder.errors import about
 from coder.format import container
-from coder.task_heads.task_head import KIND, REFINER
+from coder.task_heads.task_head import KIND, REFINER, read_parts
 from nec_jax.heads.head import HeadConfig, HeadParams
 from nec_jax.heads.network import init_weights
 from nec_jax.jax_defaults import jax_defaults
@@ -33,11 +33,9 @@ def load(path: str | os.PathLike[str]) -> HeadParams:
     Raises:
       FileError: no such file, a damaged one, or one of another kind.
     """
-    tensors, content = container.read(path, KIND)
-    if content.keys() != {"config"}:
-        raise FileError("not the content of a head file: update nec-jax", path)
+    tensors, meta = read_parts(path)
     try:
-        config = HeadConfig.from_meta(content["config"])
+        config = HeadConfig.from_meta(meta)
         like = jax.eval_shape(lambda key: init_weights(config, key), jax.random.key(0))
         if config.refine:
             width = config.model.embedding_width

@@ -7,13 +7,14 @@ Any is opened by `open_source`.
 several. What a source is, `nec_jax.images.record` says.
 """
 
-from nec_jax.sources.image_table import ImageTable
+from nec_jax.sources.image_table import OF_FILES, ImageTable
 from nec_jax.sources.named_images import absolute, open_inputs
 from nec_jax.sources.open import folder_of, open_source
 from nec_jax.sources.remote_images import images_at
 from nec_jax.sources.splits import at_most, spread
 
 __all__ = [
+    "OF_FILES",
     "ImageTable",
     "absolute",
     "at_most",

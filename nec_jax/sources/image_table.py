@@ -13,9 +13,10 @@ import numpy as np
 
 from coder import InputError
 from coder.archive import image_columns
-from coder.archive.remote_store import LOCAL, is_url
 from coder.errors import printable
+from coder.files import is_url, without_scheme
 from nec_jax.images.record import DataError, Record, Source, raise_passing
+from nec_jax.images.windows import WindowSource
 from nec_jax.sources.folder import whole_or_cut
 from nec_jax.sources.remote_images import images_at, without_query
 from nec_jax.sources.splits import check_filled, check_split
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet", ".pq", ".geoparquet", ".gpq")
 """What the names of tables end with."""
 _TEXTS = ("path", "id", "label", "split")  # columns of names, whatever they look like
-_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN]a[nN]"
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _CODE = "[+-]?(0[0-9].*|[0-9]{16,})"  # such as 007, or more digits than a float holds
-_OF_FILES = {"time": image_columns.TIME, "footprint": image_columns.TEXT}  # as files may have them
+OF_FILES = {"time": image_columns.TIME, "footprint": image_columns.TEXT}
+"""The columns that image files may fill, which all archives of images have."""
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +159,8 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
         rows = chosen
     else:
         row_of = dict(zip(paths, chosen, strict=True))
-        rows = [row_of[pair.image] for pair, _, _ in getattr(base, "windows")]  # noqa: B009
+        assert isinstance(base, WindowSource)
+        rows = [row_of[pair.image] for pair, _, _ in base.windows]
     return ImageTable(base, rows, texts.get("id"), _columns(path, table, is_text))
 
 
@@ -238,7 +241,7 @@ def _columns(
             values = pyarrow.chunked_array([[without_query(one) for one in values.to_pylist()]])
         elif is_text and name not in _TEXTS:
             values = _guessed(values)
-        if name in _OF_FILES and values.null_count == len(values):
+        if name in OF_FILES and values.null_count == len(values):
             continue  # as if it were not there
         try:
             dtype, values = _as_column(values)
@@ -260,8 +263,8 @@ def _columns(
         image_columns.checked({name: dtype for name, (dtype, _) in found.items()})
     except InputError as error:
         raise DataError(f"{path}: {error}") from error
-    for name in _OF_FILES:
-        if name in found and found[name][0] != _OF_FILES[name]:
+    for name in OF_FILES:
+        if name in found and found[name][0] != OF_FILES[name]:
             raise DataError(
                 f"{path}: the column {name} is no {'time' if name == 'time' else 'text'}, which it "
                 "is in every archive: rename it"
@@ -287,15 +290,15 @@ def _as_column(values: "pyarrow.ChunkedArray") -> "tuple[np.dtype | None, pyarro
         values = values.cast(pyarrow.timestamp(kind.unit))  # the same instant, in UTC
     if types.is_timestamp(kind) or types.is_date(kind):
         return image_columns.TIME, values.cast(pyarrow.timestamp("us"), safe=False)
-    whole = types.is_integer(kind) or types.is_boolean(kind)
-    if whole and not values.null_count:
-        return image_columns.as_column(bool if types.is_boolean(kind) else int), values.cast(
-            kind if types.is_boolean(kind) else pyarrow.int64()
-        )
+    is_full = not values.null_count  # a bool and a whole number are never missing
     if types.is_boolean(kind):
+        if is_full:
+            return np.dtype(bool), values
         return image_columns.TEXT, values.cast(pyarrow.string())
+    if types.is_integer(kind) and is_full:
+        return np.dtype(np.int64), values.cast(pyarrow.int64())
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return image_columns.as_column(float), values.cast(pyarrow.float64())
+        return np.dtype(np.float64), values.cast(pyarrow.float64())
     return None, values
 
 
@@ -312,9 +315,8 @@ def _guessed(cells: "pyarrow.ChunkedArray") -> "pyarrow.ChunkedArray":
         with suppress(pyarrow.ArrowException):
             if not cells.null_count:
                 return cells.cast(pyarrow.int64())
-        with suppress(OverflowError):
-            floats = cells.cast(pyarrow.float64())
-            return floats if all(math.isfinite(float(text)) for text in known) else cells
+        finite = all(math.isfinite(float(text)) for text in known)
+        return cells.cast(pyarrow.float64()) if finite else cells
     for kind in (pyarrow.timestamp("us"), pyarrow.timestamp("us", "UTC")):
         with suppress(pyarrow.ArrowException):
             return cells.cast(kind)
@@ -332,6 +334,4 @@ def _as_value(dtype: np.dtype, cell: Any) -> Any:
 
 def _expanded(path: str) -> str:
     """A path as the commands take it: ~ is the home folder, and file:// a local path."""
-    for scheme in LOCAL:
-        path = path.removeprefix(scheme)
-    return path if is_url(path) else os.path.expanduser(path)  # noqa: PTH111
+    return path if is_url(path) else os.path.expanduser(without_scheme(path))  # noqa: PTH111

@@ -13,8 +13,9 @@ from typing import Any
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from coder.archive.remote_store import RemoteStore, is_url, open_url
+from coder.archive.remote_store import RemoteStore, open_url
 from coder.errors import printable
+from coder.files import is_url
 from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image
 from nec_jax.images.record import CorruptImageError, DataError, Record
 
