@@ -41,6 +41,11 @@ def without_scheme(name: str) -> str:
     return name
 
 
+def without_query(url: str) -> str:
+    """A URL without its query, which may be a signature; anything else as it is."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+
+
 def check_input(path: PathLike, what: str = "file") -> Path:
     """Check that a path is a readable regular file; errors call it `what`.
 

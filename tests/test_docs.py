@@ -1,9 +1,11 @@
-"""Links between pages lead to a file and a heading that exist."""
+"""Links between pages lead to a file and a heading that exist; all commands are listed."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+from coder.cli import _OWN, OTHERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -32,3 +34,9 @@ def test_links_resolve(page: Path) -> None:
 def test_there_are_pages_with_links() -> None:
     assert len(PAGES) > 10
     assert "where-a-thing-lives" in anchors(ROOT / "docs/design.md")
+
+
+def test_all_commands_are_listed():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/commands.md").read_text(), re.M)
+    listed = [name for row in rows for name in re.findall("`([a-z-]+)`", row)]
+    assert sorted(listed) == sorted([*_OWN, *OTHERS])

@@ -16,7 +16,7 @@ from nec_jax.cli.convert_command import Convert
 __all__ = ["impatient", "objects", "server"]
 # Those that make what others take come first.
 ORDER = ("models", "convert", "encode", "fit", "info", "verify", "decode", "export")
-ORDER += ("add-refiner", "copy")
+ORDER += ("add-refiner", "append", "copy")
 
 
 def examples(command: str) -> list[str]:
@@ -36,6 +36,10 @@ def test_they_run_as_written(tmp_path, monkeypatch, objects, capsys):
     np.save("embeddings.npy", y[:, 1:].reshape(70, 8, 8, 192))
     for i, name in enumerate("ab"):
         (tmp_path / f"{name}.nec").write_bytes(coder.load("nec-vit-ti").encode(y[i], (8, 8)))
+    command_line = "nec encode more --model nec-vit-ti --out more.zarr"  # for append
+    (tmp_path / "more").mkdir()
+    put(tmp_path / "more" / "4.png", encoded(noise(60, 50, 3, seed=4), "png"))
+    assert not main(shlex.split(command_line)[1:])
     for command in ORDER:
         lines = examples(command)
         assert lines, command

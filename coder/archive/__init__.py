@@ -26,12 +26,14 @@ All arrays hold plain decoded embeddings. `read_array(group, "embedding", refine
 it returns, by the refiner of the archive (`add_refiner`, or that of the codec of `create`).
 
 `contents` makes, opens and reads archives; `manifest` is the record of what one must hold;
-`refiner_array` is their refiner. `writer` has `Writer`, with `lock`, `image_ids` and
-`image_columns`.
+`refiner_array` is their refiner. `writer` has `Writer`, with `lock`, `shards`, `image_ids` and
+`image_columns`. `appending` adds the images of other archives to one; `copying` makes a new archive
+of others; `archived_images` is what both take. `exact_copy` copies an archive byte by byte.
 `zarr_codec` is the Zarr codec `nec`, for arrays of embeddings in any store. `zarr_nodes` opens and
 reads Zarr groups and arrays with errors that name the cause.
 """
 
+from coder.archive.appending import append
 from coder.archive.contents import (
     SHARD,
     add_refiner,
@@ -54,6 +56,7 @@ __all__ = [
     "SHARD",
     "Writer",
     "add_refiner",
+    "append",
     "columns_of",
     "create",
     "even_shard",

@@ -1,7 +1,7 @@
 """Make, finish, open and read archives."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,9 @@ from coder.errors import (
 from coder.refiner import Refiner, check_refiner
 
 SHARD = 256
-OWN = (ATTRIBUTE, refiner_array.ATTRIBUTE, "coordinates")
+APPENDING = "nec_appending"
+"""The attribute of an archive to which images are being added (`append`)."""
+OWN = (ATTRIBUTE, APPENDING, refiner_array.ATTRIBUTE, "coordinates")
 """The attributes of a group that an archive writes itself."""
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
 EMPTY = 2**64 - 1
@@ -251,6 +253,31 @@ def finish(group: zarr.Group) -> None:
         new = manifest.completed({name: arrays[name] for name in state["shards"]})
         if new != state or zarr_nodes.copies(now) is None or zarr_nodes.outdated(now, arrays):
             _put(group, zarr_nodes.with_copies(now, arrays), {ATTRIBUTE: new})
+
+
+def finish_longer(
+    group: zarr.Group, first: int, new: Mapping[str, Any], without: Collection[str]
+) -> None:
+    """Mark an archive as complete to which images were added. Reads the new shards alone.
+
+    Args:
+      group: the archive, opened for writing without its copies of metadata. Its record has what the
+        archive held before.
+      first: the first shard that is new, or was written again.
+      new: attributes to write.
+      without: attributes to remove.
+
+    Raises FileError: something is missing; the message names it.
+    """
+    state = manifest.read_state(group)
+    assert state is not None
+    arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
+    refuse_lost(group, arrays, state, "copy the archive again")
+    _check_shards(arrays, first)
+    own = {name: arrays[name] for name in state["shards"]}
+    record = manifest.completed(own, state, first)
+    kept = {name: one for name, one in group.attrs.items() if name not in without}
+    zarr_nodes.with_copies(group, arrays).attrs.put({**kept, **new, ATTRIBUTE: record})
 
 
 def add_refiner(group: zarr.Group, refiner: Refiner) -> None:
@@ -539,11 +566,11 @@ def _make(store: Any, plan: Plan) -> zarr.Group:
     return group
 
 
-def _check_shards(arrays: Mapping[str, zarr.Array]) -> None:
-    """Raise FileError unless each shard is written, with all valid embeddings."""
+def _check_shards(arrays: Mapping[str, zarr.Array], first: int = 0) -> None:
+    """Raise FileError unless each shard, from one on, is written, with all valid embeddings."""
     coded = [name for name in ("embedding", "class_token") if name in arrays]
     present = {name: written_shards(arrays[name]) for name in (*coded, "valid")}
-    for i, part in enumerate(shard_slices(arrays["valid"])):
+    for i, part in list(enumerate(shard_slices(arrays["valid"])))[first:]:
         images = manifest.images_of(part)
         if i not in present["valid"]:
             raise FileError(f"{images} are not written: `valid` has no shard {i}")

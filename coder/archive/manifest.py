@@ -39,9 +39,22 @@ def begun(arrays: Iterable[str]) -> dict[str, Any]:
     return {"version": VERSION, "state": "writing", "shards": {name: [] for name in arrays}}
 
 
-def completed(arrays: Mapping[str, zarr.Array]) -> dict[str, Any]:
-    """The state of an archive whose shards are all there. Reads them all, for their digests."""
-    found = {name: dict(_digests(array)) for name, array in arrays.items()}
+def completed(
+    arrays: Mapping[str, zarr.Array], before: Mapping[str, Any] | None = None, first: int = 0
+) -> dict[str, Any]:
+    """The state of an archive whose shards are all there. Reads them, for their digests.
+
+    Args:
+      arrays: its arrays, by name.
+      before: its state before shards from `first` on were written; those before are not read.
+      first: the number of the first shard to read.
+    """
+    found = {}
+    for name, array in arrays.items():
+        kept = _recorded(name, before) if before is not None and "sha256" in before else {}
+        kept = {number: one for number, one in kept.items() if number < first}
+        numbers = None if not kept else set(range(first, len(shard_slices(array))))
+        found[name] = kept | dict(_digests(array, numbers))
     return {
         "version": VERSION,
         "state": "complete",
@@ -174,15 +187,13 @@ def differing(
 ) -> Iterator[Lost]:
     """The shards, of these numbers and digests, that are not those that were finished."""
     assert state is not None
-    text, parts = state["sha256"][name], shard_slices(array)
-    listed = [n for first, end in state["shards"][name] for n in range(first, end)]
-    if listed and listed[-1] >= len(parts):  # of another array: `lost` says so
+    recorded, parts = _recorded(name, state), shard_slices(array)
+    if max(recorded, default=-1) >= len(parts):  # of another array: `lost` says so
         return
-    recorded = {n: text[DIGITS * i : DIGITS * (i + 1)] for i, n in enumerate(listed)}
     for number, digest in digests:
         if digest == recorded.get(number):
             continue
-        other = next((n for n in listed if recorded[n] == digest), None)
+        other = next((n for n, one in recorded.items() if one == digest), None)
         then, own = "when the archive was finished", images_of(parts[number])
         if other is not None:
             held = shard_key(array, other)
@@ -193,6 +204,13 @@ def differing(
             what = f"was not there {then}, for {own}"
         remedy = "copy the archive again; if it was written on purpose, call coder.archive.finish"
         yield Lost(shard_key(array, number), f"{what}: {remedy}", name)
+
+
+def _recorded(name: str, state: Mapping[str, Any]) -> dict[int, str]:
+    """The digest of each shard of an array that has digests, by number, in order."""
+    text, ranges = state["sha256"][name], state["shards"][name]
+    listed = itertools.chain.from_iterable(range(first, end) for first, end in ranges)
+    return {n: text[DIGITS * i : DIGITS * (i + 1)] for i, n in enumerate(listed)}
 
 
 def is_earlier(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> bool:

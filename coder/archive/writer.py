@@ -12,7 +12,15 @@ import zarr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from zarr.core.sync import sync
 
-from coder.archive import contents, image_columns, image_ids, manifest, refiner_array, zarr_nodes
+from coder.archive import (
+    contents,
+    image_columns,
+    image_ids,
+    manifest,
+    refiner_array,
+    shards,
+    zarr_nodes,
+)
 from coder.archive.lock import joined, locked
 from coder.archive.manifest import ATTRIBUTE, shard_key, shard_size, shard_slices, written_shards
 from coder.archive.zarr_codec import nec_codec
@@ -233,8 +241,8 @@ class Writer:
         """Bytes of the embeddings and class tokens of a shard that is written."""
         number, total = self._number(images), 0
         for name in {"embedding", "class_token"} & self._arrays.keys():
-            if self._is_stored(name, number):
-                array = self._arrays[name]
+            array = self._arrays[name]
+            if shards.is_stored(array, number):
                 total += sync(array.store_path.store.getsize(shard_key(array, number)))
         return total
 
@@ -332,7 +340,7 @@ class Writer:
 
     def _is_done(self, number: int) -> bool:
         """Whether nothing of a shard must be written, as `_todo` decides it."""
-        stored = {name for name in self._arrays if self._is_stored(name, number)}
+        stored = {name for name, one in self._arrays.items() if shards.is_stored(one, number)}
         state, expected = self._state, {"id"}
         if state["state"] == "complete":
             expected = {
@@ -341,10 +349,6 @@ class Writer:
                 if any(first <= number < end for first, end in ranges)
             }
         return expected <= stored and self._checked(number, stored)[0]
-
-    def _is_stored(self, name: str, number: int) -> bool:
-        array = self._arrays[name]
-        return sync(array.store_path.store.exists(shard_key(array, number)))
 
     def _refuse_changed(self, but: set[int]) -> None:
         """Raises FileError if a shard, but for these, is not what it was when it was finished."""
@@ -365,12 +369,8 @@ class Writer:
         todo, _ = self._todo()
         self._refuse_changed(todo | {number})
         for i in todo:
-            self._delete("valid", i)
+            shards.delete(self._arrays["valid"], i)
         self.group.attrs[ATTRIBUTE] = manifest.begun(self._arrays)
-
-    def _delete(self, name: str, number: int) -> None:
-        array = self._arrays[name]
-        sync(array.store_path.store.delete(shard_key(array, number)))
 
     def _refuse_uncodable(self, images: NDArray[np.intp], y: NDArray[np.float32]) -> None:
         """Raises what coding embeddings would: InputError, or a warning that is made an error.
@@ -426,6 +426,8 @@ class Writer:
                 "exists, and is not an archive of this version, which a writer could go on with: "
                 "choose another place"
             )
+        if state["state"] == "writing" and contents.APPENDING in group.attrs:
+            raise OutputError("images are being added to it: give the same `nec append` again")
         arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         given, embedding = self._plan, arrays["embedding"]
@@ -450,7 +452,7 @@ class Writer:
             shown = "; ".join(f"{name}: {before}, now {now}" for name, before, now in pairs)
             raise OutputError(
                 f"was begun with another {', '.join(other)} ({shown}): give the same, or write a "
-                "second archive (images cannot be added to one)"
+                "second archive (`nec append` adds it to the first)"
             )
         if given.codec.refiner is not None:
             try:
@@ -458,9 +460,7 @@ class Writer:
             except FileError:  # lost or damaged
                 refiner_array.write_array(group, given.codec.refiner)
         if path is not None and self._lock.is_real and not self._lock.others():
-            # What a killed run was writing: zarr renames a file once it is whole.
-            for part in path.rglob("*.partial"):
-                part.unlink()
+            shards.remove_unfinished(path)
         return group
 
     def _write(
@@ -530,28 +530,15 @@ class Writer:
             for name, dtype in self._plan.columns.items()
         }
         self._refuse_known(names, images)
-        if self._is_stored("valid", number):
+        if shards.is_stored(arrays["valid"], number):
             self._refuse_uncodable(images.start + np.flatnonzero(good), y)
         if self._state["state"] == "complete":
             with self._lock.alone():
                 self._begin_again(number)
-        grids = np.full((count, height, width, channels), np.nan, np.float32)
-        grids[good] = y[:, tokens:].reshape(-1, height, width, channels)
-        self._delete("valid", number)
-        self._delete("embedding", number)  # zarr would read it first, and it may be damaged
-        arrays["embedding"][images] = grids
-        if tokens:
-            classes = np.full((count, channels), np.nan, np.float32)
-            classes[good] = y[:, 0]
-            arrays["class_token"][images] = classes
-        # As objects: NumPy's text of a fixed length takes the memory of the longest for each.
-        arrays["id"][images] = np.array(names, object)
-        arrays["label"][images] = marks
-        arrays["error"][images] = np.array(reasons, object)
-        for name, own in of_images.items():
-            arrays[name][images] = own
-        # Last: `valid` says that the shard is done. It was deleted before anything was written.
-        arrays["valid"][images] = good
+        # `valid` says that the shard is done: it goes first, and is written last.
+        shards.delete(arrays["valid"], number)
+        shards.delete(arrays["embedding"], number)  # zarr would read it, and it may be damaged
+        shards.put(arrays, images, y, names, marks, reasons, of_images)
         if self._known is not None:
             self._known.add(names, images.start)
 

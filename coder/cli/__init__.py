@@ -1,8 +1,9 @@
 """The command line: the script `nec`, which is also `python -m coder`.
 
 `arguments` has the options of this package's commands. `file_commands` handles single files,
-`archive_commands` archives and Zarr arrays, `fit_commands` has `fit` and `encode`. The
-commands of nec_jax and train are found by entry points, so that `nec --help` works without JAX.
+`archive_commands` reads archives and Zarr arrays, `copy_commands` makes archives of others and adds
+to them, `fit_commands` has `fit` and `encode`. The commands of nec_jax and train are found by entry
+points, so that `nec --help` works without JAX.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ import tyro
 
 from coder.cli.arguments import (
     AddRefiner,
+    Append,
     Copy,
     Decode,
     Encode,
@@ -38,7 +40,10 @@ from coder.cli.arguments import (
 from coder.errors import CodecError, about, one_line
 
 _OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
-_OWN |= {"export": Export, "add-refiner": AddRefiner, "copy": Copy, "models": Models}
+_OWN |= {"export": Export, "add-refiner": AddRefiner, "append": Append, "copy": Copy}
+_OWN |= {"models": Models}
+_MODULES = {"fit": "fit_commands", "encode": "fit_commands"}
+_MODULES |= dict.fromkeys(("export", "add-refiner", "append", "copy"), "copy_commands")
 OTHERS = {
     "convert": "Import a pre-trained vision transformer, exactly or not at all.",
     "pretrain": "Pre-train a masked autoencoder (He 2022), or the decoder of a model (--init).",
@@ -96,8 +101,8 @@ def _command(arguments: list[str], prog: str) -> int:
             if isinstance(options, Encode) and options.images.model is not None:
                 run = _load("encode")
             else:
-                room = "fit_commands" if isinstance(options, Fit | Encode) else "file_commands"
-                run = importlib.import_module(f"coder.cli.{room}").run
+                module = _MODULES.get(name, "file_commands")
+                run = importlib.import_module(f"coder.cli.{module}").run
             status, facts = run(options)
         if options.json:
             print(json.dumps(facts))

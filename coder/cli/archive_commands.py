@@ -10,12 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 
-from coder import codecs, files
+from coder import files
 from coder.archive import (
     contents,
-    copying,
-    exact_copy,
-    exporting,
     image_columns,
     manifest,
     refiner_array,
@@ -23,8 +20,7 @@ from coder.archive import (
 )
 from coder.archive.zarr_codec import nec_codec, refined
 from coder.cli import codec_names, refiner_facts
-from coder.cli.arguments import AddRefiner, Copy, Decode, Export, Info, Verify
-from coder.cli.progress_lines import ProgressLines
+from coder.cli.arguments import Decode, Info, Verify
 from coder.errors import (
     FileError,
     InputError,
@@ -79,77 +75,6 @@ def run(options: Info) -> tuple[int, dict[str, Any]]:
         if isinstance(options, Decode):
             return decode(options)
         return verify(options) if isinstance(options, Verify) else info(options)
-
-
-def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
-    """Add a refiner to an archive, or mend the one that it has."""
-    refiner = load_refiner(options.refiner)
-    with zarr_nodes.settled():
-        store = zarr_nodes.place(options.file)
-        if not isinstance(zarr_nodes.open_node(store), zarr.Group):
-            raise InputError("a Zarr array, and only archives hold refiners")
-        group = zarr.open_group(store, mode="r+", use_consolidated=False)
-        contents.add_refiner(group, refiner)
-    print(f"{options.file}: {refiner_facts.line(refiner)}")
-    return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
-
-
-def copied(options: Copy) -> tuple[int, dict[str, Any]]:
-    """Copy an archive exactly, or archives to a new one."""
-    if options.codec is None:
-        return _copied_exactly(options)
-    codec = codecs.load(options.codec)
-    keep, drop = (None if path is None else _lines(path) for path in (options.keep, options.drop))
-    with zarr_nodes.settled():
-        done = copying.copy(
-            list(options.inputs),
-            options.out,
-            codec,
-            quality=options.quality,
-            keep=keep,
-            drop=drop,
-            shard=options.shard or contents.SHARD,
-            progress=ProgressLines("images"),
-        )
-    size = sum(zarr_nodes.sizes(options.out).values())
-    print(f"{options.out}: {done.images:,} images, {done.not_valid:,} not valid, {size:,} bytes")
-    return 0, {"out": str(options.out), "bytes": size} | done._asdict()
-
-
-def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
-    with zarr_nodes.settled():
-        done = exact_copy.copy_exactly(options.file, options.out, progress=ProgressLines("objects"))
-    print(
-        f"{options.out}: {done.images:,} images, {done.bytes:,} bytes in {done.objects:,} objects, "
-        f"{done.copied:,} of them copied now"
-    )
-    if not done.checked:
-        print("the archive has no digests, so that only sizes were compared: run `nec verify`")
-    return 0, {"out": str(options.out), **done._asdict()}
-
-
-def export(options: Export) -> tuple[int, dict[str, Any]]:
-    """Write an archive in another format."""
-    write = {".parquet": exporting.to_parquet, ".zarr": exporting.to_zarr}.get(options.out.suffix)
-    if write is None:
-        raise InputError("name it NAME.parquet or NAME.zarr, which says the format", options.out)
-    inputs = [options.file] if isinstance(options.file, Path) else []
-    is_zarr = options.out.suffix == ".zarr"
-    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs, folder=is_zarr)
-    with zarr_nodes.settled():
-        exporter = exporting.Exporter(options.file, pool=options.pool, refine=options.refine)
-        write(exporter, options.out, overwrite=options.overwrite)
-    size = sum(p.stat().st_size for p in [options.out, *options.out.rglob("*")] if p.is_file())
-    print(f"{options.out}: embeddings float32 {list(exporter.shape)}, {size:,} bytes")
-    return 0, {"out": str(options.out), "shape": exporter.shape, "bytes": size}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = files.read_bytes(path, "list of ids").decode("utf-8-sig")
-        return [line for line in text.replace("\r\n", "\n").split("\n") if line]
-    except UnicodeDecodeError as error:
-        raise FileError(f"not UTF-8 ({error}): give a text with one id per line", path) from error
 
 
 def info(options: Info) -> tuple[int, dict[str, Any]]:

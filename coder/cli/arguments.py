@@ -193,6 +193,8 @@ class Copy:
     """Text file with the ids of the images to copy, one per line; all if not given."""
     drop: OptionalPath = None
     """Text file with the ids of images to leave out, one per line."""
+    replace: Flag = False
+    """Where two archives have one id, take the image of the later archive; without it, stop."""
     shard: Annotated[int | None, arg(metavar="INT")] = None
     """Maximum number of images per shard; 256 if not given."""
     json: Flag = False
@@ -206,8 +208,8 @@ class Copy:
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
         if self.codec is None:
-            for name in ("quality", "keep", "drop", "shard"):
-                if getattr(self, name) is not None:
+            for name in ("quality", "keep", "drop", "replace", "shard"):
+                if getattr(self, name) not in (None, False):
                     raise InputError(f"{_flag(name)} makes another archive: give --codec, too")
             if len(self.inputs) > 1:
                 raise InputError("several archives are joined with the codec: give --codec, too")
@@ -215,6 +217,21 @@ class Copy:
             raise InputError("--keep says what to leave out: leave --drop out")
         if self.shard is not None:
             check_whole("--shard", self.shard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Append:
+    """Add the images of other archives to an archive, in place; run the command again to go on.
+
+    Example: nec append archive.zarr more.zarr
+    """
+
+    file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]
+    """Archive to add to."""
+    more: Annotated[Positional[tuple[str, ...]], _NAMES]
+    """Archives of its codec, quality, grid and encoder, whose images follow its own. Of the archive itself, only the last shard is written again."""  # noqa: E501
+    json: Flag = False
+    """Print one JSON object instead of text."""
 
 
 @dataclass(frozen=True, kw_only=True)

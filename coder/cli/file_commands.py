@@ -8,7 +8,7 @@ import numpy as np
 
 from coder import codecs, files
 from coder.cli import codec_names, refiner_facts
-from coder.cli.arguments import AddRefiner, Copy, Decode, Export, Info, Models, Verify
+from coder.cli.arguments import Decode, Info, Models, Verify
 from coder.codecs import EmbeddingCodec
 from coder.errors import FileError, InputError, about
 from coder.format import blob as framing
@@ -24,22 +24,11 @@ _KINDS = {
 }
 
 
-def run(options: Info | AddRefiner | Models | Copy | Export) -> Result:
-    """Run `info`, `verify` or `decode` on a file of any kind, or one of the other commands."""
-    if isinstance(options, Copy | Export):
-        from coder.cli import archive_commands
-
-        is_copy = isinstance(options, Copy)
-        return archive_commands.copied(options) if is_copy else archive_commands.export(options)
+def run(options: Info | Models) -> Result:
+    """List the models, or run `info`, `verify` or `decode` on a file of any kind."""
     if isinstance(options, Models):
         return 0, {"models": [_model(path) for path in sorted(SHIPPED.glob("*.safetensors"))]}
     kind = _kind(options.file)
-    if isinstance(options, AddRefiner):
-        if kind != "archive":
-            raise InputError("not an archive: only archives and models hold refiners")
-        from coder.cli import archive_commands
-
-        return archive_commands.add_refiner(options)
     if isinstance(options, Decode) and options.more:
         for path in (options.file, *options.more):
             if _kind(path) != "blob":

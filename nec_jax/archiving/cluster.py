@@ -24,7 +24,7 @@ from uuid import uuid4
 from coder import CodecError, InputError, PoolError, archive
 from coder.archive import is_held
 from coder.pool import available_cores
-from nec_jax.archiving.image_archive import Encoded, Encoding, Progress, raise_failure
+from nec_jax.archiving.image_archive import Amount, Encoded, Encoding, Progress, raise_failure
 from nec_jax.archiving.named_inputs import NamedInputs
 from nec_jax.images.record import DataError
 from nec_jax.jax_defaults import jax_defaults
@@ -49,6 +49,7 @@ except ModuleNotFoundError as missing:
 
 LOCAL = "local:"
 """The beginning of an address that starts processes on this machine, such as local:4."""
+_PROCESSES = 4  # at most, for each core of this machine
 _THREADS = 2  # of a process on this machine: one encodes a shard, one writes the shard before
 _AHEAD = 2  # tasks that are handed out at a time, for each worker
 _CONNECT = 20.0  # seconds to wait for the scheduler
@@ -71,7 +72,7 @@ def encode_on_cluster(
     strict: bool = False,
     readers: int | None = None,
     notes: dict[str, Any] | None = None,
-    progress: Progress = lambda done, total, stored: None,
+    progress: Progress = lambda done, total, written: None,
 ) -> Encoded:
     """Do what `encode_archive` does on the workers of a dask cluster, or go on with it.
 
@@ -99,11 +100,11 @@ def encode_on_cluster(
     settings |= {"image_size": image_size, "for_refiner": for_refiner, "shard": shard}
     settings |= {"retry": False, "notes": notes, "readers": readers}
     with _client(scheduler) as client:
-        start, written, stored = time.monotonic(), 0, 0
+        start, written = time.monotonic(), Amount()
         encoding = _encoding(named, out, settings)
         with encoding.writer as writer:
             total, there = len(encoding.source), encoding.begin()
-            progress(there, total, stored)
+            progress(there, total, written)
             if writer.member is None:
                 raise InputError(f"{out}: its file system has no locks, which workers need")
             worker = _Worker(
@@ -116,10 +117,9 @@ def encode_on_cluster(
             )
             with _registered(client, worker) as name:
                 for done in _written(client, name, writer):
-                    written += done.images
-                    stored += done.stored
-                    progress(there + written, total, stored)
-            return encoding.finish(written, time.monotonic() - start)
+                    written = written.plus(done.amount)
+                    progress(there + written.images, total, written)
+            return encoding.finish(written.images, time.monotonic() - start)
 
 
 @jax_defaults()
@@ -136,13 +136,11 @@ class _Done(NamedTuple):
     """What a task did.
 
     Attributes:
-        images: the number of images that it wrote; 0 if another process writes the shard.
-        stored: bytes of their embeddings.
+        amount: how much it wrote; of no images if another process writes the shard.
         warned: categories and texts of warnings.
     """
 
-    images: int = 0
-    stored: int = 0
+    amount: Amount = Amount()
     warned: tuple[tuple[type[Warning], str], ...] = ()
 
 
@@ -156,8 +154,12 @@ def _client(scheduler: str) -> Iterator[Client]:
         stack.enter_context(_quiet("distributed", "tornado", "asyncio"))
         if scheduler.startswith(LOCAL):
             count = scheduler.removeprefix(LOCAL)
-            if not count.isdecimal() or int(count) < 1:
-                raise InputError(f"{scheduler}: give the number of processes, such as {LOCAL}2")
+            most = _PROCESSES * available_cores()
+            if not count.isdecimal() or not 1 <= int(count) <= most:
+                raise InputError(
+                    f"{scheduler}: give the number of processes, at least 1 and at most {most} on "
+                    f"this machine, such as {LOCAL}2"
+                )
             cluster = LocalCluster(
                 n_workers=int(count),
                 threads_per_worker=_THREADS,
@@ -219,7 +221,7 @@ def _written(client: Client, name: str, writer: archive.Writer) -> Iterator[_Don
     while missing := writer.missing():
         written = 0
         for done in _results(client, name, missing):
-            written += done.images
+            written += done.amount.images
             yield done
         if not written:
             time.sleep(_POLL)  # other processes write the rest
@@ -346,7 +348,7 @@ class _Worker(WorkerPlugin):
             writer.release(part)
             raise
         warned = tuple((one.category, str(one.message)) for one in caught)
-        return _Done(part.stop - part.start, writer.stored_bytes(part), warned)
+        return _Done(encoding.amount(part), warned)
 
     def _opened(self) -> Encoding:
         with self._opening:

@@ -43,11 +43,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Amount(NamedTuple):
+    """How much was written.
+
+    Attributes:
+        images: the number of images.
+        read: bytes of their files; windows share those of their image. 0 where that is unknown.
+        stored: bytes of their embeddings in the archive.
+    """
+
+    images: int = 0
+    read: int = 0
+    stored: int = 0
+
+    def plus(self, other: "Amount") -> "Amount":
+        """The sum."""
+        return Amount(*map(sum, zip(self, other, strict=True)))
+
+
 class Progress(Protocol):
     """What is told as an archive grows."""
 
-    def __call__(self, done: int, total: int, stored: int) -> None:
-        """Take the images that are in the archive, all images, and the bytes written so far."""
+    def __call__(self, done: int, total: int, written: Amount) -> None:
+        """Take the images that are in the archive, all images, and what this call has written."""
         ...
 
 
@@ -187,6 +205,11 @@ class Encoding:
             {name: [row.about.get(name) for row in rows] for name in self.writer.columns},
         )
 
+    def amount(self, part: slice) -> Amount:
+        """How much a shard is that was written."""
+        read = int(self._images.bytes_of[part].sum())
+        return Amount(part.stop - part.start, read, self.writer.stored_bytes(part))
+
     def finish(self, written: int, seconds: float) -> Encoded:
         """Finish the archive, of which this call wrote so many images in so many seconds."""
         self.writer.finish()
@@ -235,7 +258,7 @@ def encode_archive(
     retry: bool = False,
     readers: int = 2,
     notes: Mapping[str, Any] | None = None,
-    progress: Progress = lambda done, total, stored: None,
+    progress: Progress = lambda done, total, written: None,
 ) -> Encoded:
     """Encode all images of a source to an archive (`coder.archive`), or go on with one.
 
@@ -283,19 +306,18 @@ def encode_archive(
         readers=readers,
         notes=notes,
     )
-    start, written, stored = time.monotonic(), 0, 0
+    start, written = time.monotonic(), Amount()
     with encoding.writer as writer:
         there = encoding.begin()
-        progress(there, len(source), stored)
+        progress(there, len(source), written)
         while True:
             for part in _write_shards(encoding):
-                written += part.stop - part.start
-                stored += writer.stored_bytes(part)
-                progress(there + written, len(source), stored)
+                written = written.plus(encoding.amount(part))
+                progress(there + written.images, len(source), written)
             if retry or not writer.missing():
                 break
             time.sleep(_POLL)  # other processes write the rest
-        return encoding.finish(written, time.monotonic() - start)
+        return encoding.finish(written.images, time.monotonic() - start)
 
 
 @jax_defaults()

@@ -11,7 +11,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from coder.archive import zarr_nodes
 from coder.errors import NoPermission
@@ -30,10 +32,13 @@ class Listed(NamedTuple):
             in order, 8 hexadecimal digits each: of a SHA-256 over ids, labels and what a table says
             of them, and of one over file sizes.
         file_bytes: the size of all files.
+        bytes_of: float64 [images], the size of each image's file, which its windows share; 0 where
+            it is unknown.
     """
 
     digests: dict[str, str]
     file_bytes: int
+    bytes_of: NDArray[np.float64]
 
 
 def listed(source: Source) -> Listed:
@@ -58,6 +63,8 @@ def listed(source: Source) -> Listed:
     known = getattr(source, "sizes", None)  # of images at URLs, as they were listed
     names, sizes = hashlib.sha256(), hashlib.sha256()
     digests = {"image_names": "", "image_sizes": ""}
+    firsts: list[int] = []  # the first image of each file
+    files: list[tuple[Any, int]] = []  # and the file and its size
     for number, ((name, file), label) in enumerate(zip_longest(source.files(), labels), 1):
         text = f"{name}\t{label}"
         if isinstance(source, ImageTable):
@@ -67,11 +74,16 @@ def listed(source: Source) -> Listed:
             total += known[number - 1] or 0
         found = size(file) if known is None else known[number - 1]
         sizes.update(f"{found}\n".encode())
+        if not files or files[-1][0] != file:
+            firsts.append(number - 1)
+            files.append((file, found or 0))
         if number % _LISTED == 0 or number == len(source):
             digests["image_names"] += names.hexdigest()[:_DIGITS]
             digests["image_sizes"] += sizes.hexdigest()[:_DIGITS]
             names, sizes = hashlib.sha256(), hashlib.sha256()
-    return Listed(digests, total)
+    counts = np.diff([*firsts, len(source)])
+    share = np.array([size for _, size in files]) / counts
+    return Listed(digests, total, np.repeat(share, counts))
 
 
 def refuse_changed(

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from rich import filesize
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -15,7 +16,7 @@ from coder.cli.progress_lines import EVERY
 from coder.files import is_url
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
-from nec_jax.archiving.image_archive import Encoded, encode_archive, quality_for
+from nec_jax.archiving.image_archive import Amount, Encoded, encode_archive, quality_for
 from nec_jax.archiving.named_inputs import NamedInputs
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
@@ -109,13 +110,13 @@ class _Bar:
             TextColumn("encoding"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("images, {task.fields[speed]:.1f} per second, {task.fields[size]}, left:"),
+            TextColumn("images, {task.fields[told]}, left:"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task("", total=None, speed=0.0, size="")
-        self._start, self._said, self._first = time.monotonic(), time.monotonic(), None
+        self._task = self._progress.add_task("", total=None, told="")
+        self._start, self._said, self._begun = time.monotonic(), time.monotonic(), False
 
     def __enter__(self) -> "_Bar":
         self._progress.__enter__()
@@ -124,20 +125,23 @@ class _Bar:
     def __exit__(self, *error: Any) -> None:
         self._progress.__exit__(*error)
 
-    def __call__(self, done: int, total: int, stored: int) -> None:
-        """Show how many of the images are in the archive, and how many bytes they take."""
+    def __call__(self, done: int, total: int, written: Amount) -> None:
+        """Show how many of the images are in the archive, and how much was written."""
         now = time.monotonic()
-        if self._first is None:
-            self._first, self._start = done, now
+        if not written.images and not self._begun:
+            self._begun, self._start = True, now
             print(f"{done:,} of {total:,} images are there", file=sys.stderr)
-        written = done - self._first
-        speed = written / max(now - self._start, 1e-9)
-        size = f"{stored / written:.0f} bytes per image" if written else ""
-        self._progress.update(self._task, completed=done, total=total, speed=speed, size=size)
-        if self._progress.disable and written and (now - self._said > EVERY or done == total):
+        speed = written.images / max(now - self._start, 1e-9)
+        told = f"{speed:.1f} per second, {filesize.decimal(written.stored)} written"
+        if written.read and written.stored:
+            ratio = written.read / written.stored
+            told += f", {filesize.decimal(written.read)} of images, {ratio:.1f} times as much"
+        self._progress.update(self._task, completed=done, total=total, told=told)
+        is_due = now - self._said > EVERY or done == total
+        if self._progress.disable and written.images and is_due:
             left = (total - done) / speed
             print(
-                f"{done:,} of {total:,} images, {speed:.1f} per second, {size}, {left:.0f} s left",
+                f"{done:,} of {total:,} images, {told}, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

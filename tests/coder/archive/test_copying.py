@@ -101,6 +101,21 @@ def test_some_images_are_kept_or_dropped(tmp_path):
     assert not (tmp_path / "no.zarr").exists()
 
 
+def test_a_later_image_replaces_an_earlier_one(tmp_path):
+    one = made(tmp_path / "a.zarr")
+    copy([made(tmp_path / "b.zarr", 5)], tmp_path / "new.zarr", WHOLE, drop=["image 15"])
+    with pytest.raises(InputError, match="two images have the id 'image 5'"):
+        copy([one, tmp_path / "new.zarr"], tmp_path / "c.zarr", WHOLE)
+    copy([one, tmp_path / "new.zarr"], tmp_path / "c.zarr", WHOLE, replace=True)
+    old, new, both = (arrays(tmp_path / name) for name in ("a.zarr", "new.zarr", "c.zarr"))
+    assert both["id"] == old["id"][:5] + new["id"]
+    np.testing.assert_array_equal(both["embedding"][:5], old["embedding"][:5])
+    np.testing.assert_array_equal(both["embedding"][5:], new["embedding"])
+    # The second archive is all that is left.
+    copy([one, made(tmp_path / "d.zarr")], tmp_path / "e.zarr", WHOLE, replace=True)
+    assert arrays(tmp_path / "e.zarr")["id"] == old["id"]
+
+
 def test_a_part_without_a_valid_image_is_copied(tmp_path):
     path = made(tmp_path / "a.zarr", shard=1)
     copy([path], tmp_path / "b.zarr", WHOLE, shard=1)

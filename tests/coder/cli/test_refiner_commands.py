@@ -384,7 +384,7 @@ def test_a_refiner_is_added_to_an_archive(files: Path, run, facts) -> None:
     run("add-refiner", path, "--refiner", files / "refiner")
     assert archive.read_refiner(zarr.open_group(path, mode="r", use_consolidated=True)) == REFINER
     for place, refiner, message in (
-        (files / "blob", files / "refiner", "blob: not an archive"),
+        (files / "blob", files / "refiner", "blob: is a file, and an archive is a folder"),
         (path, files / "codec", "codec: a codec file where a refiner file"),
         (path / "embedding", files / "refiner", "only archives hold refiners"),
         (path, files / "other", "belongs to another codec"),

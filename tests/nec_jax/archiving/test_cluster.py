@@ -109,7 +109,7 @@ def test_the_shards_of_a_killed_worker_are_written_by_others(folder, workers):
     pids = list(cast(dict, workers.run(os.getpid)).values())
     seen = []
 
-    def kill(done, total, stored):
+    def kill(done, total, written):
         seen.append(done)
         if len(seen) == 2:  # the first shard is written, and both are at others
             os.kill(pids[0], signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_the_shards_of_a_killed_worker_are_written_by_others(folder, workers):
 
 
 def test_an_interrupted_run_goes_on(folder, workers):
-    def interrupt(done, total, stored):
+    def interrupt(done, total, written):
         if done:
             raise KeyboardInterrupt
 
@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on(folder, workers):
     assert not list((folder / ".part.zarr.writers").glob("writer-*"))
     there = []
     on_cluster(
-        workers, folder, "part.zarr", progress=lambda done, total, stored: there.append(done)
+        workers, folder, "part.zarr", progress=lambda done, total, written: there.append(done)
     )
     assert 0 < there[0] < COUNT
     assert files(folder / "part.zarr") == files(folder / "plain.zarr")
@@ -146,7 +146,7 @@ def test_a_worker_is_one_of_several_processes(folder, workers):
         encoding.begin()
         assert writer.claim(slice(4, 8))
 
-        def leave(done, total, stored):
+        def leave(done, total, written):
             if done == COUNT - 4:
                 writer.release(slice(4, 8))
 

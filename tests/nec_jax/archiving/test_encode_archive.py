@@ -16,12 +16,13 @@ import pytest
 import rasterio
 import zarr
 from PIL import Image
+from rich import filesize
 
 import coder
 import nec_jax
 from coder import archive
 from coder.cli import main as command
-from nec_jax.archiving import image_archive
+from nec_jax.archiving import encode_archive, image_archive
 from nec_jax.cli.encode_command import NOT_ALL
 from nec_jax.images import read
 from nec_jax.images.size_rule import fit_to
@@ -96,6 +97,43 @@ def test_an_interrupted_archive_goes_on_to_the_same_end(inputs, monkeypatch, cap
     assert "4 of 11 images are there" in capsys.readouterr().err
     assert files(inputs / "part.zarr") == files(inputs / "whole.zarr")
     assert not list(inputs.glob(".*"))
+
+
+@pytest.mark.parametrize("chip", [None, 20])
+def test_progress_says_how_much_was_read_and_written(inputs, model, chip, capsys):
+    told = []
+    source = open_source(inputs / "images", chip=chip)
+    done = encode_archive(
+        model,
+        source,
+        inputs / "out.zarr",
+        shard=SHARD,
+        progress=lambda done, total, written: told.append((done, total, written)),
+    )
+    count = COUNT if chip is None else COUNT * 4
+    assert [one[0] for one in told][:3] == [0, 4, 8]
+    assert told[-1][:2] == (count, count)
+    amount = told[-1][2]
+    assert amount.images == count
+    # In one shard after another, windows of a file share its bytes: a part of a byte is dropped.
+    assert 0 <= done.image_bytes - amount.read <= count / SHARD
+    assert done.image_bytes == sum(p.stat().st_size for p in inputs.rglob("*.png"))
+    stored = sum(
+        p.stat().st_size
+        for name in ("embedding", "class_token")
+        for p in (inputs / "out.zarr" / name / "c").rglob("*")
+        if p.is_file()
+    )
+    assert amount.stored == stored
+    if chip is None:
+        assert run(inputs, "by-command.zarr") == 0
+        last = capsys.readouterr().err.splitlines()[-1]
+        ratio = amount.read / amount.stored
+        assert re.fullmatch(
+            rf"11 of 11 images, [\d.]+ per second, {filesize.decimal(stored)} written, "
+            rf"{filesize.decimal(amount.read)} of images, {ratio:.1f} times as much, 0 s left",
+            last,
+        )
 
 
 KILLED = """

@@ -50,7 +50,8 @@ def test_they_are_read_as_local_ones(objects, url, folder):
         listed = image_list.listed(source)
     assert requests == {("GET", "list"): 1}
     local = open_inputs([str(folder / "a"), str(folder / "b")])
-    assert image_list.listed(local) == listed
+    assert image_list.listed(local)[:2] == listed[:2]
+    assert image_list.listed(local).bytes_of.tolist() == listed.bytes_of.tolist()
     assert len(source) == len(local) == 5
     with objects.counted() as requests:
         for i, name in enumerate(IDS):

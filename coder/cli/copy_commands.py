@@ -1,0 +1,105 @@
+"""The commands that make an archive of others, write it in another format, or add to it."""
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from coder import codecs, files
+from coder.archive import appending, contents, copying, exact_copy, exporting, zarr_nodes
+from coder.cli import refiner_facts
+from coder.cli.arguments import AddRefiner, Append, Copy, Export
+from coder.cli.progress_lines import ProgressLines
+from coder.errors import FileError, InputError
+from coder.refiner import load_refiner
+
+
+def run(options: AddRefiner | Append | Copy | Export) -> tuple[int, dict[str, Any]]:
+    """Run one of the commands below; where it is stopped, zarr's reading is too."""
+    with zarr_nodes.settled():
+        if isinstance(options, Copy):
+            return _copied_exactly(options) if options.codec is None else copied(options)
+        if isinstance(options, Append):
+            return appended(options)
+        return export(options) if isinstance(options, Export) else add_refiner(options)
+
+
+def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
+    """Add a refiner to an archive, or mend the one that it has."""
+    refiner = load_refiner(options.refiner)
+    store = zarr_nodes.place(options.file)
+    if not isinstance(zarr_nodes.open_node(store), zarr.Group):
+        raise InputError("a Zarr array, and only archives hold refiners")
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    contents.add_refiner(group, refiner)
+    print(f"{options.file}: {refiner_facts.line(refiner)}")
+    return 0, {"file": str(options.file)} | refiner_facts.facts(refiner)
+
+
+def appended(options: Append) -> tuple[int, dict[str, Any]]:
+    """Add the images of archives to an archive."""
+    done = appending.append(options.file, options.more, progress=ProgressLines("images"))
+    size = sum(zarr_nodes.sizes(options.file).values())
+    if done.added:
+        print(
+            f"{options.file}: {done.added:,} images were added, {done.not_valid:,} of them not "
+            f"valid; it has {done.images:,} images in {size:,} bytes"
+        )
+    else:
+        print(f"{options.file}: has these images already, and nothing was written")
+    return 0, {"archive": str(options.file), "bytes": size} | done._asdict()
+
+
+def copied(options: Copy) -> tuple[int, dict[str, Any]]:
+    """Copy archives to a new one."""
+    assert options.codec is not None
+    codec = codecs.load(options.codec)
+    keep, drop = (None if path is None else _lines(path) for path in (options.keep, options.drop))
+    done = copying.copy(
+        list(options.inputs),
+        options.out,
+        codec,
+        quality=options.quality,
+        keep=keep,
+        drop=drop,
+        replace=options.replace,
+        shard=options.shard or contents.SHARD,
+        progress=ProgressLines("images"),
+    )
+    size = sum(zarr_nodes.sizes(options.out).values())
+    print(f"{options.out}: {done.images:,} images, {done.not_valid:,} not valid, {size:,} bytes")
+    return 0, {"out": str(options.out), "bytes": size} | done._asdict()
+
+
+def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
+    done = exact_copy.copy_exactly(options.file, options.out, progress=ProgressLines("objects"))
+    print(
+        f"{options.out}: {done.images:,} images, {done.bytes:,} bytes in {done.objects:,} objects, "
+        f"{done.copied:,} of them copied now"
+    )
+    if not done.checked:
+        print("the archive has no digests, so that only sizes were compared: run `nec verify`")
+    return 0, {"out": str(options.out), **done._asdict()}
+
+
+def export(options: Export) -> tuple[int, dict[str, Any]]:
+    """Write an archive in another format."""
+    write = {".parquet": exporting.to_parquet, ".zarr": exporting.to_zarr}.get(options.out.suffix)
+    if write is None:
+        raise InputError("name it NAME.parquet or NAME.zarr, which says the format", options.out)
+    inputs = [options.file] if isinstance(options.file, Path) else []
+    is_zarr = options.out.suffix == ".zarr"
+    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs, folder=is_zarr)
+    exporter = exporting.Exporter(options.file, pool=options.pool, refine=options.refine)
+    write(exporter, options.out, overwrite=options.overwrite)
+    size = sum(p.stat().st_size for p in [options.out, *options.out.rglob("*")] if p.is_file())
+    print(f"{options.out}: embeddings float32 {list(exporter.shape)}, {size:,} bytes")
+    return 0, {"out": str(options.out), "shape": exporter.shape, "bytes": size}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = files.read_bytes(path, "list of ids").decode("utf-8-sig")
+        return [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    except UnicodeDecodeError as error:
+        raise FileError(f"not UTF-8 ({error}): give a text with one id per line", path) from error
