@@ -157,8 +157,9 @@ def _client(scheduler: str) -> Iterator[Client]:
             most = _PROCESSES * available_cores()
             if not count.isdecimal() or not 1 <= int(count) <= most:
                 raise InputError(
-                    f"{scheduler}: give the number of processes, at least 1 and at most {most} on "
-                    f"this machine, such as {LOCAL}2"
+                    f"give the number of processes, from 1 to {most} on this machine, such as "
+                    f"{LOCAL}2",
+                    scheduler,
                 )
             cluster = LocalCluster(
                 n_workers=int(count),
@@ -174,8 +175,9 @@ def _client(scheduler: str) -> Iterator[Client]:
                 client = Client(scheduler, timeout=_CONNECT)
             except (OSError, ValueError, TypeError) as error:
                 raise InputError(
-                    f"no dask scheduler answers at {scheduler}: start one (`dask scheduler`), and "
-                    f"give the address that it prints ({error})"
+                    "no dask scheduler answers: start one (`dask scheduler`), and give the address "
+                    f"that it prints ({error})",
+                    scheduler,
                 ) from error
         yield stack.enter_context(client)
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from PIL import Image
+from transform_cases import smooth_embeddings
 
+import coder
 import nec_jax
 from coder import InputError, PoolError
 from coder.cli import main as command
@@ -240,8 +243,8 @@ def test_a_worker_leaves_when_the_command_is_killed(folder, monkeypatch):
     command_ = cluster._encoding(named(folder), folder / "left.zarr", settings())
     with command_.writer as writer:
         worker = worker_of(folder, "left.zarr", cast(Path, writer.member))
-        assert worker.write(slice(0, 4)).images == 4
-        assert worker.write(slice(0, 4)).images == 0
+        assert worker.write(slice(0, 4)).amount.images == 4
+        assert worker.write(slice(0, 4)).amount.images == 0
     assert worker._stop.wait(20)
     worker._close()  # waits for that
     with pytest.raises(cluster._Stopped):
@@ -256,13 +259,27 @@ def remove(folder, out):
         shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
+def test_a_codec_is_fitted_to_what_the_workers_compute(workers, tmp_path):
+    y = smooth_embeddings(1, 60)
+
+    def made(block_id: tuple[int, ...]) -> np.ndarray:  # a part of what no machine could hold
+        (tmp_path / f"{os.getpid()}-{block_id[0]}").touch()
+        return y[10 * block_id[0] : 10 * block_id[0] + 10]
+
+    lazy = da.map_blocks(made, chunks=((10,) * 6, *((n,) for n in y.shape[1:])), dtype="f4")
+    assert coder.fit(lazy) == coder.fit(y)
+    computed = [file.name.split("-") for file in tmp_path.iterdir()]
+    assert {int(block) for _, block in computed} == set(range(6))
+    assert str(os.getpid()) not in {process for process, _ in computed}
+
+
 def test_no_scheduler_and_no_worker(folder, capsys, monkeypatch):
     monkeypatch.setattr(cluster, "_CONNECT", 0.2)
     assert run(folder, "none.zarr", "--scheduler", "tcp://127.0.0.1:9") == 1
-    assert "no dask scheduler answers at tcp://127.0.0.1:9: start" in capsys.readouterr().err
-    for given in ("local:", "local:0", "local:two"):
+    assert "tcp://127.0.0.1:9: no dask scheduler answers: start" in capsys.readouterr().err
+    for given in ("local:", "local:0", "local:two", "local:999999"):
         assert run(folder, "none.zarr", "--scheduler", given) == 1
-        assert "give the number of processes, such as local:2" in capsys.readouterr().err
+        assert f"{given}: give the number of processes, from 1 to" in capsys.readouterr().err
     assert run(folder, "none.zarr", "--scheduler", "local:2", "--retry") == 1
     assert "--retry is for a process that writes alone" in capsys.readouterr().err
     assert not (folder / "none.zarr").exists()
