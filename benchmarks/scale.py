@@ -1,10 +1,11 @@
 """Whether `nec encode` takes constant memory, and time in proportion to the number of images.
 
-    python -m benchmarks.scale FOLDER [--model nec-vit-ti] [--chip 37] [--images 625 1875 6250]
+    python -m benchmarks.scale FOLDER [--files] [--model nec-vit-ti] [--images 625 1875 6250]
 
-Encodes the first images of a folder, cut into chips, in a process of its own for each number.
-Prints chips, CPU time and elapsed time, the maximum memory of the process, and that of each quarter
-of its run. The last column is the bytes of all files of the archive.
+Encodes images of a folder, cut into chips, in a process of its own for each number. With --files,
+each chip is a PNG file of its own, written before. Prints chips, CPU time and elapsed time, the
+maximum memory of the process, and that of each quarter of its run. The last column is the bytes of
+all files of the archive.
 """
 
 import argparse
@@ -17,6 +18,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
+from nec_jax.sources import open_inputs
 from nec_jax.sources.folder import find_images
 
 _EVERY = 0.5  # seconds between two looks at the memory
@@ -29,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="nec-vit-ti")
     parser.add_argument("--chip", type=int, default=37, help="pixels")
     parser.add_argument("--images", type=int, nargs="+", default=[625, 1875, 6250])
+    parser.add_argument("--files", action="store_true", help="write each chip as a file")
     options = parser.parse_args(arguments)
     paths = find_images(options.folder)
     if len(paths) < max(options.images):
@@ -39,15 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Spread over the classes, and in an order of their own.
         some = [options.folder / paths[i * len(paths) // count] for i in range(count)]
         with tempfile.TemporaryDirectory() as folder:
+            inputs, chip = list(map(str, some)), ["--chip", str(options.chip)]
+            if options.files:
+                inputs, chip = [_cut(inputs, options.chip, Path(folder) / "chips")], []
             out = Path(folder) / "archive.zarr"
-            print(_row(some, options.model, options.chip, out), flush=True)
+            print(_row([*inputs, "--model", options.model, *chip], out), flush=True)
 
 
-def _row(images: list[Path], model: str, chip: int, out: Path) -> str:
-    command = [
-        sys.executable, "-m", "coder", "encode", *map(str, images), "--model", model,
-        "--chip", str(chip), "--out", str(out), "--json",
-    ]  # fmt: skip
+def _cut(images: list[str], chip: int, folder: Path) -> str:
+    """Write all windows of images to files, a thousand in each folder."""
+    source = open_inputs(images, chip=chip)
+    for i in range(len(source)):
+        file = folder / f"{i // 1000:03}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source[i]["image"]).save(file)
+    return str(folder)
+
+
+def _row(arguments: list[str], out: Path) -> str:
+    command = [sys.executable, "-m", "coder", "encode", *arguments, "--out", str(out), "--json"]
     start, memory = time.monotonic(), []
     with (
         tempfile.TemporaryFile() as told,
