@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from coder.errors import (
     one_line,
     printable,
 )
+
+_AT_ONCE = 8  # shards that are looked at at once
 
 
 class Writer:
@@ -295,10 +298,15 @@ class Writer:
         if state["state"] == "complete":
             for name, ranges in state["shards"].items():
                 todo |= manifest.expected_shards(arrays[name], ranges) - there[name]
-        for i in range(-(-count // shard_size(arrays["valid"]))):
-            stored = {name for name, numbers in there.items() if i in numbers}
-            is_whole, all_valid = self._checked(i, stored)
-            if not is_whole:
+        stored = [
+            {name for name, numbers in there.items() if i in numbers}
+            for i in range(-(-count // shard_size(arrays["valid"])))
+        ]
+        # At once: in an object store, each look takes its time.
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            checked = list(pool.map(self._checked, range(len(stored)), stored))
+        for i, (has_all, all_valid) in enumerate(checked):
+            if not has_all:
                 todo.add(i)
             elif not all_valid:
                 again.add(i)

@@ -9,9 +9,7 @@ import pytest
 import transform_cases
 import zarr
 from archive_cases import contents
-from zarr.core.buffer import cpu
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore
 
 from coder import FileError, InputError, OutputError, archive
 from coder.archive.appending import append
@@ -251,14 +249,16 @@ def test_a_damaged_archive_is_refused(tmp_path):
         append(two, [])
 
 
-def test_in_a_store(tmp_path):
-    path, two = made(tmp_path / "archive.zarr", range(6)), made(tmp_path / "more.zarr", range(6, 9))
-    memory = MemoryStore()
-    for name, data in contents(path).items():
-        sync(memory.set(name.as_posix(), cpu.Buffer.from_bytes(data)))
-    append(memory, [two])
+def test_in_an_object_store_that_fails_now_and_then(tmp_path, impatient):
+    path = made(tmp_path / "archive.zarr", range(6), columns={})
+    two = made(tmp_path / "more.zarr", range(6, 9), columns={})
+    url = f"{impatient.folder()}/archive.zarr"
+    impatient.upload(path, url)
     append(path, [two])
-    assert_same(everything(memory), everything(path))
+    with impatient.failing(lambda method, key, count: "503" if count % 9 == 1 else None):
+        append(url, [two])
+    assert_same(everything(url), everything(path))
+    assert impatient.objects(url) == contents(path)
 
 
 def test_the_command(tmp_path, capsys):
