@@ -12,7 +12,7 @@ import nec_jax
 from coder import InputError, archive
 from coder.cli.arguments import Encode
 from coder.cli.progress_lines import EVERY
-from coder.files import is_url
+from coder.files import without_query
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
 from nec_jax.archiving.image_archive import Encoded, encode_archive, quality_for
@@ -54,8 +54,7 @@ def _encode(options: Encode) -> Encoded:
         )
         print(f"quality {quality} fits")
     notes = {
-        # A query may be a signature.
-        "inputs": [name.partition("?")[0] if is_url(name) else name for name in options.inputs],
+        "inputs": [without_query(name) for name in options.inputs],  # it may be a signature
         "model_name": path.stem,
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "written_by": f"nec-jax {nec_jax.__version__}",
