@@ -20,7 +20,10 @@ from coder.archive.zarr_codec import nec_codec
 from coder.codecs import EmbeddingCodec
 from coder.errors import InputError
 
-_OF_IMAGES = ("images", "shard", "image_names", "image_sizes", "pixels", "pixels_in_no_window")
+_OF_IMAGES = (
+    "images", "shard", "image_names", "image_sizes", "pixels", "pixels_in_no_window",
+    "files_left_out",
+)  # fmt: skip
 """Attributes of `nec encode` that are about its run, or about all of its images."""
 
 

@@ -22,7 +22,8 @@ from nec_jax.model_file import model_path
 from nec_jax.sources import folder_of
 
 NOT_ALL = 3
-"""The exit status if the archive is complete, and some images could not be used."""
+"""The exit status if the archive is complete, and some images or files could not be used."""
+_NAMED = 5  # files that cannot be read
 
 
 def run(options: Encode) -> tuple[int, dict[str, Any]]:
@@ -33,7 +34,8 @@ def run(options: Encode) -> tuple[int, dict[str, Any]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the system, which names the file
         raise InputError(str(error)) from error
-    return (NOT_ALL if done.not_valid else 0), _told(options, done)
+    is_all = not done.not_valid and not done.files_left_out["unreadable"]
+    return (0 if is_all else NOT_ALL), _told(options, done)
 
 
 def _encode(options: Encode) -> Encoded:
@@ -97,6 +99,15 @@ def _told(options: Encode, done: Encoded) -> dict[str, Any]:
         if done.not_valid > len(done.first_not_valid):
             rest = done.not_valid - len(done.first_not_valid)
             print(f"  and {rest:,} more: see the array `error`")
+    left_out = done.files_left_out
+    if unreadable := left_out["unreadable"]:
+        print(f"{unreadable:,} files cannot be read, and the archive has no windows of them:")
+        for file in left_out["first"][: min(unreadable, _NAMED)]:
+            print(f"  {file['path']}: {file['reason']}")
+        if unreadable > _NAMED:
+            print(f"  and {unreadable - _NAMED:,} more: see the attribute `files_left_out`")
+    if left_out["too_small"]:
+        print(f"{left_out['too_small']:,} images are smaller than a window, and are left out")
     return {"out": str(options.out), **done._asdict(), "bytes_per_image": per_image, "ratio": ratio}
 
 

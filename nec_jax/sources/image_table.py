@@ -17,7 +17,7 @@ from coder.archive import image_columns
 from coder.errors import printable
 from coder.files import is_url, without_query, without_scheme
 from nec_jax.images.record import DataError, Record, Source, raise_passing
-from nec_jax.images.windows import WindowSource
+from nec_jax.images.windows import LeftOut, WindowSource
 from nec_jax.sources.folder import whole_or_cut
 from nec_jax.sources.remote_images import fetched, images_at, url_beside
 from nec_jax.sources.splits import check_filled, check_split
@@ -44,7 +44,7 @@ class ImageTable:
         labels: the label of each record; -1 where there is none. Empty if there are no labels.
         chip: side of the windows, pixels; None for whole images.
         sizes: as `RemoteImages.sizes`; None for local files.
-        left_out: as `WindowSource.left_out`.
+        left_out, files_left_out: as of `WindowSource`.
     """
 
     mask_classes: tuple[str, ...] = ()
@@ -70,6 +70,7 @@ class ImageTable:
         self.chip: int | None = getattr(base, "chip", None)
         self.sizes: Sequence[int | None] | None = getattr(base, "sizes", None)
         self.left_out = getattr(base, "left_out", (None, None))
+        self.files_left_out: Sequence[LeftOut] = getattr(base, "files_left_out", ())
         own = getattr(base, "labels", ()) or [w[0].label for w in getattr(base, "windows", ())]
         self.labels = tuple(own) if base.classes else ()
 

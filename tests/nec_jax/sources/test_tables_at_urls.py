@@ -28,7 +28,9 @@ def folder(tmp_path):
     rows[0] = (".././tables//../a.png", *rows[0][1:])
     lines = ["path,id,label,cloud", *(",".join(map(str, row)) for row in rows)]
     put(tmp_path / "tables/images.csv", "\n".join(lines).encode())
-    columns = dict(zip(("path", "id", "label", "cloud"), map(list, zip(*rows, strict=True))))
+    columns = {
+        name: [row[i] for row in rows] for i, name in enumerate(("path", "id", "label", "cloud"))
+    }
     parquet.write_table(pyarrow.table(columns), tmp_path / "tables/images.parquet")
     put(tmp_path / "tables/plain.csv", "\n".join(["path", *(row[0] for row in rows)]).encode())
     return tmp_path
@@ -84,7 +86,7 @@ def test_splits_ids_and_urls_in_a_table_at_a_url(objects, folder):
         opened(f"{place}/some.csv", split="test")
     with pytest.raises(DataError, match="windows are cut from local images"):
         opened(f"{place}/some.csv", chip=8)
-    with pytest.raises(DataError, match="some.csv is a table of images, which is given alone"):
+    with pytest.raises(DataError, match=r"some\.csv is a table of images, which is given alone"):
         open_inputs([f"{place}/a.png", f"{place}/some.csv"])
 
 
@@ -169,7 +171,7 @@ def test_no_error_shows_a_signature(folder, status, monkeypatch):
 
 def test_schemes_in_capitals_are_refused(folder):
     for url in ("S3://bucket/images.csv", "Https://host/a.png?sig=SECRET", "FILE:///x.png"):
-        with pytest.raises(InputError, match="in lower case, (s3|https|file)://") as caught:
+        with pytest.raises(InputError, match=r"in lower case, (s3|https|file)://") as caught:
             open_inputs([url])
         assert "SECRET" not in str(caught.value)
         put(folder / "images.csv", f"path\na.png\n{url}\n".encode())
