@@ -9,12 +9,15 @@ from pathlib import Path
 
 
 @contextmanager
-def web_server(folder: Path, status: int | None = None) -> Iterator[tuple[str, list[str]]]:
+def web_server(
+    folder: Path, status: int | None = None, *, is_signed: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """The address of a server of the files of a folder, and the paths that it was asked for.
 
     Args:
       folder: what it serves.
       status: the status of an error that it answers to each request, if given.
+      is_signed: whether it refuses HEAD, as object stores do of a URL that is signed for GET.
     """
     asked: list[str] = []
 
@@ -23,8 +26,8 @@ def web_server(folder: Path, status: int | None = None) -> Iterator[tuple[str, l
 
         def send_head(self):
             asked.append(self.path)
-            if status is not None:
-                return self.send_error(status)
+            if status is not None or (is_signed and self.command == "HEAD"):
+                return self.send_error(status or 403)
             return super().send_head()
 
     handler = functools.partial(Handler, directory=str(folder))

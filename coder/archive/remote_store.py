@@ -378,6 +378,14 @@ class RemoteStore(Store):
             if size != start + length:
                 raise _Short(f"{length:,} bytes came of {size - start:,}")
 
+    def _said(self, error: BaseException, key: str) -> str:
+        """An error as one line, without queries of web servers' URLs, which may be signatures."""
+        text = one_line(error)
+        if self.is_http and (query := key.partition("?")[2]):
+            text = text.replace(f"?{query}", "")
+        # Packages write them in other ways, too.
+        return re.sub(r"(https?://[^\s?]*)\?\S*?(['\"),]*)(?=\s|$)", r"\1\2", text)
+
     async def _tried(
         self, key: str, what: str, once: Callable[[], Awaitable[T]], **missing: T
     ) -> T:
@@ -396,7 +404,7 @@ class RemoteStore(Store):
                     return missing["missing"]
                 if _is_refused(error):
                     raise NoPermission(
-                        f"cannot be {what}: the store refuses ({_said(error, key)}): give "
+                        f"cannot be {what}: the store refuses ({self._said(error, key)}): give "
                         "credentials that may, as the package of fsspec for this protocol takes "
                         "them",
                         self.address(key),
@@ -405,20 +413,11 @@ class RemoteStore(Store):
                     tries = f"{number} tries, the last" if number > 1 else "1 try"
                     raise StoreError(
                         errno.EIO,
-                        f"cannot be {what} ({tries}: {_said(error, key)}). Check the network and "
-                        "the store, and try again",
+                        f"cannot be {what} ({tries}: {self._said(error, key)}). Check the network "
+                        "and the store, and try again",
                         self.address(key),
                     ) from error
             await asyncio.sleep(WAIT * 2 ** (number - 1) * random.uniform(1, 1.5))
-
-
-def _said(error: BaseException, key: str) -> str:
-    """An error as one line, without the queries of web servers' URLs, which may be signatures."""
-    text = one_line(error)
-    if query := key.partition("?")[2]:
-        text = text.replace(f"?{query}", "")
-    # Packages write it in other ways, too.
-    return re.sub(r"(https?://[^\s?]*)\?\S*?(['\"),]*)(?=\s|$)", r"\1\2", text)
 
 
 def _is_async(fs: Any) -> bool:

