@@ -18,20 +18,30 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from coder.errors import FileError, NoPermission, OutputError
+from coder.errors import FileError, InputError, NoPermission, OutputError
 
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 """File names, one of which is in every folder that is a Zarr array or group."""
 _OF_ZARR = re.compile(r"zarr\.json|\.zarray|\.zattrs|c|[0-9]+([./][0-9]+)*")
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _LOCAL = ("file://", "local://")  # what URLs of local files begin with
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*)://")
+_WEB = re.compile("(^|::)https?://", re.IGNORECASE)
 _MADE = "was made by another process meanwhile: choose another output"
 PathLike = str | os.PathLike[str]
 
 
 def is_url(name: object) -> bool:
-    """Whether it is the URL of something that is no local file."""
-    return isinstance(name, str) and "://" in name and not name.startswith(_LOCAL)
+    """Whether it is the URL of something that is no local file.
+
+    Raises InputError for a scheme in capitals (S3://, FILE://), which no package knows.
+    """
+    if not isinstance(name, str) or "://" not in name:
+        return False
+    if (found := _SCHEME.match(name)) and not found[1].islower():
+        text = f"write the beginning of this URL in lower case, {found[0].lower()}"
+        raise InputError(text, without_query(name))
+    return not name.startswith(_LOCAL)
 
 
 def without_scheme(name: str) -> str:
@@ -42,8 +52,8 @@ def without_scheme(name: str) -> str:
 
 
 def without_query(url: str) -> str:
-    """A URL without its query, which may be a signature; anything else as it is."""
-    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+    """The URL of a web server without its query, which may be a signature; others as they are."""
+    return url.partition("?")[0] if _WEB.search(url) else url
 
 
 def check_input(path: PathLike, what: str = "file") -> Path:

@@ -81,6 +81,7 @@ def copy(
     if count == 0:
         raise InputError("no image to copy")
     attributes = _shared([part.attributes for part in parts])
+    attributes.pop("files_left_out", None)  # of the images of one archive
     attributes |= {"classes": classes} if classes else {}
     if "quality" in attributes:
         attributes["quality"] = one.quality

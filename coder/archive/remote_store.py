@@ -17,6 +17,7 @@ import copy
 import errno
 import os
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
@@ -31,6 +32,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore
 
 from coder.errors import CodecError, FileError, InputError, NoPermission, StoreError, one_line
+from coder.files import without_query
 
 TRIES = 5
 WAIT = 0.5
@@ -112,10 +114,10 @@ class RemoteStore(Store):
         return other
 
     def address(self, key: str = "") -> str:
-        """The URL of an object."""
+        """The URL of an object, without its query."""
         if self._fs is None:
             return f"{self._store}/{key}".rstrip("/")
-        return self._fs.unstrip_protocol(self._path(key))
+        return without_query(self._fs.unstrip_protocol(self._path(key)))
 
     def __str__(self) -> str:
         return self.address()
@@ -376,6 +378,14 @@ class RemoteStore(Store):
             if size != start + length:
                 raise _Short(f"{length:,} bytes came of {size - start:,}")
 
+    def _said(self, error: BaseException, key: str) -> str:
+        """An error as one line, without queries of web servers' URLs, which may be signatures."""
+        text = one_line(error)
+        if self.is_http and (query := key.partition("?")[2]):
+            text = text.replace(f"?{query}", "")
+        # Packages write them in other ways, too.
+        return re.sub(r"(https?://[^\s?]*)\?\S*?(['\"),]*)(?=\s|$)", r"\1\2", text)
+
     async def _tried(
         self, key: str, what: str, once: Callable[[], Awaitable[T]], **missing: T
     ) -> T:
@@ -394,7 +404,7 @@ class RemoteStore(Store):
                     return missing["missing"]
                 if _is_refused(error):
                     raise NoPermission(
-                        f"cannot be {what}: the store refuses ({one_line(error)}): give "
+                        f"cannot be {what}: the store refuses ({self._said(error, key)}): give "
                         "credentials that may, as the package of fsspec for this protocol takes "
                         "them",
                         self.address(key),
@@ -403,8 +413,8 @@ class RemoteStore(Store):
                     tries = f"{number} tries, the last" if number > 1 else "1 try"
                     raise StoreError(
                         errno.EIO,
-                        f"cannot be {what} ({tries}: {one_line(error)}). Check the network and the "
-                        "store, and try again",
+                        f"cannot be {what} ({tries}: {self._said(error, key)}). Check the network "
+                        "and the store, and try again",
                         self.address(key),
                     ) from error
             await asyncio.sleep(WAIT * 2 ** (number - 1) * random.uniform(1, 1.5))

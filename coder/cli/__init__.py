@@ -38,6 +38,7 @@ from coder.cli.arguments import (
     Verify,
 )
 from coder.errors import CodecError, about, one_line
+from coder.files import without_query
 
 _OWN = {"info": Info, "verify": Verify, "decode": Decode, "fit": Fit, "encode": Encode}
 _OWN |= {"export": Export, "add-refiner": AddRefiner, "append": Append, "copy": Copy}
@@ -126,6 +127,7 @@ def _command(arguments: list[str], prog: str) -> int:
 @contextmanager
 def _named(path: Path | str) -> Iterator[None]:
     """Errors in the block name the file, if they name none."""
+    path = without_query(path) if isinstance(path, str) else path
     try:
         with about(path):
             yield

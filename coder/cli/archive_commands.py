@@ -134,6 +134,13 @@ def _origin(opened: _Opened) -> dict[str, Any]:
         f"made by {made['model_name']} (SHA-256 {str(made['model_sha256'])[:8]} of its file) from "
         f"images of {made['image_size']} px; {made['written_by']}"
     )
+    left_out = attributes.get("files_left_out")
+    if left_out is not None and left_out["unreadable"]:
+        made["files_left_out"] = left_out
+        print(
+            f"{left_out['unreadable']:,} image files could not be read and have no windows in it, "
+            f"the first {left_out['first'][0]['path']}"
+        )
     if (sources := attributes.get("copied_from")) is not None:
         made["copied_from"] = sources
         made["copied_from_quality"] = attributes.get("copied_from_quality")

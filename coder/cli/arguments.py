@@ -333,7 +333,7 @@ class Encode(EmbeddingOptions):
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
-    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', URLs of these, a table (CSV or Parquet) with a column `path`, or a data set as for nec compress --data. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
+    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', a table (CSV or Parquet) with a column `path`, URLs of these, or a data set as for nec compress --data. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: AnyPlace
     """Archive or Zarr array to write, a folder; or, with --model, the URL of an archive."""
     images: Annotated[ImageOptions, OmitArgPrefixes] = ImageOptions()

@@ -77,6 +77,7 @@ class Encoded(NamedTuple):
         written: how many of them this call wrote.
         not_valid: how many have no embedding.
         first_not_valid: number, id and reason of the first of these.
+        files_left_out: the files that no window is cut from, as `image_list.files_left_out`.
         image_bytes: the size of all image files.
         archive_bytes: the size of all files of the archive.
         fixed_bytes: that of the codec, the refiner and other metadata, whatever the images.
@@ -87,6 +88,7 @@ class Encoded(NamedTuple):
     written: int
     not_valid: int
     first_not_valid: list[tuple[int, str, str]]
+    files_left_out: dict[str, Any]
     image_bytes: int
     archive_bytes: int
     fixed_bytes: int
@@ -141,6 +143,9 @@ class Encoding:
         if for_refiner and codec.refiner is None:
             raise InputError(NO_REFINER)
         size, grid = _size_and_grid(params, image_size)
+        self._left_out = image_list.files_left_out(source)
+        if strict and self._left_out["unreadable"]:
+            raise InputError("{path}: {reason}".format_map(self._left_out["first"][0]))
         images = image_list.listed(source)
         had = image_list.refuse_changed(out, source, split, images.digests, retry=retry)
         self.source = source
@@ -177,7 +182,7 @@ class Encoding:
             strict=strict,
             retry=retry,
             shared=not retry and zarr_nodes.local_path(out) is not None,
-            notes={**_left_out(source), **(notes or {})},
+            notes={**_left_out(source), "files_left_out": self._left_out, **(notes or {})},
             columns={**OF_FILES, **(source.columns if isinstance(source, ImageTable) else {})},
         )
 
@@ -220,9 +225,17 @@ class Encoding:
             for key, size in sizes.items()
             if key.endswith("zarr.json") or key.startswith("refiner/")
         )
-        total, images = sum(sizes.values()), len(self.source)
-        file_bytes = self._images.file_bytes
-        return Encoded(images, written, count, first, file_bytes, total, fixed, seconds)
+        return Encoded(
+            images=len(self.source),
+            written=written,
+            not_valid=count,
+            first_not_valid=first,
+            files_left_out=self._left_out,
+            image_bytes=self._images.file_bytes,
+            archive_bytes=sum(sizes.values()),
+            fixed_bytes=fixed,
+            seconds=seconds,
+        )
 
     def _row(self, index: int) -> _Row:
         try:
@@ -265,7 +278,8 @@ def encode_archive(
     Several processes may call it for one archive at the same time: each writes other shards. A
     shard is whole or not there, also if a process is killed, and the archive has the bytes that one
     uninterrupted call gives. An image that cannot be read, or that the model does not take, is
-    marked as not valid, with the reason.
+    marked as not valid, with the reason. Windows are cut from files whose header can be read; the
+    others are named in the archive's attribute `files_left_out`.
 
     Args:
         params: a model with a codec.
@@ -279,7 +293,8 @@ def encode_archive(
             model's.
         for_refiner: choose symbols for readers that refine, as `nec_jax.encode` does.
         shard: maximum number of images per shard.
-        strict: whether the first image that is not valid ends the call with an error.
+        strict: whether the first image that is not valid, or file that cannot be read, ends the
+            call with an error.
         retry: whether to read images again that are not valid; no other process may write then.
         readers: number of threads that read images.
         notes: further attributes of the archive, as JSON. They are written when it is begun, and

@@ -5,7 +5,7 @@ compared: a file that was changed in place and kept its size is not noticed.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -16,12 +16,15 @@ import zarr
 from numpy.typing import NDArray
 
 from coder.archive import zarr_nodes
-from coder.errors import NoPermission
+from coder.errors import NoPermission, printable
 from nec_jax.images.record import DataError, Source, raise_passing
+from nec_jax.images.windows import LeftOut
 from nec_jax.sources import ImageTable
 
 _LISTED = 256  # images per digest
 _DIGITS = 8  # hexadecimal digits of a digest
+_LEFT_OUT = "files_left_out"
+_NAMED = 100  # files that no window is cut from, which an archive names
 
 
 class Listed(NamedTuple):
@@ -86,6 +89,32 @@ def listed(source: Source) -> Listed:
     return Listed(digests, total, np.repeat(share, counts))
 
 
+def files_left_out(source: Source) -> dict[str, Any]:
+    """The attribute `files_left_out` of an archive: the files that no window is cut from.
+
+    Returns:
+        `unreadable`: the number of those that cannot be read. `too_small`: of those that are
+        smaller than a window. `first`: path and reason of at most 100 of them, unreadable ones
+        first. `sha256`: 8 digits, over all paths and kinds; "" if there are none.
+    """
+    found: Sequence[LeftOut] = getattr(source, _LEFT_OUT, ())
+    found = sorted(found, key=lambda file: not file.is_unreadable)
+    digest = hashlib.sha256()
+    for file in found:
+        text = f"{file.path}\t{file.is_unreadable}\n"
+        digest.update(text.encode(errors="backslashreplace"))
+    unreadable = sum(file.is_unreadable for file in found)
+    return {
+        "unreadable": unreadable,
+        "too_small": len(found) - unreadable,
+        "first": [
+            {"path": printable(file.path), "reason": printable(file.reason)}
+            for file in found[:_NAMED]
+        ],
+        "sha256": digest.hexdigest()[:_DIGITS] if found else "",
+    }
+
+
 def refuse_changed(
     out: Path | str, source: Source, split: str, now: Mapping[str, str], *, retry: bool
 ) -> dict[str, str]:
@@ -124,6 +153,7 @@ def refuse_changed(
         return {name: had[name] for name in now}  # its writer says so; all others differ too
     text = f"{out} was begun with other images ({had['images']} then, {len(source)} now): "
     remedy = ": put them back as they were, or write a second archive"
+    _refuse_left_out(group.attrs.get(_LEFT_OUT), files_left_out(source), text, remedy)
     for name, digests in now.items():
         for block in range(-(-max(len(had[name]), len(digests)) // _DIGITS)):
             place = slice(_DIGITS * block, _DIGITS * (block + 1))
@@ -153,6 +183,22 @@ def refuse_changed(
                 f"{', ' + ids[0] if ids else ''}{remedy}"
             )
     return {name: had[name] for name in now}
+
+
+def _refuse_left_out(had: Any, now: Mapping[str, Any], text: str, remedy: str) -> None:
+    """Raise DataError if no window is cut from other files than when the archive was begun."""
+    if had is None or had["sha256"] == now["sha256"]:  # None: of an earlier version
+        return
+    then, here = ({one["path"]: one["reason"] for one in held["first"]} for held in (had, now))
+    is_whole = [held["unreadable"] + held["too_small"] <= _NAMED for held in (had, now)]
+    added, gone = [p for p in here if p not in then], [p for p in then if p not in here]
+    if added and is_whole[0]:
+        text += f"{added[0]} was not left out then, and is now ({here[added[0]]})"
+    elif gone and is_whole[1]:
+        text += f"{gone[0]} was left out then ({then[gone[0]]}), and is not now"
+    else:
+        text += "other files were left out then, or for another reason"
+    raise DataError(f"{text}{remedy}")
 
 
 def _changed(file: Path | str) -> float:

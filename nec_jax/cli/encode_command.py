@@ -13,7 +13,7 @@ import nec_jax
 from coder import InputError, archive
 from coder.cli.arguments import Encode
 from coder.cli.progress_lines import EVERY
-from coder.files import is_url
+from coder.files import without_query
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
 from nec_jax.archiving.image_archive import Amount, Encoded, encode_archive, quality_for
@@ -23,7 +23,8 @@ from nec_jax.model_file import model_path
 from nec_jax.sources import folder_of
 
 NOT_ALL = 3
-"""The exit status if the archive is complete, and some images could not be used."""
+"""The exit status if the archive is complete, and some images or files could not be used."""
+_NAMED = 5  # files that cannot be read
 
 
 def run(options: Encode) -> tuple[int, dict[str, Any]]:
@@ -34,7 +35,8 @@ def run(options: Encode) -> tuple[int, dict[str, Any]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the system, which names the file
         raise InputError(str(error)) from error
-    return (NOT_ALL if done.not_valid else 0), _told(options, done)
+    is_all = not done.not_valid and not done.files_left_out["unreadable"]
+    return (0 if is_all else NOT_ALL), _told(options, done)
 
 
 def _encode(options: Encode) -> Encoded:
@@ -55,8 +57,7 @@ def _encode(options: Encode) -> Encoded:
         )
         print(f"quality {quality} fits")
     notes = {
-        # A query may be a signature.
-        "inputs": [name.partition("?")[0] if is_url(name) else name for name in options.inputs],
+        "inputs": [without_query(name) for name in options.inputs],  # it may be a signature
         "model_name": path.stem,
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "written_by": f"nec-jax {nec_jax.__version__}",
@@ -99,6 +100,15 @@ def _told(options: Encode, done: Encoded) -> dict[str, Any]:
         if done.not_valid > len(done.first_not_valid):
             rest = done.not_valid - len(done.first_not_valid)
             print(f"  and {rest:,} more: see the array `error`")
+    left_out = done.files_left_out
+    if unreadable := left_out["unreadable"]:
+        print(f"{unreadable:,} files cannot be read, and the archive has no windows of them:")
+        for file in left_out["first"][: min(unreadable, _NAMED)]:
+            print(f"  {file['path']}: {file['reason']}")
+        if unreadable > _NAMED:
+            print(f"  and {unreadable - _NAMED:,} more: see the attribute `files_left_out`")
+    if left_out["too_small"]:
+        print(f"{left_out['too_small']:,} images are smaller than a window, and are left out")
     return {"out": str(options.out), **done._asdict(), "bytes_per_image": per_image, "ratio": ratio}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,20 @@ class Pair:
     label: int | None = field(default=None, repr=False)
 
 
+class LeftOut(NamedTuple):
+    """A file of a source that no window is cut from.
+
+    Attributes:
+        path: as the source names it.
+        reason: why.
+        is_unreadable: whether it cannot be read; otherwise it is smaller than a window.
+    """
+
+    path: str
+    reason: str
+    is_unreadable: bool
+
+
 class WindowSource:
     """Windows of images: record i is one `chip` x `chip` window, with its mask or label.
 
@@ -41,6 +56,7 @@ class WindowSource:
     Attributes:
         windows: the pair of each record, and the row and column of its upper left pixel.
         left_out: how many pixels of the split's images lie in no window, and how many there are.
+        files_left_out: the split's files that no window is cut from.
     """
 
     def __init__(
@@ -67,8 +83,8 @@ class WindowSource:
             classes: names of the pairs' labels.
 
         Raises:
-            DataError: not one whole window; a mask of another size than its image, georeferenced
-                elsewhere, or without the EXIF rotation of its image.
+            DataError: not one whole window, as when no file can be read; a mask of another size
+                than its image, georeferenced elsewhere, or without the EXIF rotation of its image.
         """
         self.name = name
         self.classes = classes
@@ -82,13 +98,19 @@ class WindowSource:
         self._in_parts: set[Pair] = set()  # read window by window
         with ThreadPoolExecutor() as pool:  # on a network drive each header takes its time
             grids, pixels = pool.map(self._grid, chosen), 0
-            for pair, (corners, in_parts, size) in zip(chosen, grids, strict=True):
+            self.files_left_out: list[LeftOut] = []
+            for pair, (corners, in_parts, size, why) in zip(chosen, grids, strict=True):
                 self.windows += [(pair, row, col) for row, col in corners]
                 pixels += size
                 if in_parts:
                     self._in_parts.add(pair)
+                if why is not None:
+                    self.files_left_out.append(why)
         if not self.windows:
-            raise DataError(f"split {split!r} of {name} has no window of {chip} x {chip} px")
+            text = f"split {split!r} of {name} has no window of {chip} x {chip} px"
+            bad = [file for file in self.files_left_out if file.is_unreadable]
+            more = f": {len(bad):,} of {len(chosen):,} files cannot be read, the first: "
+            raise DataError(f"{text}{more}{bad[0].reason}" if bad else text)
         self.left_out = (pixels - len(self.windows) * chip**2, pixels)
         log_left_out(f"{name}, split {split}", *self.left_out, chip)
 
@@ -133,24 +155,27 @@ class WindowSource:
         record["mask"] = mask
         return record
 
-    def _grid(self, pair: Pair) -> tuple[list[tuple[int, int]], bool, int]:
-        """Corners of a pair's windows, whether they are read one by one, and the image's pixels."""
+    def _grid(self, pair: Pair) -> tuple[list[tuple[int, int]], bool, int, LeftOut | None]:
+        """Corners of a pair's windows, whether they are read one by one, and the image's pixels.
+
+        And why it has no windows, if it has none.
+        """
         files = [self.root / path for path in (pair.image, pair.mask) if path is not None]
         try:
             headers = [read_header(file) for file in files]
         except CorruptImageError as error:
             log.warning("skipped: %s", error)
-            return [], False, 0
+            return [], False, 0, LeftOut(pair.image, str(error), is_unreadable=True)
         if pair.mask is not None:
             _refuse_apart(files[0], files[1], *headers)
         size = headers[0].size
-        corners = list(corners_of(*size, self.chip))
+        corners, too_small = list(corners_of(*size, self.chip)), None
         if not corners:
-            log.warning(
-                "skipped: %s (%d x %d px) is smaller than the chip of %d px",
-                printable(str(files[0])), *size, self.chip,
-            )  # fmt: skip
-        return corners, all(map(is_raster, files)), size[0] * size[1]
+            reason = f"({size[0]} x {size[1]} px) is smaller than the chip of {self.chip} px"
+            reason = f"{printable(str(files[0]))} {reason}"
+            log.warning("skipped: %s", reason)
+            too_small = LeftOut(pair.image, reason, is_unreadable=False)
+        return corners, all(map(is_raster, files)), size[0] * size[1], too_small
 
 
 def _refuse_apart(image: Path, mask: Path, of_image: Header, of_mask: Header) -> None:

@@ -1,5 +1,6 @@
 """Images that a table lists: a CSV or Parquet file with the path of an image in each row."""
 
+import io
 import logging
 import math
 import os
@@ -14,11 +15,11 @@ import numpy as np
 from coder import InputError
 from coder.archive import image_columns
 from coder.errors import printable
-from coder.files import is_url, without_scheme
+from coder.files import is_url, without_query, without_scheme
 from nec_jax.images.record import DataError, Record, Source, raise_passing
-from nec_jax.images.windows import WindowSource
+from nec_jax.images.windows import LeftOut, WindowSource
 from nec_jax.sources.folder import whole_or_cut
-from nec_jax.sources.remote_images import images_at, without_query
+from nec_jax.sources.remote_images import fetched, images_at, url_beside
 from nec_jax.sources.splits import check_filled, check_split
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ImageTable:
         labels: the label of each record; -1 where there is none. Empty if there are no labels.
         chip: side of the windows, pixels; None for whole images.
         sizes: as `RemoteImages.sizes`; None for local files.
-        left_out: as `WindowSource.left_out`.
+        left_out, files_left_out: as of `WindowSource`.
     """
 
     mask_classes: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ class ImageTable:
         self.chip: int | None = getattr(base, "chip", None)
         self.sizes: Sequence[int | None] | None = getattr(base, "sizes", None)
         self.left_out = getattr(base, "left_out", (None, None))
+        self.files_left_out: Sequence[LeftOut] = getattr(base, "files_left_out", ())
         own = getattr(base, "labels", ()) or [w[0].label for w in getattr(base, "windows", ())]
         self.labels = tuple(own) if base.classes else ()
 
@@ -101,10 +103,13 @@ class ImageTable:
         return self._ids[self._rows[index]] + (window[0] if window else "")
 
 
-def open_image_table(path: Path, split: str = "all", *, chip: int | None = None) -> ImageTable:
+def open_image_table(
+    path: Path | str, split: str = "all", *, chip: int | None = None
+) -> ImageTable:
     """Open a table of images.
 
-    Its column `path` names the files: absolute, relative to the table's folder, or all URLs. These
+    Its column `path` names the files: absolute, relative to the table's folder, or all URLs. In a
+    table at a URL, a path is relative to the folder of that URL (`url_beside`), or is a URL. These
     columns may be there: `id`, unique, in place of the path; `label`, the name of a class; and
     `split`. All others, and `path` beside an `id`, are what is known of the images: text, bools,
     numbers, and times (of which those without a zone are taken for UTC). Other types, such as
@@ -112,17 +117,20 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     cells are; an empty cell is missing. Cells such as 007, or of 16 digits and more, are text.
 
     Args:
-        path: CSV in UTF-8 with a header, or Parquet.
+        path: CSV in UTF-8 with a header, or Parquet: a file or its URL. No error shows a query.
         split: rows of which `split` to take; "all" for all.
         chip: side of the windows to cut images into, pixels; None for whole images.
 
     Raises:
         DataError: no column `path`, an empty or repeated path or id, columns that an archive cannot
-            have, an unknown split, a damaged table.
+            have, an unknown split, a damaged table; local paths in a table at a URL.
         ModuleNotFoundError: pyarrow is missing.
         OSError: the disk or the network failed.
+        FileNotFoundError, NoPermission: a table at a URL, as of `remote_images.fetched`.
     """
-    table, is_text = _read(path)
+    url = path if isinstance(path, str) and is_url(path) else None
+    path = Path(path) if url is None else without_query(url)
+    table, is_text = _read(path, None if url is None else fetched(url))
     twice = {name for name in table.column_names if table.column_names.count(name) > 1}
     if twice:
         raise DataError(f"{path} has more than one column {min(twice)!r}: rename one")
@@ -145,15 +153,16 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     for name in ("path", "id"):
         _refuse_repeated(path, name, texts.get(name))
     classes, labels = _classes(texts.get("label"))
-    paths = [_expanded(texts["path"][i]) for i in chosen]
+    paths = [_resolved(path, i + 1, texts["path"][i]) for i in chosen]
     own = [labels[i] for i in chosen] if classes else []
     if any(map(is_url, paths)):
         if chip is not None:
             raise DataError("windows are cut from local images: copy those at URLs to a folder")
         # A query may be a signature, which is nobody's business.
-        names = [without_query(one) for one in paths]
-        base = images_at(path.stem, paths, names, labels=own, classes=classes)
+        names = [without_query(texts["path"][i]) for i in chosen]
+        base = images_at(Path(path).stem, paths, names, labels=own, classes=classes)
     else:
+        assert isinstance(path, Path)
         base = whole_or_cut(path.parent, paths, own, classes, chip, split)
     if chip is None:
         rows = chosen
@@ -164,8 +173,13 @@ def open_image_table(path: Path, split: str = "all", *, chip: int | None = None)
     return ImageTable(base, rows, texts.get("id"), _columns(path, table, is_text))
 
 
-def _read(path: Path) -> "tuple[pyarrow.Table, bool]":
-    """The table, and whether it is text, whose cells may be numbers."""
+def _read(path: Path | str, content: bytes | None) -> "tuple[pyarrow.Table, bool]":
+    """The table, and whether it is text, whose cells may be numbers.
+
+    Args:
+        path: the file, or what errors call it.
+        content: what is in it, if it is no local file.
+    """
     try:
         import pyarrow
         from pyarrow import csv, parquet
@@ -174,7 +188,7 @@ def _read(path: Path) -> "tuple[pyarrow.Table, bool]":
         raise ModuleNotFoundError(text) from error
     try:
         # Opened here: pyarrow takes no names that are not UTF-8.
-        with path.open("rb") as file:
+        with Path(path).open("rb") if content is None else io.BytesIO(content) as file:
             if file.read(4) == b"PAR1":
                 file.seek(0)
                 return parquet.ParquetFile(file, page_checksum_verification=True).read(), False
@@ -197,7 +211,7 @@ def _read(path: Path) -> "tuple[pyarrow.Table, bool]":
         ) from error
 
 
-def _texts(path: Path, table: "pyarrow.Table", name: str) -> list[str]:
+def _texts(path: Path | str, table: "pyarrow.Table", name: str) -> list[str]:
     """The cells of a column of names; "" where there is none."""
     import pyarrow
 
@@ -208,7 +222,7 @@ def _texts(path: Path, table: "pyarrow.Table", name: str) -> list[str]:
     return [cell or "" for cell in column.to_pylist()]
 
 
-def _refuse_repeated(path: Path, name: str, cells: list[str] | None) -> None:
+def _refuse_repeated(path: Path | str, name: str, cells: list[str] | None) -> None:
     first: dict[str, int] = {}
     for row, cell in enumerate(cells or [], 1):
         if not cell:
@@ -228,7 +242,7 @@ def _classes(labels: list[str] | None) -> tuple[tuple[str, ...], list[int]]:
 
 
 def _columns(
-    path: Path, table: "pyarrow.Table", is_text: bool
+    path: Path | str, table: "pyarrow.Table", is_text: bool
 ) -> "dict[str, tuple[np.dtype, pyarrow.ChunkedArray]]":
     """Dtype and values of what the table says of each image. Warns of what is left out."""
     import pyarrow
@@ -332,6 +346,22 @@ def _as_value(dtype: np.dtype, cell: Any) -> Any:
     return cell.as_py()
 
 
-def _expanded(path: str) -> str:
-    """A path as the commands take it: ~ is the home folder, and file:// a local path."""
-    return path if is_url(path) else os.path.expanduser(without_scheme(path))  # noqa: PTH111
+def _resolved(table: Path | str, row: int, path: str) -> str:
+    """A path or a URL as the commands take it.
+
+    In a local table, ~ is the home folder, and file:// begins a local path. In one at a URL, a path
+    becomes a URL.
+    """
+    try:
+        if is_url(path):
+            return path
+        if isinstance(table, Path):
+            return os.path.expanduser(without_scheme(path))  # noqa: PTH111
+        if path.startswith(("/", "~/")) or without_scheme(path) != path:
+            raise DataError(
+                f"{path} is a local path: in a table at a URL, give URLs, or paths relative to the "
+                "table's folder; or copy the table to this machine"
+            )
+        return url_beside(table, path)
+    except (InputError, DataError) as error:
+        raise DataError(f"{table}, row {row}: {error}") from error

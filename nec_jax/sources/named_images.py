@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coder.files import is_url
+from coder.files import is_url, without_query
 from nec_jax.images.read import IMAGE_SUFFIXES
 from nec_jax.images.record import DataError, Source, raise_passing
 from nec_jax.sources.folder import find_images, whole_or_cut
@@ -24,7 +24,8 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
     any depth, or a pattern (`*`, `?`, `[..]`, and `**` for folders at any depth), and an image's id
     is its path below the folder that holds all of them.
 
-    Inputs at URLs are opened by `remote_images.open_urls`: images, folders and patterns.
+    Inputs at URLs are opened by `remote_images.open_urls`: images, folders and patterns. A table at
+    a URL is opened as a local one is.
 
     Args:
         inputs: what to open.
@@ -32,6 +33,7 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
         chip: as for `open_source`; None for URLs.
 
     Raises:
+        InputError: a URL whose scheme is in capitals.
         DataError: an input that is no image, names nothing, or has no split; as `open_source` and
             `open_image_table`; URLs together with local paths.
         StoreError, NoPermission, ImportError: as `open_urls`.
@@ -39,6 +41,10 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
         OSError: a folder that may not be listed.
     """
     if any(map(is_url, inputs)):
+        names = [without_query(name) for name in inputs if is_url(name)]
+        if tables := [name for name in names if name.lower().endswith(TABLES)]:
+            _refuse_others(tables[0], inputs)
+            return open_image_table(inputs[0], split, chip=chip)
         if split != "all":
             raise DataError(f"images at URLs have no splits, and {split!r} is asked for")
         if chip is not None:
@@ -48,10 +54,7 @@ def open_inputs(inputs: Sequence[str], split: str = "all", *, chip: int | None =
     if len(inputs) == 1 and not _is_file_or_pattern(inputs[0]):
         return open_source(inputs[0], split, chip=chip)
     if tables := [name for name in inputs if name.lower().endswith(TABLES)]:
-        if len(inputs) > 1:
-            raise DataError(
-                f"{tables[0]} is a table of images, which is given alone: leave the rest out"
-            )
+        _refuse_others(tables[0], inputs)
         return open_image_table(Path(tables[0]).expanduser(), split, chip=chip)
     if split != "all":
         raise DataError(f"files have no splits, and {split!r} is asked for: leave it out")
@@ -72,6 +75,11 @@ def absolute(name: str) -> str:
     if not name or is_url(name) or folder_of(name) is None:  # no path
         return name
     return str(Path(name).expanduser().absolute())
+
+
+def _refuse_others(table: str, inputs: Sequence[str]) -> None:
+    if len(inputs) > 1:
+        raise DataError(f"{table} is a table of images, which is given alone: leave the rest out")
 
 
 def _is_file_or_pattern(name: str) -> bool:

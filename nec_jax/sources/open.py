@@ -56,7 +56,8 @@ def open_source(
     Whole images are embedded whole: a georeferenced one with a side above 1,024 px is a scene, and
     reading it is an error unless `chip` says how to cut it. Windows do not overlap, and begin at
     the upper left: the remainder at the right and the bottom is dropped, of which a log line says
-    how much; images smaller than a window are skipped with a warning.
+    how much; images that are smaller than a window, or cannot be read, are skipped with a warning
+    (`WindowSource.files_left_out`).
 
     Args:
         root: what to open, as above.

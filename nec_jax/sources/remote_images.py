@@ -1,5 +1,6 @@
 """`RemoteImages`: images at URLs, each fetched to a temporary file and read as a local one is."""
 
+import errno
 import logging
 import re
 import tempfile
@@ -9,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from coder.archive.remote_store import RemoteStore, open_url
 from coder.errors import printable
-from coder.files import is_url
+from coder.files import is_url, without_query
 from nec_jax.images.read import IMAGE_SUFFIXES, LARGEST, read_image
 from nec_jax.images.record import CorruptImageError, DataError, Record
 
@@ -59,7 +61,7 @@ class RemoteImages:
             NoPermission: the store refuses.
         """
         url = self.urls[index]
-        with _fetched(url, self.sizes[index], self.beside.get(url, {})) as path:
+        with _as_files(url, self.sizes[index], self.beside.get(url, {})) as path:
             try:
                 record = read_image(path, self.ids[index], largest=LARGEST)
             except DataError as error:
@@ -134,11 +136,12 @@ def open_urls(inputs: Sequence[str]) -> RemoteImages:
         if f"{name.rstrip('/')}/split.csv" in listed:
             log.warning(
                 "%s: its split.csv is not read, as images at URLs have no labels: list them in a "
-                "table (CSV or Parquet) with the columns path and label", printable(name),
+                "table (CSV or Parquet) with the columns path and label",
+                printable(without_query(name)),
             )  # fmt: skip
         images = [url for url in listed if _is_image(url, name)]
         if not images:
-            raise DataError(f"no images at {name}: {' '.join(IMAGE_SUFFIXES)}")
+            raise DataError(f"no images at {without_query(name)}: {' '.join(IMAGE_SUFFIXES)}")
         for url in images:
             found.setdefault(url, listed[url])
             sizes = {end: listed[url + end] for end in _BESIDE if url + end in listed}
@@ -154,9 +157,40 @@ def open_urls(inputs: Sequence[str]) -> RemoteImages:
     return RemoteImages(source.name, source.urls, source.ids, source.sizes, beside=beside)
 
 
-def without_query(url: str) -> str:
-    """A URL without its query, which may be a signature."""
-    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+def fetched(url: str) -> bytes:
+    """The whole file at a URL. Its size is asked for first, so that no end of it is lost.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError, NoPermission: as `RemoteImages`.
+    """
+    store, key = _opened(url)
+    store.expect(key, sync(store.getsize(key)))
+    found = sync(store.get(key, default_buffer_prototype()))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object", store.address(key))
+    return found.to_bytes()
+
+
+def url_beside(url: str, path: str) -> str:
+    """The URL of a file, by its path relative to the folder of the file at `url`.
+
+    The path is one of a file system: `..` leads up, and a percent sign stands for itself, although
+    a web server has it as %25.
+
+    Raises:
+        DataError: the path leads out of the bucket, or above the root of the server.
+    """
+    scheme, _, place = without_query(url).partition("://")
+    parts = place.split("/")[:-1]
+    for part in path.split("/"):
+        if part == "..":
+            if len(parts) < 2:
+                raise DataError(f"{path} leads above {scheme}://{'/'.join(parts)}: give a URL")
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(quote(part) if scheme.endswith(("http", "https")) else part)
+    return f"{scheme}://{'/'.join(parts)}"
 
 
 def _magic(url: str) -> bool:
@@ -199,7 +233,7 @@ def _listed(url: str) -> dict[str, int | None]:
 
 
 @contextmanager
-def _fetched(url: str, size: int | None, beside: Mapping[str, int | None]) -> Iterator[Path]:
+def _as_files(url: str, size: int | None, beside: Mapping[str, int | None]) -> Iterator[Path]:
     """A temporary file of what is at a URL, with its suffix, and what is beside it."""
     store, key = _opened(url)
     suffix = Path(without_query(url)).suffix

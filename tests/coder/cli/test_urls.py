@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive_cases import contents, written
+from archive_cases import CODEC, contents, written
 
+import coder
+from coder import InputError, archive
 from coder.cli import main
 
 
@@ -88,3 +90,27 @@ def test_embeddings_are_read_at_a_url(here, capsys):
         assert main(["fit", name, "--out", f"{name[:1]}.codec"]) == 0
     assert Path("y.codec").read_bytes() == Path("m.codec").read_bytes()
     assert main(["encode", "memory://embeddings.zarr", "--out", "e.zarr"]) == 0
+
+
+def test_schemes_in_capitals_are_refused_wherever_a_url_may_stand(here, capsys):
+    before = contents(here / "a.zarr")
+    for url in ("S3://bucket/a.zarr", f"FILE://{here}/a.zarr", "Https://host/a.zarr?sig=SECRET"):
+        for arguments in (
+            ["info", url], ["verify", url], ["decode", url, "--out", "out"],
+            ["copy", url, "--out", "b.zarr"], ["copy", "a.zarr", "--out", url],
+            ["encode", url, "--model", "nec-vit-ti", "--out", "b.zarr"],
+            ["encode", "images", "--model", "nec-vit-ti", "--out", url],
+        ):  # fmt: skip
+            with pytest.raises(SystemExit) as stopped:
+                main(arguments)
+            assert stopped.value.code == 2
+            shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+            assert f"in lower case, {url.partition('://')[0].lower()}://" in shown
+            assert "SECRET" not in shown
+    for url in (f"FILE://{here}/a.zarr", "S3://bucket/a.zarr"):
+        with pytest.raises(InputError, match="in lower case"):
+            coder.open(url)
+        with pytest.raises(InputError, match="in lower case"):
+            archive.Writer(url, CODEC, 1, (1, 1))
+    assert [path.name for path in here.iterdir()] == ["a.zarr"]
+    assert contents(here / "a.zarr") == before

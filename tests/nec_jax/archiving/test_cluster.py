@@ -1,6 +1,7 @@
 """`nec encode --scheduler`: the workers of a cluster write the archive that one process writes."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from distributed import Client, LocalCluster
 from PIL import Image
 from transform_cases import smooth_embeddings
+from web_server import web_server
 
 import coder
 import nec_jax
@@ -292,3 +294,33 @@ def test_no_scheduler_and_no_worker(folder, capsys, monkeypatch):
     ):
         encode_on_cluster(cast(Any, empty).scheduler_address, named(folder), folder / "none.zarr")
     remove(folder, "none.zarr")
+
+
+def test_a_table_at_a_url_is_opened_by_workers(folder, workers, capsys):
+    root = folder / "images"
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    (root / "images.csv").write_text("\n".join(["path", *names]))
+    model = ["--model", str(folder / "model.safetensors"), "--shard", str(SHARD)]
+    more = ["--out", str(folder / "web.zarr"), "--scheduler", address(workers)]
+    try:
+        with web_server(root) as (host, _):
+            assert command(["encode", f"{host}/images.csv?sig=SECRET", *model, *more]) == NOT_ALL
+    finally:
+        (root / "images.csv").unlink()
+    shown = capsys.readouterr()
+    assert "SECRET" not in shown.out + shown.err
+    web, plain = files(folder / "web.zarr"), files(folder / "plain.zarr")
+    other = ("label", "error")  # the table has no labels, and the file that is no image a URL
+    for name in web.keys() | plain.keys():
+        assert name.startswith(other) or web[name] == plain[name]
+    remove(folder, "web.zarr")
+
+
+def test_files_that_no_window_is_cut_from_are_named(folder, workers, capsys):
+    more = ["--chip", "40", "--scheduler", address(workers)]
+    assert run(folder, "cut.zarr", *more) == NOT_ALL
+    bad = folder / "images/water/5.png"
+    assert f"  water/5.png: cannot read {bad}: " in capsys.readouterr().out
+    left_out = json.loads((folder / "cut.zarr/zarr.json").read_text())["attributes"]
+    assert left_out["files_left_out"]["first"][0]["path"] == "water/5.png"
+    remove(folder, "cut.zarr")

@@ -263,6 +263,84 @@ def test_a_scene_among_images_costs_its_row_and_chip_cuts_it(inputs, capsys):
     assert files(inputs / "cut.zarr") == before
 
 
+def left_out(out):
+    return json.loads((out / "zarr.json").read_text())["attributes"]["files_left_out"]
+
+
+def test_files_that_no_window_is_cut_from_are_named(inputs, capsys):
+    """One cannot be read, and one is too small; they are no images of the archive."""
+    bad, small = inputs / "images/field/4.png", inputs / "images/field/small.png"
+    good, out, given = bad.read_bytes(), inputs / "a.zarr", ["--chip", "40"]
+    Image.new("RGB", (50, 30)).save(small)
+    # Those that are too small are no error.
+    assert run(inputs, "small.zarr", *given, "--strict") == 0
+    assert "1 images are smaller than a window, and are left out" in capsys.readouterr().out
+    found = left_out(inputs / "small.zarr")
+    assert (found["unreadable"], found["too_small"]) == (0, 1)
+    reason = f"{small} (30 x 50 px) is smaller than the chip of 40 px"
+    assert found["first"] == [{"path": "field/small.png", "reason": reason}]
+    bad.write_text("no image")
+    assert run(inputs, "strict.zarr", *given, "--strict") == 1
+    assert "field/4.png: cannot read " in capsys.readouterr().err
+    assert not (inputs / "strict.zarr").exists()
+    assert run(inputs, "a.zarr", *given) == NOT_ALL
+    shown = capsys.readouterr().out
+    assert "1 files cannot be read, and the archive has no windows of them:" in shown
+    assert f"  field/4.png: cannot read {bad}: " in shown
+    assert run(inputs, "a.zarr", *given, "--json") == NOT_ALL  # it was complete
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["images"], facts["written"], facts["not_valid"]) == (COUNT - 1, 0, 0)
+    assert facts["files_left_out"] == left_out(out)
+    found = left_out(out)
+    assert (found["unreadable"], found["too_small"]) == (1, 1)
+    assert [one["path"] for one in found["first"]] == ["field/4.png", "field/small.png"]
+    assert command(["info", str(out)]) == 0
+    assert "1 image files could not be read and have no windows in it, the first field/4.png" in (
+        capsys.readouterr().out
+    )
+    assert command(["verify", str(out)]) == 0
+    # A part of an archive says nothing of files.
+    copied = ["copy", str(out), "--codec", str(inputs / "model.safetensors"), "--out"]
+    assert command([*copied, str(inputs / "copy.zarr")]) == 0
+    assert (
+        "files_left_out"
+        not in json.loads((inputs / "copy.zarr/zarr.json").read_text())["attributes"]
+    )
+    # Mended, it has a window more, which this archive has no place for.
+    before = files(out)
+    bad.write_bytes(good)
+    for more in ([], ["--retry"]):
+        capsys.readouterr()
+        assert run(inputs, "a.zarr", *given, *more) == 1
+        shown = capsys.readouterr().err
+        assert f"other images ({COUNT - 1} then, {COUNT} now): field/4.png was left" in shown
+        assert "is not now: put them back as they were, or write a second archive" in shown
+    assert files(out) == before
+
+
+def test_another_file_that_cannot_be_read_is_refused(inputs, monkeypatch, refused):
+    """The windows are the same: only the record says which files have none."""
+    monkeypatch.setattr(image_archive.image_list, "_NAMED", 3)
+    folder = inputs / "images/field"
+    bad = [folder / f"bad {i}.png" for i in range(5)]
+    given = ["a.zarr", "--chip", "40"]
+    assert run(inputs, *given) == 0
+    assert left_out(inputs / "a.zarr") == {
+        "unreadable": 0, "too_small": 0, "first": [], "sha256": "",
+    }  # fmt: skip
+    bad[0].write_text("no image")
+    refused(r"field/bad 0.png was not left out then, and is now \(cannot read ", inputs, *given)
+    for path in bad:
+        path.write_text("no image")
+    assert run(inputs, "many.zarr", *given[1:]) == NOT_ALL
+    found = left_out(inputs / "many.zarr")
+    assert (found["unreadable"], len(found["first"])) == (5, 3)
+    bad[4].unlink()  # which is not among those that are named
+    refused("other files were left out then", inputs, "many.zarr", *given[1:])
+    bad[4].write_text("still no image")
+    assert run(inputs, "many.zarr", *given[1:]) == NOT_ALL
+
+
 def test_an_archive_does_not_lie_among_its_images(inputs, refused):
     before = files(inputs)
     for out in ("images", "images/a.zarr", "images/field/a.zarr"):

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from web_server import web_server
 
 import coder
 import nec_jax
 from coder.cli import main
+from nec_jax.cli.encode_command import NOT_ALL
 
 COUNT = 9
 
@@ -87,3 +89,30 @@ def test_a_table_of_urls_gives_labels_and_columns(folder, objects):
     assert embeddings.labels.tolist() == [i % 2 for i in range(COUNT)]
     assert embeddings.column("cloud").tolist() == [i / 4 for i in range(COUNT)]
     assert str(embeddings.column("path")[1]) == f"{place}/b/1.png"
+
+
+def test_a_table_at_a_signed_url_is_the_local_table(folder, capsys):
+    lines = [f"{'ab'[i % 2]}/{i}.png,kind {i % 2},{i / 4}" for i in range(COUNT)]
+    lines.append("a/none.png,kind 0,")
+    (folder / "images/images.csv").write_text("\n".join(["path,label,cloud", *lines]))
+    assert encode(folder, [str(folder / "images/images.csv")], str(folder / "a.zarr")) == NOT_ALL
+    out = folder / "b.zarr"
+    with web_server(folder) as (host, _):
+        url = f"{host}/images/images.csv"
+        assert encode(folder, [f"{url}?sig=SECRET"], str(out)) == NOT_ALL
+        assert encode(folder, [f"{url}?sig=ANOTHER"], str(out)) == NOT_ALL  # of a later day
+        (folder / "images/images.csv").write_text("\n".join(["path,label,cloud", *lines[1:]]))
+        assert encode(folder, [f"{url}?sig=SECRET"], str(out)) == 1
+        assert encode(folder, [f"{host}/none.csv?sig=SECRET"], str(folder / "c.zarr")) == 1
+    shown = capsys.readouterr()
+    assert "SECRET" not in shown.out + shown.err
+    assert "it was complete, and nothing was written" in shown.out
+    assert "was begun with other images" in shown.err
+    assert f"{host}/none.csv: " in shown.err
+    assert coder.open(out).valid.sum() == COUNT
+    for name in ("embedding", "valid", "id", "label", "cloud"):
+        for path in (folder / "a.zarr" / name).rglob("*"):
+            if path.is_file():
+                assert (out / path.relative_to(folder / "a.zarr")).read_bytes() == path.read_bytes()
+    assert not any(b"SECRET" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert json.loads((out / "zarr.json").read_text())["attributes"]["inputs"] == [url]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from image_files import encoded, noise, png, write_raster
+from image_files import encoded, noise, png, put, write_raster
 from PIL import Image
 
 from nec_jax.images.read import IMAGE_SUFFIXES, read_image, turned
@@ -15,6 +15,7 @@ from nec_jax.images.record import CorruptImageError, DataError
 from nec_jax.images.windows import WindowSource
 from nec_jax.sources import open_source
 from nec_jax.sources.folder import find_images
+from nec_jax.sources.image_table import ImageTable, open_image_table
 from train.data import fingerprint, read_all
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4100000)}
@@ -299,6 +300,47 @@ def test_a_table_that_is_no_file_is_not_passed_over(tmp_path: Path):
 
 def scene(path: Path, side: int, **options) -> Path:
     return write_raster(path, noise(3, side, 40), **options)
+
+
+def test_files_that_no_window_is_cut_from_are_listed(tmp_path: Path):
+    """Of the split alone, in the order of the source, with the reason."""
+    (tmp_path / "tiles").mkdir()
+    for name, size in (("good.png", 8), ("small.png", 3), ("masked.png", 8), ("other.png", 8)):
+        put(tmp_path / "tiles" / name, encoded(noise(size, 8, 3), "PNG"))
+        put(tmp_path / "tiles" / f"mask of {name}", encoded(noise(size, 8), "PNG"))
+    put(tmp_path / "tiles/bad.png", b"no image")
+    put(tmp_path / "tiles/mask of masked.png", b"no mask")
+    names = ["bad.png", "good.png", "masked.png", "missing.png", "small.png"]
+    rows = [f"tiles/{name},tiles/mask of {name},train" for name in names]
+    pairs = open_source(
+        table(tmp_path, *rows, "tiles/other.png,tiles/none.png,val", header="image,mask,split"),
+        "train", chip=4,
+    )  # fmt: skip
+    listed = put(
+        tmp_path / "images.csv", "\n".join(["path", *(f"tiles/{n}" for n in names)]).encode()
+    )
+    for source, unreadable in (
+        (pairs, ["bad.png", "masked.png", "missing.png"]),
+        (open_image_table(listed, chip=4), ["bad.png", "missing.png"]),
+    ):
+        assert isinstance(source, WindowSource | ImageTable)
+        found = list(source.files_left_out)
+        assert [one.path for one in found] == [
+            f"tiles/{name}" for name in names if name in (*unreadable, "small.png")
+        ]
+        assert [one.path for one in found if one.is_unreadable] == [
+            f"tiles/{name}" for name in unreadable
+        ]
+        for one in found:
+            about = f"mask of {one.path[6:]}" if one.path == "tiles/masked.png" else one.path[6:]
+            assert str(tmp_path / "tiles" / about) in one.reason
+    (tmp_path / "tiles/good.png").unlink()
+    put(tmp_path / "some.csv", b"path\ntiles/bad.png\ntiles/good.png\ntiles/small.png\n")
+    with pytest.raises(
+        DataError, match=r"has no window of 4 x 4 px: 2 of 3 files cannot be read, .*bad"
+    ):
+        open_image_table(tmp_path / "some.csv", chip=4)
+    assert open_image_table(listed).files_left_out == ()  # whole images are marked as not valid
 
 
 @pytest.mark.parametrize("listed", [False, True])

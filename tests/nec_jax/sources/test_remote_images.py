@@ -1,15 +1,13 @@
 """Images at URLs are read as local ones; what fails in between is no bad image."""
 
-import functools
-import http.server
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from image_files import encoded, noise, put, write_raster
+from web_server import web_server
 
 from coder.errors import NoPermission, StoreError
 from nec_jax.archiving import image_list
@@ -162,15 +160,7 @@ def test_images_of_a_web_server(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("coder.archive.remote_store.WAIT", 0)
     shutil.copytree(folder / "a", tmp_path / "a")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
-            pass
-
-    handler = functools.partial(Handler, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    host = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with web_server(tmp_path) as (host, _):
         source = open_inputs([f"{host}/a/1.png?signature=a/b", f"{host}/a/2.png"])
         assert image_list.id_list(source) == ["1.png", "2.png"]
         local = open_inputs([str(folder / "a")])
@@ -180,9 +170,6 @@ def test_images_of_a_web_server(folder, tmp_path, monkeypatch):
         np.testing.assert_array_equal(open_inputs([f"{host}/a"])[1]["image"], local[1]["image"])
         with pytest.raises(FileNotFoundError):
             open_inputs([f"{host}/a/3.png"])
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_labels_that_are_not_read_are_named(objects, server, folder, tmp_path, caplog):
