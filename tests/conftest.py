@@ -24,9 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     These are of low effort: most of a first run is compilation.
     """
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
-    )
+    flags = " --xla_backend_optimization_level=0"
+    if jax.__version_info__ < (0, 11):  # XLA refuses flags that it does not know
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
     LRUCache.put = put_whole
     settings = {
         "compilation_cache_dir": str(config.cache.mkdir("jax")),

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from coder.archive import contents, zarr_nodes
 from coder.archive.image_columns import TEXT
 from coder.archive.zarr_codec import nec_codec
 from coder.errors import InputError
+from coder.lazy_attribute import lazy_attribute
 
 OF_ALL = ("images", "image_names", "image_sizes", "pixels", "pixels_in_no_window")
 """Attributes of `nec encode` that are about all of its images."""
@@ -69,17 +69,17 @@ class ArchivedImages:
         """The path or URL of the archive, without the query of a signed URL."""
         return files.without_query(str(self.store))
 
-    @cached_property
+    @lazy_attribute
     def ids(self) -> list[str]:
         """The ids of all images."""
         return [str(name) for name in contents.read_array(self.group, "id")]
 
-    @cached_property
+    @lazy_attribute
     def valid(self) -> NDArray[np.bool_]:
         """Which images have an embedding."""
         return contents.valid_images(self.group)
 
-    @cached_property
+    @lazy_attribute
     def labels(self) -> NDArray[np.int32]:
         """The labels of all images. Raises InputError if one has no name."""
         labels = contents.read_array(self.group, "label")

@@ -76,6 +76,11 @@ Embeddings = Annotated[Positional[Path | str], _PLACE, arg(metavar="EMBEDDINGS")
 Flag = Annotated[bool, FlagCreatePairsOff]
 
 
+def _is_given(value: object) -> bool:
+    """Whether an option was given; 0 is a value."""
+    return value is not None and value is not False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Print what FILE holds.
@@ -209,7 +214,7 @@ class Copy:
         """Raise InputError for options that are wrong whatever the files hold."""
         if self.codec is None:
             for name in ("quality", "keep", "drop", "replace", "shard"):
-                if getattr(self, name) not in (None, False):
+                if _is_given(getattr(self, name)):
                     raise InputError(f"{_flag(name)} makes another archive: give --codec, too")
             if len(self.inputs) > 1:
                 raise InputError("several archives are joined with the codec: give --codec, too")
@@ -359,11 +364,11 @@ class Encode(EmbeddingOptions):
             raise InputError("embeddings are coded to a local folder: give a path", self.out)
         if self.images.model is not None:
             for name in _FOR_EMBEDDINGS:
-                if (value := getattr(self, name)) is not None and value is not False:
+                if _is_given(getattr(self, name)):
                     raise InputError(f"{_flag(name)} is for embeddings: leave it, or --model, out")
         else:
             for name, value in vars(self.images).items():
-                if value not in (None, False):
+                if _is_given(value):
                     raise InputError(f"{_flag(name)} is for images: give --model, too")
             if len(self.inputs) > 1:
                 raise InputError("several inputs: give one file of embeddings, or --model")

@@ -154,7 +154,7 @@ def test_a_strict_writer_stops_at_an_unreadable_image(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": COUNT + 1}, "another number of images .* `nec append` adds"),
+        ({"count": COUNT + 1}, "another number of images .*`nec append` adds"),
         ({"count": COUNT - 8}, r"another number of images \(number of images: 37, now 29\): give"),
         ({"grid": (4, 3)}, r"another grid \(grid: \(3, 4\), now \(4, 3\)\)"),
         ({"shard": 4}, r"another shard \(shard: 8, now 4\)"),
