@@ -91,7 +91,8 @@ class _Appending:
         node: Any = zarr_nodes.open_node(store)
         state = manifest.read_state(node) if isinstance(node, zarr.Group) else None
         begun: Any = node.attrs.get(APPENDING)  # what `_begin` wrote
-        self._is_last_step = bool(begun and state and state["state"] == "writing")
+        is_writing = bool(state and state["state"] == "writing")
+        self._is_last_step = is_writing and contents.is_appended(node)
         if self._is_last_step and begun["digest"] != self._digest:
             raise OutputError(
                 f"{begun['images']:,} images of {', '.join(begun['archives'])} are being added to "
@@ -127,7 +128,9 @@ class _Appending:
             progress(done, self._added)
         group = self._opened()
         if not self._is_last_step:
-            group.attrs[ATTRIBUTE] = {**(manifest.read_state(group) or {}), "state": "writing"}
+            record = {**(manifest.read_state(group) or {}), "state": "writing"}
+            both = {ATTRIBUTE: record, APPENDING: self._begun(is_last_step=True)}
+            group.attrs.put({**group.attrs, **both})  # `update` would write one after the other
         if self._before < start:
             self._put(arrays, slice(self._before, min(start, self._after)))
         for name, array in arrays.items():
@@ -174,17 +177,22 @@ class _Appending:
             shards.remove_unfinished(path)
         group = zarr.open_group(self._store, mode="r+")
         begun: Any = group.attrs.get(APPENDING)
-        if begun is None or begun["digest"] != self._digest:
+        if begun != self._begun():
             count = max(self._after, begun["before"] + begun["images"] if begun else 0)
             for array in self._longer(count).values():
                 for number in manifest.written_shards(array):
                     if number * self._size >= self._before:
                         shards.delete(array, number)
-        group.attrs[APPENDING] = {
+            group.attrs[APPENDING] = self._begun()
+
+    def _begun(self, *, is_last_step: bool = False) -> dict[str, Any]:
+        """What the attribute `nec_appending` has."""
+        return {
             "digest": self._digest,
             "before": self._before,
             "images": self._added,
             "archives": [part.name for part in self._parts],
+            "is_last_step": is_last_step,
         }
 
     def _opened(self) -> zarr.Group:

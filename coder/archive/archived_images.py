@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from coder import files
-from coder.archive import contents, zarr_nodes
+from coder.archive import contents, manifest, zarr_nodes
 from coder.archive.image_columns import TEXT
 from coder.archive.zarr_codec import nec_codec
 from coder.errors import InputError
@@ -216,11 +216,16 @@ def columns_of(parts: Sequence[ArchivedImages]) -> dict[str, np.dtype]:
 
 
 def digest(parts: Sequence[ArchivedImages]) -> str:
-    """A SHA-256 of the images to take: ids, labels and which are valid."""
+    """A SHA-256 of the images to take: ids, labels, which are valid, and digests of their shards.
+
+    Archives of earlier versions have no digests of shards.
+    """
     sha = hashlib.sha256()
     for part in parts:
         for i in part.numbers.tolist():
             sha.update(f"{part.ids[i]}\0{part.labels[i]}\0{part.valid[i]}\n".encode())
+        state = manifest.read_state(part.group) or {}
+        sha.update(f"{part.classes}\n{sorted(state.get('sha256', {}).items())}\n".encode())
     return sha.hexdigest()
 
 

@@ -46,6 +46,7 @@ from coder.refiner import Refiner, check_refiner
 SHARD = 256
 APPENDING = "nec_appending"
 """The attribute of an archive to which images are being added (`append`)."""
+ADDING = "images are being added to it, or that was stopped: give the same `nec append` again"
 OWN = (ATTRIBUTE, APPENDING, refiner_array.ATTRIBUTE, "coordinates")
 """The attributes of a group that an archive writes itself."""
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
@@ -219,9 +220,15 @@ def open_archive(store: Any) -> zarr.Group:
         if state is None and not manifest.is_earlier(group, arrays):
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
-            raise FileError(manifest.progress(arrays))
+            raise FileError(ADDING if is_appended(group) else manifest.progress(arrays))
         refuse_lost(group, arrays, state, "copy the archive again, or write it again")
     return group
+
+
+def is_appended(group: zarr.Group) -> bool:
+    """Whether images are being added to an archive, in the step in which it cannot be opened."""
+    begun: Any = group.attrs.get(APPENDING)
+    return bool(begun and begun["is_last_step"])
 
 
 def finish(group: zarr.Group) -> None:

@@ -434,8 +434,8 @@ class Writer:
                 "exists, and is not an archive of this version, which a writer could go on with: "
                 "choose another place"
             )
-        if state["state"] == "writing" and contents.APPENDING in group.attrs:
-            raise OutputError("images are being added to it: give the same `nec append` again")
+        if state["state"] == "writing" and contents.is_appended(group):
+            raise OutputError(contents.ADDING)
         arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")
         given, embedding = self._plan, arrays["embedding"]

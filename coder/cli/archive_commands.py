@@ -360,7 +360,7 @@ def _print_archive(opened: _Opened) -> dict[str, Any]:
     if group is None:
         return {}
     if opened.unfinished:
-        state = manifest.progress(arrays)
+        state = contents.ADDING if contents.is_appended(group) else manifest.progress(arrays)
     elif opened.unreadable:
         state = "unknown whether whole: parts may not be read"
     elif opened.problems or opened.changed:

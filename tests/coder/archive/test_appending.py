@@ -137,7 +137,7 @@ def test_interrupted_anywhere_it_keeps_the_old_images_and_goes_on(tmp_path, monk
             assert_same(everything(path), before)
             states.add("complete")
         except FileError:
-            with pytest.raises(FileError, match="still being written"):
+            with pytest.raises(FileError, match="give the same `nec append` again"):
                 archive.open_archive(path)
             states.add("writing")
             with pytest.raises(OutputError, match=r"3 images of .*more.zarr are being added"):
@@ -166,6 +166,45 @@ def test_other_images_may_follow_an_interruption_before_the_last_step(tmp_path, 
     append(path, [more])
     append(whole, [more])
     assert contents(path) == contents(whole)
+
+
+def test_other_embeddings_of_the_same_ids_are_other_images(tmp_path, monkeypatch):
+    path = made(tmp_path / "archive.zarr", range(6))
+    whole = shutil.copytree(path, tmp_path / "whole" / "archive.zarr")
+    more = made(tmp_path / "more.zarr", range(6, 18))
+    with monkeypatch.context() as patched:
+        killed_at(patched, 15)
+        with pytest.raises(Killed):
+            append(path, [more])
+    shutil.rmtree(more)
+    monkeypatch.setitem(globals(), "Y", Y[::-1])
+    made(more, range(6, 18))
+    append(path, [more])
+    append(whole, [more])
+    assert contents(path) == contents(whole)
+
+
+def test_what_others_do_between_is_kept(tmp_path, monkeypatch):
+    """Shards of the archive are written again after an interruption: that is no last step."""
+    path = made(tmp_path / "archive.zarr", range(6), bad={1}, columns={})
+    more = made(tmp_path / "more.zarr", range(6, 18), columns={})
+    with monkeypatch.context() as patched:
+        killed_at(patched, 15)
+        with pytest.raises(Killed):
+            append(path, [more])
+    attributes = {"quality": QUALITY, "model": "m", "classes": ["sea", "land"]}
+    settings = {"shard": SHARD, "attributes": attributes, "retry": True}
+    with archive.Writer(path, WHOLE.at(QUALITY), 6, GRID, **settings) as writer:
+        [part] = writer.missing()
+        ids = [f"image {i}" for i in range(4)]
+        writer.write(part, Y[:4], ids, [0, 1, 0, 1])
+    with pytest.raises(FileError, match="still being written"):
+        append(path, [more])
+    with archive.Writer(path, WHOLE.at(QUALITY), 6, GRID, **settings) as writer:
+        writer.finish()
+    append(path, [more])
+    copy([made(tmp_path / "all.zarr", range(18), columns={})], tmp_path / "b.zarr", WHOLE, shard=4)
+    assert_same(everything(path), everything(tmp_path / "b.zarr"))
 
 
 def test_the_same_again_writes_nothing(tmp_path):
