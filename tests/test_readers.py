@@ -25,7 +25,7 @@ from PIL import Image
 import coder
 import nec_jax
 from coder import CodecError, archive
-from coder.cli import fit_commands
+from coder.cli import _OWN, OTHERS, fit_commands
 from coder.cli import main as coder_main
 from nec_jax import heads
 from nec_jax.images.read import read_image, read_mask
@@ -80,6 +80,9 @@ def right_file(kind: str, folder: Path) -> Path:
             (path / name).mkdir(parents=True)
             for i in range(12):
                 Image.new("RGB", (20, 20), (i, 2, 3)).save(path / name / f"{i}.png")
+    elif kind == "image table":
+        Image.new("RGB", (20, 20)).save(folder / "a.png")
+        path.write_text("path,place\na.png,here\n")
     elif kind == "images":
         path.mkdir()
         for i in range(3):
@@ -102,6 +105,7 @@ SUFFIXES = {
     "study": ".toml",
     "table": ".csv",
     "report": "",
+    "image table": ".csv",
     "images": "",
     "labelled": "",
 }
@@ -112,7 +116,10 @@ def coder_command(*words: str) -> Reader:
 
     def call(path: Path, out: Path) -> None:
         there = {"FILE": str(path), "OUT": str(out / "written"), "BLOB": str(KEPT / "image.blob")}
-        there |= {"NPY": str(out.parent / "right.npy"), "CODEC": str(CODEC)}
+        there |= {"NPY": str(out.parent / "right.npy"), "CODEC": str(CODEC), "MODEL": str(MODEL)}
+        there |= {f"OUT{end}": str(out / f"written{end}") for end in (".parquet", ".zarr")}
+        there |= {"ARCHIVE": str(KEPT / "archive.zarr")}
+        there |= {"REFINER": str(GOLDEN / "ladder.refiner.safetensors")}
         status = coder_main([there.get(word, word) for word in words])
         if status:
             raise SystemExit(status)
@@ -181,6 +188,24 @@ READERS: dict[str, tuple[str, Reader]] = {
         "archive",
         coder_command("decode", "FILE", "--refine", "--out", "OUT"),
     ),
+    "coder export": ("archive", coder_command("export", "FILE", "--out", "OUT.parquet")),
+    "coder export to Zarr": ("archive", coder_command("export", "FILE", "--out", "OUT.zarr")),
+    "coder copy": ("archive", coder_command("copy", "FILE", "--out", "OUT")),
+    "coder copy of several": (
+        "archive",
+        coder_command("copy", "ARCHIVE", "FILE", "--codec", "MODEL", "--out", "OUT"),
+    ),
+    "coder copy --codec": (
+        "model",
+        coder_command("copy", "ARCHIVE", "--codec", "FILE", "--out", "OUT"),
+    ),
+    "coder append": ("archive", coder_command("append", "FILE", "ARCHIVE")),
+    "coder append of others": ("archive", coder_command("append", "ARCHIVE", "FILE")),
+    "coder add-refiner": ("archive", coder_command("add-refiner", "FILE", "--refiner", "REFINER")),
+    "coder add-refiner --refiner": (
+        "refiner",
+        coder_command("add-refiner", "ARCHIVE", "--refiner", "FILE"),
+    ),
     "coder fit": ("embeddings", coder_command("fit", "FILE", "--out", "OUT")),
     "coder encode": ("embeddings", coder_command("encode", "FILE", "--out", "OUT")),
     "coder encode --codec": (
@@ -234,6 +259,10 @@ READERS: dict[str, tuple[str, Reader]] = {
         "images",
         coder_command("encode", "FILE", "--model", "nec-vit-ti", "--out", "OUT"),
     ),
+    "nec encode table": (
+        "image table",
+        coder_command("encode", "FILE", "--model", "nec-vit-ti", "--out", "OUT"),
+    ),
     "examples/probe.py": ("archive", example("probe.py", "FILE")),
     "coder.load": ("codec", lambda path, _: coder.load(path)),
     "coder.load_refiner": ("refiner", lambda path, _: coder.load_refiner(path)),
@@ -242,6 +271,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "coder.load_head": ("head", lambda path, _: coder.load_head(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
     "fit_commands.read": ("embeddings", lambda path, _: fit_commands.read(path)),
+    "coder.open": ("archive", lambda path, _: coder.open(path)[:]),
     "archive.open_archive": ("archive", lambda path, _: archive.open_archive(path)),
     "read_image": ("image", lambda path, _: read_image(path, "an image")),
     "read_mask": ("image", lambda path, _: read_mask(path)),
@@ -303,6 +333,13 @@ def content(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def test_no_command_is_left_out():
+    commands = {*_OWN, *OTHERS} - {"models"}
+    named = {name.split()[1] for name in READERS if name.split()[0] in ("coder", "nec", "train")}
+    # Options of all training commands are read alike; `describe` reads a study as they do.
+    assert commands - named == {"refine", "describe"}
 
 
 @pytest.mark.usefixtures("alarm")

@@ -33,10 +33,11 @@ of others; `archived_images` is what both take. `exact_copy` copies an archive b
 reads Zarr groups and arrays with errors that name the cause.
 """
 
-from coder.archive.appending import append
+from coder.archive.appending import append, undo_append
 from coder.archive.contents import (
     SHARD,
     add_refiner,
+    appended,
     columns_of,
     create,
     even_shard,
@@ -57,6 +58,7 @@ __all__ = [
     "Writer",
     "add_refiner",
     "append",
+    "appended",
     "columns_of",
     "create",
     "even_shard",
@@ -67,6 +69,7 @@ __all__ = [
     "open_archive",
     "read_array",
     "read_refiner",
+    "undo_append",
     "valid_images",
     "written_shards",
 ]

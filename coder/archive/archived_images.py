@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from coder import files
@@ -18,6 +17,7 @@ from coder.lazy_attribute import lazy_attribute
 
 OF_ALL = ("images", "image_names", "image_sizes", "pixels", "pixels_in_no_window")
 """Attributes of `nec encode` that are about all of its images."""
+_NO_REASON = "not valid, and no reason is known"
 
 
 class Rows(NamedTuple):
@@ -39,13 +39,13 @@ class Rows(NamedTuple):
 class ArchivedImages:
     """An archive, and the numbers of its images to take."""
 
-    def __init__(self, store: Any, group: zarr.Group | None = None):
-        """Open a complete archive, unless its group is given.
+    def __init__(self, store: Any):
+        """Open a complete archive.
 
         Raises FileError as `open_archive`, and InputError for one that cannot be copied.
         """
         self.store = store
-        self.group = contents.open_archive(store) if group is None else group
+        self.group = contents.open_archive(store)
         with zarr_nodes.about_store(self.group.store):
             array = contents.array_of(self.group, "embedding")
             self.count, *grid = array.shape[:3]
@@ -117,8 +117,10 @@ class ArchivedImages:
             moved = np.array([classes.index(name) for name in self.classes], np.int32)
             labels = np.where(labels >= 0, moved[labels], -1)
         errors = [""] * len(numbers)
-        if "error" in self.group:
-            errors = [str(one) for one in contents.read_array(self.group, "error", numbers)]
+        if "error" in self.group:  # `valid` says which images have an embedding
+            given = contents.read_array(self.group, "error", numbers)
+            there = self.valid[numbers]
+            errors = ["" if v else str(e) or _NO_REASON for v, e in zip(there, given, strict=True)]
         return y, [self.ids[i] for i in numbers], labels, errors
 
     def column(self, name: str, inside: slice) -> Sequence[Any]:
@@ -130,21 +132,23 @@ class ArchivedImages:
         return [str(one) for one in values] if self.columns[name] == TEXT else list(values)
 
 
-def refuse_different(first: ArchivedImages, others: Sequence[ArchivedImages]) -> None:
+def refuse_different(parts: Sequence[ArchivedImages]) -> None:
     """Raise InputError unless all archives are of one codec, quality, grid and encoder."""
-    for other in others:
+    first = parts[0]
+    for other in parts[1:]:
         for what in ("codecs", "grid"):
             if getattr(other, what) != getattr(first, what):
                 raise InputError(
                     f"{other.store} has another {what.removesuffix('s')} than {first.store}: "
                     "only archives of one codec, quality and grid make one archive"
                 )
-        models = [one.group.attrs.get("model") for one in (first, other)]
-        if None not in models and models[0] != models[1]:
-            raise InputError(
-                f"{other.store} was made by another model than {first.store}, of the same codec: "
-                "embeddings of two models cannot be compared"
-            )
+    models = {str(part.group.attrs["model"]): part for part in parts if "model" in part.group.attrs}
+    if len(models) > 1:
+        one, two, *_ = models.values()
+        raise InputError(
+            f"{two.store} was made by another model than {one.store}, of the same codec: "
+            "embeddings of two models cannot be compared"
+        )
 
 
 def choose(

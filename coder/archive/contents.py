@@ -46,8 +46,13 @@ from coder.refiner import Refiner, check_refiner
 SHARD = 256
 APPENDING = "nec_appending"
 """The attribute of an archive to which images are being added (`append`)."""
-ADDING = "images are being added to it, or that was stopped: give the same `nec append` again"
-OWN = (ATTRIBUTE, APPENDING, refiner_array.ATTRIBUTE, "coordinates")
+ADDING = (
+    "images are being added to it, or that was stopped: give the same `nec append` again, or take "
+    "it back by `nec append ARCHIVE --undo`"
+)
+APPENDED = "nec_appended"
+"""The attribute that lists what was added (`append`)."""
+OWN = (ATTRIBUTE, APPENDING, APPENDED, refiner_array.ATTRIBUTE, "coordinates")
 """The attributes of a group that an archive writes itself."""
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
 EMPTY = 2**64 - 1
@@ -220,15 +225,23 @@ def open_archive(store: Any) -> zarr.Group:
         if state is None and not manifest.is_earlier(group, arrays):
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
-            raise FileError(ADDING if is_appended(group) else manifest.progress(arrays))
+            raise FileError(ADDING if is_in_last_step(group) else manifest.progress(arrays))
         refuse_lost(group, arrays, state, "copy the archive again, or write it again")
     return group
 
 
-def is_appended(group: zarr.Group) -> bool:
+def is_in_last_step(group: zarr.Group) -> bool:
     """Whether images are being added to an archive, in the step in which it cannot be opened."""
-    begun: Any = group.attrs.get(APPENDING)
-    return bool(begun and begun["is_last_step"])
+    state, begun = manifest.read_state(group), group.attrs.get(APPENDING)
+    is_last = isinstance(begun, dict) and bool(begun.get("is_last_step"))
+    return is_last and state is not None and state["state"] == "writing"
+
+
+def appended(group: zarr.Group) -> list[dict[str, Any]]:
+    """What was added to an archive: the name, number of images, and digest of each source."""
+    listed = group.attrs.get(APPENDED)
+    rows = listed if isinstance(listed, list) else []
+    return [one for one in rows if isinstance(one, dict) and {"archive", "digest"} <= set(one)]
 
 
 def finish(group: zarr.Group) -> None:
@@ -250,6 +263,8 @@ def finish(group: zarr.Group) -> None:
         state = manifest.read_state(group)
         if state is None:
             raise FileError("not an archive, or one of an earlier version: make it with `create`")
+        if is_in_last_step(group):
+            raise FileError(ADDING)
         # As they are stored: arrays may have changed, and a refiner may have been added since.
         mode = "r" if group.store.read_only else "r+"
         now = zarr.open_group(group.store_path, mode=mode, use_consolidated=False)

@@ -64,7 +64,7 @@ def copy(
     if replace:
         archived_images.leave_replaced(parts)
     first = parts[0]
-    archived_images.refuse_different(first, parts[1:])
+    archived_images.refuse_different(parts)
     own = codec.quality_of(first.codecs)
     if own is None:
         raise InputError(

@@ -202,7 +202,10 @@ def differing(
             what = f"does not hold what it held {then}, {own}"
         else:
             what = f"was not there {then}, for {own}"
-        remedy = "copy the archive again; if it was written on purpose, call coder.archive.finish"
+        remedy = (
+            "copy the archive again; if it was written on purpose, call coder.archive.finish; if "
+            "images were added to it, open it again"
+        )
         yield Lost(shard_key(array, number), f"{what}: {remedy}", name)
 
 

@@ -434,7 +434,7 @@ class Writer:
                 "exists, and is not an archive of this version, which a writer could go on with: "
                 "choose another place"
             )
-        if state["state"] == "writing" and contents.is_appended(group):
+        if contents.is_in_last_step(group):
             raise OutputError(contents.ADDING)
         arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         contents.refuse_lost(group, arrays, manifest.begun(state["shards"]), "write a new archive")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import zarr
@@ -23,6 +24,9 @@ from coder import files
 from coder.archive.remote_store import RemoteStore, open_url
 from coder.errors import CodecError, FileError, NoPermission, StoreError, about
 
+_WAITING: WeakSet[Any] = WeakSet()
+"""Tasks that wait for the others: two threads whose reads fail would wait for one another."""
+_PATIENCE = 60.0  # seconds; each request ends before
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
 
@@ -352,9 +356,11 @@ async def _sizes(store: Store) -> dict[str, int]:
 
 
 async def _others(*, cancelled: bool = False) -> None:
-    """Waits for whatever else runs in zarr's event loop."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    """Waits for whatever else runs in zarr's event loop, but not for those that wait here."""
+    _WAITING.add(asyncio.current_task())
+    tasks = asyncio.all_tasks() - set(_WAITING)
     if cancelled:
         for task in tasks:
             task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        await asyncio.wait(tasks, timeout=_PATIENCE)

@@ -94,7 +94,7 @@ def _command(arguments: list[str], prog: str) -> int:
     name, *rest = arguments or ["--help"]
     if name in _OWN:
         options = tyro.cli(_OWN[name], args=rest, prog=f"{prog} {name}")
-        if isinstance(options, Fit | Encode | Copy):
+        if isinstance(options, Append | Copy | Encode | Fit):
             options.check()
         hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
         with _named(options.file), hidden or contextlib.nullcontext():

@@ -135,18 +135,21 @@ def _origin(opened: _Opened) -> dict[str, Any]:
         f"images of {made['image_size']} px; {made['written_by']}"
     )
     left_out = attributes.get("files_left_out")
-    if left_out is not None and left_out["unreadable"]:
+    if isinstance(left_out, dict) and (count := left_out.get("unreadable")):
         made["files_left_out"] = left_out
-        print(
-            f"{left_out['unreadable']:,} image files could not be read and have no windows in it, "
-            f"the first {left_out['first'][0]['path']}"
-        )
+        print(f"image files that could not be read, and have no windows in it: {count}")
     if (sources := attributes.get("copied_from")) is not None:
         made["copied_from"] = sources
         made["copied_from_quality"] = attributes.get("copied_from_quality")
         print(
             f"copied from {', '.join(map(str, sources))}, of quality {made['copied_from_quality']}"
         )
+    if opened.group is not None and (added := contents.appended(opened.group)):
+        made["appended"] = [
+            {name: one.get(name) for name in ("archive", "images")} for one in added
+        ]
+        listed = ", ".join(f"{one['images']:,} of {one['archive']}" for one in made["appended"])
+        print(f"images that were added: {listed}")
     return {"made_by": made}
 
 
@@ -360,7 +363,7 @@ def _print_archive(opened: _Opened) -> dict[str, Any]:
     if group is None:
         return {}
     if opened.unfinished:
-        state = contents.ADDING if contents.is_appended(group) else manifest.progress(arrays)
+        state = contents.ADDING if contents.is_in_last_step(group) else manifest.progress(arrays)
     elif opened.unreadable:
         state = "unknown whether whole: parts may not be read"
     elif opened.problems or opened.changed:

@@ -232,11 +232,18 @@ class Append:
     """
 
     file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]
-    """Archive to add to."""
-    more: Annotated[Positional[tuple[str, ...]], _NAMES]
-    """Archives of its codec, quality, grid and encoder, whose images follow its own. Of the archive itself, only the last shard is written again."""  # noqa: E501
+    """Archive to add to. Only its last shard is written again."""
+    more: Annotated[Positional[tuple[str, ...]], _NAMES] = ()
+    """Archives of its codec, quality, grid and encoder, whose images follow its own."""
+    undo: Flag = False
+    """Take back an addition that was interrupted."""
     json: Flag = False
     """Print one JSON object instead of text."""
+
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        if bool(self.more) == self.undo:
+            raise InputError("give archives to add, or --undo")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,11 @@ def add_refiner(options: AddRefiner) -> tuple[int, dict[str, Any]]:
 
 
 def appended(options: Append) -> tuple[int, dict[str, Any]]:
-    """Add the images of archives to an archive."""
+    """Add the images of archives to an archive, or take an addition back."""
+    if options.undo:
+        was_there = appending.undo_append(options.file)
+        print(f"{options.file}: {'taken back' if was_there else 'nothing is being added to it'}")
+        return 0, {"archive": str(options.file), "undone": was_there}
     done = appending.append(options.file, options.more, progress=ProgressLines("images"))
     size = sum(zarr_nodes.sizes(options.file).values())
     if done.added:

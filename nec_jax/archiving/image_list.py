@@ -5,6 +5,7 @@ compared: a file that was changed in place and kept its size is not noticed.
 """
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import zip_longest
@@ -15,6 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from coder import archive
 from coder.archive import zarr_nodes
 from coder.errors import NoPermission, printable
 from nec_jax.images.record import DataError, Source, raise_passing
@@ -66,8 +68,8 @@ def listed(source: Source) -> Listed:
     known = getattr(source, "sizes", None)  # of images at URLs, as they were listed
     names, sizes = hashlib.sha256(), hashlib.sha256()
     digests = {"image_names": "", "image_sizes": ""}
-    firsts: list[int] = []  # the first image of each file
-    files: list[tuple[Any, int]] = []  # and the file and its size
+    # Of each file: its first image, and its size.
+    firsts, file_sizes, last = array("q"), array("q"), None
     for number, ((name, file), label) in enumerate(zip_longest(source.files(), labels), 1):
         text = f"{name}\t{label}"
         if isinstance(source, ImageTable):
@@ -77,15 +79,16 @@ def listed(source: Source) -> Listed:
             total += known[number - 1] or 0
         found = size(file) if known is None else known[number - 1]
         sizes.update(f"{found}\n".encode())
-        if not files or files[-1][0] != file:
+        if file != last:
             firsts.append(number - 1)
-            files.append((file, found or 0))
+            file_sizes.append(found or 0)
+            last = file
         if number % _LISTED == 0 or number == len(source):
             digests["image_names"] += names.hexdigest()[:_DIGITS]
             digests["image_sizes"] += sizes.hexdigest()[:_DIGITS]
             names, sizes = hashlib.sha256(), hashlib.sha256()
     counts = np.diff([*firsts, len(source)])
-    share = np.array([size for _, size in files]) / counts
+    share = np.array(file_sizes) / counts
     return Listed(digests, total, np.repeat(share, counts))
 
 
@@ -144,6 +147,11 @@ def refuse_changed(
         raise
     except ValueError:  # damaged, or no archive: its writer says so
         return dict(now)
+    if archive.appended(group):
+        raise DataError(
+            f"{out} is complete, and images were appended to it: encode further ones to a second "
+            "archive, and append that (`nec append`)"
+        )
     had = {name: group.attrs.get(name) for name in (*now, "images")}
     # Of an earlier version, or damaged: its writer says so.
     if None in had.values() or "id" not in group or "valid" not in group:
@@ -187,7 +195,8 @@ def refuse_changed(
 
 def _refuse_left_out(had: Any, now: Mapping[str, Any], text: str, remedy: str) -> None:
     """Raise DataError if no window is cut from other files than when the archive was begun."""
-    if had is None or had["sha256"] == now["sha256"]:  # None: of an earlier version
+    # One of an earlier version has none.
+    if not isinstance(had, dict) or had.get("sha256") == now["sha256"]:
         return
     then, here = ({one["path"]: one["reason"] for one in held["first"]} for held in (had, now))
     is_whole = [held["unreadable"] + held["too_small"] <= _NAMED for held in (had, now)]

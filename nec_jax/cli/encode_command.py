@@ -102,13 +102,13 @@ def _told(options: Encode, done: Encoded) -> dict[str, Any]:
             print(f"  and {rest:,} more: see the array `error`")
     left_out = done.files_left_out
     if unreadable := left_out["unreadable"]:
-        print(f"{unreadable:,} files cannot be read, and the archive has no windows of them:")
+        print(f"files that cannot be read, and of which the archive has no windows: {unreadable:,}")
         for file in left_out["first"][: min(unreadable, _NAMED)]:
             print(f"  {file['path']}: {file['reason']}")
         if unreadable > _NAMED:
             print(f"  and {unreadable - _NAMED:,} more: see the attribute `files_left_out`")
     if left_out["too_small"]:
-        print(f"{left_out['too_small']:,} images are smaller than a window, and are left out")
+        print(f"images that are smaller than a window, and are left out: {left_out['too_small']:,}")
     return {"out": str(options.out), **done._asdict(), "bytes_per_image": per_image, "ratio": ratio}
 
 

@@ -12,7 +12,7 @@ from archive_cases import contents
 from zarr.storage import LocalStore
 
 from coder import FileError, InputError, OutputError, archive
-from coder.archive.appending import append
+from coder.archive.appending import append, undo_append
 from coder.archive.copying import copy
 from coder.cli import main as command
 
@@ -28,9 +28,7 @@ def made(path, numbers, *, bad=(), classes=("sea", "land"), columns=COLUMNS, mor
     attributes = {"quality": quality, "model": "m", **(more or {})}
     attributes |= {"classes": list(classes)} if classes else {}
     numbers, count = list(numbers), len(numbers)
-    settings = {"shard": min(SHARD, count), "attributes": attributes, "columns": columns}
-    if path.name == "archive.zarr":
-        settings["shard"] = SHARD
+    settings = {"shard": SHARD, "attributes": attributes, "columns": columns}
     with archive.Writer(path, WHOLE.at(quality), count, GRID, **settings) as writer:
         for part in writer.missing():
             own = numbers[part]
@@ -123,6 +121,8 @@ def test_interrupted_anywhere_it_keeps_the_old_images_and_goes_on(tmp_path, monk
     before = everything(tmp_path / "archive.zarr")
     expected = shutil.copytree(tmp_path / "archive.zarr", tmp_path / "whole" / "archive.zarr")
     append(expected, [more])
+    others = shutil.copytree(tmp_path / "archive.zarr", tmp_path / "others" / "archive.zarr")
+    append(others, [other])
     call, states = 0, set()
     while True:
         path = shutil.copytree(tmp_path / "archive.zarr", tmp_path / f"{call}" / "archive.zarr")
@@ -136,17 +136,26 @@ def test_interrupted_anywhere_it_keeps_the_old_images_and_goes_on(tmp_path, monk
         try:
             assert_same(everything(path), before)
             states.add("complete")
+            back = shutil.copytree(path, tmp_path / f"{call}" / "back" / "archive.zarr")
+            assert undo_append(back) == (call > 0)
+            assert contents(back) == contents(tmp_path / "archive.zarr")
         except FileError:
             with pytest.raises(FileError, match="give the same `nec append` again"):
                 archive.open_archive(path)
             states.add("writing")
-            with pytest.raises(OutputError, match=r"3 images of .*more.zarr are being added"):
-                append(path, [other])
             with (
                 pytest.raises(OutputError, match="give the same `nec append` again"),
                 archive.Writer(path, WHOLE.at(QUALITY), 6, GRID),
             ):
                 pass
+            with pytest.raises(FileError, match="give the same `nec append` again"):
+                archive.finish(zarr.open_group(path, mode="r+"))
+            back = shutil.copytree(path, tmp_path / f"{call}" / "back" / "archive.zarr")
+            assert undo_append(back)
+            assert contents(back) == contents(tmp_path / "archive.zarr")
+            shutil.copytree(path, back, dirs_exist_ok=True)
+            append(back, [other])
+            assert_same(everything(back), everything(others))
         assert append(path, [more]) == (9, 3, 1)
         assert contents(path) == contents(expected)
         call += 1
@@ -226,13 +235,55 @@ def test_classes_and_attributes(tmp_path):
     assert attributes["classes"] == ["sea", "land", "ice"]
     labels = everything(path)["label"]
     assert labels == [0, 1, 0, 1, 0, 1, 2, 0, 2, 0, 2, -1]
-    first, second = attributes["appended"]
+    first, second = attributes["nec_appended"]
     assert (first["archive"], first["images"], first["data"]) == (str(two), 5, "two")
     assert "model" not in first  # which both have
     assert second["images"] == 1
     assert not {"images", "image_names", "image_sizes", "nec_appending"} & set(attributes)
     append(path, [made(tmp_path / "fourth.zarr", range(30, 31))])
-    assert len(archive.open_archive(path).attrs["appended"]) == 3  # type: ignore[arg-type]
+    assert len(archive.open_archive(path).attrs["nec_appended"]) == 3  # type: ignore[arg-type]
+
+
+def test_what_was_added_before_is_left_out_unless_it_was_dropped(tmp_path):
+    path = made(tmp_path / "archive.zarr", range(6))
+    two, three = (made(tmp_path / f"{i}.zarr", range(i, i + 3)) for i in (6, 9))
+    append(path, [two])
+    assert append(path, [two, three]) == (12, 3, 0)
+    copy([path], tmp_path / "less.zarr", WHOLE, drop=[f"image {i}" for i in range(6, 9)])
+    assert "nec_appended" not in archive.open_archive(tmp_path / "less.zarr").attrs
+    assert append(tmp_path / "less.zarr", [two]) == (12, 3, 0)
+    (tmp_path / "again").mkdir()
+    made(tmp_path / "again" / "6.zarr", [6, 7, 8], bad={7})
+    with pytest.raises(InputError, match="has the id 'image 6'"):
+        append(path, [tmp_path / "again" / "6.zarr"])
+
+
+def test_valid_says_which_images_have_an_embedding_and_not_errors(tmp_path):
+    path = made(tmp_path / "archive.zarr", range(6))
+    two = made(tmp_path / "more.zarr", range(6, 12), bad={8})
+    group: Any = zarr.open_group(two, mode="r+")
+    group["error"][:] = np.array(["", "odd", "", "", "", ""], object)
+    archive.finish(group)
+    expected = everything(two)
+    append(path, [two])
+    found = everything(path)
+    for name in ("embedding", "valid", "id"):
+        np.testing.assert_array_equal(np.array(found[name][6:]), np.array(expected[name]))
+    assert found["error"][6:] == ["", "", "not valid, and no reason is known", "", "", ""]
+
+
+def test_a_damaged_source_leaves_the_archive_as_it_was(tmp_path):
+    path = made(tmp_path / "archive.zarr", range(6), columns={})
+    two = made(tmp_path / "more.zarr", range(6, 9), columns={})
+    before = everything(path)
+    file = two / "embedding/c/0/0/0/0"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(FileError, match="embedding is damaged"):
+        append(path, [two])
+    assert_same(everything(path), before)
+    assert not undo_append(path)
 
 
 def test_columns(tmp_path):
@@ -254,7 +305,7 @@ def test_columns(tmp_path):
         ({"quality": 3}, "has another codec than"),
         ({"more": {"model": "n"}}, "was made by another model than"),
         ({"classes": ()}, "labels without names"),
-        ({"numbers": range(2, 4)}, "has the id 'image 2', and so has an image to add"),
+        ({"numbers": range(2, 4)}, "has the id 'image 2', and so has"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, settings, message):
@@ -307,6 +358,13 @@ def test_the_command(tmp_path, capsys):
     assert "archive.zarr: 3 images were added, 0 of them not valid; it has 9" in (
         capsys.readouterr().out
     )
+    assert command(["info", str(path)]) == 0
+    assert "images that were added" not in capsys.readouterr().out  # which is of `nec encode`
+    assert command([*words, "--undo"]) == 1
+    assert command(words[:2]) == 1
+    assert capsys.readouterr().err.count("give archives to add, or --undo") == 2
+    assert command([*words[:2], "--undo"]) == 0
+    assert "nothing is being added to it" in capsys.readouterr().out
     assert command([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["added"] == 0
     assert command(["append", str(tmp_path / "no.zarr"), str(two)]) == 1

@@ -5,6 +5,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import transform_cases
 import zarr
 from archive_cases import BAD, COUNT, EMBEDDING_HAT, GRID, SHARD, filled, written
 from refiner_cases import random_refiner
+from zarr.storage import LocalStore
 
 import coder
 from coder import BlobError, FileError, InputError, archive
@@ -147,6 +150,43 @@ def test_each_of_many_workers_decodes_on_one_thread(tmp_path, method):
     )
     # Seconds of other threads, such as those that read files, of those of the one that decodes.
     assert float(done.stdout) < 0.2
+
+
+def test_threads_whose_reads_fail_at_once_all_end(path, monkeypatch):
+    embeddings, threads = coder.open(path), 4
+    barrier = threading.Barrier(threads)
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise TimeoutError("too slow")
+
+    def read(number: int) -> str:
+        barrier.wait()
+        with pytest.raises((FileError, OSError)) as caught:
+            embeddings[number]
+        return str(caught.value)
+
+    monkeypatch.setattr(LocalStore, "get", fails)
+    for _ in range(20):
+        with ThreadPoolExecutor(threads) as pool:
+            found = [pool.submit(read, number) for number in range(threads)]
+            assert all("too slow" in one.result(timeout=30) for one in found)
+
+
+ENDS = """
+from concurrent.futures import ThreadPoolExecutor
+
+import coder
+
+embeddings = coder.open("a.zarr")
+pool = ThreadPoolExecutor(8)
+for number in range(80):
+    pool.submit(embeddings.__getitem__, number % len(embeddings))
+"""
+
+
+def test_a_program_ends_while_its_threads_read(path):
+    """As a loader does that reads ahead of what is used."""
+    subprocess.run([sys.executable, "-c", ENDS], cwd=path.parent, check=True, timeout=100)
 
 
 def test_it_is_a_source_of_grain_and_has_batches_for_torch(path):

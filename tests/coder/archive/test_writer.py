@@ -454,3 +454,13 @@ def test_a_shard_may_be_claimed_in_one_thread_and_written_in_another(tmp_path):
             links = [link for link in Path("/proc/self/fd").glob("*") if link.is_symlink()]
             assert not [link for link in links if "shard-" in str(link.readlink())]
         writer.finish()
+
+
+def test_many_damaged_shards_are_written_again(tmp_path):
+    written(tmp_path / "a")
+    for file in (tmp_path / "a/valid/c").iterdir():
+        damaged = bytearray(file.read_bytes())
+        damaged[-1] ^= 1
+        file.write_bytes(damaged)
+    with archive.Writer(tmp_path / "a", CODEC, COUNT, GRID, shard=SHARD) as writer:
+        assert [part.start for part in writer.missing()] == list(range(0, COUNT, SHARD))

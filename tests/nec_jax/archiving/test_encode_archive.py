@@ -136,6 +136,21 @@ def test_progress_says_how_much_was_read_and_written(inputs, model, chip, capsys
         )
 
 
+def test_images_are_appended_and_the_first_ones_are_not_encoded_again(inputs, refused, capsys):
+    assert run(inputs, "archive.zarr") == 0
+    more = inputs / "more"
+    (inputs / "images" / "water").rename(more)
+    words = ["encode", str(more), "--model", str(inputs / "model.safetensors"), "--out"]
+    # Ids of these images are other ones: 1.png, and not water/1.png.
+    assert command([*words, str(inputs / "more.zarr"), "--shard", "2"]) == 0
+    assert command(["append", str(inputs / "archive.zarr"), str(inputs / "more.zarr")]) == 0
+    capsys.readouterr()
+    assert command(["info", str(inputs / "archive.zarr")]) == 0
+    assert f"images that were added: 5 of {inputs}/more.zarr" in capsys.readouterr().out
+    more.rename(inputs / "images" / "water")
+    refused("images were appended to it: encode further ones to a second", inputs, "archive.zarr")
+
+
 KILLED = """
 import os, pathlib, signal, sys
 
@@ -274,7 +289,7 @@ def test_files_that_no_window_is_cut_from_are_named(inputs, capsys):
     Image.new("RGB", (50, 30)).save(small)
     # Those that are too small are no error.
     assert run(inputs, "small.zarr", *given, "--strict") == 0
-    assert "1 images are smaller than a window, and are left out" in capsys.readouterr().out
+    assert "images that are smaller than a window, and are left out: 1" in capsys.readouterr().out
     found = left_out(inputs / "small.zarr")
     assert (found["unreadable"], found["too_small"]) == (0, 1)
     reason = f"{small} (30 x 50 px) is smaller than the chip of 40 px"
@@ -285,7 +300,7 @@ def test_files_that_no_window_is_cut_from_are_named(inputs, capsys):
     assert not (inputs / "strict.zarr").exists()
     assert run(inputs, "a.zarr", *given) == NOT_ALL
     shown = capsys.readouterr().out
-    assert "1 files cannot be read, and the archive has no windows of them:" in shown
+    assert "files that cannot be read, and of which the archive has no windows: 1" in shown
     assert f"  field/4.png: cannot read {bad}: " in shown
     assert run(inputs, "a.zarr", *given, "--json") == NOT_ALL  # it was complete
     facts = json.loads(capsys.readouterr().out)
@@ -295,9 +310,8 @@ def test_files_that_no_window_is_cut_from_are_named(inputs, capsys):
     assert (found["unreadable"], found["too_small"]) == (1, 1)
     assert [one["path"] for one in found["first"]] == ["field/4.png", "field/small.png"]
     assert command(["info", str(out)]) == 0
-    assert "1 image files could not be read and have no windows in it, the first field/4.png" in (
-        capsys.readouterr().out
-    )
+    told = "image files that could not be read, and have no windows in it: 1"
+    assert told in capsys.readouterr().out
     assert command(["verify", str(out)]) == 0
     # A part of an archive says nothing of files.
     copied = ["copy", str(out), "--codec", str(inputs / "model.safetensors"), "--out"]
