@@ -73,7 +73,7 @@ def read_image(
 
     JPEG, PNG and WebP hold no mask and no nodata value of their own that GDAL writes: it puts them
     in files beside (`NAME.msk`, `NAME.aux.xml`). A picture with such a file is refused, which names
-    it; of TIFF and JPEG 2000 these files are heeded.
+    it; of TIFF and JPEG 2000 these files are used.
 
     Args:
         path: the file.

@@ -158,7 +158,7 @@ def open_image_table(
     if any(map(is_url, paths)):
         if chip is not None:
             raise DataError("windows are cut from local images: copy those at URLs to a folder")
-        # A query may be a signature, which is nobody's business.
+        # A query may be a signature.
         names = [without_query(texts["path"][i]) for i in chosen]
         base = images_at(Path(path).stem, paths, names, labels=own, classes=classes)
     else:
