@@ -41,6 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax-processes"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of training come first: they take longest, and both workers are to end together."""
+    items.sort(key=lambda item: "train" not in item.path.parts)
+
+
 def put_whole(self: LRUCache, key: str, value: bytes) -> None:
     """`LRUCache.put`, but whole or not at all: two workers share the cache.
 

@@ -27,6 +27,7 @@ from train.engine.losses import rate_distortion
 from train.engine.step import State, data_mesh, make_step
 
 
+@pytest.mark.slow
 def test_with_x64_models_heads_and_training_are_what_they_are_without(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()

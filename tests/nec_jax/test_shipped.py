@@ -50,6 +50,7 @@ def test_consumers_have_the_same_codec(params: NecParams, capsys) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_kinds_of_the_earths_surface_are_classified_from_blobs(params: NecParams) -> None:
     """On longitudes that the head did not see; a random encoder has 0.90 here, uncompressed."""
     train, test = (

@@ -69,6 +69,7 @@ def test_products_of_both_passes_are_asked_for_at_the_precision(precision: str) 
     assert set(found) == {(kind[precision],) * 2}
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_little_and_weights_and_results_stay_float32() -> None:
     weights = random_weights(tiny_config(**ONE_BLOCK))
     compiled = jax.jit(gradient, static_argnums=1)

@@ -16,6 +16,7 @@ from train.data import read_all
 from train.main import main
 
 
+@pytest.mark.slow
 def test_a_decoder_for_all_rates_of_an_encoder_that_stays(
     encoder_only: Path, tmp_path: Path
 ) -> None:
