@@ -132,6 +132,14 @@ class _Appending:
                 )
         self._before, self._after = self._archive.count, self._archive.count + self._added
         self._size = manifest.shard_size(contents.array_of(self._archive.group, "embedding"))
+        # What the attribute `nec_appending` has.
+        self._begun = {
+            "digest": archived_images.digest(self._parts),
+            "before": self._before,
+            "images": self._added,
+            "archives": [part.name for part in self._parts],
+            "is_last_step": False,
+        }
         if self._parts:
             self._classes = archived_images.classes_of([self._archive, *self._parts])
             self._check(state)
@@ -154,7 +162,9 @@ class _Appending:
             progress(done, self._added)
         group = _opened(self._store)
         record = {**(manifest.read_state(group) or {}), "state": "writing"}
-        _put_attributes(group, {ATTRIBUTE: record, APPENDING: self._begun(is_last_step=True)})
+        _put_attributes(
+            group, {ATTRIBUTE: record, APPENDING: {**self._begun, "is_last_step": True}}
+        )
         if rows is not None:
             shards.put(arrays, last, *rows)
         for name, array in arrays.items():
@@ -197,19 +207,9 @@ class _Appending:
     def _begin(self) -> None:
         """Say what is added, and delete what is left of other images."""
         group = zarr.open_group(self._store, mode="r+")
-        if group.attrs.get(APPENDING) != self._begun():
+        if group.attrs.get(APPENDING) != self._begun:
             _delete_new_shards(self._store, group, self._after)
-            _put_attributes(group, {APPENDING: self._begun()})
-
-    def _begun(self, *, is_last_step: bool = False) -> dict[str, Any]:
-        """What the attribute `nec_appending` has."""
-        return {
-            "digest": archived_images.digest(self._parts),
-            "before": self._before,
-            "images": self._added,
-            "archives": [part.name for part in self._parts],
-            "is_last_step": is_last_step,
-        }
+            _put_attributes(group, {APPENDING: self._begun})
 
     def _rows(self, images: slice) -> tuple[Any, ...]:
         """What `shards.put` takes of images, which are counted with those of the archive."""

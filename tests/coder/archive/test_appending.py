@@ -96,6 +96,13 @@ def test_images_without_embeddings_stay_so(tmp_path, bad, other):
     assert np.isnan(found["embedding"]).all((1, 2, 3)).tolist() == [not v for v in found["valid"]]
 
 
+def damage(file):
+    """Change a byte."""
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+
+
 class Killed(Exception):
     """An interruption."""
 
@@ -277,9 +284,7 @@ def test_a_damaged_source_leaves_the_archive_as_it_was(tmp_path):
     two = made(tmp_path / "more.zarr", range(6, 9), columns={})
     before = everything(path)
     file = two / "embedding/c/0/0/0/0"
-    data = bytearray(file.read_bytes())
-    data[5] ^= 1
-    file.write_bytes(data)
+    damage(file)
     with pytest.raises(FileError, match="embedding is damaged"):
         append(path, [two])
     assert_same(everything(path), before)
@@ -326,9 +331,7 @@ def test_what_does_not_fit_is_refused(tmp_path, settings, message):
 def test_a_damaged_archive_is_refused(tmp_path):
     path, two = made(tmp_path / "archive.zarr", range(6)), made(tmp_path / "more.zarr", range(6, 9))
     file = path / "embedding/c/1/0/0/0"
-    data = bytearray(file.read_bytes())
-    data[5] ^= 1
-    file.write_bytes(data)
+    damage(file)
     with pytest.raises(FileError, match="embedding/c/1/0/0/0 does not hold what it held"):
         append(path, [two])
     assert "nec_appending" not in zarr.open_group(path, mode="r").attrs
