@@ -10,9 +10,9 @@ array = zarr.create_array(
 The last dimension is the channels, the one before it the width of a chunk's grid, and all earlier
 dimensions together its height. Writing what was read changes nothing. Rows and columns at a chunk's
 end that are all fill value are not coded: chunks may reach beyond an array's edge. They read as the
-fill value; if that is NaN, what was not written reads as NaN. With a codec whose tokens are
-independent, such as that of class tokens, tokens that are all NaN may be anywhere: they are left
-out, and a mask before the blob says where they are (docs/format.md, section 9).
+fill value; if that is NaN, what was not written reads as NaN. Tokens that are all NaN may then be
+anywhere: they are left out, the others are coded as one row of tokens, and a mask before the blob
+says where they are (docs/format.md, section 9).
 
 zarr converts assigned values to float32 before this codec sees them. So integers are coded without
 the warning of `codec.encode`, and a mask is dropped: the values that it hides are coded. Fill
@@ -166,17 +166,11 @@ class NecCodec(ArrayBytesCodec):
                 "chunk: give finite embeddings; a token that is missing is NaN in all channels"
             )
         if gaps.any() and np.isnan(chunk_spec.fill_value):
-            if not self.codec.spatial:
-                return chunk_spec.prototype.buffer.from_bytes(self._with_gaps(y, there))
-            row, column = np.argwhere(gaps)[0]
-            raise InputError(
-                f"the token at row {row}, column {column} of a chunk is NaN, as if it were not "
-                "written, and one after it is not: write whole chunks, or their tokens in order"
-                f"{_beyond_an_edge(there, chunk_spec.shape)}"
-            )
-        blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
+            blob = self._with_gaps(y, there)
+        else:
+            blob = self.codec.encode(part.reshape(-1, self.codec.channels), (height, width))
         before = getattr(chunk_data, "before", None)
-        if before is None and there.any() and gaps.any():
+        if before is None and there.any() and gaps.any() and blob[:1] != _GAPS:
             warnings.warn(
                 f"{gaps.sum()} tokens of a chunk have its fill value, {chunk_spec.fill_value:g}, "
                 "before tokens that have not: they are coded like any embedding, and read as other "
@@ -282,18 +276,22 @@ class NecCodec(ArrayBytesCodec):
         kept &= _written(before, fill_value)[..., None]
         if not kept.any():
             return
-        h, w = self.codec.grid_of(blob)
         after = self._decoded(blob, y.shape, fill_value)
         change = np.where(kept, np.abs(after - before), 0)
         # Sums of different grids round differently: docs/format.md, section 11.
         changed = (change > 1e-4 * np.abs(before[kept.any(-1)]).max()).any(-1)
         if changed.any():
+            remedy = "whole chunks"
+            if blob[:1] != _GAPS:
+                h, w = self.codec.grid_of(blob)
+                remedy += (
+                    f", or of whole blocks: those of {h} x {w} tokens begin at {_borders(h)} of "
+                    f"the height and {_borders(w)} of the width"
+                )
             warnings.warn(
                 f"writing a part of a chunk changed {changed.sum()} tokens beside it or in other "
                 f"channels, by up to {change.max():.3g}: they are coded together with what was "
-                "written. Write all channels of whole chunks, or of whole blocks: those of "
-                f"{h} x {w} tokens begin at {_borders(h)} of the height and {_borders(w)} of the "
-                "width",
+                f"written. Write all channels of {remedy}",
                 LossyWrite,
                 stacklevel=2,
             )
@@ -368,14 +366,15 @@ def refined(
     """A decoded chunk float32 [.., width, D], refined as `codec.decode(refine=True)` does its blob.
 
     Tokens that were not coded stay as they are: rows and columns at its end that are all fill
-    value; and, where tokens are unrelated, any token of fill value.
+    value, and any token of NaN. A chunk with such tokens before others was coded as one row.
     """
     y = chunk.reshape(math.prod(chunk.shape[:-2]), *chunk.shape[-2:]).copy()
     there = _written(y, fill_value)
-    if not codec.spatial and there.any():
+    height, width = _coded(there)
+    has_gaps = not there[:height, :width].all() and np.isnan(fill_value)
+    if there.any() and (has_gaps or not codec.spatial):
         y[there] = refiner.refine(y[there], (1, int(there.sum())), codec.fingerprint)
     elif there.any():
-        height, width = _coded(there)
         part = y[:height, :width]
         flat = refiner.refine(part.reshape(-1, y.shape[-1]), (height, width), codec.fingerprint)
         part[...] = flat.reshape(part.shape)

@@ -33,6 +33,7 @@ from coder import (
     CorruptBlob,
     FileError,
     InputError,
+    LossyWrite,
     ScalarCodec,
     WrongCodec,
     fit,
@@ -148,26 +149,52 @@ def test_what_is_not_written_of_an_array_with_fill_value_nan_is_nan(transform, s
     assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
 
 
-def test_nan_between_tokens_of_a_block_is_refused_and_its_place_is_named():
+def test_nan_in_some_channels_of_a_token_is_refused_and_its_place_is_named():
     array: Any = zarr.create_array(
         MemoryStore(), shape=(6, 8, CHANNELS), chunks=(6, 8, CHANNELS), dtype="float32",
         serializer=NecCodec(ladder().at()), compressors=None, fill_value=np.nan,
     )  # fmt: skip
     y = smooth_tiles(6, 8)[0]
-    for place, message in (
-        ((2, 3), "token at row 2, column 3 of a chunk is NaN, as if it were not written"),
-        ((2, 3, 1), "NaN in channel 1 of the token at row 2, column 3"),
-        ((5, 7, 0), "NaN in channel 0 of the token at row 5, column 7"),
-        ((slice(None), 0), "token at row 0, column 0 .* whole chunks, or their tokens in order"),
+    for place, value, message in (
+        ((2, 3, 1), np.nan, "NaN in channel 1 of the token at row 2, column 3"),
+        ((5, 7, 0), np.nan, "NaN in channel 0 of the token at row 5, column 7"),
+        ((1, 1, 2), np.inf, "infinity in channel 2 of the token at row 1, column 1"),
     ):
         bad = y.copy()
-        bad[place] = np.nan
+        bad[place] = value
         with pytest.raises(InputError, match=message):
             array[:] = bad
-    bad = y.copy()
-    bad[1, 1, 2] = np.inf
-    with pytest.raises(InputError, match="infinity in channel 2 of the token at row 1, column 1"):
-        array[:] = bad
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_tokens_of_blocks_may_be_missing_anywhere_and_have_no_part_in_the_others(share):
+    """As in a scene with an oblique edge: those that are there do not depend on what is not."""
+    y = smooth_tiles(16, 16)[0]
+    there = np.random.default_rng(3).random((16, 16)) > share
+    there[0, 3], there[2, 2] = False, True
+    array: Any = zarr.create_array(
+        store := MemoryStore(), shape=y.shape, chunks=y.shape, dtype="float32",
+        serializer=NecCodec(codec := ladder().at(12)), compressors=None, fill_value=np.nan,
+    )  # fmt: skip
+    array[:] = np.where(there[..., None], y, np.nan)
+    read = array[:]
+    np.testing.assert_array_equal(np.isnan(read).all(-1), ~there)
+    row = codec.encode(y[there], (1, int(there.sum())))
+    np.testing.assert_array_equal(read[there], codec.decode(row))
+    before = {name: chunk.to_bytes() for name, chunk in store._store_dict.items()}
+    array[:] = read
+    assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
+
+
+def test_writing_a_part_of_a_chunk_with_gaps_warns_if_it_changes_the_others():
+    y = smooth_tiles(16, 16)[0]
+    array: Any = zarr.create_array(
+        MemoryStore(), shape=y.shape, chunks=y.shape, dtype="float32",
+        serializer=NecCodec(ladder().at(8)), compressors=None, fill_value=np.nan,
+    )  # fmt: skip
+    array[4:8, 5:9] = y[4:8, 5:9]
+    with pytest.warns(LossyWrite, match=r"of whole chunks$"):
+        array[0, 0] = y[0, 0]
 
 
 @pytest.mark.parametrize("transform", [False, True])

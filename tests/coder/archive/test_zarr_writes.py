@@ -14,7 +14,6 @@ from zarr.storage import MemoryStore
 
 from coder import (
     CodecError,
-    InputError,
     LossyWrite,
     fit,
 )
@@ -164,18 +163,15 @@ def test_what_lies_beyond_the_edge_may_not_lie_between_tokens():
 def test_chunks_in_shards_that_end_beyond_the_array_are_named_when_written():
     """zarr asks no codec about the sides of chunks inside shards when it makes an array."""
     y = smooth_embeddings(3, 4, (8, 8))
-    array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9), fill_value=np.nan)
-    cause = r"in order. If the array ends after 2 x 2 x {} tokens of the chunk: .* \(2, 3, 3, 12\)"
-    with pytest.raises(InputError, match=f"is NaN.* {cause.format(3)}, which divide"):
-        array[:] = y
+    cause = r"in order. If the array ends after 2 x 2 x [23] tokens of the chunk: .* \(2, 3, 3, 1"
     array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9))
-    with pytest.warns(LossyWrite, match=cause.format("[23]")):
+    with pytest.warns(LossyWrite, match=cause):
         array[:] = y
-    # A gap that is no end of a side has another cause.
+    # NaN is left out, wherever it lies.
+    array = rastered(ladder().at(8), (4, 8, 8), (2, 3, 3), shards=(2, 9, 9), fill_value=np.nan)
     y[0, 2, 2] = np.nan
-    whole = rastered(ladder().at(8), (4, 8, 8), (2, 8, 8), shards=(2, 8, 8), fill_value=np.nan)
-    with pytest.raises(InputError, match=r"one after it .* tokens in order$"):
-        whole[:] = y
+    array[:] = y
+    np.testing.assert_array_equal(np.isnan(array[:]), np.isnan(y))
 
 
 def test_tokens_that_were_not_written_before_others_are_warned_of():
