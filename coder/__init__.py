@@ -1,7 +1,8 @@
 """Embeddings <-> bytes. Needs NumPy and constriction, and no deep-learning framework.
 
 `load` opens a codec and `fit` makes one; the codecs are in `coder.codecs`. `Pool` codes on all
-cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them.
+cores. `coder.archive` keeps embeddings of many images in a Zarr group, and `open` reads them;
+`coder.scenes` keeps those of georeferenced scenes, and `open_scene` reads them.
 `load_head` applies heads that nec_jax trained. `python -m coder` is the command line.
 
 ```python
@@ -46,6 +47,7 @@ from coder.task_heads import Head, load_head
 
 if TYPE_CHECKING:
     from coder.archive.embeddings import Embeddings
+    from coder.scenes.scene_reader import Scene
 
 __version__ = version("nec-jax")
 
@@ -79,6 +81,7 @@ __all__ = [
     "load_head",
     "load_refiner",
     "open",
+    "open_scene",
 ]
 
 
@@ -90,3 +93,13 @@ def open(store: Any, *, refine: bool = False, masked: bool = True) -> "Embedding
     from coder.archive.embeddings import Embeddings  # zarr is slow to import
 
     return Embeddings(store, refine=refine, masked=masked)
+
+
+def open_scene(store: Any, *, refine: bool = False) -> "Scene":
+    """Open the embeddings of a georeferenced scene, to be read by map coordinates. See `Scene`.
+
+    Args and errors are those of `coder.scenes.scene_reader.Scene`.
+    """
+    from coder.scenes.scene_reader import Scene  # zarr is slow to import
+
+    return Scene(store, refine=refine)

@@ -186,13 +186,14 @@ class NecCodec(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(blob)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        y = self._decoded(chunk_data.to_bytes(), chunk_spec.shape, chunk_spec.fill_value)
+        y = self.decoded(chunk_data.to_bytes(), chunk_spec.shape, chunk_spec.fill_value)
         kind = chunk_spec.prototype.nd_buffer
         if isinstance(self.codec, TransformCodec) and kind is cpu.NDBuffer:
             kind = _DecodedChunk
         return kind.from_numpy_array(y.reshape(chunk_spec.shape))
 
-    def _decoded(self, blob: bytes, shape: tuple[int, ...], fill_value: Any) -> np.ndarray:
+    def decoded(self, blob: bytes, shape: tuple[int, ...], fill_value: Any) -> np.ndarray:
+        """A chunk of this shape, float32 [h, w, D]. Raises the errors of `codec.decode`."""
         height, width = self._grid(shape)
         if blob[:1] == _GAPS:
             return self._without_gaps(blob, (height, width), fill_value)
@@ -244,7 +245,7 @@ class NecCodec(ArrayBytesCodec):
         unwritten = (y[there] == np.float32(fill_value)).all(0)
         if 2 * unwritten.sum() < len(unwritten):
             return
-        after = self._decoded(blob, y.shape, fill_value)[there]
+        after = self.decoded(blob, y.shape, fill_value)[there]
         change = np.abs(after - y[there])[:, unwritten].max(initial=0)
         if change > 1e-4 * np.abs(y[there]).max():
             warnings.warn(
@@ -276,7 +277,7 @@ class NecCodec(ArrayBytesCodec):
         kept &= _written(before, fill_value)[..., None]
         if not kept.any():
             return
-        after = self._decoded(blob, y.shape, fill_value)
+        after = self.decoded(blob, y.shape, fill_value)
         change = np.where(kept, np.abs(after - before), 0)
         # Sums of different grids round differently: docs/format.md, section 11.
         changed = (change > 1e-4 * np.abs(before[kept.any(-1)]).max()).any(-1)

@@ -159,15 +159,25 @@ def names(group: zarr.Group) -> list[str]:
     return sorted(sync(_listed(group.store_path.store.list_dir(group.path))))
 
 
-def with_copies(group: zarr.Group, arrays: Mapping[str, zarr.Array]) -> zarr.Group:
+def with_copies(group: zarr.Group, nodes: Mapping[str, zarr.Array | zarr.Group]) -> zarr.Group:
     """The group with a copy of the metadata of these members, where xarray looks for them.
 
-    It is written when attributes of the result are.
+    It is written when attributes of the result are. Of groups, all members below are copied too.
     """
-    copies = ConsolidatedMetadata({name: array.metadata for name, array in arrays.items()})
-    held = copies if group.store.supports_consolidated_metadata else None
+    held = _copies_of(nodes) if group.store.supports_consolidated_metadata else None
     metadata = dataclasses.replace(group.metadata, consolidated_metadata=held)
     return zarr.Group(AsyncGroup(metadata, group.store_path))
+
+
+def _copies_of(nodes: Mapping[str, zarr.Array | zarr.Group]) -> ConsolidatedMetadata:
+    found: dict[str, Any] = {}
+    for name, node in nodes.items():
+        found[name] = node.metadata
+        if isinstance(node, zarr.Group):
+            plain = zarr.open_group(node.store_path, mode="r", use_consolidated=False)
+            below = _copies_of(dict(plain.members()))
+            found[name] = dataclasses.replace(plain.metadata, consolidated_metadata=below)
+    return ConsolidatedMetadata(found)
 
 
 def copies(group: zarr.Group) -> dict[str, Any] | None:

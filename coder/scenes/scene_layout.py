@@ -1,0 +1,324 @@
+"""The arrays and attributes of a scene: an ordinary, georeferenced Zarr v3 group.
+
+| member | dimensions | content |
+| --- | --- | --- |
+| `embedding` | (time,) y, x, channel | float32, coded by `nec`; NaN where a cell has no embedding |
+| `coverage` | (time,) y, x | uint8: percent of a cell's pixels that are valid |
+| `valid` | (time,) y, x | bool: whether a cell has an embedding |
+| `y`, `x` | y; x | float64: the cells' centres in map units |
+| `time` | time | int64 (CF): only if the scene has this dimension |
+| `spatial_ref` | | the coordinate reference system (CF) |
+| `overviews/2`, .. | | groups of the same members: the mean of the valid cells of 2 x 2, .. |
+
+Chunks of embeddings have at most 16 x 16 cells, so that none cuts a block of the transform, and
+lie in shards of at most 256 x 256 cells.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
+from zarr.core.sync import sync
+
+from coder.archive import manifest, zarr_nodes
+from coder.archive.zarr_codec import NecCodec
+from coder.codecs import OneQualityCodec
+from coder.errors import FileError
+from coder.scenes.scene_grid import SceneGrid
+
+ATTRIBUTE = "nec_scene"
+VERSION = 1
+CHUNK = 16
+SHARD = 256
+"""The sides of chunks and shards, in cells, at most."""
+OVERVIEWS = "overviews"
+LARGEST_OVERVIEW = 256  # cells: the longer side of the last overview, at most
+OF_CELLS = ("embedding", "coverage", "valid")
+"""The arrays of a value, or vector, for each cell."""
+NOT_STORED = "-" * manifest.DIGITS
+_AT_ONCE = 8  # shards that are read at once for their digests
+_GEOEMB = {
+    "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
+    "schema_url": "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/"
+    "refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention/blob/v1/README.md",
+    "name": "geoemb:",
+    "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
+}
+_LISTED = {"coordinates": "spatial_ref valid coverage"}  # which xarray makes coordinates
+_TIME = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
+
+
+def levels_of(shape: tuple[int, int]) -> tuple[int, ...]:
+    """The levels of a scene of height x width cells: 1, and the factors of its overviews."""
+    levels, factor = [1], 1
+    while -(-max(shape) // factor) > LARGEST_OVERVIEW:
+        factor *= 2
+        levels.append(factor)
+    return tuple(levels)
+
+
+def path_of(level: int) -> str:
+    """The path of a level's group in the scene's group."""
+    return "" if level == 1 else f"{OVERVIEWS}/{level}"
+
+
+def create(
+    store: Any,
+    codec: OneQualityCodec,
+    grid: SceneGrid,
+    *,
+    has_times: bool,
+    attributes: Mapping[str, Any],
+) -> zarr.Group:
+    """Make the group of a scene, with no cell written and no time.
+
+    Args:
+        store: a path or Zarr store with nothing in it.
+        codec: a codec of one quality, without class token.
+        grid: where the cells lie.
+        has_times: whether there is a dimension `time`; its length is 0.
+        attributes: further attributes of the group, as JSON.
+    """
+    levels = levels_of(grid.shape)
+    root = zarr.create_group(store)
+    for level in levels:
+        group = root if level == 1 else root.require_group(path_of(level))
+        _make_level(group, codec, grid if level == 1 else grid.coarser(level), has_times)
+    root.attrs.put({**_conventions(grid, levels), **_LISTED, **attributes})
+    return root
+
+
+def _make_level(
+    group: zarr.Group, codec: OneQualityCodec, grid: SceneGrid, has_times: bool
+) -> None:
+    small: Any = {"compressors": [ZstdCodec(), Crc32cCodec()]}
+    lead, names = ((0,), ("time",)) if has_times else ((), ())
+    one = (1,) * len(lead)
+    chunk = tuple(min(CHUNK, side) for side in grid.shape)
+    shard = tuple(
+        part * min(SHARD // CHUNK, -(-side // part))
+        for side, part in zip(grid.shape, chunk, strict=True)
+    )
+    cells = {"dimension_names": (*names, "y", "x")}
+    on_map = {"grid_mapping": "spatial_ref", "coordinates": "valid coverage"}
+    group.create_array(
+        "embedding",
+        shape=(*lead, *grid.shape, codec.channels),
+        chunks=(*one, *chunk, codec.channels),
+        shards=(*one, *shard, codec.channels),
+        dtype="float32",
+        fill_value=np.nan,
+        serializer=NecCodec(codec),
+        compressors=None,
+        dimension_names=(*names, "y", "x", "channel"),
+        attributes=on_map,
+    )
+    for name, dtype, text in (
+        ("coverage", "uint8", "percent of a cell's pixels that are valid"),
+        ("valid", "bool", "whether a cell has an embedding"),
+    ):
+        group.create_array(
+            name,
+            shape=(*lead, *grid.shape),
+            chunks=(*one, *shard),
+            dtype=dtype,
+            fill_value=0 if dtype == "uint8" else False,
+            config={"write_empty_chunks": True},
+            attributes={"grid_mapping": "spatial_ref", "long_name": text},
+            **cells,
+            **small,
+        )
+    for name, values in (("y", grid.y), ("x", grid.x)):
+        group.create_array(
+            name,
+            data=values,
+            chunks=values.shape,
+            dimension_names=(name,),
+            attributes={"axis": name.upper(), "long_name": f"{name} of a cell's centre"},
+            **small,
+        )
+    a, b, c, d, e, f = grid.transform
+    of_crs = {"crs_wkt": grid.crs, "spatial_ref": grid.crs}
+    of_crs["GeoTransform"] = " ".join(map(repr, (c, a, b, f, d, e)))  # in GDAL's order
+    group.create_array("spatial_ref", shape=(), dtype="int64", fill_value=0, attributes=of_crs)
+    if has_times:
+        group.create_array(
+            "time",
+            shape=(0,),
+            chunks=(1024,),
+            dtype="int64",
+            fill_value=0,
+            dimension_names=("time",),
+            attributes={**_TIME, "axis": "T"},
+            **small,
+        )
+    if group.path:
+        group.attrs.put({**_georeference(grid), **_LISTED})
+
+
+def _georeference(grid: SceneGrid) -> dict[str, Any]:
+    """The attributes of the conventions proj: and spatial: of a group."""
+    from zarr_cm import proj, spatial
+
+    data = proj.create(code=grid.code) if grid.code else proj.create(wkt2=grid.crs)
+    where = spatial.create(
+        dimensions=["y", "x"],
+        bbox=list(grid.bounds),
+        transform_type="affine",
+        transform=list(grid.transform),
+        shape=list(grid.shape),
+        registration="pixel",
+    )
+    attributes: Any = spatial.insert(proj.insert({}, data), where)
+    return dict(attributes)
+
+
+def _conventions(grid: SceneGrid, levels: tuple[int, ...]) -> dict[str, Any]:
+    """The attributes of all conventions of the root, but those of geoemb: that say of what."""
+    attributes = _georeference(grid)
+    attributes["zarr_conventions"] = [*attributes["zarr_conventions"], _GEOEMB]
+    if len(levels) > 1:
+        from zarr_cm import multiscales
+
+        layout: list[Any] = [{"asset": "."}]
+        for before, level in itertools.pairwise(levels):
+            one = {"asset": path_of(level), "derived_from": path_of(before) or "."}
+            layout.append(one | {"transform": {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}})
+        held = multiscales.create(layout=layout, resampling_method="average")
+        attributes = dict(multiscales.insert(attributes, held))
+    return attributes
+
+
+def group_at(root: zarr.Group, level: int) -> zarr.Group:
+    """The group of a level. Raises FileError if it is lost."""
+    if level == 1:
+        return root
+    try:
+        # By its arrays' own metadata, not the copy of them that the group holds for xarray.
+        return zarr.open_group(
+            root.store_path / path_of(level),
+            mode="r" if root.read_only else "r+",
+            use_consolidated=False,
+        )
+    except FileNotFoundError as error:
+        raise FileError(f"{path_of(level)} is lost: copy the scene again") from error
+
+
+def array_in(group: zarr.Group, name: str) -> zarr.Array:
+    """An array of a scene. Raises FileError if it is lost, or cannot be opened."""
+    try:
+        node = group[name]
+    except KeyError:
+        node = None
+    except (FileError, OSError):
+        raise
+    except Exception as error:  # damaged metadata raise anything
+        raise FileError(f"{name}/zarr.json is damaged: {error}") from error
+    if not isinstance(node, zarr.Array):
+        raise FileError(f"{group.path}/{name} is lost: copy the scene again".lstrip("/"))
+    return node
+
+
+def state_of(group: zarr.Group) -> dict[str, Any] | None:
+    """What a scene records of itself; None if the group is no scene.
+
+    Raises FileError: the record is damaged, or of a newer version.
+    """
+    if ATTRIBUTE not in group.attrs:
+        return None
+    state: Any = group.attrs[ATTRIBUTE]
+    version = state.get("version") if isinstance(state, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise FileError(f"a scene of version {version}, this reads {VERSION}: update nec-jax")
+    if version != VERSION or state.get("state") not in ("writing", "complete"):
+        raise FileError(f"its attribute {ATTRIBUTE} is damaged: copy the scene again")
+    return state
+
+
+def grid_of(group: zarr.Group) -> SceneGrid:
+    """The grid of a level's group. Raises FileError: its attributes are damaged."""
+    attributes = group.attrs
+    try:
+        crs = array_in(group, "spatial_ref").attrs["crs_wkt"]
+        height, width = map(int, attributes["spatial:shape"])  # type: ignore[arg-type]
+        transform = tuple(map(float, attributes["spatial:transform"]))  # type: ignore[arg-type]
+        code = attributes.get("proj:code")
+        grid = SceneGrid(str(crs), None if code is None else str(code), transform, (height, width))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"its georeference is damaged: {error}: copy the scene again") from error
+    shape = array_in(group, "embedding").shape[-3:-1]
+    if shape != grid.shape:
+        raise FileError(f"its embeddings have {shape} cells, and its attributes say {grid.shape}")
+    return grid
+
+
+def arrays_of(root: zarr.Group, levels: tuple[int, ...]) -> Iterator[tuple[str, zarr.Array]]:
+    """The arrays of cells of all levels, with their paths."""
+    for level in levels:
+        group = group_at(root, level)
+        for name in OF_CELLS:
+            yield f"{path_of(level)}/{name}".lstrip("/"), array_in(group, name)
+
+
+def digests_of(array: zarr.Array) -> str:
+    """The digests of an array's shards (or chunks) in C order, 8 digits each. Reads them all.
+
+    Each is the first 4 bytes of a SHA-256; "--------" for a shard that is not stored.
+    """
+    keys = [(zarr_nodes.key(array, place),) for place in zarr_nodes.places(array)]
+
+    async def digest(key: str) -> str:
+        data = await array.store_path.store.get(key, default_buffer_prototype())
+        return NOT_STORED if data is None else manifest.digest_of([data])
+
+    with zarr_nodes.settled():
+        return "".join(sync(concurrent_map(keys, digest, limit=_AT_ONCE)))
+
+
+def lost(root: zarr.Group) -> Iterator[tuple[str, str]]:
+    """Keys of what a complete scene must hold and does not, and why; reads no shard."""
+    state = state_of(root)
+    recorded = {} if state is None else state.get("sha256", {})
+    for path, text in recorded.items():
+        try:
+            array = array_in(root, path)
+        except FileError as error:
+            yield f"{path}/zarr.json", str(error.args[0])
+            continue
+        places = zarr_nodes.places(array)
+        if len(text) != len(NOT_STORED) * len(places):
+            yield f"{path}/zarr.json", "has another shape than when the scene was finished"
+            continue
+        there = zarr_nodes.stored(array)
+        for i, place in enumerate(places):
+            one = text[len(NOT_STORED) * i : len(NOT_STORED) * (i + 1)]
+            if one != NOT_STORED and place not in there:
+                yield zarr_nodes.key(array, place), "is lost: copy the scene again"
+
+
+def changed(root: zarr.Group, path: str) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Places of an array's shards that are stored and are not those that were finished, and why."""
+    recorded = (state_of(root) or {}).get("sha256", {}).get(path)
+    if recorded is None:
+        return
+    array, size = array_in(root, path), len(NOT_STORED)
+    found = digests_of(array)
+    if len(found) != len(recorded):  # `lost` says so
+        return
+    parts = [recorded[i : i + size] for i in range(0, len(recorded), size)]
+    for i, place in enumerate(zarr_nodes.places(array)):
+        now = found[size * i : size * (i + 1)]
+        if now in (NOT_STORED, parts[i]):
+            continue
+        other = parts.index(now) if now in parts else None
+        text = "does not hold what it held when the scene was finished"
+        if other is not None:
+            held = zarr_nodes.key(array, zarr_nodes.places(array)[other])
+            text = f"holds what {held} held when the scene was finished"
+        yield place, f"{text}: copy the scene again"

@@ -1,0 +1,325 @@
+"""`Scene`: the embeddings of a georeferenced scene, read when they are asked for."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
+from zarr.core.sync import sync
+
+from coder.archive import refiner_array, zarr_nodes
+from coder.archive.contents import EMPTY, index_of
+from coder.archive.zarr_codec import NecCodec, nec_codec, refined
+from coder.codecs import OneQualityCodec
+from coder.errors import BlobError, FileError, InputError
+from coder.refiner import Refiner
+from coder.scenes import scene_layout as layout
+from coder.scenes.scene_grid import SceneGrid
+
+Place = tuple[int, ...]
+_AT_ONCE = 16  # requests to the store
+_MOSTLY = 8  # a shard is read as a whole if one chunk of so many is asked for
+_INDICES = 256  # shards whose indices are kept
+
+
+class Scene:
+    """The embeddings of a scene, float32 [(time,) y, x, channel], read by cells or by the map.
+
+    ```python
+    scene = coder.open_scene("scene.zarr")
+    y = scene.at(13.4, 52.5)  # float32 [channel]: the cell that holds a point, in map units
+    rows, columns = scene.grid.window((13, 52, 14, 53))  # west, south, east, north
+    y = scene.read(rows, columns)  # float32 [h, w, channel]; NaN where there is no embedding
+    ```
+
+    One cell costs two requests: a shard's index, which is kept, and a chunk of 16 x 16 cells.
+
+    Attributes:
+        group: the scene's Zarr group.
+        grid: where its cells lie.
+        levels: 1, and the factors of the overviews.
+        codec: the codec of the embeddings.
+        facts: the attributes of the group.
+        times: datetime64[us] in UTC; None if the scene has no dimension `time`.
+    """
+
+    def __init__(self, store: Any, *, refine: bool = False):
+        """Open a complete scene.
+
+        Args:
+            store: a path, a URL, a Zarr store or an open group.
+            refine: bring embeddings closer to those that were encoded, by the scene's refiner.
+
+        Raises:
+            StoreError: (an OSError) an object store failed; so does any later reading.
+            FileError: no scene, one that is being written, or a damaged one.
+            InputError: refine, and the scene has no refiner.
+        """
+        node = zarr_nodes.open_node(store)
+        with zarr_nodes.about_store(node.store):
+            state = layout.state_of(node) if isinstance(node, zarr.Group) else None
+            if state is None:
+                raise FileError("is no scene: an archive of images is opened by coder.open")
+            assert isinstance(node, zarr.Group)
+            if state["state"] == "writing":
+                raise FileError("is still being written, or was stopped: run `nec encode` again")
+            self.group, self.grid = node, layout.grid_of(node)
+            self.levels = layout.levels_of(self.grid.shape)
+            codec = nec_codec(self._array("embedding", 1))
+            if codec is None or self._array("embedding", 1).shards is None:
+                raise FileError("its embeddings are not coded by nec in shards: read them by zarr")
+            self.codec: OneQualityCodec = codec
+            self._refiner = refiner_array.read_refiner(node) if refine else None
+            self.facts: dict[str, Any] = node.attrs.asdict()
+            self.times: NDArray[np.datetime64] | None = None
+            if "time" in node:
+                self.times = np.asarray(self._array("time", 1)[:]).astype("datetime64[us]")
+        self._index = lru_cache(_INDICES)(self._read_index)
+
+    def __repr__(self) -> str:
+        height, width = self.grid.shape
+        return f"<Scene {height} x {width} cells of {self.codec.channels} channels>"
+
+    def grid_at(self, level: int = 1) -> SceneGrid:
+        """The grid of an overview. Raises InputError if there is none of this factor."""
+        self._check(level, None, is_time_needed=False)
+        return self.grid if level == 1 else self.grid.coarser(level)
+
+    def read(
+        self,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        *,
+        level: int = 1,
+        time: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Decode a window, float32 [h, w, channel]; NaN where a cell has no embedding.
+
+        Args:
+            rows, columns: slices without a step.
+            level: the factor of an overview; 1 for the cells themselves.
+            time: the number of a time, if the scene has times.
+
+        Raises:
+            InputError: no such window, level or time.
+            FileError: a shard is lost or damaged; `nec verify` says where.
+            BlobError: a chunk is damaged.
+        """
+        self._check(level, time)
+        array = self._array("embedding", level)
+        top, bottom, left, right = _window(rows, columns, self.grid_at(level).shape)
+        result = np.full((bottom - top, right - left, self.codec.channels), np.nan, np.float32)
+        if not result.size:
+            return result
+        valid = self.valid(rows, columns, level=level, time=time)
+        high, wide = array.chunks[-3:-1]
+        corners = [
+            (i, j)
+            for i in range(top // high, -(-bottom // high))
+            for j in range(left // wide, -(-right // wide))
+        ]
+        chunks = self._chunks(level, time, corners)
+        for (i, j), y in chunks.items():
+            cut = (slice(max(top, i * high), min(bottom, (i + 1) * high)),)
+            cut += (slice(max(left, j * wide), min(right, (j + 1) * wide)),)
+            inner = tuple(
+                slice(s.start - n * side, s.stop - n * side)
+                for s, n, side in zip(cut, (i, j), (high, wide), strict=True)
+            )
+            outer = (
+                slice(cut[0].start - top, cut[0].stop - top),
+                slice(cut[1].start - left, cut[1].stop - left),
+            )
+            result[outer] = y[inner]
+        there = ~np.isnan(result[..., 0])
+        if (there != valid).any():
+            row, column = np.argwhere(there != valid)[0] + (top, left)
+            raise FileError(
+                f"the cell at row {row}, column {column} is "
+                + ("valid, and has no embedding" if not there[row - top, column - left] else "not "
+                   "valid, and has an embedding")
+                + f" ({array.path}): `nec verify` says more",
+                str(self.group.store_path),
+            )  # fmt: skip
+        return result
+
+    def valid(
+        self,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        *,
+        level: int = 1,
+        time: int | None = None,
+    ) -> NDArray[np.bool_]:
+        """Which cells of a window have an embedding: bool [h, w]. Raises as `read`."""
+        return self._of_cells("valid", rows, columns, level, time)
+
+    def coverage(
+        self,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        *,
+        level: int = 1,
+        time: int | None = None,
+    ) -> NDArray[np.uint8]:
+        """Percent of each cell's pixels that are valid: uint8 [h, w]. Raises as `read`."""
+        return self._of_cells("coverage", rows, columns, level, time)
+
+    def at(self, x: float, y: float, *, time: int | None = None) -> NDArray[np.float32]:
+        """The embedding of the cell that holds a point: float32 [channel].
+
+        Args:
+            x, y: the point, in map units.
+            time: the number of a time, if the scene has times.
+
+        Raises as `read`; InputError, too, if the point lies outside or its cell has no embedding.
+        """
+        self._check(1, time)
+        row, column = self.grid.cell(x, y)
+        high, wide = self._array("embedding", 1).chunks[-3:-1]
+        place = (row // high, column // wide)
+        found = self._chunks(1, time, [place]).get(place)
+        vector = None if found is None else found[row % high, column % wide]
+        if vector is None or np.isnan(vector).any():
+            raise InputError(f"the cell at ({x:g}, {y:g}) has no embedding: there is no data")
+        return vector
+
+    def _of_cells(
+        self, name: str, rows: slice, columns: slice, level: int, time: int | None
+    ) -> NDArray[Any]:
+        self._check(level, time)
+        top, bottom, left, right = _window(rows, columns, self.grid_at(level).shape)
+        lead = () if time is None else (time,)
+        array = self._array(name, level)
+        with zarr_nodes.about_store(self.group.store):
+            try:
+                return zarr_nodes.read(array, (*lead, slice(top, bottom), slice(left, right)))
+            except (FileError, OSError):
+                raise
+            except Exception as error:  # whatever any codec raises is damage here
+                raise FileError(
+                    f"{array.path} is damaged ({error}): `nec verify` says where"
+                ) from (error)
+
+    def _check(self, level: int, time: int | None, is_time_needed: bool = True) -> None:
+        if level not in self.levels:
+            there = ", ".join(map(str, self.levels))
+            raise InputError(f"no overview of factor {level!r}: there are {there}")
+        if not is_time_needed:
+            return
+        if self.times is None and time is not None:
+            raise InputError("the scene has no times: leave the time out")
+        if self.times is not None and (time is None or not 0 <= time < len(self.times)):
+            raise InputError(
+                f"time is {time!r}: the scene has {len(self.times)} times, give the number of one"
+            )
+
+    def _array(self, name: str, level: int) -> zarr.Array:
+        return layout.array_in(layout.group_at(self.group, level), name)
+
+    def _chunks(
+        self, level: int, time: int | None, corners: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], NDArray[np.float32]]:
+        """The chunks [h, w, D] with these numbers, decoded; without those that are not stored."""
+        array = self._array("embedding", level)
+        assert array.shards is not None
+        per = tuple(big // small for big, small in zip(array.shards, array.chunks, strict=True))[
+            -3:-1
+        ]
+        lead = () if time is None else (time,)
+        inside: dict[Place, list[tuple[int, int]]] = {}
+        for i, j in corners:
+            inside.setdefault((*lead, i // per[0], j // per[1], 0), []).append((i, j))
+        whole = [s for s, some in inside.items() if _MOSTLY * len(some) >= per[0] * per[1]]
+        with zarr_nodes.about_store(self.group.store):
+            data = dict(zip(whole, self._get(array, [(s, None) for s in whole]), strict=True))
+            found: dict[tuple[int, int], bytes] = {}
+            wanted: dict[tuple[int, int], tuple[Place, ByteRequest]] = {}
+            for shard, some in inside.items():
+                if shard in data:
+                    content = data[shard]
+                    index = None if content is None else self._parsed(array, shard, content)
+                else:
+                    content, index = None, self._index(level, shard)
+                if index is None:
+                    continue  # without any valid cell, or lost: `valid` says which
+                for i, j in some:
+                    number = (i % per[0]) * per[1] + j % per[1]
+                    offset, length = map(int, index[number])
+                    if offset == EMPTY:
+                        continue
+                    if content is not None:
+                        found[i, j] = content[offset : offset + length]
+                    else:
+                        wanted[i, j] = shard, RangeByteRequest(offset, offset + length)
+            parts = self._get(array, list(wanted.values()))
+            found |= {
+                k: b"" if part is None else part for k, part in zip(wanted, parts, strict=True)
+            }
+            codec = NecCodec(self.codec)
+            shape = array.chunks[-3:]
+            return {
+                place: self._decoded(codec, blob, shape, array, place)
+                for place, blob in found.items()
+            }
+
+    def _decoded(
+        self,
+        codec: NecCodec,
+        blob: bytes,
+        shape: tuple[int, ...],
+        array: zarr.Array,
+        place: tuple[int, int],
+    ) -> NDArray[np.float32]:
+        try:
+            y = codec.decoded(blob, shape, np.nan).reshape(shape)
+        except BlobError as error:
+            raise type(error)(f"{array.path}, chunk {place}: {error}") from error
+        return y if self._refiner is None else self._refined(y, self._refiner)
+
+    def _refined(self, y: NDArray[np.float32], refiner: Refiner) -> NDArray[np.float32]:
+        return refined(y, self.codec, refiner, np.nan)
+
+    def _read_index(self, level: int, shard: Place) -> NDArray[np.uint64] | None:
+        """The index of a shard; None if it is not stored."""
+        array = self._array("embedding", level)
+        data = self._get(array, [(shard, SuffixByteRequest(16 * _count(array) + 4))])[0]
+        return None if data is None else self._parsed(array, shard, data)
+
+    def _parsed(self, array: zarr.Array, shard: Place, data: bytes) -> NDArray[np.uint64]:
+        return index_of(data, _count(array), zarr_nodes.key(array, shard), "copy the scene again")
+
+    def _get(
+        self, array: zarr.Array, wanted: Sequence[tuple[Place, ByteRequest | None]]
+    ) -> list[bytes | None]:
+        """Parts of shards; None for one that is not stored."""
+
+        async def get(shard: Place, part: ByteRequest | None) -> bytes | None:
+            key = zarr_nodes.key(array, shard)
+            found = await array.store_path.store.get(key, default_buffer_prototype(), part)
+            return None if found is None else found.to_bytes()
+
+        with zarr_nodes.settled():
+            return list(sync(concurrent_map(list(wanted), get, limit=_AT_ONCE)))
+
+
+def _count(array: zarr.Array) -> int:
+    """How many chunks a shard has."""
+    assert array.shards is not None
+    return int(np.prod([a // b for a, b in zip(array.shards, array.chunks, strict=True)]))
+
+
+def _window(rows: slice, columns: slice, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """First and last row, and column, of a window. Raises InputError: a slice with a step."""
+    found = []
+    for one, side in zip((rows, columns), shape, strict=True):
+        if not isinstance(one, slice) or one.step not in (None, 1):
+            raise InputError(f"{one!r}: give rows and columns as slices without a step")
+        start, stop, _ = one.indices(side)
+        found += [start, max(start, stop)]
+    return tuple(found)  # type: ignore[return-value]
