@@ -14,6 +14,7 @@ halos. Prints tables in Markdown; docs/results/scenes.md explains them.
 
 import csv
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from typing import Literal
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 import nec_jax
+from benchmarks.peer import ROUNDS
 from nec_jax import NecParams
 from nec_jax.api import latents_of
 from nec_jax.heads.ridge import fit_ridge, token_labels
@@ -42,13 +45,17 @@ WINDOWS = (
 )  # fmt: skip
 MARBLE_ROWS = slice(20 * 16, 144 * 16)  # 69 N to 64 S: little of it is ice
 MARBLE_AREAS = 6
-TRIALS = 400
+TRIALS = 400  # windows with missing pixels
+TIMED = np.s_[600:1624, 2700:3724]
+PICTURED = np.s_[480:1504, 2400:3424]  # Europe, the Mediterranean, the north of Africa
+PANEL = 512  # pixels: side of a panel of the picture
+GAP = ((4, 4), (4, 4), (0, 0))
 RESAMPLES = 200
 MOVED = 1024  # pixels: largest side of what is encoded in windows that are moved
 BLOCK = 16  # cells: side of the blocks that are resampled
 
 Latents = NDArray[np.float32]  # [h, w, D]
-Fill = Callable[[NDArray, NDArray[np.bool_], int], NDArray]  # image, valid, whole columns
+Fill = Callable[["Cut"], NDArray]
 
 
 @dataclass
@@ -326,85 +333,147 @@ def compare_windows(
 def compare_edges(params: NecParams, scenes: list[Scene], side: int, halo: int) -> None:
     """Print a table: errors of cells in windows with missing pixels, by what is put there.
 
-    Half of the windows are cut by an edge of the scene, with whole cells, the others by a slanted
+    Half of the windows are cut by an edge of the scene, between cells, the others by a slanted
     line, as at the corners of a satellite's swath. The error is the difference to the latents of
     the window with its true pixels, relative as in `change`, of cells of the core that are at least
-    half valid.
+    half valid. The first cells are those with a missing pixel within a cell's side.
     """
-    rng, patch = np.random.default_rng(0), params.config.patch
+    patch, core = params.config.patch, slice(halo, side - halo)
+    cuts = _cuts(scenes, side, halo, patch)
     mean = np.round(params.config.mean).astype(np.uint8)
-    core = slice(halo, side - halo)
-    windows: list[tuple[NDArray, int, NDArray[np.bool_]]] = []  # with `side` cells more at its left
-    y, x = np.mgrid[: side * patch, : side * patch] / (side * patch) - 0.5
-    for i in range(TRIALS):
-        image = scenes[i % len(scenes)].image
-        row, column = (
-            patch * rng.integers(n // patch - k * side + 1)
-            for n, k in zip(image.shape, (1, 2), strict=False)
-        )
-        part = image[row : row + side * patch, column : column + 2 * side * patch]
-        cells = int(rng.integers(halo + 1, side))
-        angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.2, 0.4)
-        slanted = np.cos(angle) * x + np.sin(angle) * y < offset
-        straight = np.broadcast_to(np.arange(side * patch) < cells * patch, slanted.shape)
-        windows.append((part, cells, slanted if i % 2 else straight))
-    right = np.stack([part[:, side * patch :] for part, _, _ in windows])
-
-    def encoded(images: NDArray) -> Latents:
-        tokens = nec_jax.latents(params, images)[:, int(params.config.code_class_token) :]
-        return tokens.reshape(len(images), side, side, -1)
-
-    truth = encoded(right)
-    distance = spread(truth.reshape(1, -1, truth.shape[-1]))
     fills: dict[str, Fill] = {
-        "nearest valid pixel": lambda image, valid, _: fill_missing(image, valid),
-        "mirror image": lambda image, _, cells: np.pad(
-            image[:, : cells * patch], ((0, 0), (0, (side - cells) * patch), (0, 0)), "symmetric"
+        "mirror image (`fill_missing`)": lambda cut: fill_missing(cut.image, cut.valid),
+        "nearest valid pixel": _with_nearest,
+        "mean of the window's valid pixels": lambda cut: _with(
+            cut, cut.image[cut.valid].mean(0).astype(np.uint8)
         ),
-        "the model's mean pixel": lambda image, valid, _: np.where(valid[..., None], image, mean),
-        "mean of the valid pixels": lambda image, valid, _: np.where(
-            valid[..., None], image, image[valid].mean(0).astype(np.uint8)
-        ),
-        "0": lambda image, valid, _: np.where(valid[..., None], image, np.uint8(0)),
+        "the model's mean pixel": lambda cut: _with(cut, mean),
+        "0": lambda cut: _with(cut, np.zeros_like(mean)),
     }
-    print(f"Windows of {side} x {side} cells with a halo of {halo}; {TRIALS} of them.\n")
+
+    def encoded(images: list[NDArray]) -> Latents:
+        tokens = nec_jax.latents(params, np.stack(images))
+        return tokens[:, int(params.config.code_class_token) :].reshape(len(cuts), side, side, -1)
+
+    truth = encoded([cut.image for cut in cuts])
+    found = {name: encoded([fill(cut) for cut in cuts]) for name, fill in fills.items()}
+    moved = encoded([cut.moved for cut in cuts])
+    for one, cut in zip(moved, cuts, strict=True):
+        one[:, : cut.columns] = one[:, side - cut.columns :].copy()
+    scale = spread(truth.reshape(1, -1, truth.shape[-1]))
+    share = np.stack([cut.valid.reshape(side, patch, side, patch).mean((1, 3)) for cut in cuts])
+    whole = np.pad(share == 1, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    first = ~np.lib.stride_tricks.sliding_window_view(whole, (3, 3), (1, 2)).all((-1, -2))
+    slanted = np.arange(len(cuts))[:, None, None] % 2 == 1
+    print(f"Windows of {side} x {side} cells with a halo of {halo}; {len(cuts)} of them.\n")
     print("| in place of missing pixels | edge | its first cells | slanted | its first cells |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for name, fill in {**fills, "window moved into the scene": None}.items():
-        if fill is None:
-            moved = [part[:, n * patch : (n + side) * patch] for part, n, _ in windows]
-            found = encoded(np.stack(moved))
-            for one, (_, cells, _) in zip(found, windows, strict=True):
-                one[:, :cells] = one[:, side - cells :].copy()
-        else:
-            found = encoded(
-                np.stack(
-                    [
-                        fill(image, valid, cells)
-                        for image, (_, cells, valid) in zip(right, windows, strict=True)
-                    ]
-                )
+    for name, latents in {**found, "window moved into the scene": moved}.items():
+        errors = np.linalg.norm(latents - truth, axis=-1)[:, core, core] / scale
+        cells = [name]
+        for kind in (~slanted, slanted):
+            for near in (True, first):
+                taken = ((share >= 0.5) & near & kind)[:, core, core]
+                cells.append(f"{errors[taken].mean():.3f}")
+        if latents is moved:
+            cells[3:] = ["", ""]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print()
+
+
+@dataclass
+class Cut:
+    """A window with missing pixels.
+
+    Attributes:
+      image: its true pixels.
+      valid: which of them are not missing.
+      columns: whole columns of cells that are left, of a window cut by an edge.
+      moved: the pixels of the window that is moved to the left of the edge.
+    """
+
+    image: NDArray[np.uint8]
+    valid: NDArray[np.bool_]
+    columns: int
+    moved: NDArray[np.uint8]
+
+
+def _cuts(scenes: list[Scene], side: int, halo: int, patch: int) -> list[Cut]:
+    """Windows at random places, cut by an edge and by a slanted line in turn."""
+    rng, pixels = np.random.default_rng(0), side * patch
+    y, x = np.mgrid[:pixels, :pixels] / pixels - 0.5
+    cuts = []
+    for i in range(TRIALS):
+        image = scenes[i % len(scenes)].image
+        row = int(rng.integers(image.shape[0] - pixels + 1))
+        column = int(rng.integers(image.shape[1] - 2 * pixels + 1))
+        strip = image[row : row + pixels, column : column + 2 * pixels]
+        columns = int(rng.integers(halo + 1, side))
+        angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.2, 0.4)
+        valid = np.cos(angle) * x + np.sin(angle) * y < offset
+        if i % 2 == 0:
+            valid = np.broadcast_to(np.arange(pixels) < columns * patch, valid.shape)
+        moved = strip[:, columns * patch : columns * patch + pixels]
+        cuts.append(Cut(strip[:, pixels:], valid, columns, moved))
+    return cuts
+
+
+def _with(cut: Cut, pixel: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.where(cut.valid[..., None], cut.image, pixel)
+
+
+def _with_nearest(cut: Cut) -> NDArray[np.uint8]:
+    nearest = distance_transform_edt(~cut.valid, return_distances=False, return_indices=True)
+    assert nearest is not None
+    return cut.image[tuple(nearest)]
+
+
+def compare_costs(params: NecParams, windows: Sequence[tuple[int, int]]) -> None:
+    """Print a table: seconds of `region_latents`, the fastest of several turns."""
+    image = BlueMarble(chip=256).image[TIMED]
+    megapixels = image.shape[0] * image.shape[1] / 1e6
+    times = {pair: float("inf") for pair in windows}
+    for turn in range(ROUNDS + 1):  # the first compiles
+        for side, halo in windows:
+            start = time.perf_counter()
+            whole(params, image, side, halo)
+            if turn > 0:
+                times[side, halo] = min(times[side, halo], time.perf_counter() - start)
+    print("| side | halo | passes per cell | s per megapixel | relative |")
+    print(f"{'| ---: ' * 5}|")
+    for (side, halo), seconds in times.items():
+        passes = (side / (side - 2 * halo)) ** 2
+        relative = seconds / times[windows[0]]
+        print(f"| {side} | {halo} | {passes:.2f} | {seconds / megapixels:.2f} | {relative:.2f} |")
+
+
+def draw(params: NecParams, images: dict[str, NDArray], path: Path) -> None:
+    """Save a picture: images, and three principal components without and with a halo."""
+    side, halo = default_windows(params.config)
+    rows = []
+    for image in images.values():
+        y = [whole(params, image, side, h) for h in (0, halo)]
+        flat = np.concatenate([one.reshape(-1, one.shape[-1]) for one in y])
+        mean = flat.mean(0)
+        axes = np.linalg.eigh(np.cov((flat - mean).T))[1][:, :-4:-1]
+        low, high = np.percentile((flat - mean) @ axes, (1, 99), axis=0)
+        shown = [((one - mean) @ axes - low) / (high - low) for one in y]
+        colours = [np.round(255 * one.clip(0, 1)).astype(np.uint8) for one in shown]
+        size = PANEL, PANEL
+        panels = [Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)]
+        panels += [Image.fromarray(one).resize(size, Image.Resampling.NEAREST) for one in colours]
+        rows.append(
+            np.concatenate(
+                [np.pad(np.asarray(p), GAP, constant_values=255) for p in panels], axis=1
             )
-        errors = np.linalg.norm(found - truth, axis=-1) / distance
-        columns: list[list[float]] = [[], [], [], []]
-        for i, (error, (_, _, valid)) in enumerate(zip(errors, windows, strict=True)):
-            share = valid.reshape(side, patch, side, patch).mean((1, 3))
-            far = distance_transform_edt(np.pad(share == 1, side, mode="edge"))[
-                side:-side, side:-side
-            ]
-            own = share >= 0.5
-            first = own & (far <= 1)
-            for column, some in ((0, own), (1, first)):
-                columns[2 * (i % 2) + column] += error[core, core][some[core, core]].tolist()
-        shown = 2 if name in ("mirror image", "window moved into the scene") else 4
-        cells = [f"{np.mean(c):.3f}" for c in columns[:shown]] + [""] * (4 - shown)
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        )
+    Image.fromarray(np.concatenate(rows)).quantize(192).save(path, optimize=True)
 
 
 def main(options: Options) -> None:
     """Measure, and print tables."""
     params = nec_jax.load(options.model)
-    patch = params.config.patch
+    patch, windows = params.config.patch, options.windows
     sets = {"Blue Marble": marble(patch)}
     if options.dubai is not None:
         sets["Dubai"] = mosaics(options.dubai, patch, options.pixels)
@@ -412,9 +481,16 @@ def main(options: Options) -> None:
         sizes = ", ".join(f"{len(s.labels)} x {s.labels.shape[1]}" for s in scenes)
         print(f"\n## {name}\n\nParts of {sizes} cells.\n", flush=True)
         if "windows" in options.what:
-            compare_windows(params, scenes, options.windows, by_class=name == "Dubai")
+            compare_windows(params, scenes, windows, by_class=name == "Dubai")
         if "edges" in options.what:
             compare_edges(params, scenes, *default_windows(params.config))
+    if "cost" in options.what:
+        compare_costs(params, windows)
+    if "picture" in options.what:
+        images = {"Blue Marble": BlueMarble(chip=256).image[PICTURED]}
+        if "Dubai" in sets:
+            images["Dubai"] = sets["Dubai"][0].image[:1024, :1024]
+        draw(params, images, options.picture)
 
 
 if __name__ == "__main__":
