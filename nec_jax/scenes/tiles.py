@@ -98,6 +98,8 @@ def region_latents(
                 f"a strip of {height} x {width} px was read as {image.shape}, and which pixels are "
                 f"valid as {valid.shape}: read must return [h, w, C] and bool [h, w]"
             )
+        if valid.dtype != np.bool_:
+            raise InputError(f"which pixels are valid was read as {valid.dtype}: it must be bool")
         return row, image, valid
 
     def windows() -> Iterator[NDArray]:

@@ -295,6 +295,10 @@ def wrong_valid(image: NDArray, valid: NDArray) -> tuple[NDArray, NDArray]:
     return image, valid[:, :1]
 
 
+def valid_of_gdal(image: NDArray, valid: NDArray) -> tuple[NDArray, NDArray]:
+    return image, np.where(valid, 255, 0).astype(np.uint8)
+
+
 def wrong_dtype(image: NDArray, valid: NDArray) -> tuple[NDArray, NDArray]:
     return image.astype(np.float32), valid
 
@@ -307,6 +311,7 @@ def wrong_bands(image: NDArray, valid: NDArray) -> tuple[NDArray, NDArray]:
     ("change", "message"),
     [
         (wrong_valid, "which pixels are valid"),
+        (valid_of_gdal, "must be bool"),
         (wrong_dtype, "float32"),
         (wrong_bands, "2 channels"),
     ],
