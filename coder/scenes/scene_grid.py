@@ -48,12 +48,14 @@ class SceneGrid:
     @property
     def x(self) -> NDArray[np.float64]:
         """The x of the centre of each column, in map units: float64 [width]."""
-        return self.transform[2] + self.transform[0] * (np.arange(self.shape[1]) + 0.5)
+        centres = np.arange(self.shape[1], dtype=np.float64) + 0.5
+        return (self.transform[2] + self.transform[0] * centres).astype(np.float64)
 
     @property
     def y(self) -> NDArray[np.float64]:
         """The y of the centre of each row, in map units: float64 [height]."""
-        return self.transform[5] + self.transform[4] * (np.arange(self.shape[0]) + 0.5)
+        centres = np.arange(self.shape[0], dtype=np.float64) + 0.5
+        return (self.transform[5] + self.transform[4] * centres).astype(np.float64)
 
     def window(self, bounds: Sequence[float]) -> tuple[slice, slice]:
         """Rows and columns of the cells of which bounds contain a part.

@@ -105,8 +105,7 @@ def _make_level(
         part * min(SHARD // CHUNK, -(-side // part))
         for side, part in zip(grid.shape, chunk, strict=True)
     )
-    cells = {"dimension_names": (*names, "y", "x")}
-    on_map = {"grid_mapping": "spatial_ref", "coordinates": "valid coverage"}
+    on_map: dict[str, Any] = {"grid_mapping": "spatial_ref", "coordinates": "valid coverage"}
     group.create_array(
         "embedding",
         shape=(*lead, *grid.shape, codec.channels),
@@ -131,7 +130,7 @@ def _make_level(
             fill_value=0 if dtype == "uint8" else False,
             config={"write_empty_chunks": True},
             attributes={"grid_mapping": "spatial_ref", "long_name": text},
-            **cells,
+            dimension_names=(*names, "y", "x"),
             **small,
         )
     for name, values in (("y", grid.y), ("x", grid.x)):
@@ -144,7 +143,7 @@ def _make_level(
             **small,
         )
     a, b, c, d, e, f = grid.transform
-    of_crs = {"crs_wkt": grid.crs, "spatial_ref": grid.crs}
+    of_crs: dict[str, Any] = {"crs_wkt": grid.crs, "spatial_ref": grid.crs}
     of_crs["GeoTransform"] = " ".join(map(repr, (c, a, b, f, d, e)))  # in GDAL's order
     group.create_array("spatial_ref", shape=(), dtype="int64", fill_value=0, attributes=of_crs)
     if has_times:

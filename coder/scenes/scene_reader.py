@@ -69,6 +69,7 @@ class Scene:
             if state["state"] == "writing":
                 raise FileError("is still being written, or was stopped: run `nec encode` again")
             self.group, self.grid = node, layout.grid_of(node)
+            self._array = lru_cache(self._opened)
             self.levels = layout.levels_of(self.grid.shape)
             codec = nec_codec(self._array("embedding", 1))
             if codec is None or self._array("embedding", 1).shards is None:
@@ -224,7 +225,7 @@ class Scene:
                 f"time is {time!r}: the scene has {len(self.times)} times, give the number of one"
             )
 
-    def _array(self, name: str, level: int) -> zarr.Array:
+    def _opened(self, name: str, level: int) -> zarr.Array:
         return layout.array_in(layout.group_at(self.group, level), name)
 
     def _chunks(

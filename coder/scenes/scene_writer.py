@@ -69,7 +69,7 @@ class SceneWriter:
         self.codec, self.grid = codec, grid
         self._out, self._made, self._step = Path(out), dict(made), dict(step)
         self._attributes = dict(attributes or {})
-        self._time = None if time is None else np.datetime64(time, "us")
+        self._time = None if time is None else time.astype("datetime64[us]")
         self._stack, self._lead = ExitStack(), ()
 
     def __enter__(self) -> "SceneWriter":
@@ -102,7 +102,7 @@ class SceneWriter:
 
         Raises InputError: another shape, NaN in a part of a cell's channels, or infinity.
         """
-        self._write(self.group, part, y, coverage, ~np.isnan(y).all(-1))
+        self._write(self.group, part, y, coverage, np.asarray(~np.isnan(y).all(-1)))
         arrays = (layout.array_in(self.group, name) for name in layout.OF_CELLS)
         return sum(_stored_bytes(array, self._place(array, part)) for array in arrays)
 
@@ -165,13 +165,12 @@ class SceneWriter:
         if ("time" in group) != (self._time is not None):
             text = "has times: give the time of the scene" if "time" in group else "has no times"
             raise InputError(f"{text}; or choose another place")
-        made = state.get("made")
-        for name in sorted({*self._made, *(made if isinstance(made, dict) else {})}):
-            was = made.get(name) if isinstance(made, dict) else None
-            if was != self._made.get(name):
+        made: dict[str, Any] = state["made"]
+        for name in sorted({*self._made, *made}):
+            if made.get(name) != self._made.get(name):
                 raise InputError(
-                    f"was made with {name} {was!r}, and now it is {self._made.get(name)!r}: give "
-                    "the same, or choose another place"
+                    f"was made with {name} {made.get(name)!r}, and now it is "
+                    f"{self._made.get(name)!r}: give the same, or choose another place"
                 )
 
     def _begin(self, group: zarr.Group) -> None:
