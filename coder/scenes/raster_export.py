@@ -211,9 +211,7 @@ def write_raster(
         beside.unlink(missing_ok=True)
 
 
-def _write_rows(
-    path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[str, str]
-) -> None:
+def _write_rows(path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[str, str]) -> None:
     """Write a plain TIFF of single rows of each band, which any block fills whole."""
     import rasterio
     from rasterio.crs import CRS

@@ -105,9 +105,7 @@ def told(scene: Scene) -> str:
 
 def origin(scene: Scene) -> dict[str, Any]:
     """What made a scene, as JSON: its attributes without those of its storage."""
-    kept = {
-        name: value for name, value in scene.facts.items() if not name.startswith(_OF_STORAGE)
-    }
+    kept = {name: value for name, value in scene.facts.items() if not name.startswith(_OF_STORAGE)}
     state = kept.get(ATTRIBUTE)
     if isinstance(state, dict):
         kept[ATTRIBUTE] = {name: value for name, value in state.items() if name != "sha256"}
