@@ -84,7 +84,7 @@ def check_head(part: ScenePart, head: Head) -> None:
     settings, channels = head.settings, part.scene.codec.channels
     if settings.mask_size is None:
         raise InputError(
-            f"a {settings.kind} head gives one class for an image, and no map: fit a head of kind "
+            f"the head ({settings.kind}) gives one class for an image, and no map: fit one of kind "
             "token-linear or conv to masks"
         )
     if settings.model.embedding_width != channels:
@@ -131,7 +131,7 @@ def write_map(part: ScenePart, head: Head, out: Path, *, overwrite: bool = False
     grid = replace(part.scene.grid, transform=transform, shape=shape)
     names = {f"class_{i}": name for i, name in enumerate(head.classes)}
     palette = {i: (*colour, 255) for i, colour in enumerate(_colours(len(head.classes)))}
-    raster = Raster(grid, ["class"], "uint8", NONE, "MODE", names, palette=palette)
+    raster = Raster(grid, ["class"], "uint8", NONE, "mode", names, palette=palette)
     blocks = _blocks(part, head, (down, across), (rows, columns))
     text = _sidecar(head.classes)
     write_raster(out, raster, blocks, tags_of(part), overwrite=overwrite, sidecar=text)

@@ -20,6 +20,7 @@ from coder.scenes.principal_components import (
     stretched,
 )
 from coder.scenes.scene_grid import SceneGrid
+from coder.scenes.scene_layout import CHUNK
 from coder.scenes.scene_part import ScenePart, origin
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Raster:
         bands: a description for each.
         dtype: of all bands.
         nodata: the value of pixels without one; None if there is none.
-        resampling: how GDAL makes the overviews, such as "AVERAGE".
+        resampling: how GDAL makes the overviews, a name of `rasterio.enums.Resampling`.
         tags: further metadata.
         colours: colour interpretations, names of `rasterio.enums.ColorInterp`.
         palette: the colours of the values of the only band.
@@ -55,10 +56,16 @@ class Raster:
     bands: Sequence[str]
     dtype: str
     nodata: float | None
-    resampling: str = "AVERAGE"
+    resampling: str = "average"
     tags: dict[str, str] | None = None
     colours: Sequence[str] = ()
     palette: dict[int, tuple[int, int, int, int]] | None = None
+
+    @property
+    def tile(self) -> int:
+        """The side of a tile, of all bands, in pixels."""
+        cell = np.dtype(self.dtype).itemsize * len(self.bands)
+        return next((side for side in _SIDES if side * side * cell <= _TILE), _SIDES[-1])
 
 
 def write_channels(
@@ -197,9 +204,9 @@ def write_raster(
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
         ):
             try:
-                rows = Path(place) / "rows.tif"
-                _write_rows(rows, raster, blocks, tags)
-                _copy(rows, Path(place) / "cog.tif", raster)
+                strips = Path(place) / "strips.tif"
+                _write_strips(strips, raster, blocks, tags)
+                _copy(strips, Path(place) / "cog.tif", raster)
             except RasterioError as error:
                 raise OutputError(f"cannot be written: {error}", out) from error
             with (Path(place) / "cog.tif").open("rb") as written:
@@ -211,11 +218,17 @@ def write_raster(
         beside.unlink(missing_ok=True)
 
 
-def _write_rows(path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[str, str]) -> None:
-    """Write a plain TIFF of single rows of each band, which any block fills whole."""
+def _write_strips(
+    path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[str, str]
+) -> None:
+    """Write a plain TIFF, band after band in flat tiles, and its overviews.
+
+    GDAL makes overviews band by band, which in a file of tiles of all bands writes each tile again
+    and again.
+    """
     import rasterio
     from rasterio.crs import CRS
-    from rasterio.enums import ColorInterp
+    from rasterio.enums import ColorInterp, Resampling
     from rasterio.transform import Affine
     from rasterio.windows import Window
 
@@ -233,8 +246,9 @@ def _write_rows(path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[
         transform=Affine(*raster.grid.transform),
         nodata=raster.nodata,
         interleave="band",
-        tiled=False,
-        blockysize=1,
+        tiled=True,
+        blockxsize=_SIDES[-1],
+        blockysize=CHUNK,
         bigtiff="IF_SAFER",
         alpha="YES" if "alpha" in raster.colours else "NO",
     ) as dataset:
@@ -246,23 +260,25 @@ def _write_rows(path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[
             dataset.write_colormap(1, raster.palette)
         for top, values in blocks:
             dataset.write(values, window=Window(0, top, width, values.shape[1]))  # type: ignore[call-arg]
+    factors = [2]
+    while -(-max(height, width) // factors[-1]) > raster.tile:
+        factors.append(2 * factors[-1])
+    if max(height, width) > raster.tile:
+        with rasterio.open(path, "r+") as dataset:
+            dataset.build_overviews(factors, Resampling[raster.resampling])
 
 
 def _copy(source: Path, target: Path, raster: Raster) -> None:
-    """Make a cloud-optimised GeoTIFF of a plain one."""
+    """Make a cloud-optimised GeoTIFF of a plain one with overviews."""
     from rasterio import shutil
 
-    cell = np.dtype(raster.dtype).itemsize * len(raster.bands)
-    side = next((side for side in _SIDES if side * side * cell <= _TILE), _SIDES[-1])
     shutil.copy(
         source,
         target,
         driver="COG",
-        blocksize=side,
+        blocksize=raster.tile,
         compress="DEFLATE",
         predictor="YES",
         bigtiff="IF_SAFER",
-        overviews="AUTO",
-        overview_resampling=raster.resampling,
         overview_compress="DEFLATE",
     )

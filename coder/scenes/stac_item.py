@@ -125,9 +125,9 @@ def _embeddings(scene: Scene) -> dict[str, Any]:
         "type": facts.get("geoemb:type"),
         "dimensions": scene.codec.channels,
         "chip_layout": facts.get("geoemb:chip_layout"),
-        "model": facts.get("geoemb:model"),
         "source_data": facts.get("geoemb:source_data"),
         **_made(facts),
+        "model": facts.get("geoemb:model"),
     }
     fields: dict[str, Any] = {
         "data_type": "float32",
@@ -146,9 +146,12 @@ def _embeddings(scene: Scene) -> dict[str, Any]:
 
 def _made(facts: dict[str, Any]) -> dict[str, Any]:
     """What the scene records of its making: model, quality, preparation of the pixels."""
-    state = facts.get(ATTRIBUTE)
-    made = state.get("made") if isinstance(state, dict) else None
-    return dict(made) if isinstance(made, dict) else {}
+    state: Any = facts.get(ATTRIBUTE, {})
+    made = {"model_name": facts.get("model_name"), **state.get("made", {})}
+    steps = state.get("steps", [])
+    if len(steps) == 1:
+        made["preparation"] = steps[0].get("preparation")
+    return made
 
 
 def _links(scene: Scene) -> list[dict[str, str]]:
@@ -159,7 +162,7 @@ def _links(scene: Scene) -> list[dict[str, str]]:
     return [
         {"rel": relation, "href": href}
         for relation, href in named
-        if isinstance(href, str) and re.match("https?://", href)
+        if isinstance(href, str) and re.match("(https?|s3|gs)://", href)
     ]
 
 
