@@ -1,4 +1,4 @@
-"""Copy an archive exactly, object by object, between folders and object stores.
+"""Copy an archive or scene exactly, object by object, between folders and object stores.
 
 What was read is compared with the archive's digests before it is written. The archive's own
 `zarr.json` is written last, so that no reader takes a part of a copy for an archive. Until then the
@@ -7,9 +7,10 @@ object `copying.json` says of which archive it is a part.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import zarr
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
@@ -32,7 +33,7 @@ class ExactCopy(NamedTuple):
     """What `copy_exactly` did.
 
     Attributes:
-      images: the images of the archive.
+      images: the images of the archive; 0 for a scene.
       objects: its objects: the files of its folder.
       bytes: their size.
       copied: how many of them this call copied; the others were there.
@@ -46,7 +47,7 @@ class ExactCopy(NamedTuple):
     checked: bool
 
 
-class _Unit(NamedTuple):
+class Shard(NamedTuple):
     """Objects that are read together: those of one shard, with its digest, or one other."""
 
     keys: list[str]
@@ -68,20 +69,46 @@ def copy_exactly(
       OutputError: there is something else at `out`, or it cannot be written.
       StoreError: a store failed; the same call goes on.
     """
-    source, out = zarr_nodes.place(source), zarr_nodes.place(out)
+    source = zarr_nodes.place(source)
     group = contents.open_archive(source)
+    images = contents.array_of(group, "embedding").shape[0]
     with zarr_nodes.about_store(source):
+        state = manifest.read_state(group)
+        sizes = _sizes(source)
+        shards = _shards(group, state, sizes)
+    copied = copy_group(group, out, shards, progress=progress)
+    return copied._replace(images=images, checked=state is not None and "sha256" in state)
+
+
+def copy_group(
+    group: zarr.Group,
+    out: Any,
+    shards: Sequence[Shard],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExactCopy:
+    """Copy all objects of a group that is the root of its store, as `copy_exactly` does.
+
+    Args:
+      group: a complete archive or scene.
+      out: path or URL of the copy.
+      shards: the objects that are compared with a digest before they are written.
+      progress: as for `copy_exactly`.
+
+    Raises as `copy_exactly`.
+    """
+    out = zarr_nodes.place(out)
+    with zarr_nodes.about_store(group.store):
         if group.path:
             raise InputError("a part of a store: give the path or URL of the archive itself")
-        state = manifest.read_state(group)
         if refiner_array.own_members(group):
             refiner_array.read_refiner(group)
         store = group.store_path.store
+        source = zarr_nodes.local_path(store) or store
         record = _read(store, RECORD)
-        sizes = zarr_nodes.sizes(source)
-        sizes.pop(MARK, None)
-        units = _units(group, state, sizes)
-    images = contents.array_of(group, "embedding").shape[0]
+        sizes = _sizes(store)
+        rest = set(sizes) - {RECORD} - {key for shard in shards for key in shard.keys}
+        units = [Shard([key]) for key in sorted(rest)] + list(shards)
     with zarr_nodes.about_store(out), locked(zarr_nodes.local_path(out)):
         contents.check_store(out)
         folder = zarr_nodes.local_path(out)
@@ -92,7 +119,7 @@ def copy_exactly(
         done = len(sizes) - count - (RECORD not in there)
         progress(done, len(sizes))
 
-        async def copied(unit: _Unit) -> None:
+        async def copied(unit: Shard) -> None:
             found = [await _whole(store, key, sizes[key]) for key in unit.keys]
             if unit.digest is not None and manifest.digest_of(found) != unit.digest:
                 raise FileError(
@@ -118,14 +145,19 @@ def copy_exactly(
             count += 1
             progress(len(sizes), len(sizes))
         sync(target.delete(MARK))
-    checked = state is not None and "sha256" in state
-    return ExactCopy(images, len(sizes), sum(sizes.values()), count, checked)
+    return ExactCopy(0, len(sizes), sum(sizes.values()), count, checked=True)
 
 
-def _units(group: Any, state: Any, sizes: dict[str, int]) -> list[_Unit]:
-    """All objects but the record, in an order in which that of metadata comes first."""
+def _sizes(store: Any) -> dict[str, int]:
+    sizes = zarr_nodes.sizes(store)
+    sizes.pop(MARK, None)
+    return sizes
+
+
+def _shards(group: Any, state: Any, sizes: dict[str, int]) -> list[Shard]:
+    """The shards of an archive that have digests."""
     arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
-    shards, rest = [], set(sizes) - {RECORD}
+    shards = []
     for name, text in sorted((state or {}).get("sha256", {}).items()):
         array, size = arrays[name], manifest.DIGITS
         numbers = [n for first, end in state["shards"][name] for n in range(first, end)]
@@ -134,9 +166,8 @@ def _units(group: Any, state: Any, sizes: dict[str, int]) -> list[_Unit]:
             if (key := zarr_nodes.key(array, place)) in sizes:
                 keys.setdefault(place[0], []).append(key)
         for i, number in enumerate(numbers):
-            shards.append(_Unit(keys.get(number, []), text[size * i : size * (i + 1)]))
-            rest -= {*keys.get(number, [])}
-    return [_Unit([key]) for key in sorted(rest)] + shards
+            shards.append(Shard(keys.get(number, []), text[size * i : size * (i + 1)]))
+    return shards
 
 
 def _begun(out: Any, target: Store, record: bytes) -> dict[str, int]:

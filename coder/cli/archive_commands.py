@@ -19,7 +19,7 @@ from coder.archive import (
     zarr_nodes,
 )
 from coder.archive.zarr_codec import nec_codec, refined
-from coder.cli import codec_names, refiner_facts
+from coder.cli import codec_names, refiner_facts, scene_facts
 from coder.cli.arguments import Decode, Info, Verify
 from coder.errors import (
     FileError,
@@ -30,6 +30,7 @@ from coder.errors import (
     one_line,
 )
 from coder.refiner import Refiner, load_refiner
+from coder.scenes import scene_layout
 
 Region = tuple[slice, ...]
 _UNKNOWN = "completeness unknown: written by an earlier version"
@@ -41,6 +42,7 @@ class _Opened(NamedTuple):
 
     Attributes:
       group: the archive, if it is one.
+      scene: the scene, if it is one.
       state: of `manifest.read_state`.
       arrays: those that can be opened.
       problems: what cannot be opened or is lost, a line each.
@@ -52,6 +54,7 @@ class _Opened(NamedTuple):
 
     path: Path | str  # or a URL
     group: zarr.Group | None
+    scene: zarr.Group | None
     state: dict[str, Any] | None
     arrays: dict[str, zarr.Array]
     problems: list[str]
@@ -62,11 +65,14 @@ class _Opened(NamedTuple):
 
     @property
     def kind(self) -> str:
+        if self.scene is not None:
+            return "scene"
         return "zarr" if self.group is None else "archive"
 
     @property
     def unfinished(self) -> bool:
-        return self.state is not None and self.state["state"] == "writing"
+        state = self.state if self.scene is None else scene_layout.state_of(self.scene)
+        return state is not None and state["state"] == "writing"
 
 
 def run(options: Info) -> tuple[int, dict[str, Any]]:
@@ -99,8 +105,9 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
         found[name] = {"dtype": _type(array), "shape": array.shape, "stored_bytes": stored}
         found[name] |= {of: whole, f"{of}_written": written if is_known else None}
         if (codec := nec_codec(array)) is not None:
-            # The first side of a raster, or of vectors, counts no images.
-            images = max(images, array.shape[0] if array.ndim == 4 else 0)
+            # The first side of a raster, of vectors or of times counts no images.
+            is_of_images = array.ndim == 4 and opened.scene is None
+            images = max(images, array.shape[0] if is_of_images else 0)
             fingerprint, size = codec.fingerprint.hex(), codec.codec_bytes
             print(
                 f"  coded by nec: {codec.channels} channels, {len(codec.tables)} tables, "
@@ -110,8 +117,9 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
             found[name]["codec_bytes"] = size
     facts = _origin(opened) | _codec(opened, options.codec)
     if opened.refiner is not None:
-        assert opened.group is not None
-        own = zarr.open_array(opened.group.store_path / refiner_array.ARRAY, mode="r")
+        group = opened.group or opened.scene
+        assert group is not None
+        own = zarr.open_array(group.store_path / refiner_array.ARRAY, mode="r")
         total += own.nbytes_stored()
         print(refiner_facts.line(opened.refiner))
         facts["refiner"] = refiner_facts.facts(opened.refiner)
@@ -192,7 +200,7 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
         chunks = sum(len(_regions(array.shape, array.chunks, shard)) for _, shard in shards)
         whole, note = len(zarr_nodes.places(array)), ""
         missing = whole - len(zarr_nodes.stored(array))
-        if missing and opened.state is None:
+        if missing and opened.state is None and opened.scene is None:
             note = f", {missing} of {whole} not stored: they are all fill value"
             if len(shards) < whole:
                 note = f", {missing} of {whole} shards are not stored (lost, or never written)"
@@ -210,7 +218,7 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
     if opened.refiner is not None:
         facts["refiner"] = refiner_facts.facts(opened.refiner)
     ended = _ended(opened, facts, bool(wrong))
-    if opened.unfinished:
+    if opened.unfinished and opened.scene is None:
         print(f"{opened.path}: {manifest.progress(opened.arrays)}", file=sys.stderr)
     print(", ".join(wrong) or "good: no damage")
     return ended
@@ -272,10 +280,10 @@ def _refiner(opened: _Opened, options: Decode) -> Refiner | None:
         refiner = load_refiner(options.refiner)
     elif not options.refine:
         return None
-    elif opened.group is None or not refiner_array.own_members(opened.group):
+    elif (group := opened.group or opened.scene) is None or not refiner_array.own_members(group):
         raise InputError("holds no refiner: give one with --refiner")
     else:
-        refiner = refiner_array.read_refiner(opened.group)
+        refiner = refiner_array.read_refiner(group)
     if not any(_is_refined(array, refiner) for array in opened.arrays.values()):
         text = f"the refiner belongs to another codec than those of {options.file}"
         raise InputError(text, options.refiner or options.file)
@@ -293,11 +301,12 @@ def _open(path: Path | str, plain: bool = False) -> _Opened:
     if isinstance(node, zarr.Array):
         last = path.resolve().name if isinstance(path, Path) else path.rpartition("/")[2]
         name = node.basename or last.removesuffix(".zarr")
-        group, state, arrays, damaged = None, None, {name: node}, {}
+        group, scene, state, arrays, damaged = None, None, None, {name: node}, {}
     else:
         arrays, damaged = zarr_nodes.members(node, but=refiner_array.own_members(node))
         state = manifest.read_state(node)
         group = node if state or manifest.is_earlier(node, arrays) else None
+        scene = node if scene_layout.state_of(node) else None
     hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
     problems = [(name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()]
     if isinstance(node, zarr.Group):
@@ -313,9 +322,11 @@ def _open(path: Path | str, plain: bool = False) -> _Opened:
                 "the archive again; if it was changed on purpose, call coder.archive.finish"
             )
             problems.append((f"{name}/zarr.json", text))
+        if scene is not None:
+            problems += [one for one in scene_layout.lost(scene) if one[0] not in named]
         if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
-        if group is not None and refiner_array.own_members(node) and not plain:
+        if (group or scene) is not None and refiner_array.own_members(node) and not plain:
             try:
                 refiner = refiner_array.read_refiner(node)
             except FileError as error:
@@ -336,11 +347,14 @@ def _open(path: Path | str, plain: bool = False) -> _Opened:
         print("holds no array of the nec codec")
     lines = [f"{problem[0]} {problem[1]}" for problem in problems]
     gone = {problem[0] for problem in problems} | no_shards
-    return _Opened(path, group, state, arrays, lines, gone, unreadable, {}, refiner)
+    return _Opened(path, group, scene, state, arrays, lines, gone, unreadable, {}, refiner)
 
 
 def _look_for_changes(opened: _Opened) -> None:
-    """Fill `changed` for a finished archive; reads all its bytes."""
+    """Fill `changed` for a finished archive or scene; reads all its bytes."""
+    if opened.scene is not None:
+        opened.changed.update(scene_facts.changes(opened.scene, opened.arrays))
+        return
     for name, array in opened.arrays.items():
         places = [place for place in zarr_nodes.places(array) if place]
         gone = {place[0] for place in places if zarr_nodes.key(array, place) in opened.lost}
@@ -352,6 +366,9 @@ def _look_for_changes(opened: _Opened) -> None:
 def _ended(opened: _Opened, facts: dict[str, Any], wrong: bool) -> tuple[int, dict[str, Any]]:
     """Print what the archive holds and lost; return the status, and the facts with these too."""
     whole = {"kind": opened.kind} | facts
+    if opened.scene is not None:
+        is_whole = not (opened.problems or opened.changed or opened.unfinished)
+        whole |= scene_facts.described(opened.scene, is_whole)
     whole |= _print_archive(opened)
     _print_problems(opened)
     return int(wrong), whole | {"problems": opened.problems}

@@ -381,15 +381,45 @@ class ImageOptions:
     """Read images that are marked as not valid again."""
 
 
-_FOR_EMBEDDINGS = ("overwrite", "column", "nodata", "codec", "max_tokens", "refiner")
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """options for scenes: INPUT is georeferenced rasters, and the output a grid on the map."""
+
+    scene: Flag = False
+    """Encode the rasters as one georeferenced scene, without resizing. This is the default for files of which the first is georeferenced and has a side above 1024 pixels."""  # noqa: E501
+    bands: Annotated[tuple[str, ...], arg(metavar="BAND")] = ()
+    """Bands of the rasters, by number (from 1) or description: one for each band of the model, in its order, such as --bands 4 3 2."""  # noqa: E501
+    value_range: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = None
+    """Values of the rasters that become the lowest and the highest value that the model takes; others are clipped."""  # noqa: E501
+    resolution: Annotated[float | None, arg(metavar="NUMBER")] = None
+    """Resample to pixels of this size, in map units; if not given, pixels stay as they are."""
+    halo: Annotated[int | None, arg(metavar="CELLS")] = None
+    """Cells at each side of the encoder's windows that are encoded and not kept; windows overlap by twice as many. 0: no overlap, the fastest, with visible seams."""  # noqa: E501
+    time: Annotated[str | None, arg(metavar="TIME")] = None
+    """Time of the scene in UTC, such as 2026-05-01 or 2026-05-01T10:30, or auto for the time that the files state: the output has a dimension `time`, and one that is there gets one more."""  # noqa: E501
+
+
+_FOR_EMBEDDINGS = ("overwrite", "column", "codec", "max_tokens", "refiner")
 """The options of `Encode` that are not for images."""
+_NOT_FOR_SCENES = (
+    "for_refiner",
+    "chip",
+    "split",
+    "shard",
+    "workers",
+    "scheduler",
+    "strict",
+    "retry",
+)
+"""The options for images that are not for scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(EmbeddingOptions):
-    """Encode images to an archive (--model), or embeddings to a Zarr array.
+    """Encode images to an archive, or a scene to a map (--model); or embeddings to a Zarr array.
 
     Examples: nec encode IMAGES --model nec-vit-ti --out archive.zarr
+              nec encode SCENE.tif --model nec-vit-ti --out scene.zarr
               nec encode embeddings.npy --out embeddings.zarr --quality 7
     """
 
@@ -398,6 +428,7 @@ class Encode(EmbeddingOptions):
     out: AnyPlace
     """Archive or Zarr array to write, a folder; or, with --model, the URL of an archive."""
     images: Annotated[ImageOptions, OmitArgPrefixes] = ImageOptions()
+    scenes: Annotated[SceneOptions, OmitArgPrefixes] = SceneOptions()
     codec: OptionalPath = None
     """Codec file that `nec fit` wrote; if not given, a codec is fitted."""
     quality: Annotated[int | None, arg(metavar="INT")] = None
@@ -426,8 +457,13 @@ class Encode(EmbeddingOptions):
             for name, value in vars(self.images).items():
                 if is_given(value):
                     raise InputError(f"{_flag(name)} is for images: give --model, too")
+            for name, value in vars(self.scenes).items():
+                if _is_given(value):
+                    raise InputError(f"{_flag(name)} is for scenes: give --model, too")
             if len(self.inputs) > 1:
                 raise InputError("several inputs: give one file of embeddings, or --model")
+        if self.asks_for_scene:
+            self.check_scene()
         if self.images.no_refiner and self.images.for_refiner:
             raise InputError("--for-refiner is for readers of the refiner: leave --no-refiner out")
         for name in ("image_size", "chip", "shard", "workers"):
@@ -443,6 +479,26 @@ class Encode(EmbeddingOptions):
         if self.quality is not None:
             fitted = self.codec is None and self.images.model is None
             check_whole("--quality", self.quality, 0, MAX_QUALITIES - 1 if fitted else 2**31 - 1)
+
+    @property
+    def asks_for_scene(self) -> bool:
+        """Whether --scene, or an option that only scenes have, is given."""
+        return any(map(_is_given, vars(self.scenes).values()))
+
+    def check_scene(self) -> None:
+        """Raise InputError for options that scenes do not have, or values that they do not take."""
+        for name in _NOT_FOR_SCENES:
+            if _is_given(getattr(self.images, name)):
+                raise InputError(
+                    f"{_flag(name)} is for archives of images, and the input is a scene: leave it "
+                    "out; or give --chip N to encode windows of the scene as images"
+                )
+        if isinstance(self.out, str):
+            raise InputError(
+                "a scene is encoded to a local folder: give a path; `nec copy` copies it", self.out
+            )
+        if self.scenes.halo is not None:
+            check_whole("--halo", self.scenes.halo, 0)
 
 
 def _flag(name: str) -> str:

@@ -12,6 +12,8 @@ from coder.cli.arguments import AddRefiner, Append, Copy, Export, is_given
 from coder.cli.progress_lines import ProgressLines
 from coder.errors import FileError, InputError
 from coder.refiner import load_refiner
+from coder.scenes import scene_layout
+from coder.scenes.scene_reader import Scene
 
 
 def run(options: AddRefiner | Append | Copy | Export) -> tuple[int, dict[str, Any]]:
@@ -76,6 +78,15 @@ def copied(options: Copy) -> tuple[int, dict[str, Any]]:
 
 
 def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
+    node = zarr_nodes.open_node(options.file)
+    if isinstance(node, zarr.Group) and scene_layout.state_of(node) is not None:
+        group, shards = Scene(options.file).group, scene_layout.shards_of(node)
+        copy = exact_copy.copy_group(group, options.out, shards, progress=ProgressLines("objects"))
+        print(
+            f"{options.out}: a scene, {copy.bytes:,} bytes in {copy.objects:,} objects, "
+            f"{copy.copied:,} of them copied now"
+        )
+        return 0, {"out": str(options.out), **copy._asdict()}
     done = exact_copy.copy_exactly(options.file, options.out, progress=ProgressLines("objects"))
     print(
         f"{options.out}: {done.images:,} images, {done.bytes:,} bytes in {done.objects:,} objects, "

@@ -26,6 +26,7 @@ from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from coder.archive import manifest, zarr_nodes
+from coder.archive.exact_copy import Shard
 from coder.archive.zarr_codec import NecCodec
 from coder.codecs import OneQualityCodec
 from coder.errors import FileError
@@ -299,6 +300,17 @@ def lost(root: zarr.Group) -> Iterator[tuple[str, str]]:
             one = text[len(NOT_STORED) * i : len(NOT_STORED) * (i + 1)]
             if one != NOT_STORED and place not in there:
                 yield zarr_nodes.key(array, place), "is lost: copy the scene again"
+
+
+def shards_of(root: zarr.Group) -> list[Shard]:
+    """The shards of a scene that have digests, in an order in which `valid` comes last."""
+    found = []
+    for path, text in (state_of(root) or {}).get("sha256", {}).items():
+        array, size = array_in(root, path), len(NOT_STORED)
+        for i, place in enumerate(zarr_nodes.places(array)):
+            if (one := text[size * i : size * (i + 1)]) != NOT_STORED:
+                found.append(Shard([zarr_nodes.key(array, place)], one))
+    return found
 
 
 def changed(root: zarr.Group, path: str) -> Iterator[tuple[tuple[int, ...], str]]:

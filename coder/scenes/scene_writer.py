@@ -70,7 +70,8 @@ class SceneWriter:
         self._out, self._made, self._step = Path(out), dict(made), dict(step)
         self._attributes = dict(attributes or {})
         self._time = None if time is None else time.astype("datetime64[us]")
-        self._stack, self._lead = ExitStack(), ()
+        self._stack = ExitStack()
+        self._lead: tuple[int, ...] = ()  # the number of the time, if there are times
 
     def __enter__(self) -> "SceneWriter":
         with self._stack as stack, about(self._out):
@@ -81,6 +82,11 @@ class SceneWriter:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    @property
+    def time_number(self) -> int:
+        """The number of the time that is written. Raises IndexError if the scene has none."""
+        return self._lead[0]
 
     def missing(self) -> list[Part]:
         """The parts that are not written, row by row."""

@@ -1,4 +1,4 @@
-"""`nec encode --model MODEL IMAGES --out ARCHIVE`: images to an archive."""
+"""`nec encode --model MODEL IMAGES --out ARCHIVE`: images to an archive, or a scene to a map."""
 
 import hashlib
 import sys
@@ -18,6 +18,7 @@ from coder.pool import available_cores
 from nec_jax.archiving import image_list
 from nec_jax.archiving.image_archive import Amount, Encoded, encode_archive, quality_for
 from nec_jax.archiving.named_inputs import NamedInputs
+from nec_jax.cli import scene_command
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
 from nec_jax.sources import folder_of
@@ -30,6 +31,10 @@ _NAMED = 5  # files that cannot be read
 def run(options: Encode) -> tuple[int, dict[str, Any]]:
     """Encode images to an archive, and print what was done. Returns the status and the facts."""
     try:
+        if scene_command.is_scene(options):
+            return 0, scene_command.encode(options)
+        if options.nodata is not None:
+            raise InputError("--nodata is for embeddings and scenes: leave it out")
         done = _encode(options)
     except (DataError, FileNotFoundError) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -58,8 +58,9 @@ def read(
         if largest is not None and max(dataset.shape) > largest and _is_georeferenced(dataset):
             raise SceneError(
                 f"{path} is a scene of {dataset.height} x {dataset.width} px, which would be one "
-                f"embedding of a few tokens: pass --chip N (open_source: chip=N), to cut all "
-                f"images into windows of N x N px; or keep images of at most {largest} px"
+                "embedding of a few tokens: pass --scene to nec encode, for an embedding per patch "
+                "on the map; or --chip N (open_source: chip=N), to cut all images into windows of "
+                f"N x N px; or keep images of at most {largest} px"
             )
         window = box and slices_of(box)
         kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))

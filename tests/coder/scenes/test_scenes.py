@@ -202,7 +202,7 @@ def test_one_cell_costs_two_requests_and_then_one(path):
     keys: list[tuple[str, int]] = []
 
     class Counted(LocalStore):
-        async def get(self, key, prototype, byte_range=None):
+        async def get(self, key, prototype=None, byte_range=None):
             found = await super().get(key, prototype, byte_range)
             keys.append((key, 0 if found is None else len(found)))
             return found

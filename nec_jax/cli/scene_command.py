@@ -1,0 +1,216 @@
+"""`nec encode --model MODEL SCENE.tif --out SCENE.zarr`: a scene to a map of embeddings."""
+
+import glob
+import hashlib
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import filesize
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+import nec_jax
+from coder import InputError
+from coder.cli.arguments import Encode
+from coder.cli.progress_lines import EVERY
+from coder.files import is_url, without_query
+from nec_jax.images.read import LARGEST, is_raster, read_header
+from nec_jax.images.record import DataError
+from nec_jax.model_file import model_path
+from nec_jax.scenes.raster_scene import RasterScene
+from nec_jax.scenes.scene_archive import EncodedScene, encode_scene, quality_for_scene
+from nec_jax.sources.folder import find_images
+
+_ENDINGS = (".tif", ".tiff", ".vrt", ".jp2", ".j2k")
+
+
+def is_scene(options: Encode) -> bool:
+    """Whether the inputs are one scene: if that is asked for, or the first is a large raster."""
+    if options.asks_for_scene:
+        return True
+    if options.images.chip is not None:
+        return False
+    first = Path(options.inputs[0]).expanduser()
+    files = [Path(name).expanduser() for name in options.inputs if not is_url(name)]
+    if len(files) < len(options.inputs) or not all(one.is_file() for one in files):
+        return False
+    if not is_raster(first):
+        return False
+    try:
+        header = read_header(first)
+    except DataError:  # which reading it as an image names
+        return False
+    placed = header.transform is not None or header.crs is not None
+    return placed and max(header.size) > LARGEST
+
+
+def encode(options: Encode) -> dict[str, Any]:
+    """Encode a scene, and print what was done. Returns the facts."""
+    options.check_scene()
+    given, wanted = options.images, options.scenes
+    path = model_path(given.model or "")
+    params = nec_jax.load(path)
+    if given.no_refiner and params.codec is not None:
+        params = replace(params, codec=params.codec.with_refiner(None))
+    scene = RasterScene(
+        _rasters(options.inputs),
+        params.config,
+        bands=wanted.bands,
+        value_range=wanted.value_range,
+        nodata=options.nodata,
+        resolution=wanted.resolution,
+    )
+    side = None
+    if given.image_size is not None:
+        params.config.grid(given.image_size, given.image_size)
+        side = given.image_size // params.config.patch
+    height, width = scene.shape
+    files = len(scene.preparation["files"])
+    print(
+        f"one scene of {height:,} x {width:,} px in {scene.code or 'a system without a code'}"
+        + (f", a mosaic of {files:,} files" if files > 1 else "")
+    )
+    settings: dict[str, Any] = {"side": side, "halo": wanted.halo}
+    quality = options.quality
+    if options.max_bytes is not None or options.max_mse is not None:
+        quality = quality_for_scene(
+            params, scene, max_bytes=options.max_bytes, max_mse=options.max_mse, **settings
+        )
+        print(f"quality {quality} fits")
+    notes = {
+        "inputs": [without_query(name) for name in options.inputs],  # it may be a signature
+        "model_name": path.stem,
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "written_by": f"nec-jax {nec_jax.__version__}",
+    }
+    assert isinstance(options.out, Path)
+    with _Bar() as bar:
+        done = encode_scene(
+            params,
+            scene,
+            options.out,
+            quality=quality,
+            time_of=_time(wanted.time, scene),
+            notes=notes,
+            progress=bar,
+            **settings,
+        )
+    return _told(options.out, scene, done)
+
+
+def _rasters(inputs: tuple[str, ...]) -> list[str | Path]:
+    """The files of a scene: files, URLs, folders (at any depth) and patterns, each once."""
+    found: dict[str | Path, None] = {}
+    for name in inputs:
+        if is_url(name):
+            found[name] = None
+            continue
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inner = [path / one for one in find_images(path) if one.lower().endswith(_ENDINGS)]
+            if not inner:
+                raise DataError(f"no rasters under {name}: {' '.join(_ENDINGS)}")
+            found |= dict.fromkeys(sorted(inner))
+        elif path.exists():
+            found[path] = None
+        elif glob.has_magic(name):
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            if not matches:
+                raise DataError(f"no file fits the pattern {name}")
+            found |= dict.fromkeys(map(Path, matches))
+        else:
+            raise FileNotFoundError(f"there is no file or folder {name}")
+    return list(found)
+
+
+def _time(text: str | None, scene: RasterScene) -> np.datetime64 | None:
+    """The time that is asked for, in UTC."""
+    if text is None:
+        return None
+    if text == "auto":
+        if scene.time is None:
+            raise InputError(
+                "--time auto: the files state no time, or different ones: give the time, such as "
+                "--time 2026-05-01"
+            )
+        return scene.time
+    try:
+        found = np.datetime64(text.removesuffix("Z"), "us")
+    except ValueError as error:
+        raise InputError(f"--time {text}: give a time such as 2026-05-01T10:30: {error}") from error
+    if np.isnat(found):
+        raise InputError(f"--time {text}: give a time such as 2026-05-01T10:30")
+    return found
+
+
+def _told(out: Path, scene: RasterScene, done: EncodedScene) -> dict[str, Any]:
+    """Print what was done; the facts of it."""
+    height, width = done.shape
+    payload = done.bytes - done.metadata_bytes - done.overview_bytes
+    total = height * width
+    per_cell = payload / max(done.cells, 1)
+    print(
+        f"{out}: {height:,} x {width:,} cells in {done.bytes:,} bytes: {done.metadata_bytes:,} for "
+        f"the codec, its refiner and metadata, {done.overview_bytes:,} for overviews, and "
+        f"{per_cell:.1f} per cell with an embedding"
+    )
+    if done.cells < total:
+        print(f"{total - done.cells:,} cells have no embedding: half of their pixels are missing")
+    if done.written:
+        passes = done.side**2 / (done.side - 2 * done.halo) ** 2
+        print(
+            f"{done.written:,} cells in {done.seconds:.0f} s; windows of {done.side} x {done.side} "
+            f"cells, of which {done.halo} at each side are not kept: each cell is encoded "
+            f"{passes:.1f} times"
+        )
+    else:
+        print("it was complete, and nothing was written")
+    facts = {"out": str(out), **done._asdict(), "bytes_per_cell": per_cell}
+    return facts | {"crs": scene.code, "preparation": scene.preparation}
+
+
+class _Bar:
+    """Progress on the standard error: a bar on a terminal, otherwise a line now and then."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("encoding"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}, left:"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task("", total=None, told="")
+        self._start = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> "_Bar":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+    def __call__(self, done: int, total: int, stored: int) -> None:
+        """Show how many of the cells are in the scene, and how many bytes were written."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start = done, now
+            if done:
+                print(f"{done:,} of {total:,} cells are there", file=sys.stderr)
+        speed = (done - self._first) / max(now - self._start, 1e-9)
+        told = f"{done:,} of {total:,} cells, {speed:,.0f} per second"
+        told += f", {filesize.decimal(stored)} written"
+        self._progress.update(self._task, completed=done, total=total, told=told)
+        if (
+            self._progress.disable
+            and done > self._first
+            and (now - self._said > EVERY or done == total)
+        ):
+            print(f"{told}, {(total - done) / speed:.0f} s left", file=sys.stderr, flush=True)
+            self._said = now

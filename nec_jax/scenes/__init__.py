@@ -1,0 +1,1 @@
+"""Scenes: large georeferenced images, read in part and encoded cell by cell."""
