@@ -1,5 +1,6 @@
-"""A scene to export: two shards wide, some cells without an embedding."""
+"""Scenes to export, in which some cells have no embedding, and heads for them."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import coder
+from coder import Head
 from coder.codecs import OneQualityCodec
 from coder.scenes.scene_grid import SceneGrid
 from coder.scenes.scene_writer import SceneWriter
+from coder.task_heads.head_settings import HeadSettings, ModelFacts
+from coder.task_heads.task_head import weight_shapes
 
 CHANNELS = 6
+CLASSES = ("water", "<forest> & farm", "town")
 TRANSFORM = (160.0, 0.0, 500_000.0, 0.0, -160.0, 5_800_000.0)  # 160 m, UTM zone 33 north
 
 
@@ -40,6 +45,7 @@ def cells(
     return y.astype(np.float32)
 
 
+@cache
 def codec_of(channels: int = CHANNELS) -> OneQualityCodec:
     y = cells((256, 16), 1, channels, holes=False).reshape(16, 16, 16, channels)
     return coder.fit(y).at(8)
@@ -69,3 +75,23 @@ def written(
                 writer.write((rows, columns), y[rows, columns], coverage[rows, columns])
             writer.finish()
     return path
+
+
+def head_of(
+    kind: str = "token-linear",
+    grid: tuple[int, int] = (4, 4),
+    mask_size: tuple[int, int] | None = (32, 32),
+    *,
+    class_token: bool = True,
+    with_decoder: bool = False,
+    width: int = CHANNELS,
+) -> Head:
+    """A head of random weights."""
+    model = ModelFacts(width, 2, 8, 2, mlp_ratio=1, code_class_token=class_token)
+    settings = HeadSettings(kind, CLASSES, grid, with_decoder, mask_size, model)  # type: ignore[arg-type]
+    rng = np.random.default_rng(3)
+    weights = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in weight_shapes(settings).items()
+    }
+    return Head(settings, weights | {"scaling/std": np.ones(width, np.float32)})

@@ -458,7 +458,7 @@ class Encode(EmbeddingOptions):
                 if is_given(value):
                     raise InputError(f"{_flag(name)} is for images: give --model, too")
             for name, value in vars(self.scenes).items():
-                if _is_given(value):
+                if is_given(value):
                     raise InputError(f"{_flag(name)} is for scenes: give --model, too")
             if len(self.inputs) > 1:
                 raise InputError("several inputs: give one file of embeddings, or --model")
@@ -483,12 +483,12 @@ class Encode(EmbeddingOptions):
     @property
     def asks_for_scene(self) -> bool:
         """Whether --scene, or an option that only scenes have, is given."""
-        return any(map(_is_given, vars(self.scenes).values()))
+        return any(map(is_given, vars(self.scenes).values()))
 
     def check_scene(self) -> None:
         """Raise InputError for options that scenes do not have, or values that they do not take."""
         for name in _NOT_FOR_SCENES:
-            if _is_given(getattr(self.images, name)):
+            if is_given(getattr(self.images, name)):
                 raise InputError(
                     f"{_flag(name)} is for archives of images, and the input is a scene: leave it "
                     "out; or give --chip N to encode windows of the scene as images"

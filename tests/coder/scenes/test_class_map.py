@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from export_cases import CHANNELS, cells, codec_of, grid_of, written
+from export_cases import CLASSES, cells, codec_of, grid_of, head_of, written
 
 import coder
 from coder import Head, InputError
@@ -13,31 +13,9 @@ from coder.scenes.class_map import NONE, Windows, windows, write_map
 from coder.scenes.scene_part import part_of
 from coder.scenes.scene_writer import SceneWriter
 from coder.task_heads import head_layers
-from coder.task_heads.head_settings import HeadSettings, ModelFacts
-from coder.task_heads.task_head import weight_shapes
 
 rasterio = pytest.importorskip("rasterio")
-CLASSES = ("water", "<forest> & farm", "town")
 SIZES = [((4, 4), (32, 32)), ((4, 6), (10, 15)), ((3, 5), (3, 10)), ((2, 2), (4, 4))]
-
-
-def head_of(
-    kind: str = "token-linear",
-    grid: tuple[int, int] = (4, 4),
-    mask_size: tuple[int, int] | None = (32, 32),
-    *,
-    class_token: bool = True,
-    with_decoder: bool = False,
-    width: int = CHANNELS,
-) -> Head:
-    model = ModelFacts(width, 2, 8, 2, mlp_ratio=1, code_class_token=class_token)
-    settings = HeadSettings(kind, CLASSES, grid, with_decoder, mask_size, model)  # type: ignore[arg-type]
-    rng = np.random.default_rng(3)
-    weights = {
-        name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in weight_shapes(settings).items()
-    }
-    return Head(settings, weights | {"scaling/std": np.ones(width, np.float32)})
 
 
 def mapped(part, head, path) -> np.ndarray:
