@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import export_cases
 import numpy as np
 import pytest
 from folders import EXAMPLES, GOLDEN, TESTS
@@ -55,6 +56,8 @@ def right_file(kind: str, folder: Path) -> Path:
         shutil.copy(KEPT / "image.blob", path)
     elif kind == "archive":
         shutil.copytree(KEPT / "archive.zarr", path)
+    elif kind == "scene":
+        export_cases.written(path, (20, 24))
     elif kind == "embeddings":
         np.save(path, np.random.default_rng(0).normal(size=(40, 2, 2, 24)).astype(np.float32))
     elif kind == "checkpoint":
@@ -97,6 +100,7 @@ SUFFIXES = {
     "refiner": ".safetensors",
     "blob": ".blob",
     "archive": ".zarr",
+    "scene": ".zarr",
     "embeddings": ".npy",
     "checkpoint": ".safetensors",
     "torch": ".pt",
@@ -117,7 +121,8 @@ def coder_command(*words: str) -> Reader:
     def call(path: Path, out: Path) -> None:
         there = {"FILE": str(path), "OUT": str(out / "written"), "BLOB": str(KEPT / "image.blob")}
         there |= {"NPY": str(out.parent / "right.npy"), "CODEC": str(CODEC), "MODEL": str(MODEL)}
-        there |= {f"OUT{end}": str(out / f"written{end}") for end in (".parquet", ".zarr")}
+        there |= {f"OUT{end}": str(out / f"written{end}") for end in (".parquet", ".zarr", ".tif")}
+        there |= {"SCENE": str(out.parent / "right.zarr")}
         there |= {"ARCHIVE": str(KEPT / "archive.zarr")}
         there |= {"REFINER": str(GOLDEN / "ladder.refiner.safetensors")}
         status = coder_main([there.get(word, word) for word in words])
@@ -190,6 +195,14 @@ READERS: dict[str, tuple[str, Reader]] = {
     ),
     "coder export": ("archive", coder_command("export", "FILE", "--out", "OUT.parquet")),
     "coder export to Zarr": ("archive", coder_command("export", "FILE", "--out", "OUT.zarr")),
+    "coder export of a scene": (
+        "scene",
+        coder_command("export", "FILE", "--preview", "--out", "OUT.tif"),
+    ),
+    "coder export --head": (
+        "head",
+        coder_command("export", "SCENE", "--head", "FILE", "--out", "OUT.tif"),
+    ),
     "coder copy": ("archive", coder_command("copy", "FILE", "--out", "OUT")),
     "coder copy of several": (
         "archive",
@@ -359,6 +372,8 @@ def test_what_cannot_be_read_is_one_line(
     monkeypatch.chdir(tmp_path)
     kind, call = READERS[reader]
     right_file("embeddings", tmp_path)
+    if "--head" in reader:
+        right_file("scene", tmp_path)
     right = right_file(kind, tmp_path)
     stem = "bad" if name == "plain" else os.fsdecode(b"b\xff\xe4d")
     path, out = tmp_path / f"{stem}{SUFFIXES[kind]}", tmp_path / "out"

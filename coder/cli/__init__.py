@@ -2,8 +2,8 @@
 
 `arguments` has the options of this package's commands. `file_commands` handles single files,
 `archive_commands` reads archives and Zarr arrays, `copy_commands` makes archives of others and adds
-to them, `fit_commands` has `fit` and `encode`. The commands of nec_jax and train are found by entry
-points, so that `nec --help` works without JAX.
+to them, `scene_export` exports scenes, `fit_commands` has `fit` and `encode`. The commands of
+nec_jax and train are found by entry points, so that `nec --help` works without JAX.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ def _command(arguments: list[str], prog: str) -> int:
     name, *rest = arguments or ["--help"]
     if name in _OWN:
         options = tyro.cli(_OWN[name], args=rest, prog=f"{prog} {name}")
-        if isinstance(options, Append | Copy | Encode | Fit):
+        if isinstance(options, Append | Copy | Encode | Export | Fit):
             options.check()
         hidden = contextlib.redirect_stdout(io.StringIO()) if options.json else None
         with _named(options.file), hidden or contextlib.nullcontext():

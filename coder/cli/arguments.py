@@ -76,7 +76,7 @@ Embeddings = Annotated[Positional[Path | str], _PLACE, arg(metavar="EMBEDDINGS")
 Flag = Annotated[bool, FlagCreatePairsOff]
 
 
-def _is_given(value: object) -> bool:
+def is_given(value: object) -> bool:
     """Whether an option was given; 0 is a value."""
     return value is not None and value is not False and value != ()
 
@@ -127,24 +127,73 @@ class Decode(Info):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
-    """Write an archive as a Parquet table, or as a plain Zarr group that needs no codec.
+class PartOptions:
+    """options for scenes: which cells, and what of them, to write."""
 
-    Example: nec export archive.zarr --pool mean --out embeddings.parquet
+    bbox: Annotated[
+        tuple[float, float, float, float] | None, arg(metavar="WEST SOUTH EAST NORTH")
+    ] = None
+    """Write the cells of which these bounds contain a part, in the units of the scene's map; all if not given."""  # noqa: E501
+    level: Annotated[int | None, arg(metavar="INT")] = None
+    """Factor of an overview, such as 4: cells of 4 x 4 of the scene's."""
+    time: Annotated[str | None, arg(metavar="TIME")] = None
+    """One of the scene's times, such as 2026-05-01T10:30, in UTC. For a STAC Item of a scene without times: when its pictures were taken."""  # noqa: E501
+    channels: Annotated[tuple[int, ...], arg(metavar="INT")] = ()
+    """GeoTIFF: write these channels of the embeddings, by number from 0; all if neither this nor another content is given."""  # noqa: E501
+    components: Annotated[int | None, arg(metavar="INT")] = None
+    """GeoTIFF: write so many principal components of the cells."""
+    preview: Flag = False
+    """GeoTIFF: write three principal components as red, green and blue, 8 bits each, with an alpha band."""  # noqa: E501
+    head: OptionalPath = None
+    """GeoTIFF: write the classes that this head (its file) predicts for each pixel of its masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write an archive as Parquet or plain Zarr; a scene as GeoTIFF, GeoParquet or STAC Item.
+
+    Examples: nec export archive.zarr --pool mean --out embeddings.parquet
+              nec export scene.zarr --preview --out preview.tif
     """
 
     file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]
-    """Archive (Zarr store)."""
+    """Archive or scene (Zarr store)."""
     out: AnyPath
-    """File NAME.parquet, or folder NAME.zarr, to write."""
+    """File to write. Of an archive: NAME.parquet, or NAME.zarr, a folder. Of a scene: NAME.tif (cloud-optimised), NAME.parquet (a row for each cell) or NAME.json (STAC Item)."""  # noqa: E501
     pool: Annotated[Literal["mean", "class-token"] | None, arg(metavar="mean|class-token")] = None
     """One vector for each image: the mean of its tokens, or its class token; all tokens if not given."""  # noqa: E501
+    part: Annotated[PartOptions, OmitArgPrefixes] = PartOptions()
     refine: Flag = False
-    """Refine embeddings, with the refiner of the archive."""
+    """Refine embeddings, with the refiner of the archive or scene."""
     overwrite: Flag = False
     """Replace an existing file or Zarr array; an input, a pipe or a device is never replaced."""
     json: Flag = False
     """Print one JSON object instead of text."""
+
+    def check(self) -> None:
+        """Raise InputError for options that are wrong whatever the files hold."""
+        for name in ("level", "components"):
+            if (value := getattr(self.part, name)) is not None:
+                check_whole(_flag(name), value)
+        given = [name for name in _CONTENTS if is_given(getattr(self.part, name))]
+        if len(given) > 1:
+            raise InputError(f"a GeoTIFF has one content: give one of {_flags(given)}")
+        if given and self.out.suffix != ".tif":
+            raise InputError(f"{_flag(given[0])} makes a GeoTIFF: name it NAME.tif", self.out)
+        if self.part.head is not None and self.refine:
+            raise InputError("a head refines embeddings itself: leave --refine out")
+        if self.part.head is not None and self.part.level is not None:
+            raise InputError("a head reads the cells themselves: leave --level out")
+        if self.out.suffix == ".json":
+            for name, value in (*vars(self.part).items(), ("refine", self.refine)):
+                if name != "time" and is_given(value):
+                    raise InputError(
+                        f"a STAC Item describes the whole scene: leave {_flag(name)} out"
+                    )
+
+
+_CONTENTS = ("channels", "components", "preview", "head")
+"""The options of `PartOptions` of which each makes another GeoTIFF."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +263,7 @@ class Copy:
         """Raise InputError for options that are wrong whatever the files hold."""
         if self.codec is None:
             for name in ("quality", "keep", "drop", "replace", "shard"):
-                if _is_given(getattr(self, name)):
+                if is_given(getattr(self, name)):
                     raise InputError(f"{_flag(name)} makes another archive: give --codec, too")
             if len(self.inputs) > 1:
                 raise InputError("several archives are joined with the codec: give --codec, too")
@@ -402,14 +451,14 @@ class Encode(EmbeddingOptions):
             raise InputError("embeddings are coded to a local folder: give a path", self.out)
         if self.images.model is not None:
             for name in _FOR_EMBEDDINGS:
-                if _is_given(getattr(self, name)):
+                if is_given(getattr(self, name)):
                     raise InputError(f"{_flag(name)} is for embeddings: leave it, or --model, out")
         else:
             for name, value in vars(self.images).items():
-                if _is_given(value):
+                if is_given(value):
                     raise InputError(f"{_flag(name)} is for images: give --model, too")
             for name, value in vars(self.scenes).items():
-                if _is_given(value):
+                if is_given(value):
                     raise InputError(f"{_flag(name)} is for scenes: give --model, too")
             if len(self.inputs) > 1:
                 raise InputError("several inputs: give one file of embeddings, or --model")
@@ -434,12 +483,12 @@ class Encode(EmbeddingOptions):
     @property
     def asks_for_scene(self) -> bool:
         """Whether --scene, or an option that only scenes have, is given."""
-        return any(map(_is_given, vars(self.scenes).values()))
+        return any(map(is_given, vars(self.scenes).values()))
 
     def check_scene(self) -> None:
         """Raise InputError for options that scenes do not have, or values that they do not take."""
         for name in _NOT_FOR_SCENES:
-            if _is_given(getattr(self.images, name)):
+            if is_given(getattr(self.images, name)):
                 raise InputError(
                     f"{_flag(name)} is for archives of images, and the input is a scene: leave it "
                     "out; or give --chip N to encode windows of the scene as images"
@@ -454,3 +503,7 @@ class Encode(EmbeddingOptions):
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(map(_flag, names))

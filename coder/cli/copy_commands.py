@@ -7,8 +7,8 @@ import zarr
 
 from coder import codecs, files
 from coder.archive import appending, contents, copying, exact_copy, exporting, zarr_nodes
-from coder.cli import refiner_facts
-from coder.cli.arguments import AddRefiner, Append, Copy, Export
+from coder.cli import refiner_facts, scene_export
+from coder.cli.arguments import AddRefiner, Append, Copy, Export, is_given
 from coder.cli.progress_lines import ProgressLines
 from coder.errors import FileError, InputError
 from coder.refiner import load_refiner
@@ -98,10 +98,24 @@ def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
 
 
 def export(options: Export) -> tuple[int, dict[str, Any]]:
-    """Write an archive in another format."""
+    """Write an archive, or a scene, in another format."""
+    if options.out.suffix not in (".parquet", ".zarr", ".tif", ".json"):
+        raise InputError(
+            "name it NAME.parquet or NAME.zarr, or, for a scene, NAME.tif, NAME.parquet or "
+            "NAME.json, which says the format",
+            options.out,
+        )
+    if scene_export.is_scene(options.file):
+        return scene_export.export(options)
     write = {".parquet": exporting.to_parquet, ".zarr": exporting.to_zarr}.get(options.out.suffix)
     if write is None:
-        raise InputError("name it NAME.parquet or NAME.zarr, which says the format", options.out)
+        raise InputError(
+            "an archive of images has no map: name it NAME.parquet or NAME.zarr, which says the "
+            "format",
+            options.out,
+        )
+    if (name := next((k for k, v in vars(options.part).items() if is_given(v)), None)) is not None:
+        raise InputError(f"--{name} is for scenes, and this is an archive of images: leave it out")
     inputs = [options.file] if isinstance(options.file, Path) else []
     is_zarr = options.out.suffix == ".zarr"
     files.check_output(options.out, overwrite=options.overwrite, inputs=inputs, folder=is_zarr)

@@ -86,6 +86,11 @@ class Scene:
         height, width = self.grid.shape
         return f"<Scene {height} x {width} cells of {self.codec.channels} channels>"
 
+    @property
+    def is_refined(self) -> bool:
+        """Whether embeddings are refined while they are read."""
+        return self._refiner is not None
+
     def grid_at(self, level: int = 1) -> SceneGrid:
         """The grid of an overview. Raises InputError if there is none of this factor."""
         self._check(level, None, is_time_needed=False)

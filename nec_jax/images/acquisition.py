@@ -7,16 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from coder.scenes.map_outline import PLACES, in_degrees
 from nec_jax.images.record import Record
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-_PLACES = 7  # decimals of a degree: a centimetre
-_DEGREES = ("EPSG:4326", "OGC:CRS84")
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4]):([0-5]\d)")
 _APART = timedelta(hours=26)  # between a local time and UTC, at most
 
@@ -64,56 +62,12 @@ def footprint(record: Record) -> str:
     height, width = record["image"].shape[:2]
     corners = [(0, 0), (0, height), (width, height), (width, 0), (0, 0)]
     ring = [(c + a * x + b * y, f + d * x + e * y) for x, y in corners]
-    if a * e == b * d or not np.isfinite(ring).all():
+    if a * e == b * d:
         return ""
-    if record["crs"] in _DEGREES:
-        return _within_180(np.array(ring))
-    from rasterio.warp import transform_geom
-
-    try:
-        found: Any = transform_geom(
-            record["crs"], _DEGREES[1], {"type": "Polygon", "coordinates": [ring]}
-        )
-    except Exception:  # also GDAL's own errors, for a place that is nowhere on Earth
-        return ""
-    if not np.isfinite(_flat(found["coordinates"])).all():
-        return ""
-    if found["type"] == "Polygon":
-        outline = np.array(found["coordinates"][0])
-        if len(outline) == len(ring):  # more points are GDAL's own outline of a pole
-            outline[:, 0] = np.unwrap(outline[:, 0], period=360)
-        return _within_180(outline)
-    return f"MULTIPOLYGON ({', '.join(_polygon(part) for part in found['coordinates'])})"
-
-
-def _within_180(ring: NDArray[np.float64]) -> str:
-    """A closed outline in degrees [points, 2] as WKT, cut at the 180th meridian."""
-    x, y = ring.T
-    if (np.abs(y) > 90 + 1e-9).any() or abs(x[0] - x[-1]) > 1e-9:  # or it goes around a pole
-        return ""
-    parts = []
-    for turn in range(int((x.min() + 180) // 360), int((x.max() + 180) // 360) + 1):
-        low = 360 * turn - 180
-        inside = _cut(_cut([(px, py) for px, py in ring[:-1].tolist()], low, 1), low + 360, -1)
-        points = [(round(px - 360 * turn, _PLACES), round(py, _PLACES)) for px, py in inside]
-        points = list(dict.fromkeys(points))
-        if len(points) > 2:
-            parts.append([*points, points[0]])
+    parts = in_degrees(record["crs"], ring)
     if len(parts) == 1:
-        return _polygon(parts, "POLYGON ")
-    return f"MULTIPOLYGON ({', '.join(_polygon([part]) for part in parts)})" if parts else ""
-
-
-def _cut(points: list[tuple[float, float]], at: float, side: int) -> list[tuple[float, float]]:
-    """The part of a closed outline on one side of a meridian, not closed (Sutherland-Hodgman)."""
-    found: list[tuple[float, float]] = []
-    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
-        is_in, will_be = side * (x0 - at) >= 0, side * (x1 - at) >= 0
-        if is_in:
-            found.append((x0, y0))
-        if is_in != will_be:
-            found.append((at, y0 + (y1 - y0) * (at - x0) / (x1 - x0)))
-    return found
+        return _polygon(parts[0], "POLYGON ")
+    return f"MULTIPOLYGON ({', '.join(map(_polygon, parts))})" if parts else ""
 
 
 def _polygon(rings: Sequence[Sequence[Sequence[float]]], kind: str = "") -> str:
@@ -122,14 +76,8 @@ def _polygon(rings: Sequence[Sequence[Sequence[float]]], kind: str = "") -> str:
 
 
 def _degrees(value: float) -> str:
-    text = f"{value:.{_PLACES}f}".rstrip("0").rstrip(".")
+    text = f"{value:.{PLACES}f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
-
-
-def _flat(coordinates: Any) -> list[float]:
-    if isinstance(coordinates, int | float):
-        return [coordinates]
-    return [value for part in coordinates for value in _flat(part)]
 
 
 def _original_time(text: Any, offset: Any, place: datetime | None = None) -> np.datetime64 | None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from coder.scenes.principal_components import principal_components, stretched
 from nec_jax.models import density, nec
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.bottleneck import bottleneck
@@ -183,15 +184,11 @@ def principal_colours(
     The components and their range are those of the tokens `like` [M, T, D], by default the same.
     """
     like = tokens if like is None else like
-    n, t, d = tokens.shape
-    mean = like.mean((0, 1))
-    flat = like.reshape(-1, d) - mean
-    _, vectors = np.linalg.eigh(flat.T @ flat)
-    axes = vectors[:, :-4:-1]
-    low, high = np.percentile(flat @ axes, [2, 98], axis=0)
-    scores = (tokens.reshape(-1, d) - mean) @ axes
-    side = int(t**0.5)
-    return np.clip((scores - low) / (high - low), 0, 1).reshape(n, side, side, 3)
+    vectors = like.reshape(-1, like.shape[2])
+    found = principal_components(vectors, 3)
+    limits = np.percentile(found.scores(vectors), [2, 98], axis=0)
+    side = int(tokens.shape[1] ** 0.5)
+    return stretched(found.scores(tokens), limits).reshape(len(tokens), side, side, 3)
 
 
 def symbol_figure(

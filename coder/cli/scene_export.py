@@ -1,0 +1,116 @@
+"""`nec export` of a scene: GeoTIFF, GeoParquet, STAC Item."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from coder import files
+from coder.archive import zarr_nodes
+from coder.cli.arguments import Export
+from coder.errors import InputError
+from coder.scenes import cell_table, class_map, raster_export, scene_layout
+from coder.scenes.scene_part import ScenePart, part_of, told
+from coder.scenes.scene_reader import Scene
+from coder.scenes.stac_item import stac_item, utc
+from coder.task_heads import load_head
+
+
+def is_scene(place: Path | str) -> bool:
+    """Whether a Zarr store is a scene. Raises FileError if it is damaged or there is none."""
+    node = zarr_nodes.open_node(place)
+    return isinstance(node, zarr.Group) and scene_layout.state_of(node) is not None
+
+
+def export(options: Export) -> tuple[int, dict[str, Any]]:
+    """Write a scene in another format."""
+    if options.pool is not None:
+        raise InputError("--pool is for archives, and this is a scene: leave it out")
+    if options.out.suffix == ".zarr":
+        raise InputError(
+            "a scene is exported to NAME.tif, NAME.parquet or NAME.json; `nec copy` copies it",
+            options.out,
+        )
+    inputs = [one for one in (options.file, options.part.head) if isinstance(one, Path)]
+    files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
+    scene = Scene(options.file, refine=options.refine)
+    if options.out.suffix == ".json":
+        what = _write_item(scene, options)
+    elif options.out.suffix == ".parquet":
+        what = _write_table(scene, options)
+    else:
+        what = _write_raster(scene, options)
+    size = options.out.stat().st_size
+    print(f"{options.out}: {what}, {size:,} bytes")
+    return 0, {"out": str(options.out), "bytes": size}
+
+
+def _write_item(scene: Scene, options: Export) -> str:
+    time = None if options.part.time is None else _time(options.part.time)
+    where = options.file
+    if isinstance(where, Path):  # relative to the Item
+        found = os.path.relpath(files.real_path(where), files.real_path(options.out).parent)
+        href = Path(found).as_posix()
+    else:
+        href = files.without_query(where)
+    text = json.dumps(stac_item(scene, href, time=time), indent=2)
+    files.write_text(options.out, f"{text}\n", overwrite=options.overwrite)
+    return "a STAC Item"
+
+
+def _write_table(scene: Scene, options: Export) -> str:
+    number = _number(scene, options.part.time)
+    numbers = [number]
+    if number is None and scene.times is not None:
+        numbers = list(range(len(scene.times)))
+    parts = [_part(scene, options, one) for one in numbers]
+    cell_table.write_table(parts, options.out, overwrite=options.overwrite)
+    return f"cells of {_size(parts[0])}" + (f" at {len(parts)} times" if len(parts) > 1 else "")
+
+
+def _write_raster(scene: Scene, options: Export) -> str:
+    part, out, own = _part(scene, options, _number(scene, options.part.time)), options.out, options
+    asked, overwrite = own.part, own.overwrite
+    if asked.head is not None:
+        class_map.write_map(part, load_head(asked.head), out, overwrite=overwrite)
+        return f"classes of {_size(part)}"
+    if asked.preview:
+        raster_export.write_preview(part, out, overwrite=overwrite)
+        return f"a preview of {_size(part)}"
+    if asked.components is not None:
+        raster_export.write_components(part, out, asked.components, overwrite=overwrite)
+        return f"{asked.components} components of {_size(part)}"
+    raster_export.write_channels(part, out, channels=asked.channels, overwrite=overwrite)
+    return f"{len(asked.channels) or scene.codec.channels} channels of {_size(part)}"
+
+
+def _part(scene: Scene, options: Export, time: int | None) -> ScenePart:
+    return part_of(scene, options.part.bbox, level=options.part.level or 1, time=time)
+
+
+def _size(part: ScenePart) -> str:
+    height, width = part.shape
+    return f"{height:,} x {width:,} cells"
+
+
+def _number(scene: Scene, text: str | None) -> int | None:
+    """The number of a time of the scene, which must be exactly the given one."""
+    if text is None:
+        return None
+    if scene.times is None:
+        raise InputError("--time: the scene has no times, leave it out")
+    found = np.flatnonzero(scene.times == np.datetime64(_time(text), "us"))
+    if not len(found):
+        raise InputError(f"--time {text}: the scene has no such time; it has {told(scene)}")
+    return int(found[0])
+
+
+def _time(text: str) -> datetime:
+    try:
+        return utc(datetime.fromisoformat(text))
+    except ValueError as error:
+        raise InputError(f"--time {text}: give a time such as 2026-05-01T10:30") from error
