@@ -239,7 +239,7 @@ class RasterScene:
     def _read_raster(
         self, one: _Raster, box: tuple[int, int, int, int]
     ) -> tuple[NDArray, NDArray[np.bool_]]:
-        """A window of a raster (rows, columns from and to): scaled values [h, w, C], and validity."""
+        """A window of a raster: scaled values [h, w, C], and which are valid."""
         top, bottom, left, right = box
         own = self._bands[one.name]
         numbers = [band.number for band in own]
