@@ -70,15 +70,16 @@ def main() -> None:
 def map_earth(params: NecParams, path: Path) -> None:
     """Encode the Earth as one georeferenced scene, and draw maps made of embeddings alone."""
     picture, out = WORKDIR / "earth.tif", WORKDIR / "earth.zarr"
-    earth = BlueMarble("all", SIDE)
+    splits = {name: BlueMarble(name, SIDE) for name in ("train", "val", "test")}
+    earth = splits["train"]  # each has the whole image
     write_picture(earth.image, picture)
     shutil.rmtree(out, ignore_errors=True)
     print("encoding the Earth as a scene, one or two minutes", file=sys.stderr)
     done = encode_scene(params, RasterScene([picture], params.config), out)
     scene = coder.open_scene(out)
-    head = heads.fit(params, *cells_and_masks(scene, "train"), classes=earth.mask_classes,
-                     val=cells_and_masks(scene, "val"), kind="token-linear")  # fmt: skip
-    heads.save(WORKDIR / "land-and-water.safetensors", head)
+    train, val = (cells_and_masks(scene, splits[name]) for name in ("train", "val"))
+    head = heads.fit(params, *train, classes=earth.mask_classes, val=val, kind="token-linear")
+    heads.save(head, WORKDIR / "land-and-water.safetensors")
     whole = part_of(scene)
     preview, land = WORKDIR / "earth.preview.tif", WORKDIR / "land-and-water.tif"
     raster_export.write_preview(whole, preview, overwrite=True)
@@ -86,7 +87,7 @@ def map_earth(params: NecParams, path: Path) -> None:
     class_map.write_map(whole, trained, land, overwrite=True)
     classes = read_raster(land)[0, : earth.mask.shape[0], : earth.mask.shape[1]]
     held = np.zeros(earth.mask.shape, bool)
-    for row, column in BlueMarble("test", SIDE).windows:
+    for row, column in splits["test"].windows:
         held[row : row + SIDE, column : column + SIDE] = True
     right = classes == earth.mask
     raw = earth.image.nbytes
@@ -131,13 +132,14 @@ def read_raster(path: Path) -> NDArray:
         return dataset.read()
 
 
-def cells_and_masks(scene: Scene, split: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def cells_and_masks(
+    scene: Scene, earth: BlueMarble
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Windows of 8 x 8 cells of a split, and their pixels' classes.
 
     A head of this model expects a class token, which a scene does not have. Heads for maps drop it:
     zeros stand in its place.
     """
-    earth = BlueMarble(split, SIDE)
     patch, cells = SIDE // CELLS, []
     for row, column in earth.windows:
         top, left = row // patch, column // patch

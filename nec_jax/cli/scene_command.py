@@ -118,7 +118,7 @@ def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> di
     preview, item = (out.with_name(f"{out.stem}{end}") for end in (".preview.tif", ".stac.json"))
     raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
     print(f"{preview}: a picture of three principal components")
-    taken = None if time_of is not None or source.time is None else source.time.item()
+    taken: Any = None if time_of is not None or source.time is None else source.time.item()
     if time_of is None and taken is None:
         print(
             "the files state no time, which a STAC Item needs: nec export "
