@@ -120,7 +120,7 @@ def region_latents(
         while some := list(islice(pending, config.coding_batch)):
             yield check_images(config, np.stack(some))[0]
 
-    weight = _weight(side, halo)
+    weight = window_weight(side, halo)
     for batch in latents_of(params, batches()):
         for tokens in batch:
             grid = tokens[int(config.code_class_token) :].reshape(side, side, -1)
@@ -131,6 +131,16 @@ def region_latents(
     y /= np.where(has_latent, weights, 1)[..., None]
     y[~has_latent] = np.nan
     return y, coverage
+
+
+def window_weight(side: int, halo: int) -> NDArray[np.float32]:
+    """Weights of a window's cells [side, side], raised cosines where it overlaps its neighbours.
+
+    Their sum over all windows is 1 if no cell is in more than two along an axis.
+    """
+    ramp = (np.arange(side) + 0.5) / max(2 * halo, 0.5)
+    line = np.sin(np.pi / 2 * np.minimum(1, np.minimum(ramp, ramp[::-1]))) ** 2
+    return np.outer(line, line).astype(np.float32)
 
 
 def fill_missing(image: NDArray, valid: NDArray[np.bool_]) -> NDArray:
@@ -186,16 +196,6 @@ def _percent(valid: NDArray[np.bool_], patch: int) -> NDArray[np.uint8]:
 def _cores(start: int, stop: int, count: int, core: int, halo: int) -> range:
     """Along an axis of `count` cells: the cores whose windows have cells from `start` to `stop`."""
     return range(max(0, (start - halo) // core), min(-(-count // core), -(-(stop + halo) // core)))
-
-
-def _weight(side: int, halo: int) -> NDArray[np.float32]:
-    """Weights of a window's cells [side, side], raised cosines where it overlaps its neighbours.
-
-    Their sum over all windows is 1 if no cell is in more than two along an axis.
-    """
-    ramp = (np.arange(side) + 0.5) / max(2 * halo, 0.5)
-    line = np.sin(np.pi / 2 * np.minimum(1, np.minimum(ramp, ramp[::-1]))) ** 2
-    return np.outer(line, line).astype(np.float32)
 
 
 def _overlap(
