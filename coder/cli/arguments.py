@@ -394,7 +394,7 @@ class SceneOptions:
     resolution: Annotated[float | None, arg(metavar="NUMBER")] = None
     """Resample to pixels of this size, in map units; if not given, pixels stay as they are."""
     halo: Annotated[int | None, arg(metavar="CELLS")] = None
-    """Cells at each side of the encoder's windows that are encoded and not kept; windows overlap by twice as many. 0: no overlap, the fastest, with visible seams."""  # noqa: E501
+    """Half of the cells by which the encoder's windows overlap; a quarter of a window if not given, which encodes each cell 4 times. 0: no overlap, the fastest, with visible seams."""  # noqa: E501
     time: Annotated[str | None, arg(metavar="TIME")] = None
     """Time of the scene in UTC, such as 2026-05-01 or 2026-05-01T10:30, or auto for the time that the files state: the output has a dimension `time`, and one that is there gets one more."""  # noqa: E501
 

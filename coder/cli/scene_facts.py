@@ -46,7 +46,7 @@ def described(group: zarr.Group, is_whole: bool) -> dict[str, Any]:
         print(
             f"  made by {name} (SHA-256 {str(group.attrs.get('model_sha256'))[:8]} of its file), "
             f"quality {made.get('quality')}, from windows of {made.get('side')} x "
-            f"{made.get('side')} cells with a halo of {made.get('halo')}; "
+            f"{made.get('side')} cells, halo {made.get('halo')}; "
             f"{group.attrs.get('written_by')}"
         )
     facts: dict[str, Any] = {"shape": grid.shape, "bounds": grid.bounds, "crs": grid.code}

@@ -193,8 +193,7 @@ def _told(out: Path, scene: RasterScene, done: EncodedScene) -> dict[str, Any]:
         passes = done.side**2 / (done.side - 2 * done.halo) ** 2
         print(
             f"{done.written:,} cells in {done.seconds:.0f} s; windows of {done.side} x {done.side} "
-            f"cells, of which {done.halo} at each side are not kept: each cell is encoded "
-            f"{passes:.1f} times"
+            f"cells, which overlap by {2 * done.halo}: each cell is encoded {passes:.1f} times"
         )
     else:
         print("it was complete, and nothing was written")
