@@ -270,9 +270,9 @@ def _write_strips(
 
 def _copy(source: Path, target: Path, raster: Raster) -> None:
     """Make a cloud-optimised GeoTIFF of a plain one with overviews."""
-    from rasterio import shutil
+    from rasterio.shutil import copy
 
-    shutil.copy(
+    copy(
         source,
         target,
         driver="COG",
