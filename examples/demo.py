@@ -1,11 +1,12 @@
 """`make demo`: the Earth as embeddings of the shipped model, in some hundred kilobytes.
 
-NASA's Blue Marble is cut into tiles and each tile is coded as a blob of a few hundred bytes. All
-results are made of the decoded blobs: principal colours, a map of land and water, and scores next
-to those of usual ways to store pixels and embeddings. Only linear heads are trained. Results are
-written to `runs/demo/`.
+NASA's Blue Marble is encoded as one georeferenced scene, with an embedding per 16 x 16 pixels. From
+that alone come a picture of principal components and a map of land and water, as GeoTIFFs. Then
+tiles of it are coded one by one, and scores are compared with those of usual ways to store pixels
+and embeddings. Only linear heads are trained. Results are written to `runs/demo/`.
 """
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,23 +16,27 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+import coder
 import nec_jax
-from coder import CodecError, QualityLadder, files
+from coder import CodecError, files
+from coder.scenes import class_map, raster_export
+from coder.scenes.scene_part import part_of
+from coder.scenes.scene_reader import Scene
 from nec_jax import heads
 from nec_jax.images.record import DataError
 from nec_jax.model_file import NecParams
+from nec_jax.scenes.raster_scene import RasterScene
+from nec_jax.scenes.scene_archive import encode_scene
 from nec_jax.sources.blue_marble import BlueMarble
 from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate
 from train.engine.log import messages
-from train.engine.pictures import principal_colours
-from train.studies import baselines, evaluate, report
+from train.studies import evaluate, report
 from train.studies.curves import save
-from train.studies.study import Study
 
 WORKDIR = Path("runs/demo")
 MODEL = "nec-vit-ti"
-SMALL = 7  # quality of the map of land and water
+SIDE, CELLS = 128, 8  # of the windows that the head of land and water reads: pixels, cells
 PALETTE = np.array([[20, 60, 120], [200, 180, 120], [90, 200, 230]], np.uint8)
 CHIP = 90  # divides the image: no tile is left over
 
@@ -53,79 +58,102 @@ def main() -> None:
     start = time.monotonic()
     params = nec_jax.load(MODEL)
     files.make_folder(WORKDIR)
+    map_earth(params, WORKDIR / "earth.png")
     study = evaluate.open_study(OPTIONS, params)
-    draw_earth(params, study, WORKDIR / "earth.png")
     report.write(evaluate.evaluate(OPTIONS, study, params, {"": params}), WORKDIR)
     print((WORKDIR / "report.md").read_text())
-    names = ("report.json", "report.md", "rate_distortion.png", "earth.png")
+    names = ("report.md", "rate_distortion.png", "earth.png", "earth.zarr", "land-and-water.tif")
     print("wrote " + ", ".join(str(WORKDIR / name) for name in names))
     print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
-def draw_earth(params: NecParams, study: Study, path: Path) -> None:
-    """Draw views of the Earth: one of pixels, and what is made of blobs alone.
-
-    The accuracy is that on the test longitudes, which the head did not see.
-    """
-    print("encoding the Earth, half a minute", file=sys.stderr)
-    earth = BlueMarble("all", CHIP)
-    records = [earth[i] for i in range(len(earth))]
-    tiles = np.stack([record["image"] for record in records])
-    # The splits of the study are all tiles of the Earth, in another order.
-    ids = [name for split in study.splits() for name in split.ids]
-    place = {name: i for i, name in enumerate(ids)}
-    y = np.concatenate(study.embedded(params))[[place[record["id"]] for record in records]]
-    assert isinstance(params.codec, QualityLadder)
-    codec = params.codec.codec_bytes / 1e3
-    grid = study.grid(params)
-    default = params.codec.quality
-    coded = {
-        quality: [params.codec.encode(one, grid, quality=quality) for one in y]
-        for quality in (default, SMALL)
-    }
-    decoded = {quality: nec_jax.decode(params, blobs) for quality, blobs in coded.items()}
-    size = {quality: sum(map(len, blobs)) for quality, blobs in coded.items()}
-    raw = int(baselines.raw_zstd(tiles).bytes_per_image.sum())
-    maps = [
-        land_and_water(params, earth, decoded[SMALL], kind="token-linear", refine=refine)
-        for refine in (True, False)
-    ]
-    masks = np.stack([record.get("mask", np.empty(0)) for record in records])
-
-    def says(what: str, quality: int) -> str:
-        times = f"{raw / size[quality]:,.0f} times smaller"
-        return f"{what}: {size[quality] / 1e3:,.0f} kB (+ codec {codec:,.0f} kB), {times}"
-
-    assert params.codec.refiner is not None
-    kinds = (f"refined (+ {params.codec.refiner.refiner_bytes / 1e3:,.0f} kB)", "plain")
-    # In the colours of the higher quality, so that the two can be compared.
-    both = np.concatenate([decoded[default][:, 1:], decoded[SMALL][:, 1:]])
-    colours = principal_colours(both)
+def map_earth(params: NecParams, path: Path) -> None:
+    """Encode the Earth as one georeferenced scene, and draw maps made of embeddings alone."""
+    picture, out = WORKDIR / "earth.tif", WORKDIR / "earth.zarr"
+    splits = {name: BlueMarble(name, SIDE) for name in ("train", "val", "test")}
+    earth = splits["train"]  # each has the whole image
+    write_picture(earth.image, picture)
+    shutil.rmtree(out, ignore_errors=True)
+    print("encoding the Earth as a scene, one or two minutes", file=sys.stderr)
+    done = encode_scene(params, RasterScene([picture], params.config), out)
+    scene = coder.open_scene(out)
+    train, val = (cells_and_masks(scene, splits[name]) for name in ("train", "val"))
+    head = heads.fit(params, *train, classes=earth.mask_classes, val=val, kind="token-linear")
+    heads.save(head, WORKDIR / "land-and-water.safetensors")
+    whole = part_of(scene)
+    preview, land = WORKDIR / "earth.preview.tif", WORKDIR / "land-and-water.tif"
+    raster_export.write_preview(whole, preview, overwrite=True)
+    trained = coder.load_head(WORKDIR / "land-and-water.safetensors")
+    class_map.write_map(whole, trained, land, overwrite=True)
+    classes = read_raster(land)[0, : earth.mask.shape[0], : earth.mask.shape[1]]
+    held = np.zeros(earth.mask.shape, bool)
+    for row, column in splits["test"].windows:
+        held[row : row + SIDE, column : column + SIDE] = True
+    right = classes == earth.mask
+    raw = earth.image.nbytes
+    payload = done.bytes - done.metadata_bytes - done.overview_bytes
     views = [
-        (f"Blue Marble, 8 bit + zstd: {raw / 1e6:,.1f} MB", mosaic(earth, tiles)),
+        (f"Blue Marble: {raw / 1e6:,.1f} MB of pixels", earth.image),
         (
-            says("plain embeddings, three principal components", default),
-            mosaic(earth, colours[: len(tiles)]),
-        ),
-        (
-            says("the same at a lower quality", SMALL),
-            mosaic(earth, colours[len(tiles) :]),
-        ),
-        *(
-            (
-                f"land and water by a linear head, {kind}: {100 * accuracy:.1f} % right on "
-                "unseen longitudes",
-                mosaic(earth, PALETTE[predicted]),
-            )
-            for kind, (predicted, accuracy) in zip(kinds, maps, strict=True)
+            f"embeddings, three principal components: {payload / 1e3:,.0f} kB "
+            f"(+ {(done.bytes - payload) / 1e3:,.0f} kB codec, refiner, metadata, overviews)",
+            np.moveaxis(read_raster(preview)[:3], 0, -1),
         ),
         (
-            "where only the map with the refiner is right (green), or only the other (red)",
-            mosaic(earth, differences(*(predicted == masks for predicted, _ in maps))),
+            f"land and water by a linear head: {100 * right[held].mean():.1f} % right on unseen "
+            "longitudes",
+            PALETTE[classes],
         ),
+        ("where that map is right (green) and wrong (red)", painted(right)),
     ]
-    each = " and ".join(f"{size[quality] / len(tiles):.0f}" for quality in (default, SMALL))
-    draw_views(views, f"{MODEL}: {len(tiles):,} tiles of {each} bytes", path)
+    height, width = done.shape
+    each = payload / done.cells
+    draw_views(views, f"{MODEL}: {height} x {width} cells of {each:.1f} bytes", path)
+
+
+def write_picture(image: NDArray[np.uint8], path: Path) -> None:
+    """Write the Earth [H, W, 3] as a GeoTIFF in degrees."""
+    import rasterio
+    from rasterio.transform import from_bounds
+
+    height, width = image.shape[:2]
+    settings: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": 3, "tiled": True}
+    settings |= {"crs": "EPSG:4326", "photometric": "RGB", "compress": "deflate"}
+    settings |= {"transform": from_bounds(-180, -90, 180, 90, width, height)}
+    with rasterio.open(path, "w", height=height, width=width, **settings) as dataset:
+        dataset.write(np.moveaxis(image, -1, 0))
+
+
+def read_raster(path: Path) -> NDArray:
+    """All bands of a raster [C, H, W]."""
+    import rasterio
+
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def cells_and_masks(
+    scene: Scene, earth: BlueMarble
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Windows of 8 x 8 cells of a split, and their pixels' classes.
+
+    A head of this model expects a class token, which a scene does not have. Heads for maps drop it:
+    zeros stand in its place.
+    """
+    patch, cells = SIDE // CELLS, []
+    for row, column in earth.windows:
+        top, left = row // patch, column // patch
+        y = scene.read(slice(top, top + CELLS), slice(left, left + CELLS)).reshape(CELLS**2, -1)
+        cells.append(np.concatenate([np.zeros_like(y[:1]), y]))
+    masks = [earth.mask[r : r + SIDE, c : c + SIDE] for r, c in earth.windows]
+    return np.stack(cells), np.stack(masks)
+
+
+def painted(right: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Colours [..., 3]: green where it is right, red where it is not."""
+    colours = np.full((*right.shape, 3), (200, 225, 205), np.uint8)
+    colours[~right] = (200, 30, 30)
+    return colours
 
 
 def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None:
@@ -145,60 +173,6 @@ def draw_views(views: list[tuple[str, NDArray]], title: str, path: Path) -> None
     figure.suptitle(title, fontsize=13)
     save(figure, path, dpi=120)
     plt.close(figure)
-
-
-def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
-    """Put tiles [N, h, w, ...] at their places in one image."""
-    h, w = tiles.shape[1:3]
-    rows = [row // earth.chip for row, _ in earth.windows]
-    cols = [col // earth.chip for _, col in earth.windows]
-    canvas = np.zeros(((max(rows) + 1) * h, (max(cols) + 1) * w, *tiles.shape[3:]), tiles.dtype)
-    for row, col, tile in zip(rows, cols, tiles, strict=True):
-        canvas[row * h : (row + 1) * h, col * w : (col + 1) * w] = tile
-    return canvas
-
-
-def differences(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Colours [.., 3]: green where only `one` is true, red where only `two` is, else grey."""
-    colours = np.full((*one.shape, 3), 235, np.uint8)
-    colours[one & ~two] = (0, 130, 60)
-    colours[two & ~one] = (200, 30, 30)
-    return colours
-
-
-def land_and_water(
-    params: NecParams,
-    earth: BlueMarble,
-    y_hat: NDArray[np.float32],
-    every: tuple[int, int] = (1, 1),
-    **head: Any,
-) -> tuple[NDArray[np.int32], float]:
-    """Segment every tile from its decoded embedding.
-
-    The head is trained on the training longitudes only, on a regular part of the tiles of train and
-    val; `head` are the further arguments of `heads.fit`.
-
-    Returns:
-      The class of each pixel int32 [N, CHIP, CHIP], and the accuracy over the pixels of the test
-      longitudes.
-    """
-    where = {window: i for i, window in enumerate(earth.windows)}
-    train, val, test = (
-        np.array([where[w] for w in BlueMarble(split, earth.chip).windows])
-        for split in ("train", "val", "test")
-    )
-    masks = np.stack([earth[i].get("mask", np.empty(0)) for i in range(len(earth))])
-    fit, choose = train[:: every[0]], val[:: every[1]]
-    trained = heads.fit(
-        params,
-        y_hat[fit],
-        masks[fit],
-        classes=earth.mask_classes,
-        val=(y_hat[choose], masks[choose]),
-        **head,
-    )
-    predicted = heads.predict(trained, y_hat)
-    return predicted, float(np.mean(predicted[test] == masks[test]))
 
 
 if __name__ == "__main__":

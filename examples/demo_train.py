@@ -8,6 +8,7 @@ written to `runs/demo-train/`; an interrupted run resumes. Takes minutes on two 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ import tyro
 from numpy.typing import NDArray
 
 import nec_jax
-from examples.demo import PALETTE, draw_views, land_and_water, mosaic
+from examples.demo import PALETTE, draw_views
+from nec_jax import heads
 from nec_jax.model_file import NecParams
 from nec_jax.models import nec
 from nec_jax.models.vit import unpatchify
@@ -155,6 +157,52 @@ def paint(params: NecParams, y_hat: NDArray[np.float32]) -> NDArray[np.uint8]:
     chunks = np.array_split(y_hat, max(1, len(y_hat) // 256))
     painted = np.concatenate([np.asarray(pixels(chunk)) for chunk in chunks])
     return np.clip(np.round(painted), 0, 255).astype(np.uint8)
+
+
+def mosaic(earth: BlueMarble, tiles: NDArray) -> NDArray:
+    """Put tiles [N, h, w, ...] at their places in one image."""
+    h, w = tiles.shape[1:3]
+    rows = [row // earth.chip for row, _ in earth.windows]
+    cols = [col // earth.chip for _, col in earth.windows]
+    canvas = np.zeros(((max(rows) + 1) * h, (max(cols) + 1) * w, *tiles.shape[3:]), tiles.dtype)
+    for row, col, tile in zip(rows, cols, tiles, strict=True):
+        canvas[row * h : (row + 1) * h, col * w : (col + 1) * w] = tile
+    return canvas
+
+
+def land_and_water(
+    params: NecParams,
+    earth: BlueMarble,
+    y_hat: NDArray[np.float32],
+    every: tuple[int, int] = (1, 1),
+    **head: Any,
+) -> tuple[NDArray[np.int32], float]:
+    """Segment every tile from its decoded embedding.
+
+    The head is trained on the training longitudes only, on a regular part of the tiles of train and
+    val; `head` are the further arguments of `heads.fit`.
+
+    Returns:
+      The class of each pixel int32 [N, CHIP, CHIP], and the accuracy over the pixels of the test
+      longitudes.
+    """
+    where = {window: i for i, window in enumerate(earth.windows)}
+    train, val, test = (
+        np.array([where[w] for w in BlueMarble(split, earth.chip).windows])
+        for split in ("train", "val", "test")
+    )
+    masks = np.stack([earth[i].get("mask", np.empty(0)) for i in range(len(earth))])
+    fit, choose = train[:: every[0]], val[:: every[1]]
+    trained = heads.fit(
+        params,
+        y_hat[fit],
+        masks[fit],
+        classes=earth.mask_classes,
+        val=(y_hat[choose], masks[choose]),
+        **head,
+    )
+    predicted = heads.predict(trained, y_hat)
+    return predicted, float(np.mean(predicted[test] == masks[test]))
 
 
 if __name__ == "__main__":

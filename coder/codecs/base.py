@@ -81,13 +81,14 @@ class EmbeddingCodec(ABC):
         """The quality of an archive, if this codec made it; else None.
 
         Args:
-          parts: the codecs of the archive's embeddings and, if they are coded, class tokens.
+          parts: the codecs of the archive's embeddings and, if they are coded, class tokens; or
+            that of embeddings alone, as scenes have.
         """
         try:
             own = self.at(parts[0].quality).with_refiner(None).split()
         except InputError:  # no such quality
             return None
-        is_own = [part for part in own if part is not None] == list(parts)
+        is_own = list(parts) in ([part for part in own if part is not None], [own[0]])
         return parts[0].quality if is_own else None
 
     @abstractmethod

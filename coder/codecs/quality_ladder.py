@@ -131,6 +131,7 @@ class QualityLadder(CoefficientCodec):
         max_bytes: float | None = None,
         max_mse: float | None = None,
         for_refiner: bool = False,
+        of_grids: bool = False,
     ) -> int:
         """The quality that fits all embeddings float [B, n, D] of a sample on average.
 
@@ -143,6 +144,7 @@ class QualityLadder(CoefficientCodec):
           max_mse: look for the lowest quality whose mean squared error is at most this; with
             for_refiner, that of the refined embeddings.
           for_refiner: as `encode`.
+          of_grids: code grids alone, without class token, as arrays do (`split`).
 
         Raises:
           InputError: as `encode`; not one of the two targets, or a target that no quality reaches.
@@ -154,7 +156,8 @@ class QualityLadder(CoefficientCodec):
 
         @functools.cache
         def reached(quality: int) -> tuple[float, float]:
-            codec, sizes, errors = self.at(quality), [], []
+            whole, sizes, errors = self.at(quality), [], []
+            codec = whole.split()[0] if of_grids else whole
             for one in values:
                 blob = codec.encode_quietly(codec.aim(one, grid) if for_refiner else one, grid)
                 error = codec.decode(blob, refine=for_refiner) - one.astype(np.float32)

@@ -39,7 +39,8 @@ def run(options: Encode) -> tuple[int, dict[str, Any]]:
     except (DataError, FileNotFoundError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the system, which names the file
-        raise InputError(str(error)) from error
+        # `file: why`, once.
+        raise InputError(str(error).removeprefix(f"{options.file}: ")) from error
     is_all = not done.not_valid and not done.files_left_out["unreadable"]
     return (0 if is_all else NOT_ALL), _told(options, done)
 

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import sys
 import time
 from dataclasses import replace
@@ -13,11 +14,15 @@ from rich import filesize
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+import coder
 import nec_jax
-from coder import InputError
+from coder import InputError, files
 from coder.cli.arguments import Encode
 from coder.cli.progress_lines import EVERY
 from coder.files import is_url, without_query
+from coder.scenes import raster_export
+from coder.scenes.scene_part import part_of
+from coder.scenes.stac_item import stac_item
 from nec_jax.images.read import LARGEST, is_raster, read_header
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
@@ -88,18 +93,42 @@ def encode(options: Encode) -> dict[str, Any]:
         "written_by": f"nec-jax {nec_jax.__version__}",
     }
     assert isinstance(options.out, Path)
+    time_of = _time(wanted.time, scene)
     with _Bar() as bar:
         done = encode_scene(
             params,
             scene,
             options.out,
             quality=quality,
-            time_of=_time(wanted.time, scene),
+            time_of=time_of,
             notes=notes,
             progress=bar,
             **settings,
         )
-    return _told(options.out, scene, done)
+    facts = _told(options.out, scene, done)
+    return facts | _beside(options.out, scene, time_of)
+
+
+def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> dict[str, Any]:
+    """Write a preview and a STAC Item beside a scene, for programs that do not know its codec."""
+    scene = coder.open_scene(out)
+    number = None
+    if time_of is not None and scene.times is not None:
+        number = int(np.flatnonzero(scene.times == time_of)[0])
+    preview, item = (out.with_name(f"{out.stem}{end}") for end in (".preview.tif", ".stac.json"))
+    raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
+    print(f"{preview}: a picture of three principal components")
+    taken: Any = None if time_of is not None or source.time is None else source.time.item()
+    if time_of is None and taken is None:
+        print(
+            "the files state no time, which a STAC Item needs: nec export "
+            f"{out} --out {item} --time TIME writes one"
+        )
+        return {"preview": str(preview), "item": None}
+    content = stac_item(scene, out.name, preview=preview.name, time=taken)
+    files.write_text(item, f"{json.dumps(content, indent=2)}\n", overwrite=True)
+    print(f"{item}: a STAC Item")
+    return {"preview": str(preview), "item": str(item)}
 
 
 def _rasters(inputs: tuple[str, ...]) -> list[str | Path]:

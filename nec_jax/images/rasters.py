@@ -111,14 +111,14 @@ def read_indices(path: Path, box: Box | None) -> np.ndarray:
     return mask
 
 
-def open_raster(path: Path) -> "DatasetReader":
-    """Open `path` with rasterio, without its warning about missing georeference."""
+def open_raster(path: Path | str) -> "DatasetReader":
+    """Open a path or URL with rasterio, without its warning about missing georeference."""
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"reading {path.name} needs rasterio: install nec-jax[scenes]"
+            f"reading {Path(path).name} needs rasterio: install nec-jax[scenes]"
         ) from error
     # Not warnings.catch_warnings: it swaps the process' filters, which is not thread-safe.
     warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -1,1 +1,6 @@
-"""Scenes: large georeferenced images, read in part and encoded cell by cell."""
+"""Scenes: large georeferenced rasters, read window by window as a model takes them.
+
+`raster_scene` opens one or several files as one north-up grid of pixels. `scene_files` reads their
+headers, `scene_bands` chooses their bands, `mosaic` reads files that share a grid, and
+`resampling` brings them to pixels of another size.
+"""

@@ -213,10 +213,8 @@ def quality_for_scene(
             f"{_named(scene)}: of {count} chunks of {high} x {wide} cells none that was looked at "
             "has data everywhere: give --quality in place of --max-bytes or --max-mse"
         )
-    grid_codec = params.codec.split()[0]
-    assert isinstance(grid_codec, QualityLadder)
-    return grid_codec.quality_for(
-        np.stack(found), (high, wide), max_bytes=max_bytes, max_mse=max_mse
+    return params.codec.quality_for(
+        np.stack(found), (high, wide), max_bytes=max_bytes, max_mse=max_mse, of_grids=True
     )
 
 

@@ -18,10 +18,10 @@ from train.studies import evaluate
 def test_a_mosaic_of_all_tiles_is_the_earth() -> None:
     earth = BlueMarble("all", 300)
     tiles = np.stack([earth[i]["image"] for i in range(len(earth))])
-    np.testing.assert_array_equal(demo.mosaic(earth, tiles), earth.image)
+    np.testing.assert_array_equal(demo_train.mosaic(earth, tiles), earth.image)
     # Coarser tiles, such as grids of tokens, take the same places.
     np.testing.assert_array_equal(
-        demo.mosaic(earth, tiles[:, ::100, ::100]), earth.image[::100, ::100]
+        demo_train.mosaic(earth, tiles[:, ::100, ::100]), earth.image[::100, ::100]
     )
 
 
@@ -33,11 +33,11 @@ def test_the_map_is_learned_on_the_training_longitudes_alone(model: NecParams) -
     held = set(BlueMarble("test", 300).windows)
     test = np.array([window in held for window in earth.windows])
     assert 0 < test.sum() < len(test)
-    maps, accuracy = demo.land_and_water(model, earth, y, kind="token-linear")
+    maps, accuracy = demo_train.land_and_water(model, earth, y, kind="token-linear")
     assert maps.shape == (len(earth), 300, 300)
     shuffled = y.copy()
     shuffled[test] = y[test][::-1]
-    others, worse = demo.land_and_water(model, earth, shuffled, kind="token-linear")
+    others, worse = demo_train.land_and_water(model, earth, shuffled, kind="token-linear")
     np.testing.assert_array_equal(others[~test], maps[~test])
     assert worse < accuracy
     assert accuracy > 0.8
