@@ -1,6 +1,7 @@
 """GeoTIFFs of scenes: the cells as the scene has them, at their place."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -8,11 +9,17 @@ from export_cases import CHANNELS, TRANSFORM, cells, grid_of, head_of, written
 from refiner_cases import random_refiner
 
 import coder
-from coder import InputError, OutputError
+from coder import CodecError, InputError, OutputError
 from coder.scenes import raster_export
 from coder.scenes.class_map import write_map
 from coder.scenes.principal_components import principal_components
-from coder.scenes.raster_export import write_channels, write_components, write_preview
+from coder.scenes.raster_export import (
+    Raster,
+    write_channels,
+    write_components,
+    write_preview,
+    write_raster,
+)
 from coder.scenes.scene_part import part_of
 
 rasterio = pytest.importorskip("rasterio")
@@ -172,14 +179,29 @@ def test_what_cannot_be_written_is_refused(scene, tmp_path):
     assert (tmp_path / "a.tif").read_text() == "mine"
 
 
-def test_an_error_leaves_nothing_behind(scene, tmp_path, monkeypatch):
-    def fail(*_):
-        raise rasterio.errors.RasterioIOError("disk is gone")
-
-    monkeypatch.setattr(raster_export, "_copy", fail)
-    with pytest.raises(OutputError, match="disk is gone"):
-        write_channels(part_of(scene), tmp_path / "a.tif")
+@pytest.mark.parametrize("megabytes", [2, 6.5], ids=["the values", "the overviews"])
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, megabytes):
+    raster = Raster(grid_of((1200, 1200)), ["a"], "float32", np.nan)
+    values = np.random.default_rng(0).normal(size=(1, 1200, 1200)).astype(np.float32)  # 5.8 MB
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(megabytes * 1e6), before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written \(.*\): is there space"):
+            write_raster(tmp_path / "a.tif", raster, iter([(0, values)]), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_scene_stays_what_it_is(tmp_path):
+    path = written(tmp_path / "a.zarr")
+    scene = coder.open_scene(path)
+    shard = next(file for file in (path / "embedding" / "c").rglob("*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(CodecError) as caught:
+        write_channels(part_of(scene), tmp_path / "a.tif")
+    assert not isinstance(caught.value, OutputError)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_memory_does_not_grow_with_the_height_of_a_scene(scene, monkeypatch):
