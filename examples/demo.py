@@ -102,7 +102,7 @@ def map_earth(params: NecParams, path: Path) -> None:
         (
             f"land and water by a linear head: {100 * right[held].mean():.1f} % right on unseen "
             "longitudes",
-            PALETTE[classes],
+            np.vstack([PALETTE, np.full((253, 3), 255, np.uint8)])[classes],  # 255: no embedding
         ),
         ("where that map is right (green) and wrong (red)", painted(right)),
     ]

@@ -58,11 +58,12 @@ def written(
     grid: SceneGrid | None = None,
     times: tuple[str, ...] = (),
     channels: int = CHANNELS,
+    codec: OneQualityCodec | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> Path:
     """The path of a scene, written."""
     grid = grid or grid_of(shape)
-    codec = codec_of(channels)
+    codec = codec or codec_of(channels)
     for seed, time in enumerate(times or (None,)):
         y = cells(shape, seed, channels)
         coverage = np.where(np.isnan(y[..., 0]), 10, 90).astype(np.uint8)

@@ -91,13 +91,13 @@ def _strips(part: ScenePart) -> Iterator[dict[str, "pyarrow.Array"]]:
 
 def _sides(
     grid: SceneGrid, row: NDArray[np.intp], column: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], ...]:
+) -> tuple[NDArray[np.floating], ...]:
     """West, south, east and north of cells [n] each; cells side by side have the same."""
     a, _, c, _, e, f = grid.transform
     return c + a * column, f + e * (row + 1), c + a * (column + 1), f + e * row
 
 
-def _polygons(sides: tuple[NDArray[np.float64], ...]) -> "pyarrow.Array":
+def _polygons(sides: tuple[NDArray[np.floating], ...]) -> "pyarrow.Array":
     """The outlines of cells as WKB, counter-clockwise from the south-west."""
     import pyarrow
 

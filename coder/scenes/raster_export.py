@@ -203,12 +203,16 @@ def write_raster(
             tempfile.TemporaryDirectory(dir=folder, prefix=".nec-") as place,
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
         ):
+            strips = Path(place) / "strips.tif"
             try:
-                strips = Path(place) / "strips.tif"
                 _write_strips(strips, raster, blocks, tags)
-                _copy(strips, Path(place) / "cog.tif", raster)
             except RasterioError as error:
-                raise OutputError(f"cannot be written: {error}", out) from error
+                raise _failed(error, out) from error
+            try:
+                _add_overviews(strips, raster)
+                _copy(strips, Path(place) / "cog.tif", raster)
+            except Exception as error:  # also GDAL's own errors, which rasterio does not export
+                raise _failed(error, out) from error
             with (Path(place) / "cog.tif").open("rb") as written:
                 copyfileobj(written, file, 1 << 20)
         if sidecar is not None:
@@ -218,17 +222,18 @@ def write_raster(
         beside.unlink(missing_ok=True)
 
 
+def _failed(error: Exception, out: Path) -> OutputError:
+    """The error of a file that GDAL could not write, such as for want of space."""
+    return OutputError(f"cannot be written ({error.__cause__ or error}): is there space?", out)
+
+
 def _write_strips(
     path: Path, raster: Raster, blocks: Iterator[Block], tags: dict[str, str]
 ) -> None:
-    """Write a plain TIFF, band after band in flat tiles, and its overviews.
-
-    GDAL makes overviews band by band, which in a file of tiles of all bands writes each tile again
-    and again.
-    """
+    """Write a plain TIFF, band after band in flat tiles, which strips fill."""
     import rasterio
     from rasterio.crs import CRS
-    from rasterio.enums import ColorInterp, Resampling
+    from rasterio.enums import ColorInterp
     from rasterio.transform import Affine
     from rasterio.windows import Window
 
@@ -260,19 +265,30 @@ def _write_strips(
             dataset.write_colormap(1, raster.palette)
         for top, values in blocks:
             dataset.write(values, window=Window(0, top, width, values.shape[1]))  # type: ignore[call-arg]
-    factors = [2]
-    while -(-max(height, width) // factors[-1]) > raster.tile:
+
+
+def _add_overviews(path: Path, raster: Raster) -> None:
+    """Add overviews to a plain TIFF.
+
+    GDAL makes them band by band, which in a file of tiles of all bands writes each tile again and
+    again.
+    """
+    import rasterio
+    from rasterio.enums import Resampling
+
+    largest, factors = max(raster.grid.shape), [2]
+    while -(-largest // factors[-1]) > raster.tile:
         factors.append(2 * factors[-1])
-    if max(height, width) > raster.tile:
+    if largest > raster.tile:
         with rasterio.open(path, "r+") as dataset:
             dataset.build_overviews(factors, Resampling[raster.resampling])
 
 
 def _copy(source: Path, target: Path, raster: Raster) -> None:
     """Make a cloud-optimised GeoTIFF of a plain one with overviews."""
-    from rasterio import shutil
+    from rasterio.shutil import copy
 
-    shutil.copy(
+    copy(
         source,
         target,
         driver="COG",

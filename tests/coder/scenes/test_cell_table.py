@@ -62,8 +62,8 @@ def test_corners_are_where_rasterio_and_pyproj_put_them(scene, path):
         row, column = table["row"].iloc[i], table["column"].iloc[i]
         own = table.iloc[[i]].to_crs("EPSG:4326").geometry.iloc[0].exterior.coords[:4]
         corners = [xy(affine, row, column, offset=one) for one in ("ll", "lr", "ur", "ul")]
-        x, y = transform("EPSG:32633", "EPSG:4326", *zip(*corners, strict=True))
-        np.testing.assert_allclose(own, np.transpose([x, y]), atol=half_pixel)
+        degrees = transform("EPSG:32633", "EPSG:4326", *zip(*corners, strict=True))
+        np.testing.assert_allclose(own, np.transpose(degrees), atol=half_pixel)
 
 
 def test_the_metadata_are_those_of_the_standard(scene, path):

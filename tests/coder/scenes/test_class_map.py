@@ -98,9 +98,9 @@ def test_classes_have_names_and_colours(scene, tmp_path):
         colours = [file.colormap(1)[i] for i in range(3)]
         assert len(set(colours)) == 3
     # GDAL's own reader of the file beside it: its VRT holds the names.
-    from rasterio import shutil
+    from rasterio.shutil import copy
 
-    shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
+    copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
     text = (tmp_path / "a.vrt").read_text()
     assert "<Category>water</Category>" in text
     assert "<Category>&lt;forest&gt; &amp; farm</Category>" in text

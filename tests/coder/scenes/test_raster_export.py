@@ -1,14 +1,25 @@
 """GeoTIFFs of scenes: the cells as the scene has them, at their place."""
 
+import json
+import resource
+
 import numpy as np
 import pytest
-from export_cases import CHANNELS, TRANSFORM, cells, grid_of, written
+from export_cases import CHANNELS, TRANSFORM, cells, grid_of, head_of, written
+from refiner_cases import random_refiner
 
 import coder
-from coder import InputError, OutputError
+from coder import CodecError, InputError, OutputError
 from coder.scenes import raster_export
+from coder.scenes.class_map import write_map
 from coder.scenes.principal_components import principal_components
-from coder.scenes.raster_export import write_channels, write_components, write_preview
+from coder.scenes.raster_export import (
+    Raster,
+    write_channels,
+    write_components,
+    write_preview,
+    write_raster,
+)
 from coder.scenes.scene_part import part_of
 
 rasterio = pytest.importorskip("rasterio")
@@ -153,7 +164,7 @@ def test_a_time_is_named_unless_there_is_one(tmp_path):
 
 def test_what_cannot_be_written_is_refused(scene, tmp_path):
     part = part_of(scene)
-    for channels in ([6], [-1], [0, 0], [1.5]):
+    for channels in ([6], [-1], [0, 0]):
         with pytest.raises(InputError, match="channel"):
             write_channels(part, tmp_path / "a.tif", channels=channels)
     with pytest.raises(InputError, match="7 components of 6 channels"):
@@ -168,14 +179,29 @@ def test_what_cannot_be_written_is_refused(scene, tmp_path):
     assert (tmp_path / "a.tif").read_text() == "mine"
 
 
-def test_an_error_leaves_nothing_behind(scene, tmp_path, monkeypatch):
-    def fail(*_):
-        raise rasterio.errors.RasterioIOError("disk is gone")
-
-    monkeypatch.setattr(raster_export, "_copy", fail)
-    with pytest.raises(OutputError, match="disk is gone"):
-        write_channels(part_of(scene), tmp_path / "a.tif")
+@pytest.mark.parametrize("megabytes", [2, 6.5], ids=["the values", "the overviews"])
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, megabytes):
+    raster = Raster(grid_of((1200, 1200)), ["a"], "float32", np.nan)
+    values = np.random.default_rng(0).normal(size=(1, 1200, 1200)).astype(np.float32)  # 5.8 MB
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(megabytes * 1e6), before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written \(.*\): is there space"):
+            write_raster(tmp_path / "a.tif", raster, iter([(0, values)]), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_scene_stays_what_it_is(tmp_path):
+    path = written(tmp_path / "a.zarr")
+    scene = coder.open_scene(path)
+    shard = next(file for file in (path / "embedding" / "c").rglob("*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(CodecError) as caught:
+        write_channels(part_of(scene), tmp_path / "a.tif")
+    assert not isinstance(caught.value, OutputError)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_memory_does_not_grow_with_the_height_of_a_scene(scene, monkeypatch):
@@ -186,6 +212,21 @@ def test_memory_does_not_grow_with_the_height_of_a_scene(scene, monkeypatch):
     assert sum(heights) == 70
     monkeypatch.setattr("coder.scenes.scene_part._STRIP", 1)
     assert [rows.stop - rows.start for rows in part.strips()] == [16, 16, 16, 16, 6]
+
+
+def test_a_refined_scene_is_written_refined(tmp_path):
+    ladder = coder.fit(cells((256, 16), 1, 10, holes=False).reshape(16, 16, 16, -1))
+    refining = ladder.with_refiner(random_refiner(ladder)).at(3)
+    path = written(tmp_path / "a.zarr", (20, 24), codec=refining, channels=10)
+    plain, refined = coder.open_scene(path), coder.open_scene(path, refine=True)
+    for scene in (plain, refined):
+        write_channels(part_of(scene), tmp_path / "a.tif", overwrite=True)
+        with rasterio.open(tmp_path / "a.tif") as found:
+            np.testing.assert_array_equal(found.read(), scene.read().transpose(2, 0, 1))
+            assert json.loads(found.tags()["nec"])["refined"] is scene.is_refined
+    assert np.nanmax(np.abs(plain.read() - refined.read())) > 0.01
+    with pytest.raises(InputError, match="open the scene without refining"):
+        write_map(part_of(refined), head_of(width=10), tmp_path / "b.tif")
 
 
 def test_a_system_without_a_code_keeps_its_definition(tmp_path):
