@@ -29,7 +29,7 @@ from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import flatten_weights
 from nec_jax.scenes.raster_scene import RasterScene
-from nec_jax.scenes.tiles import default_windows, region_latents
+from nec_jax.scenes.tiles import core_of, default_windows, region_latents
 
 _SAMPLE = 64  # chunks that a quality is chosen by
 
@@ -105,6 +105,7 @@ def encode_scene(
     codec, config = _codec(params, quality), params.config
     usual = default_windows(config)
     side, halo = usual[0] if side is None else side, usual[1] if halo is None else halo
+    core_of(config, side, halo)  # refuses windows before anything is written
     grid = grid_of(scene, config)
     made = {
         "model": container.digest(

@@ -78,7 +78,7 @@ def region_latents(
         not within the scene, or pixels that the model does not take.
     """
     config = params.config
-    core = _core_of(config, side, halo)
+    core = core_of(config, side, halo)
     scene_rows, scene_columns = (-(-length // config.patch) for length in shape)
     top, bottom = _ends(rows, scene_rows, "rows")
     left, right = _ends(columns, scene_columns, "columns")
@@ -163,7 +163,7 @@ def fill_missing(image: NDArray, valid: NDArray[np.bool_]) -> NDArray:
     return image
 
 
-def _core_of(config: ModelConfig, side: int, halo: int) -> int:
+def core_of(config: ModelConfig, side: int, halo: int) -> int:
     """The side of a window's core, cells; refuses windows without one, or of a wrong size."""
     config.grid(side * config.patch, side * config.patch)
     if halo < 0 or side <= 2 * halo:
