@@ -276,6 +276,7 @@ def test_nodata_replaces_the_tag_and_counts_in_chosen_bands_only(tmp_path: Path)
     config = model(dtype="float32")
     assert np.argwhere(~read(name, config=config, nodata=0.7, bands=chosen)).tolist() == [[1, 1]]
     assert RasterScene([name], config, bands=chosen).preparation["nodata"] == ["nan"]
+    assert read(name, config=config, nodata=-1.7976931348623157e308, bands=chosen).all()
 
 
 def test_a_scene_may_cross_the_antimeridian(tmp_path: Path):

@@ -105,12 +105,13 @@ def test_files_of_other_systems_and_grids(tmp_path: Path):
     assert "(EPSG:32634), and that of" in text
     assert f"{first} is WGS 84 / UTM zone 33N (EPSG:32633)" in text
     assert f"(gdalwarp -t_srs EPSG:32633 {other} OUT.tif)" in text
+    place: dict[str, Any] = {"column": 40}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"side": 20}, "its pixels are 20 x 20"),
         ({"column": 40.3}, "0.30 pixels beside"),
     ]
     for options, said in cases:
-        other = put_scene(tmp_path / "other.tif", SMALL, **({"column": 40} | options))
+        other = put_scene(tmp_path / "other.tif", SMALL, **place | options)
         text = refusal(first, other)
         assert said in text
         assert f"(gdalwarp -tr 10 10 -tap {other} OUT.tif)" in text
