@@ -77,7 +77,7 @@ def test_two_halves_are_the_whole(tmp_path: Path):
         rest = np.s_[:, 41:] if cut[1] != slice(None) else np.s_[:, :, :77]
         parts = []
         for number, part in enumerate((rest, cut)):
-            rows, columns = (part + (slice(None),))[1:3]
+            rows, columns = (*part, slice(None))[1:3]
             parts.append(
                 put_scene(
                     tmp_path / f"{number}.tif", bands[part], nodata=10,
@@ -362,7 +362,9 @@ def test_what_was_done_is_json_and_names_no_query(tmp_path: Path):
 def test_files_agree_on_a_time_or_there_is_none(tmp_path: Path):
     bands = earth(40, 40)
     names = [put_scene(tmp_path / f"{i}.tif", bands, column=40 * i) for i in range(3)]
-    for name, time in zip(names, ("2024:05:06 10:20:30",) * 2 + ("2024:05:07 10:20:30",)):
+    for name, time in zip(
+        names, ("2024:05:06 10:20:30",) * 2 + ("2024:05:07 10:20:30",), strict=True
+    ):
         with rasterio.open(name, "r+") as file:
             file.update_tags(EXIF_DateTimeOriginal=time)
     assert RasterScene(names[:2], RGB).time == np.datetime64("2024-05-06T10:20:30")
