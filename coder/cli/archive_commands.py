@@ -90,6 +90,8 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
     for name, array in sorted(opened.arrays.items()):
         stored = array.nbytes_stored()
         total += stored
+        if opened.scene is not None and name.rpartition("/")[2] not in scene_layout.OF_CELLS:
+            continue  # coordinates, which are told in words
         names = getattr(array.metadata, "dimension_names", None) or ("",) * array.ndim
         pairs = zip(names, array.shape, strict=True)
         dimensions = ", ".join(f"{n or ''} {s}".strip() for n, s in pairs)

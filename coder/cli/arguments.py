@@ -304,7 +304,7 @@ class EmbeddingOptions:
     column: Annotated[str | None, arg(metavar="NAME")] = None
     """Column of a Parquet file to read."""
     nodata: Annotated[float | None, arg(metavar="NUMBER")] = None
-    """Value that marks missing data, such as -9999."""
+    """Value that marks missing data, such as -9999; of a scene, in place of what its files say."""
     codec: OptionalPath = None
     """Codec file, instead of one that is fitted."""
     max_tokens: Annotated[int | None, arg(metavar="INT")] = None
@@ -364,7 +364,7 @@ class ImageOptions:
     no_refiner: Flag = False
     """Write no refiner into the archive, which then takes fewer bytes whatever the number of images."""  # noqa: E501
     image_size: Annotated[int | None, arg(metavar="PIXELS")] = None
-    """Side of the square that images are brought to; the model's if not given."""
+    """Side of the square that images are brought to; the model's if not given. Of a scene: side of the encoder's windows."""  # noqa: E501
     chip: Annotated[int | None, arg(metavar="PIXELS")] = None
     """Cut images into windows of this side. They begin at the upper left; the remainder at the right and the bottom is dropped."""  # noqa: E501
     split: Annotated[str | None, arg(metavar="NAME")] = None
@@ -424,9 +424,9 @@ class Encode(EmbeddingOptions):
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
-    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', a table (CSV or Parquet) with a column `path`, URLs of these, or a data set as for nec compress --data. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
+    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', a table (CSV or Parquet) with a column `path`, URLs of these, or a data set as for nec compress --data; or the rasters of one scene. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: AnyPlace
-    """Archive or Zarr array to write, a folder; or, with --model, the URL of an archive."""
+    """Archive, scene or Zarr array to write, a folder; or, with --model, the URL of an archive."""
     images: Annotated[ImageOptions, OmitArgPrefixes] = ImageOptions()
     scenes: Annotated[SceneOptions, OmitArgPrefixes] = SceneOptions()
     codec: OptionalPath = None

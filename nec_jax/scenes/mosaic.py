@@ -187,7 +187,8 @@ class Mosaic:
 def _is_value(stored: NDArray[Any], value: float) -> NDArray[np.bool_]:
     """Where stored values are this one, which may be none of their dtype."""
     if stored.dtype.kind == "f":
-        return stored == stored.dtype.type(value)
+        with np.errstate(over="ignore"):  # float64's lowest, a common tag of float32: none is it
+            return stored == np.float64(value).astype(stored.dtype)
     if not math.isfinite(value) or value != int(value):
         return np.zeros(stored.shape, np.bool_)
     return stored == int(value)  # exact, also beyond the range of the dtype

@@ -5,7 +5,7 @@ import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OFF_GRID = 0.01
 """Pixels closer than this, in pixels, are at the same place."""
 _DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "JP2ECW", "JP2KAK", "JP2MrSID")
-_THREADS = 16  # that read headers: opening a file is mostly waiting
+_THREADS = 8  # that read headers: opening a file is mostly waiting
 _KEPT = 64  # handles that stay open while no thread uses them
 
 
@@ -109,7 +109,7 @@ class OpenFiles:
         with self._lock:
             names = [name for name, _ in self._idle]
             found = self._idle.pop(names.index(file.name))[1] if file.name in names else None
-        with _naming(file.name), _network(file.name):
+        with _naming(file.name), _settings(file.name):
             dataset = open_raster(_target(file.name)) if found is None else found
             try:
                 yield dataset
@@ -137,13 +137,18 @@ def _target(name: str) -> Any:
     return name if is_url(name) else Path(without_scheme(name))
 
 
-def _network(name: str) -> AbstractContextManager[Any]:
-    """GDAL's settings: a failing network is tried again."""
-    if not is_url(name):
-        return nullcontext()
+def _settings(name: str) -> AbstractContextManager[Any]:
+    """GDAL's settings for a file."""
     import rasterio
 
-    return rasterio.Env(GDAL_HTTP_MAX_RETRY=4, GDAL_HTTP_RETRY_DELAY=1)
+    options: dict[str, Any] = {}
+    if is_url(name):  # a failing network is tried again
+        options |= {"GDAL_HTTP_MAX_RETRY": 4, "GDAL_HTTP_RETRY_DELAY": 1}
+        if _shown(name) != name:  # signed for GET, it would be refused by HEAD
+            options["CPL_VSIL_CURL_USE_HEAD"] = False
+    else:  # files beside it are asked for one by one: its folder may have many thousands
+        options["GDAL_DISABLE_READDIR_ON_OPEN"] = True
+    return rasterio.Env(**options)
 
 
 @contextmanager
@@ -170,7 +175,7 @@ def _header(name: str) -> SceneFile:
             check_input(shown, "raster")
     except CodecError as error:
         raise DataError(str(error)) from error
-    with _naming(name), _network(name), open_raster(_target(name)) as dataset:
+    with _naming(name), _settings(name), open_raster(_target(name)) as dataset:
         _refuse_kind(dataset, shown)
         if not is_url(name):
             _refuse_stored_colours(shown)
