@@ -108,6 +108,8 @@ def copy_group(
         record = _read(store, RECORD)
         sizes = _sizes(store)
         rest = set(sizes) - {RECORD} - {key for shard in shards for key in shard.keys}
+        if gone := [key for shard in shards for key in shard.keys if key not in sizes]:
+            raise FileError(f"{gone[0]} is lost: `nec verify` says more", str(source))
         units = [Shard([key]) for key in sorted(rest)] + list(shards)
     with zarr_nodes.about_store(out), locked(zarr_nodes.local_path(out)):
         contents.check_store(out)

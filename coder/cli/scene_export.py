@@ -14,7 +14,7 @@ from coder.archive import zarr_nodes
 from coder.cli.arguments import Export
 from coder.errors import InputError
 from coder.scenes import cell_table, class_map, raster_export, scene_layout
-from coder.scenes.scene_part import ScenePart, part_of, told
+from coder.scenes.scene_part import ScenePart, listed_times, part_of
 from coder.scenes.scene_reader import Scene
 from coder.scenes.stac_item import stac_item, utc
 from coder.task_heads import load_head
@@ -50,7 +50,7 @@ def export(options: Export) -> tuple[int, dict[str, Any]]:
 
 
 def _write_item(scene: Scene, options: Export) -> str:
-    time = None if options.part.time is None else _time(options.part.time)
+    time = None if options.part.time is None else parsed_time(options.part.time)
     where = options.file
     if isinstance(where, Path):  # relative to the Item
         found = os.path.relpath(files.real_path(where), files.real_path(options.out).parent)
@@ -103,14 +103,15 @@ def _number(scene: Scene, text: str | None) -> int | None:
         return None
     if scene.times is None:
         raise InputError("--time: the scene has no times, leave it out")
-    found = np.flatnonzero(scene.times == np.datetime64(_time(text), "us"))
+    found = np.flatnonzero(scene.times == np.datetime64(parsed_time(text), "us"))
     if not len(found):
-        raise InputError(f"--time {text}: the scene has no such time; it has {told(scene)}")
+        raise InputError(f"--time {text}: the scene has no such time; it has {listed_times(scene)}")
     return int(found[0])
 
 
-def _time(text: str) -> datetime:
+def parsed_time(text: str) -> datetime:
+    """The time that `--time` gives, in UTC and without its offset. Raises InputError: none."""
     try:
         return utc(datetime.fromisoformat(text))
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         raise InputError(f"--time {text}: give a time such as 2026-05-01T10:30") from error

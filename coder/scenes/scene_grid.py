@@ -92,8 +92,8 @@ class SceneGrid:
         height, width = self.shape
         if not (0 <= row < height and 0 <= column < width):
             raise InputError(
-                f"the point ({x:g}, {y:g}) lies outside the scene, whose bounds are {self.bounds}: "
-                "give it in the units of its coordinate reference system"
+                f"the point ({x:.10g}, {y:.10g}) lies outside the scene, whose bounds are "
+                f"{self.bounds}: give it in the units of its coordinate reference system"
             )
         return int(row), int(column)
 

@@ -139,8 +139,13 @@ def _make_level(
             name,
             data=values,
             chunks=values.shape,
+            fill_value=np.nan,
             dimension_names=(name,),
-            attributes={"axis": name.upper(), "long_name": f"{name} of a cell's centre"},
+            attributes={
+                "axis": name.upper(),
+                "long_name": f"{name} of a cell's centre",
+                zarr_nodes.WHOLE: True,
+            },
             **small,
         )
     a, b, c, d, e, f = grid.transform
@@ -153,9 +158,9 @@ def _make_level(
             shape=(0,),
             chunks=(1024,),
             dtype="int64",
-            fill_value=0,
+            fill_value=np.iinfo(np.int64).min,  # no time
             dimension_names=("time",),
-            attributes={**_TIME, "axis": "T"},
+            attributes={**_TIME, "axis": "T", zarr_nodes.WHOLE: True},
             **small,
         )
     if group.path:
@@ -164,8 +169,12 @@ def _make_level(
 
 def _georeference(grid: SceneGrid) -> dict[str, Any]:
     """The attributes of the conventions proj: and spatial: of a group."""
-    from zarr_cm import proj, spatial
-
+    try:
+        from zarr_cm import proj, spatial
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "writing a scene needs zarr-cm: install nec-jax[scenes]"
+        ) from error
     data = proj.create(code=grid.code) if grid.code else proj.create(wkt2=grid.crs)
     where = spatial.create(
         dimensions=["y", "x"],
@@ -282,9 +291,14 @@ def digests_of(array: zarr.Array) -> str:
 
 
 def lost(root: zarr.Group) -> Iterator[tuple[str, str]]:
-    """Keys of what a complete scene must hold and does not, and why; reads no shard."""
+    """Keys of what a complete scene must hold and does not, and why; reads no shard.
+
+    None of a scene that is being written: its digests are those of before.
+    """
     state = state_of(root)
-    recorded = {} if state is None else state.get("sha256", {})
+    if state is None or state["state"] != "complete":
+        return
+    recorded = state.get("sha256", {})
     for path, text in recorded.items():
         try:
             array = array_in(root, path)

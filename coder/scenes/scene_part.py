@@ -91,12 +91,14 @@ def part_of(
     if scene.times is not None and time is None and len(scene.times) == 1:
         time = 0
     if scene.times is not None and time is None:
-        raise InputError(f"the scene has {len(scene.times)} times: give one of {told(scene)}")
+        raise InputError(
+            f"the scene has {len(scene.times)} times: give one of {listed_times(scene)}"
+        )
     scene.valid(slice(0, 0), slice(0, 0), level=level, time=time)  # refuses no such time
     return ScenePart(scene, rows, columns, level, time)
 
 
-def told(scene: Scene) -> str:
+def listed_times(scene: Scene) -> str:
     """The first times of a scene, as text."""
     times = [] if scene.times is None else [f"{time}Z" for time in scene.times[:4]]
     more = "" if scene.times is None or len(scene.times) <= len(times) else ", .."

@@ -19,6 +19,7 @@ import nec_jax
 from coder import InputError, files
 from coder.cli.arguments import Encode
 from coder.cli.progress_lines import EVERY
+from coder.cli.scene_export import parsed_time
 from coder.files import is_url
 from coder.scenes import raster_export
 from coder.scenes.scene_part import part_of
@@ -30,6 +31,8 @@ from nec_jax.scenes.raster_scene import RasterScene
 from nec_jax.scenes.scene_archive import EncodedScene, encode_scene, quality_for_scene
 from nec_jax.sources.folder import find_images
 
+_BESIDE = (".preview.tif", ".stac.json")
+"""What the files beside a scene are called, after its own name."""
 _ENDINGS = (".tif", ".tiff", ".vrt", ".jp2", ".j2k")
 
 
@@ -61,8 +64,11 @@ def encode(options: Encode) -> dict[str, Any]:
     params = nec_jax.load(path)
     if given.no_refiner and params.codec is not None:
         params = replace(params, codec=params.codec.with_refiner(None))
+    assert isinstance(options.out, Path)
+    rasters = _rasters(options.inputs)
+    _check_beside(options.out, rasters)
     scene = RasterScene(
-        _rasters(options.inputs),
+        rasters,
         params.config,
         bands=wanted.bands,
         value_range=wanted.value_range,
@@ -91,7 +97,6 @@ def encode(options: Encode) -> dict[str, Any]:
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "written_by": f"nec-jax {nec_jax.__version__}",
     }
-    assert isinstance(options.out, Path)
     time_of = _time(wanted.time, scene)
     with _Bar() as bar:
         done = encode_scene(
@@ -108,13 +113,20 @@ def encode(options: Encode) -> dict[str, Any]:
     return facts | _beside(options.out, scene, time_of)
 
 
+def _check_beside(out: Path, rasters: list[str | Path]) -> None:
+    """Raise OutputError if a file beside the scene cannot be written, or is one that is read."""
+    inputs = [one for one in rasters if isinstance(one, Path)]
+    names = [f"{out.stem}{end}" for end in _BESIDE]
+    files.check_outputs(out.parent, names, overwrite=True, inputs=inputs)
+
+
 def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> dict[str, Any]:
     """Write a preview and a STAC Item beside a scene, for programs that do not know its codec."""
     scene = coder.open_scene(out)
     number = None
     if time_of is not None and scene.times is not None:
         number = int(np.flatnonzero(scene.times == time_of)[0])
-    preview, item = (out.with_name(f"{out.stem}{end}") for end in (".preview.tif", ".stac.json"))
+    preview, item = (out.with_name(f"{out.stem}{end}") for end in _BESIDE)
     raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
     print(f"{preview}: a picture of three principal components")
     taken: Any = None if time_of is not None or source.time is None else source.time.item()
@@ -166,13 +178,7 @@ def _time(text: str | None, scene: RasterScene) -> np.datetime64 | None:
                 "--time 2026-05-01"
             )
         return scene.time
-    try:
-        found = np.datetime64(text.removesuffix("Z"), "us")
-    except ValueError as error:
-        raise InputError(f"--time {text}: give a time such as 2026-05-01T10:30: {error}") from error
-    if np.isnat(found):
-        raise InputError(f"--time {text}: give a time such as 2026-05-01T10:30")
-    return found
+    return np.datetime64(parsed_time(text), "us")
 
 
 def _told(out: Path, scene: RasterScene, done: EncodedScene) -> dict[str, Any]:

@@ -135,8 +135,8 @@ def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
         f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
         f"in at least one band ({kinds}), the first at row {top + row}, column {left + col}; an "
         f"encoder needs whole images: {scene}fill these pixels, or cut images that have none. If "
-        "they are not missing, the file says so wrongly: unset its nodata value, its mask, or its mark of "
-        "alpha (gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
+        "they are not missing, the file says so wrongly: unset its nodata value, its mask, or its "
+        "mark of alpha (gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
     )
 
 

@@ -1,11 +1,13 @@
 """`nec info`, `nec verify`, `nec decode` and `nec copy` of a scene."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_cases import grid, written
+import zarr
+from scene_cases import grid, writer, written
 
 import coder
 from coder.archive import zarr_nodes
@@ -62,6 +64,43 @@ def test_a_damaged_scene_is_not_copied(tmp_path, capsys):
     shard.write_bytes(bytes(data))
     assert main(["copy", str(out), "--out", str(tmp_path / "b.zarr")]) == 1
     assert "does not hold what it held" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["embedding/c/0/1/0", "overviews/2/valid/c/0/1"])
+def test_a_scene_that_lost_a_shard_is_not_copied(path, tmp_path, capsys, key):
+    out = tmp_path / "a.zarr"
+    shutil.copytree(path, out)
+    (out / key).unlink()
+    assert main(["copy", str(out), "--out", str(tmp_path / "b.zarr")]) == 1
+    assert f"{key} is lost: `nec verify` says more" in capsys.readouterr().err
+    assert not (tmp_path / "b.zarr").exists()
+
+
+@pytest.mark.parametrize("key", ["x/c/0", "y/c/0", "overviews/4/x/c/0"])
+def test_lost_coordinates_are_named_and_are_not_zero(path, tmp_path, capsys, key):
+    out = tmp_path / "a.zarr"
+    shutil.copytree(path, out)
+    (out / key).unlink()
+    assert main(["verify", str(out)]) == 1
+    assert f"{key} is lost" in capsys.readouterr().err
+    assert np.isnan(np.asarray(zarr.open_array(out / key.removesuffix("/c/0"))[:])).all()
+
+
+def test_a_scene_that_gets_one_more_time_has_lost_nothing(tmp_path, capsys):
+    first, second = np.array(["2026-05-01", "2026-06-01"], "datetime64[us]")
+    out = written(tmp_path / "a.zarr", time=first)
+    with writer(out, time=second):
+        pass
+    assert main(["info", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "still being written" in said.out
+    assert said.err == ""
+    assert main(["verify", str(out)]) == 1
+    assert "not finished" in capsys.readouterr().out
+    written(out, time=second)
+    (out / "time/c/0").unlink()
+    assert main(["verify", str(out)]) == 1
+    assert "time/c/0 is lost" in capsys.readouterr().err
 
 
 def test_decode_writes_every_array(path, tmp_path):

@@ -64,6 +64,8 @@ def test_bounds_that_are_no_window_are_refused(bounds, message):
 def test_a_point_outside_is_refused():
     with pytest.raises(InputError, match="lies outside the scene"):
         GRID.cell(0, 0)
+    with pytest.raises(InputError, match=r"the point \(1234567\.5, 7654321\) lies outside"):
+        GRID.cell(1234567.5, 7654321)
 
 
 @pytest.mark.parametrize(

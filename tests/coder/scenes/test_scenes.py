@@ -134,6 +134,20 @@ def test_times_are_one_more_dimension_and_are_added_one_by_one(tmp_path, scene):
     assert zarr_nodes.sizes(out) == before
 
 
+def test_xarray_finds_the_times(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    times = np.array(["2026-05-01T10:30", "2026-06-01"], "datetime64[us]")
+    for time in times:
+        written(tmp_path / "t.zarr", time=time)
+    for name in (None, "overviews/2"):
+        opened = xarray.open_zarr(tmp_path / "t.zarr", group=name)
+        np.testing.assert_array_equal(opened.time, times)
+        assert opened.embedding.dims == ("time", "y", "x", "channel")
+        assert (opened.coverage.dtype, opened.valid.dtype) == (np.uint8, np.bool_)
+        there = opened.embedding.notnull().all("channel")
+        np.testing.assert_array_equal(there, opened.valid)
+
+
 def test_an_interrupted_scene_goes_on_and_has_the_same_bytes(tmp_path, path):
     y, coverage = cells()
     out = tmp_path / "b.zarr"

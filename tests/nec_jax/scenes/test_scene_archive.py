@@ -223,8 +223,24 @@ def test_times_of_the_command_are_one_more_dimension(tmp_path, monkeypatch, caps
     capsys.readouterr()
     assert main(["encode", "b.tif", *command, "auto"]) == 1
     assert "--time auto: the files state no time" in capsys.readouterr().err
-    assert main(["encode", "b.tif", *command, "May"]) == 1
-    assert "give a time such as" in capsys.readouterr().err
+    for wrong in ("May", "today", "2026"):
+        assert main(["encode", "b.tif", *command, wrong]) == 1
+        assert "give a time such as" in capsys.readouterr().err
+    assert main(["encode", "b.tif", *command, "20260601T1230+02:00"]) == 0  # that of before
+    assert "nothing was written" in capsys.readouterr().out
+
+
+def test_an_input_is_not_replaced_by_what_is_written_beside_the_scene(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    tif = put_scene(tmp_path / "a.preview.tif", earth(64, 64))
+    before = tif.read_bytes()
+    command = ["encode", tif.name, "--model", "nec-vit-ti", "--scene", "--out", "a.zarr"]
+    assert main(command) == 1
+    assert "is the input" in capsys.readouterr().err
+    assert tif.read_bytes() == before
+    assert not Path("a.zarr").exists()
 
 
 @pytest.mark.parametrize(
