@@ -223,6 +223,11 @@ def open_archive(store: Any) -> zarr.Group:
         arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
         state = manifest.read_state(group)
         if state is None and not manifest.is_earlier(group, arrays):
+            if "nec_scene" in group.attrs:
+                raise FileError(
+                    "a scene, and not an archive of images: open it with coder.open_scene; `nec "
+                    "copy` without --codec copies it, and `nec encode` makes one of another quality"
+                )
             raise FileError("not an archive of images: it has no embedding, label and id")
         if state and state["state"] == "writing":
             raise FileError(ADDING if is_in_last_step(group) else manifest.progress(arrays))

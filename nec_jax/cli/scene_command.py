@@ -20,7 +20,7 @@ from coder import InputError, files
 from coder.cli.arguments import Encode
 from coder.cli.progress_lines import EVERY
 from coder.cli.scene_export import parsed_time
-from coder.files import is_url, without_query
+from coder.files import is_url
 from coder.scenes import raster_export
 from coder.scenes.scene_part import part_of
 from coder.scenes.stac_item import stac_item
@@ -93,7 +93,6 @@ def encode(options: Encode) -> dict[str, Any]:
         )
         print(f"quality {quality} fits")
     notes = {
-        "inputs": [without_query(name) for name in options.inputs],  # it may be a signature
         "model_name": path.stem,
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "written_by": f"nec-jax {nec_jax.__version__}",
@@ -194,7 +193,8 @@ def _told(out: Path, scene: RasterScene, done: EncodedScene) -> dict[str, Any]:
         f"{per_cell:.1f} per cell with an embedding"
     )
     if done.cells < total:
-        print(f"{total - done.cells:,} cells have no embedding: half of their pixels are missing")
+        rest = total - done.cells
+        print(f"{rest:,} cells have no embedding: more than half of their pixels are missing")
     if done.written:
         passes = done.side**2 / (done.side - 2 * done.halo) ** 2
         print(

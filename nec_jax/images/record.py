@@ -127,12 +127,15 @@ def whole(record: Record, path: Path | str, box: Box | None = None) -> Record:
     where = np.logical_or.reduce(list(gaps.values()))
     row, col = (int(place[0]) for place in np.nonzero(where))
     kinds = " and ".join(gaps)
+    scene = ""
+    if "crs" in record and "transform" in record:
+        scene = "encode it as a scene, where these pixels are left out (nec encode --scene); or "
     top, left = box[:2] if box else (0, 0)
     raise MissingPixels(
         f"cannot read {path}: {np.count_nonzero(where):,} of {where.size:,} pixels are missing "
         f"in at least one band ({kinds}), the first at row {top + row}, column {left + col}; an "
-        "encoder needs whole images: fill these pixels, or cut images that have none. If they are "
-        "not missing, the file says so wrongly: unset its nodata value, its mask, or its mark of "
+        f"encoder needs whole images: {scene}fill these pixels, or cut images that have none. If "
+        "they are not missing, the file says so wrongly: unset its nodata value, its mask, or its mark of "
         "alpha (gdal_edit.py -unsetnodata, -colorinterp_4 undefined)"
     )
 
