@@ -70,6 +70,11 @@ class _Opened(NamedTuple):
         return "zarr" if self.group is None else "archive"
 
     @property
+    def whole(self) -> zarr.Group | None:
+        """The archive or scene. (`group or scene` would list its members to count them.)"""
+        return self.scene if self.group is None else self.group
+
+    @property
     def unfinished(self) -> bool:
         state = self.state if self.scene is None else scene_layout.state_of(self.scene)
         return state is not None and state["state"] == "writing"
@@ -119,7 +124,7 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
             found[name]["codec_bytes"] = size
     facts = _origin(opened) | _codec(opened, options.codec)
     if opened.refiner is not None:
-        group = opened.group or opened.scene
+        group = opened.whole
         assert group is not None
         own = zarr.open_array(group.store_path / refiner_array.ARRAY, mode="r")
         total += own.nbytes_stored()
@@ -282,7 +287,7 @@ def _refiner(opened: _Opened, options: Decode) -> Refiner | None:
         refiner = load_refiner(options.refiner)
     elif not options.refine:
         return None
-    elif (group := opened.group or opened.scene) is None or not refiner_array.own_members(group):
+    elif (group := opened.whole) is None or not refiner_array.own_members(group):
         raise InputError("holds no refiner: give one with --refiner")
     else:
         refiner = refiner_array.read_refiner(group)
@@ -328,7 +333,8 @@ def _open(path: Path | str, plain: bool = False) -> _Opened:
             problems += [one for one in scene_layout.lost(scene) if one[0] not in named]
         if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
-        if (group or scene) is not None and refiner_array.own_members(node) and not plain:
+        is_known = group is not None or scene is not None
+        if is_known and refiner_array.own_members(node) and not plain:
             try:
                 refiner = refiner_array.read_refiner(node)
             except FileError as error:
