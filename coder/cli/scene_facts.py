@@ -40,6 +40,8 @@ def described(group: zarr.Group, is_whole: bool) -> dict[str, Any]:
     times = [str(step["time"]) for step in state.get("steps", []) if step.get("time")]
     if times:
         print(f"  times: {', '.join(times[:5])}" + (", .." if len(times) > 5 else ""))
+    if times and "begun" in state:
+        print(f"  one more, {state['begun'].get('time')}, was begun, and is not complete")
     made: Any = state.get("made", {})
     name = group.attrs.get("model_name")
     if name is not None:

@@ -245,9 +245,23 @@ def state_of(group: zarr.Group) -> dict[str, Any] | None:
     version = state.get("version") if isinstance(state, dict) else None
     if isinstance(version, int) and version > VERSION:
         raise FileError(f"a scene of version {version}, this reads {VERSION}: update nec-jax")
-    if version != VERSION or state.get("state") not in ("writing", "complete"):
+    if version != VERSION or not _is_record(state):
         raise FileError(f"its attribute {ATTRIBUTE} is damaged: copy the scene again")
     return state
+
+
+def _is_record(state: dict[str, Any]) -> bool:
+    """Whether the parts of a scene's record have their kinds."""
+    steps, sha256 = state.get("steps"), state.get("sha256", {})
+    return (
+        state.get("state") in ("writing", "complete")
+        and isinstance(state.get("made"), dict)
+        and isinstance(steps, list)
+        and all(isinstance(one, dict) for one in [*steps, state.get("begun", {})])
+        and isinstance(sha256, dict)
+        and all(isinstance(text, str) for text in sha256.values())
+        and (state["state"] == "writing" or bool(steps and sha256))
+    )
 
 
 def grid_of(group: zarr.Group) -> SceneGrid:

@@ -1,5 +1,6 @@
 """`Scene`: the embeddings of a georeferenced scene, read when they are asked for."""
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -192,6 +193,7 @@ class Scene:
         found = self._chunks(1, time, [place]).get(place)
         vector = None if found is None else found[row % high, column % wide]
         if vector is None or np.isnan(vector).any():
+            self.read(slice(row, row + 1), slice(column, column + 1), time=time)  # lost, perhaps
             raise InputError(f"the cell at ({x:g}, {y:g}) has no embedding: there is no data")
         return vector
 
@@ -204,13 +206,33 @@ class Scene:
         array = self._array(name, level)
         with zarr_nodes.about_store(self.group.store):
             try:
-                return zarr_nodes.read(array, (*lead, slice(top, bottom), slice(left, right)))
+                found = zarr_nodes.read(array, (*lead, slice(top, bottom), slice(left, right)))
+                self._refuse_lost(array, lead, found, (top, left))
+                return found
             except (FileError, OSError):
                 raise
             except Exception as error:  # whatever any codec raises is damage here
                 raise FileError(
                     f"{array.path} is damaged ({error}): `nec verify` says where"
                 ) from (error)
+
+    def _refuse_lost(
+        self, array: zarr.Array, lead: Place, found: NDArray[Any], corner: tuple[int, int]
+    ) -> None:
+        """Raise FileError for a chunk of a window that is not stored: zarr reads it as zeros."""
+        store = array.store_path.store
+        ranges = (
+            range(start // size, -(-(start + count) // size))
+            for start, count, size in zip(corner, found.shape, array.chunks[-2:], strict=True)
+        )
+        for place in itertools.product(*ranges):
+            part = tuple(
+                slice(max(0, number * size - start), (number + 1) * size - start)
+                for number, size, start in zip(place, array.chunks[-2:], corner, strict=True)
+            )
+            key = zarr_nodes.key(array, (*lead, *place))
+            if not found[part].any() and not sync(store.exists(key)):
+                raise FileError(f"{key} is lost: `nec verify` says more")
 
     def _check(self, level: int, time: int | None, is_time_needed: bool = True) -> None:
         if level not in self.levels:

@@ -1,8 +1,11 @@
 """`SceneWriter`: write a scene shard by shard; opened again, it goes on."""
 
 import itertools
+import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from coder.scenes.scene_grid import SceneGrid
 
 Part = tuple[slice, slice]
 """Rows and columns of cells."""
+_MEMBERS = {*layout.OF_CELLS, layout.OVERVIEWS, refiner_array.GROUP, "zarr.json"}
+_MEMBERS |= {"x", "y", "time", "spatial_ref"}
 
 
 class SceneWriter:
@@ -70,6 +75,8 @@ class SceneWriter:
         self._out, self._made, self._step = Path(out), dict(made), dict(step)
         self._attributes = dict(attributes or {})
         self._time = None if time is None else time.astype("datetime64[us]")
+        self._name = None if time is None else str(self._time)
+        self._has_written = False
         self._stack = ExitStack()
         self._lead: tuple[int, ...] = ()  # the number of the time, if there are times
 
@@ -89,14 +96,29 @@ class SceneWriter:
         return self._lead[0]
 
     def missing(self) -> list[Part]:
-        """The parts that are not written, row by row."""
-        valid = layout.array_in(self.group, "valid")
-        there = zarr_nodes.stored(valid)
+        """The parts that are not written, or were lost, row by row."""
+        lost = {key for key, _ in layout.lost(self.group)}
+        arrays = [self._array(self.group, name) for name in layout.OF_CELLS]
+        valid, there = arrays[-1], zarr_nodes.stored(arrays[-1])
         return [
             self._part(valid, place)
-            for place in zarr_nodes.places(valid)
-            if place[: len(self._lead)] == self._lead and place not in there
+            for place in self._places(valid)
+            if place not in there or lost & {self._key(array, place) for array in arrays}
         ]
+
+    def valid_count(self) -> int:
+        """How many cells that are written, at this time, have an embedding."""
+        return int(np.asarray(self._array(self.group, "valid")[self._lead or ...]).sum())
+
+    def discard(self) -> None:
+        """Delete what is not finished: the time that was begun, or all of a new scene."""
+        state = layout.state_of(self.group) or {}
+        if state.get("begun", {}).get("time", "") != self._name:
+            return
+        if state["steps"]:
+            self._forget(self.group)
+        else:
+            shutil.rmtree(self._out)
 
     def write(self, part: Part, y: NDArray[np.float32], coverage: NDArray[np.uint8]) -> int:
         """Write one of `missing()`. Returns the bytes that it has in the store.
@@ -108,33 +130,44 @@ class SceneWriter:
 
         Raises InputError: another shape, NaN in a part of a cell's channels, or infinity.
         """
+        self._has_written = True
         self._write(self.group, part, y, coverage, np.asarray(~np.isnan(y).all(-1)))
-        arrays = (layout.array_in(self.group, name) for name in layout.OF_CELLS)
+        arrays = (self._array(self.group, name) for name in layout.OF_CELLS)
         return sum(_stored_bytes(array, self._place(array, part)) for array in arrays)
 
     def finish(self) -> None:
-        """Write the overviews, and mark the scene as complete.
+        """Write the overviews, and mark the scene as complete; one that is complete stays as it is.
 
-        Raises FileError: a part is not written, of this time or of another; the message says which.
+        Raises FileError: a part is not written, or a shard of what was complete was changed; the
+        message says which.
         """
         if rest := self.missing():
             raise FileError(f"{len(rest)} parts of the scene are not written", self._out)
+        state = layout.state_of(self.group) or {}
+        is_begun = state.get("begun", {}).get("time", "") == self._name
+        if not (is_begun or self._has_written or any(layout.lost(self.group))):
+            return
         levels = layout.levels_of(self.grid.shape)
         for below, level in itertools.pairwise(levels):
             self._pool(layout.group_at(self.group, below), layout.group_at(self.group, level))
-        self._refuse_unwritten(levels)
         sha256 = {
-            path: layout.digests_of(array) for path, array in layout.arrays_of(self.group, levels)
+            path: layout.digests_of(self._longer(array))
+            for path, array in layout.arrays_of(self.group, levels)
         }
-        state = layout.state_of(self.group) or {}
-        complete = {**state, "state": "complete", "sha256": sha256}
-        nodes = {name: node for name, node in self.group.members() if name != refiner_array.GROUP}
-        copied = zarr_nodes.with_copies(self.group, nodes)
-        copied.attrs.put({**self.group.attrs, layout.ATTRIBUTE: complete})
+        self._refuse_changes(state.get("sha256", {}), sha256)
+        if is_begun:
+            state = {**state, "state": "writing"}  # while its arrays grow, one by one
+            _record(self.group, state)
+            self._make_room()
+            begun = state.pop("begun")
+            state["steps"] = [*state["steps"], begun]
+        _record(self.group, {**state, "state": "complete", "sha256": sha256})
 
     def _opened(self) -> zarr.Group:
         """The scene, made if it is not there, with the time to write."""
         out = self._out
+        if out.exists() and not zarr_nodes.is_empty(out) and _holds_no_cell(out):
+            shutil.rmtree(out)
         if not out.exists() or zarr_nodes.is_empty(out):
             state = {"version": layout.VERSION, "state": "writing", "made": self._made, "steps": []}
             attributes = {**self._attributes, layout.ATTRIBUTE: state}
@@ -157,7 +190,7 @@ class SceneWriter:
         group = zarr.open_group(out, mode="r+", use_consolidated=False)
         self._refuse_others(group)
         self._begin(group)
-        return group
+        return zarr.open_group(out, mode="r+", use_consolidated=False)
 
     def _refuse_others(self, group: zarr.Group) -> None:
         """Raise InputError if the scene that is there is another than that to write."""
@@ -180,49 +213,87 @@ class SceneWriter:
                 )
 
     def _begin(self, group: zarr.Group) -> None:
-        """Make room for the time to write, if it is new, and note what is embedded."""
+        """Note what is embedded, if that is new. Until it is finished, no reader sees it.
+
+        A time that was begun, and is now left for another or has other files, is deleted.
+        """
         state = dict(layout.state_of(group) or {})
-        steps, names = list(state["steps"]), [one.get("time") for one in state["steps"]]
-        name = None if self._time is None else str(self._time)
-        if name in names:
-            number = names.index(name)
-            if steps[number] != {"time": name, **self._step}:
-                raise InputError(
-                    "was written, or begun, with other files or settings for "
-                    f"{'this scene' if name is None else name}: give the same, or choose another "
-                    "place"
-                )
-        else:
-            number = len(steps)
-            steps.append({"time": name, **self._step})
+        name = self._name
+        begun, step = state.get("begun"), {"time": name, **self._step}
+        done = {one.get("time"): i for i, one in enumerate(state["steps"])}
+        same = state["steps"][done[name]] if name in done else begun
+        if same is not None and same != step and (name in done or name is None):
+            raise InputError(
+                "was written, or begun, with other files or settings for "
+                f"{'this scene' if name is None else name}: give the same, choose another place, or"
+                " delete it first"
+            )
+        is_growing = state["state"] == "writing" and bool(done)
+        if begun is not None and begun != step and (name not in done or is_growing):
+            warnings.warn(
+                f"{self._out}: the embeddings of {begun['time']} were begun, and not complete: "
+                "what was written of them is deleted",
+                stacklevel=4,
+            )
+            state, begun = self._forget(group), None
         if self._time is not None:
-            self._lead = (number,)
-        is_new = name not in names
-        if is_new or self.missing_in(group):
-            # Readers refuse it from here on, until it is finished.
-            state |= {"state": "writing", "steps": steps}
-            group.attrs.put({**group.attrs, layout.ATTRIBUTE: state})
-        if self._time is not None:
-            self._make_room(group, number)
+            self._lead = (done.get(name, len(state["steps"])),)
+        if begun is None and name not in done:
+            _record(group, {**state, "begun": step})
 
-    def missing_in(self, group: zarr.Group) -> bool:
-        """Whether a part of the time to write is not in the store."""
-        valid = layout.array_in(group, "valid")
-        if self._lead and valid.shape[0] <= self._lead[0]:
-            return True
-        return len([p for p in zarr_nodes.stored(valid) if p[: len(self._lead)] == self._lead]) < (
-            len([p for p in zarr_nodes.places(valid) if p[: len(self._lead)] == self._lead])
-        )
+    def _forget(self, group: zarr.Group) -> dict[str, Any]:
+        """Delete what is written of a time that was begun; what was complete is so again.
 
-    def _make_room(self, group: zarr.Group, number: int) -> None:
-        assert self._time is not None
+        Returns the new state.
+        """
+        state = dict(layout.state_of(group) or {})
+        count, store = len(state["steps"]), group.store_path.store
         for level in layout.levels_of(self.grid.shape):
             own = layout.group_at(group, level)
+            for name in (*layout.OF_CELLS, "time"):
+                array = layout.array_in(own, name)
+                if array.shape[0] > count:
+                    array.resize((count, *array.shape[1:]))
+                if name in layout.OF_CELLS:
+                    place = zarr_nodes.key(array, (count, *(0,) * (array.ndim - 1)))
+                    sync(store.delete_dir("/".join(place.split("/")[: 1 - array.ndim])))
+        state.pop("begun", None)
+        state["state"] = "complete" if count else "writing"
+        _record(group, state)
+        return state
+
+    def _make_room(self) -> None:
+        """Let the arrays have the time that was written, if they have not."""
+        if self._time is None:
+            return
+        (number,) = self._lead
+        for level in layout.levels_of(self.grid.shape):
+            own = layout.group_at(self.group, level)
             for name in (*layout.OF_CELLS, "time"):
                 array = layout.array_in(own, name)
                 if array.shape[0] <= number:
                     array.resize((number + 1, *array.shape[1:]))
             layout.array_in(own, "time")[number] = self._time.astype(np.int64)
+
+    def _array(self, group: zarr.Group, name: str) -> zarr.Array:
+        """An array of a level, with room for the time that is written."""
+        return self._longer(layout.array_in(group, name))
+
+    def _longer(self, array: zarr.Array) -> zarr.Array:
+        """An array with room for the time that is written, which its metadata do not have yet."""
+        if not self._lead or array.shape[0] > self._lead[0]:
+            return array
+        metadata: Any = replace(array.metadata, shape=(self._lead[0] + 1, *array.shape[1:]))
+        return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
+
+    def _places(self, array: zarr.Array) -> list[tuple[int, ...]]:
+        """The places of an array's shards, of the time that is written."""
+        length = len(self._lead)
+        return [place for place in zarr_nodes.places(array) if place[:length] == self._lead]
+
+    def _key(self, array: zarr.Array, place: tuple[int, ...]) -> str:
+        """The key of an array's shard at a place of `valid`."""
+        return zarr_nodes.key(array, (*place, *(0,) * (array.ndim - len(place))))
 
     def _write(
         self,
@@ -236,19 +307,17 @@ class SceneWriter:
         place: Any = (*self._lead, *part)
         with zarr_nodes.settled():
             if valid.any():
-                layout.array_in(group, "embedding")[place] = y
-            layout.array_in(group, "coverage")[place] = coverage
-            array = layout.array_in(group, "valid")
+                self._array(group, "embedding")[place] = y
+            self._array(group, "coverage")[place] = coverage
+            array = self._array(group, "valid")
             array.with_config({"write_empty_chunks": True})[place] = valid
 
     def _pool(self, below: zarr.Group, group: zarr.Group) -> None:
         """Write an overview: means over 2 x 2 cells of the level below."""
-        source = {name: layout.array_in(below, name) for name in layout.OF_CELLS}
+        source = {name: self._array(below, name) for name in layout.OF_CELLS}
         height, width = source["valid"].shape[-2:]
-        array = layout.array_in(group, "valid")
-        for place in zarr_nodes.places(array):
-            if place[: len(self._lead)] != self._lead:
-                continue
+        array = self._array(group, "valid")
+        for place in self._places(array):
             rows, columns = self._part(array, place)
             h, w = rows.stop - rows.start, columns.stop - columns.start
             total = np.zeros((h, w, self.codec.channels), np.float32)
@@ -277,21 +346,19 @@ class SceneWriter:
                 count > 0,
             )
 
-    def _refuse_unwritten(self, levels: tuple[int, ...]) -> None:
-        """Raise FileError if a shard is missing, of any time or level."""
-        for level in levels:
-            valid = layout.array_in(layout.group_at(self.group, level), "valid")
-            rest = set(zarr_nodes.places(valid)) - zarr_nodes.stored(valid)
-            if rest and self._lead:
-                number = min(rest)[0]
-                steps = (layout.state_of(self.group) or {})["steps"]
-                raise FileError(
-                    f"the embeddings of {steps[number]['time']} are not complete: encode these "
-                    "again, then this time again",
-                    self._out,
-                )
-            if rest:
-                raise FileError(f"{zarr_nodes.key(valid, min(rest))} is not written", self._out)
+    def _refuse_changes(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Raise FileError if a shard is not that which was finished: it would pass for one."""
+        size = len(layout.NOT_STORED)
+        for path, text in before.items():
+            for i in range(0, len(text), size):
+                if now.get(path, "")[i : i + size] != text[i : i + size]:
+                    array = self._longer(layout.array_in(self.group, path))
+                    key = zarr_nodes.key(array, zarr_nodes.places(array)[i // size])
+                    raise FileError(
+                        f"{key} does not hold what it held when the scene was finished: copy the "
+                        "scene again, or delete it and encode it again",
+                        self._out,
+                    )
 
     def _part(self, array: zarr.Array, place: tuple[int, ...]) -> Part:
         """The rows and columns of an array's shard."""
@@ -306,6 +373,26 @@ class SceneWriter:
         sizes = (array.shards or array.chunks)[len(self._lead) :]
         own = (one.start // size for one, size in zip(part, sizes, strict=False))
         return (*self._lead, *own, *(0,) * (array.ndim - len(self._lead) - 2))
+
+
+def _record(group: zarr.Group, state: dict[str, Any]) -> None:
+    """Write what a scene records of itself, and, if it is complete, the copies for xarray."""
+    attributes = {**group.attrs, layout.ATTRIBUTE: state}
+    if state["state"] == "complete":
+        nodes = {name: node for name, node in group.members() if name != refiner_array.GROUP}
+        group = zarr_nodes.with_copies(group, nodes)
+    group.attrs.put(attributes)
+
+
+def _holds_no_cell(out: Path) -> bool:
+    """Whether it is a scene that was begun, and no part of it was written: it is made anew."""
+    node = zarr_nodes.open_node(out)
+    state = layout.state_of(node) if isinstance(node, zarr.Group) else None
+    if state is None or state["state"] == "complete" or state["steps"]:
+        return False
+    if {path.name for path in out.iterdir()} - _MEMBERS:
+        return False
+    return not any(zarr_nodes.sizes(out / name).keys() - {"zarr.json"} for name in layout.OF_CELLS)
 
 
 def _told(grid: SceneGrid) -> str:

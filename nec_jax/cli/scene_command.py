@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import coder
 import nec_jax
-from coder import InputError, files
+from coder import InputError, OutputError, files
 from coder.cli.arguments import Encode
 from coder.cli.progress_lines import EVERY
 from coder.cli.scene_export import parsed_time
@@ -31,8 +32,7 @@ from nec_jax.scenes.raster_scene import RasterScene
 from nec_jax.scenes.scene_archive import EncodedScene, encode_scene, quality_for_scene
 from nec_jax.sources.folder import find_images
 
-_BESIDE = (".preview.tif", ".stac.json")
-"""What the files beside a scene are called, after its own name."""
+_PREVIEW = ".preview.tif"
 _ENDINGS = (".tif", ".tiff", ".vrt", ".jp2", ".j2k")
 
 
@@ -65,10 +65,10 @@ def encode(options: Encode) -> dict[str, Any]:
     if given.no_refiner and params.codec is not None:
         params = replace(params, codec=params.codec.with_refiner(None))
     assert isinstance(options.out, Path)
-    rasters = _rasters(options.inputs)
-    _check_beside(options.out, rasters)
+    names = _rasters(options.inputs, options.out)
+    _refuse_beside(options.out, names)
     scene = RasterScene(
-        rasters,
+        names,
         params.config,
         bands=wanted.bands,
         value_range=wanted.value_range,
@@ -113,11 +113,46 @@ def encode(options: Encode) -> dict[str, Any]:
     return facts | _beside(options.out, scene, time_of)
 
 
-def _check_beside(out: Path, rasters: list[str | Path]) -> None:
-    """Raise OutputError if a file beside the scene cannot be written, or is one that is read."""
-    inputs = [one for one in rasters if isinstance(one, Path)]
-    names = [f"{out.stem}{end}" for end in _BESIDE]
-    files.check_outputs(out.parent, names, overwrite=True, inputs=inputs)
+def _places_beside(out: Path) -> tuple[Path, Path]:
+    """Where the preview and the STAC Item of a scene are."""
+    return out.with_name(f"{out.stem}{_PREVIEW}"), out.with_name(f"{out.stem}.stac.json")
+
+
+def _refuse_beside(out: Path, names: list[str | Path]) -> None:
+    """Refuse to replace an input, or a file that is not of a scene of this name."""
+    inputs = {files.real_path(name) for name in names if isinstance(name, Path)}
+    preview, item = _places_beside(out)
+    for path, is_own in ((preview, _is_preview), (item, partial(_is_item, name=out.name))):
+        if files.real_path(path) in inputs:
+            raise OutputError(
+                f"{path} is an input, and the place of what is written beside {out.name}: name the "
+                "output otherwise"
+            )
+        if path.exists() and not is_own(path):
+            raise OutputError(
+                f"{path} exists, and nec encode did not write it: move it, or name the output "
+                "otherwise"
+            )
+
+
+def _is_preview(path: Path) -> bool:
+    """Whether it is the preview of a scene."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path) as dataset:
+            return "nec" in dataset.tags()
+    except (OSError, RasterioError):
+        return False
+
+
+def _is_item(path: Path, name: str) -> bool:
+    """Whether it is the STAC Item of a scene in a folder of this name."""
+    try:
+        return bool(json.loads(path.read_text())["assets"]["embeddings"]["href"] == name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> dict[str, Any]:
@@ -126,7 +161,7 @@ def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> di
     number = None
     if time_of is not None and scene.times is not None:
         number = int(np.flatnonzero(scene.times == time_of)[0])
-    preview, item = (out.with_name(f"{out.stem}{end}") for end in _BESIDE)
+    preview, item = _places_beside(out)
     raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
     print(f"{preview}: a picture of three principal components")
     taken: Any = None if time_of is not None or source.time is None else source.time.item()
@@ -142,8 +177,18 @@ def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> di
     return {"preview": str(preview), "item": str(item)}
 
 
-def _rasters(inputs: tuple[str, ...]) -> list[str | Path]:
-    """The files of a scene: files, URLs, folders (at any depth) and patterns, each once."""
+def _rasters(inputs: tuple[str, ...], out: Path) -> list[str | Path]:
+    """The files of a scene: files, URLs, folders (at any depth) and patterns, each once.
+
+    Previews of scenes are left out of folders and patterns, that of `out` too.
+    """
+    own = files.real_path(_places_beside(out)[0])
+
+    def is_source(path: Path) -> bool:
+        if not path.name.endswith(_PREVIEW):
+            return True
+        return files.real_path(path) != own and not _is_preview(path)
+
     found: dict[str | Path, None] = {}
     for name in inputs:
         if is_url(name):
@@ -152,6 +197,7 @@ def _rasters(inputs: tuple[str, ...]) -> list[str | Path]:
         path = Path(name).expanduser()
         if path.is_dir():
             inner = [path / one for one in find_images(path) if one.lower().endswith(_ENDINGS)]
+            inner = list(filter(is_source, inner))
             if not inner:
                 raise DataError(f"no rasters under {name}: {' '.join(_ENDINGS)}")
             found |= dict.fromkeys(sorted(inner))
@@ -159,6 +205,7 @@ def _rasters(inputs: tuple[str, ...]) -> list[str | Path]:
             found[path] = None
         elif glob.has_magic(name):
             matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            matches = [one for one in matches if is_source(Path(one))]
             if not matches:
                 raise DataError(f"no file fits the pattern {name}")
             found |= dict.fromkeys(map(Path, matches))

@@ -4,7 +4,6 @@ The scene is encoded in parts of at most 256 x 256 cells, each of which is one s
 is read and encoded, another thread codes and writes the part before.
 """
 
-import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,7 +127,7 @@ def encode_scene(
         attributes={**_geoemb(params, scene, grid), **(notes or {})},
         time=time_of,
     )
-    start, is_new = time.monotonic(), not out.exists()
+    start = time.monotonic()
     total = grid.shape[0] * grid.shape[1]
     written = 0
     with writer:
@@ -138,11 +137,9 @@ def encode_scene(
         for size, stored in _written(params, scene, writer, missing, side, halo):
             written += size
             progress(there + written, total, stored)
-        valid = scene_layout.array_in(writer.group, "valid")
-        cells = int(np.asarray(valid if time_of is None else valid[writer.time_number]).sum())
+        cells = writer.valid_count()
         if not cells:
-            if is_new:
-                shutil.rmtree(out)
+            writer.discard()
             raise DataError(
                 f"{_named(scene)}: no cell of the scene has data, at least half of its pixels: is "
                 "the value of --nodata right?"
