@@ -36,7 +36,7 @@ from nec_jax.api import latents_of
 from nec_jax.heads.ridge import fit_ridge, token_labels
 from nec_jax.images.read import read_image, read_mask
 from nec_jax.jax_defaults import jax_defaults
-from nec_jax.scenes.tiles import (
+from nec_jax.scene_encoding.tiles import (
     Read,
     default_windows,
     fill_missing,

@@ -25,8 +25,8 @@ from coder.scenes.scene_reader import Scene
 from nec_jax import heads
 from nec_jax.images.record import DataError
 from nec_jax.model_file import NecParams
-from nec_jax.scenes.raster_scene import RasterScene
-from nec_jax.scenes.scene_archive import encode_scene
+from nec_jax.scene_encoding.raster_scene import RasterScene
+from nec_jax.scene_encoding.scene_archive import encode_scene
 from nec_jax.sources.blue_marble import BlueMarble
 from train.configs.options import OptionsError
 from train.configs.study_options import Evaluate

@@ -11,7 +11,7 @@ from image_files import write_raster
 from numpy.typing import NDArray
 
 from nec_jax.models.architecture import VARIANTS, ModelConfig
-from nec_jax.scenes.raster_scene import RasterScene
+from nec_jax.scene_encoding.raster_scene import RasterScene
 from nec_jax.sources.blue_marble import BlueMarble
 
 RGB = ModelConfig("vit-ti", 32, *VARIANTS["vit-ti"])

@@ -28,8 +28,8 @@ from coder.scenes.stac_item import stac_item
 from nec_jax.images.read import LARGEST, is_raster, read_header
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
-from nec_jax.scenes.raster_scene import RasterScene
-from nec_jax.scenes.scene_archive import EncodedScene, encode_scene, quality_for_scene
+from nec_jax.scene_encoding.raster_scene import RasterScene
+from nec_jax.scene_encoding.scene_archive import EncodedScene, encode_scene, quality_for_scene
 from nec_jax.sources.folder import find_images
 
 _PREVIEW = ".preview.tif"

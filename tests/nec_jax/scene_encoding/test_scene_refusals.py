@@ -22,7 +22,7 @@ from rasterio.rpc import RPC
 from scene_rasters import RGB, SIDE, UTM, earth, model, model_of, put_scene, whole
 
 from nec_jax.images.record import DataError
-from nec_jax.scenes.raster_scene import RasterScene
+from nec_jax.scene_encoding.raster_scene import RasterScene
 
 SMALL = np.ones((3, 40, 40), np.uint8)
 

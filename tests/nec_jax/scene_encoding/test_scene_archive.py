@@ -17,9 +17,9 @@ from coder import InputError
 from coder.archive import zarr_nodes
 from coder.cli import main
 from nec_jax.images.record import DataError
-from nec_jax.scenes.raster_scene import RasterScene
-from nec_jax.scenes.scene_archive import encode_scene, quality_for_scene
-from nec_jax.scenes.tiles import region_latents
+from nec_jax.scene_encoding.raster_scene import RasterScene
+from nec_jax.scene_encoding.scene_archive import encode_scene, quality_for_scene
+from nec_jax.scene_encoding.tiles import region_latents
 
 HEIGHT, WIDTH = 300, 260  # no multiples of the patch
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nec_jax.images.record import Affine, DataError
-from nec_jax.scenes.scene_files import OFF_GRID, OpenFiles, SceneFile, quoted
+from nec_jax.scene_encoding.scene_files import OFF_GRID, OpenFiles, SceneFile, quoted
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader

@@ -21,8 +21,8 @@ from scene_rasters import (
     whole,
 )
 
-from nec_jax.scenes import scene_files
-from nec_jax.scenes.raster_scene import RasterScene
+from nec_jax.scene_encoding import scene_files
+from nec_jax.scene_encoding.raster_scene import RasterScene
 
 LAYOUTS = [
     {},

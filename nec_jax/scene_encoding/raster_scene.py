@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from nec_jax.images.record import DataError
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.scenes.mosaic import Mosaic
-from nec_jax.scenes.resampling import Resampled, has_resolution
-from nec_jax.scenes.scene_bands import choose_bands, refuse_other_meaning
-from nec_jax.scenes.scene_files import OpenFiles, SceneFile, quoted, read_headers
+from nec_jax.scene_encoding.mosaic import Mosaic
+from nec_jax.scene_encoding.resampling import Resampled, has_resolution
+from nec_jax.scene_encoding.scene_bands import choose_bands, refuse_other_meaning
+from nec_jax.scene_encoding.scene_files import OpenFiles, SceneFile, quoted, read_headers
 
 _LISTED = 256  # files per digest
 _DIGITS = 8  # hexadecimal digits of a digest

@@ -13,8 +13,8 @@ import nec_jax
 from coder import InputError
 from nec_jax import NecParams
 from nec_jax.api import latents_of
-from nec_jax.scenes import tiles
-from nec_jax.scenes.tiles import default_windows, fill_missing, region_latents
+from nec_jax.scene_encoding import tiles
+from nec_jax.scene_encoding.tiles import default_windows, fill_missing, region_latents
 
 PATCH, SIDE, HALO = 16, 4, 1
 EVERYTHING = slice(None), slice(None)

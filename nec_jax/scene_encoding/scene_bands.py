@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from nec_jax.images.colours import refuse_other_colours
 from nec_jax.images.record import DataError
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.scenes.scene_files import SceneFile
+from nec_jax.scene_encoding.scene_files import SceneFile
 
 _COLOURS = {"red", "green", "blue"}
 # The bands of Sentinel-2, whose names are also those of Landsat 8 and 9.

@@ -27,8 +27,8 @@ from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.models.weight_tree import flatten_weights
-from nec_jax.scenes.raster_scene import RasterScene
-from nec_jax.scenes.tiles import core_of, default_windows, region_latents
+from nec_jax.scene_encoding.raster_scene import RasterScene
+from nec_jax.scene_encoding.tiles import core_of, default_windows, region_latents
 
 _SAMPLE = 64  # chunks that a quality is chosen by
 
@@ -87,7 +87,7 @@ def encode_scene(
         out: folder of the result. One that is there must have been begun with the same scene,
             model, quality and windows.
         quality: quality of the model's codec; None for its default.
-        side, halo: of the encoder's windows, in cells (`nec_jax.scenes.tiles`); None for the
+        side, halo: of the encoder's windows, in cells (`nec_jax.scene_encoding.tiles`); None for the
             defaults.
         time_of: the time of the embeddings, in UTC: the result has a dimension `time`, and one
             that is there gets one more. None: it has none.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nec_jax.images.record import Affine, DataError
-from nec_jax.scenes.mosaic import Mosaic
-from nec_jax.scenes.scene_files import OFF_GRID
+from nec_jax.scene_encoding.mosaic import Mosaic
+from nec_jax.scene_encoding.scene_files import OFF_GRID
 
 _BLOCK = 256  # maximum side of what is resampled at once, in pixels of the result
 _SOURCE = 1024  # about the side of what is read for it, in pixels of the files
