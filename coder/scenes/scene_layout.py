@@ -39,6 +39,7 @@ SHARD = 256
 """The sides of chunks and shards, in cells, at most."""
 OVERVIEWS = "overviews"
 LARGEST_OVERVIEW = 256  # cells: the longer side of the last overview, at most
+SOURCES = "geoemb:source_data"
 OF_CELLS = ("embedding", "coverage", "valid")
 """The arrays of a value, or vector, for each cell."""
 NOT_STORED = "-" * manifest.DIGITS
@@ -129,7 +130,6 @@ def _make_level(
             chunks=(*one, *shard),
             dtype=dtype,
             fill_value=0 if dtype == "uint8" else False,
-            config={"write_empty_chunks": True},
             attributes={"grid_mapping": "spatial_ref", "long_name": text},
             dimension_names=(*names, "y", "x"),
             **small,

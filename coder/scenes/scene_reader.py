@@ -61,6 +61,9 @@ class Scene:
             FileError: no scene, one that is being written, or a damaged one.
             InputError: refine, and the scene has no refiner.
         """
+        path = zarr_nodes.local_path(store)
+        # Absolute: a process that it is sent to may work in another folder.
+        self._store = store if path is None else path.absolute()
         node = zarr_nodes.open_node(store)
         with zarr_nodes.about_store(node.store):
             state = layout.state_of(node) if isinstance(node, zarr.Group) else None
@@ -82,6 +85,9 @@ class Scene:
             if "time" in node:
                 self.times = np.asarray(self._array("time", 1)[:]).astype("datetime64[us]")
         self._index = lru_cache(_INDICES)(self._read_index)
+
+    def __reduce__(self):
+        return _opened, (self._store, self.is_refined)
 
     def __repr__(self) -> str:
         height, width = self.grid.shape
@@ -351,3 +357,7 @@ def _window(rows: slice, columns: slice, shape: tuple[int, int]) -> tuple[int, i
         start, stop, _ = one.indices(side)
         found += [start, max(start, stop)]
     return tuple(found)  # type: ignore[return-value]
+
+
+def _opened(store: Any, refine: bool) -> Scene:
+    return Scene(store, refine=refine)

@@ -161,7 +161,15 @@ class SceneWriter:
             self._make_room()
             begun = state.pop("begun")
             state["steps"] = [*state["steps"], begun]
+        self._add_sources()
         _record(self.group, {**state, "state": "complete", "sha256": sha256})
+
+    def _add_sources(self) -> None:
+        """Add what is embedded at this time to the sources that the convention geoemb: names."""
+        own = self._attributes.get(layout.SOURCES, [])
+        there: Any = self.group.attrs.get(layout.SOURCES, [])
+        if sources := list(dict.fromkeys([*there, *own])):
+            self.group.attrs.put({**self.group.attrs, layout.SOURCES: sources})
 
     def _opened(self) -> zarr.Group:
         """The scene, made if it is not there, with the time to write."""
@@ -202,8 +210,8 @@ class SceneWriter:
                 "another place for it"
             )
         if ("time" in group) != (self._time is not None):
-            text = "has times: give the time of the scene" if "time" in group else "has no times"
-            raise InputError(f"{text}; or choose another place")
+            has = "no times: leave the time out" if self._time else "times: give that of the scene"
+            raise InputError(f"has {has}; or choose another place")
         made: dict[str, Any] = state["made"]
         for name in sorted({*self._made, *made}):
             if made.get(name) != self._made.get(name):
@@ -308,9 +316,9 @@ class SceneWriter:
         with zarr_nodes.settled():
             if valid.any():
                 self._array(group, "embedding")[place] = y
-            self._array(group, "coverage")[place] = coverage
-            array = self._array(group, "valid")
-            array.with_config({"write_empty_chunks": True})[place] = valid
+            for name, values in (("coverage", coverage), ("valid", valid)):
+                array = self._array(group, name).with_config({"write_empty_chunks": True})
+                array[place] = values
 
     def _pool(self, below: zarr.Group, group: zarr.Group) -> None:
         """Write an overview: means over 2 x 2 cells of the level below."""
@@ -342,7 +350,7 @@ class SceneWriter:
                 group,
                 (rows, columns),
                 y.astype(np.float32),
-                (covered // 4).astype(np.uint8),
+                (np.maximum(covered // 4, covered > 0)).astype(np.uint8),
                 count > 0,
             )
 

@@ -78,6 +78,8 @@ class RasterScene:
         chosen = _refuse_unlike(files, config, bands)
         _refuse_nodata(files[0], chosen, nodata)
         self._crs = _one_crs(files)
+        if self._crs.is_geographic:
+            _refuse_two_sides(files)
         self.crs = self._crs.to_wkt(version="WKT2_2019")
         self.code = _code(self._crs)
         limits = config.value_range if value_range is None else None
@@ -308,6 +310,25 @@ def _one_crs(files: Sequence[SceneFile]) -> Any:
             )
         same.add(file.crs)
     return first
+
+
+def _refuse_two_sides(files: Sequence[SceneFile]) -> None:
+    """Raise DataError for files on both sides of the antimeridian: a scene around the Earth."""
+    spans = []
+    for file in files:
+        a, _, c = file.transform[:3]
+        spans.append((c, c + a * file.shape[1], file))
+    spans.sort(key=lambda span: span[:2])
+    east = spans[0][1]
+    for west, end, file in spans[1:]:
+        if west - east > 180:
+            first = spans[0][2]
+            raise DataError(
+                f"{first.shown} and {file.shown} lie {west - east:.0f} degrees apart, on both "
+                f"sides of the antimeridian: give {quoted(first.shown)} longitudes from "
+                f"{spans[0][0] + 360:.10g} on (gdal_translate -a_ullr), or encode them apart"
+            )
+        east = max(east, end)
 
 
 def _code(crs: Any) -> str | None:

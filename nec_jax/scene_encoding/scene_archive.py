@@ -87,7 +87,7 @@ def encode_scene(
         out: folder of the result. One that is there must have been begun with the same scene,
             model, quality and windows.
         quality: quality of the model's codec; None for its default.
-        side, halo: of the encoder's windows, in cells (`nec_jax.scene_encoding.tiles`); None for the
+        side, halo: of the encoder's windows, in cells (`scene_encoding.tiles`); None for the
             defaults.
         time_of: the time of the embeddings, in UTC: the result has a dimension `time`, and one
             that is there gets one more. None: it has none.
@@ -115,6 +115,7 @@ def encode_scene(
         "patch": config.patch,
         "side": side,
         "halo": halo,
+        "bands": [number for number, _ in scene.preparation["bands"]],
         "value_range": scene.preparation.get("value_range"),
         "resolution": scene.preparation.get("resolution"),
     }
@@ -284,16 +285,16 @@ def _geoemb(params: NecParams, scene: RasterScene, grid: SceneGrid) -> dict[str,
         "geoemb:build_version": nec_jax.__version__,
     }
     if (metres := _metres(grid)) is not None:
-        found["geoemb:gsd"] = metres
+        found["geoemb:gsd"] = metres / config.patch
     return found
 
 
 def _metres(grid: SceneGrid) -> float | None:
-    """The height of a cell in metres; None for a system in degrees."""
+    """The height of a cell in metres; None in degrees, and in Web Mercator, which stretches."""
     from rasterio.crs import CRS
 
     crs = CRS.from_wkt(grid.crs)
-    if not crs.is_projected:
+    if not crs.is_projected or grid.code == "EPSG:3857":
         return None
     return -grid.transform[4] * crs.linear_units_factor[1]
 

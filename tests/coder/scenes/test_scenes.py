@@ -1,6 +1,7 @@
 """Scenes: what is read is what the codec makes of what was written, wherever it lies."""
 
 import json
+import pickle
 import warnings
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def test_xarray_and_rioxarray_find_coordinates_crs_and_transform(path):
             np.testing.assert_array_equal(opened.x, grid().coarser(factor).x)
             np.testing.assert_array_equal(opened.y, grid().coarser(factor).y)
             assert {"valid", "coverage"} <= set(opened.coords)
+
+
+def test_a_scene_can_be_sent_to_another_process(scene):
+    other = pickle.loads(pickle.dumps(scene))
+    np.testing.assert_array_equal(other.read(slice(9, 20)), scene.read(slice(9, 20)))
 
 
 def test_the_conventions_hold(path):
