@@ -74,3 +74,8 @@ def test_a_point_outside_is_refused():
 def test_a_grid_that_is_not_north_up_is_refused(transform):
     with pytest.raises(InputError, match="north-up"):
         SceneGrid("WKT", None, transform, (1, 1))
+
+
+def test_a_grid_that_is_larger_than_the_earth_is_refused():
+    with pytest.raises(InputError, match="make several of it"):
+        SceneGrid("WKT", None, (1, 0, 0, 0, -1, 0), (1, 1 << 25))
