@@ -11,6 +11,9 @@ from coder.errors import InputError
 
 Bounds = tuple[float, float, float, float]
 """West, south, east, north, in map units."""
+LARGEST, MOST = 1 << 24, 1 << 36
+"""Cells on a side, and in all, at most: as many as the Earth has of 90 m. Bounds the work that a
+wrong resolution, or hostile metadata, can ask for."""
 _EDGE = 1e-6  # of a cell: a bound this close to a cell's border is on it
 
 
@@ -37,6 +40,11 @@ class SceneGrid:
             raise InputError(f"a transform of {self.transform}: give one that is north-up")
         if min(self.shape) < 1:
             raise InputError(f"a grid of {self.shape[0]} x {self.shape[1]} cells is empty")
+        if max(self.shape) > LARGEST or self.shape[0] * self.shape[1] > MOST:
+            raise InputError(
+                f"a grid of {self.shape[0]:,} x {self.shape[1]:,} cells: a scene has at most "
+                f"{LARGEST:,} on a side and {MOST:,} in all: make several of it"
+            )
 
     @property
     def bounds(self) -> Bounds:

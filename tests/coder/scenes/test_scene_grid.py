@@ -72,3 +72,9 @@ def test_a_point_outside_is_refused():
 def test_a_grid_that_is_not_north_up_is_refused(transform):
     with pytest.raises(InputError, match="north-up"):
         SceneGrid("WKT", None, transform, (1, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 2**24 + 1), (2**19, 2**19)])
+def test_a_grid_has_no_more_cells_than_a_scene_can_list(shape):
+    with pytest.raises(InputError, match="make several of it"):
+        SceneGrid("", None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), shape)
