@@ -64,6 +64,14 @@ def test_a_damaged_scene_is_not_copied(tmp_path, capsys):
     assert "does not hold what it held" in capsys.readouterr().err
 
 
+def test_a_scene_that_lost_a_shard_is_not_copied(tmp_path, capsys):
+    out = written(tmp_path / "a.zarr")
+    (out / "coverage/c/0/1").unlink()
+    assert main(["copy", str(out), "--out", str(tmp_path / "b.zarr")]) == 1
+    assert "coverage/c/0/1 is lost" in capsys.readouterr().err
+    assert not (tmp_path / "b.zarr").exists()
+
+
 def test_decode_writes_every_array(path, tmp_path):
     assert main(["decode", str(path), "--out", str(tmp_path / "d")]) == 0
     read = np.load(tmp_path / "d/embedding.npy")
