@@ -107,6 +107,8 @@ def copy_group(
         source = zarr_nodes.local_path(store) or store
         record = _read(store, RECORD)
         sizes = _sizes(store)
+        if gone := {key for shard in shards for key in shard.keys} - set(sizes):
+            raise FileError(f"{min(gone)} is lost: `nec verify` says more")
         rest = set(sizes) - {RECORD} - {key for shard in shards for key in shard.keys}
         if gone := [key for shard in shards for key in shard.keys if key not in sizes]:
             raise FileError(f"{gone[0]} is lost: `nec verify` says more", str(source))

@@ -330,7 +330,8 @@ def _open(path: Path | str, plain: bool = False) -> _Opened:
             )
             problems.append((f"{name}/zarr.json", text))
         if scene is not None:
-            problems += [one for one in scene_layout.lost(scene) if one[0] not in named]
+            of_scene = [*scene_layout.lost(scene), *scene_layout.misplaced(scene)]
+            problems += [one for one in of_scene if one[0] not in named]
         if group is None and manifest.may_be_earlier(node):
             print(f"no archive, or one that lost its embeddings: {_UNKNOWN}")
         is_known = group is not None or scene is not None

@@ -15,6 +15,7 @@ lie in shards of at most 256 x 256 cells.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ from coder.archive import manifest, zarr_nodes
 from coder.archive.exact_copy import Shard
 from coder.archive.zarr_codec import NecCodec
 from coder.codecs import OneQualityCodec
-from coder.errors import FileError
+from coder.errors import CodecError, FileError
 from coder.scenes.scene_grid import SceneGrid
 
 ATTRIBUTE = "nec_scene"
@@ -148,9 +149,8 @@ def _make_level(
             },
             **small,
         )
-    a, b, c, d, e, f = grid.transform
     of_crs: dict[str, Any] = {"crs_wkt": grid.crs, "spatial_ref": grid.crs}
-    of_crs["GeoTransform"] = " ".join(map(repr, (c, a, b, f, d, e)))  # in GDAL's order
+    of_crs["GeoTransform"] = _geotransform(grid)
     group.create_array("spatial_ref", shape=(), dtype="int64", fill_value=0, attributes=of_crs)
     if has_times:
         group.create_array(
@@ -319,15 +319,56 @@ def lost(root: zarr.Group) -> Iterator[tuple[str, str]]:
         except FileError as error:
             yield f"{path}/zarr.json", str(error.args[0])
             continue
-        places = zarr_nodes.places(array)
-        if len(text) != len(NOT_STORED) * len(places):
+        if len(text) != len(NOT_STORED) * _count(array):
             yield f"{path}/zarr.json", "has another shape than when the scene was finished"
             continue
+        places = zarr_nodes.places(array)
         there = zarr_nodes.stored(array)
         for i, place in enumerate(places):
             one = text[len(NOT_STORED) * i : len(NOT_STORED) * (i + 1)]
             if one != NOT_STORED and place not in there:
                 yield zarr_nodes.key(array, place), "is lost: copy the scene again"
+
+
+def misplaced(root: zarr.Group) -> Iterator[tuple[str, str]]:
+    """Keys of what says that the cells lie elsewhere than the scene's grid, and why."""
+    try:
+        grid = grid_of(root)
+    except CodecError as error:
+        yield "zarr.json", str(error.args[0])
+        return
+    for level in levels_of(grid.shape):
+        own, prefix = grid.coarser(level), f"{path_of(level)}/".lstrip("/")
+        try:
+            group = group_at(root, level)
+            if grid_of(group) != own:
+                yield f"{prefix}zarr.json", "has another georeference than the scene"
+            for name, centres in (("y", own.y), ("x", own.x)):
+                array = array_in(group, name)
+                is_own = array.shape == centres.shape and array.dtype == centres.dtype
+                if not is_own or (zarr_nodes.read(array) != centres).any():
+                    yield f"{prefix}{name}", f"is not the {name} of the cells of {own.transform}"
+            said = array_in(group, "spatial_ref").attrs.get("GeoTransform")
+            if said != _geotransform(own):
+                yield f"{prefix}spatial_ref/zarr.json", "has another GeoTransform than the scene"
+        except CodecError as error:
+            yield f"{prefix}zarr.json", str(error.args[0])
+        except OSError:
+            raise
+        except Exception as error:  # whatever damage makes codecs raise
+            yield f"{prefix}zarr.json", f"its coordinates cannot be read: {error}"
+
+
+def _geotransform(grid: SceneGrid) -> str:
+    """The six numbers of a grid in GDAL's order."""
+    a, b, c, d, e, f = grid.transform
+    return " ".join(map(repr, (c, a, b, f, d, e)))
+
+
+def _count(array: zarr.Array) -> int:
+    """How many shards an array has, stored or not; counted, as hostile metadata have any."""
+    sizes = array.shards or array.chunks
+    return math.prod(-(-n // size) for n, size in zip(array.shape, sizes, strict=True))
 
 
 def shards_of(root: zarr.Group) -> list[Shard]:
@@ -347,9 +388,9 @@ def changed(root: zarr.Group, path: str) -> Iterator[tuple[tuple[int, ...], str]
     if recorded is None:
         return
     array, size = array_in(root, path), len(NOT_STORED)
-    found = digests_of(array)
-    if len(found) != len(recorded):  # `lost` says so
+    if len(recorded) != size * _count(array):  # `lost` says so
         return
+    found = digests_of(array)
     parts = [recorded[i : i + size] for i in range(0, len(recorded), size)]
     for i, place in enumerate(zarr_nodes.places(array)):
         now = found[size * i : size * (i + 1)]

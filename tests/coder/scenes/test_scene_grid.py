@@ -76,6 +76,7 @@ def test_a_grid_that_is_not_north_up_is_refused(transform):
         SceneGrid("WKT", None, transform, (1, 1))
 
 
-def test_a_grid_that_is_larger_than_the_earth_is_refused():
+@pytest.mark.parametrize("shape", [(1, 2**24 + 1), (2**19, 2**19)])
+def test_a_grid_has_no_more_cells_than_a_scene_can_list(shape):
     with pytest.raises(InputError, match="make several of it"):
-        SceneGrid("WKT", None, (1, 0, 0, 0, -1, 0), (1, 1 << 25))
+        SceneGrid("", None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), shape)

@@ -149,3 +149,16 @@ def test_encoding_again_does_not_pass_damage_off_as_complete(tmp_path):
         writing.write(part, Y[part] + 1, COVERAGE[part])
         with pytest.raises(FileError, match="embedding/c/0/1/0 does not hold what it held"):
             writing.finish()
+
+
+@pytest.mark.parametrize("moved", ["attributes", "x", "overview"])
+def test_a_scene_that_says_that_it_lies_elsewhere_is_not_good(tmp_path, moved, capsys):
+    out = written(tmp_path / "a.zarr")
+    group = zarr.open_group(out, mode="r+", use_consolidated=False)
+    if moved == "x":
+        group["x"][0] = 1.0  # type: ignore[index]
+    else:
+        one = group if moved == "attributes" else zarr.open_group(out / "overviews/2", mode="r+")
+        one.attrs["spatial:transform"] = [160.0, 0.0, 1.0, 0.0, -160.0, 2.0]
+    assert main(["verify", str(out)]) == 1
+    assert "zarr.json" in capsys.readouterr().err or moved == "x"
