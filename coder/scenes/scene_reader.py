@@ -16,6 +16,7 @@ from zarr.core.sync import sync
 from coder.archive import refiner_array, zarr_nodes
 from coder.archive.contents import EMPTY, index_of
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
+from coder.arrays import is_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import BlobError, FileError, InputError
 from coder.refiner import Refiner
@@ -248,7 +249,9 @@ class Scene:
             return
         if self.times is None and time is not None:
             raise InputError("the scene has no times: leave the time out")
-        if self.times is not None and (time is None or not 0 <= time < len(self.times)):
+        if self.times is None:
+            return
+        if not is_whole(time) or not 0 <= int(time or 0) < len(self.times):
             raise InputError(
                 f"time is {time!r}: the scene has {len(self.times)} times, give the number of one"
             )

@@ -4,6 +4,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,8 @@ def test_times_are_one_more_dimension_and_are_added_one_by_one(tmp_path, scene):
     np.testing.assert_array_equal(opened.times, times)
     np.testing.assert_array_equal(opened.read(time=0), scene.read())
     assert np.nanmean(opened.read(time=1) - opened.read(time=0)) == pytest.approx(1, abs=0.2)
-    for time in (None, 2, -1):
+    wrong: tuple[Any, ...] = (None, 2, -1, "2026-05-01", True)
+    for time in wrong:
         with pytest.raises(InputError, match="has 2 times"):
             opened.read(time=time)
     before = zarr_nodes.sizes(out)
