@@ -120,9 +120,10 @@ def test_the_shards_of_a_killed_worker_are_written_by_others(folder, workers):
             os.kill(pids[0], signal.SIGKILL)
 
     done = on_cluster(workers, folder, "killed.zarr", progress=kill)
-    assert (done.images, done.written, done.not_valid) == (COUNT, COUNT, 1)
+    assert (done.images, done.not_valid) == (COUNT, 1)
+    # A worker may be killed after it wrote a shard of 4, and before it said so.
+    assert done.written in (COUNT, COUNT - 4)
     assert seen == sorted(seen)
-    assert seen[-1] == COUNT
     assert files(folder / "killed.zarr") == files(folder / "plain.zarr")
     assert command(["verify", str(folder / "killed.zarr")]) == 0
 
