@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
@@ -30,6 +29,7 @@ from coder.archive.manifest import (
     written_shards,
 )
 from coder.archive.remote_store import RemoteStore
+from coder.archive.stored_chunks import EMPTY, index_of
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import as_grid, check_whole
 from coder.codecs import OneQualityCodec
@@ -55,8 +55,6 @@ APPENDED = "nec_appended"
 OWN = (ATTRIBUTE, APPENDING, APPENDED, refiner_array.ATTRIBUTE, "coordinates")
 """The attributes of a group that an archive writes itself."""
 _MOST = 1 << 16  # images per shard, whose index is read as a whole
-EMPTY = 2**64 - 1
-"""The offset of an image that a shard does not hold."""
 
 
 def even_shard(count: int, most: int = SHARD) -> int:
@@ -626,20 +624,3 @@ def images_in(embedding: zarr.Array, number: int) -> NDArray[np.bool_]:
     index = sync(get(name, default_buffer_prototype(), SuffixByteRequest(size)))
     data = b"" if index is None else index.to_bytes()
     return index_of(data, shard_size(embedding), name, "write its images again")[:, 0] != EMPTY
-
-
-def index_of(data: bytes, size: int, name: str, remedy: str) -> NDArray[np.uint64]:
-    """The offset and length [images, 2] of each image of a shard: `EMPTY` where there is none.
-
-    Args:
-      data: the shard, or its end.
-      size: images per shard.
-      name: the key of the shard.
-      remedy: what to do about damage.
-
-    Raises FileError: the index is not at the end, since the shard was cut short or damaged.
-    """
-    index, checksum = data[-(16 * size + 4) : -4], data[-4:]
-    if len(index) != 16 * size or google_crc32c.value(index).to_bytes(4, "little") != checksum:
-        raise FileError(f"{name} is cut short or damaged: {remedy}")
-    return np.frombuffer(index, "<u8").reshape(size, 2)

@@ -1,28 +1,21 @@
 """`Embeddings`: the embeddings of an archive as a sequence, read when they are asked for."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.common import concurrent_map
-from zarr.core.sync import sync
 
 from coder.archive import contents, refiner_array, zarr_nodes
-from coder.archive.manifest import shard_key, shard_size
+from coder.archive.manifest import shard_size
+from coder.archive.stored_chunks import StoredChunks
 from coder.archive.zarr_codec import nec_codec
 from coder.codecs import OneQualityCodec
 from coder.errors import FileError, InputError, named
 from coder.lazy_attribute import lazy_attribute
 from coder.pool import Pool
-
-_AT_ONCE = 16  # requests to the store
-_MOSTLY = 8  # a shard is read as a whole if one image of so many is asked for
-_INDICES = 256  # shards whose indices are kept
 
 
 class Embeddings:
@@ -75,7 +68,7 @@ class Embeddings:
         if refine:
             codec = codec.with_refiner(refiner_array.read_refiner(self.group))
         self.codec: OneQualityCodec = codec
-        self._index = lru_cache(_INDICES)(self._read_index)
+        self._chunks = StoredChunks(self._array, "archive")
         self._marks: dict[int, NDArray[np.bool_]] = {}  # `valid`, by shard
 
     def __reduce__(self):
@@ -237,55 +230,16 @@ class Embeddings:
             raise InputError(f"image {bad} has no embedding: {reason}")
 
     def _blobs(self, numbers: NDArray[np.intp]) -> list[bytes]:
-        """The blobs of images, in their order."""
-        size = shard_size(self._array)
-        inside = {
-            shard: np.unique(numbers[numbers // size == shard]).tolist()
-            for shard in np.unique(numbers // size).tolist()
-        }
-        whole = [shard for shard, some in inside.items() if len(some) * _MOSTLY >= size]
-        data = dict(zip(whole, self._get([(shard, None) for shard in whole]), strict=True))
-        found: dict[int, bytes] = {}
-        wanted: dict[int, tuple[int, ByteRequest]] = {}
-        for shard, some in inside.items():
-            index = self._index_at(data[shard], shard) if shard in data else self._index(shard)
-            for number in some:
-                offset, length = self._place(index, number)
-                if shard in data:
-                    found[number] = data[shard][offset : offset + length]
-                else:
-                    wanted[number] = shard, RangeByteRequest(offset, offset + length)
-        found |= zip(wanted, self._get(list(wanted.values())), strict=True)
-        return [found[number] for number in numbers.tolist()]
-
-    def _read_index(self, shard: int) -> NDArray[np.uint64]:
-        size = shard_size(self._array)
-        data = self._get([(shard, SuffixByteRequest(16 * size + 4))])[0]
-        return self._index_at(data, shard)
-
-    def _index_at(self, data: bytes, shard: int) -> NDArray[np.uint64]:
-        key = shard_key(self._array, shard)
-        return contents.index_of(data, shard_size(self._array), key, "copy the archive again")
-
-    def _place(self, index: NDArray[np.uint64], number: int) -> tuple[int, int]:
-        offset, length = (int(one) for one in index[number % len(index)])
-        if offset == contents.EMPTY:
-            where = shard_key(self._array, number // len(index))
-            raise FileError(f"{where} holds no embedding of image {number}, which is valid")
-        return offset, length
-
-    def _get(self, wanted: Sequence[tuple[int, ByteRequest | None]]) -> list[bytes]:
-        """Parts of shards. Raises FileError if one is lost."""
-
-        async def get(shard: int, part: ByteRequest | None) -> bytes:
-            key = shard_key(self._array, shard)
-            found = await self._array.store_path.store.get(key, default_buffer_prototype(), part)
-            if found is None:
-                raise FileError(f"{key} is lost: copy the archive again")
-            return found.to_bytes()
-
-        with zarr_nodes.settled():
-            return list(sync(concurrent_map(list(wanted), get, limit=_AT_ONCE)))
+        """The blobs of images, in their order. Raises FileError if one is lost."""
+        places = [(number, 0, 0, 0) for number in numbers.tolist()]
+        found = self._chunks.read(places)
+        for place in places:
+            if place not in found:
+                where = self._chunks.shard_of(place)
+                if self._chunks.is_lost(place):
+                    raise FileError(f"{where} is lost: copy the archive again")
+                raise FileError(f"{where} holds no embedding of image {place[0]}, which is valid")
+        return [found[place] for place in places]
 
 
 def _opened(store: Any, refine: bool, masked: bool) -> Embeddings:

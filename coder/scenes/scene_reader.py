@@ -1,32 +1,23 @@
 """`Scene`: the embeddings of a georeferenced scene, read when they are asked for."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from coder.archive import refiner_array, zarr_nodes
-from coder.archive.contents import EMPTY, index_of
+from coder.archive.stored_chunks import Place, StoredChunks
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import is_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import BlobError, FileError, InputError
-from coder.refiner import Refiner
 from coder.scenes import scene_layout as layout
 from coder.scenes.scene_grid import SceneGrid
-
-Place = tuple[int, ...]
-_AT_ONCE = 16  # requests to the store
-_MOSTLY = 8  # a shard is read as a whole if one chunk of so many is asked for
-_INDICES = 256  # shards whose indices are kept
 
 
 class Scene:
@@ -85,7 +76,7 @@ class Scene:
             self.times: NDArray[np.datetime64] | None = None
             if "time" in node:
                 self.times = np.asarray(self._array("time", 1)[:]).astype("datetime64[us]")
-        self._index = lru_cache(_INDICES)(self._read_index)
+        self._chunks = lru_cache(self._stored)
 
     def __reduce__(self):
         return _opened, (self._store, self.is_refined)
@@ -137,19 +128,11 @@ class Scene:
             for i in range(top // high, -(-bottom // high))
             for j in range(left // wide, -(-right // wide))
         ]
-        chunks = self._chunks(level, time, corners)
-        for (i, j), y in chunks.items():
-            cut = (slice(max(top, i * high), min(bottom, (i + 1) * high)),)
-            cut += (slice(max(left, j * wide), min(right, (j + 1) * wide)),)
-            inner = tuple(
-                slice(s.start - n * side, s.stop - n * side)
-                for s, n, side in zip(cut, (i, j), (high, wide), strict=True)
-            )
-            outer = (
-                slice(cut[0].start - top, cut[0].stop - top),
-                slice(cut[1].start - left, cut[1].stop - left),
-            )
-            result[outer] = y[inner]
+        for (i, j), y in self._decoded(level, time, corners):
+            rows_here = slice(max(top, i * high), min(bottom, (i + 1) * high))
+            columns_here = slice(max(left, j * wide), min(right, (j + 1) * wide))
+            inner = _moved(rows_here, -i * high), _moved(columns_here, -j * wide)
+            result[_moved(rows_here, -top), _moved(columns_here, -left)] = y[inner]
         there = ~np.isnan(result[..., 0])
         if (there != valid).any():
             row, column = np.argwhere(there != valid)[0] + (top, left)
@@ -197,7 +180,7 @@ class Scene:
         row, column = self.grid.cell(x, y)
         high, wide = self._array("embedding", 1).chunks[-3:-1]
         place = (row // high, column // wide)
-        found = self._chunks(1, time, [place]).get(place)
+        found = dict(self._decoded(1, time, [place])).get(place)
         vector = None if found is None else found[row % high, column % wide]
         if vector is None or np.isnan(vector).any():
             self.read(slice(row, row + 1), slice(column, column + 1), time=time)  # lost, perhaps
@@ -259,96 +242,32 @@ class Scene:
     def _opened(self, name: str, level: int) -> zarr.Array:
         return layout.array_in(layout.group_at(self.group, level), name)
 
-    def _chunks(
-        self, level: int, time: int | None, corners: Sequence[tuple[int, int]]
-    ) -> dict[tuple[int, int], NDArray[np.float32]]:
-        """The chunks [h, w, D] with these numbers, decoded; without those that are not stored."""
-        array = self._array("embedding", level)
-        assert array.shards is not None
-        per = tuple(big // small for big, small in zip(array.shards, array.chunks, strict=True))[
-            -3:-1
-        ]
-        lead = () if time is None else (time,)
-        inside: dict[Place, list[tuple[int, int]]] = {}
-        for i, j in corners:
-            inside.setdefault((*lead, i // per[0], j // per[1], 0), []).append((i, j))
-        whole = [s for s, some in inside.items() if _MOSTLY * len(some) >= per[0] * per[1]]
-        with zarr_nodes.about_store(self.group.store):
-            data = dict(zip(whole, self._get(array, [(s, None) for s in whole]), strict=True))
-            found: dict[tuple[int, int], bytes] = {}
-            wanted: dict[tuple[int, int], tuple[Place, ByteRequest]] = {}
-            for shard, some in inside.items():
-                if shard in data:
-                    content = data[shard]
-                    index = None if content is None else self._parsed(array, shard, content)
-                else:
-                    content, index = None, self._index(level, shard)
-                if index is None:
-                    continue  # without any valid cell, or lost: `valid` says which
-                for i, j in some:
-                    number = (i % per[0]) * per[1] + j % per[1]
-                    offset, length = map(int, index[number])
-                    if offset == EMPTY:
-                        continue
-                    if content is not None:
-                        found[i, j] = content[offset : offset + length]
-                    else:
-                        wanted[i, j] = shard, RangeByteRequest(offset, offset + length)
-            parts = self._get(array, list(wanted.values()))
-            found |= {
-                k: b"" if part is None else part for k, part in zip(wanted, parts, strict=True)
-            }
-            codec = NecCodec(self.codec)
-            shape = array.chunks[-3:]
-            return {
-                place: self._decoded(codec, blob, shape, array, place)
-                for place, blob in found.items()
-            }
-
     def _decoded(
-        self,
-        codec: NecCodec,
-        blob: bytes,
-        shape: tuple[int, ...],
-        array: zarr.Array,
-        place: tuple[int, int],
-    ) -> NDArray[np.float32]:
-        try:
-            y = codec.decoded(blob, shape, np.nan).reshape(shape)
-        except BlobError as error:
-            raise type(error)(f"{array.path}, chunk {place}: {error}") from error
-        return y if self._refiner is None else self._refined(y, self._refiner)
+        self, level: int, time: int | None, corners: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+        """The chunks [h, w, D] with these numbers, one by one; without those that are not stored.
 
-    def _refined(self, y: NDArray[np.float32], refiner: Refiner) -> NDArray[np.float32]:
-        return refined(y, self.codec, refiner, np.nan)
+        A chunk without any valid cell is not stored, nor is one that is lost: `valid` says which.
+        """
+        array, lead = self._array("embedding", level), () if time is None else (time,)
+        shape, codec = array.chunks[-3:], NecCodec(self.codec)
+        with zarr_nodes.about_store(self.group.store):
+            blobs = self._chunks(level).read([(*lead, i, j, 0) for i, j in corners])
+            for (*_, i, j, _), blob in blobs.items():
+                try:
+                    y = codec.decoded(blob, shape, np.nan).reshape(shape)
+                except BlobError as error:
+                    raise type(error)(f"{array.path}, chunk {(i, j)}: {error}") from error
+                if self._refiner is not None:
+                    y = refined(y, self.codec, self._refiner, np.nan)
+                yield (i, j), y
 
-    def _read_index(self, level: int, shard: Place) -> NDArray[np.uint64] | None:
-        """The index of a shard; None if it is not stored."""
-        array = self._array("embedding", level)
-        data = self._get(array, [(shard, SuffixByteRequest(16 * _count(array) + 4))])[0]
-        return None if data is None else self._parsed(array, shard, data)
-
-    def _parsed(self, array: zarr.Array, shard: Place, data: bytes) -> NDArray[np.uint64]:
-        return index_of(data, _count(array), zarr_nodes.key(array, shard), "copy the scene again")
-
-    def _get(
-        self, array: zarr.Array, wanted: Sequence[tuple[Place, ByteRequest | None]]
-    ) -> list[bytes | None]:
-        """Parts of shards; None for one that is not stored."""
-
-        async def get(shard: Place, part: ByteRequest | None) -> bytes | None:
-            key = zarr_nodes.key(array, shard)
-            found = await array.store_path.store.get(key, default_buffer_prototype(), part)
-            return None if found is None else found.to_bytes()
-
-        with zarr_nodes.settled():
-            return list(sync(concurrent_map(list(wanted), get, limit=_AT_ONCE)))
+    def _stored(self, level: int) -> StoredChunks:
+        return StoredChunks(self._array("embedding", level), "scene")
 
 
-def _count(array: zarr.Array) -> int:
-    """How many chunks a shard has."""
-    assert array.shards is not None
-    return int(np.prod([a // b for a, b in zip(array.shards, array.chunks, strict=True)]))
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
 def _window(rows: slice, columns: slice, shape: tuple[int, int]) -> tuple[int, int, int, int]:

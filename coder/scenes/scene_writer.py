@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from coder import files
@@ -411,5 +410,4 @@ def _told(grid: SceneGrid) -> str:
 def _stored_bytes(array: zarr.Array, place: tuple[int, ...]) -> int:
     """The size of a shard in the store; 0 if it is not stored."""
     store, key = array.store_path.store, zarr_nodes.key(array, place)
-    data = sync(store.get(key, default_buffer_prototype()))
-    return 0 if data is None else len(data)
+    return sync(store.getsize(key)) if sync(store.exists(key)) else 0
