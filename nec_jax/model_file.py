@@ -74,6 +74,12 @@ def save(params: NecParams, path: str | os.PathLike[str]) -> None:
     container.write(path, MODEL, tensors, content)
 
 
+def digest_of(params: NecParams) -> str:
+    """64 hexadecimal digits of weights and configuration: all that makes latents, and no codec."""
+    weights, config = flatten_weights(params.weights), params.config.to_meta()
+    return container.digest(weights, container.canonical_json(config)).hex()
+
+
 def check_float32(tensors: dict[str, np.ndarray]) -> None:
     """Raise InputError unless all weights are float32, the only dtype that `load` takes."""
     wrong = [f"{name} is {value.dtype}" for name, value in tensors.items() if value.dtype != "f4"]

@@ -78,9 +78,9 @@ def copied(options: Copy) -> tuple[int, dict[str, Any]]:
 
 
 def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
-    node = zarr_nodes.open_node(options.file)
-    if isinstance(node, zarr.Group) and scene_layout.state_of(node) is not None:
-        group, shards = Scene(options.file).group, scene_layout.shards_of(node)
+    if scene_export.is_scene(options.file):
+        group = Scene(options.file).group
+        shards = scene_layout.shards_of(group)
         copy = exact_copy.copy_group(group, options.out, shards, progress=ProgressLines("objects"))
         print(
             f"{options.out}: a scene, {copy.bytes:,} bytes in {copy.objects:,} objects, "

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from coder import CodecError, InputError, archive
 from coder.archive import zarr_nodes
 from coder.codecs import OneQualityCodec, QualityLadder
-from coder.format import container
 from coder.refiner import NO_REFINER
 from nec_jax.api import check_images, latents, latents_of
 from nec_jax.archiving import image_list
@@ -30,8 +29,7 @@ from nec_jax.images.rasters import SceneError
 from nec_jax.images.record import CorruptImageError, DataError, Source
 from nec_jax.images.size_rule import fit_to
 from nec_jax.jax_defaults import jax_defaults
-from nec_jax.model_file import NecParams
-from nec_jax.models.weight_tree import flatten_weights
+from nec_jax.model_file import NecParams, digest_of
 from nec_jax.sources import OF_FILES, ImageTable, spread
 
 _SAMPLE = 64  # images that a quality is chosen by
@@ -168,9 +166,7 @@ class Encoding:
             "quality": codec.quality,
             "for_refiner": for_refiner,
             # The codec's fingerprint does not cover the encoder.
-            "model": container.digest(
-                flatten_weights(params.weights), container.canonical_json(params.config.to_meta())
-            ).hex(),
+            "model": digest_of(params),
         }
         self.writer = archive.Writer(
             out,

@@ -6,19 +6,18 @@ import time
 from typing import Any
 
 from rich import filesize
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 import nec_jax
 from coder import InputError, archive
 from coder.cli.arguments import Encode
-from coder.cli.progress_lines import EVERY
 from coder.files import without_query
 from coder.pool import available_cores
 from nec_jax.archiving import image_list
 from nec_jax.archiving.image_archive import Amount, Encoded, encode_archive, quality_for
 from nec_jax.archiving.named_inputs import NamedInputs
 from nec_jax.cli import scene_command
+from nec_jax.cli.progress_bar import ProgressBar
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
 from nec_jax.sources import folder_of
@@ -118,47 +117,22 @@ def _told(options: Encode, done: Encoded) -> dict[str, Any]:
     return {"out": str(options.out), **done._asdict(), "bytes_per_image": per_image, "ratio": ratio}
 
 
-class _Bar:
-    """Progress on the standard error: a bar on a terminal, otherwise a line now and then."""
+class _Bar(ProgressBar):
+    """The progress of images."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("encoding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("images, {task.fields[told]}, left:"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._progress.add_task("", total=None, told="")
-        self._start, self._said, self._begun = time.monotonic(), time.monotonic(), False
-
-    def __enter__(self) -> "_Bar":
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._progress.__exit__(*error)
+        super().__init__(MofNCompleteColumn(), TextColumn("images, {task.fields[told]}, left:"))
+        self._begun = False
 
     def __call__(self, done: int, total: int, written: Amount) -> None:
         """Show how many of the images are in the archive, and how much was written."""
         now = time.monotonic()
         if not written.images and not self._begun:
-            self._begun, self._start = True, now
+            self._begun, self.start = True, now
             print(f"{done:,} of {total:,} images are there", file=sys.stderr)
-        speed = written.images / max(now - self._start, 1e-9)
+        speed = written.images / max(now - self.start, 1e-9)
         told = f"{speed:.1f} per second, {filesize.decimal(written.stored)} written"
         if written.read and written.stored:
             ratio = written.read / written.stored
             told += f", {filesize.decimal(written.read)} of images, {ratio:.1f} times as much"
-        self._progress.update(self._task, completed=done, total=total, told=told)
-        is_due = now - self._said > EVERY or done == total
-        if self._progress.disable and written.images and is_due:
-            left = (total - done) / speed
-            print(
-                f"{done:,} of {total:,} images, {told}, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-            self._said = now
+        self.show(done, total, told, f"{done:,} of {total:,} images, {told}", speed)

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 from rich import filesize
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 import coder
 import nec_jax
 from coder import InputError, OutputError, files
 from coder.cli.arguments import Encode
-from coder.cli.progress_lines import EVERY
 from coder.cli.scene_export import parsed_time
 from coder.files import is_url
 from coder.scenes import raster_export
 from coder.scenes.scene_part import part_of
 from coder.scenes.stac_item import stac_item
+from nec_jax.cli.progress_bar import ProgressBar
 from nec_jax.images.read import LARGEST, is_raster, read_header
 from nec_jax.images.record import DataError
 from nec_jax.model_file import model_path
@@ -254,44 +253,21 @@ def _told(out: Path, scene: RasterScene, done: EncodedScene) -> dict[str, Any]:
     return facts | {"crs": scene.code, "preparation": scene.preparation}
 
 
-class _Bar:
-    """Progress on the standard error: a bar on a terminal, otherwise a line now and then."""
+class _Bar(ProgressBar):
+    """The progress of a scene."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("encoding"),
-            BarColumn(),
-            TextColumn("{task.fields[told]}, left:"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._progress.add_task("", total=None, told="")
-        self._start = self._said = time.monotonic()
+        super().__init__(TextColumn("{task.fields[told]}, left:"))
         self._first: int | None = None
-
-    def __enter__(self) -> "_Bar":
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._progress.__exit__(*error)
 
     def __call__(self, done: int, total: int, stored: int) -> None:
         """Show how many of the cells are in the scene, and how many bytes were written."""
         now = time.monotonic()
         if self._first is None:
-            self._first, self._start = done, now
+            self._first, self.start = done, now
             if done:
                 print(f"{done:,} of {total:,} cells are there", file=sys.stderr)
-        speed = (done - self._first) / max(now - self._start, 1e-9)
+        speed = (done - self._first) / max(now - self.start, 1e-9)
         told = f"{done:,} of {total:,} cells, {speed:,.0f} per second"
         told += f", {filesize.decimal(stored)} written"
-        self._progress.update(self._task, completed=done, total=total, told=told)
-        if (
-            self._progress.disable
-            and done > self._first
-            and (now - self._said > EVERY or done == total)
-        ):
-            print(f"{told}, {(total - done) / speed:.0f} s left", file=sys.stderr, flush=True)
-            self._said = now
+        self.show(done, total, told, told, speed)

@@ -18,15 +18,13 @@ from coder import InputError, QualityLadder
 from coder.archive import zarr_nodes
 from coder.codecs import OneQualityCodec
 from coder.files import without_query
-from coder.format import container
 from coder.scenes import scene_layout
 from coder.scenes.scene_grid import SceneGrid
 from coder.scenes.scene_writer import Part, SceneWriter
 from nec_jax.images.record import DataError
 from nec_jax.jax_defaults import jax_defaults
-from nec_jax.model_file import NecParams
+from nec_jax.model_file import NecParams, digest_of
 from nec_jax.models.architecture import ModelConfig
-from nec_jax.models.weight_tree import flatten_weights
 from nec_jax.scene_encoding.raster_scene import RasterScene
 from nec_jax.scene_encoding.tiles import core_of, default_windows, region_latents
 
@@ -107,9 +105,7 @@ def encode_scene(
     core_of(config, side, halo)  # refuses windows before anything is written
     grid = grid_of(scene, config)
     made = {
-        "model": container.digest(
-            flatten_weights(params.weights), container.canonical_json(config.to_meta())
-        ).hex(),
+        "model": (model := digest_of(params)),
         "codec": "" if params.codec is None else params.codec.fingerprint.hex(),
         "quality": codec.quality,
         "patch": config.patch,
@@ -125,7 +121,7 @@ def encode_scene(
         grid,
         made=made,
         step={"preparation": scene.preparation, "files": scene.digests},
-        attributes={**_geoemb(params, scene, grid), **(notes or {})},
+        attributes={**_geoemb(config, model, scene, grid), **(notes or {})},
         time=time_of,
     )
     start = time.monotonic()
@@ -264,16 +260,12 @@ def _written(
             yield waiting.result()
 
 
-def _geoemb(params: NecParams, scene: RasterScene, grid: SceneGrid) -> dict[str, Any]:
-    """The attributes of the convention geoemb: (version 1)."""
-    config = params.config
-    digest = container.digest(
-        flatten_weights(params.weights), container.canonical_json(config.to_meta())
-    ).hex()
+def _geoemb(config: ModelConfig, model: str, scene: RasterScene, grid: SceneGrid) -> dict[str, Any]:
+    """The attributes of the convention geoemb: (version 1); `model` is its digest."""
     found = {
         "geoemb:type": "chip",
         "geoemb:dimensions": config.embedding_width,
-        "geoemb:model": f"urn:nec-jax:model:{digest}",
+        "geoemb:model": f"urn:nec-jax:model:{model}",
         "geoemb:source_data": [_uri(name) for name in scene.preparation["files"]],
         "geoemb:data_type": "float32",
         "geoemb:chip_layout": {
