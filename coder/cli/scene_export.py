@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 
 from coder import files
@@ -14,7 +13,7 @@ from coder.archive import zarr_nodes
 from coder.cli.arguments import Export
 from coder.errors import InputError
 from coder.scenes import cell_table, class_map, raster_export, scene_layout
-from coder.scenes.scene_part import ScenePart, listed_times, part_of
+from coder.scenes.scene_part import ScenePart, part_of, time_number
 from coder.scenes.scene_reader import Scene
 from coder.scenes.stac_item import stac_item, utc
 from coder.task_heads import load_head
@@ -99,14 +98,7 @@ def _size(part: ScenePart) -> str:
 
 def _number(scene: Scene, text: str | None) -> int | None:
     """The number of a time of the scene, which must be exactly the given one."""
-    if text is None:
-        return None
-    if scene.times is None:
-        raise InputError("--time: the scene has no times, leave it out")
-    found = np.flatnonzero(scene.times == np.datetime64(parsed_time(text), "us"))
-    if not len(found):
-        raise InputError(f"--time {text}: the scene has no such time; it has {listed_times(scene)}")
-    return int(found[0])
+    return None if text is None else time_number(scene, parsed_time(text))
 
 
 def parsed_time(text: str) -> datetime:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Block = tuple[int, NDArray[Any]]
 """The first row of some whole rows of a raster, and their values [bands, h, w]."""
-_SAMPLE = 1 << 15  # cells that components are fitted on, at most
+_SAMPLE = 128  # chunks that components are fitted on, at most
 _PERCENTILES = (1, 99)  # of the cells: black and white of a preview
 _TILE = 1 << 24  # bytes of a tile, at most, unless it has the smallest side
 _SIDES = (512, 256, 128)  # of tiles
@@ -106,8 +106,9 @@ def write_channels(
 def write_components(part: ScenePart, out: Path, count: int, *, overwrite: bool = False) -> None:
     """Write the first principal components of the cells: float32, NaN where there is none.
 
-    They are fitted on at most 32,768 cells of the part, evenly spread. Raises as `write_channels`;
-    InputError, too, if no cell has an embedding.
+    They are those of the scene, so that its parts, levels and times can be compared: fitted on the
+    cells of its first time, in at most 128 chunks that are evenly spread. Raises as
+    `write_channels`; InputError, too, if no cell of the part has an embedding.
     """
     found, _ = _fitted(part, count)
     raster = Raster(part.grid, [f"component {i + 1}" for i in range(count)], "float32", np.nan)
@@ -121,8 +122,9 @@ def write_components(part: ScenePart, out: Path, count: int, *, overwrite: bool 
 def write_preview(part: ScenePart, out: Path, *, overwrite: bool = False) -> None:
     """Write three principal components as red, green and blue, uint8, and what is valid as alpha.
 
-    Each is stretched from the 1st to the 99th percentile of the cells. Raises as
-    `write_components`; InputError, too, for embeddings of fewer than three channels.
+    They are those of `write_components`. Each is stretched from the 1st to the 99th percentile of
+    the cells that they are fitted on, so that a colour means the same in all parts of a scene.
+    Raises as `write_components`; InputError, too, for embeddings of fewer than three channels.
     """
     found, sample = _fitted(part, 3)
     limits = np.percentile(found.scores(sample), _PERCENTILES, axis=0)
@@ -142,17 +144,17 @@ def write_preview(part: ScenePart, out: Path, *, overwrite: bool = False) -> Non
 
 
 def _fitted(part: ScenePart, count: int) -> tuple[PrincipalComponents, NDArray[np.float32]]:
-    """The components of a part, and the cells [N, D] on which they were fitted."""
-    valid = part.valid()
-    step, before, kept = max(1, -(-int(valid.sum()) // _SAMPLE)), 0, []
-    for rows in part.strips():
-        inside = valid[rows.start - part.rows.start : rows.stop - part.rows.start]
-        places = np.argwhere(inside)[-before % step :: step]
-        before += int(inside.sum())
-        if len(places):
-            kept.append(part.read(rows)[tuple(places.T)])
-    if not kept:
+    """The components of a part's scene, and the cells [N, D] on which they were fitted."""
+    if not part.valid().any():
         raise InputError("no cell of the window has an embedding: give other bounds")
+    scene, time = part.scene, None if part.scene.times is None else 0
+    level = max(level for level in scene.levels if level <= CHUNK)  # as small as a chunk
+    chunks = np.unique(np.argwhere(scene.valid(level=level, time=time)) * level // CHUNK, axis=0)
+    chosen = np.linspace(0, len(chunks) - 1, min(len(chunks), _SAMPLE)).astype(int)
+    kept = []
+    for row, column in CHUNK * chunks[chosen]:
+        y = scene.read(slice(row, row + CHUNK), slice(column, column + CHUNK), time=time)
+        kept.append(y[~np.isnan(y[..., 0])])
     sample = np.concatenate(kept)
     return principal_components(sample, count), sample
 

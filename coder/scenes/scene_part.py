@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,16 @@ def part_of(
         )
     scene.valid(slice(0, 0), slice(0, 0), level=level, time=time)  # refuses no such time
     return ScenePart(scene, rows, columns, level, time)
+
+
+def time_number(scene: Scene, time: datetime) -> int:
+    """The number of a time (in UTC, without an offset). Raises InputError: the scene lacks it."""
+    if scene.times is None:
+        raise InputError("the scene has no times: leave the time out")
+    found = np.flatnonzero(scene.times == np.datetime64(time, "us"))
+    if not len(found):
+        raise InputError(f"the scene has no time {time}: it has {listed_times(scene)}")
+    return int(found[0])
 
 
 def listed_times(scene: Scene) -> str:

@@ -12,6 +12,7 @@ from coder.errors import InputError
 from coder.scenes.map_outline import PLACES, Ring, in_degrees
 from coder.scenes.scene_grid import SceneGrid
 from coder.scenes.scene_layout import ATTRIBUTE
+from coder.scenes.scene_part import time_number
 from coder.scenes.scene_reader import Scene
 
 STAC = "1.1.0"
@@ -34,10 +35,10 @@ def stac_item(
 ) -> dict[str, Any]:
     """A STAC Item 1.1 of a scene, as JSON.
 
-    `datetime` is the time of the scene's pictures; for several times it is null, and
-    `start_datetime` and `end_datetime` are the first and the last. STAC demands one of them: it is
-    what catalogues are searched by. The time of encoding would answer such a search wrongly, so
-    that the time of a scene that does not record it must be given.
+    `datetime` is the time of the scene's pictures; for several times, of which none is given, it is
+    null, and `start_datetime` and `end_datetime` are the first and the last. STAC demands one of
+    them: it is what catalogues are searched by. The time of encoding would answer such a search
+    wrongly, so that the time of a scene that does not record it must be given.
 
     The extension for embeddings (v0.0.1) has the type and the dimensions of embeddings in
     Collections alone; here they are among the runtime parameters.
@@ -45,19 +46,24 @@ def stac_item(
     Args:
         scene: the scene.
         href: where the scene is: a URL, or a path relative to the Item.
-        name: the Item's id; that of the scene's folder if not given.
-        time: when the pictures were taken (in UTC, if it says no offset), for a scene without.
+        name: the Item's id; that of the scene's folder if not given, and the time after it if one
+            of several is given.
+        time: when the pictures were taken (in UTC, if it says no offset), for a scene without
+            times. Of one with times: the one that the Item is of; all if it is not given.
         preview: where a GeoTIFF of the scene is.
 
     Raises:
         ModuleNotFoundError: rasterio is missing.
-        InputError: no name; no time, or a second one; or no place on Earth.
+        InputError: no name; no time, or none of the scene's times; or no place on Earth.
     """
-    name = name or re.split(r"[/\\]", href.rstrip("/\\"))[-1].removesuffix(".zarr")
     if not name:
-        raise InputError(f"{href!r} ends in no name: name the Item")
+        name = re.split(r"[/\\]", href.rstrip("/\\"))[-1].removesuffix(".zarr")
+        if not name:
+            raise InputError(f"{href!r} ends in no name: name the Item")
+        if time is not None and scene.times is not None and len(scene.times) > 1:
+            name += f"_{utc(time):%Y%m%dT%H%M%S}"  # one of several times
     geometry, box = _place(scene.grid)
-    extensions, properties = [PROJECTION, EMBEDDINGS], _times(scene, time)
+    extensions, properties = [PROJECTION, EMBEDDINGS], _span(_times(scene, time))
     properties |= _projection(scene.grid) | _embeddings(scene)
     build = scene.facts.get("geoemb:build_version")
     if isinstance(build, str):
@@ -84,19 +90,22 @@ def utc(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
-def _times(scene: Scene, given: datetime | None) -> dict[str, Any]:
-    """The fields of the times of a scene."""
+def _times(scene: Scene, given: datetime | None) -> NDArray[np.datetime64]:
+    """The times of what the Item describes, the first first."""
     if scene.times is not None:
-        if given is not None:
-            raise InputError("the scene records its times: give none")
-        times = np.sort(scene.times)
-    elif given is None:
+        return np.sort(
+            scene.times if given is None else scene.times[[time_number(scene, utc(given))]]
+        )
+    if given is None:
         raise InputError(
             "the scene does not record when its pictures were taken, and a STAC Item must say it: "
             "give the time"
         )
-    else:
-        times = np.array([utc(given)], "datetime64[us]")
+    return np.array([utc(given)], "datetime64[us]")
+
+
+def _span(times: NDArray[np.datetime64]) -> dict[str, Any]:
+    """The fields of times."""
     if len(times) == 1:
         return {"datetime": f"{times[0]}Z"}
     return {

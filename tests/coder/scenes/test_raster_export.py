@@ -2,6 +2,7 @@
 
 import json
 import resource
+from functools import partial
 
 import numpy as np
 import pytest
@@ -93,7 +94,8 @@ def test_tiles_of_many_channels_are_small(tmp_path):
         assert found.block_shapes[0] == (128, 128)
 
 
-def test_components_are_of_falling_variance_and_known_sign(scene, tmp_path):
+def test_components_are_of_falling_variance_and_known_sign(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(raster_export, "_SAMPLE", 1 << 20)  # so that they are those of all cells
     part = part_of(scene)
     write_components(part, tmp_path / "a.tif", 3)
     write_components(part, tmp_path / "b.tif", 3)
@@ -121,15 +123,39 @@ def test_the_sign_is_that_of_the_largest_loading():
     np.testing.assert_allclose(np.abs(mirrored), np.abs(axes), atol=1e-9)
 
 
-def test_components_are_fitted_on_a_sample_of_all_strips(scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(raster_export, "_SAMPLE", 500)
-    write_components(part_of(scene), tmp_path / "a.tif", 2)
+def test_components_are_fitted_on_a_sample_of_chunks(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(raster_export, "_SAMPLE", 40)
+    write_components(part_of(scene), tmp_path / "a.tif", 1)
     monkeypatch.setattr(raster_export, "_SAMPLE", 1 << 20)
-    write_components(part_of(scene), tmp_path / "b.tif", 2)
+    write_components(part_of(scene), tmp_path / "b.tif", 1)
     with rasterio.open(tmp_path / "a.tif") as few, rasterio.open(tmp_path / "b.tif") as all_cells:
         valid = scene.valid()
-        for one, other in zip(few.read(), all_cells.read(), strict=True):
-            assert np.corrcoef(one[valid], other[valid])[0, 1] > 0.97
+        assert np.corrcoef(few.read(1)[valid], all_cells.read(1)[valid])[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("write", [partial(write_components, count=3), write_preview])
+def test_a_window_has_the_components_and_colours_of_the_whole(scene, tmp_path, write):
+    write(part_of(scene), tmp_path / "a.tif")
+    window = part_of(scene, scene.grid.part(slice(9, 40), slice(20, 77)).bounds)
+    write(window, tmp_path / "b.tif")
+    with rasterio.open(tmp_path / "a.tif") as whole, rasterio.open(tmp_path / "b.tif") as part:
+        expected = whole.read()[:, window.rows, window.columns]
+        np.testing.assert_allclose(part.read(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_all_times_and_levels_have_the_components_of_the_first_time(tmp_path):
+    times = ("2024-05-01T10:00", "2024-06-01T10:00")
+    scene = coder.open_scene(written(tmp_path / "a.zarr", (20, 300), times=times))
+    found = {}
+    for time, level in ((0, 1), (1, 1), (1, 2)):
+        part = part_of(scene, time=time, level=level)
+        write_components(part, path := tmp_path / f"{time}{level}.tif", 2)
+        with rasterio.open(path) as file:
+            y, valid = part.read(part.rows), part.valid()
+            design = np.append(y[valid], np.ones((valid.sum(), 1)), 1)
+            found[time, level] = np.linalg.lstsq(design, file.read()[:, valid].T, rcond=None)[0]
+    for one in found.values():
+        np.testing.assert_allclose(one, found[0, 1], atol=1e-3)
 
 
 def test_a_preview_is_red_green_blue_and_clear_where_nothing_is(scene, tmp_path):

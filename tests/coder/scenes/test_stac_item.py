@@ -5,7 +5,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -134,10 +134,22 @@ def test_several_times_are_a_range(tmp_path):
     assert item["properties"]["datetime"] is None
     assert item["properties"]["start_datetime"] == "2024-05-01T10:00:00.000000Z"
     assert item["properties"]["end_datetime"] == "2024-06-01T10:00:00.000000Z"
-    with pytest.raises(InputError, match="records its times"):
-        stac_item(scene, "a.zarr", time=TIME)
+    with pytest.raises(InputError, match=r"has no time 2023-.*: it has 2024-06-01T10:00:00"):
+        stac_item(scene, "a.zarr", time=datetime(2023, 5, 1, 10, tzinfo=UTC))
     one = coder.open_scene(written(tmp_path / "b.zarr", (20, 24), times=times[:1]))
     assert stac_item(one, "b.zarr")["properties"]["datetime"] == "2024-06-01T10:00:00.000000Z"
+
+
+def test_one_of_several_times_is_an_item_of_its_own(tmp_path):
+    times = ("2024-06-01T10:00", "2024-05-01T10:00")
+    scene = coder.open_scene(written(tmp_path / "a.zarr", (20, 24), times=times))
+    items = [stac_item(scene, "a.zarr", time=datetime.fromisoformat(time)) for time in times]
+    for item, time in zip(items, times, strict=True):
+        validate(item)
+        assert item["properties"]["datetime"] == f"{time}:00.000000Z"
+        assert "start_datetime" not in item["properties"]
+    assert [item["id"] for item in items] == ["a_20240601T100000", "a_20240501T100000"]
+    assert items[0]["assets"]["embeddings"]["href"] == "a.zarr"
 
 
 def test_no_time_is_made_up(scene):
