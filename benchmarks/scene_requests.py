@@ -99,11 +99,12 @@ def costs(folder: Path) -> list[Cost]:
         point = {"x": x[8], "y": y[8]}
         count("xarray: a cell", lambda: data.embedding.sel(point).load())
         count("xarray: the same cell", lambda: data.embedding.sel(point).load())
-        last = f"overviews/{scene.levels[-1]}"
-        data = count(
-            "xarray: open an overview", lambda: xarray.open_zarr(url, zarr_format=3, group=last)
-        )
+        whole: dict[str, Any] = {"y": 256, "x": 256}
+        view = {"zarr_format": 3, "group": f"overviews/{scene.levels[-1]}"}
+        data = count("xarray: open an overview", lambda: xarray.open_zarr(url, **view))
         count("xarray: the overview", lambda: data.embedding.load())
+        data = xarray.open_zarr(url, **view, chunks=whole)
+        count("xarray: the overview, by whole shards", lambda: data.embedding.load())
     return found
 
 

@@ -66,6 +66,18 @@ def test_requests(costs, what, requests):
     assert len(costs[what]) <= requests
 
 
+def test_an_object_store_is_asked_as_often(small, objects):
+    url = objects.folder()
+    objects.upload(small, url)
+    with objects.counted() as requests:
+        scene = coder.open_scene(url)
+    assert requests == {("GET", "object"): 1}
+    with objects.counted() as requests:
+        y = scene.at(scene.grid.x[9], scene.grid.y[9])
+    assert requests == {("GET", "range"): 2}
+    np.testing.assert_array_equal(y, coder.open_scene(small).read()[9, 9])
+
+
 def test_chunks_that_are_read_in_one_range_are_those_that_are_read_alone(small, monkeypatch):
     scene = coder.open_scene(small)
     whole = np.asarray(zarr.open_array(small / "embedding")[:])
