@@ -7,20 +7,26 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from coder.scenes.scene_grid import SceneGrid
+
 if TYPE_CHECKING:
     from pyproj import CRS
 
 _DEGREE = math.radians(1)
+_SAME = 1e-8  # degrees: a millimetre
 
 
-def cf_attributes(wkt: str) -> dict[str, dict[str, Any]]:
-    """The attributes of `x`, `y` and `spatial_ref` for a coordinate reference system, as JSON.
+def cf_attributes(grid: SceneGrid) -> dict[str, dict[str, Any]]:
+    """The attributes of `x`, `y` and `spatial_ref` for a grid, as JSON.
 
     What CF cannot say is left out: names of axes that are neither projected nor angles in degrees,
-    and the parameters of a projection that CF does not have or not fully.
+    and the parameters of a projection if these alone do not give the grid's place, as those of a
+    projection that CF does not have, and, by pyproj, with one parallel and a scale, or in feet.
 
     Args:
-        wkt: the coordinate reference system.
+        grid: where the cells lie.
 
     Raises ModuleNotFoundError: pyproj is missing.
     """
@@ -33,7 +39,7 @@ def cf_attributes(wkt: str) -> dict[str, dict[str, Any]]:
         )
     found: dict[str, dict[str, Any]] = {"x": {}, "y": {}, "spatial_ref": {}}
     try:
-        crs = CRS.from_wkt(wkt)
+        crs = CRS.from_wkt(grid.crs)
     except CRSError:  # another version of PROJ read it
         return found
     if not (crs.is_projected or crs.is_geographic) or not _is_in_degrees(crs):
@@ -43,13 +49,30 @@ def cf_attributes(wkt: str) -> dict[str, dict[str, Any]]:
         for name in ("x", "y"):
             found[name] = {key: axes[name][key] for key in ("standard_name", "units")}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            found["spatial_ref"] = crs.to_cf()
-        except UserWarning:  # a parameter is lost
-            return found
-    del found["spatial_ref"]["crs_wkt"]
+        warnings.simplefilter("ignore")  # of what is lost: see below
+        parameters = crs.to_cf()
+        del parameters["crs_wkt"]
+        if parameters and _is_same(crs, parameters, grid):
+            found["spatial_ref"] = parameters
     return found
+
+
+def _is_same(crs: "CRS", parameters: dict[str, Any], grid: SceneGrid) -> bool:
+    """Whether points of a grid have the same places by the parameters of CF alone."""
+    from pyproj import CRS, Transformer
+    from pyproj.exceptions import CRSError, ProjError
+
+    west, south, east, north = grid.bounds
+    x, y = (side.ravel() for side in np.meshgrid([west, (west + east) / 2, east], [south, north]))
+    try:
+        places = [
+            np.array(Transformer.from_crs(one, one.geodetic_crs, always_xy=True).transform(x, y))
+            for one in (crs, CRS.from_cf(parameters))
+        ]
+    except (CRSError, ProjError, KeyError):
+        return False
+    there = np.isfinite(places[0])  # not all, where a map of the Earth has corners
+    return bool(there.any()) and np.allclose(places[0][there], places[1][there], 0, _SAME)
 
 
 def _is_in_degrees(crs: "CRS") -> bool:

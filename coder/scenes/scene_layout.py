@@ -114,7 +114,7 @@ def _make_level(
         part * min(SHARD // CHUNK, -(-side // part))
         for side, part in zip(grid.shape, chunk, strict=True)
     )
-    of_cf = cf_attributes(grid.crs)
+    of_cf = cf_attributes(grid)
     on_map: dict[str, Any] = {"grid_mapping": "spatial_ref", "coordinates": "valid coverage"}
     group.create_array(
         "embedding",

@@ -8,6 +8,7 @@ from scene_cases import written
 
 from coder.scenes import scene_layout
 from coder.scenes.cf_attributes import cf_attributes
+from coder.scenes.scene_grid import SceneGrid
 
 pytest.importorskip("rasterio")
 pyproj = pytest.importorskip("pyproj")
@@ -25,10 +26,20 @@ NAMED = {  # the CF name of the projection of a code
 }
 
 
+def of(code: str):
+    """What CF says of 20 x 10 cells in the middle of the area of a code."""
+    crs = pyproj.CRS(code)
+    west, south, east, north = crs.area_of_use.bounds
+    centre = (west + east) / 2, (south + north) / 2
+    to_map = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
+    x, y = to_map.transform(*centre, errcheck=True)
+    side = 0.01 if crs.is_geographic else 1000.0
+    return cf_attributes(SceneGrid(crs.to_wkt(), code, (side, 0, x, 0, -side, y), (20, 10)))
+
+
 @pytest.mark.parametrize("code", NAMED)
 def test_the_parameters_alone_give_the_same_map(code):
-    crs = pyproj.CRS(code)
-    found = cf_attributes(crs.to_wkt())
+    crs, found = pyproj.CRS(code), of(code)
     assert found["spatial_ref"]["grid_mapping_name"] == NAMED[code]
     other = pyproj.CRS.from_cf(found["spatial_ref"])
     west, south, east, north = crs.area_of_use.bounds
@@ -52,14 +63,15 @@ def test_the_parameters_alone_give_the_same_map(code):
     ],
 )
 def test_coordinates_have_names_and_units(code, x, y, unit):
-    found = cf_attributes(pyproj.CRS(code).to_wkt())
+    found = of(code)
     assert (found["x"]["standard_name"], found["y"]["standard_name"]) == (x, y)
     assert (found["x"]["units"], found["y"]["units"]) == unit
 
 
 def test_feet_are_not_metres():
-    found = cf_attributes(pyproj.CRS("EPSG:2263").to_wkt())
+    found = of("EPSG:2263")
     assert float(found["x"]["units"].removesuffix(" metre")) == pytest.approx(1200 / 3937)
+    assert found["spatial_ref"] == {}  # pyproj would take the false easting for metres
 
 
 @pytest.mark.parametrize(
@@ -73,12 +85,13 @@ def test_feet_are_not_metres():
     ],
 )
 def test_what_cf_cannot_say_is_left_out(text):
-    assert cf_attributes(text) == {"x": {}, "y": {}, "spatial_ref": {}}
+    grid = SceneGrid(text, None, (1.0, 0, 0.0, 0, -1.0, 1.0), (1, 1))
+    assert cf_attributes(grid) == {"x": {}, "y": {}, "spatial_ref": {}}
 
 
-@pytest.mark.parametrize("code", ["EPSG:3857", "EPSG:2056", "ESRI:54009"])
-def test_a_projection_that_cf_has_not_or_not_fully_has_no_name(code):
-    found = cf_attributes(pyproj.CRS(code).to_wkt())
+@pytest.mark.parametrize("code", ["EPSG:3857", "EPSG:2056", "ESRI:54009", "EPSG:5457"])
+def test_a_projection_that_cf_does_not_have_has_no_name(code):
+    found = of(code)
     assert found["spatial_ref"] == {}
     assert found["x"]["units"] == "metre"
 
