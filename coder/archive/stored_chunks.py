@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 import google_crc32c
 import numpy as np
@@ -23,16 +23,14 @@ EMPTY = 2**64 - 1
 _AT_ONCE = 16  # requests to the store
 _MOSTLY = 8  # a shard is read as a whole if one chunk of so many is asked for
 _INDICES = 256  # shards whose indices are kept
-
-
-class _NotStored(Exception):
-    """A shard that is not in the store."""
+_GAP = 1 << 16  # bytes between two chunks of a shard, at most, that one request reads with them
 
 
 class StoredChunks:
     """The stored bytes of the chunks of an array in shards.
 
     A chunk costs two requests, its shard's index and itself; one, if the index was read before.
+    Chunks that lie close to one another in a shard cost one request together.
     """
 
     def __init__(self, array: zarr.Array, what: str):
@@ -47,7 +45,7 @@ class StoredChunks:
         sides = zip(array.shards, array.chunks, strict=True)
         self._per_shard = tuple(shard // chunk for shard, chunk in sides)
         self._count = math.prod(self._per_shard)
-        self._index = lru_cache(_INDICES)(self._read_index)
+        self._kept: dict[Place, NDArray[np.uint64]] = {}  # replaced, never changed: threads read it
 
     def read(self, places: Iterable[Place]) -> dict[Place, bytes]:
         """The bytes of the chunks at these places; those that are not stored are left out.
@@ -65,29 +63,29 @@ class StoredChunks:
             inside.setdefault(tuple(shard for shard, _ in pairs), {})[place] = number
         whole = [s for s, some in inside.items() if len(some) * _MOSTLY >= self._count]
         data = dict(zip(whole, self._get([(s, None) for s in whole]), strict=True))
+        indices = self._indices([shard for shard in inside if shard not in data])
         found: dict[Place, bytes] = {}
-        wanted: dict[Place, tuple[Place, ByteRequest]] = {}
+        spans: list[_Span] = []
         for shard, some in inside.items():
             content = data.get(shard)
-            try:
-                if content is not None:
-                    index = self._parsed(shard, content)
-                elif shard in data:
-                    raise _NotStored
-                else:
-                    index = self._index(shard)
-            except _NotStored:
+            index = indices.get(shard) if content is None else self._parsed(shard, content)
+            if index is None:
                 continue
+            parts: dict[Place, tuple[int, int]] = {}
             for place, number in some.items():
-                offset, length = map(int, index[number])
-                if offset == EMPTY:
-                    continue
-                if content is not None:
-                    found[place] = content[offset : offset + length]
-                else:
-                    wanted[place] = shard, RangeByteRequest(offset, offset + length)
-        parts = zip(wanted, self._get(list(wanted.values())), strict=True)
-        return found | {place: part for place, part in parts if part is not None}
+                start, length = map(int, index[number])
+                if start != EMPTY:
+                    parts[place] = start, length
+            if content is None:
+                spans += _spans(shard, parts)
+            else:
+                found |= {place: content[start : start + n] for place, (start, n) in parts.items()}
+        ranges = [(span.shard, RangeByteRequest(span.start, span.stop)) for span in spans]
+        for span, content in zip(spans, self._get(ranges), strict=True):
+            if content is not None:
+                for place, (start, n) in span.parts.items():
+                    found[place] = content[start - span.start : start - span.start + n]
+        return found
 
     def shard_of(self, place: Place) -> str:
         """The key of the shard of a chunk."""
@@ -98,12 +96,18 @@ class StoredChunks:
         """Whether the shard of a chunk is not stored."""
         return not sync(self._array.store_path.store.exists(self.shard_of(place)))
 
-    def _read_index(self, shard: Place) -> NDArray[np.uint64]:
-        """The index of a shard. Raises _NotStored, which is not kept."""
-        data = self._get([(shard, SuffixByteRequest(16 * self._count + 4))])[0]
-        if data is None:
-            raise _NotStored
-        return self._parsed(shard, data)
+    def _indices(self, shards: Sequence[Place]) -> dict[Place, NDArray[np.uint64]]:
+        """The indices of shards; none, and none kept, of a shard that is not stored."""
+        kept = self._kept
+        found = {shard: kept[shard] for shard in shards if shard in kept}
+        new = [shard for shard in shards if shard not in found]
+        if not new:
+            return found
+        size = 16 * self._count + 4
+        data = self._get([(shard, SuffixByteRequest(size)) for shard in new])
+        read = {s: self._parsed(s, d) for s, d in zip(new, data, strict=True) if d is not None}
+        self._kept = read if len(kept) + len(read) > _INDICES else kept | read
+        return found | read
 
     def _parsed(self, shard: Place, data: bytes) -> NDArray[np.uint64]:
         return index_of(data, self._count, zarr_nodes.key(self._array, shard), self._remedy)
@@ -118,6 +122,31 @@ class StoredChunks:
 
         with zarr_nodes.settled():
             return list(sync(concurrent_map(list(wanted), get, limit=_AT_ONCE)))
+
+
+@dataclass
+class _Span:
+    """Chunks of a shard that one request reads: the offset and length of each.
+
+    Attributes:
+      start, stop: what is read of the shard, bytes.
+    """
+
+    shard: Place
+    start: int
+    stop: int
+    parts: dict[Place, tuple[int, int]]
+
+
+def _spans(shard: Place, parts: dict[Place, tuple[int, int]]) -> list[_Span]:
+    """The chunks of a shard, those with at most `_GAP` bytes between them together."""
+    spans: list[_Span] = []
+    for place, (start, length) in sorted(parts.items(), key=lambda part: part[1]):
+        if not spans or start > spans[-1].stop + _GAP:
+            spans.append(_Span(shard, start, start + length, {}))
+        spans[-1].stop = max(spans[-1].stop, start + length)
+        spans[-1].parts[place] = (start, length)
+    return spans
 
 
 def index_of(data: bytes, size: int, name: str, remedy: str) -> NDArray[np.uint64]:

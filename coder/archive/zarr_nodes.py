@@ -31,10 +31,13 @@ WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
 
 
-def open_node(store: Any) -> zarr.Group | zarr.Array:
+def open_node(store: Any, *, with_copies: bool = False) -> zarr.Group | zarr.Array:
     """Open a Zarr group or array for reading. Raises FileError if there is none or it is damaged.
 
-    `store` may be an open group or array.
+    Args:
+        store: a path, a URL, a Zarr store, or an open group or array.
+        with_copies: take the metadata of a group's members from the copy that it may hold, so that
+            opening them costs no request.
     """
     store = place(store)
     path = local_path(store)
@@ -45,8 +48,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
         check_metadata(path)
     with about_store(store):
         try:
-            # Each array's own metadata, not the copy of them that a group may hold.
-            return zarr.open(store, mode="r", use_consolidated=False)
+            return _opened_node(store, None if with_copies else False)
         except (CodecError, StoreError):
             raise
         except FileNotFoundError as error:
@@ -59,6 +61,16 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
             raise FileError(f"a folder without a Zarr array or group{hint}") from error
         except Exception as error:  # damaged metadata raise anything
             raise FileError(f"its Zarr metadata are damaged: {error}") from error
+
+
+def _opened_node(store: Any, use_consolidated: bool | None) -> zarr.Group | zarr.Array:
+    """One request for a group of Zarr v3, two for such an array: zarr.open takes up to seven."""
+    try:
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=use_consolidated)
+    except FileNotFoundError:
+        return zarr.open(store, mode="r", use_consolidated=False)  # Zarr v2
+    except ValueError:  # an array, or damaged metadata
+        return zarr.open(store, mode="r", zarr_format=3)
 
 
 def check_metadata(folder: Path) -> None:
@@ -166,6 +178,12 @@ def with_copies(group: zarr.Group, nodes: Mapping[str, zarr.Array | zarr.Group])
     """
     held = _copies_of(nodes) if group.store.supports_consolidated_metadata else None
     metadata = dataclasses.replace(group.metadata, consolidated_metadata=held)
+    return zarr.Group(AsyncGroup(metadata, group.store_path))
+
+
+def without_copies(group: zarr.Group) -> zarr.Group:
+    """The same group, whose members are opened by their own metadata."""
+    metadata = dataclasses.replace(group.metadata, consolidated_metadata=None)
     return zarr.Group(AsyncGroup(metadata, group.store_path))
 
 

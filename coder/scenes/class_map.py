@@ -7,7 +7,7 @@ on the scene alone: the map of any part of a scene is that part of the map of al
 
 import colorsys
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -23,6 +23,8 @@ from coder.task_heads import Head
 
 NONE = 255
 """The value of pixels of cells without an embedding."""
+_FIELDS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
+"""Name, type and use of the fields of GDAL's attribute tables."""
 _AT_ONCE = 32  # windows that a head classifies at once
 
 
@@ -130,10 +132,11 @@ def write_map(part: ScenePart, head: Head, out: Path, *, overwrite: bool = False
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     grid = replace(part.scene.grid, transform=transform, shape=shape)
     names = {f"class_{i}": name for i, name in enumerate(head.classes)}
-    palette = {i: (*colour, 255) for i, colour in enumerate(_colours(len(head.classes)))}
+    colours = _colours(len(head.classes))
+    palette = {i: (*colour, 255) for i, colour in enumerate(colours)}
     raster = Raster(grid, ["class"], "uint8", NONE, "mode", names, palette=palette)
     blocks = _blocks(part, head, (down, across), (rows, columns))
-    text = _sidecar(head.classes)
+    text = _sidecar(head.classes, colours)
     write_raster(out, raster, blocks, tags_of(part), overwrite=overwrite, sidecar=text)
 
 
@@ -215,8 +218,25 @@ def _colours(count: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def _sidecar(classes: tuple[str, ...]) -> str:
-    """GDAL's file beside a raster, with the names of its values."""
+def _sidecar(classes: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> str:
+    """GDAL's file beside a raster: the names of its values, and an attribute table of them.
+
+    The table has the classes alone: a palette of a TIFF has 256 colours.
+    """
     names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
-    band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
-    return f"<PAMDataset>{band}</PAMDataset>\n"
+    fields = "".join(
+        f'<FieldDefn index="{i}"><Name>{name}</Name><Type>{kind}</Type><Usage>{usage}</Usage>'
+        "</FieldDefn>"
+        for i, (name, kind, usage) in enumerate(_FIELDS)
+    )
+    rows = "".join(
+        f'<Row index="{i}">'
+        + "".join(f"<F>{escape(str(value))}</F>" for value in (i, name, *colour))
+        + "</Row>"
+        for i, (name, colour) in enumerate(zip(classes, colours, strict=True))
+    )
+    table = f'<GDALRasterAttributeTable tableType="thematic">{fields}{rows}'
+    return (
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
+        f"{table}</GDALRasterAttributeTable></PAMRasterBand></PAMDataset>\n"
+    )

@@ -55,7 +55,7 @@ def _within_180(ring: NDArray[np.float64]) -> list[list[Ring]]:
         inside = _cut(_cut([(px, py) for px, py in ring[:-1].tolist()], low, 1), low + 360, -1)
         points = [(round(px - 360 * turn, PLACES), round(py, PLACES)) for px, py in inside]
         points = list(dict.fromkeys(points))
-        if len(points) > 2:
+        if len({px for px, _ in points}) > 1 and len(points) > 2:  # not a line on the meridian
             parts.append([[*points, points[0]]])
     return parts
 

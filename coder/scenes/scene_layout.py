@@ -14,13 +14,16 @@ Chunks of embeddings have at most 16 x 16 cells, so that none cuts a block of th
 lie in shards of at most 256 x 256 cells.
 """
 
+import base64
 import itertools
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
@@ -31,6 +34,7 @@ from coder.archive.exact_copy import Shard
 from coder.archive.zarr_codec import NecCodec
 from coder.codecs import OneQualityCodec
 from coder.errors import CodecError, FileError
+from coder.scenes.cf_attributes import cf_attributes
 from coder.scenes.scene_grid import SceneGrid
 
 ATTRIBUTE = "nec_scene"
@@ -54,6 +58,8 @@ _GEOEMB = {
     "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
 }
 _LISTED = {"coordinates": "spatial_ref valid coverage"}  # which xarray makes coordinates
+NAN = base64.b64encode(struct.pack("<d", math.nan)).decode()
+"""How xarray writes the fill value of floats as an attribute, without which it knows of none."""
 _TIME = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
 
 
@@ -108,6 +114,7 @@ def _make_level(
         part * min(SHARD // CHUNK, -(-side // part))
         for side, part in zip(grid.shape, chunk, strict=True)
     )
+    of_cf = cf_attributes(grid)
     on_map: dict[str, Any] = {"grid_mapping": "spatial_ref", "coordinates": "valid coverage"}
     group.create_array(
         "embedding",
@@ -119,7 +126,7 @@ def _make_level(
         serializer=NecCodec(codec),
         compressors=None,
         dimension_names=(*names, "y", "x", "channel"),
-        attributes=on_map,
+        attributes=on_map | {"_FillValue": NAN},
     )
     for name, dtype, text in (
         ("coverage", "uint8", "percent of a cell's pixels that are valid"),
@@ -145,12 +152,13 @@ def _make_level(
             attributes={
                 "axis": name.upper(),
                 "long_name": f"{name} of a cell's centre",
+                **of_cf[name],
                 zarr_nodes.WHOLE: True,
             },
             **small,
         )
     of_crs: dict[str, Any] = {"crs_wkt": grid.crs, "spatial_ref": grid.crs}
-    of_crs["GeoTransform"] = _geotransform(grid)
+    of_crs |= {"GeoTransform": _geotransform(grid), **of_cf["spatial_ref"]}
     group.create_array("spatial_ref", shape=(), dtype="int64", fill_value=0, attributes=of_crs)
     if has_times:
         group.create_array(
@@ -160,7 +168,7 @@ def _make_level(
             dtype="int64",
             fill_value=np.iinfo(np.int64).min,  # no time
             dimension_names=("time",),
-            attributes={**_TIME, "axis": "T", zarr_nodes.WHOLE: True},
+            attributes={**_TIME, "axis": "T", "standard_name": "time", zarr_nodes.WHOLE: True},
             **small,
         )
     if group.path:
@@ -302,6 +310,18 @@ def digests_of(array: zarr.Array) -> str:
 
     with zarr_nodes.settled():
         return "".join(sync(concurrent_map(keys, digest, limit=_AT_ONCE)))
+
+
+def are_stored(root: zarr.Group, path: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which shards [shape] of an array are stored, by the record of a complete scene.
+
+    All, if the record has not this number of them: `lost` says so.
+    """
+    text = (state_of(root) or {}).get("sha256", {}).get(path, "")
+    parts = [text[i : i + manifest.DIGITS] for i in range(0, len(text), manifest.DIGITS)]
+    if len(parts) != math.prod(shape):
+        return np.ones(shape, np.bool_)
+    return np.array([one != NOT_STORED for one in parts], np.bool_).reshape(shape)
 
 
 def lost(root: zarr.Group) -> Iterator[tuple[str, str]]:

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from coder.archive import refiner_array, zarr_nodes
-from coder.archive.stored_chunks import Place, StoredChunks
+from coder.archive.stored_chunks import StoredChunks
 from coder.archive.zarr_codec import NecCodec, nec_codec, refined
 from coder.arrays import is_whole
 from coder.codecs import OneQualityCodec
 from coder.errors import BlobError, FileError, InputError
 from coder.scenes import scene_layout as layout
 from coder.scenes.scene_grid import SceneGrid
+
+_AT_ONCE = 16  # requests to the store
+_KEPT = 256  # chunks of `valid` and `coverage`, of the cells of a shard each
 
 
 class Scene:
@@ -30,7 +35,8 @@ class Scene:
     y = scene.read(rows, columns)  # float32 [h, w, channel]; NaN where there is no embedding
     ```
 
-    One cell costs two requests: a shard's index, which is kept, and a chunk of 16 x 16 cells.
+    Opening costs one request, and one cell two: a shard's index, which is kept, and a chunk of
+    16 x 16 cells.
 
     Attributes:
         group: the scene's Zarr group.
@@ -56,7 +62,7 @@ class Scene:
         path = zarr_nodes.local_path(store)
         # Absolute: a process that it is sent to may work in another folder.
         self._store = store if path is None else path.absolute()
-        node = zarr_nodes.open_node(store)
+        node = zarr_nodes.open_node(store, with_copies=True)
         with zarr_nodes.about_store(node.store):
             state = layout.state_of(node) if isinstance(node, zarr.Group) else None
             if state is None:
@@ -64,19 +70,22 @@ class Scene:
             assert isinstance(node, zarr.Group)
             if state["state"] == "writing":
                 raise FileError("is still being written, or was stopped: run `nec encode` again")
-            self.group, self.grid = node, layout.grid_of(node)
+            # The copies of a complete scene are of the same moment as its record.
+            self._members, self.group = node, zarr_nodes.without_copies(node)
+            self.grid = layout.grid_of(node)
             self._array = lru_cache(self._opened)
             self.levels = layout.levels_of(self.grid.shape)
             codec = nec_codec(self._array("embedding", 1))
             if codec is None or self._array("embedding", 1).shards is None:
                 raise FileError("its embeddings are not coded by nec in shards: read them by zarr")
             self.codec: OneQualityCodec = codec
-            self._refiner = refiner_array.read_refiner(node) if refine else None
+            self._refiner = refiner_array.read_refiner(self.group) if refine else None
             self.facts: dict[str, Any] = node.attrs.asdict()
             self.times: NDArray[np.datetime64] | None = None
             if "time" in node:
                 self.times = np.asarray(self._array("time", 1)[:]).astype("datetime64[us]")
-        self._chunks = lru_cache(self._stored)
+        self._chunks, self._is_stored = lru_cache(self._stored), lru_cache(self._recorded)
+        self._kept: dict[str, Buffer] = {}  # replaced, never changed: threads read it
 
     def __reduce__(self):
         return _opened, (self._store, self.is_refined)
@@ -196,9 +205,15 @@ class Scene:
         array = self._array(name, level)
         with zarr_nodes.about_store(self.group.store):
             try:
-                found = zarr_nodes.read(array, (*lead, slice(top, bottom), slice(left, right)))
-                self._refuse_lost(array, lead, found, (top, left))
-                return found
+                sizes = (array.shards or array.chunks)[-2:]
+                ranges = (
+                    range(start // size, -(-stop // size))
+                    for start, stop, size in zip((top, left), (bottom, right), sizes, strict=True)
+                )
+                places = ((*lead, *place) for place in itertools.product(*ranges))
+                stored = self._whole([zarr_nodes.key(array, place) for place in places])
+                region = (*lead, slice(top, bottom), slice(left, right))
+                return zarr_nodes.read(zarr_nodes.held(array, stored), region)
             except (FileError, OSError):
                 raise
             except Exception as error:  # whatever any codec raises is damage here
@@ -206,23 +221,22 @@ class Scene:
                     f"{array.path} is damaged ({error}): `nec verify` says where"
                 ) from (error)
 
-    def _refuse_lost(
-        self, array: zarr.Array, lead: Place, found: NDArray[Any], corner: tuple[int, int]
-    ) -> None:
-        """Raise FileError for a chunk of a window that is not stored: zarr reads it as zeros."""
-        store = array.store_path.store
-        ranges = (
-            range(start // size, -(-(start + count) // size))
-            for start, count, size in zip(corner, found.shape, array.chunks[-2:], strict=True)
-        )
-        for place in itertools.product(*ranges):
-            part = tuple(
-                slice(max(0, number * size - start), (number + 1) * size - start)
-                for number, size, start in zip(place, array.chunks[-2:], corner, strict=True)
-            )
-            key = zarr_nodes.key(array, (*lead, *place))
-            if not found[part].any() and not sync(store.exists(key)):
+    def _whole(self, keys: Sequence[str]) -> dict[str, Buffer]:
+        """Whole objects of the store, of which some are kept. Raises FileError: one is lost."""
+        kept, store = self._kept, self.group.store_path.store
+        new = [(key,) for key in keys if key not in kept]
+
+        async def get(key: str) -> Buffer:
+            found = await store.get(key, default_buffer_prototype())
+            if found is None:  # zarr would read zeros
                 raise FileError(f"{key} is lost: `nec verify` says more")
+            return found
+
+        with zarr_nodes.settled():
+            found = sync(concurrent_map(new, get, limit=_AT_ONCE))
+        read = {key: one for (key,), one in zip(new, found, strict=True)}
+        self._kept = read if len(kept) + len(read) > _KEPT else kept | read
+        return {key: read[key] if key in read else kept[key] for key in keys}
 
     def _check(self, level: int, time: int | None, is_time_needed: bool = True) -> None:
         if level not in self.levels:
@@ -240,7 +254,7 @@ class Scene:
             )
 
     def _opened(self, name: str, level: int) -> zarr.Array:
-        return layout.array_in(layout.group_at(self.group, level), name)
+        return layout.array_in(self._members, f"{layout.path_of(level)}/{name}".lstrip("/"))
 
     def _decoded(
         self, level: int, time: int | None, corners: Sequence[tuple[int, int]]
@@ -250,9 +264,12 @@ class Scene:
         A chunk without any valid cell is not stored, nor is one that is lost: `valid` says which.
         """
         array, lead = self._array("embedding", level), () if time is None else (time,)
-        shape, codec = array.chunks[-3:], NecCodec(self.codec)
+        shape, codec, is_stored = array.chunks[-3:], NecCodec(self.codec), self._is_stored(level)
+        assert array.shards is not None
+        high, wide = (a // b for a, b in zip(array.shards[-3:-1], shape[:2], strict=True))
+        places = [(*lead, i, j, 0) for i, j in corners if is_stored[(*lead, i // high, j // wide)]]
         with zarr_nodes.about_store(self.group.store):
-            blobs = self._chunks(level).read([(*lead, i, j, 0) for i, j in corners])
+            blobs = self._chunks(level).read(places)
             for (*_, i, j, _), blob in blobs.items():
                 try:
                     y = codec.decoded(blob, shape, np.nan).reshape(shape)
@@ -261,6 +278,15 @@ class Scene:
                 if self._refiner is not None:
                     y = refined(y, self.codec, self._refiner, np.nan)
                 yield (i, j), y
+
+    def _recorded(self, level: int) -> NDArray[np.bool_]:
+        """Which shards of embeddings are stored, [(time,) y, x], by the scene's record."""
+        array = self._array("embedding", level)
+        assert array.shards is not None
+        sides = zip(array.shape[:-1], array.shards[:-1], strict=True)
+        shape = tuple(-(-side // part) for side, part in sides)
+        path = f"{layout.path_of(level)}/embedding".lstrip("/")
+        return layout.are_stored(self.group, path, shape)
 
     def _stored(self, level: int) -> StoredChunks:
         return StoredChunks(self._array("embedding", level), "scene")

@@ -1,5 +1,6 @@
 """Describe a scene as a STAC Item, with the extensions projection and embeddings."""
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from coder.errors import InputError
 from coder.scenes.map_outline import PLACES, Ring, in_degrees
-from coder.scenes.scene_grid import SceneGrid
+from coder.scenes.scene_grid import Bounds, SceneGrid
 from coder.scenes.scene_layout import ATTRIBUTE
 from coder.scenes.scene_part import time_number
 from coder.scenes.scene_reader import Scene
@@ -177,12 +178,12 @@ def _links(scene: Scene) -> list[dict[str, str]]:
 
 def _place(grid: SceneGrid) -> tuple[dict[str, Any], list[float]]:
     """The outline of a grid in degrees as GeoJSON, and its bounds (RFC 7946, 5.2)."""
-    west, south, east, north = grid.bounds
-    corners = np.array([(west, south), (east, south), (east, north), (west, north)])
     try:
-        parts = in_degrees(grid.code or grid.crs, _dense(corners))
+        west, south, east, north = _on_earth(grid)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("STAC needs rasterio: install nec-jax[scenes]") from error
+    corners = np.array([(west, south), (east, south), (east, north), (west, north)])
+    parts = in_degrees(grid.code or grid.crs, _dense(corners))
     if not parts:
         raise InputError(
             "the scene's outline has no place on Earth in degrees, which a STAC Item must have"
@@ -197,6 +198,25 @@ def _place(grid: SceneGrid) -> tuple[dict[str, Any], list[float]]:
         )
     )
     return {"type": kind, "coordinates": coordinates}, _bounds(polygons)
+
+
+def _on_earth(grid: SceneGrid) -> Bounds:
+    """The bounds of a grid, without what its last cells reach beyond a map of the whole Earth."""
+    from rasterio.crs import CRS
+
+    west, south, east, north = grid.bounds
+    crs = CRS.from_wkt(grid.crs)
+    if not crs.is_geographic:
+        return grid.bounds
+    turn = math.tau / crs.units_factor[1]  # in map units
+    width, height = grid.transform[0], -grid.transform[4]
+    if -turn / 4 - height <= south < -turn / 4:
+        south = -turn / 4
+    if turn / 4 < north <= turn / 4 + height:
+        north = turn / 4
+    if turn < east - west <= turn + width:
+        east = west + turn
+    return west, south, east, north
 
 
 def _dense(corners: NDArray[np.float64]) -> list[tuple[float, float]]:

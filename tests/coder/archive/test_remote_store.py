@@ -312,7 +312,7 @@ def test_requests(objects, large_url, url):
     """docs/consumer.md says these counts."""
     with objects.counted() as requests:
         embeddings = coder.open(large_url)
-    assert requests.total() <= 22
+    assert requests.total() <= 15
     with objects.counted() as requests:
         embeddings[3]
     assert requests == {("GET", "object"): 3, ("GET", "range"): 2}

@@ -1,6 +1,7 @@
 """Maps of heads: of any window the part of the whole map, without seams where the head allows."""
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -104,6 +105,12 @@ def test_classes_have_names_and_colours(scene, tmp_path):
     text = (tmp_path / "a.vrt").read_text()
     assert "<Category>water</Category>" in text
     assert "<Category>&lt;forest&gt; &amp; farm</Category>" in text
+    # The attribute table has the same names and colours.
+    table = ElementTree.parse(tmp_path / "a.tif.aux.xml").find(".//GDALRasterAttributeTable")
+    assert table is not None
+    rows = [[cell.text for cell in row] for row in table.iter("Row")]
+    assert [row[:2] for row in rows] == [[str(i), name] for i, name in enumerate(CLASSES)]
+    assert [tuple(map(int, row[2:])) for row in rows] == [colour[:3] for colour in colours]
 
 
 def test_names_of_an_earlier_map_do_not_stay(scene, tmp_path):

@@ -215,10 +215,25 @@ def test_across_the_antimeridian_there_are_two_polygons_and_west_is_above_east(t
         ((1.0, 0, 0.0, 0, -1.0, 90.0), (180, 360), [-180, -90, 180, 90]),
         ((1.0, 0, 170.0, 0, -1.0, 10.0), (10, 20), [170, 0, -170, 10]),
         ((1.0, 0, 10.0, 0, -1.0, 10.0), (10, 20), [10, 0, 30, 10]),
+        # Whose last cells reach beyond the Earth, on one side or both.
+        ((1.1, 0, -180.0, 0, -1.1, 90.0), (164, 328), [-180, -90, 180, 90]),
+        ((1.0, 0, -180.5, 0, -1.0, 90.5), (181, 361), [-180, -90, 180, 90]),
     ],
 )
 def test_bounds_in_degrees(transform, shape, box):
-    assert _place(grid_of(shape, "EPSG:4326", transform))[1] == box
+    geometry, found = _place(grid_of(shape, "EPSG:4326", transform))
+    assert found == box
+    polygons = [geometry["coordinates"]]
+    if geometry["type"] == "MultiPolygon":
+        polygons = geometry["coordinates"]
+    areas = [np.ptp(np.array(rings[0]), axis=0).prod() for rings in polygons]
+    assert min(areas) > 0
+    assert sum(areas) <= 360 * 180
+
+
+def test_what_lies_beyond_a_pole_by_more_than_a_cell_is_no_place():
+    with pytest.raises(InputError, match="no place on Earth"):
+        _place(grid_of((185, 360), "EPSG:4326", (1.0, 0, -180.0, 0, -1.0, 90.0)))
 
 
 def test_around_a_pole_bounds_hold_all_meridians():

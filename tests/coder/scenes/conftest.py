@@ -1,0 +1,5 @@
+"""An object store for these tests."""
+
+from object_store import objects, server
+
+__all__ = ["objects", "server"]
