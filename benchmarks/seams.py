@@ -38,10 +38,10 @@ from nec_jax.images.read import read_image, read_mask
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.scene_encoding.tiles import (
     Read,
-    default_windows,
     fill_missing,
     region_latents,
     window_weight,
+    windows_of,
 )
 from nec_jax.sources.blue_marble import BlueMarble
 
@@ -512,7 +512,7 @@ def compare_costs(params: NecParams, windows: Sequence[tuple[int, int]]) -> None
 
 def draw(params: NecParams, images: dict[str, NDArray], path: Path) -> None:
     """Save a picture: images, and three principal components without and with a halo."""
-    side, halo = default_windows(params.config)
+    side, halo = windows_of(params.config, None, None)
     rows = []
     for image in images.values():
         y = [whole(params, image, side, h) for h in (0, halo)]
@@ -546,9 +546,9 @@ def main(options: Options) -> None:
         if "windows" in options.what:
             compare_windows(params, scenes, windows, by_class=name == "Dubai")
         if "edges" in options.what:
-            compare_edges(params, scenes, *default_windows(params.config))
+            compare_edges(params, scenes, *windows_of(params.config, None, None))
         if "coded" in options.what:
-            compare_coded(params, scenes[:MOVED_SCENES], *default_windows(params.config))
+            compare_coded(params, scenes[:MOVED_SCENES], *windows_of(params.config, None, None))
     if "cost" in options.what:
         compare_costs(params, windows)
     if "picture" in options.what:

@@ -65,17 +65,19 @@ class Scene:
             if state["state"] == "writing":
                 raise FileError("is still being written, or was stopped: run `nec encode` again")
             self.group, self.grid = node, layout.grid_of(node)
+            self._state = state
             self._array = lru_cache(self._opened)
             self.levels = layout.levels_of(self.grid.shape)
-            codec = nec_codec(self._array("embedding", 1))
-            if codec is None or self._array("embedding", 1).shards is None:
+            embedding = self._array("embedding", 1)
+            codec = nec_codec(embedding)
+            if codec is None or embedding.shards is None:
                 raise FileError("its embeddings are not coded by nec in shards: read them by zarr")
             self.codec: OneQualityCodec = codec
             self._refiner = refiner_array.read_refiner(node) if refine else None
             self.facts: dict[str, Any] = node.attrs.asdict()
             self.times: NDArray[np.datetime64] | None = None
-            if "time" in node:
-                self.times = np.asarray(self._array("time", 1)[:]).astype("datetime64[us]")
+            if embedding.ndim == 4:
+                self.times = self._read_times()
         self._chunks = lru_cache(self._stored)
 
     def __reduce__(self):
@@ -240,7 +242,21 @@ class Scene:
             )
 
     def _opened(self, name: str, level: int) -> zarr.Array:
-        return layout.array_in(layout.group_at(self.group, level), name)
+        with zarr_nodes.about_store(self.group.store):
+            array = layout.array_in(layout.group_at(self.group, level), name)
+            layout.check_shape(array, self.grid.coarser(level), self._state)
+        return array
+
+    def _read_times(self) -> NDArray[np.datetime64]:
+        try:
+            times = zarr_nodes.read(self._array("time", 1)).astype("datetime64[us]")
+        except (FileError, OSError):
+            raise
+        except Exception as error:  # whatever any codec raises is damage here
+            raise FileError(f"time is damaged ({error}): `nec verify` says where") from error
+        if np.isnat(times).any():
+            raise FileError("time is lost: `nec verify` says more")
+        return times
 
     def _decoded(
         self, level: int, time: int | None, corners: Sequence[tuple[int, int]]
