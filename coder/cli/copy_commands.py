@@ -88,7 +88,9 @@ def copied(options: Copy) -> tuple[int, dict[str, Any]]:
 def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
     if scene_export.is_scene(options.file):
         group = Scene(options.file).group
-        zarr_nodes.opened(group, but=refiner_array.own_members(group))
+        arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
+        for error in scene_layout.unlike(group, arrays).values():
+            raise error
         for key, why in scene_layout.misplaced(group):
             raise FileError(f"{key} {why}: `nec verify` says more")
         shards = scene_layout.shards_of(group)

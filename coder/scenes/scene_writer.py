@@ -221,8 +221,8 @@ class SceneWriter:
         held, refiner = group.attrs.get(refiner_array.ATTRIBUTE), self.codec.refiner
         if refiner is None and held is not None:
             raise InputError(
-                "was begun with a refiner, and now there is none: leave --no-refiner out, or choose "
-                "another place"
+                "was begun with a refiner, and now there is none: leave --no-refiner out, or "
+                "choose another place"
             )
         if refiner is not None and held != refiner.fingerprint.hex():
             raise InputError(
@@ -244,6 +244,7 @@ class SceneWriter:
                 layout.check_shape(layout.array_in(own, name), self.grid.coarser(level), state)
         if self.codec.refiner is not None:
             try:
+                zarr_nodes.open_node(group.store_path / refiner_array.GROUP)
                 refiner_array.read_refiner(group)
             except FileError as error:
                 raise FileError(

@@ -48,8 +48,8 @@ def windows_of(config: ModelConfig, side: int | None, halo: int | None) -> tuple
     largest = largest_side(config)
     if side > largest:
         raise InputError(
-            f"windows of {side * config.patch} x {side * config.patch} px: attention over all their "
-            f"cells would take too much memory; give --image-size {largest * config.patch} or less"
+            f"windows of {side * config.patch} x {side * config.patch} px: attention over all of "
+            f"their cells takes too much memory; give --image-size {largest * config.patch} or less"
         )
     return side, halo
 
