@@ -79,7 +79,7 @@ def counted(folder: Path, log: Path) -> list[int]:
             counts[now] += 1
 
         changes(folder, told)
-        for now in TIMES:  # noqa: B007
+        for now in TIMES:
             encode(folder / "a.zarr", now)
         log.write_text(" ".join(map(str, counts.values())))
 

@@ -1,4 +1,4 @@
-"""A writer of a scene that is killed at any moment goes on to the same bytes, and leaves nothing."""
+"""A writer of a scene that is killed at any moment goes on to the same bytes, leaving nothing."""
 
 import os
 import subprocess

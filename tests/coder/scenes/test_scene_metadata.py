@@ -140,10 +140,10 @@ def test_going_on_with_or_without_a_refiner_is_said(tmp_path):
     """Silently, the scene would keep what it was begun with."""
     refiner, other = random_refiner(ladder()), random_refiner(ladder(), seed=3)
     out = written_part(tmp_path / "without.zarr")
-    with pytest.raises(InputError, match="begun without a refiner.*give --no-refiner"):
+    with pytest.raises(InputError, match=r"begun without a refiner.*give --no-refiner"):
         written_part(out, refiner=refiner)
     out = written_part(tmp_path / "with.zarr", refiner=refiner)
-    with pytest.raises(InputError, match="begun with a refiner.*leave --no-refiner out"):
+    with pytest.raises(InputError, match=r"begun with a refiner.*leave --no-refiner out"):
         written_part(out)
     with pytest.raises(InputError, match="begun with another refiner"):
         written_part(out, refiner=other)
