@@ -51,8 +51,7 @@ def open_node(store: Any) -> zarr.Group | zarr.Array:
         try:
             # Each array's own metadata, not the copy of them that a group may hold.
             node = zarr.open(store, mode="r", use_consolidated=False)
-            if isinstance(node, zarr.Array):
-                check_size(node)
+            check_node(node)
             return node
         except (CodecError, StoreError):
             raise
@@ -130,8 +129,7 @@ def members(
                 if not any(sync((group.store_path / name / m).exists()) for m in metadata):
                     continue  # no member
                 raise
-            if isinstance(node, zarr.Array):
-                check_size(node)
+            check_node(node)
         except StoreError:
             raise
         except Exception as error:  # codecs that are unknown, damaged metadata: anything
@@ -219,8 +217,17 @@ def _metadata(node: StorePath) -> Any:
             check_metadata(path)
         data = sync((node / "zarr.json").get(default_buffer_prototype()))
         return None if data is None else json.loads(data.to_bytes())
-    except (FileError, ValueError):
+    except (FileError, RecursionError, ValueError):
         return None
+
+
+def check_node(node: zarr.Group | zarr.Array) -> None:
+    """Raise FileError for what zarr opens all the same: attributes that are none, or any size."""
+    attributes: Any = node.metadata.attributes
+    if not isinstance(attributes, dict):
+        raise FileError(f"its attributes are {attributes!r:.80}, and no JSON object")
+    if isinstance(node, zarr.Array):
+        check_size(node)
 
 
 def check_size(array: zarr.Array) -> None:

@@ -45,6 +45,8 @@ OF_CELLS = ("embedding", "coverage", "valid")
 NOT_STORED = "-" * manifest.DIGITS
 _AT_ONCE = 8  # shards that are read at once for their digests
 _TIMES = 1024  # times per chunk
+_TYPES = {"embedding": "float32", "coverage": "uint8", "valid": "bool"}
+_TYPES |= {"x": "float64", "y": "float64", "time": "int64"}
 REMEDY = "copy the scene again, or encode it again in another place"
 _GEOEMB = {
     "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
@@ -211,14 +213,16 @@ def group_at(root: zarr.Group, level: int) -> zarr.Group:
         return root
     try:
         # By its arrays' own metadata, not the copy of them that the group holds for xarray.
-        return zarr.open_group(
+        group = zarr.open_group(
             root.store_path / path_of(level),
             mode="r" if root.read_only else "r+",
             use_consolidated=False,
         )
+        zarr_nodes.check_node(group)
+        return group
     except FileNotFoundError as error:
         raise FileError(f"{path_of(level)} is lost: {REMEDY}") from error
-    except (FileError, OSError):
+    except OSError:
         raise
     except Exception as error:  # damaged metadata raise anything
         raise _damaged(path_of(level), error) from error
@@ -231,8 +235,7 @@ def array_in(group: zarr.Group, name: str) -> zarr.Array:
         if (root := zarr_nodes.local_path(group.store)) is not None:
             zarr_nodes.check_metadata(root / path)
         node = group[name]
-        if isinstance(node, zarr.Array):
-            zarr_nodes.check_size(node)
+        zarr_nodes.check_node(node)
     except KeyError:
         node = None
     except CodecError as error:
@@ -280,10 +283,11 @@ def check_shape(array: zarr.Array, grid: SceneGrid, state: Mapping[str, Any]) ->
             expected = times[:1]
     else:
         return
-    if array.shape != expected or any(map(int.__gt__, parts, most)):
+    if array.shape != expected or any(map(int.__gt__, parts, most)) or array.dtype != _TYPES[name]:
         raise FileError(
-            f"{array.path}/zarr.json says a shape of {array.shape} in parts of {parts}, and the "
-            f"scene's is {expected} in parts of at most {most}: {REMEDY}"
+            f"{array.path}/zarr.json says {array.dtype} of the shape {array.shape} in parts of "
+            f"{parts}, and the scene has {_TYPES[name]} of {expected} in parts of at most {most}: "
+            f"{REMEDY}"
         )
 
 

@@ -2,8 +2,8 @@
 
 import itertools
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class SceneWriter:
         self._lead: tuple[int, ...] = ()  # the number of the time, if there are times
 
     def __enter__(self) -> "SceneWriter":
-        with self._stack as stack, about(self._out):
+        with self._stack as stack, self._naming():
             stack.enter_context(locked(self._out))
             self.group = self._opened()
             self._stack = stack.pop_all()
@@ -87,6 +87,17 @@ class SceneWriter:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name the scene in errors of the block that name no file, such as of a full disk."""
+        try:
+            with about(self._out):
+                yield
+        except OSError as error:
+            if error.filename is None:
+                error.filename = str(self._out)
+            raise
 
     @property
     def time_number(self) -> int:
@@ -129,7 +140,8 @@ class SceneWriter:
         Raises InputError: another shape, NaN in a part of a cell's channels, or infinity.
         """
         self._has_written = True
-        self._write(self.group, part, y, coverage, np.asarray(~np.isnan(y).all(-1)))
+        with self._naming():
+            self._write(self.group, part, y, coverage, np.asarray(~np.isnan(y).all(-1)))
         arrays = (self._array(self.group, name) for name in layout.OF_CELLS)
         return sum(_stored_bytes(array, self._place(array, part)) for array in arrays)
 
@@ -139,11 +151,16 @@ class SceneWriter:
         Raises FileError: a part is not written, or a shard of what was complete was changed; the
         message says which.
         """
+        with self._naming():
+            self._finish()
+
+    def _finish(self) -> None:
         if rest := self.missing():
             raise FileError(f"{len(rest)} parts of the scene are not written", self._out)
         state = layout.state_of(self.group) or {}
         is_begun = state.get("begun", {}).get("time", "") == self._name
-        if not (is_begun or self._has_written or any(layout.lost(self.group))):
+        is_writing = state["state"] == "writing"
+        if not (is_begun or is_writing or self._has_written or any(layout.lost(self.group))):
             return
         levels = layout.levels_of(self.grid.shape)
         for below, level in itertools.pairwise(levels):
@@ -157,8 +174,9 @@ class SceneWriter:
             state = {**state, "state": "writing"}  # while its arrays grow, one by one
             _record(self.group, state)
             self._make_room()
-            begun = state.pop("begun")
-            state["steps"] = [*state["steps"], begun]
+            # Not in place: the group would write it with whatever it writes next.
+            state = {**state, "steps": [*state["steps"], state["begun"]]}
+            state.pop("begun")
         self._add_sources()
         _record(self.group, {**state, "state": "complete", "sha256": sha256})
 

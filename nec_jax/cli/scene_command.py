@@ -116,6 +116,8 @@ def encode(options: Encode) -> dict[str, Any]:
 
 def _places_beside(out: Path) -> tuple[Path, Path]:
     """Where the preview and the STAC Item of a scene are."""
+    if not out.name:  # such as "."
+        raise OutputError("is no name of a scene: give one, such as scene.zarr", out)
     return out.with_name(f"{out.stem}{_PREVIEW}"), out.with_name(f"{out.stem}.stac.json")
 
 
@@ -173,7 +175,11 @@ def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> di
             f"{out} --out {item} --time TIME writes one"
         )
         return {"preview": str(preview), "item": None}
-    content = stac_item(scene, out.name, preview=preview.name, time=taken)
+    try:
+        content = stac_item(scene, out.name, preview=preview.name, time=taken)
+    except InputError as error:  # such as no place on Earth; the scene itself is complete
+        print(f"no STAC Item is written: {error}")
+        return {"preview": str(preview), "item": None}
     with about(item), locked(item):
         files.write_text(item, f"{json.dumps(content, indent=2)}\n", overwrite=True)
     print(f"{item}: a STAC Item")
