@@ -59,10 +59,12 @@ parity: setup $(PEERS)/installed
 	$(PEERS)/bin/python tests/parity/make.py runs/parity --seed 1 --every-timm
 	NEC_PARITY=$(CURDIR)/runs/parity $(BIN)/python -m pytest tests/nec_jax/convert/test_parity.py
 
-# Kills two training runs 20 times each at random moments: they must end with the same bytes.
+# Kills two training runs 20 times each at random moments, and encoding of archives and of a scene:
+# they must end with the same bytes.
 kill: setup
 	$(BIN)/python tests/kill.py
 	$(BIN)/python tests/kill_archive.py
+	$(BIN)/python tests/kill_scene.py
 
 # A million random mutations, then five minutes of coverage-guided fuzzing.
 fuzz: setup

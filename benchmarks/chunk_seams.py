@@ -20,7 +20,7 @@ import nec_jax
 from benchmarks.scene_images import Latents, marble, mosaics, whole
 from coder.codecs import OneQualityCodec
 from coder.scenes.scene_layout import CHUNK
-from nec_jax.scene_encoding.tiles import default_windows
+from nec_jax.scene_encoding.tiles import windows_of
 
 PARTS = 3  # of a data set
 QUALITIES = (4, 7, 10, 12, 14, 16)
@@ -155,7 +155,7 @@ def main(options: Options) -> None:
     """Measure, and print tables."""
     params = nec_jax.load(options.model)
     assert params.codec is not None
-    patch, windows = params.config.patch, default_windows(params.config)
+    patch, windows = params.config.patch, windows_of(params.config, None, None)
     sets = {"Blue Marble": marble(patch)}
     if options.dubai is not None:
         sets["Dubai"] = mosaics(options.dubai, patch, options.pixels)

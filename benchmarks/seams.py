@@ -33,9 +33,9 @@ from nec_jax.api import latents_of
 from nec_jax.heads.ridge import fit_ridge
 from nec_jax.jax_defaults import jax_defaults
 from nec_jax.scene_encoding.tiles import (
-    default_windows,
     fill_missing,
     window_weight,
+    windows_of,
 )
 from nec_jax.sources.blue_marble import BlueMarble
 
@@ -340,7 +340,7 @@ def draw(params: NecParams, images: dict[str, NDArray], path: Path) -> None:
     """Save a picture: images, and three components: without and with a halo, and as stored."""
     assert params.codec is not None
     codec = params.codec.at().split()[0]
-    side, halo = default_windows(params.config)
+    side, halo = windows_of(params.config, None, None)
     rows = []
     for image in images.values():
         y = [whole(params, image, side, h) for h in (0, halo)]
@@ -375,7 +375,7 @@ def main(options: Options) -> None:
         if "windows" in options.what:
             compare_windows(params, scenes, windows, by_class=name == "Dubai")
         if "edges" in options.what:
-            compare_edges(params, scenes, *default_windows(params.config))
+            compare_edges(params, scenes, *windows_of(params.config, None, None))
     if "cost" in options.what:
         compare_costs(params, windows)
     if "picture" in options.what:

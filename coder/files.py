@@ -288,7 +288,7 @@ def mark(target: Path) -> str:
 
 
 def remove_parts(path: PathLike) -> None:
-    """Remove what killed processes left of writing this file or folder.
+    """Remove what killed processes left of writing or deleting this file or folder.
 
     Call it only when nobody else is writing it, as under a lock.
     """
@@ -298,6 +298,31 @@ def remove_parts(path: PathLike) -> None:
             shutil.rmtree(part)
         else:
             part.unlink(missing_ok=True)
+    for before in target.parent.glob(f".{mark(target)}-*.old"):
+        if target.exists():  # it was replaced
+            shutil.rmtree(before)
+        elif not any(before.iterdir()):
+            before.rmdir()
+
+
+def delete_folder(path: PathLike) -> None:
+    """Delete a folder: it loses its name first, so that a killed process leaves no part of it."""
+    target = real_path(path)
+    shutil.rmtree(target.rename(_unused(target)))
+
+
+@contextmanager
+def scratch_folder(path: PathLike) -> Iterator[Path]:
+    """A folder beside a file, for what it is made of; deleted at the end of the block.
+
+    What a killed process left of it, `remove_parts` removes.
+    """
+    folder = _unused(real_path(path))
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: PathLike, data: bytes, *, overwrite: bool = False) -> None:

@@ -227,18 +227,28 @@ def latents_of(params: NecParams, batches: Iterable[NDArray]) -> Iterator[NDArra
     Args:
       params: the model.
       batches: images [b, H, W, C], at most `coding_batch` at a time.
+
+    Raises InputError: the device has not enough memory for images of this size.
     """
     size = params.config.coding_batch
-    before, count = None, 0
-    for batch in batches:
-        padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
-        # Returns at once: the device computes this batch while the caller codes the one before.
-        y = _latents(params.config, params.weights, np.pad(batch, padding))
+    before, count, shape = None, 0, ()
+    try:
+        for batch in batches:
+            padding, shape = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)], batch.shape
+            # Returns at once: the device computes this batch while the caller codes the one before.
+            y = _latents(params.config, params.weights, np.pad(batch, padding))
+            if before is not None:
+                yield np.asarray(before)[:count]
+            before, count = y, len(batch)
         if before is not None:
             yield np.asarray(before)[:count]
-        before, count = y, len(batch)
-    if before is not None:
-        yield np.asarray(before)[:count]
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"not enough memory to encode {size} images of {shape[1]} x {shape[2]} px at once: "
+            "give smaller images or windows (nec encode --image-size)"
+        ) from error
 
 
 def check_images(config: ModelConfig, images: ArrayLike) -> tuple[NDArray, tuple[int, int]]:

@@ -23,7 +23,7 @@ _LONGEST = 255  # bytes of a file's name
 _PATIENCE = 10.0  # seconds to wait for a process that opens or finishes the archive
 _LAST = 2.0  # seconds that who leaves last waits for the lock, to remove what is left
 _MEMBER = "writer-"
-_OTHER = "another process is writing this archive: wait until it ends"
+_OTHER = "another process is writing it: wait until it ends"
 
 
 @dataclass

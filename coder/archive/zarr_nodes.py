@@ -4,7 +4,9 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import math
 import os
+import re
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -29,6 +31,8 @@ _WAITING: WeakSet[Any] = WeakSet()
 _PATIENCE = 60.0  # seconds; each request ends before
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
+MOST_SHARDS, MOST_CHUNKS = 1 << 21, 1 << 20
+"""Shards of an array, and chunks of a shard, at most: metadata of a few bytes can claim any."""
 
 
 def open_node(store: Any, *, with_copies: bool = False) -> zarr.Group | zarr.Array:
@@ -48,7 +52,9 @@ def open_node(store: Any, *, with_copies: bool = False) -> zarr.Group | zarr.Arr
         check_metadata(path)
     with about_store(store):
         try:
-            return _opened_node(store, None if with_copies else False)
+            node = _opened_node(store, None if with_copies else False)
+            check_node(node)
+            return node
         except (CodecError, StoreError):
             raise
         except FileNotFoundError as error:
@@ -135,6 +141,7 @@ def members(
                 if not any(sync((group.store_path / name / m).exists()) for m in metadata):
                     continue  # no member
                 raise
+            check_node(node)
         except StoreError:
             raise
         except Exception as error:  # codecs that are unknown, damaged metadata: anything
@@ -228,23 +235,80 @@ def _metadata(node: StorePath) -> Any:
             check_metadata(path)
         data = sync((node / "zarr.json").get(default_buffer_prototype()))
         return None if data is None else json.loads(data.to_bytes())
-    except (FileError, ValueError):
+    except (FileError, RecursionError, ValueError):
         return None
 
 
-def places(array: zarr.Array) -> list[tuple[int, ...]]:
-    """The places of all shards (or chunks, without shards) of an array, stored or not."""
+def check_node(node: zarr.Group | zarr.Array) -> None:
+    """Raise FileError for what zarr opens all the same: attributes that are none, or any size."""
+    attributes: Any = node.metadata.attributes
+    if not isinstance(attributes, dict):
+        raise FileError(f"its attributes are {attributes!r:.80}, and no JSON object")
+    if isinstance(node, zarr.Array):
+        check_size(node)
+
+
+def check_size(array: zarr.Array) -> None:
+    """Raise FileError if an array claims more shards, or chunks per shard, than can be listed."""
+    what = "shards" if array.shards else "chunks"
+    # A side of 0 would hide the others.
+    count = math.prod(max(1, side) for side in _sides(array))
+    if count > MOST_SHARDS:
+        raise FileError(
+            f"its shape {array.shape} makes {count:,} {what}, and at most {MOST_SHARDS:,} can be "
+            "read: copy it again, or write it in larger ones"
+        )
+    inner = math.prod(
+        max(1, side // part)
+        for side, part in zip(array.shards or array.chunks, array.chunks, strict=True)
+    )
+    if inner > MOST_CHUNKS:
+        raise FileError(
+            f"its shards of {array.shards} have {inner:,} chunks each, and at most "
+            f"{MOST_CHUNKS:,} can be read: copy it again, or write it in smaller shards"
+        )
+
+
+def _sides(array: zarr.Array) -> tuple[int, ...]:
+    """How many shards (or chunks, without shards) an array has along each axis."""
     sizes = array.shards or array.chunks
-    sides = (range(-(-n // size)) for n, size in zip(array.shape, sizes, strict=True))
-    return list(itertools.product(*sides))
+    return tuple(-(-n // size) for n, size in zip(array.shape, sizes, strict=True))
+
+
+def count(array: zarr.Array) -> int:
+    """How many shards (or chunks, without shards) an array has, stored or not."""
+    return math.prod(_sides(array))
+
+
+def places(array: zarr.Array) -> Iterator[tuple[int, ...]]:
+    """The places of all shards (or chunks, without shards) of an array, stored or not, in order.
+
+    Raises FileError as `check_size`.
+    """
+    check_size(array)
+    return itertools.product(*map(range, _sides(array)))
+
+
+def place_at(array: zarr.Array, number: int) -> tuple[int, ...]:
+    """The place of the shard (or chunk, without shards) with this number among `places`."""
+    return tuple(map(int, np.unravel_index(number, _sides(array))))
 
 
 def stored(array: zarr.Array) -> set[tuple[int, ...]]:
     """The places of an array's shards (or of its chunks, without shards) that are in its store."""
-
     prefix = f"{array.path}/" if array.path else ""
     there = sync(_listed(array.store_path.store.list_prefix(prefix)))
-    return {place for place in places(array) if key(array, place) in there}
+    found = (_place_of(array, name, len(prefix)) for name in there)
+    return {place for place in found if place is not None}
+
+
+def _place_of(array: zarr.Array, name: str, start: int) -> tuple[int, ...] | None:
+    """The place of the shard, or chunk, with this key; None if it is the key of none."""
+    numbers = map(int, re.findall("[0-9]{1,19}", name[start:]))
+    place = tuple(numbers)[: array.ndim]  # without axes there is one, whose key may be "0"
+    if len(place) < array.ndim or key(array, place) != name:
+        return None
+    return place if all(map(int.__lt__, place, _sides(array))) else None
 
 
 def lost(array: zarr.Array) -> list[str]:
@@ -265,8 +329,9 @@ def empty_keys(array: zarr.Array) -> list[str]:
     store = array.store_path.store
     if isinstance(store, RemoteStore):  # one request for many
         found = sync(store.sizes(array.path))
-        own = {key(array, place) for place in places(array)}
-        return sorted(name for name, size in found.items() if size == 0 and name in own)
+        start = len(f"{array.path}/".lstrip("/"))
+        empty = (name for name, size in found.items() if size == 0)
+        return sorted(name for name in empty if _place_of(array, name, start) is not None)
     keys = [(key(array, place),) for place in sorted(stored(array))]
     sizes = sync(concurrent_map(keys, store.getsize, limit=64))
     return [name for (name,), size in zip(keys, sizes, strict=True) if size == 0]

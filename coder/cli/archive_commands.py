@@ -104,7 +104,7 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
         of = "shards" if array.shards else "chunks"
         inside = f"{array.path}/".lstrip("/")
         is_known = not any(f"{key}/".startswith(inside) for key in opened.unreadable)
-        whole, written = len(zarr_nodes.places(array)), len(zarr_nodes.stored(array))
+        whole, written = zarr_nodes.count(array), len(zarr_nodes.stored(array))
         inner = f", read in chunks of {list(array.chunks)}" if array.shards else ""
         sides = list(array.shards or array.chunks)
         there = written if is_known else "unknown which"
@@ -204,8 +204,8 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
             other += count == 0
             print(f"{path}: {text}", file=sys.stderr)
         shards = _to_read(opened, array)
-        chunks = sum(len(_regions(array.shape, array.chunks, shard)) for _, shard in shards)
-        whole, note = len(zarr_nodes.places(array)), ""
+        chunks = sum(_chunks_in(array, shard) for _, shard in shards)
+        whole, note = zarr_nodes.count(array), ""
         missing = whole - len(zarr_nodes.stored(array))
         if missing and opened.state is None and opened.scene is None:
             note = f", {missing} of {whole} not stored: they are all fill value"
@@ -314,6 +314,9 @@ def _open(path: Path | str, plain: bool = False) -> _Opened:
         state = manifest.read_state(node)
         group = node if state or manifest.is_earlier(node, arrays) else None
         scene = node if scene_layout.state_of(node) else None
+    if scene is not None:
+        damaged |= (unlike := scene_layout.unlike(scene, arrays))
+        arrays = {name: array for name, array in arrays.items() if name not in unlike}
     hidden = {name: zarr_nodes.unreadable(array) for name, array in arrays.items()}
     problems = [(name, f"cannot be opened: {one_line(error)}") for name, error in damaged.items()]
     if isinstance(node, zarr.Group):
@@ -592,6 +595,12 @@ def _error(array: zarr.Array, region: Region) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def _chunks_in(array: zarr.Array, region: Region) -> int:
+    """How many chunks a shard of an array has, whose region this is."""
+    sides = (part.stop - part.start for part in region)
+    return math.prod(-(-n // size) for n, size in zip(sides, array.chunks, strict=True))
 
 
 def _whole(array: zarr.Array) -> Region:

@@ -67,6 +67,19 @@ _PATHS = PrimitiveConstructorSpec(
     is_instance=lambda value: isinstance(value, tuple),
     str_from_instance=lambda paths: [str(path) for path in paths],
 )
+
+
+def _numbers(names: str) -> PrimitiveConstructorSpec:
+    """As many numbers as there are names. tyro's own errors of this list the types of a union."""
+    return PrimitiveConstructorSpec(
+        nargs=len(names.split()),
+        metavar=names,
+        instance_from_str=lambda words: tuple(map(float, words)),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda values: ["None"] if values is None else list(map(str, values)),
+    )
+
+
 AnyPath = Annotated[Path, _PATH]
 OptionalPath = Annotated[Path | None, _PATH]
 AnyPlace = Annotated[Path | str, _PLACE]
@@ -130,9 +143,9 @@ class Decode(Info):
 class PartOptions:
     """options for scenes: which cells, and what of them, to write."""
 
-    bbox: Annotated[
-        tuple[float, float, float, float] | None, arg(metavar="WEST SOUTH EAST NORTH")
-    ] = None
+    bbox: Annotated[tuple[float, float, float, float] | None, _numbers("WEST SOUTH EAST NORTH")] = (
+        None
+    )
     """Write the cells of which these bounds contain a part, in the units of the scene's map; all if not given."""  # noqa: E501
     level: Annotated[int | None, arg(metavar="INT")] = None
     """Factor of an overview, such as 4: cells of 4 x 4 of the scene's."""
@@ -389,7 +402,7 @@ class SceneOptions:
     """Encode the rasters as one georeferenced scene, without resizing. This is the default for files of which the first is georeferenced and has a side above 1024 pixels."""  # noqa: E501
     bands: Annotated[tuple[str, ...], arg(metavar="BAND")] = ()
     """Bands of the rasters, by number (from 1) or description: one for each band of the model, in its order, such as --bands 4 3 2."""  # noqa: E501
-    value_range: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = None
+    value_range: Annotated[tuple[float, float] | None, _numbers("LOW HIGH")] = None
     """Values of the rasters that become the lowest and the highest value that the model takes; others are clipped."""  # noqa: E501
     resolution: Annotated[float | None, arg(metavar="NUMBER")] = None
     """Resample to pixels of this size, in map units; if not given, pixels stay as they are."""

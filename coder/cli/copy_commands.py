@@ -6,7 +6,15 @@ from typing import Any
 import zarr
 
 from coder import codecs, files
-from coder.archive import appending, contents, copying, exact_copy, exporting, zarr_nodes
+from coder.archive import (
+    appending,
+    contents,
+    copying,
+    exact_copy,
+    exporting,
+    refiner_array,
+    zarr_nodes,
+)
 from coder.cli import refiner_facts, scene_export
 from coder.cli.arguments import AddRefiner, Append, Copy, Export, is_given
 from coder.cli.progress_lines import ProgressLines
@@ -80,6 +88,11 @@ def copied(options: Copy) -> tuple[int, dict[str, Any]]:
 def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
     if scene_export.is_scene(options.file):
         group = Scene(options.file).group
+        arrays = zarr_nodes.opened(group, but=refiner_array.own_members(group))
+        for error in scene_layout.unlike(group, arrays).values():
+            raise error
+        for key, why in scene_layout.misplaced(group):
+            raise FileError(f"{key} {why}: `nec verify` says more")
         shards = scene_layout.shards_of(group)
         copy = exact_copy.copy_group(group, options.out, shards, progress=ProgressLines("objects"))
         print(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import zarr
 
 from coder import files
 from coder.archive import zarr_nodes
+from coder.archive.lock import locked
 from coder.cli.arguments import Export
-from coder.errors import InputError
+from coder.errors import InputError, about
 from coder.scenes import cell_table, class_map, raster_export, scene_layout
 from coder.scenes.scene_part import ScenePart, part_of, time_number
 from coder.scenes.scene_reader import Scene
@@ -37,12 +39,11 @@ def export(options: Export) -> tuple[int, dict[str, Any]]:
     inputs = [one for one in (options.file, options.part.head) if isinstance(one, Path)]
     files.check_output(options.out, overwrite=options.overwrite, inputs=inputs)
     scene = Scene(options.file, refine=options.refine)
-    if options.out.suffix == ".json":
-        what = _write_item(scene, options)
-    elif options.out.suffix == ".parquet":
-        what = _write_table(scene, options)
-    else:
-        what = _write_raster(scene, options)
+    write = {".json": _write_item, ".parquet": _write_table}.get(options.out.suffix, _write_raster)
+    with ExitStack() as stack:
+        with about(options.out):
+            stack.enter_context(locked(options.out))  # removes what killed processes left
+        what = write(scene, options)
     size = options.out.stat().st_size
     print(f"{options.out}: {what}, {size:,} bytes")
     return 0, {"out": str(options.out), "bytes": size}

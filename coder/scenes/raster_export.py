@@ -1,7 +1,6 @@
 """Write a window of a scene as a cloud-optimised GeoTIFF: channels, components, colours."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,22 +199,18 @@ def write_raster(
     beside = out.with_name(out.name + SIDECAR)
     files.check_output(beside, overwrite=overwrite)
     with files.writing_all(overwrite=overwrite) as opened, opened(out) as file:
-        folder = files.real_path(out).parent
-        with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=".nec-") as place,
-            rasterio.Env(GDAL_CACHEMAX=_CACHE),
-        ):
-            strips = Path(place) / "strips.tif"
+        with files.scratch_folder(out) as place, rasterio.Env(GDAL_CACHEMAX=_CACHE):
+            strips = place / "strips.tif"
             try:
                 _write_strips(strips, raster, blocks, tags)
             except RasterioError as error:
                 raise _failed(error, out) from error
             try:
                 _add_overviews(strips, raster)
-                _copy(strips, Path(place) / "cog.tif", raster)
+                _copy(strips, place / "cog.tif", raster)
             except Exception as error:  # also GDAL's own errors, which rasterio does not export
                 raise _failed(error, out) from error
-            with (Path(place) / "cog.tif").open("rb") as written:
+            with (place / "cog.tif").open("rb") as written:
                 copyfileobj(written, file, 1 << 20)
         if sidecar is not None:
             with opened(beside) as file:

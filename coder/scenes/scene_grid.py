@@ -14,6 +14,7 @@ Bounds = tuple[float, float, float, float]
 LARGEST, MOST = 1 << 24, 1 << 36
 """Cells on a side, and in all, at most: as many as the Earth has of 90 m. Bounds the work that a
 wrong resolution, or hostile metadata, can ask for."""
+_FINEST = 1 << 10  # steps of float64 in a cell, at least
 _EDGE = 1e-6  # of a cell: a bound this close to a cell's border is on it
 
 
@@ -44,6 +45,12 @@ class SceneGrid:
             raise InputError(
                 f"a grid of {self.shape[0]:,} x {self.shape[1]:,} cells: a scene has at most "
                 f"{LARGEST:,} on a side and {MOST:,} in all: make several of it"
+            )
+        farthest = max(map(abs, self.bounds))
+        if not math.isfinite(farthest) or _FINEST * math.ulp(farthest) > min(a, -e):
+            raise InputError(
+                f"cells of {a:g} x {-e:g} map units at up to {farthest:g}: such numbers do not "
+                "tell neighbours apart; is the transform right?"
             )
 
     @property

@@ -31,9 +31,9 @@ from zarr.core.sync import sync
 
 from coder.archive import manifest, zarr_nodes
 from coder.archive.exact_copy import Shard
-from coder.archive.zarr_codec import NecCodec
+from coder.archive.zarr_codec import NecCodec, nec_codec
 from coder.codecs import OneQualityCodec
-from coder.errors import CodecError, FileError
+from coder.errors import CodecError, FileError, one_line
 from coder.scenes.cf_attributes import cf_attributes
 from coder.scenes.scene_grid import SceneGrid
 
@@ -49,6 +49,10 @@ OF_CELLS = ("embedding", "coverage", "valid")
 """The arrays of a value, or vector, for each cell."""
 NOT_STORED = "-" * manifest.DIGITS
 _AT_ONCE = 8  # shards that are read at once for their digests
+_TIMES = 1024  # times per chunk
+_TYPES = {"embedding": "float32", "coverage": "uint8", "valid": "bool"}
+_TYPES |= {"x": "float64", "y": "float64", "time": "int64"}
+REMEDY = "copy the scene again, or encode it again in another place"
 _GEOEMB = {
     "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
     "schema_url": "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/"
@@ -164,7 +168,7 @@ def _make_level(
         group.create_array(
             "time",
             shape=(0,),
-            chunks=(1024,),
+            chunks=(_TIMES,),
             dtype="int64",
             fill_value=np.iinfo(np.int64).min,  # no time
             dimension_names=("time",),
@@ -218,28 +222,99 @@ def group_at(root: zarr.Group, level: int) -> zarr.Group:
         return root
     try:
         # By its arrays' own metadata, not the copy of them that the group holds for xarray.
-        return zarr.open_group(
+        group = zarr.open_group(
             root.store_path / path_of(level),
             mode="r" if root.read_only else "r+",
             use_consolidated=False,
         )
+        zarr_nodes.check_node(group)
+        return group
     except FileNotFoundError as error:
-        raise FileError(f"{path_of(level)} is lost: copy the scene again") from error
+        raise FileError(f"{path_of(level)} is lost: {REMEDY}") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged metadata raise anything
+        raise _damaged(path_of(level), error) from error
 
 
 def array_in(group: zarr.Group, name: str) -> zarr.Array:
     """An array of a scene. Raises FileError if it is lost, or cannot be opened."""
+    path = f"{group.path}/{name}".lstrip("/")
     try:
+        if (root := zarr_nodes.local_path(group.store)) is not None:
+            zarr_nodes.check_metadata(root / path)
         node = group[name]
+        zarr_nodes.check_node(node)
     except KeyError:
         node = None
-    except (FileError, OSError):
+    except CodecError as error:
+        if error.path is not None:
+            raise
+        raise _damaged(path, error) from error
+    except OSError:
         raise
-    except Exception as error:  # damaged metadata raise anything
-        raise FileError(f"{name}/zarr.json is damaged: {error}") from error
+    except Exception as error:
+        raise _damaged(path, error) from error
     if not isinstance(node, zarr.Array):
-        raise FileError(f"{group.path}/{name} is lost: copy the scene again".lstrip("/"))
+        raise FileError(f"{path} is lost: {REMEDY}")
     return node
+
+
+def _damaged(path: str, error: Exception) -> FileError:
+    """The error of a member whose metadata cannot be read."""
+    return FileError(f"{path}/zarr.json is damaged ({one_line(error)}): {REMEDY}".lstrip("/"))
+
+
+def check_shape(array: zarr.Array, grid: SceneGrid, state: Mapping[str, Any]) -> None:
+    """Raise FileError if an array is not of its level's grid, or has larger chunks than a scene's.
+
+    Metadata of a few bytes can claim any shape: what is listed and read is bounded by the grid's.
+
+    Args:
+        array: an array of cells, or of coordinates; others are not checked.
+        grid: that of its level.
+        state: what the scene records of itself.
+    """
+    name, count = array.basename, len(state["steps"])
+    times = (count, count + 1) if state["state"] == "writing" else (count,)
+    parts = array.shards or array.chunks
+    if name in OF_CELLS:
+        codec = nec_codec(array)
+        last = () if name != "embedding" else (codec.channels if codec else array.shape[-1],)
+        expected, most = (*grid.shape, *last), (SHARD, SHARD, *last)
+        if array.ndim > len(expected):
+            lead = array.shape[:1] if array.shape[0] in times else times[:1]
+            expected, most = (*lead, *expected), (1, *most)
+    elif name in ("y", "x", "time"):
+        expected = (grid.shape["yx".index(name)],) if name != "time" else array.shape[:1]
+        most = expected if name != "time" else (_TIMES,)
+        if name == "time" and expected not in {(one,) for one in times}:
+            expected = times[:1]
+    else:
+        return
+    if array.shape != expected or any(map(int.__gt__, parts, most)) or array.dtype != _TYPES[name]:
+        raise FileError(
+            f"{array.path}/zarr.json says {array.dtype} of the shape {array.shape} in parts of "
+            f"{parts}, and the scene has {_TYPES[name]} of {expected} in parts of at most {most}: "
+            f"{REMEDY}"
+        )
+
+
+def unlike(root: zarr.Group, arrays: Mapping[str, zarr.Array]) -> dict[str, FileError]:
+    """The arrays, by path, that do not have the shape of the scene, and why (`check_shape`)."""
+    try:
+        grid, state = grid_of(root), state_of(root)
+    except FileError:  # `misplaced` says so
+        return {}
+    found, levels = {}, {path_of(level): level for level in levels_of(grid.shape)}
+    for path, array in arrays.items():
+        if state is None or (level := levels.get(path.rpartition("/")[0])) is None:
+            continue
+        try:
+            check_shape(array, grid.coarser(level), state)
+        except FileError as error:
+            found[path] = error
+    return found
 
 
 def state_of(group: zarr.Group) -> dict[str, Any] | None:
@@ -254,7 +329,7 @@ def state_of(group: zarr.Group) -> dict[str, Any] | None:
     if isinstance(version, int) and version > VERSION:
         raise FileError(f"a scene of version {version}, this reads {VERSION}: update nec-jax")
     if version != VERSION or not _is_record(state):
-        raise FileError(f"its attribute {ATTRIBUTE} is damaged: copy the scene again")
+        raise FileError(f"its attribute {ATTRIBUTE} is damaged: {REMEDY}")
     return state
 
 
@@ -282,7 +357,7 @@ def grid_of(group: zarr.Group) -> SceneGrid:
         code = attributes.get("proj:code")
         grid = SceneGrid(str(crs), None if code is None else str(code), transform, (height, width))
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"its georeference is damaged: {error}: copy the scene again") from error
+        raise FileError(f"its georeference is damaged: {error}: {REMEDY}") from error
     shape = array_in(group, "embedding").shape[-3:-1]
     if shape != grid.shape:
         raise FileError(f"its embeddings have {shape} cells, and its attributes say {grid.shape}")
@@ -339,12 +414,11 @@ def lost(root: zarr.Group) -> Iterator[tuple[str, str]]:
         except FileError as error:
             yield f"{path}/zarr.json", str(error.args[0])
             continue
-        if len(text) != len(NOT_STORED) * _count(array):
+        if len(text) != len(NOT_STORED) * zarr_nodes.count(array):
             yield f"{path}/zarr.json", "has another shape than when the scene was finished"
             continue
-        places = zarr_nodes.places(array)
         there = zarr_nodes.stored(array)
-        for i, place in enumerate(places):
+        for i, place in enumerate(zarr_nodes.places(array)):
             one = text[len(NOT_STORED) * i : len(NOT_STORED) * (i + 1)]
             if one != NOT_STORED and place not in there:
                 yield zarr_nodes.key(array, place), "is lost: copy the scene again"
@@ -385,17 +459,13 @@ def _geotransform(grid: SceneGrid) -> str:
     return " ".join(map(repr, (c, a, b, f, d, e)))
 
 
-def _count(array: zarr.Array) -> int:
-    """How many shards an array has, stored or not; counted, as hostile metadata have any."""
-    sizes = array.shards or array.chunks
-    return math.prod(-(-n // size) for n, size in zip(array.shape, sizes, strict=True))
-
-
 def shards_of(root: zarr.Group) -> list[Shard]:
     """The shards of a scene that have digests, in an order in which `valid` comes last."""
     found = []
     for path, text in (state_of(root) or {}).get("sha256", {}).items():
         array, size = array_in(root, path), len(NOT_STORED)
+        if len(text) != size * zarr_nodes.count(array):
+            raise FileError(f"{path} has another shape than when the scene was finished: {REMEDY}")
         for i, place in enumerate(zarr_nodes.places(array)):
             if (one := text[size * i : size * (i + 1)]) != NOT_STORED:
                 found.append(Shard([zarr_nodes.key(array, place)], one))
@@ -408,7 +478,7 @@ def changed(root: zarr.Group, path: str) -> Iterator[tuple[tuple[int, ...], str]
     if recorded is None:
         return
     array, size = array_in(root, path), len(NOT_STORED)
-    if len(recorded) != size * _count(array):  # `lost` says so
+    if len(recorded) != size * zarr_nodes.count(array):  # `lost` says so
         return
     found = digests_of(array)
     parts = [recorded[i : i + size] for i in range(0, len(recorded), size)]
@@ -419,6 +489,6 @@ def changed(root: zarr.Group, path: str) -> Iterator[tuple[tuple[int, ...], str]
         other = parts.index(now) if now in parts else None
         text = "does not hold what it held when the scene was finished"
         if other is not None:
-            held = zarr_nodes.key(array, zarr_nodes.places(array)[other])
+            held = zarr_nodes.key(array, zarr_nodes.place_at(array, other))
             text = f"holds what {held} held when the scene was finished"
         yield place, f"{text}: copy the scene again"

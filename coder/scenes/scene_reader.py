@@ -72,18 +72,19 @@ class Scene:
                 raise FileError("is still being written, or was stopped: run `nec encode` again")
             # The copies of a complete scene are of the same moment as its record.
             self._members, self.group = node, zarr_nodes.without_copies(node)
-            self.grid = layout.grid_of(node)
+            self.grid, self._state = layout.grid_of(node), state
             self._array = lru_cache(self._opened)
             self.levels = layout.levels_of(self.grid.shape)
-            codec = nec_codec(self._array("embedding", 1))
-            if codec is None or self._array("embedding", 1).shards is None:
+            embedding = self._array("embedding", 1)
+            codec = nec_codec(embedding)
+            if codec is None or embedding.shards is None:
                 raise FileError("its embeddings are not coded by nec in shards: read them by zarr")
             self.codec: OneQualityCodec = codec
             self._refiner = refiner_array.read_refiner(self.group) if refine else None
             self.facts: dict[str, Any] = node.attrs.asdict()
             self.times: NDArray[np.datetime64] | None = None
-            if "time" in node:
-                self.times = np.asarray(self._array("time", 1)[:]).astype("datetime64[us]")
+            if embedding.ndim == 4:
+                self.times = self._read_times()
         self._chunks, self._is_stored = lru_cache(self._stored), lru_cache(self._recorded)
         self._kept: dict[str, Buffer] = {}  # replaced, never changed: threads read it
 
@@ -254,7 +255,21 @@ class Scene:
             )
 
     def _opened(self, name: str, level: int) -> zarr.Array:
-        return layout.array_in(self._members, f"{layout.path_of(level)}/{name}".lstrip("/"))
+        with zarr_nodes.about_store(self.group.store):
+            array = layout.array_in(self._members, f"{layout.path_of(level)}/{name}".lstrip("/"))
+            layout.check_shape(array, self.grid.coarser(level), self._state)
+        return array
+
+    def _read_times(self) -> NDArray[np.datetime64]:
+        try:
+            times = zarr_nodes.read(self._array("time", 1)).astype("datetime64[us]")
+        except (FileError, OSError):
+            raise
+        except Exception as error:  # whatever any codec raises is damage here
+            raise FileError(f"time is damaged ({error}): `nec verify` says where") from error
+        if np.isnat(times).any():
+            raise FileError("time is lost: `nec verify` says more")
+        return times
 
     def _decoded(
         self, level: int, time: int | None, corners: Sequence[tuple[int, int]]

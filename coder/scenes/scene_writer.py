@@ -1,10 +1,9 @@
 """`SceneWriter`: write a scene shard by shard; opened again, it goes on."""
 
 import itertools
-import shutil
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ class SceneWriter:
         self._lead: tuple[int, ...] = ()  # the number of the time, if there are times
 
     def __enter__(self) -> "SceneWriter":
-        with self._stack as stack, about(self._out):
+        with self._stack as stack, self._naming():
             stack.enter_context(locked(self._out))
             self.group = self._opened()
             self._stack = stack.pop_all()
@@ -88,6 +87,17 @@ class SceneWriter:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name the scene in errors of the block that name no file, such as of a full disk."""
+        try:
+            with about(self._out):
+                yield
+        except OSError as error:
+            if error.filename is None:
+                error.filename = str(self._out)
+            raise
 
     @property
     def time_number(self) -> int:
@@ -117,7 +127,7 @@ class SceneWriter:
         if state["steps"]:
             self._forget(self.group)
         else:
-            shutil.rmtree(self._out)
+            files.delete_folder(self._out)
 
     def write(self, part: Part, y: NDArray[np.float32], coverage: NDArray[np.uint8]) -> int:
         """Write one of `missing()`. Returns the bytes that it has in the store.
@@ -130,7 +140,8 @@ class SceneWriter:
         Raises InputError: another shape, NaN in a part of a cell's channels, or infinity.
         """
         self._has_written = True
-        self._write(self.group, part, y, coverage, np.asarray(~np.isnan(y).all(-1)))
+        with self._naming():
+            self._write(self.group, part, y, coverage, np.asarray(~np.isnan(y).all(-1)))
         arrays = (self._array(self.group, name) for name in layout.OF_CELLS)
         return sum(_stored_bytes(array, self._place(array, part)) for array in arrays)
 
@@ -140,11 +151,16 @@ class SceneWriter:
         Raises FileError: a part is not written, or a shard of what was complete was changed; the
         message says which.
         """
+        with self._naming():
+            self._finish()
+
+    def _finish(self) -> None:
         if rest := self.missing():
             raise FileError(f"{len(rest)} parts of the scene are not written", self._out)
         state = layout.state_of(self.group) or {}
         is_begun = state.get("begun", {}).get("time", "") == self._name
-        if not (is_begun or self._has_written or any(layout.lost(self.group))):
+        is_writing = state["state"] == "writing"
+        if not (is_begun or is_writing or self._has_written or any(layout.lost(self.group))):
             return
         levels = layout.levels_of(self.grid.shape)
         for below, level in itertools.pairwise(levels):
@@ -158,8 +174,9 @@ class SceneWriter:
             state = {**state, "state": "writing"}  # while its arrays grow, one by one
             _record(self.group, state)
             self._make_room()
-            begun = state.pop("begun")
-            state["steps"] = [*state["steps"], begun]
+            # Not in place: the group would write it with whatever it writes next.
+            state = {**state, "steps": [*state["steps"], state["begun"]]}
+            state.pop("begun")
         self._add_sources()
         _record(self.group, {**state, "state": "complete", "sha256": sha256})
 
@@ -174,7 +191,7 @@ class SceneWriter:
         """The scene, made if it is not there, with the time to write."""
         out = self._out
         if out.exists() and not zarr_nodes.is_empty(out) and _holds_no_cell(out):
-            shutil.rmtree(out)
+            files.delete_folder(out)
         if not out.exists() or zarr_nodes.is_empty(out):
             state = {"version": layout.VERSION, "state": "writing", "made": self._made, "steps": []}
             attributes = {**self._attributes, layout.ATTRIBUTE: state}
@@ -196,6 +213,7 @@ class SceneWriter:
             raise OutputError("exists, and is no scene: choose another place, or delete it first")
         group = zarr.open_group(out, mode="r+", use_consolidated=False)
         self._refuse_others(group)
+        self._refuse_damage(group)
         self._begin(group)
         return zarr.open_group(out, mode="r+", use_consolidated=False)
 
@@ -208,7 +226,7 @@ class SceneWriter:
                 f"has {_told(there)}, and the scene to write has {_told(self.grid)}: choose "
                 "another place for it"
             )
-        if ("time" in group) != (self._time is not None):
+        if (layout.array_in(group, "embedding").ndim == 4) != (self._time is not None):
             has = "no times: leave the time out" if self._time else "times: give that of the scene"
             raise InputError(f"has {has}; or choose another place")
         made: dict[str, Any] = state["made"]
@@ -218,6 +236,38 @@ class SceneWriter:
                     f"was made with {name} {made.get(name)!r}, and now it is "
                     f"{self._made.get(name)!r}: give the same, or choose another place"
                 )
+        held, refiner = group.attrs.get(refiner_array.ATTRIBUTE), self.codec.refiner
+        if refiner is None and held is not None:
+            raise InputError(
+                "was begun with a refiner, and now there is none: leave --no-refiner out, or "
+                "choose another place"
+            )
+        if refiner is not None and held != refiner.fingerprint.hex():
+            raise InputError(
+                "was begun without a refiner, and now there is one: give --no-refiner, or choose "
+                "another place"
+                if held is None
+                else "was begun with another refiner: give the model of before, or choose another "
+                "place"
+            )
+
+    def _refuse_damage(self, group: zarr.Group) -> None:
+        """Raise FileError if a member of the scene that is there cannot be opened."""
+        state = layout.state_of(group) or {}
+        coordinates = ("x", "y", *(("time",) if self._time else ()))
+        for level in layout.levels_of(self.grid.shape):
+            own = layout.group_at(group, level)
+            layout.array_in(own, "spatial_ref")
+            for name in (*layout.OF_CELLS, *coordinates):
+                layout.check_shape(layout.array_in(own, name), self.grid.coarser(level), state)
+        if self.codec.refiner is not None:
+            try:
+                zarr_nodes.open_node(group.store_path / refiner_array.GROUP)
+                refiner_array.read_refiner(group)
+            except FileError as error:
+                raise FileError(
+                    f"{refiner_array.ARRAY} is lost or damaged: {layout.REMEDY}"
+                ) from error
 
     def _begin(self, group: zarr.Group) -> None:
         """Note what is embedded, if that is new. Until it is finished, no reader sees it.
@@ -232,8 +282,8 @@ class SceneWriter:
         if same is not None and same != step and (name in done or name is None):
             raise InputError(
                 "was written, or begun, with other files or settings for "
-                f"{'this scene' if name is None else name}: give the same, choose another place, or"
-                " delete it first"
+                f"{'this scene' if name is None else name} ({', '.join(_differing(same, step))}): "
+                "give the same, choose another place, or delete it first"
             )
         is_growing = state["state"] == "writing" and bool(done)
         if begun is not None and begun != step and (name not in done or is_growing):
@@ -360,7 +410,7 @@ class SceneWriter:
             for i in range(0, len(text), size):
                 if now.get(path, "")[i : i + size] != text[i : i + size]:
                     array = self._longer(layout.array_in(self.group, path))
-                    key = zarr_nodes.key(array, zarr_nodes.places(array)[i // size])
+                    key = zarr_nodes.key(array, zarr_nodes.place_at(array, i // size))
                     raise FileError(
                         f"{key} does not hold what it held when the scene was finished: copy the "
                         "scene again, or delete it and encode it again",
@@ -389,6 +439,17 @@ def _record(group: zarr.Group, state: dict[str, Any]) -> None:
         nodes = {name: node for name, node in group.members() if name != refiner_array.GROUP}
         group = zarr_nodes.with_copies(group, nodes)
     group.attrs.put(attributes)
+
+
+def _differing(one: Any, other: Any) -> list[str]:
+    """The names of what differs in two JSON objects, that of the innermost."""
+    found = []
+    for name in sorted({*one, *other}):
+        own, its = one.get(name), other.get(name)
+        if own != its:
+            inner = isinstance(own, dict) and isinstance(its, dict)
+            found += _differing(own, its) if inner else [name]
+    return found
 
 
 def _holds_no_cell(out: Path) -> bool:

@@ -17,8 +17,10 @@ from rich.progress import TextColumn
 import coder
 import nec_jax
 from coder import InputError, OutputError, files
+from coder.archive.lock import locked
 from coder.cli.arguments import Encode
 from coder.cli.scene_export import parsed_time
+from coder.errors import about
 from coder.files import is_url
 from coder.scenes import raster_export
 from coder.scenes.scene_part import part_of
@@ -114,6 +116,8 @@ def encode(options: Encode) -> dict[str, Any]:
 
 def _places_beside(out: Path) -> tuple[Path, Path]:
     """Where the preview and the STAC Item of a scene are."""
+    if not out.name:  # such as "."
+        raise OutputError("is no name of a scene: give one, such as scene.zarr", out)
     return out.with_name(f"{out.stem}{_PREVIEW}"), out.with_name(f"{out.stem}.stac.json")
 
 
@@ -161,7 +165,8 @@ def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> di
     if time_of is not None and scene.times is not None:
         number = int(np.flatnonzero(scene.times == time_of)[0])
     preview, item = _places_beside(out)
-    raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
+    with about(preview), locked(preview):  # which removes what killed processes left
+        raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
     print(f"{preview}: a picture of three principal components")
     taken: Any = None if time_of is not None or source.time is None else source.time.item()
     if time_of is None and taken is None:
@@ -170,8 +175,13 @@ def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> di
             f"{out} --out {item} --time TIME writes one"
         )
         return {"preview": str(preview), "item": None}
-    content = stac_item(scene, out.name, preview=preview.name, time=taken)
-    files.write_text(item, f"{json.dumps(content, indent=2)}\n", overwrite=True)
+    try:
+        content = stac_item(scene, out.name, preview=preview.name, time=taken)
+    except InputError as error:  # such as no place on Earth; the scene itself is complete
+        print(f"no STAC Item is written: {error}")
+        return {"preview": str(preview), "item": None}
+    with about(item), locked(item):
+        files.write_text(item, f"{json.dumps(content, indent=2)}\n", overwrite=True)
     print(f"{item}: a STAC Item")
     return {"preview": str(preview), "item": str(item)}
 

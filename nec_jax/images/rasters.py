@@ -1,6 +1,8 @@
 """Read TIFF and JPEG 2000 files with rasterio: whole, or one window at a time."""
 
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,10 +71,12 @@ def read(
             raise DataError("it has no band but alpha")
         _refuse_scaled(dataset, bands)
         refuse_other_colours([kinds[index].name for index in bands])
-        image = np.moveaxis(dataset.read(bands, window=window), 0, -1)
+        stored = dataset.read(bands, window=window)
+        image = np.moveaxis(stored, 0, -1)
         if image.dtype.kind not in "uif":
             raise DataError(f"its pixels are {image.dtype}: save magnitude and phase as bands")
-        missing = _missing(dataset, bands, window)
+        missing = missing_by_mark(dataset, bands, window, stored)
+        missing = {kind: where for kind, where in missing.items() if where.any()}
         # A file may say that fewer bits of its dtype are in use.
         bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * image.dtype.itemsize))
         if white_is_zero:
@@ -103,10 +107,11 @@ def read_indices(path: Path, box: Box | None) -> np.ndarray:
         if lossy := _loss(dataset):
             raise DataError(f"{lossy} changes the class indices of a mask: save it without loss")
         window = box and slices_of(box)
-        mask = np.moveaxis(dataset.read(window=window), 0, -1)
+        stored = dataset.read(window=window)
+        mask = np.moveaxis(stored, 0, -1)
         if mask.shape[-1] == 1:
             mask = mask[..., 0]
-            for missing in _missing(dataset, [1], window).values():
+            for missing in missing_by_mark(dataset, [1], window, stored).values():
                 mask[missing] = IGNORE
     return mask
 
@@ -159,22 +164,58 @@ def _is_georeferenced(dataset: "DatasetReader") -> bool:
     return placed or bool(dataset.gcps[0]) or dataset.rpcs is not None
 
 
-def _missing(
-    dataset: "DatasetReader", bands: list[int], window: tuple[slice, slice] | None
+def missing_by_mark(
+    dataset: "DatasetReader",
+    bands: Sequence[int],
+    window: Any,
+    stored: NDArray[Any],
+    nodata: float | None = None,
 ) -> dict[str, NDArray[np.bool_]]:
-    """Where a band of a dataset is missing, by nodata tag, mask or alpha band."""
-    from rasterio.enums import MaskFlags
+    """Where one of these bands is missing [h, w], by what says so: nodata tag, mask, alpha band.
 
-    flags = {flag for index in bands for flag in dataset.mask_flag_enums[index - 1]}
-    if flags <= {MaskFlags.all_valid}:
-        return {}
-    where = (dataset.read_masks(bands, window=window) < 255).any(0)
-    if MaskFlags.alpha in flags:
-        alpha = ", ".join(f"band {index}" for index in dataset.indexes if index not in bands)
-        kind = f"transparent: {alpha} is marked as alpha"
-    elif MaskFlags.nodata in flags:
-        values = dict.fromkeys(v for v in dataset.nodatavals if v is not None)
-        kind = "nodata value " + ", ".join(f"{value:.6g}" for value in values)
-    else:
-        kind = "left out by the file's mask"
-    return {kind: where} if where.any() else {}
+    A file may have all of them. GDAL's masks are of one alone: the mask, or else the tag, or else
+    alpha.
+
+    Args:
+        dataset: an open raster.
+        bands: numbers of the bands, from 1.
+        window: rows and columns, as rasterio takes them; None for all.
+        stored: the bands in the window, [bands, h, w], as they are stored.
+        nodata: a stored value that means that a pixel is missing, in place of the file's tags.
+    """
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    found: dict[str, NDArray[np.bool_]] = {}
+    flags, masked = dataset.mask_flag_enums, []
+    by_tag, values = np.zeros(stored.shape[1:], np.bool_), {}
+    for place, band in enumerate(bands):
+        value = dataset.nodatavals[band - 1] if nodata is None else nodata
+        if value is not None:
+            by_tag |= _is_value(stored[place], value)
+            values[f"{value:.6g}"] = None
+        elif MaskFlags.nodata in flags[band - 1]:  # a tag of several numbers
+            masked.append(band)
+        if not {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha} & set(flags[band - 1]):
+            masked.append(band)
+    if values:
+        found[f"nodata value {', '.join(values)}"] = by_tag
+    if masked:
+        opaque = dataset.read_masks(sorted(set(masked)), window=window) == 255
+        found["left out by the file's mask"] = ~opaque.all(axis=0)
+    kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    for band in [band for band, kind in kinds if kind == ColorInterp.alpha][:1]:
+        alpha = dataset.read(band, window=window)
+        highest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
+        found[f"transparent: band {band} is marked as alpha"] = ~(alpha >= highest)
+    return found
+
+
+def _is_value(stored: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Where stored values are this one, which may be none of their dtype, or NaN."""
+    if stored.dtype.kind not in "iu":
+        with np.errstate(over="ignore"):  # float64's lowest, a common tag of float32: none is it
+            own = np.float64(value).astype(stored.dtype)
+        return np.isnan(stored) if np.isnan(own) else stored == own
+    if not math.isfinite(value) or value != int(value):
+        return np.zeros(stored.shape, np.bool_)
+    return stored == int(value)  # exact, also beyond the range of the dtype

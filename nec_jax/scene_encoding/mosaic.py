@@ -1,12 +1,12 @@
 """`Mosaic`: rasters whose pixels lie on one grid, read as one raster."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nec_jax.images.rasters import missing_by_mark
 from nec_jax.images.record import Affine, DataError
 from nec_jax.scene_encoding.scene_files import OFF_GRID, OpenFiles, SceneFile, quoted
 
@@ -108,7 +108,7 @@ class Mosaic:
         window = (stored_rows, stored_columns)
         with self._opened.handle(file) as dataset:
             values = dataset.read(list(self.bands), window=window)
-            valid = self._valid(file, dataset, window, values)
+            valid = self._valid(dataset, window, values)
         if self.is_scaled:
             scale, offset = (
                 np.array([of[band - 1] for band in self.bands])[:, None, None]
@@ -123,28 +123,12 @@ class Mosaic:
         return values, valid
 
     def _valid(
-        self, file: SceneFile, dataset: "DatasetReader", window: Any, stored: NDArray[Any]
+        self, dataset: "DatasetReader", window: Any, stored: NDArray[Any]
     ) -> NDArray[np.bool_]:
         """Where no band is missing: by nodata value, mask, alpha, NaN or infinity."""
-        from rasterio.enums import MaskFlags
-
-        # GDAL looks at one mark alone: a mask, or else the tag, or else alpha.
         valid = np.ones(stored.shape[1:], np.bool_)
-        flags, masked = dataset.mask_flag_enums, []
-        for place, band in enumerate(self.bands):
-            value = file.nodata[band - 1] if self.nodata is None else self.nodata
-            if value is not None:
-                valid &= ~_is_value(stored[place], value)
-            elif MaskFlags.nodata in flags[band - 1]:  # a tag of several numbers
-                masked.append(band)
-            if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags[band - 1]):
-                masked.append(band)
-        if masked:
-            valid &= (dataset.read_masks(sorted(set(masked)), window=window) == 255).all(axis=0)
-        alpha = [band for band, mark in enumerate(file.marks, 1) if mark == "alpha"]
-        if alpha and not any(MaskFlags.alpha in flags[band - 1] for band in self.bands):
-            opaque = dataset.read(alpha[0], window=window)
-            valid &= opaque >= (np.iinfo(opaque.dtype).max if opaque.dtype.kind in "ui" else 1)
+        for where in missing_by_mark(dataset, self.bands, window, stored, self.nodata).values():
+            valid &= ~where
         if stored.dtype.kind == "f":
             valid &= np.isfinite(stored).all(axis=0)
         return valid
@@ -182,16 +166,6 @@ class Mosaic:
                     values, valid = self.read_file(file, rows, (column, min(column + side, width)))
                     found.append(values[valid])
         return np.concatenate(found)
-
-
-def _is_value(stored: NDArray[Any], value: float) -> NDArray[np.bool_]:
-    """Where stored values are this one, which may be none of their dtype."""
-    if stored.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # float64's lowest, a common tag of float32: none is it
-            return stored == np.float64(value).astype(stored.dtype)
-    if not math.isfinite(value) or value != int(value):
-        return np.zeros(stored.shape, np.bool_)
-    return stored == int(value)  # exact, also beyond the range of the dtype
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -92,6 +92,7 @@ class RasterScene:
         self.transform, self.shape = self._pixels.transform, self._pixels.shape
         self._refuse_small(files[0])
         self._refuse_dtype(layers[0])
+        self._files = files
         times = {file.time for file in files}
         self.time = times.pop() if len(times) == 1 else None
         self.digests = _digests(files)
@@ -124,6 +125,11 @@ class RasterScene:
         out[...] = filled.astype(dtype)
         out[valid] = self._of_model(values[valid])
         return out, valid
+
+    def refuse_changes(self) -> None:
+        """Raise DataError if a local file was changed or deleted since it was opened; names it."""
+        for file in self._files:
+            file.refuse_changes()
 
     def _of_model(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values of valid pixels [N, C] as the model takes them."""

@@ -26,7 +26,7 @@ from nec_jax.jax_defaults import jax_defaults
 from nec_jax.model_file import NecParams, digest_of
 from nec_jax.models.architecture import ModelConfig
 from nec_jax.scene_encoding.raster_scene import RasterScene
-from nec_jax.scene_encoding.tiles import core_of, default_windows, region_latents
+from nec_jax.scene_encoding.tiles import region_latents, windows_of
 
 _SAMPLE = 64  # chunks that a quality is chosen by
 
@@ -95,14 +95,12 @@ def encode_scene(
     Raises:
         CodecError: the scene cannot be written or does not fit (`SceneWriter`); the model has no
             codec, not that quality, or does not take such windows.
-        DataError: no pixel of the scene is valid, a file cannot be read, or pixels that the model
-            does not take.
+        DataError: no pixel of the scene is valid, a file cannot be read or changed meanwhile, or
+            pixels that the model does not take.
         OSError: the disk or the network failed. The same call goes on.
     """
     codec, config = _codec(params, quality), params.config
-    usual = default_windows(config)
-    side, halo = usual[0] if side is None else side, usual[1] if halo is None else halo
-    core_of(config, side, halo)  # refuses windows before anything is written
+    side, halo = windows_of(config, side, halo)  # refuses them before anything is written
     grid = grid_of(scene, config)
     made = {
         "model": (model := digest_of(params)),
@@ -188,8 +186,7 @@ def quality_for_scene(
     """
     if not isinstance(params.codec, QualityLadder):
         raise InputError("the model has no codec of many qualities: leave max_bytes, max_mse out")
-    usual = default_windows(params.config)
-    side, halo = usual[0] if side is None else side, usual[1] if halo is None else halo
+    side, halo = windows_of(params.config, side, halo)
     height, width = grid_of(scene, params.config).shape
     high, wide = min(scene_layout.CHUNK, height), min(scene_layout.CHUNK, width)
     count = (height // high) * (width // wide)
@@ -253,6 +250,7 @@ def _written(
             y, coverage = region_latents(
                 params, scene.read, scene.shape, *part, side=side, halo=halo
             )
+            scene.refuse_changes()  # so that no part is written of which it is not known
             if waiting is not None:
                 yield waiting.result()
             waiting = background.submit(write, part, y, coverage)

@@ -48,8 +48,9 @@ class SceneFile:
         scales, offsets: value = scale * stored + offset.
         nodata: the tag; None for a band without.
         time: when it was taken, in UTC, if the file says so.
-        sizes, changed: bytes, and times of change in ns, of the file and of those that it is read
-            with (sources of a VRT, a mask beside it), as far as they are local.
+        paths: the file and those that it is read with (sources of a VRT, a mask beside it), as far
+            as they are local.
+        sizes, changed: their bytes, and times of change in ns.
     """
 
     name: str
@@ -66,6 +67,7 @@ class SceneFile:
     offsets: tuple[float, ...]
     nodata: tuple[float | None, ...]
     time: np.datetime64 | None
+    paths: tuple[Path, ...]
     sizes: tuple[int, ...]
     changed: tuple[int, ...]
 
@@ -73,6 +75,20 @@ class SceneFile:
     def bands(self) -> tuple[int, ...]:
         """The numbers, from 1, of the bands that are not alpha."""
         return tuple(i for i, mark in enumerate(self.marks, 1) if mark != "alpha")
+
+    def refuse_changes(self) -> None:
+        """Raise DataError if a file has another size or time of change than when it was opened."""
+        for path, size, changed in zip(self.paths, self.sizes, self.changed, strict=True):
+            try:
+                now = path.stat()
+            except FileNotFoundError:
+                now = None
+            if now is None or (now.st_size, now.st_mtime_ns) != (size, changed):
+                raise DataError(
+                    f"{path} was {'changed' if now else 'deleted'} while it was encoded: what is "
+                    "written is of its state before; delete the output, and encode again once the "
+                    "file stays as it is"
+                )
 
 
 def read_headers(names: Sequence[str | Path]) -> list[SceneFile]:
@@ -181,7 +197,8 @@ def _header(name: str) -> SceneFile:
             _refuse_stored_colours(shown)
         transform, flips = _north_up(dataset, shown)
         said = dataset.tags(1, ns="IMAGE_STRUCTURE")
-        states = [Path(one).stat() for one in dataset.files if Path(one).is_file()]
+        paths = tuple(Path(one) for one in dataset.files if Path(one).is_file())
+        states = [path.stat() for path in paths]
         return SceneFile(
             name=name,
             shown=shown,
@@ -197,6 +214,7 @@ def _header(name: str) -> SceneFile:
             offsets=dataset.offsets,
             nodata=dataset.nodatavals,
             time=time_of_raster(dataset),
+            paths=paths,
             sizes=tuple(state.st_size for state in states),
             changed=tuple(state.st_mtime_ns for state in states),
         )

@@ -7,6 +7,7 @@ fixed places in the scene, and missing pixels are filled from the window's own: 
 neither on the region that is asked for nor on the other windows of its batch.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,19 +27,41 @@ from nec_jax.models.architecture import ModelConfig
 T = TypeVar("T")
 
 LEAST_COVERAGE = 50  # percent of valid pixels that a cell with a latent has
+_ATTENTION = 1 << 30  # bytes; twice that is needed at once
 
 # (row, column, height, width), in pixels and possibly beyond the scene -> values [h, w, C], and
 # which pixels are valid [h, w].
 Read = Callable[[int, int, int, int], tuple[NDArray, NDArray[np.bool_]]]
 
 
-def default_windows(config: ModelConfig) -> tuple[int, int]:
-    """Side and halo of windows for a model, in cells: as its training images, and a quarter of it.
+def windows_of(config: ModelConfig, side: int | None, halo: int | None) -> tuple[int, int]:
+    """Side and halo of windows in cells: as given, or that of training images and a quarter of it.
 
-    So each cell is in four windows, and the encoder runs four times as often as without a halo.
+    With a halo of a quarter each cell is in four windows, and the encoder runs four times as often
+    as without one.
+
+    Raises InputError: windows that the model does not take, too large or without a core.
     """
-    side = config.image_size // config.patch
-    return side, side // 4
+    side = config.image_size // config.patch if side is None else side
+    halo = side // 4 if halo is None else halo
+    core_of(config, side, halo)
+    largest = largest_side(config)
+    if side > largest:
+        raise InputError(
+            f"windows of {side * config.patch} x {side * config.patch} px: attention over all of "
+            f"their cells takes too much memory; give --image-size {largest * config.patch} or less"
+        )
+    return side, halo
+
+
+def largest_side(config: ModelConfig) -> int:
+    """The side of the largest windows, in cells; never less than that of training images.
+
+    The weights of attention, of a batch in one block, have at most `_ATTENTION` bytes.
+    """
+    tokens = math.isqrt(_ATTENTION // (4 * config.coding_batch * config.heads))
+    others = config.class_token + config.registers
+    return max(config.image_size // config.patch, math.isqrt(max(0, tokens - others)))
 
 
 @jax_defaults()

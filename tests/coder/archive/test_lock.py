@@ -47,9 +47,9 @@ def test_two_processes_do_not_write_one_archive(tmp_path):
         *(folder, str(tmp_path / "link"), LocalStore(folder), f"file://{folder}"),
         *(f"local://{folder}", FsspecStore.from_url(f"file://{folder}"), opened(folder)),
     ):
-        with pytest.raises(OutputError, match="another process is writing this archive"):
+        with pytest.raises(OutputError, match="another process is writing it"):
             written(path)
-        with pytest.raises(OutputError, match="another process is writing this archive"):
+        with pytest.raises(OutputError, match="another process is writing it"):
             archive.create(path, CODEC, COUNT, GRID)
     # Whoever reads it sees nothing of the lock.
     assert set(opened(tmp_path / "a")) == {

@@ -433,7 +433,7 @@ def test_a_writer_alone_is_refused_while_others_share(tmp_path):
     path = tmp_path / "a.zarr"
     with (
         archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD, shared=True),
-        pytest.raises(OutputError, match="another process is writing this archive"),
+        pytest.raises(OutputError, match="another process is writing it"),
     ):
         archive.Writer(path, CODEC, COUNT, GRID, shard=SHARD).__enter__()
     with pytest.raises(InputError, match="retry is for a process that writes alone"):

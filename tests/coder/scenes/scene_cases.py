@@ -8,10 +8,13 @@ import numpy as np
 from transform_cases import smooth_tiles
 
 from coder import QualityLadder, fit
+from coder.codecs import OneQualityCodec
+from coder.refiner import Refiner
 from coder.scenes.scene_grid import SceneGrid
 from coder.scenes.scene_writer import SceneWriter
 
 SHAPE = (300, 530)  # more than one shard in each direction, and two overviews
+PART = np.s_[80:144, 60:120]
 
 
 @cache
@@ -49,9 +52,29 @@ def writer(out: Path, quality: int = 8, **settings: Any) -> SceneWriter:
 
 def written(out: Path, **settings: Any) -> Path:
     """Write the whole scene."""
-    y, coverage = cells()
     with writer(out, **settings) as writing:
-        for part in writing.missing():
-            writing.write(part, y[part], coverage[part])
-        writing.finish()
+        filled(writing, *cells())
     return out
+
+
+def written_part(
+    out: Path, *, by: float = 0, refiner: Refiner | None = None, **settings: Any
+) -> Path:
+    """Write a part of the scene, 4 shards of 32 x 32 cells if shards have so many, plus a number.
+
+    With overviews down to 32 cells, it has one.
+    """
+    y, coverage = (of_cells[PART] for of_cells in cells())
+    settings = {"made": {"model": "m"}, "step": {"files": ["a.tif"]}} | settings
+    codec = ladder().at(8).with_refiner(refiner)
+    assert isinstance(codec, OneQualityCodec)
+    with SceneWriter(out, codec, grid().part(*PART), **settings) as writing:
+        filled(writing, y + np.float32(by), coverage)
+    return out
+
+
+def filled(writing: SceneWriter, y: np.ndarray, coverage: np.ndarray) -> None:
+    """Write what is missing of a scene, and finish it."""
+    for part in writing.missing():
+        writing.write(part, y[part], coverage[part])
+    writing.finish()

@@ -157,3 +157,18 @@ def test_inputs_and_what_exists_are_not_replaced(export, folder, tmp_path, capsy
     head.write_bytes((folder / "head.safetensors").read_bytes())
     error = export("a.zarr", "head.tif", "--head", str(head), "--overwrite")[2]
     assert "is the input" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--bbox 1 2", "Missing value for argument '--bbox'. Expected 4 values."),
+        ("--bbox 1 2 3 x", "Error parsing --bbox: could not convert string to float: 'x'"),
+    ],
+)
+def test_a_wrong_number_of_bounds_is_said_plainly(words, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "a.zarr", "--out", "a.tif", *words.split()])
+    said = capsys.readouterr()
+    assert message in " ".join((said.out + said.err).replace("│", "").split())
+    assert "NoneType" not in said.out + said.err

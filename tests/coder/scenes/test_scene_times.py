@@ -1,5 +1,7 @@
 """Scenes that are written in several calls, some of which are stopped, or with damage in them."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import coder
 from coder import FileError
 from coder.archive import zarr_nodes
 from coder.cli import main
+from coder.scenes import scene_writer
 from coder.scenes.scene_writer import SceneWriter
 
 pytest.importorskip("rasterio")
@@ -105,6 +108,28 @@ def test_a_writer_that_is_killed_while_its_arrays_grow_goes_on_or_is_left(
         times = coder.open_scene(path).times
         assert times is not None
         assert len(times) == count
+
+
+@pytest.mark.parametrize("time", [None, np.datetime64("2026-05-01")])
+def test_a_disk_that_is_full_at_the_end_is_named_and_the_scene_goes_on(tmp_path, monkeypatch, time):
+    record, out = scene_writer._record, tmp_path / "a.zarr"
+
+    def full(group, state):
+        if state["state"] == "complete":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        record(group, state)
+
+    sources = {"attributes": {"geoemb:source_data": ["file:a.tif"]}, "time": time}
+    with monkeypatch.context() as patched:
+        patched.setattr(scene_writer, "_record", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left") as error:
+                written(out, **sources)
+            assert error.value.filename == str(out)
+    written(out, **sources)
+    whole = written(tmp_path / "whole.zarr", **sources)
+    for key in zarr_nodes.sizes(out) | zarr_nodes.sizes(whole):
+        assert (out / key).read_bytes() == (whole / key).read_bytes(), key
 
 
 def test_a_new_time_without_a_cell_can_be_discarded(tmp_path):

@@ -172,3 +172,28 @@ def test_masks_of_colours_or_16_bits_are_refused(tmp_path: Path):
             CorruptImageError, match=rf"label\.tif: .*\(0, 100, 0\) at {place} is no"
         ):
             read_colour_mask(path, box)
+
+
+@pytest.mark.parametrize("marks", ["tag and alpha", "mask and tag", "mask and alpha"])
+def test_a_pixel_is_missing_by_each_of_two_marks(tmp_path: Path, marks: str):
+    """GDAL's own mask is of one mark alone; as in scenes, all count here."""
+    bands = noise(4, 6, 5) // 2 + 1
+    bands[3] = 255
+    if "tag" in marks:
+        bands[1, 1, 1] = 0
+    if "alpha" in marks:
+        bands[3, 5, 4] = 9
+    count = 4 if "alpha" in marks else 3
+    nodata = 0 if "tag" in marks else None
+    alpha = 4 if "alpha" in marks else 0
+    path = write_raster(tmp_path / "a.tif", bands[:count], nodata=nodata, alpha=alpha)
+    if "mask" in marks:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            inside = np.full((6, 5), 255, np.uint8)
+            inside[0, 2] = 0
+            file.write_mask(inside)
+    with pytest.raises(MissingPixels, match="2 of 30 pixels are missing") as error:
+        pixels(path)
+    named = {"tag": "nodata value 0", "alpha": "marked as alpha", "mask": "the file's mask"}
+    for word in marks.split(" and "):
+        assert named[word] in str(error.value)

@@ -1,5 +1,8 @@
-"""What `nec encode SCENE.tif` writes beside a scene replaces nothing that is not its own."""
+"""What `nec encode SCENE.tif` refuses, and what it writes beside a scene."""
 
+import json
+import os
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -8,7 +11,12 @@ import pytest
 from scene_rasters import earth, put_scene
 
 import coder
+import nec_jax
 from coder.cli import main
+from coder.scenes.scene_writer import SceneWriter
+from nec_jax.images.record import DataError
+from nec_jax.scene_encoding.raster_scene import RasterScene
+from nec_jax.scene_encoding.scene_archive import encode_scene
 
 COMMAND = ["--model", "nec-vit-ti", "--scene", "--no-refiner", "--out"]
 
@@ -59,3 +67,59 @@ def test_times_are_read_as_iso_8601_has_them(capsys):
     for text in ("now", "today", "-1", "NaT", "1e3", "99999-01-01", ""):
         assert main(["encode", "in.tif", *COMMAND, "a.zarr", f"--time={text}"]) == 1
         assert "give a time such as" in capsys.readouterr().err
+
+
+def test_a_source_that_changes_while_it_is_encoded_is_noticed():
+    tif = put_scene(Path("in.tif"), earth(64, 64))
+    source = RasterScene([tif], nec_jax.load("nec-vit-ti").config)
+    source.refuse_changes()
+    state = tif.stat()
+    os.utime(tif, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    with pytest.raises(DataError, match=r"in\.tif was changed while it was encoded"):
+        encode_scene(nec_jax.load("nec-vit-ti"), source, Path("a.zarr"))
+    tif.unlink()
+    with pytest.raises(DataError, match=r"in\.tif was deleted while"):
+        source.refuse_changes()
+    assert not list(Path("a.zarr/valid").rglob("c/*"))  # nothing is written of either state
+
+
+def test_a_source_that_changes_before_encoding_goes_on_is_noticed(monkeypatch, capsys):
+    command = ["encode", "in.tif", *COMMAND, "a.zarr"]
+    put_scene(Path("in.tif"), earth(64, 64))
+    with monkeypatch.context() as patched:
+        patched.setattr(SceneWriter, "finish", lambda self: sys.exit("stopped"))
+        with pytest.raises(SystemExit, match="stopped"):
+            main(command)
+    put_scene(Path("in.tif"), earth(64, 64, row=720))
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "with other files or settings for this scene (file_times)" in error
+
+
+def test_a_scene_without_refiner_does_not_silently_stay_one(capsys):
+    put_scene(Path("in.tif"), earth(64, 64))
+    command = ["encode", "in.tif", *COMMAND, "a.zarr"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([word for word in command if word != "--no-refiner"]) == 1
+    assert "a.zarr: was begun without a refiner, and now there is one: give --no-refiner" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(("side", "halo"), [(16, 0), (32, 0), (64, 1)])
+def test_small_windows_have_a_halo_of_a_quarter(side, halo):
+    put_scene(Path("in.tif"), earth(64, 64))
+    assert main(["encode", "in.tif", *COMMAND, "a.zarr", "--image-size", str(side)]) == 0
+    state = json.loads(Path("a.zarr/zarr.json").read_text())["attributes"]["nec_scene"]
+    assert (state["made"]["side"], state["made"]["halo"]) == (side // 16, halo)
+
+
+@pytest.mark.parametrize("side", [928, 2048, 1 << 30])
+def test_windows_that_take_too_much_memory_are_refused(side, capsys):
+    put_scene(Path("in.tif"), earth(64, 64))
+    assert main(["encode", "in.tif", *COMMAND, "a.zarr", "--image-size", str(side)]) == 1
+    error = capsys.readouterr().err
+    assert "takes too much memory; give --image-size 912 or less" in error
+    assert error.count("\n") == 1
+    assert not Path("a.zarr").exists()

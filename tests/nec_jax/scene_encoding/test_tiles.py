@@ -14,7 +14,7 @@ from coder import InputError
 from nec_jax import NecParams
 from nec_jax.api import latents_of
 from nec_jax.scene_encoding import tiles
-from nec_jax.scene_encoding.tiles import default_windows, fill_missing, region_latents
+from nec_jax.scene_encoding.tiles import fill_missing, region_latents, windows_of
 
 PATCH, SIDE, HALO = 16, 4, 1
 EVERYTHING = slice(None), slice(None)
@@ -348,6 +348,6 @@ def test_an_image_without_missing_pixels_stays_as_it_is():
 
 
 def test_default_windows_are_as_large_as_training_images():
-    assert default_windows(tiny_config(image_size=128)) == (8, 2)
-    assert default_windows(tiny_config(image_size=224)) == (14, 3)
-    assert default_windows(tiny_config(image_size=32)) == (2, 0)
+    assert windows_of(tiny_config(image_size=128), None, None) == (8, 2)
+    assert windows_of(tiny_config(image_size=224), None, None) == (14, 3)
+    assert windows_of(tiny_config(image_size=32), None, None) == (2, 0)
