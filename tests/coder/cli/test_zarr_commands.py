@@ -248,7 +248,7 @@ def test_an_array_of_any_claimed_size_exhausts_nothing(kind, run, tmp_path):
 
 
 def test_shards_of_very_many_chunks_are_refused(run, tmp_path):
-    sides = {"shape": (8, 8), "shards": (8, 8), "chunks": (2, 2)}
+    sides: dict[str, Any] = {"shape": (8, 8), "shards": (8, 8), "chunks": (2, 2)}
     zarr.create_array(tmp_path / "a.zarr", dtype="f4", **sides)[:] = 1
     assert run("verify", tmp_path / "a.zarr")[0] == 0
     many = [10**6, 10**6]
