@@ -231,10 +231,11 @@ def latents_of(params: NecParams, batches: Iterable[NDArray]) -> Iterator[NDArra
     Raises InputError: the device has not enough memory for images of this size.
     """
     size = params.config.coding_batch
-    before, count, shape = None, 0, ()
+    before, count, height, width = None, 0, 0, 0
     try:
         for batch in batches:
-            padding, shape = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)], batch.shape
+            padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
+            height, width = batch.shape[1:3]
             # Returns at once: the device computes this batch while the caller codes the one before.
             y = _latents(params.config, params.weights, np.pad(batch, padding))
             if before is not None:
@@ -246,7 +247,7 @@ def latents_of(params: NecParams, batches: Iterable[NDArray]) -> Iterator[NDArra
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(
-            f"not enough memory to encode {size} images of {shape[1]} x {shape[2]} px at once: "
+            f"not enough memory to encode {size} images of {height} x {width} px at once: "
             "give smaller images or windows (nec encode --image-size)"
         ) from error
 

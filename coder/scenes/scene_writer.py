@@ -252,7 +252,7 @@ class SceneWriter:
             )
 
     def _refuse_damage(self, group: zarr.Group) -> None:
-        """Raise FileError if a member of the scene that is there cannot be opened."""
+        """Raise FileError if a member of the scene that is there cannot be opened, or is wrong."""
         state = layout.state_of(group) or {}
         coordinates = ("x", "y", *(("time",) if self._time else ()))
         for level in layout.levels_of(self.grid.shape):
@@ -260,6 +260,8 @@ class SceneWriter:
             layout.array_in(own, "spatial_ref")
             for name in (*layout.OF_CELLS, *coordinates):
                 layout.check_shape(layout.array_in(own, name), self.grid.coarser(level), state)
+        for key, why in layout.misplaced(group):
+            raise FileError(f"{key} {why}: {layout.REMEDY}")
         if self.codec.refiner is not None:
             try:
                 zarr_nodes.open_node(group.store_path / refiner_array.GROUP)

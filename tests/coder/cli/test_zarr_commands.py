@@ -227,3 +227,36 @@ def test_an_array_that_may_not_be_read_is_no_array_with_lost_chunks(run, tmp_pat
     assert "  unknown which of " in out
     with pytest.raises(FileError, match="no permission"):
         fit_commands.read(tmp_path / "y.zarr")
+
+
+@pytest.mark.parametrize("kind", ["array", "group", "archive"])
+def test_an_array_of_any_claimed_size_exhausts_nothing(kind, run, tmp_path):
+    """Its places are counted and not listed, and only those that are stored are looked at."""
+    path = tmp_path / "a.zarr"
+    if kind == "archive":
+        filled(path)
+        change(path / "label/zarr.json", lambda d: d.update(shape=[10**15]))
+    else:
+        node: Any = path if kind == "array" else zarr.create_group(path).store_path / "a"
+        zarr.create_array(node, data=np.ones((4, 4)), chunks=(2, 2))
+        inner = path if kind == "array" else path / "a"
+        change(inner / "zarr.json", lambda d: d.update(shape=[10**9, 10**9]))
+    for command in ("info", "verify", "decode"):
+        status, _, err = run(command, path)
+        assert status == 1
+        assert "and at most 2,097,152 can be read" in err
+
+
+def test_shards_of_very_many_chunks_are_refused(run, tmp_path):
+    sides: dict[str, Any] = {"shape": (8, 8), "shards": (8, 8), "chunks": (2, 2)}
+    zarr.create_array(tmp_path / "a.zarr", dtype="f4", **sides)[:] = 1
+    assert run("verify", tmp_path / "a.zarr")[0] == 0
+    many = [10**6, 10**6]
+
+    def claim(metadata: dict[str, Any]) -> None:
+        metadata["shape"] = metadata["chunk_grid"]["configuration"]["chunk_shape"] = many
+
+    change(tmp_path / "a.zarr/zarr.json", claim)
+    status, _, err = run("verify", tmp_path / "a.zarr")
+    assert status == 1
+    assert "have 250,000,000,000 chunks each" in err

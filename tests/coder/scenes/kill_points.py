@@ -22,7 +22,7 @@ import scene_cases
 from coder.cli import main
 from coder.scenes import scene_layout
 
-TIMES = ("2026-05-01", "2026-06-01")
+TIMES: tuple[str, ...] = ("2026-05-01", "2026-06-01")
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 
 

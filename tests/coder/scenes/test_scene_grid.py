@@ -80,3 +80,15 @@ def test_a_grid_that_is_not_north_up_is_refused(transform):
 def test_a_grid_has_no_more_cells_than_a_scene_can_list(shape):
     with pytest.raises(InputError, match="make several of it"):
         SceneGrid("", None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), shape)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        (1e-9, 0.0, 5e9, 0.0, -1e-9, 4e9),  # the centres of neighbours would be one number
+        (1e308, 0.0, 0.0, 0.0, -1e308, 0.0),  # the far edge is infinite
+    ],
+)
+def test_a_grid_whose_numbers_do_not_tell_cells_apart_is_refused(transform):
+    with pytest.raises(InputError, match="is the transform right"):
+        SceneGrid("", None, transform, (8, 8))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from scene_rasters import earth, put_scene
 
 import coder
@@ -123,3 +124,14 @@ def test_windows_that_take_too_much_memory_are_refused(side, capsys):
     assert "takes too much memory; give --image-size 912 or less" in error
     assert error.count("\n") == 1
     assert not Path("a.zarr").exists()
+
+
+def test_a_scene_without_a_place_on_earth_has_no_item_and_is_complete(capsys):
+    site = 'ENGCRS["site",EDATUM["x"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],{}]'
+    crs = rasterio.CRS.from_wkt(site.format('LENGTHUNIT["metre",1]'))
+    put_scene(Path("in.tif"), earth(64, 64), crs=crs)
+    assert main(["encode", "in.tif", *COMMAND, "a.zarr", "--time", "2026-05-01"]) == 0
+    assert "no STAC Item is written: the scene's outline has no place" in capsys.readouterr().out
+    assert coder.open_scene("a.zarr").grid.code is None
+    assert main(["encode", "in.tif", *COMMAND, "."]) == 1
+    assert "is no name of a scene" in capsys.readouterr().err
