@@ -108,7 +108,7 @@ def test_classes_have_names_and_colours(scene, tmp_path):
     # The attribute table has the same names and colours.
     table = ElementTree.parse(tmp_path / "a.tif.aux.xml").find(".//GDALRasterAttributeTable")
     assert table is not None
-    rows = [[cell.text for cell in row] for row in table.iter("Row")]
+    rows = [[cell.text or "" for cell in row] for row in table.iter("Row")]
     assert [row[:2] for row in rows] == [[str(i), name] for i, name in enumerate(CLASSES)]
     assert [tuple(map(int, row[2:])) for row in rows] == [colour[:3] for colour in colours]
 
