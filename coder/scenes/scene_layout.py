@@ -435,7 +435,7 @@ def misplaced(root: zarr.Group) -> Iterator[tuple[str, str]]:
 def _geotransform(grid: SceneGrid) -> str:
     """The six numbers of a grid in GDAL's order."""
     a, b, c, d, e, f = grid.transform
-    return " ".join(map(repr, (c, a, b, f, d, e)))
+    return " ".join(repr(float(one)) for one in (c, a, b, f, d, e))
 
 
 def shards_of(root: zarr.Group) -> list[Shard]:
