@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import checked_shapes  # noqa: F401
@@ -17,6 +17,7 @@ from train_cases import run_compress, run_pretrain
 
 import nec_jax
 from nec_jax import NecParams, calibrate
+from train.tasks import first_density
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,8 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of training come first: they take longest, and both workers are to end together."""
-    items.sort(key=lambda item: "train" not in item.path.parts)
+    """Long files come first, and short ones last: both workers are to end together."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: "train" not in item.path.parts and item.path.parent != here)
 
 
 def put_whole(self: LRUCache, key: str, value: bytes) -> None:
@@ -57,6 +59,18 @@ def put_whole(self: LRUCache, key: str, value: bytes) -> None:
         part = path.with_name(f"{key}.{os.getpid()}-{threading.get_ident()}")
         part.write_bytes(value)
         part.replace(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_fit() -> Iterator[None]:
+    """The densities that a run starts from are fitted in few steps.
+
+    In programs of low effort, the fit would take longer than all else that a short run does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_density, "FIT_STEPS", 20)
+        patch.setattr(first_density, "TRY_STEPS", 10)
+        yield
 
 
 @pytest.fixture(scope="session")

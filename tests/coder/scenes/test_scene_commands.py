@@ -30,8 +30,8 @@ def test_info_says_where_the_scene_lies(path, capsys):
     assert tuple(facts["scene"]["bounds"]) == grid().bounds
 
 
-def test_verify_names_what_is_damaged_lost_or_exchanged(tmp_path, capsys):
-    out = written(tmp_path / "a.zarr")
+def test_verify_names_what_is_damaged_lost_or_exchanged(path, tmp_path, capsys):
+    out = shutil.copytree(path, tmp_path / "a.zarr")
     assert main(["verify", str(out)]) == 0
     first, second = (out / "embedding/c/0" / name / "0" for name in ("0", "1"))
     kept = first.read_bytes(), second.read_bytes()
@@ -56,8 +56,8 @@ def test_a_copy_has_the_same_bytes(path, tmp_path, capsys):
     assert all((out / key).read_bytes() == (path / key).read_bytes() for key in sizes)
 
 
-def test_a_damaged_scene_is_not_copied(tmp_path, capsys):
-    out = written(tmp_path / "a.zarr")
+def test_a_damaged_scene_is_not_copied(path, tmp_path, capsys):
+    out = shutil.copytree(path, tmp_path / "a.zarr")
     shard = out / "embedding/c/0/1/0"
     data = bytearray(shard.read_bytes())
     data[100] ^= 1

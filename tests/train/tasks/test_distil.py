@@ -65,8 +65,7 @@ def test_a_perfect_prediction_costs_nothing_and_the_mean_one_what_its_deviation_
     np.testing.assert_allclose(found["loss"], (found["class"] + found["grid"]) / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-@pytest.mark.parametrize("ratio", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "ratio"), [("adamw", 0.0), ("muon", 0.5)])
 def test_training_lowers_the_loss_and_leaves_the_teacher(
     data: Path, teacher: NecParams, name: str, ratio: float
 ) -> None:
