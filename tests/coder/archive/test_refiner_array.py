@@ -280,8 +280,11 @@ def damage(path: Path, how: str) -> None:
             lambda data: data["chunk_grid"]["configuration"].update(chunk_shape=[size]),
         )
     elif how == "huge":
-        change(array / "zarr.json", lambda data: data.update(shape=[1 << 40]))
+        whole = {"name": "regular", "configuration": {"chunk_shape": [1 << 40]}}
+        change(array / "zarr.json", lambda data: data.update(shape=[1 << 40], chunk_grid=whole))
         (array / "c/0").unlink()
+    elif how == "of many chunks":
+        change(array / "zarr.json", lambda data: data.update(shape=[1 << 40]))
     elif how == "another type":
         change(array / "zarr.json", lambda data: data.update(data_type="int8"))
     elif how == "another":
@@ -304,6 +307,7 @@ DAMAGE = {
     "metadata": "refiner/file is lost or damaged",
     "another file": "a codec file where a refiner file is needed",
     "huge": "1,099,511,627,776 bytes",
+    "of many chunks": "makes [0-9,]+ chunks, and at most",
     "another type": "not an array of bytes",
     "another": "not the one that nec_refiner names",
     "no text": "not the one that nec_refiner names",
