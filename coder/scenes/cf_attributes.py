@@ -77,6 +77,8 @@ def _is_same(crs: "CRS", parameters: dict[str, Any], grid: SceneGrid) -> bool:
 
 def _is_in_degrees(crs: "CRS") -> bool:
     """Whether all angles are in degrees, as in CF; pyproj takes any for degrees."""
+    if crs.is_bound and crs.source_crs is not None:
+        crs = crs.source_crs  # without the shift of the datum, whose angles are in arc-seconds
     angles = []
     if crs.is_geographic:
         angles += [axis.unit_conversion_factor for axis in crs.axis_info[:2]]

@@ -50,9 +50,12 @@ def _within_180(ring: NDArray[np.float64]) -> list[list[Ring]]:
     if (np.abs(y) > 90 + 1e-9).any() or abs(x[0] - x[-1]) > 1e-9:  # or it goes around a pole
         return []
     parts: list[list[Ring]] = []
-    for turn in range(int((x.min() + 180) // 360), int((x.max() + 180) // 360) + 1):
+    # Once around the Earth at most, as the last cells of a map of it may reach further.
+    once = _cut([(px, py) for px, py in ring[:-1].tolist()], x.min() + 360, -1)
+    first, last = (int((end + 180) // 360) for end in (x.min(), max(px for px, _ in once)))
+    for turn in range(first, last + 1):
         low = 360 * turn - 180
-        inside = _cut(_cut([(px, py) for px, py in ring[:-1].tolist()], low, 1), low + 360, -1)
+        inside = _cut(_cut(once, low, 1), low + 360, -1)
         points = [(round(px - 360 * turn, PLACES), round(py, PLACES)) for px, py in inside]
         points = list(dict.fromkeys(points))
         if len({px for px, _ in points}) > 1 and len(points) > 2:  # not a line on the meridian

@@ -107,7 +107,7 @@ def write_components(part: ScenePart, out: Path, count: int, *, overwrite: bool 
 
     They are those of the scene, so that its parts, levels and times can be compared: fitted on the
     cells of its first time, in at most 128 chunks that are evenly spread. Raises as
-    `write_channels`; InputError, too, if no cell of the part has an embedding.
+    `write_channels`; InputError, too, if no cell of the part, or of that time, has an embedding.
     """
     found, _ = _fitted(part, count)
     raster = Raster(part.grid, [f"component {i + 1}" for i in range(count)], "float32", np.nan)
@@ -149,6 +149,8 @@ def _fitted(part: ScenePart, count: int) -> tuple[PrincipalComponents, NDArray[n
     scene, time = part.scene, None if part.scene.times is None else 0
     level = max(level for level in scene.levels if level <= CHUNK)  # as small as a chunk
     chunks = np.unique(np.argwhere(scene.valid(level=level, time=time)) * level // CHUNK, axis=0)
+    if not len(chunks):
+        raise InputError("no cell of the scene's first time has an embedding: export channels")
     chosen = np.linspace(0, len(chunks) - 1, min(len(chunks), _SAMPLE)).astype(int)
     kept = []
     for row, column in CHUNK * chunks[chosen]:

@@ -279,8 +279,9 @@ def check_shape(array: zarr.Array, grid: SceneGrid, state: Mapping[str, Any]) ->
     times = (count, count + 1) if state["state"] == "writing" else (count,)
     parts = array.shards or array.chunks
     if name in OF_CELLS:
-        codec = nec_codec(array)
-        last = () if name != "embedding" else (codec.channels if codec else array.shape[-1],)
+        codec, last = nec_codec(array), ()
+        if name == "embedding":
+            last = array.shape[-1:] if codec is None else (codec.channels,)
         expected, most = (*grid.shape, *last), (SHARD, SHARD, *last)
         if array.ndim > len(expected):
             lead = array.shape[:1] if array.shape[0] in times else times[:1]

@@ -177,15 +177,15 @@ class SceneWriter:
             # Not in place: the group would write it with whatever it writes next.
             state = {**state, "steps": [*state["steps"], state["begun"]]}
             state.pop("begun")
-        self._add_sources()
-        _record(self.group, {**state, "state": "complete", "sha256": sha256})
+        # At once: a scene that is complete always has the copies for xarray.
+        _record(self.group, {**state, "state": "complete", "sha256": sha256}, self._sources())
 
-    def _add_sources(self) -> None:
-        """Add what is embedded at this time to the sources that the convention geoemb: names."""
+    def _sources(self) -> dict[str, Any]:
+        """The attribute geoemb:source_data: what is embedded at this time, and at others."""
         own = self._attributes.get(layout.SOURCES, [])
         there: Any = self.group.attrs.get(layout.SOURCES, [])
-        if sources := list(dict.fromkeys([*there, *own])):
-            self.group.attrs.put({**self.group.attrs, layout.SOURCES: sources})
+        sources = list(dict.fromkeys([*there, *own]))
+        return {layout.SOURCES: sources} if sources else {}
 
     def _opened(self) -> zarr.Group:
         """The scene, made if it is not there, with the time to write."""
@@ -298,7 +298,17 @@ class SceneWriter:
         if self._time is not None:
             self._lead = (done.get(name, len(state["steps"])),)
         if begun is None and name not in done:
+            self._refuse_too_many(group)
             _record(group, {**state, "begun": step})
+
+    def _refuse_too_many(self, group: zarr.Group) -> None:
+        """Raise InputError if no reader would take the arrays with the time that is written."""
+        if zarr_nodes.count(self._array(group, "valid")) > zarr_nodes.MOST_SHARDS:
+            raise InputError(
+                "cannot have one more time: it would have more than "
+                f"{zarr_nodes.MOST_SHARDS:,} shards, which is too many to be read: write this time "
+                "to another place"
+            )
 
     def _forget(self, group: zarr.Group) -> dict[str, Any]:
         """Delete what is written of a time that was begun; what was complete is so again.
@@ -434,9 +444,12 @@ class SceneWriter:
         return (*self._lead, *own, *(0,) * (array.ndim - len(self._lead) - 2))
 
 
-def _record(group: zarr.Group, state: dict[str, Any]) -> None:
-    """Write what a scene records of itself, and, if it is complete, the copies for xarray."""
-    attributes = {**group.attrs, layout.ATTRIBUTE: state}
+def _record(group: zarr.Group, state: dict[str, Any], others: Mapping[str, Any] = {}) -> None:
+    """Write what a scene records of itself, and, if it is complete, the copies for xarray.
+
+    `others` are further attributes.
+    """
+    attributes = {**group.attrs, **others, layout.ATTRIBUTE: state}
     if state["state"] == "complete":
         nodes = {name: node for name, node in group.members() if name != refiner_array.GROUP}
         group = zarr_nodes.with_copies(group, nodes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coder.errors import InputError
 from coder.scenes.map_outline import PLACES, Ring, in_degrees
 from coder.scenes.scene_grid import Bounds, SceneGrid
-from coder.scenes.scene_layout import ATTRIBUTE
+from coder.scenes.scene_layout import ATTRIBUTE, SOURCES
 from coder.scenes.scene_part import time_number
 from coder.scenes.scene_reader import Scene
 
@@ -65,7 +65,8 @@ def stac_item(
             name += f"_{utc(time):%Y%m%dT%H%M%S}"  # one of several times
     geometry, box = _place(scene.grid)
     extensions, properties = [PROJECTION, EMBEDDINGS], _span(_times(scene, time))
-    properties |= _projection(scene.grid) | _embeddings(scene)
+    step = _step(scene, time)
+    properties |= _projection(scene.grid) | _embeddings(scene, step)
     build = scene.facts.get("geoemb:build_version")
     if isinstance(build, str):
         properties["processing:software"] = {"nec-jax": build}
@@ -81,7 +82,7 @@ def stac_item(
         "geometry": geometry,
         "bbox": box,
         "properties": properties,
-        "links": _links(scene),
+        "links": _links(scene, step),
         "assets": assets,
     }
 
@@ -128,15 +129,36 @@ def _projection(grid: SceneGrid) -> dict[str, Any]:
     }
 
 
-def _embeddings(scene: Scene) -> dict[str, Any]:
+def _step(scene: Scene, given: datetime | None) -> dict[str, Any] | None:
+    """What the scene records of the only time that the Item is of; None if it is of several."""
+    state: Any = scene.facts.get(ATTRIBUTE, {})
+    steps = state.get("steps", [])
+    number = 0
+    if scene.times is not None and given is not None:
+        number = time_number(scene, utc(given))
+    elif len(steps) != 1:
+        return None
+    return steps[number] if number < len(steps) else None
+
+
+def _sources(scene: Scene, step: dict[str, Any] | None) -> Any:
+    """The files that the Item's time was made of, of several; or all sources of the scene."""
+    if step is not None and scene.times is not None and len(scene.times) > 1:
+        preparation = step.get("preparation")
+        return preparation.get("files") if isinstance(preparation, dict) else None
+    return scene.facts.get(SOURCES)
+
+
+def _embeddings(scene: Scene, step: dict[str, Any] | None) -> dict[str, Any]:
     """The fields of the extension for embeddings, and those of STAC that it uses."""
     facts = scene.facts
     held = {
         "type": facts.get("geoemb:type"),
         "dimensions": scene.codec.channels,
         "chip_layout": facts.get("geoemb:chip_layout"),
-        "source_data": facts.get("geoemb:source_data"),
+        "source_data": _sources(scene, step),
         **_made(facts),
+        "preparation": None if step is None else step.get("preparation"),
         "model": facts.get("geoemb:model"),
     }
     fields: dict[str, Any] = {
@@ -155,18 +177,14 @@ def _embeddings(scene: Scene) -> dict[str, Any]:
 
 
 def _made(facts: dict[str, Any]) -> dict[str, Any]:
-    """What the scene records of its making: model, quality, preparation of the pixels."""
+    """What the scene records of its making, equally for all times: model, quality."""
     state: Any = facts.get(ATTRIBUTE, {})
-    made = {"model_name": facts.get("model_name"), **state.get("made", {})}
-    steps = state.get("steps", [])
-    if len(steps) == 1:
-        made["preparation"] = steps[0].get("preparation")
-    return made
+    return {"model_name": facts.get("model_name"), **state.get("made", {})}
 
 
-def _links(scene: Scene) -> list[dict[str, str]]:
+def _links(scene: Scene, step: dict[str, Any] | None) -> list[dict[str, str]]:
     """Links to the model and the source data, where these are URLs."""
-    sources = scene.facts.get("geoemb:source_data")
+    sources = _sources(scene, step)
     named = [("emb:model", scene.facts.get("geoemb:model"))]
     named += [("emb:source-data", one) for one in (sources if isinstance(sources, list) else [])]
     return [
@@ -201,7 +219,7 @@ def _place(grid: SceneGrid) -> tuple[dict[str, Any], list[float]]:
 
 
 def _on_earth(grid: SceneGrid) -> Bounds:
-    """The bounds of a grid, without what its last cells reach beyond a map of the whole Earth."""
+    """The bounds of a grid, without what its last cells reach beyond a pole."""
     from rasterio.crs import CRS
 
     west, south, east, north = grid.bounds
@@ -209,13 +227,11 @@ def _on_earth(grid: SceneGrid) -> Bounds:
     if not crs.is_geographic:
         return grid.bounds
     turn = math.tau / crs.units_factor[1]  # in map units
-    width, height = grid.transform[0], -grid.transform[4]
+    height = -grid.transform[4]
     if -turn / 4 - height <= south < -turn / 4:
         south = -turn / 4
     if turn / 4 < north <= turn / 4 + height:
         north = turn / 4
-    if turn < east - west <= turn + width:
-        east = west + turn
     return west, south, east, north
 
 

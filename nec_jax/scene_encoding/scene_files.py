@@ -86,8 +86,8 @@ class SceneFile:
             if now is None or (now.st_size, now.st_mtime_ns) != (size, changed):
                 raise DataError(
                     f"{path} was {'changed' if now else 'deleted'} while it was encoded: what is "
-                    "written is of its state before; delete the output, and encode again once the "
-                    "file stays as it is"
+                    "written is of its state before; encode again once the file stays as it is "
+                    "(a scene without times: delete it first)"
                 )
 
 

@@ -96,6 +96,14 @@ def test_a_projection_that_cf_does_not_have_has_no_name(code):
     assert found["x"]["units"] == "metre"
 
 
+def test_a_shift_of_the_datum_is_no_angle_of_the_map():
+    text = "+proj=tmerc +lon_0=9 +x_0=3500000 +ellps=bessel +towgs84=598,73,418,0.2,0.04,-2.4,6.7"
+    crs = pyproj.CRS(text)
+    assert crs.is_bound
+    grid = SceneGrid(crs.to_wkt(), None, (160.0, 0, 3.5e6, 0, -160.0, 5.5e6), (20, 10))
+    assert cf_attributes(grid)["x"]["standard_name"] == "projection_x_coordinate"
+
+
 def test_xarray_finds_them_and_writes_them_again(tmp_path):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("rioxarray")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from export_cases import CHANNELS, TRANSFORM, cells, grid_of, head_of, written
 from refiner_cases import random_refiner
+from scene_cases import written_part
 
 import coder
 from coder import CodecError, InputError, OutputError
@@ -156,6 +157,15 @@ def test_all_times_and_levels_have_the_components_of_the_first_time(tmp_path):
             found[time, level] = np.linalg.lstsq(design, file.read()[:, valid].T, rcond=None)[0]
     for one in found.values():
         np.testing.assert_allclose(one, found[0, 1], atol=1e-3)
+
+
+def test_a_first_time_without_a_cell_has_no_components(tmp_path):
+    for time, by in (("2024-05-01", np.nan), ("2024-06-01", 0)):
+        written_part(tmp_path / "a.zarr", by=by, time=np.datetime64(time))
+    part = part_of(coder.open_scene(tmp_path / "a.zarr"), time=1)
+    with pytest.raises(InputError, match="first time has an embedding"):
+        write_preview(part, tmp_path / "a.tif")
+    assert not (tmp_path / "a.tif").exists()
 
 
 def test_a_preview_is_red_green_blue_and_clear_where_nothing_is(scene, tmp_path):

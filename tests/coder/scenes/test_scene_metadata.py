@@ -143,6 +143,17 @@ def test_a_shape_that_is_not_the_scenes_is_named_and_exhausts_nothing(
     assert largest[0] <= 32 * 32 * 12
 
 
+@pytest.mark.parametrize("shape", [(), (7,)])
+def test_other_embeddings_in_place_of_an_overviews_are_named(scene, shape, capsys):
+    shutil.rmtree(scene / "overviews/2/embedding")
+    zarr.create_array(scene / "overviews/2/embedding", shape=shape, dtype="f4", fill_value=0)
+    metadata = json.loads((scene / "zarr.json").read_text())
+    del metadata["consolidated_metadata"]  # else some readers see those that were there
+    (scene / "zarr.json").write_text(json.dumps(metadata))
+    for reader, said in errors(scene, capsys).items():
+        assert "overviews/2/embedding" in said, reader
+
+
 def test_a_damaged_refiner_is_not_passed_off_as_complete(tmp_path):
     refiner = random_refiner(ladder())
     out = written_part(tmp_path / "a.zarr", refiner=refiner)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import zarr
 from scene_cases import ladder
 
 import coder
-from coder import FileError
+from coder import FileError, InputError
 from coder.archive import zarr_nodes
 from coder.cli import main
 from coder.scenes import scene_writer
@@ -114,10 +115,10 @@ def test_a_writer_that_is_killed_while_its_arrays_grow_goes_on_or_is_left(
 def test_a_disk_that_is_full_at_the_end_is_named_and_the_scene_goes_on(tmp_path, monkeypatch, time):
     record, out = scene_writer._record, tmp_path / "a.zarr"
 
-    def full(group, state):
+    def full(group, state, *others):
         if state["state"] == "complete":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        record(group, state)
+        record(group, state, *others)
 
     sources = {"attributes": {"geoemb:source_data": ["file:a.tif"]}, "time": time}
     with monkeypatch.context() as patched:
@@ -130,6 +131,30 @@ def test_a_disk_that_is_full_at_the_end_is_named_and_the_scene_goes_on(tmp_path,
     whole = written(tmp_path / "whole.zarr", **sources)
     for key in zarr_nodes.sizes(out) | zarr_nodes.sizes(whole):
         assert (out / key).read_bytes() == (whole / key).read_bytes(), key
+
+
+def test_a_scene_that_is_repaired_always_has_the_copies_of_its_metadata(tmp_path, monkeypatch):
+    """Whenever the writer is killed: nothing would restore them."""
+    settings = {"attributes": {"geoemb:source_data": ["file:a.tif"]}}
+    out = written(tmp_path / "a.zarr", **settings)
+    (out / "valid/c/0/0").unlink()
+    before = (out / "zarr.json").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(scene_writer, "_record", lambda *arguments: sys.exit("killed"))
+        with pytest.raises(SystemExit, match="killed"):
+            written(out, **settings)
+    assert (out / "zarr.json").read_bytes() == before
+    written(out, **settings)
+    assert (out / "zarr.json").read_bytes() == before
+
+
+def test_a_time_that_no_reader_would_take_is_refused_before_it_is_begun(tmp_path, monkeypatch):
+    out = written(tmp_path / "t.zarr", time=np.datetime64("2026-05-01"))
+    before = (out / "zarr.json").read_bytes()
+    monkeypatch.setattr(zarr_nodes, "MOST_SHARDS", 7)  # a time has 4
+    with pytest.raises(InputError, match=r"one more time.*more than 7 shards.*another place"):
+        written(out, time=np.datetime64("2026-06-01"))
+    assert (out / "zarr.json").read_bytes() == before
 
 
 def test_a_new_time_without_a_cell_can_be_discarded(tmp_path):

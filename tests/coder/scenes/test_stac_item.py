@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import scene_cases
 from export_cases import CHANNELS, grid_of, written
 
 import coder
@@ -152,6 +153,28 @@ def test_one_of_several_times_is_an_item_of_its_own(tmp_path):
     assert items[0]["assets"]["embeddings"]["href"] == "a.zarr"
 
 
+def test_the_item_of_one_time_has_the_sources_of_this_time(tmp_path):
+    days = ("2024-05-01", "2024-06-01")
+    for i, day in enumerate(days):
+        url = f"https://example.org/{day}.tif"
+        scene_cases.written_part(
+            tmp_path / "a.zarr",
+            by=i,
+            step={"preparation": {"files": [url]}},
+            attributes={"geoemb:source_data": [url]},
+            time=np.datetime64(day),
+        )
+    scene = coder.open_scene(tmp_path / "a.zarr")
+    for time in (*days, None):
+        item = stac_item(scene, "a.zarr", time=time and datetime.fromisoformat(time))
+        expected = [f"https://example.org/{day}.tif" for day in days if time in (day, None)]
+        made = item["properties"]["emb:runtime_parameters"]
+        assert made["source_data"] == expected
+        assert made.get("preparation") == (None if time is None else {"files": expected})
+        links = [link["href"] for link in item["links"] if link["rel"] == "emb:source-data"]
+        assert links == expected
+
+
 def test_no_time_is_made_up(scene):
     with pytest.raises(InputError, match="does not record when its pictures were taken"):
         stac_item(scene, "a.zarr")
@@ -229,6 +252,16 @@ def test_bounds_in_degrees(transform, shape, box):
     areas = [np.ptp(np.array(rings[0]), axis=0).prod() for rings in polygons]
     assert min(areas) > 0
     assert sum(areas) <= 360 * 180
+
+
+@pytest.mark.parametrize("sides", [(1000, 1000), (1001, 1001)])
+def test_a_projected_map_of_the_earth_lies_once_around_it(sides):
+    """Also if its last cells reach beyond."""
+    half = 20037508.342789244
+    transform = (half / 500, 0, -half, 0, -half / 500, half)
+    geometry, box = _place(grid_of(sides, "EPSG:3857", transform))
+    assert geometry["type"] == "Polygon"
+    assert (box[0], box[2]) == (-180, 180)
 
 
 def test_what_lies_beyond_a_pole_by_more_than_a_cell_is_no_place():
