@@ -62,14 +62,15 @@ def put_whole(self: LRUCache, key: str, value: bytes) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _short_fit() -> Iterator[None]:
-    """The densities that a run starts from are fitted in few steps.
+def _short_fit(pytestconfig: pytest.Config) -> Iterator[None]:
+    """The densities that a run starts from are fitted in few steps, but in slow tests.
 
     In programs of low effort, the fit would take longer than all else that a short run does.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_density, "FIT_STEPS", 20)
-        patch.setattr(first_density, "TRY_STEPS", 10)
+        if pytestconfig.option.markexpr != "slow":
+            patch.setattr(first_density, "FIT_STEPS", 20)
+            patch.setattr(first_density, "TRY_STEPS", 10)
         yield
 
 
