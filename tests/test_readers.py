@@ -26,8 +26,9 @@ from PIL import Image
 import coder
 import nec_jax
 from coder import CodecError, archive
-from coder.cli import _OWN, OTHERS, fit_commands
+from coder.cli import _OWN, OTHERS
 from coder.cli import main as coder_main
+from coder.embedding_files import open_embeddings
 from nec_jax import heads
 from nec_jax.images.read import read_image, read_mask
 from nec_jax.images.record import DataError
@@ -283,7 +284,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "heads.load": ("head", lambda path, _: heads.load(path)),
     "coder.load_head": ("head", lambda path, _: coder.load_head(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
-    "fit_commands.read": ("embeddings", lambda path, _: fit_commands.read(path)),
+    "open_embeddings": ("embeddings", lambda path, _: open_embeddings(path)),
     "coder.open": ("archive", lambda path, _: coder.open(path)[:]),
     "archive.open_archive": ("archive", lambda path, _: archive.open_archive(path)),
     "read_image": ("image", lambda path, _: read_image(path, "an image")),

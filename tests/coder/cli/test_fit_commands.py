@@ -21,7 +21,8 @@ import coder
 from coder import CodecError, InputError, UnusualEmbedding
 from coder.cli import main
 from coder.cli.arguments import Encode, Fit
-from coder.cli.fit_commands import read, run
+from coder.cli.fit_commands import run
+from coder.embedding_files import open_embeddings
 from coder.format import blob as framing
 
 Y = smooth_embeddings(1, 60)
@@ -133,10 +134,10 @@ TENSORS = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(Y))
 @pytest.mark.parametrize("name", ["y.parquet", "y.gpq", "y", "y.npy"])
 def test_lists_and_tensors_of_parquet_under_any_name(column, expected, name, tmp_path):
     pq.write_table(pa.table({"id": range(len(expected)), "e.mb": column}), tmp_path / name)
-    found = read(tmp_path / name)
+    found = open_embeddings(tmp_path / name)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(read(tmp_path / name, "e.mb"), expected)
+    np.testing.assert_array_equal(open_embeddings(tmp_path / name, "e.mb"), expected)
 
 
 def test_a_name_in_bytes_that_are_no_text(tmp_path):
@@ -271,7 +272,7 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
 def test_what_a_file_is_its_bytes_say_and_the_error_names_it(name, make, message, tmp_path):
     make(tmp_path / name)
     with pytest.raises(CodecError, match=re.escape(message)) as caught:
-        read(tmp_path / name)
+        open_embeddings(tmp_path / name)
     assert str(caught.value).startswith((f"{tmp_path / name}: ", f"{tmp_path / name}/zarr.json: "))
     assert "unsafe" not in str(caught.value)
 
@@ -280,16 +281,16 @@ def test_what_a_file_is_its_bytes_say_and_the_error_names_it(name, make, message
 def test_a_column_that_holds_no_lists_is_named(columns, tmp_path):
     table(tmp_path / "y", **columns)
     with pytest.raises(InputError, match="column t holds int64, not lists of numbers"):
-        read(tmp_path / "y", "t")
+        open_embeddings(tmp_path / "y", "t")
     with pytest.raises(InputError, match="0 columns are called x"):
-        read(tmp_path / "y", "x")
+        open_embeddings(tmp_path / "y", "x")
     with pytest.raises(InputError, match="not a Parquet file, so it has no column"):
-        read(written(FLAT, tmp_path), "x")
+        open_embeddings(written(FLAT, tmp_path), "x")
 
 
 @pytest.mark.parametrize("y", [np.asfortranarray(Y), Y.astype(">f8"), Y.astype(np.longdouble)])
 def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
-    np.testing.assert_array_equal(read(written(y, tmp_path)), y)
+    np.testing.assert_array_equal(open_embeddings(written(y, tmp_path)), y)
 
 
 @pytest.mark.parametrize(
@@ -445,9 +446,9 @@ def test_a_chunk_that_an_encoded_array_lost_is_named_and_never_read(
     shape, lost, tmp_path, monkeypatch, capsys
 ):
     """Nothing else may be missing: a grid of zeros is stored as well."""
-    monkeypatch.setattr("coder.cli.fit_commands._SHARD", 64)
-    monkeypatch.setattr("coder.cli.fit_commands._TILE", 32)
-    monkeypatch.setattr("coder.cli.fit_commands._VECTORS", 512)
+    monkeypatch.setattr("coder.embedding_files.array_writer.SHARD", 64)
+    monkeypatch.setattr("coder.embedding_files.array_writer.TILE", 32)
+    monkeypatch.setattr("coder.embedding_files.array_writer.VECTORS", 512)
     y = np.concatenate([Y, np.zeros_like(Y[:70])])
     y = {"grids": y, "raster": y.reshape(-1, 36, CHANNELS), "vectors": y.reshape(-1, CHANNELS)}[
         shape
