@@ -284,7 +284,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "heads.load": ("head", lambda path, _: heads.load(path)),
     "coder.load_head": ("head", lambda path, _: coder.load_head(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
-    "open_embeddings": ("embeddings", lambda path, _: open_embeddings(path)),
+    "open_embeddings": ("embeddings", lambda path, _: open_embeddings(path).y[:]),
     "coder.open": ("archive", lambda path, _: coder.open(path)[:]),
     "archive.open_archive": ("archive", lambda path, _: archive.open_archive(path)),
     "read_image": ("image", lambda path, _: read_image(path, "an image")),

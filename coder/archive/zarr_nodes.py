@@ -29,6 +29,9 @@ _WAITING: WeakSet[Any] = WeakSet()
 _PATIENCE = 60.0  # seconds; each request ends before
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
+EMPTY = "nec_empty"
+"""The attribute of such arrays that lists what is not stored, as it is all fill value: ranges
+[first, end) of the numbers of chunks, or shards, in C order."""
 
 
 def open_node(store: Any) -> zarr.Group | zarr.Array:
@@ -233,8 +236,22 @@ def lost(array: zarr.Array) -> list[str]:
     """Keys of shards, or chunks, that an array must have (`WHOLE`) and does not."""
     if not array.attrs.get(WHOLE):
         return []
-    there = stored(array)
-    return [key(array, place) for place in places(array) if place not in there]
+    there, empty = stored(array), _empty(array)
+    return [
+        key(array, place)
+        for number, place in enumerate(places(array))
+        if place not in there and number not in empty
+    ]
+
+
+def _empty(array: zarr.Array) -> set[int]:
+    """The numbers of the chunks, or shards, that an array lists as all fill value."""
+    listed: Any = array.attrs.get(EMPTY, [])
+    count = len(places(array))
+    try:
+        return {number for first, end in listed for number in range(first, min(end, count))}
+    except (TypeError, ValueError) as error:
+        raise FileError(f"its attribute {EMPTY} is damaged: copy the array again") from error
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The commands `fit` and `encode`: a codec for any embeddings, and a Zarr array of them."""
+"""The commands `fit` and `encode`: a codec for any embeddings, and coded files of them."""
 
 import logging
 import math
@@ -15,7 +15,19 @@ from coder.arrays import warn_of_integers
 from coder.cli import refiner_facts
 from coder.cli.arguments import MAX_TOKENS, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec, QualityLadder
-from coder.embedding_files import TILE, checked_part, chunks_of, open_embeddings, write_array
+from coder.embedding_files import (
+    ROWS_PER_BLOB,
+    TILE,
+    EmbeddingFile,
+    checked_part,
+    chunks_of,
+    open_embeddings,
+    sampled_parts,
+    scene_chunk,
+    write_array,
+    write_scene,
+    write_table,
+)
 from coder.errors import InputError, about
 from coder.fitting import fit, fit_refiner, refuse_too_few
 from coder.refiner import load_refiner
@@ -23,15 +35,16 @@ from coder.refiner import load_refiner
 _SAMPLE = 64  # chunks that a quality is chosen by
 _PART = 1 << 23  # values that are looked at together
 
+_PARQUET = (".parquet", ".geoparquet", ".gpq", ".pq")
 # What other tools take for files of other kinds.
 _NOT_ZARR = (
-    *(".npy", ".npz", ".parquet", ".geoparquet", ".gpq", ".pq", ".tif", ".tiff", ".safetensors"),
+    *(".npy", ".npz", ".tif", ".tiff", ".safetensors"),
     *(".h5", ".hdf5", ".nc", ".csv", ".json", ".zip", ".pkl", ".pt", ".arrow", ".feather"),
 )
 
 
 def run(options: Fit | Encode) -> tuple[int, dict[str, Any]]:
-    """Fit a codec to embeddings; for `Encode`, write them as a Zarr array by it or by --codec."""
+    """Fit a codec to embeddings; for `Encode`, code them by it or by --codec."""
     with about(options.file):
         if isinstance(options, Encode):
             return 0, _encode(options)
@@ -48,10 +61,11 @@ def _fit_files(options: Fit) -> dict[str, Any]:
     if len(set(paths)) < len(paths):
         raise InputError("--out and --refiner name one file: give two", options.refiner)
     codec = codecs.load(options.codec) if options.codec else None
-    y, nodata = _shown(options)
+    opened = _shown(options)
+    y, nodata = opened.y, opened.nodata
     if options.refiner is not None:
         refuse_too_few(y, nodata=nodata)
-    codec = codec or _fit(y, options, nodata)
+    codec = codec or _fit(opened, options)
     facts: dict[str, Any] = {"codec_bytes": codec.codec_bytes, "quality": codec.quality}
     facts |= {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
     written, lines = {}, []
@@ -97,7 +111,8 @@ def _encode(options: Encode) -> dict[str, Any]:
     out = Path(options.out)  # no URL: `check` refuses one
     others = [options.file, options.codec, options.refiner]
     kept = {"overwrite": options.overwrite, "inputs": _local(others)}
-    files.check_output(out, folder=True, **kept)
+    is_table = out.suffix.lower() in _PARQUET
+    files.check_output(out, folder=not is_table, **kept)
     if out.suffix.lower() in _NOT_ZARR:
         raise InputError(
             f"a Zarr array is written, which is a folder: name it {out.stem}.zarr", out
@@ -106,24 +121,88 @@ def _encode(options: Encode) -> dict[str, Any]:
     if given is not None and options.refiner is not None:
         with about(options.refiner):
             given = given.with_refiner(load_refiner(options.refiner))
-    y, nodata = _shown(options)
-    _check_codable(y, given, options, nodata)
-    codec = _at_quality(given or _fitted(y, options, nodata), y, options, nodata)
-    with files.writing_folder(out, **kept) as part:
-        write_array(part, y, codec, nodata)
-    size = sum(zarr_nodes.sizes(out).values())
-    metadata = (out / "zarr.json").stat().st_size
-    bits = 8 * (size - metadata) / math.prod(y.shape)
-    print(
-        f"{out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
-        f"are zarr.json, which holds the codec; the others are {bits:.4f} bits per value"
-    )
-    facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
+    opened = _shown(options)
+    chunk = _chunk(opened, options, is_table)
+    _check_codable(opened, chunk, given, options)
+    codec = _at_quality(given or _fitted(opened, options), opened, chunk, options)
+    facts = _written(opened, codec, chunk, options, **kept)
+    if facts["missing"]:
+        print(f"{facts['missing']:,} tokens are missing, and stay so (NaN, or null)")
     codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
     if codec.refiner is not None:
         print(f"symbols were chosen for readers with {refiner_facts.line(codec.refiner)}")
         codec_facts["refiner"] = codec.refiner.fingerprint.hex()
-    return {"out": str(out), "shape": y.shape} | facts | codec_facts
+    return {"out": str(out), "shape": opened.y.shape} | facts | codec_facts
+
+
+def _chunk(opened: EmbeddingFile, options: Encode, is_table: bool) -> tuple[int, ...]:
+    """The shape of what becomes one blob. Raises InputError: the output does not fit the input."""
+    y, out = opened.y, Path(options.out)
+    if not is_table:
+        if options.rows_per_blob is not None:
+            raise InputError("--rows-per-blob is for a table, --out NAME.parquet: leave it out")
+        return chunks_of(y.shape) if opened.place is None else scene_chunk(y.shape)
+    if opened.column is None:
+        raise InputError(
+            f"a table is made of a Parquet table alone: name the output {out.stem}.zarr", out
+        )
+    if y.ndim == 4:
+        if options.rows_per_blob not in (None, 1):
+            raise InputError("--rows-per-blob is for vectors, and each row has a grid of its own")
+        return (1, *y.shape[1:])
+    return (min(options.rows_per_blob or ROWS_PER_BLOB, y.shape[0]), y.shape[1])
+
+
+def _written(
+    opened: EmbeddingFile,
+    codec: OneQualityCodec,
+    chunk: tuple[int, ...],
+    options: Encode,
+    **kept: Any,
+) -> dict[str, Any]:
+    """Write the embeddings, and print what they take; the facts of it."""
+    y, out = opened.y, Path(options.out)
+    notes: dict[str, Any] = {"nec_source": opened.facts}
+    if out.suffix.lower() in _PARQUET:
+        assert opened.column is not None
+        with files.writing(out, **kept) as file:
+            found = write_table(
+                file, opened.column, y, codec, opened.nodata, rows_per_blob=chunk[0], notes=notes
+            )
+        size = out.stat().st_size
+        coded, missing = found.blob_bytes + found.codec_bytes, found.missing
+        per_row = found.blob_bytes / max(1, y.shape[0] - missing)
+        print(
+            f"{out}: {size:,} bytes; {found.blob_bytes:,} of them are vectors, {per_row:.2f} each, "
+            f"and {found.codec_bytes:,} the codec, {y.nbytes / coded:.1f} times smaller; the "
+            "others are the other columns"
+        )
+        facts = {"codec_bytes": found.codec_bytes, "blob_bytes": found.blob_bytes}
+        bits = 8 * found.blob_bytes / math.prod(y.shape)
+        return {"missing": missing, "bytes_in": y.nbytes, "bytes": size, "bits_per_value": bits} | (
+            facts
+        )
+    with files.writing_folder(out, **kept) as part:
+        if opened.place is None:
+            missing = write_array(part, y, codec, opened.nodata, notes)
+        else:
+            missing = write_scene(part, y, codec, opened.nodata, opened.place, notes)
+    sizes = zarr_nodes.sizes(out)
+    size = sum(sizes.values())
+    metadata = sum(n for key, n in sizes.items() if key.endswith("zarr.json"))
+    bits = 8 * (size - metadata) / math.prod(y.shape)
+    of = "zarr.json, which holds the codec" if opened.place is None else "metadata with the codec"
+    print(
+        f"{out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
+        f"are {of}; the others are {bits:.4f} bits per value"
+    )
+    if opened.column is not None and len(names := opened.column.file.schema_arrow.names) > 1:
+        rest = ", ".join(name for name in names if name != opened.column.name)
+        print(f"without the columns {rest}: --out {out.stem}.parquet keeps them")
+    if opened.place is not None:
+        print(f"a scene of {opened.place.grid.shape[0]} x {opened.place.grid.shape[1]} cells")
+    facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
+    return {"missing": missing} | facts
 
 
 def _local(inputs: Sequence[Path | str | None]) -> list[Path]:
@@ -131,24 +210,33 @@ def _local(inputs: Sequence[Path | str | None]) -> list[Path]:
     return [path for path in inputs if isinstance(path, Path)]
 
 
-def _shown(options: Fit | Encode) -> tuple[Any, float | None]:
-    """The embeddings of the file, and what marks missing data; prints what they are."""
-    y, nodata = open_embeddings(options.file, options.column), options.nodata
-    named = getattr(y, "fill_value", None)
-    if nodata is None and isinstance(named, int | float):
-        print(f"{options.file}: its attribute _FillValue says that {named:g} is missing data")
-        nodata = float(named)
-    print(f"{options.file}: {y.dtype} {list(y.shape)}")
-    if y.ndim == 3:  # tokens of many images have this form too
+def _shown(options: Fit | Encode) -> EmbeddingFile:
+    """The embeddings of the file; prints what they are."""
+    opened = open_embeddings(
+        options.file,
+        options.column,
+        nodata=options.nodata,
+        scale=options.scale,
+        is_companded=options.companded,
+        channel_first=options.channel_first,
+    )
+    for line in opened.lines:
+        print(f"{options.file}: {line}")
+    y, facts = opened.y, opened.facts
+    rule = facts.get("dequantised")
+    of = "" if rule is None else f" of {facts['dtype']}, dequantised ({rule})"
+    print(f"{options.file}: {y.dtype} {list(y.shape)}{of}")
+    if y.ndim == 3 and opened.place is None and "tags" not in facts:
+        # Tokens of many images have this form too.
         print(
             f"read as one raster of {y.shape[0]} x {y.shape[1]} tokens; for {y.shape[0]} images of "
             f"{y.shape[1]} tokens, make grids [N, H, W, D] of them"
         )
-    return y, nodata
+    return opened
 
 
-def _fit(y: Any, options: Fit | Encode, nodata: float | None) -> EmbeddingCodec:
-    codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
+def _fit(opened: EmbeddingFile, options: Fit | Encode) -> EmbeddingCodec:
+    codec = fit(opened.y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=opened.nodata)
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
         f"quality {codec.quality} is used unless another is given"
@@ -156,9 +244,9 @@ def _fit(y: Any, options: Fit | Encode, nodata: float | None) -> EmbeddingCodec:
     return codec
 
 
-def _fitted(y: Any, options: Encode, nodata: float | None) -> EmbeddingCodec:
+def _fitted(opened: EmbeddingFile, options: Encode) -> EmbeddingCodec:
     """A fitted codec that has --quality. Raises InputError if it does not have this quality."""
-    whole = _fit(y, options, nodata)
+    whole = _fit(opened, options)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
             f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
@@ -169,23 +257,17 @@ def _fitted(y: Any, options: Encode, nodata: float | None) -> EmbeddingCodec:
 
 
 def _at_quality(
-    whole: EmbeddingCodec, y: Any, options: Encode, nodata: float | None
+    whole: EmbeddingCodec, opened: EmbeddingFile, chunk: tuple[int, ...], options: Encode
 ) -> OneQualityCodec:
     """The codec at --quality, or at the one that fits --max-bytes or --max-mse."""
     if options.max_bytes is None and options.max_mse is None:
         return whole.at(options.quality)
     if not isinstance(whole, QualityLadder):
         raise InputError(f"{options.codec} has one quality: leave --max-bytes and --max-mse out")
-    *sides, _ = chunks_of(y.shape)
-    whole_chunks = [size // side for size, side in zip(y.shape, sides, strict=False)]
-    some = []
-    for number in np.linspace(0, math.prod(whole_chunks) - 1, _SAMPLE).astype(int).tolist():
-        place = np.unravel_index(number, whole_chunks)
-        chunk = tuple(slice(side * i, side * (i + 1)) for i, side in zip(place, sides, strict=True))
-        some.append(checked_part(y[chunk], 0, sides[0], nodata).reshape(-1, y.shape[-1]))
+    some = sampled_parts(opened.y, chunk, opened.nodata, _SAMPLE)
     quality = whole.quality_for(
-        np.stack(some),
-        (math.prod(sides[:-1]), sides[-1]),
+        some,
+        (some.shape[1] // chunk[-2], chunk[-2]) if len(chunk) > 2 else (1, some.shape[1]),
         max_bytes=options.max_bytes,
         max_mse=options.max_mse,
         for_refiner=whole.refiner is not None,
@@ -209,15 +291,16 @@ def _given_codec(path: Path, quality: int | None) -> EmbeddingCodec:
 
 
 def _check_codable(
-    y: Any, codec: EmbeddingCodec | None, options: Encode, nodata: float | None
+    opened: EmbeddingFile, chunk: tuple[int, ...], codec: EmbeddingCodec | None, options: Encode
 ) -> None:
-    """Raise InputError for what `write_array` would refuse only after minutes of fitting."""
+    """Raise InputError for what would be refused only after minutes of fitting."""
+    y = opened.y
     if codec is not None and codec.channels != y.shape[-1]:
         raise InputError(
             f"embeddings of {y.shape[-1]} channels, and the codec {options.codec} is for "
             f"{codec.channels}"
         )
-    tokens = math.prod(chunks_of(y.shape)[:-1])
+    tokens = math.prod(chunk[:-1])
     most = (options.max_tokens or MAX_TOKENS) if codec is None else codec.max_tokens
     if tokens > most:
         raise InputError(
@@ -227,9 +310,9 @@ def _check_codable(
     if codec is not None:
         warn_of_integers(y.dtype, stacklevel=2)  # `fit` does, otherwise
     if not isinstance(y, np.ndarray) and codec is not None:
-        return  # nothing is fitted: `write_array` finds it just as early
+        return  # nothing is fitted: writing finds it just as early
     # In parts, such that few chunks are read twice and the rows fit in memory.
     rows = 1 if isinstance(y, np.ndarray) else min(y.chunks[0], TILE)
     size = -(-max(1, _PART // math.prod(y.shape[1:])) // rows) * rows
     for start in range(0, y.shape[0], size):
-        checked_part(y, start, start + size, nodata)
+        checked_part(y, slice(start, start + size), opened.nodata)

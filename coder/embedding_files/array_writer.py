@@ -1,28 +1,41 @@
 """Write embeddings as a plain Zarr array that is coded by `nec`."""
 
-import itertools
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from coder.archive import zarr_nodes
+from coder.archive import manifest, zarr_nodes
 from coder.archive.zarr_codec import NecCodec
-from coder.arrays import as_floats, refuse, with_mask
 from coder.codecs import OneQualityCodec
-from coder.fitting import missing_tokens
+from coder.embedding_files.chunk_parts import aimed, checked_part, chunks_of
+from coder.errors import InputError
 
-VECTORS = 256  # in a chunk
-TILE = 64  # side of a raster's chunks, tokens
 SHARD = 256  # chunks in a shard
 
 
-def write_array(path: Path, y: Any, codec: OneQualityCodec, nodata: float | None) -> None:
+def write_array(
+    path: Path,
+    y: Any,
+    codec: OneQualityCodec,
+    nodata: float | None,
+    attributes: Mapping[str, Any],
+) -> int:
     """Write embeddings [N, H, W, D], [H, W, D] or [N, D] as a Zarr array, part by part.
 
-    Raises InputError for tokens that are missing (see `coder.fit`) or infinite; says where.
+    Missing tokens are NaN. A chunk in which all are missing is not stored, and listed in an
+    attribute: any other chunk that is not there was lost.
+
+    Args:
+      path: an empty folder.
+      y: the embeddings.
+      codec: without class token.
+      nodata: the number that marks missing data.
+      attributes: further attributes, as JSON.
+
+    Returns the number of missing tokens. Raises InputError as `checked_part`, or if all are.
     """
     chunks = chunks_of(y.shape)
     shards = (min(SHARD, y.shape[0]), *y.shape[1:]) if y.ndim == 4 else chunks
@@ -34,52 +47,29 @@ def write_array(path: Path, y: Any, codec: OneQualityCodec, nodata: float | None
         shards=None if shards == chunks else shards,
         serializer=NecCodec(codec),
         compressors=None,
-        fill_value=np.nan,  # no embedding is, so that every chunk is stored
-        attributes={zarr_nodes.WHOLE: True},
+        fill_value=np.nan,  # no embedding is, so that every chunk with one is stored
+        attributes={**attributes, zarr_nodes.WHOLE: True},
     )
+    missing, empty = 0, set()
+    across = [-(-side // width) for side, width in zip(y.shape[1:], shards[1:], strict=True)]
     with zarr_nodes.settled():
-        for start in range(0, y.shape[0], shards[0]):
-            part = checked_part(y, start, start + shards[0], nodata)
-            array[start : start + shards[0]] = (
-                part if codec.refiner is None else _aimed(part, codec, chunks)
-            )
-
-
-def _aimed(y: np.ndarray, codec: OneQualityCodec, chunks: tuple[int, ...]) -> np.ndarray:
-    """Embeddings of whole chunks, moved so that coding them is best for readers that refine."""
-    aimed = np.empty(y.shape, np.float32)
-    parts = [
-        [slice(start, start + width) for start in range(0, side, width)]
-        for side, width in zip(y.shape, chunks, strict=True)
-    ]
-    for place in itertools.product(*parts):
-        one = y[place]
-        grid = math.prod(one.shape[:-2]), one.shape[-2]
-        aimed[place] = codec.aim(one.reshape(-1, y.shape[-1]), grid).reshape(one.shape)
-    return aimed
-
-
-def chunks_of(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The chunk shape for an array of embeddings; each chunk becomes one blob."""
-    if len(shape) == 4:
-        return (1, *shape[1:])
-    if len(shape) == 3:
-        return (*(min(TILE, side) for side in shape[:2]), shape[2])
-    return (min(VECTORS, shape[0]), shape[1])
-
-
-def checked_part(y: Any, start: int, stop: int, nodata: float | None) -> np.ndarray:
-    """Rows of an array as float32. Raises InputError that says where the first missing token is."""
-    values = with_mask(y[start:stop])
-    floats = as_floats(np.ma.getdata(values))
-    remedy = "an array has no missing tokens: fill them, or leave them out"
-    refuse(
-        missing_tokens(values, nodata),
-        "tokens",
-        "missing (NaN, or nodata)",
-        remedy=remedy,
-        start=(start,),
-    )
-    bad = np.isinf(floats)
-    refuse(bad, "values", "infinite in float32", np.ma.getdata(values), remedy, (start,))
-    return floats
+        for row, start in enumerate(range(0, y.shape[0], shards[0])):
+            rows = slice(start, min(start + shards[0], y.shape[0]))
+            part = checked_part(y, rows, nodata)
+            gone = np.isnan(part[..., 0])
+            missing += int(gone.sum())
+            if gone.any():
+                first = row * int(np.prod(across))
+                for number, at in enumerate(np.ndindex(*across)):
+                    own = tuple(
+                        slice(w * i, w * (i + 1))
+                        for i, w in zip(at[:-1], shards[1:-1], strict=True)
+                    )
+                    if gone[(slice(None), *own)].all():
+                        empty.add(first + number)
+            array[rows] = part if codec.refiner is None else aimed(part, codec, chunks)
+    if missing * y.shape[-1] == np.prod(y.shape):
+        raise InputError("all tokens are missing: there is nothing to code")
+    if empty:
+        array.attrs.update({zarr_nodes.EMPTY: manifest.ranges_of(empty)})
+    return missing

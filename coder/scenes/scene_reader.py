@@ -66,7 +66,7 @@ class Scene:
                 raise FileError("is still being written, or was stopped: run `nec encode` again")
             self.group, self.grid = node, layout.grid_of(node)
             self._array = lru_cache(self._opened)
-            self.levels = layout.levels_of(self.grid.shape)
+            self.levels = layout.levels_in(node, self.grid)
             codec = nec_codec(self._array("embedding", 1))
             if codec is None or self._array("embedding", 1).shards is None:
                 raise FileError("its embeddings are not coded by nec in shards: read them by zarr")
