@@ -111,7 +111,7 @@ def write_table(
     # megabyte would store the blobs after it once for each row.
     options: dict[str, Any] = {
         "compression": "zstd",
-        "use_dictionary": own if has_places else False,
+        "use_dictionary": [*own[: 2 * has_places], *_categories(out, name)],
         "dictionary_pagesize_limit": 1 << 30,
         "write_statistics": [one for one in _leaves(out) if one != name],
         "metadata_collector": written,
@@ -201,6 +201,13 @@ def _table(columns: Mapping[str, list[Any]], schema: "pyarrow.Schema") -> "pyarr
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def _categories(schema: "pyarrow.Schema", but: str) -> list[str]:
+    """The columns whose dictionaries have an order, which another encoding would lose."""
+    from pyarrow import types
+
+    return [f.name for f in schema if f.name != but and types.is_dictionary(f.type)]
+
+
 def _leaves(schema: "pyarrow.Schema") -> list[str]:
     """The paths of the columns that Parquet makes of a schema."""
     from pyarrow import parquet
@@ -251,7 +258,8 @@ class BlobTable:
           ModuleNotFoundError: pyarrow is missing.
           FileError: it is damaged, or a table without coded vectors.
         """
-        metadata = open_parquet(path).metadata
+        plain = open_parquet(path)
+        metadata = plain.metadata
         held = metadata.metadata or {}
         if CODEC.encode() not in held or RECORD.encode() not in held:
             raise FileError(
@@ -276,11 +284,11 @@ class BlobTable:
         if not isinstance(found, OneQualityCodec) or found.channels != self.shape[-1]:
             raise FileError("its codec is not of one quality, or of other channels than it says")
         self.codec, self.is_refined = found.with_refiner(refiner), refiner is not None
+        if self.column not in plain.schema_arrow.names:
+            raise FileError(f"its column {self.column} is lost: copy it again")
         self.file = open_parquet(path, read_dictionary=[self.column])
         self.schema = self.file.schema_arrow
         names = self.schema.names
-        if self.column not in names:
-            raise FileError(f"its column {self.column} is lost: copy it again")
         self._has_places = self.column + _PLACE in names
         if not self._has_places and len(self.shape) == 1 and self.record["rows_per_blob"] != 1:
             raise FileError(f"its column {self.column}{_PLACE} is lost: copy it again")
@@ -364,7 +372,10 @@ def write_decoded(table: BlobTable, file: BinaryIO) -> int:
     number = schema.names.index(table.column)
     schema = schema.set(number, pa.field(table.column, kind)).with_metadata(kept)
     missing, held, waiting = 0, [], 0
-    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": [
+        leaf for leaf in _leaves(schema) if leaf.partition(".")[0] != table.column.partition(".")[0]
+    ]}  # fmt: skip
+    with parquet.ParquetWriter(file, schema, **options) as writer:
         for batch, y, there in table.batches():
             missing += int((~there).sum())
             lists = pa.FixedSizeListArray.from_arrays(
