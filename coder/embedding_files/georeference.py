@@ -120,6 +120,8 @@ def cf_georeference(
     if crs is None and row.lower().startswith("lat"):
         crs = "EPSG:4326"
         lines.append("no CRS is stated: latitude and longitude are taken as EPSG:4326")
+    if crs is None and not {row, column} <= arrays.keys():
+        return None, []
     if crs is None:
         return None, ["it has no coordinate reference system: its place on the map is not kept"]
     stated = _stated(facts.get("GeoTransform"), group.attrs.get("spatial:transform"))

@@ -23,6 +23,7 @@ class GeoTiff:
       scales, offsets: of its bands, float64 [D].
       place: where its pixels lie; None if it has no georeference.
       bands: descriptions of its bands, empty if they have none.
+      alpha: numbers of its alpha bands, which are no channels.
       tags: its metadata.
     """
 
@@ -51,11 +52,10 @@ class GeoTiff:
         # Alone, what is called alpha is data.
         has_alpha = dataset.count > 1 and ColorInterp.alpha in colours
         numbers = range(1, dataset.count + 1)
-        self._numbers = [
-            n for n in numbers if not (has_alpha and colours[n - 1] is ColorInterp.alpha)
-        ]
+        self.alpha = [n for n in numbers if has_alpha and colours[n - 1] is ColorInterp.alpha]
+        self._numbers = [n for n in numbers if n not in self.alpha]
         flags = dataset.mask_flag_enums[0]
-        self._has_mask = has_alpha or (MaskFlags.per_dataset in flags)
+        self._has_mask = MaskFlags.per_dataset in flags and not has_alpha
         own = [number - 1 for number in self._numbers]
         self.dtype = np.dtype(dataset.dtypes[own[0]])
         self.shape = (dataset.height, dataset.width, len(own))
@@ -92,7 +92,11 @@ class GeoTiff:
         window: Any = Window(columns.start, rows.start, width, height)  # type: ignore[call-arg]
         try:
             values = self._dataset.read(self._numbers[channels], window=window)
-            hidden = self._dataset.dataset_mask(window=window) == 0 if self._has_mask else None
+            hidden = None
+            if self.alpha:  # GDAL's mask heeds it in files of 2 and 4 bands alone
+                hidden = (self._dataset.read(self.alpha, window=window) == 0).any(0)
+            elif self._has_mask:
+                hidden = self._dataset.dataset_mask(window=window) == 0
         except RasterioError as error:
             cause = error.__cause__ or error
             raise FileError(f"damaged ({cause}): copy it again", self._path) from error

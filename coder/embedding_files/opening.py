@@ -166,7 +166,10 @@ def _of_zarr(path: Path | str, channel_first: bool) -> EmbeddingFile:
 def _of_tiff(path: Path) -> EmbeddingFile:
     y = GeoTiff(path)
     facts = _facts(path, y) | {"tags": y.tags}
-    lines = []
+    lines = [
+        f"band {n} is an alpha band: where it is 0, a pixel is missing; it is no channel"
+        for n in y.alpha
+    ]
     if y.bands:
         facts["bands"] = y.bands
     if (y.scales != 1).any() or y.offsets.any():

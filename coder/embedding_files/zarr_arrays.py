@@ -111,7 +111,7 @@ def _only(
     group: zarr.Group, arrays: Mapping[str, zarr.Array], damaged: Mapping[str, Exception]
 ) -> zarr.Array:
     """The array of embeddings of a group. Raises FileError if that is not one array."""
-    if manifest.ATTRIBUTE in group.attrs:
+    if manifest.read_state(group) or manifest.is_earlier(group, dict(arrays)):
         raise FileError(
             "an archive of images: `nec copy --codec` codes it at another quality, with its ids"
         )

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
-from export_cases import TRANSFORM, cells, grid_of
+from export_cases import TRANSFORM, cells
 from numpy.typing import NDArray
 from shapely import Point
 
@@ -110,6 +110,3 @@ def put_table(
     table = table.add_column(2, field, lists)
     pq.write_table(table, path, row_group_size=rows)
     return pq.read_table(path)
-
-
-__all__ = ["CRS", "TRANSFORM", "D", "grid_of"]

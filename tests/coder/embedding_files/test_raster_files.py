@@ -10,23 +10,24 @@ import rasterio
 import rioxarray
 import xarray as xr
 import zarr
+from export_cases import TRANSFORM, grid_of
 from product_files import (
     CRS,
-    TRANSFORM,
     D,
     as_companded,
     codec_of,
     expanded,
-    grid_of,
     put_tiff,
     smooth,
     with_scales,
 )
+from rasterio.enums import ColorInterp
 
 import coder
 from coder import InputError, UnusualEmbedding
 from coder.cli import main
 from coder.embedding_files import open_embeddings
+from coder.scenes.scene_reader import Scene
 
 Y = smooth((40, 50))
 GONE = np.zeros(Y.shape[:2], bool)
@@ -46,9 +47,11 @@ def encoded(path: Path, codec: str, *options: str) -> Path:
     return out
 
 
-def holds(scene: coder.Scene, y: Any, gone: Any = None, *, error: float = 0.005) -> None:
+def holds(scene: Scene, y: Any, gone: Any = None, *, error: float = 0.005) -> None:
     """The scene has these embeddings, at the place of Y."""
-    assert scene.grid == grid_of(y.shape[:2])
+    grid = grid_of(y.shape[:2])
+    assert (scene.grid.transform, scene.grid.shape) == (grid.transform, grid.shape)
+    assert scene.grid.code == CRS
     found = scene.read()
     gone = np.zeros(y.shape[:2], bool) if gone is None else gone
     np.testing.assert_array_equal(np.isnan(found).all(-1), gone)
@@ -57,6 +60,7 @@ def holds(scene: coder.Scene, y: Any, gone: Any = None, *, error: float = 0.005)
     assert np.square(found - y)[~gone].mean() < error * y[~gone].var()
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of affine, in rioxarray
 @pytest.mark.parametrize(
     "options",
     [
@@ -128,14 +132,18 @@ def test_missing_pixels_of_a_tiff(kind, codec, tmp_path, capsys):
     else:
         y = np.concatenate([y, ~GONE[..., None]], -1).astype(np.float32)
         y[GONE, :D] = 7
-        options = {"alpha": "YES"}
     path = put_tiff(tmp_path / "y.tif", y, **options)
+    if kind == "alpha":
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [*[ColorInterp.undefined] * D, ColorInterp.alpha]
     out = encoded(path, codec, *more)
     text = capsys.readouterr().out
     assert "361 tokens are missing, and stay so" in text
     assert ("its nodata value says that -9999 is missing data" in text) == (kind == "nodata")
+    assert ("band 9 is an alpha band" in text) == (kind == "alpha")
     holds(coder.open_scene(out), Y, GONE)
     # A fit leaves them out.
+    more = ["--nodata", "nan"] if kind == "NaN" else more
     assert main(["fit", str(path), "--out", str(tmp_path / "own"), *more]) == 0
 
 
@@ -259,7 +267,9 @@ def test_channels_that_come_first(stack, codec, tmp_path, capsys):
     out = encoded(tmp_path / "y.npy", codec, "--channel-first")
     read = np.asarray(zarr.open_array(out, mode="r"))
     assert np.square(read - y).mean() < 0.005 * y.var()
-    assert main(["fit", str(tmp_path / "y.npy"), "--out", str(tmp_path / "o"), "--channel-first"]) == 0
+    assert (
+        main(["fit", str(tmp_path / "y.npy"), "--out", str(tmp_path / "o"), "--channel-first"]) == 0
+    )
     np.save(tmp_path / "v.npy", Y.reshape(-1, D))
     capsys.readouterr()
     for name, message in (("v.npy", "is for [D, H, W]"), ("y.tif", "bands of a TIFF are its")):
@@ -275,12 +285,18 @@ def dataset_of(y: np.ndarray, **more: Any) -> Any:
     grid = grid_of(Y.shape[:2])
     found: Any = xr.Dataset(
         {"embeddings": (("y", "x", "band"), y)},
-        {"y": grid.y, "x": grid.x, "band": [f"A{i:02}" for i in range(D)], **more},
+        {
+            "y": grid.y,
+            "x": grid.x,
+            "band": np.array([f"A{i:02}" for i in range(D)], object),
+            **more,
+        },
     )
     return found.rio.write_crs(CRS)
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
 @pytest.mark.parametrize("kind", ["v3", "v2", "ascending", "other", "channel first", "scaled"])
 def test_zarr_of_xarray_keeps_its_place(kind, codec, tmp_path, capsys):
     dataset, options = dataset_of(Y), []
@@ -308,6 +324,7 @@ def test_zarr_of_xarray_keeps_its_place(kind, codec, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
 def test_times_of_zarr_are_kept(codec, tmp_path):
     several = np.stack([Y, 0.5 * Y, Y[::-1]])
     grid = grid_of(Y.shape[:2])
@@ -320,7 +337,7 @@ def test_times_of_zarr_are_kept(codec, tmp_path):
     assert scene.times is not None
     np.testing.assert_array_equal(scene.times, times.astype("datetime64[us]"))
     for number, y in enumerate(several):
-        assert np.square(scene.read(time=number) - y).mean() < 0.01 * y.var()
+        assert np.square(scene.read(time=number) - y).mean() < 0.03 * y.var()
     dataset = dataset.assign_coords(time=times[[0, 0, 1]]).rio.write_crs(CRS)
     dataset.to_zarr(tmp_path / "twice.zarr", zarr_format=3)
     more = ["--codec", codec, "--out", str(tmp_path / "x.zarr")]
@@ -329,6 +346,7 @@ def test_times_of_zarr_are_kept(codec, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
 def test_a_place_that_is_not_certain_is_said_or_refused(codec, tmp_path, capsys):
     grid = grid_of(Y.shape[:2])
 
@@ -341,7 +359,7 @@ def test_a_place_that_is_not_certain_is_said_or_refused(codec, tmp_path, capsys)
     bent = grid.x.copy()
     bent[20] += 100
     no_crs = dataset_of(Y).drop_vars("spatial_ref")
-    del no_crs.embeddings.attrs["grid_mapping"], no_crs.embeddings.encoding
+    no_crs.embeddings.encoding.clear()
     degrees = xr.Dataset(
         {"e": (("lat", "lon", "band"), Y)},
         {"lat": 50 - 0.1 * np.arange(40), "lon": 10 + 0.1 * np.arange(50)},
@@ -366,6 +384,7 @@ def test_a_place_that_is_not_certain_is_said_or_refused(codec, tmp_path, capsys)
     assert "give the folder of its group" in open_embeddings(tmp_path / "moved/embeddings").lines[0]
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_a_tiff_without_a_place_becomes_a_plain_array(codec, tmp_path, capsys):
     y = Y.copy()
     y[GONE] = np.nan
@@ -378,6 +397,7 @@ def test_a_tiff_without_a_place_becomes_a_plain_array(codec, tmp_path, capsys):
     assert zarr.open_array(out).attrs["nec_source"]["tags"]["YEAR"] == "2024"
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_rasters_that_cannot_be_kept_are_refused(codec, tmp_path, capsys):
     rotated = rasterio.Affine(10, 3, 0, 3, -10, 0)
     put_tiff(tmp_path / "rotated.tif", Y, georeferenced=False, crs=CRS, transform=rotated)
