@@ -452,7 +452,7 @@ class Encode(EmbeddingOptions):
     max_mse: Annotated[float | None, arg(metavar="NUMBER")] = None
     """Code at the lowest quality whose mean squared error is at most this, in the same sample."""
     rows_per_blob: Annotated[int | None, arg(metavar="INT")] = None
-    """Rows of a table that share a blob; 256 if not given. With 1 each row has its own, which costs some 16 bytes more in each, and needs no other vector to be decoded."""  # noqa: E501
+    """Rows of a table that share a blob; 256 if not given. With 1 each row has its own, which costs some 8 bytes more in each, and takes longer to encode."""  # noqa: E501
     refiner: OptionalPath = None
     """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too; for the same error they need a few percent more bytes."""  # noqa: E501
 
