@@ -45,6 +45,8 @@ class GeoTiff:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 dataset: DatasetReader = rasterio.open(path)
+        except UnicodeEncodeError as error:
+            raise FileError("its name is not UTF-8, which GDAL needs: rename it") from error
         except (RasterioError, OSError) as error:
             raise FileError(f"a damaged TIFF ({error}): copy it again") from error
         self._dataset, self._path = dataset, path

@@ -45,7 +45,9 @@ def test_a_table_becomes_a_csv_with_its_bytes_beside_it(tmp_path, capsys):
     np.testing.assert_array_equal(numbers, np.stack(back.column("embedding").to_pylist()))
     # Another column of ids; one that does not hold them.
     again = ["decode", str(coded), "--out", str(out), "--overwrite", "--id"]
-    assert main([*again, "area"]) == 0
+    assert main([*again, "when"]) == 0
+    assert main([*again, "area"]) == 1
+    assert "pandas would change '0.0'" in capsys.readouterr().err
     assert main([*again, "label"]) == 1
     assert "the id 'water' is there twice: each row needs" in capsys.readouterr().err
     assert main([*again, "embedding"]) == 1

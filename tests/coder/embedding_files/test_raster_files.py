@@ -21,6 +21,8 @@ from product_files import (
     smooth,
     with_scales,
 )
+from rasterio import crs as rasterio_crs
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 import coder
@@ -394,16 +396,17 @@ def test_a_tiff_without_a_place_becomes_a_plain_array(codec, tmp_path, capsys):
     assert "it has no georeference: a plain array is made of it" in text
     read = np.asarray(zarr.open_array(out, mode="r"))
     np.testing.assert_array_equal(np.isnan(read).all(-1), GONE)
-    assert zarr.open_array(out).attrs["nec_source"]["tags"]["YEAR"] == "2024"
+    source: Any = zarr.open_array(out).attrs["nec_source"]
+    assert source["tags"]["YEAR"] == "2024"
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_rasters_that_cannot_be_kept_are_refused(codec, tmp_path, capsys):
     rotated = rasterio.Affine(10, 3, 0, 3, -10, 0)
     put_tiff(tmp_path / "rotated.tif", Y, georeferenced=False, crs=CRS, transform=rotated)
-    points = [rasterio.control.GroundControlPoint(i, j, i, j) for i, j in ((0, 0), (9, 0), (0, 9))]
+    points = [GroundControlPoint(i, j, i, j) for i, j in ((0, 0), (9, 0), (0, 9))]
     with rasterio.open(put_tiff(tmp_path / "gcps.tif", Y, georeferenced=False), "r+") as file:
-        file.gcps = points, rasterio.crs.CRS.from_user_input(CRS)
+        file.gcps = points, rasterio_crs.CRS.from_user_input(CRS)
     put_tiff(tmp_path / "empty.tif", np.full_like(Y, np.nan))
     put_tiff(tmp_path / "cut.tif", np.random.default_rng(0).random(Y.shape), compress="deflate")
     data = (tmp_path / "cut.tif").read_bytes()
