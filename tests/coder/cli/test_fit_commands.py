@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,7 @@ def damaged_zarr(path: Path) -> None:
 
 
 NULL_INSIDE = pa.array([[1.0, 2.0], None, [5.0, 6.0], [3.0, None]])
+TIFF = pytest.mark.skipif(find_spec("rasterio") is None, reason="no rasterio")
 ALL_NULL = pa.array([None, None], pa.list_(pa.float32()))
 
 
@@ -263,8 +265,12 @@ ALL_NULL = pa.array([None, None], pa.list_(pa.float32()))
         ("y.parquet", lambda p: table(p, e=pa.array(Y[0].tolist())), "rows of 6 x 12"),
         ("y.parquet", lambda p: table(p, e=pa.array([[[1.0]], [[1.0], [2.0]]])), "rows of 1 x 1"),
         ("y.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n..."), "an HDF5 or NetCDF file: save"),
-        ("y.tif", lambda p: p.write_bytes(b"II*\0...."), "a damaged TIFF ("),
-        ("y.npy", lambda p: p.write_bytes(b"MM\0+...."), "a damaged TIFF ("),
+        pytest.param(
+            "y.tif", lambda p: p.write_bytes(b"II*\0...."), "a damaged TIFF (", marks=TIFF
+        ),
+        pytest.param(
+            "y.npy", lambda p: p.write_bytes(b"MM\0+...."), "a damaged TIFF (", marks=TIFF
+        ),
         ("y.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n..."), "a PNG picture: a model makes"),
         ("y.blob", brace_blob, "a blob, which is coded: decode it"),
         ("y.bin", lambda p: p.write_bytes(b"\x10234567\x08{"), "not a .npy file, a Zarr array, "),

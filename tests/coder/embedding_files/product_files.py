@@ -4,15 +4,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import rasterio
 from export_cases import TRANSFORM, cells
 from numpy.typing import NDArray
-from shapely import Point
 
 import coder
 from coder.codecs import OneQualityCodec
@@ -63,6 +60,8 @@ def put_tiff(
     **options: Any,
 ) -> Path:
     """A GeoTIFF of a raster [h, w, D], whose bands are the channels."""
+    import rasterio
+
     height, width, count = y.shape
     a, b, c, d, e, f = TRANSFORM
     transform = (a, b, c, d, -e, f + e * height) if south_up else TRANSFORM
@@ -90,6 +89,9 @@ def put_table(
     path: Path, y: NDArray[Any], *, missing: NDArray[np.bool_] | None = None, rows: int = 300
 ) -> pa.Table:
     """A GeoParquet table of points with ids, labels, times and a bbox, and null vectors."""
+    import geopandas as gpd
+    from shapely import Point
+
     count = len(y)
     places = [Point(13 + 0.01 * i, 52 - 0.01 * i) for i in range(count)]
     frame = gpd.GeoDataFrame(

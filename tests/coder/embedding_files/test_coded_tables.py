@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +17,8 @@ import coder
 from coder import FileError
 from coder.cli import main
 from coder.embedding_files import BlobTable, blob_table, open_embeddings, parquet_columns
+
+duckdb, gpd = (pytest.importorskip(name) for name in ("duckdb", "geopandas"))
 
 GONE = np.isin(np.arange(700), [0, 5, 6, *range(256, 512), 699])
 

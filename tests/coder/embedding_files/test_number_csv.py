@@ -15,6 +15,8 @@ from coder import InputError, archive
 from coder.cli import main
 from coder.embedding_files import write_csv
 
+pytest.importorskip("geopandas")  # of `put_table`
+
 GONE = np.isin(np.arange(700), [3, 300])
 
 

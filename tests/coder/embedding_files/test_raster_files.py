@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
-import rioxarray
-import xarray as xr
 import zarr
 from export_cases import TRANSFORM, grid_of
 from product_files import (
@@ -21,9 +18,6 @@ from product_files import (
     smooth,
     with_scales,
 )
-from rasterio import crs as rasterio_crs
-from rasterio.control import GroundControlPoint
-from rasterio.enums import ColorInterp
 
 import coder
 from coder import InputError, UnusualEmbedding
@@ -31,10 +25,13 @@ from coder.cli import main
 from coder.embedding_files import open_embeddings
 from coder.scenes.scene_reader import Scene
 
+rasterio, xr = (pytest.importorskip(name) for name in ("rasterio", "xarray"))
+for name in ("rioxarray", "zarr_cm"):
+    pytest.importorskip(name)
+
 Y = smooth((40, 50))
 GONE = np.zeros(Y.shape[:2], bool)
 GONE[:20, :18] = GONE[25, 30] = True
-assert rioxarray
 
 
 @pytest.fixture
@@ -137,7 +134,10 @@ def test_missing_pixels_of_a_tiff(kind, codec, tmp_path, capsys):
     path = put_tiff(tmp_path / "y.tif", y, **options)
     if kind == "alpha":
         with rasterio.open(path, "r+") as file:
-            file.colorinterp = [*[ColorInterp.undefined] * D, ColorInterp.alpha]
+            file.colorinterp = [
+                *[rasterio.enums.ColorInterp.undefined] * D,
+                rasterio.enums.ColorInterp.alpha,
+            ]
     out = encoded(path, codec, *more)
     text = capsys.readouterr().out
     assert "361 tokens are missing, and stay so" in text
@@ -404,9 +404,9 @@ def test_a_tiff_without_a_place_becomes_a_plain_array(codec, tmp_path, capsys):
 def test_rasters_that_cannot_be_kept_are_refused(codec, tmp_path, capsys):
     rotated = rasterio.Affine(10, 3, 0, 3, -10, 0)
     put_tiff(tmp_path / "rotated.tif", Y, georeferenced=False, crs=CRS, transform=rotated)
-    points = [GroundControlPoint(i, j, i, j) for i, j in ((0, 0), (9, 0), (0, 9))]
+    points = [rasterio.control.GroundControlPoint(i, j, i, j) for i, j in ((0, 0), (9, 0), (0, 9))]
     with rasterio.open(put_tiff(tmp_path / "gcps.tif", Y, georeferenced=False), "r+") as file:
-        file.gcps = points, rasterio_crs.CRS.from_user_input(CRS)
+        file.gcps = points, rasterio.crs.CRS.from_user_input(CRS)
     put_tiff(tmp_path / "empty.tif", np.full_like(Y, np.nan))
     put_tiff(tmp_path / "cut.tif", np.random.default_rng(0).random(Y.shape), compress="deflate")
     data = (tmp_path / "cut.tif").read_bytes()
