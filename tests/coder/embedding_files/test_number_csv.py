@@ -51,7 +51,7 @@ def test_a_table_becomes_a_csv_with_its_bytes_beside_it(tmp_path, capsys):
     assert main([*again, "area"]) == 1
     assert "pandas would change '0.0'" in capsys.readouterr().err
     assert main([*again, "label"]) == 1
-    assert "the id 'water' is there twice: each row needs" in capsys.readouterr().err
+    assert "the id 'forest' is there twice: each row needs" in capsys.readouterr().err
     assert main([*again, "embedding"]) == 1
     assert "name the column of ids, --id, one of id, label, when" in capsys.readouterr().err
 

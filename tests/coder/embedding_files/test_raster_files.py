@@ -118,7 +118,8 @@ def test_a_large_scene_without_overviews_is_whole(codec, tmp_path):
 
 @pytest.mark.parametrize("kind", ["nodata", "option", "mask", "alpha", "NaN"])
 def test_missing_pixels_of_a_tiff(kind, codec, tmp_path, capsys):
-    y, options, more = Y.copy(), {}, []
+    y, more = Y.copy(), []
+    options: dict[str, Any] = {}
     if kind in ("nodata", "option"):
         y[GONE] = -9999
         options = {"nodata": -9999} if kind == "nodata" else {"nodata": -1}
