@@ -81,8 +81,9 @@ def warn_of_integers(dtype: np.dtype, *, stacklevel: int) -> None:
     """Warn if embeddings are integers: these are often stored with a scale, not applied here."""
     if dtype.kind in "iu":
         warnings.warn(
-            f"embeddings are {dtype}: integers are coded as plain numbers. If they have a scale, a "
-            "companding or a no-data value, dequantise them first",
+            f"embeddings are {dtype}: integers are coded as plain numbers. If they have a scale or "
+            "are companded, dequantise them first, or let `nec` do so (--scale or --companded); "
+            "name a no-data value with nodata (--nodata)",
             UnusualEmbedding,
             stacklevel=stacklevel + 1,
         )

@@ -5,6 +5,8 @@ import shlex
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from convert_cases import GOLDEN
 from image_files import encoded, noise, put
 from object_store import impatient, objects, server
@@ -35,6 +37,8 @@ def test_they_run_as_written(tmp_path, monkeypatch, objects, capsys):
     shutil.copytree(GOLDEN / "transformers-dinov2", tmp_path / "dinov2-small")
     y = np.random.default_rng(0).normal(size=(70, 65, 192)).astype(np.float32)
     np.save("embeddings.npy", y[:, 1:].reshape(70, 8, 8, 192))
+    table = pa.table({"id": range(70), "embedding": [*y[:, 0]]})
+    pq.write_table(table, tmp_path / "TABLE.parquet")
     for i, name in enumerate("ab"):
         (tmp_path / f"{name}.nec").write_bytes(coder.load("nec-vit-ti").encode(y[i], (8, 8)))
     put_scene(tmp_path / "SCENE.tif", earth(1040, 48))  # one whose side makes it a scene

@@ -18,7 +18,10 @@ from typing import Any
 
 import export_cases
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import rasterio
 from folders import EXAMPLES, GOLDEN, TESTS
 from folders import KEPT as ALL_KEPT
 from PIL import Image
@@ -26,8 +29,9 @@ from PIL import Image
 import coder
 import nec_jax
 from coder import CodecError, archive
-from coder.cli import _OWN, OTHERS, fit_commands
+from coder.cli import _OWN, OTHERS
 from coder.cli import main as coder_main
+from coder.embedding_files import open_embeddings
 from nec_jax import heads
 from nec_jax.images.read import read_image, read_mask
 from nec_jax.images.record import DataError
@@ -60,6 +64,21 @@ def right_file(kind: str, folder: Path) -> Path:
         export_cases.written(path, (20, 24))
     elif kind == "embeddings":
         np.save(path, np.random.default_rng(0).normal(size=(40, 2, 2, 24)).astype(np.float32))
+    elif kind == "vectors":
+        y = np.random.default_rng(0).normal(size=(40, 24)).astype(np.float32)
+        pq.write_table(pa.table({"id": range(40), "e": [*y]}), path)
+    elif kind == "table of blobs":
+        right_file("vectors", folder)
+        vectors = folder / f"right{SUFFIXES['vectors']}"
+        assert not coder_main(["encode", str(vectors), "--out", str(path)])
+    elif kind == "GeoTIFF":
+        y = export_cases.cells((20, 24), holes=False)
+        options: Any = {"count": y.shape[2], "dtype": "float32", "crs": "EPSG:32633"}
+        transform = rasterio.Affine(*export_cases.TRANSFORM)
+        with rasterio.open(
+            path, "w", driver="GTiff", height=20, width=24, transform=transform, **options
+        ) as file:
+            file.write(y.transpose(2, 0, 1))
     elif kind == "checkpoint":
         shutil.copy(TESTS / "parity/golden/timm-no-class-token/model.safetensors", path)
     elif kind == "torch":
@@ -102,6 +121,9 @@ SUFFIXES = {
     "archive": ".zarr",
     "scene": ".zarr",
     "embeddings": ".npy",
+    "vectors": ".gpq",
+    "table of blobs": ".parquet",
+    "GeoTIFF": ".tif",
     "checkpoint": ".safetensors",
     "torch": ".pt",
     "transformers": "",
@@ -121,8 +143,11 @@ def coder_command(*words: str) -> Reader:
     def call(path: Path, out: Path) -> None:
         there = {"FILE": str(path), "OUT": str(out / "written"), "BLOB": str(KEPT / "image.blob")}
         there |= {"NPY": str(out.parent / "right.npy"), "CODEC": str(CODEC), "MODEL": str(MODEL)}
-        there |= {f"OUT{end}": str(out / f"written{end}") for end in (".parquet", ".zarr", ".tif")}
+        there |= {
+            f"OUT{end}": str(out / f"written{end}") for end in (".parquet", ".zarr", ".tif", ".csv")
+        }
         there |= {"SCENE": str(out.parent / "right.zarr")}
+        there |= {"INTEGERS": str(out.parent / "integers.npy")}
         there |= {"ARCHIVE": str(KEPT / "archive.zarr")}
         there |= {"REFINER": str(GOLDEN / "ladder.refiner.safetensors")}
         status = coder_main([there.get(word, word) for word in words])
@@ -221,6 +246,25 @@ READERS: dict[str, tuple[str, Reader]] = {
     ),
     "coder fit": ("embeddings", coder_command("fit", "FILE", "--out", "OUT")),
     "coder encode": ("embeddings", coder_command("encode", "FILE", "--out", "OUT")),
+    "coder encode of a table": ("vectors", coder_command("encode", "FILE", "--out", "OUT.parquet")),
+    "coder encode of a GeoTIFF": ("GeoTIFF", coder_command("encode", "FILE", "--out", "OUT.zarr")),
+    "coder encode --scale": (
+        "embeddings",
+        coder_command("encode", "INTEGERS", "--scale", "FILE", "--out", "OUT"),
+    ),
+    "coder info of a table": ("table of blobs", coder_command("info", "FILE")),
+    "coder decode of a table": (
+        "table of blobs",
+        coder_command("decode", "FILE", "--out", "OUT.parquet"),
+    ),
+    "coder decode of a table to CSV": (
+        "table of blobs",
+        coder_command("decode", "FILE", "--out", "OUT.csv"),
+    ),
+    "coder export to CSV": (
+        "archive",
+        coder_command("export", "FILE", "--pool", "mean", "--out", "OUT.csv"),
+    ),
     "coder encode --codec": (
         "codec",
         coder_command("encode", "NPY", "--codec", "FILE", "--out", "OUT"),
@@ -283,7 +327,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "heads.load": ("head", lambda path, _: heads.load(path)),
     "coder.load_head": ("head", lambda path, _: coder.load_head(path)),
     "convert_checkpoint": ("checkpoint", lambda path, _: nec_jax.convert_checkpoint(path)),
-    "fit_commands.read": ("embeddings", lambda path, _: fit_commands.read(path)),
+    "open_embeddings": ("embeddings", lambda path, _: open_embeddings(path).y[:]),
     "coder.open": ("archive", lambda path, _: coder.open(path)[:]),
     "archive.open_archive": ("archive", lambda path, _: archive.open_archive(path)),
     "read_image": ("image", lambda path, _: read_image(path, "an image")),
@@ -372,6 +416,8 @@ def test_what_cannot_be_read_is_one_line(
     monkeypatch.chdir(tmp_path)
     kind, call = READERS[reader]
     right_file("embeddings", tmp_path)
+    if "--scale" in reader:
+        np.save(tmp_path / "integers.npy", np.ones((40, 2, 2, 24), np.int8))
     if "--head" in reader:
         right_file("scene", tmp_path)
     right = right_file(kind, tmp_path)
@@ -437,6 +483,14 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Path, list[str]], Any]]] = {
     "coder encode": (
         "embeddings",
         lambda path, out, more: coder_main(["encode", str(path), "--out", str(out), *more]),
+    ),
+    "coder encode of a table": (
+        "vectors",
+        lambda path, out, more: coder_main(["encode", str(path), "--out", str(out), *more]),
+    ),
+    "coder decode of a table": (
+        "table of blobs",
+        lambda path, out, more: coder_main(["decode", str(path), "--out", str(out), *more]),
     ),
     "nec convert": (
         "checkpoint",

@@ -58,7 +58,7 @@ def completed(
     return {
         "version": VERSION,
         "state": "complete",
-        "shards": {name: _ranges(set(own)) for name, own in found.items()},
+        "shards": {name: ranges_of(set(own)) for name, own in found.items()},
         "sha256": {name: "".join(own.values()) for name, own in found.items()},
     }
 
@@ -332,7 +332,7 @@ def _digests(array: zarr.Array, numbers: set[int] | None = None) -> list[tuple[i
         return sync(concurrent_map(shards, digest, limit=_AT_ONCE))
 
 
-def _ranges(numbers: set[int]) -> list[list[int]]:
+def ranges_of(numbers: set[int]) -> list[list[int]]:
     """Numbers as rising ranges [first, end)."""
     ranges: list[list[int]] = []
     for number in sorted(numbers):

@@ -33,6 +33,9 @@ WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
 MOST_SHARDS, MOST_CHUNKS = 1 << 21, 1 << 20
 """Shards of an array, and chunks of a shard, at most: metadata of a few bytes can claim any."""
+EMPTY = "nec_empty"
+"""The attribute of such arrays that lists what is not stored, as it is all fill value: ranges
+[first, end) of the numbers of chunks, or shards, in C order."""
 
 
 def open_node(store: Any, *, with_copies: bool = False) -> zarr.Group | zarr.Array:
@@ -315,8 +318,22 @@ def lost(array: zarr.Array) -> list[str]:
     """Keys of shards, or chunks, that an array must have (`WHOLE`) and does not."""
     if not array.attrs.get(WHOLE):
         return []
-    there = stored(array)
-    return [key(array, place) for place in places(array) if place not in there]
+    there, empty = stored(array), _empty(array)
+    return [
+        key(array, place)
+        for number, place in enumerate(places(array))
+        if place not in there and number not in empty
+    ]
+
+
+def _empty(array: zarr.Array) -> set[int]:
+    """The numbers of the chunks, or shards, that an array lists as all fill value."""
+    listed: Any = array.attrs.get(EMPTY, [])
+    count = len(places(array))
+    try:
+        return {number for first, end in listed for number in range(first, min(end, count))}
+    except (TypeError, ValueError) as error:
+        raise FileError(f"its attribute {EMPTY} is damaged: copy the array again") from error
 
 
 def key(array: zarr.Array, place: tuple[int, ...]) -> str:

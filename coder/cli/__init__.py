@@ -2,8 +2,9 @@
 
 `arguments` has the options of this package's commands. `file_commands` handles single files,
 `archive_commands` reads archives and Zarr arrays, `copy_commands` makes archives of others and adds
-to them, `scene_export` exports scenes, `fit_commands` has `fit` and `encode`. The commands of
-nec_jax and train are found by entry points, so that `nec --help` works without JAX.
+to them, `scene_export` exports scenes, `table_commands` reads Parquet tables of coded vectors,
+`fit_commands` has `fit` and `encode`. The commands of nec_jax and train are found by entry points,
+so that `nec --help` works without JAX.
 """
 
 import contextlib

@@ -119,18 +119,21 @@ class Verify(Info):
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(Info):
-    """Write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array or of many blobs.
+    """Write embeddings as .npy: OUT for a blob, OUT/NAME.npy for each array or of many blobs. A table becomes a table, or the CSV of NeuCo-Bench.
 
     Examples: nec decode archive.zarr --out embeddings
               nec decode a.nec b.nec --codec nec-vit-ti --out embeddings
-    """
+              nec decode coded.parquet --out decoded.parquet
+    """  # noqa: E501
 
     file: AnyFile
-    """Blob, archive, or Zarr array."""
+    """Blob, archive, Zarr array, or Parquet table of `nec encode`."""
     more: Annotated[Positional[tuple[Path, ...]], _PATHS] = ()
     """Further blobs of the same codec."""
     out: AnyPath
-    """File for a blob, or folder for arrays or several blobs, to write."""
+    """File for a blob, or folder for arrays or several blobs, to write. Of a table: NAME.parquet, with all of its columns, or NAME.csv for NeuCo-Bench."""  # noqa: E501
+    id: Annotated[str | None, arg(metavar="NAME")] = None
+    """Column of ids in a table, for NAME.csv; `id` if not given."""
     overwrite: Flag = False
     """Replace existing output; an input, a pipe or a device is never replaced."""
     refine: Flag = False
@@ -163,16 +166,17 @@ class PartOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write an archive as Parquet or plain Zarr; a scene as GeoTIFF, GeoParquet or STAC Item.
+    """Write an archive as Parquet, CSV or plain Zarr; a scene as GeoTIFF, GeoParquet or STAC Item.
 
     Examples: nec export archive.zarr --pool mean --out embeddings.parquet
+              nec export archive.zarr --pool mean --out embeddings.csv
               nec export scene.zarr --preview --out preview.tif
     """
 
     file: Annotated[Positional[Path | str], _PLACE, arg(metavar="ARCHIVE")]
     """Archive or scene (Zarr store)."""
     out: AnyPath
-    """File to write. Of an archive: NAME.parquet, or NAME.zarr, a folder. Of a scene: NAME.tif (cloud-optimised), NAME.parquet (a row for each cell) or NAME.json (STAC Item)."""  # noqa: E501
+    """File to write. Of an archive: NAME.parquet; NAME.csv, as NeuCo-Bench reads it, with --pool; or NAME.zarr, a folder. Of a scene: NAME.tif (cloud-optimised), NAME.parquet (a row for each cell) or NAME.json (STAC Item)."""  # noqa: E501
     pool: Annotated[Literal["mean", "class-token"] | None, arg(metavar="mean|class-token")] = None
     """One vector for each image: the mean of its tokens, or its class token; all tokens if not given."""  # noqa: E501
     part: Annotated[PartOptions, OmitArgPrefixes] = PartOptions()
@@ -316,8 +320,14 @@ class EmbeddingOptions:
     """Replace existing output; an input, a pipe or a device is never replaced."""
     column: Annotated[str | None, arg(metavar="NAME")] = None
     """Column of a Parquet file to read."""
+    scale: Annotated[str | None, arg(metavar="FILE|COLUMN")] = None
+    """Embeddings are integers with a scale (TESSERA): a file with one for each token or for each channel, as its shape says, or a column of the Parquet file with one for each row. A scale of NaN marks missing data."""  # noqa: E501
+    companded: Flag = False
+    """Embeddings are int8, companded by a signed square root (AlphaEarth): the value of q is sign(q) (|q| / 127.5)^2, and -128 marks missing data."""  # noqa: E501
+    channel_first: Flag = False
+    """The channels of an array come first: a raster [D, H, W], or grids [N, D, H, W]."""
     nodata: Annotated[float | None, arg(metavar="NUMBER")] = None
-    """Value that marks missing data, such as -9999; of a scene, in place of what its files say."""
+    """Value that marks missing data, such as -9999, in place of what the file says; of integers with a scale, the integer."""  # noqa: E501
     codec: OptionalPath = None
     """Codec file, instead of one that is fitted."""
     max_tokens: Annotated[int | None, arg(metavar="INT")] = None
@@ -327,6 +337,8 @@ class EmbeddingOptions:
 
     def check(self) -> None:
         """Raise InputError for options that are wrong whatever the files hold."""
+        if self.scale is not None and self.companded:
+            raise InputError("embeddings have a scale or are companded: give one of these options")
         if self.max_tokens is not None:
             check_whole("--max-tokens", self.max_tokens)
             if self.codec is not None:
@@ -343,7 +355,7 @@ class Fit(EmbeddingOptions):
     """
 
     file: Embeddings
-    """.npy file, Zarr array or Parquet file: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
+    """.npy file, Zarr array or group, GeoTIFF (bands are channels) or Parquet file, whatever its name: grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: OptionalPath = None
     """Codec file to write."""
     codec: OptionalPath = None
@@ -413,6 +425,7 @@ class SceneOptions:
 
 
 _FOR_EMBEDDINGS = ("overwrite", "column", "codec", "max_tokens", "refiner")
+_FOR_EMBEDDINGS += ("scale", "companded", "channel_first", "rows_per_blob")
 """The options of `Encode` that are not for images."""
 _NOT_FOR_SCENES = (
     "for_refiner",
@@ -429,17 +442,18 @@ _NOT_FOR_SCENES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(EmbeddingOptions):
-    """Encode images to an archive, or a scene to a map (--model); or embeddings to a Zarr array.
+    """Encode images to an archive, or a scene to a map (--model); or embeddings to Zarr or Parquet.
 
     Examples: nec encode IMAGES --model nec-vit-ti --out archive.zarr
               nec encode SCENE.tif --model nec-vit-ti --out scene.zarr
               nec encode embeddings.npy --out embeddings.zarr --quality 7
+              nec encode TABLE.parquet --out coded.parquet --quality 7
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
-    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', a table (CSV or Parquet) with a column `path`, URLs of these, or a data set as for nec compress --data; or the rasters of one scene. Otherwise embeddings: a .npy file, Zarr array or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
+    """With --model: image files, folders of images, patterns such as 'tiles/*.tif', a table (CSV or Parquet) with a column `path`, URLs of these, or a data set as for nec compress --data; or the rasters of one scene. Otherwise embeddings: a .npy file, Zarr array or group, GeoTIFF or Parquet file of grids [N, H, W, D], a raster [H, W, D], or vectors [N, D]."""  # noqa: E501
     out: AnyPlace
-    """Archive, scene or Zarr array to write, a folder; or, with --model, the URL of an archive."""
+    """Archive, scene or Zarr array to write, a folder; or, with --model, the URL of an archive. Of embeddings: a georeferenced raster becomes a scene, other embeddings a Zarr array; NAME.parquet makes a table of a table, with all of its columns."""  # noqa: E501
     images: Annotated[ImageOptions, OmitArgPrefixes] = ImageOptions()
     scenes: Annotated[SceneOptions, OmitArgPrefixes] = SceneOptions()
     codec: OptionalPath = None
@@ -450,6 +464,8 @@ class Encode(EmbeddingOptions):
     """Code at the highest quality whose blobs have at most so many bytes on average, in a sample of 64 images or chunks."""  # noqa: E501
     max_mse: Annotated[float | None, arg(metavar="NUMBER")] = None
     """Code at the lowest quality whose mean squared error is at most this, in the same sample."""
+    rows_per_blob: Annotated[int | None, arg(metavar="INT")] = None
+    """Rows of a table that share a blob; 256 if not given. With 1 each row has its own, which costs some 8 bytes more in each, and takes longer to encode."""  # noqa: E501
     refiner: OptionalPath = None
     """Refiner file of --codec: choose the symbols that are best for readers that refine with it. Others can read the array too; for the same error they need a few percent more bytes."""  # noqa: E501
 
@@ -485,6 +501,8 @@ class Encode(EmbeddingOptions):
         if self.images.scheduler is not None and self.images.retry:
             raise InputError("--retry is for a process that writes alone: leave --scheduler out")
         super().check()
+        if self.rows_per_blob is not None:
+            check_whole("--rows-per-blob", self.rows_per_blob, 1, MAX_TOKENS)
         if sum(one is not None for one in (self.quality, self.max_bytes, self.max_mse)) > 1:
             raise InputError("give one of --quality, --max-bytes and --max-mse")
         if self.refiner is not None and self.codec is None:

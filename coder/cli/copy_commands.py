@@ -1,9 +1,12 @@
 """The commands that make an archive of others, write it in another format, or add to it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from coder import codecs, files
 from coder.archive import (
@@ -15,9 +18,12 @@ from coder.archive import (
     refiner_array,
     zarr_nodes,
 )
+from coder.archive.zarr_codec import nec_codec
 from coder.cli import refiner_facts, scene_export
 from coder.cli.arguments import AddRefiner, Append, Copy, Export, is_given
 from coder.cli.progress_lines import ProgressLines
+from coder.cli.table_commands import told_csv
+from coder.embedding_files import with_vectors, write_csv
 from coder.errors import FileError, InputError
 from coder.refiner import load_refiner
 from coder.scenes import scene_layout
@@ -112,16 +118,17 @@ def _copied_exactly(options: Copy) -> tuple[int, dict[str, Any]]:
 
 def export(options: Export) -> tuple[int, dict[str, Any]]:
     """Write an archive, or a scene, in another format."""
-    if options.out.suffix not in (".parquet", ".zarr", ".tif", ".json"):
+    if options.out.suffix not in (".parquet", ".zarr", ".csv", ".tif", ".json"):
         raise InputError(
-            "name it NAME.parquet or NAME.zarr, or, for a scene, NAME.tif, NAME.parquet or "
-            "NAME.json, which says the format",
+            "name it NAME.parquet, NAME.zarr or NAME.csv; or, for a scene, NAME.tif, NAME.parquet "
+            "or NAME.json, which says the format",
             options.out,
         )
     if scene_export.is_scene(options.file):
         return scene_export.export(options)
     write = {".parquet": exporting.to_parquet, ".zarr": exporting.to_zarr}.get(options.out.suffix)
-    if write is None:
+    is_csv = options.out.suffix == ".csv"
+    if write is None and not is_csv:
         raise InputError(
             "an archive of images has no map: name it NAME.parquet or NAME.zarr, which says the "
             "format",
@@ -133,10 +140,32 @@ def export(options: Export) -> tuple[int, dict[str, Any]]:
     is_zarr = options.out.suffix == ".zarr"
     files.check_output(options.out, overwrite=options.overwrite, inputs=inputs, folder=is_zarr)
     exporter = exporting.Exporter(options.file, pool=options.pool, refine=options.refine)
+    if write is None:
+        return 0, _csv(exporter, options)
     write(exporter, options.out, overwrite=options.overwrite)
     size = sum(p.stat().st_size for p in [options.out, *options.out.rglob("*")] if p.is_file())
     print(f"{options.out}: embeddings float32 {list(exporter.shape)}, {size:,} bytes")
     return 0, {"out": str(options.out), "shape": exporter.shape, "bytes": size}
+
+
+def _csv(exporter: exporting.Exporter, options: Export) -> dict[str, Any]:
+    """Write the pooled embeddings of an archive as NeuCo-Bench reads them."""
+    if options.pool is None:
+        raise InputError("a CSV has one vector for each image: give --pool mean, or class-token")
+    count, width = exporter.shape
+
+    def rows() -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        for _, values in exporter.shards():
+            y, ids = values["embedding"], [str(one) for one in values["id"]]
+            yield from with_vectors(ids, y, np.atleast_1d(~np.isnan(y).any(axis=1)))
+
+    written = write_csv(rows(), width, options.out, overwrite=options.overwrite)
+    group = exporter.group
+    arrays = [contents.array_of(group, n) for n in ("embedding", "class_token") if n in group]
+    stored = sum(array.nbytes_stored() for array in arrays)
+    coded = sum(one.codec_bytes for array in arrays if (one := nec_codec(array)) is not None)
+    facts = told_csv(options.out, written, count, width, stored, coded)
+    return {"out": str(options.out), "shape": exporter.shape} | facts
 
 
 def _lines(path: Path) -> list[str]:

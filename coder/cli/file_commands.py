@@ -20,6 +20,7 @@ Result = tuple[int, dict[str, Any]]
 """The status of a command, and what it found, for JSON."""
 _KINDS = {
     "archive": "an archive, which holds its own",
+    "table": "a table, which holds its own",
     "safetensors": "a codec, model or refiner file",
 }
 
@@ -34,6 +35,8 @@ def run(options: Info | Models) -> Result:
             if _kind(path) != "blob":
                 raise InputError("not a blob, and only blobs are decoded together", path)
     is_named = kind == "blob" or (kind == "archive" and type(options) is Info)
+    if kind != "table" and isinstance(options, Decode) and options.id is not None:
+        raise InputError("--id is for a table of `nec encode`: leave it out")
     if options.codec is not None and not is_named:
         raise InputError(f"--codec is for a blob, and this is {_KINDS[kind]}: leave it out")
     if kind == "archive":
@@ -41,6 +44,10 @@ def run(options: Info | Models) -> Result:
         from coder.cli import archive_commands
 
         return archive_commands.run(options)
+    if kind == "table":
+        from coder.cli import table_commands
+
+        return table_commands.run(options)
     return 0, _blob(options) if kind == "blob" else _safetensors(options)
 
 
@@ -86,6 +93,8 @@ def _kind(path: Path | str) -> str:
         return "safetensors"
     if file_kinds.may_be_blob(start):
         return "blob"
+    if start.startswith(file_kinds.PARQUET):
+        return "table"
     if (found := file_kinds.described(file)) is not None:
         what, remedy = found
         remedy = remedy or "`fit` and `encode` take embeddings"

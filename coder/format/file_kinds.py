@@ -11,13 +11,14 @@ _BANDS = f"read its bands as [H, W, D] (rasterio), and {SAVE}"
 _PICTURE = "a model makes embeddings of pictures and codes them (nec_jax.encode)"
 _CODE = "it may run code, so it is not opened: where it was made"
 NPY, PARQUET = b"\x93NUMPY", b"PAR1"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # First bytes -> the kind of the file, and what to do with it.
 _STARTS = {
     NPY: ("a .npy file", ""),
     PARQUET: ("a Parquet file", ""),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 or NetCDF file", SAVE),
     b"CDF": ("a NetCDF file", SAVE),
-    (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): ("a TIFF", _BANDS),
+    TIFF: ("a TIFF", _BANDS),
     b"\x80": ("a pickle", f"{_CODE}, {SAVE}"),
     b"ARROW1": ("an Arrow file (Feather)", "write its table as Parquet"),
     b"\x89PNG\r\n\x1a\n": ("a PNG picture", _PICTURE),

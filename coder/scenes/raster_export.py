@@ -148,7 +148,7 @@ def _fitted(part: ScenePart, count: int) -> tuple[PrincipalComponents, NDArray[n
         raise InputError("no cell of the window has an embedding: give other bounds")
     scene, time = part.scene, None if part.scene.times is None else 0
     level = max(level for level in scene.levels if level <= CHUNK)  # as small as a chunk
-    chunks = np.unique(np.argwhere(scene.valid(level=level, time=time)) * level // CHUNK, axis=0)
+    chunks = _with_cells(scene.valid(level=level, time=time), CHUNK // level)
     if not len(chunks):
         raise InputError("no cell of the scene's first time has an embedding: export channels")
     chosen = np.linspace(0, len(chunks) - 1, min(len(chunks), _SAMPLE)).astype(int)
@@ -158,6 +158,14 @@ def _fitted(part: ScenePart, count: int) -> tuple[PrincipalComponents, NDArray[n
         kept.append(y[~np.isnan(y[..., 0])])
     sample = np.concatenate(kept)
     return principal_components(sample, count), sample
+
+
+def _with_cells(valid: NDArray[np.bool_], side: int) -> NDArray[np.intp]:
+    """The rows and columns [n, 2] of the squares of side x side cells with one that is valid."""
+    height, width = (-(-length // side) for length in valid.shape)
+    padded = np.zeros((height * side, width * side), bool)
+    padded[: valid.shape[0], : valid.shape[1]] = valid
+    return np.argwhere(padded.reshape(height, side, width, side).any((1, 3)))
 
 
 def tags_of(part: ScenePart) -> dict[str, str]:

@@ -67,13 +67,19 @@ NAN = base64.b64encode(struct.pack("<d", math.nan)).decode()
 _TIME = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
 
 
-def levels_of(shape: tuple[int, int]) -> tuple[int, ...]:
+def levels_of(shape: tuple[int, int], *, has_overviews: bool = True) -> tuple[int, ...]:
     """The levels of a scene of height x width cells: 1, and the factors of its overviews."""
     levels, factor = [1], 1
-    while -(-max(shape) // factor) > LARGEST_OVERVIEW:
+    while has_overviews and -(-max(shape) // factor) > LARGEST_OVERVIEW:
         factor *= 2
         levels.append(factor)
     return tuple(levels)
+
+
+def levels_in(root: zarr.Group, grid: SceneGrid) -> tuple[int, ...]:
+    """The levels of a scene, by its own record of whether it has overviews."""
+    has_overviews = (state_of(root) or {}).get("overviews", True) is not False
+    return levels_of(grid.shape, has_overviews=has_overviews)
 
 
 def path_of(level: int) -> str:
@@ -88,6 +94,7 @@ def create(
     *,
     has_times: bool,
     attributes: Mapping[str, Any],
+    has_overviews: bool = True,
 ) -> zarr.Group:
     """Make the group of a scene, with no cell written and no time.
 
@@ -97,13 +104,15 @@ def create(
         grid: where the cells lie.
         has_times: whether there is a dimension `time`; its length is 0.
         attributes: further attributes of the group, as JSON.
+        has_overviews: whether there are overviews.
     """
-    levels = levels_of(grid.shape)
+    levels = levels_of(grid.shape, has_overviews=has_overviews)
     root = zarr.create_group(store)
     for level in levels:
         group = root if level == 1 else root.require_group(path_of(level))
         _make_level(group, codec, grid if level == 1 else grid.coarser(level), has_times)
-    root.attrs.put({**_conventions(grid, levels), **_LISTED, **attributes})
+    is_geoemb = any(name.startswith(_GEOEMB["name"]) for name in attributes)
+    root.attrs.put({**_conventions(grid, levels, is_geoemb), **_LISTED, **attributes})
     return root
 
 
@@ -200,10 +209,11 @@ def _georeference(grid: SceneGrid) -> dict[str, Any]:
     return dict(attributes)
 
 
-def _conventions(grid: SceneGrid, levels: tuple[int, ...]) -> dict[str, Any]:
+def _conventions(grid: SceneGrid, levels: tuple[int, ...], is_geoemb: bool) -> dict[str, Any]:
     """The attributes of all conventions of the root, but those of geoemb: that say of what."""
     attributes = _georeference(grid)
-    attributes["zarr_conventions"] = [*attributes["zarr_conventions"], _GEOEMB]
+    if is_geoemb:
+        attributes["zarr_conventions"] = [*attributes["zarr_conventions"], _GEOEMB]
     if len(levels) > 1:
         from zarr_cm import multiscales
 
@@ -339,6 +349,7 @@ def _is_record(state: dict[str, Any]) -> bool:
     steps, sha256 = state.get("steps"), state.get("sha256", {})
     return (
         state.get("state") in ("writing", "complete")
+        and isinstance(state.get("overviews", True), bool)
         and isinstance(state.get("made"), dict)
         and isinstance(steps, list)
         and all(isinstance(one, dict) for one in [*steps, state.get("begun", {})])
@@ -432,7 +443,7 @@ def misplaced(root: zarr.Group) -> Iterator[tuple[str, str]]:
     except CodecError as error:
         yield "zarr.json", str(error.args[0])
         return
-    for level in levels_of(grid.shape):
+    for level in levels_in(root, grid):
         own, prefix = grid.coarser(level), f"{path_of(level)}/".lstrip("/")
         try:
             group = group_at(root, level)

@@ -74,7 +74,7 @@ class Scene:
             self._members, self.group = node, zarr_nodes.without_copies(node)
             self.grid, self._state = layout.grid_of(node), state
             self._array = lru_cache(self._opened)
-            self.levels = layout.levels_of(self.grid.shape)
+            self.levels = layout.levels_in(node, self.grid)
             embedding = self._array("embedding", 1)
             codec = nec_codec(embedding)
             if codec is None or embedding.shards is None:

@@ -51,6 +51,7 @@ class SceneWriter:
         step: Mapping[str, Any],
         attributes: Mapping[str, Any] | None = None,
         time: np.datetime64 | None = None,
+        has_overviews: bool = True,
     ):
         """Check the arguments; write nothing.
 
@@ -64,6 +65,7 @@ class SceneWriter:
             attributes: further attributes of the group, as JSON; of a new scene.
             time: the time of the embeddings, in UTC. A scene that is there gets one more time,
                 unless it has this one. None: the scene has no dimension `time`.
+            has_overviews: whether a new scene gets overviews.
 
         Raises CodecError: a codec of several qualities, or with a class token.
         """
@@ -71,7 +73,7 @@ class SceneWriter:
             raise CodecError("a scene has one quality and no class token: codec.at().split()[0]")
         self.codec, self.grid = codec, grid
         self._out, self._made, self._step = Path(out), dict(made), dict(step)
-        self._attributes = dict(attributes or {})
+        self._attributes, self._has_overviews = dict(attributes or {}), has_overviews
         self._time = None if time is None else time.astype("datetime64[us]")
         self._name = None if time is None else str(self._time)
         self._has_written = False
@@ -162,7 +164,7 @@ class SceneWriter:
         is_writing = state["state"] == "writing"
         if not (is_begun or is_writing or self._has_written or any(layout.lost(self.group))):
             return
-        levels = layout.levels_of(self.grid.shape)
+        levels = layout.levels_in(self.group, self.grid)
         for below, level in itertools.pairwise(levels):
             self._pool(layout.group_at(self.group, below), layout.group_at(self.group, level))
         sha256 = {
@@ -193,7 +195,10 @@ class SceneWriter:
         if out.exists() and not zarr_nodes.is_empty(out) and _holds_no_cell(out):
             files.delete_folder(out)
         if not out.exists() or zarr_nodes.is_empty(out):
-            state = {"version": layout.VERSION, "state": "writing", "made": self._made, "steps": []}
+            state: dict[str, Any] = {"version": layout.VERSION, "state": "writing"}
+            state |= {"made": self._made, "steps": []}
+            if not self._has_overviews:
+                state["overviews"] = False
             attributes = {**self._attributes, layout.ATTRIBUTE: state}
             if self.codec.refiner is not None:
                 attributes[refiner_array.ATTRIBUTE] = self.codec.refiner.fingerprint.hex()
@@ -204,6 +209,7 @@ class SceneWriter:
                     self.grid,
                     has_times=self._time is not None,
                     attributes=attributes,
+                    has_overviews=self._has_overviews,
                 )
                 if self.codec.refiner is not None:
                     refiner_array.write_array(group, self.codec.refiner)
@@ -255,7 +261,7 @@ class SceneWriter:
         """Raise FileError if a member of the scene that is there cannot be opened, or is wrong."""
         state = layout.state_of(group) or {}
         coordinates = ("x", "y", *(("time",) if self._time else ()))
-        for level in layout.levels_of(self.grid.shape):
+        for level in layout.levels_in(group, self.grid):
             own = layout.group_at(group, level)
             layout.array_in(own, "spatial_ref")
             for name in (*layout.OF_CELLS, *coordinates):
@@ -317,7 +323,7 @@ class SceneWriter:
         """
         state = dict(layout.state_of(group) or {})
         count, store = len(state["steps"]), group.store_path.store
-        for level in layout.levels_of(self.grid.shape):
+        for level in layout.levels_in(group, self.grid):
             own = layout.group_at(group, level)
             for name in (*layout.OF_CELLS, "time"):
                 array = layout.array_in(own, name)
@@ -336,7 +342,7 @@ class SceneWriter:
         if self._time is None:
             return
         (number,) = self._lead
-        for level in layout.levels_of(self.grid.shape):
+        for level in layout.levels_in(self.group, self.grid):
             own = layout.group_at(self.group, level)
             for name in (*layout.OF_CELLS, "time"):
                 array = layout.array_in(own, name)

@@ -22,7 +22,7 @@ import coder
 from coder import CodecError, archive, codecs
 from coder.archive.zarr_codec import NecCodec
 from coder.cli import OTHERS, archive_commands, main
-from coder.cli.fit_commands import read
+from coder.embedding_files import open_embeddings
 from coder.format import blob as framing
 
 CODEC, BLOB = GOLDEN / "woken.codec.safetensors", GOLDEN / "woken.blob"
@@ -212,7 +212,7 @@ def test_a_pipe_in_place_of_a_chunk_is_named(name, whole, capsys, tmp_path, stor
         status, out, err = run(capsys, command, path, *more)
         assert (status, out) == (1, "")
         assert err.startswith(message)
-    for function, at in ((read, store / array), (archive.open_archive, store)):
+    for function, at in ((open_embeddings, store / array), (archive.open_archive, store)):
         with pytest.raises(CodecError, match=message):
             function(at)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from transform_cases import CHANNELS, smooth_embeddings
 import coder
 from coder import CodecError, InputError, UnusualEmbedding
 from coder.cli import main
-from coder.cli.arguments import Encode, Fit
-from coder.cli.fit_commands import read, run
+from coder.cli.arguments import Encode
+from coder.cli.fit_commands import run
+from coder.embedding_files import open_embeddings
 from coder.format import blob as framing
 
 Y = smooth_embeddings(1, 60)
 SHAPES = {"grids": Y, "raster": Y.reshape(-1, 90, CHANNELS), "vectors": Y.reshape(-1, CHANNELS)}
+
+
+def read(path: Path, column: str | None = None) -> np.ndarray:
+    return open_embeddings(path, column).y[:]
 
 
 def written(y: np.ndarray, path: Path) -> Path:
@@ -207,7 +213,9 @@ def fifo_zarr(path: Path) -> None:
 
 
 def group(path: Path) -> None:
-    zarr.create_group(path).create_array("inner", data=FLAT)
+    made = zarr.create_group(path)
+    for name in ("inner", "other"):
+        made.create_array(name, data=FLAT)
 
 
 def damaged_zarr(path: Path) -> None:
@@ -215,8 +223,9 @@ def damaged_zarr(path: Path) -> None:
     (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
 
 
-NULL_ROW = pa.array([FLAT[0].tolist(), None, FLAT[1].tolist(), None])
-NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
+NULL_INSIDE = pa.array([[1.0, 2.0], None, [5.0, 6.0], [3.0, None]])
+TIFF = pytest.mark.skipif(find_spec("rasterio") is None, reason="no rasterio")
+ALL_NULL = pa.array([None, None], pa.list_(pa.float32()))
 
 
 @pytest.mark.parametrize(
@@ -232,9 +241,13 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         ("y.npy", os.mkfifo, "is a pipe or a device"),
         ("y.parquet", short_parquet, "a damaged Parquet file"),
         ("y.parquet", flipped_parquet, "a damaged Parquet file (could not verify page integrity"),
-        ("y.parquet", lambda p: p.write_text("a,b"), "not a .npy file, a Zarr array or Parquet"),
-        ("y.parquet", lambda p: table(p, e=NULL_ROW), "has 2 nulls, the first in row 1: leave"),
-        ("y.parquet", lambda p: table(p, e=NULL_INSIDE), "has 1 nulls, the first in row 1: leave"),
+        ("y.parquet", lambda p: p.write_text("a,b"), "not a .npy file, a Zarr array, a GeoTIF"),
+        (
+            "y.parquet",
+            lambda p: table(p, e=NULL_INSIDE),
+            "has 1 nulls within vectors, the first in row 3: make those vectors null as a whole",
+        ),
+        ("y.parquet", lambda p: table(p, e=ALL_NULL), "column e is null in all rows"),
         ("y.parquet", lambda p: table(p, e=FIXED, f=FIXED), "which column? --column, one of e, f"),
         (
             "y.parquet",
@@ -250,20 +263,24 @@ NULL_INSIDE = pa.array([[1.0, 2.0], [3.0, None]])
         ),
         ("y.parquet", lambda p: table(p, e=FIXED.slice(0, 0)), "shape [0, 0]"),
         ("y.parquet", lambda p: table(p, e=pa.array(Y[0].tolist())), "rows of 6 x 12"),
-        ("y.parquet", lambda p: table(p, e=pa.array([[[1.0]], [[1.0], [2.0]]])), "of one length"),
+        ("y.parquet", lambda p: table(p, e=pa.array([[[1.0]], [[1.0], [2.0]]])), "rows of 1 x 1"),
         ("y.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n..."), "an HDF5 or NetCDF file: save"),
-        ("y.tif", lambda p: p.write_bytes(b"II*\0...."), "a TIFF: read its bands"),
-        ("y.npy", lambda p: p.write_bytes(b"MM\0+...."), "a TIFF: read its bands"),
+        pytest.param(
+            "y.tif", lambda p: p.write_bytes(b"II*\0...."), "a damaged TIFF (", marks=TIFF
+        ),
+        pytest.param(
+            "y.npy", lambda p: p.write_bytes(b"MM\0+...."), "a damaged TIFF (", marks=TIFF
+        ),
         ("y.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n..."), "a PNG picture: a model makes"),
         ("y.blob", brace_blob, "a blob, which is coded: decode it"),
-        ("y.bin", lambda p: p.write_bytes(b"\x10234567\x08{"), "not a .npy file, a Zarr array or"),
+        ("y.bin", lambda p: p.write_bytes(b"\x10234567\x08{"), "not a .npy file, a Zarr array, "),
         ("y.pkl", pickled, "a pickle: it may run code, so it is not opened"),
         ("y.pt", zipped, "a checkpoint of PyTorch"),
         ("y.zip", lambda p: zipped(p, "zarr.json"), "a zipped Zarr store: unpack it"),
         ("y.npz", lambda p: np.savez(p, a=FLAT), "a .npz (or other zip) file"),
         ("y.npy", lambda p: zipped(p, "a.npy"), "a .npz (or other zip) file"),
         ("y", lambda p: coder.fit(FLAT).save(p), "a safetensors file"),
-        ("y.zarr", group, "a Zarr group: give the folder of one of its arrays (inner)"),
+        ("y.zarr", group, "a Zarr group: give the folder of one of its arrays (inner, other)"),
         ("y.zarr", fifo_zarr, "zarr.json: is a pipe or a device"),
         ("y.zarr", damaged_zarr, "its Zarr metadata are damaged"),
     ],
@@ -306,7 +323,11 @@ def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
         ("fit", ["--max-tokens", str(2**31)], "--max-tokens is 2147483648"),
         ("fit", ["--out", "nowhere/codec"], "there is no folder"),
         ("encode", ["--out", "nowhere/y.zarr"], "there is no folder"),
-        ("encode", ["--out", "y.parquet"], "name it y.zarr"),
+        ("encode", ["--out", "y.parquet"], "name the output y.zarr"),
+        ("encode", ["--rows-per-blob", "1"], "blob is for a table"),
+        ("encode", ["--scale", "s.npy", "--companded"], "have a scale or are companded"),
+        ("encode", ["--scale", "s.npy"], "s.npy: --scale: there is no such file"),
+        ("encode", ["--companded"], "companded is for int8, and these are float32"),
         ("encode", ["--out", "y.TIF"], "name it y.zarr"),
         ("encode", ["--codec", "nec-vit-ti"], "leave --codec out"),
         ("encode", ["--codec", "other"], "embeddings of 12 channels, and the codec other is for 4"),
@@ -333,9 +354,9 @@ def test_what_cannot_work_is_refused_before_anything_is_fitted(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "y.npy"]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -9999])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("as_zarr", [False, True])
-def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tmp_path):
+def test_what_cannot_be_coded_is_refused_with_its_file_and_place(value, as_zarr, tmp_path):
     y = Y.copy()
     y[41, 2, 3, 4] = value
     path = written(y, tmp_path)
@@ -349,15 +370,10 @@ def test_missing_tokens_are_refused_with_their_file_and_place(value, as_zarr, tm
         run(Encode(inputs=(str(path),), codec=codec, quality=3, **rest))
     assert str(caught.value).startswith(f"{path}: ")
     assert not list(tmp_path.glob("out*"))
-    # A fit leaves them out instead.
-    if np.isfinite(value):
-        run(Fit(file=path, max_tokens=64, **rest))
-        masked = np.ma.masked_equal(y, value)
-        assert coder.load(rest["out"]) == coder.fit(masked, max_tokens=64)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -9999])
-def test_missing_tokens_of_a_zarr_array_are_found_before_anything_is_fitted(
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_cannot_be_coded_is_found_before_anything_is_fitted(
     value, tmp_path, capsys, monkeypatch
 ):
     y = Y.copy()
@@ -370,6 +386,53 @@ def test_missing_tokens_of_a_zarr_array_are_found_before_anything_is_fitted(
     error = capsys.readouterr().err
     assert error.startswith(f"{tmp_path}/y.zarr: 1 of ")
     assert "the first at (41, 2, 3" in error
+
+
+MARKS = {"nodata": -9999.0, "one NaN": np.nan, "all NaN": np.nan}
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_missing_tokens_stay_missing_and_a_chunk_of_them_is_not_lost(
+    name, mark, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("coder.embedding_files.array_writer.SHARD", 8)
+    monkeypatch.setattr("coder.embedding_files.chunk_parts.TILE", 16)
+    monkeypatch.setattr("coder.embedding_files.chunk_parts.VECTORS", 64)
+    y = SHAPES[name].copy()
+    gone = np.zeros(y.shape[:-1], bool)
+    gone[5], gone[8:24] = True, True
+    if name == "vectors":
+        gone[128:256] = True
+    if name == "grids":
+        gone[30, 2, 1:3] = True
+    y[(*np.nonzero(gone), slice(None) if mark == "all NaN" else 3)] = MARKS[mark]
+    path, out = written(y, tmp_path), tmp_path / "y.zarr"
+    coder.fit(SHAPES[name]).save(tmp_path / "codec")
+    nodata = [] if mark == "all NaN" else ["--nodata", str(MARKS[mark])]
+    options = ["--codec", str(tmp_path / "codec"), "--out", str(out)]
+    assert main(["encode", str(path), *options, *nodata]) == 0
+    assert f"{gone.sum():,} tokens are missing, and stay so" in capsys.readouterr().out
+    read = np.asarray(zarr.open_array(out, mode="r"))
+    np.testing.assert_array_equal(np.isnan(read).all(-1), gone)
+    np.testing.assert_array_equal(np.isnan(read).any(-1), gone)
+    assert np.square(read - y)[~gone].mean() < 0.5 * SHAPES[name].var()
+    assert zarr.open_array(out).attrs["nec_empty"]
+    # What was not stored is not lost; what is lost is not taken for it.
+    assert main(["verify", str(out)]) == 0
+    chunk = next(p for p in sorted((out / "c").rglob("*")) if p.is_file())
+    chunk.unlink()
+    assert main(["verify", str(out)]) == 1
+    assert "is lost: copy the array again" in capsys.readouterr().err
+
+
+def test_nothing_but_missing_tokens_is_nothing_to_code(tmp_path, capsys):
+    path = written(np.full((300, CHANNELS), np.nan, np.float32), tmp_path)
+    coder.fit(FLAT).save(tmp_path / "codec")
+    options = ["--codec", str(tmp_path / "codec"), "--out", str(tmp_path / "out")]
+    assert main(["encode", str(path), *options]) == 1
+    assert "all tokens are missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_rate_that_a_fit_has_not_says_how_to_fit_once(tmp_path, capsys):
@@ -387,7 +450,7 @@ def test_a_rate_that_a_fit_has_not_says_how_to_fit_once(tmp_path, capsys):
 def test_integers_are_warned_of_once(tmp_path):
     path = written((10 * Y).astype(np.int8), tmp_path)
     for command in ("fit", "encode"):
-        with pytest.warns(UnusualEmbedding, match="dequantise") as caught:
+        with pytest.warns(UnusualEmbedding, match="--scale or --companded") as caught:
             main([command, str(path), "--out", str(tmp_path / command)])
         assert len(caught) == 1
 
@@ -423,10 +486,6 @@ def test_a_zarr_array_with_marks_scales_or_damage(tmp_path, capsys):
     assert main(["fit", str(tmp_path / "marked"), "--out", str(tmp_path / "codec")]) == 0
     assert "_FillValue says that -9999 is missing data" in capsys.readouterr().out
     assert coder.load(tmp_path / "codec") == coder.fit(y, nodata=-9999)
-    for name in ("scale_factor", "add_offset"):
-        zarr.create_array(tmp_path / name, data=y, attributes={name: 0.5})
-        assert main(["fit", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 1
-        assert f"{name}: its attribute {name} says" in capsys.readouterr().err
     zarr.create_array(tmp_path / "cut", data=y, chunks=(500, CHANNELS))
     chunk = tmp_path / "cut" / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:100])
@@ -445,9 +504,9 @@ def test_a_chunk_that_an_encoded_array_lost_is_named_and_never_read(
     shape, lost, tmp_path, monkeypatch, capsys
 ):
     """Nothing else may be missing: a grid of zeros is stored as well."""
-    monkeypatch.setattr("coder.cli.fit_commands._SHARD", 64)
-    monkeypatch.setattr("coder.cli.fit_commands._TILE", 32)
-    monkeypatch.setattr("coder.cli.fit_commands._VECTORS", 512)
+    monkeypatch.setattr("coder.embedding_files.array_writer.SHARD", 64)
+    monkeypatch.setattr("coder.embedding_files.chunk_parts.TILE", 32)
+    monkeypatch.setattr("coder.embedding_files.chunk_parts.VECTORS", 512)
     y = np.concatenate([Y, np.zeros_like(Y[:70])])
     y = {"grids": y, "raster": y.reshape(-1, 36, CHANNELS), "vectors": y.reshape(-1, CHANNELS)}[
         shape

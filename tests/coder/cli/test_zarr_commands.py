@@ -18,7 +18,8 @@ from archive_cases import (
 from folders import TESTS
 
 from coder import FileError, archive
-from coder.cli import fit_commands, main
+from coder.cli import main
+from coder.embedding_files import open_embeddings
 
 KEPT = TESTS / "kept/2026-11/archive.zarr"
 
@@ -226,7 +227,7 @@ def test_an_array_that_may_not_be_read_is_no_array_with_lost_chunks(run, tmp_pat
     assert "y.zarr: c cannot be read: no permission" in err
     assert "  unknown which of " in out
     with pytest.raises(FileError, match="no permission"):
-        fit_commands.read(tmp_path / "y.zarr")
+        open_embeddings(tmp_path / "y.zarr")
 
 
 @pytest.mark.parametrize("kind", ["array", "group", "archive"])

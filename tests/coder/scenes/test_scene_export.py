@@ -132,7 +132,7 @@ def test_json_is_one_object(export, tmp_path):
         ("a.zarr", "a.json", ("--refine",), "leave --refine out"),
         ("a.zarr", "a.parquet", ("--preview",), "--preview makes a GeoTIFF: name it NAME.tif"),
         ("a.zarr", "b.zarr", (), "is exported to NAME.tif, NAME.parquet or NAME.json"),
-        ("a.zarr", "a.png", (), "name it NAME.parquet or NAME.zarr, or, for a scene, NAME.tif"),
+        ("a.zarr", "a.png", (), "name it NAME.parquet, NAME.zarr or NAME.csv; or, for a"),
         ("images.zarr", "a.tif", (), "an archive of images has no map"),
         ("images.zarr", "a.json", (), "an archive of images has no map"),
         ("images.zarr", "a.parquet", BBOX, "--bbox is for scenes"),
