@@ -329,9 +329,10 @@ def lost(array: zarr.Array) -> list[str]:
 def _empty(array: zarr.Array) -> set[int]:
     """The numbers of the chunks, or shards, that an array lists as all fill value."""
     listed: Any = array.attrs.get(EMPTY, [])
-    count = len(places(array))
+    most = count(array)
     try:
-        return {number for first, end in listed for number in range(first, min(end, count))}
+        ranges = [range(max(0, first), min(end, most)) for first, end in listed]
+        return set(itertools.chain.from_iterable(ranges))
     except (TypeError, ValueError) as error:
         raise FileError(f"its attribute {EMPTY} is damaged: copy the array again") from error
 
