@@ -29,6 +29,8 @@ _WAITING: WeakSet[Any] = WeakSet()
 _PATIENCE = 60.0  # seconds; each request ends before
 WHOLE = "nec_whole"
 """The attribute of arrays that store all chunks, so that a missing chunk is a lost one."""
+ERROR = "nec_error"
+"""The attribute of arrays of embeddings with what coding lost (`coder.fitting.StatedError`)."""
 
 
 def open_node(store: Any) -> zarr.Group | zarr.Array:

@@ -20,7 +20,15 @@ from coder.cli import refiner_facts
 from coder.cli.arguments import MAX_TOKENS, Encode, Fit
 from coder.codecs import EmbeddingCodec, OneQualityCodec, QualityLadder
 from coder.errors import FileError, InputError, NoPermission, StoreError, about, one_line
-from coder.fitting import fit, fit_refiner, missing_tokens, refuse_too_few
+from coder.fitting import (
+    HeldOut,
+    MaxError,
+    StatedError,
+    fit_measured,
+    fit_refiner,
+    missing_tokens,
+    refuse_too_few,
+)
 from coder.format import file_kinds
 from coder.format.file_kinds import SAVE
 from coder.refiner import load_refiner
@@ -64,7 +72,10 @@ def _fit_files(options: Fit) -> dict[str, Any]:
     y, nodata = _shown(options)
     if options.refiner is not None:
         refuse_too_few(y, nodata=nodata)
-    codec = codec or _fit(y, options, nodata)
+    error = None
+    if codec is None:
+        codec, held_out = _fit(y, options, nodata, options.count)
+        error = _stated(held_out, codec.at())
     facts: dict[str, Any] = {"codec_bytes": codec.codec_bytes, "quality": codec.quality}
     facts |= {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
     written, lines = {}, []
@@ -72,6 +83,15 @@ def _fit_files(options: Fit) -> dict[str, Any]:
         facts = {"out": str(options.out)} | facts
         written[options.out] = codec.to_bytes()
         lines.append(f"{options.out}: {codec.codec_bytes:,} bytes")
+    if error is not None:
+        own, vectors = codec.at(), math.prod(y.shape[:-1])
+        payload = round(held_out.bytes_per_vector(own) * vectors)
+        lines.append(
+            f"at quality {codec.quality}, {vectors:,} vectors take about {payload:,} bytes, and "
+            f"its codec {own.codec_bytes:,}"
+        )
+        facts |= {"payload_bytes": payload, "one_quality_codec_bytes": own.codec_bytes}
+        facts["error"] = error.to_json()
     if options.refiner is not None:
         print("training a refiner, which takes minutes", flush=True)
         steps: dict[str, Any] = {}
@@ -121,9 +141,13 @@ def _encode(options: Encode) -> dict[str, Any]:
             given = given.with_refiner(load_refiner(options.refiner))
     y, nodata = _shown(options)
     _check_codable(y, given, options, nodata)
-    codec = _at_quality(given or _fitted(y, options, nodata), y, options, nodata)
+    whole, held_out = (given, None) if given is not None else _fitted(y, options, nodata)
+    if held_out is None:
+        held_out = HeldOut.of(y, nodata=nodata)
+    codec = _at_quality(whole, y, options, nodata, held_out)
+    error = _stated(held_out, codec)
     with files.writing_folder(out, **kept) as part:
-        _write(part, y, codec, nodata)
+        _write(part, y, codec, nodata, error)
     size = sum(zarr_nodes.sizes(out).values())
     metadata = (out / "zarr.json").stat().st_size
     bits = 8 * (size - metadata) / math.prod(y.shape)
@@ -131,7 +155,8 @@ def _encode(options: Encode) -> dict[str, Any]:
         f"{out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
         f"are zarr.json, which holds the codec; the others are {bits:.4f} bits per value"
     )
-    facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
+    facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata}
+    facts |= {"payload_bytes": size - metadata, "bits_per_value": bits, "error": error.to_json()}
     codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
     if codec.refiner is not None:
         print(f"symbols were chosen for readers with {refiner_facts.line(codec.refiner)}")
@@ -179,7 +204,9 @@ def read(path: Path | str, column: str | None = None) -> Any:
     return values
 
 
-def _write(path: Path, y: Any, codec: OneQualityCodec, nodata: float | None) -> None:
+def _write(
+    path: Path, y: Any, codec: OneQualityCodec, nodata: float | None, error: StatedError
+) -> None:
     """Write embeddings [N, H, W, D], [H, W, D] or [N, D] as a Zarr array, part by part.
 
     Raises InputError for tokens that are missing (see `coder.fit`) or infinite; says where.
@@ -195,7 +222,7 @@ def _write(path: Path, y: Any, codec: OneQualityCodec, nodata: float | None) -> 
         serializer=NecCodec(codec),
         compressors=None,
         fill_value=np.nan,  # no embedding is, so that every chunk is stored
-        attributes={zarr_nodes.WHOLE: True},
+        attributes={zarr_nodes.WHOLE: True, zarr_nodes.ERROR: error.to_json()},
     )
     with zarr_nodes.settled():
         for start in range(0, y.shape[0], shards[0]):
@@ -244,35 +271,59 @@ def _shown(options: Fit | Encode) -> tuple[Any, float | None]:
     return y, nodata
 
 
-def _fit(y: Any, options: Fit | Encode, nodata: float | None) -> EmbeddingCodec:
-    codec = fit(y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=nodata)
+def _fit(
+    y: Any, options: Fit | Encode, nodata: float | None, count: int | None = None
+) -> tuple[QualityLadder, HeldOut]:
+    codec, held_out = fit_measured(
+        y,
+        metric=options.metric,
+        max_error=options.max_error,
+        count=count,
+        max_tokens=options.max_tokens or MAX_TOKENS,
+        nodata=nodata,
+    )
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
         f"quality {codec.quality} is used unless another is given"
     )
-    return codec
+    return codec, held_out
 
 
-def _fitted(y: Any, options: Encode, nodata: float | None) -> EmbeddingCodec:
+def _stated(held_out: HeldOut, codec: OneQualityCodec) -> StatedError:
+    """The error of a codec, printed."""
+    error = held_out.error(codec)
+    print(f"quality {codec.quality}: {error}")
+    return error
+
+
+def _fitted(y: Any, options: Encode, nodata: float | None) -> tuple[QualityLadder, HeldOut]:
     """A fitted codec that has --quality. Raises InputError if it does not have this quality."""
-    whole = _fit(y, options, nodata)
+    whole, held_out = _fit(y, options, nodata)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
             f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
             f"{whole.num_qualities - 1}: give one of those. To fit only once, write the codec "
             "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC"
         )
-    return whole
+    return whole, held_out
 
 
 def _at_quality(
-    whole: EmbeddingCodec, y: Any, options: Encode, nodata: float | None
+    whole: EmbeddingCodec, y: Any, options: Encode, nodata: float | None, held_out: HeldOut
 ) -> OneQualityCodec:
-    """The codec at --quality, or at the one that fits --max-bytes or --max-mse."""
-    if options.max_bytes is None and options.max_mse is None:
+    """The codec at --quality, or at the one that fits --max-bytes, --max-mse or --max-error."""
+    if options.max_bytes is None and options.max_mse is None and options.max_error is None:
         return whole.at(options.quality)
     if not isinstance(whole, QualityLadder):
-        raise InputError(f"{options.codec} has one quality: leave --max-bytes and --max-mse out")
+        raise InputError(
+            f"{options.codec} has one quality: leave --max-bytes, --max-mse and --max-error out"
+        )
+    if options.max_error is not None:
+        if options.codec is None:
+            return whole.at()  # the fit chose it
+        quality = held_out.quality_for(whole, MaxError.of(options.max_error, "--max-error"))
+        print(f"quality {quality} fits")
+        return whole.at(quality)
     *sides, _ = _chunks(y.shape)
     whole_chunks = [size // side for size, side in zip(y.shape, sides, strict=False)]
     some = []
