@@ -1,6 +1,6 @@
 """The metrics of `coder.fit` on real embeddings: recall and accuracy against bytes per vector.
 
-    python -m benchmarks.metric MODEL DATA [--images N] [--cache FILE.npz] [--json]
+    python -m benchmarks.metric MODEL DATA [--images N] [--every N] [--cache FILE.npz] [--json]
 
 MODEL is a model file or the name of one that ships, DATA a labelled data set with the splits train
 and val (docs/training.md). For tokens, their means and class tokens of the images, and for each
@@ -97,16 +97,20 @@ def pooled(y: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def measure(
-    y: NDArray[np.float32], labels: NDArray, y_val: NDArray[np.float32], labels_val: NDArray
+    y: NDArray[np.float32],
+    labels: NDArray,
+    y_val: NDArray[np.float32],
+    labels_val: NDArray,
+    every: int,
 ) -> list[dict[str, Any]]:
-    """A row for each metric and quality, and one without coding."""
+    """A row for each metric and every such quality, and one without coding."""
     plain = accuracy(pooled(y), labels, pooled(y_val), labels_val)
     rows: list[dict[str, Any]] = [{"metric": "none", "bytes": 4.0 * y.shape[-1], "codec": 0}]
     rows[0] |= {"quality": 0, "recall": 1.0, "accuracy": plain, "lost": 0.0}
     held = HeldOut.of(y_val)
     for metric in METRICS:
         ladder, held_out = fit_measured(y, metric=metric, count=1 << 30)
-        for quality in range(ladder.num_qualities):
+        for quality in range(0, ladder.num_qualities, every):
             codec = ladder.at(quality)
             error = held.error(codec)
             score = accuracy(
@@ -144,13 +148,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("--images", type=int, help="maximum number of images of each split")
+    parser.add_argument("--every", type=int, default=1, help="measure every Nth quality")
     parser.add_argument("--cache", type=Path, help=".npz file to keep the embeddings in")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     found = latents(arguments.model, arguments.data, arguments.images, arguments.cache)
     parts, vals = kinds(found, "train"), kinds(found, "val")
     tables = {
-        kind: measure(parts[kind], found["train_labels"], vals[kind], found["val_labels"])
+        kind: measure(
+            parts[kind], found["train_labels"], vals[kind], found["val_labels"], arguments.every
+        )
         for kind in parts
     }
     if arguments.json:

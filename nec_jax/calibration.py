@@ -143,7 +143,7 @@ def fit_transform(
     transform: Transform | None = None,
     class_weight: float = 1.0,
 ) -> QualityLadder:
-    """`fit_for_model` on embeddings [N, (1 +) T, D] of a grid, with the class token first, if any."""
+    """`fit_for_model` on embeddings [N, (1 +) T, D] of a grid, class token (if any) first."""
     first = y.shape[1] - grid[0] * grid[1]
     tokens = y[:, first:].reshape(len(y), *grid, -1)
     class_tokens = y[:, 0] if first else None

@@ -220,6 +220,12 @@ READERS: dict[str, tuple[str, Reader]] = {
         coder_command("add-refiner", "ARCHIVE", "--refiner", "FILE"),
     ),
     "coder fit": ("embeddings", coder_command("fit", "FILE", "--out", "OUT")),
+    "coder fit --max-error": (
+        "embeddings",
+        coder_command(
+            *("fit", "FILE", "--metric", "standardised", "--max-error", "40%", "--out", "OUT")
+        ),
+    ),
     "coder encode": ("embeddings", coder_command("encode", "FILE", "--out", "OUT")),
     "coder encode --codec": (
         "codec",

@@ -361,7 +361,7 @@ class Fit(EmbeddingOptions):
         if self.codec is not None and self.refiner is None:
             raise InputError("--codec is for a refiner: name the file to write, --refiner")
         if self.count is not None:
-            check_whole("--count", self.count)
+            check_whole("--count", self.count, 1, 1 << 60)
         for name in ("count", "max_error"):
             if self.codec is not None and getattr(self, name) is not None:
                 raise InputError(

@@ -72,7 +72,7 @@ def _fit_files(options: Fit) -> dict[str, Any]:
     y, nodata = _shown(options)
     if options.refiner is not None:
         refuse_too_few(y, nodata=nodata)
-    error = None
+    held_out = error = None
     if codec is None:
         codec, held_out = _fit(y, options, nodata, options.count)
         error = _stated(held_out, codec.at())
@@ -83,7 +83,7 @@ def _fit_files(options: Fit) -> dict[str, Any]:
         facts = {"out": str(options.out)} | facts
         written[options.out] = codec.to_bytes()
         lines.append(f"{options.out}: {codec.codec_bytes:,} bytes")
-    if error is not None:
+    if held_out is not None and error is not None:
         own, vectors = codec.at(), math.prod(y.shape[:-1])
         payload = round(held_out.bytes_per_vector(own) * vectors)
         lines.append(

@@ -32,6 +32,7 @@ _MISSING = "masked, NaN, or the nodata value"
 _LOST = 0.05  # standard deviations: the error of the highest quality
 _INT8 = 127  # levels on each side of zero
 _FOLDS = 4
+_MOST_EMBEDDINGS = 1 << 60
 _AGAIN = 8  # components; the others are found after these are rounded
 _PER_CHANNEL = 32  # vectors; of fewer, the statistics of coefficients are cross-validated
 
@@ -199,8 +200,12 @@ def _fit(
     if transform is not None and metric is not None:
         raise InputError("the transform has a metric of its own: leave metric out")
     weights = _checked_metric(metric, sample.channels)
-    bound = MaxError.of(DEFAULT if max_error is None else max_error)
-    whole = sample.whole if count is None else check_whole("count", count) * sample.tokens
+    bound = None if max_error is None else MaxError.of(max_error)
+    whole = (
+        sample.whole
+        if count is None
+        else check_whole("count", count, 1, _MOST_EMBEDDINGS) * sample.tokens
+    )
     sample.hold_out()
     transforms = (
         [transform] if transform else _transforms(sample, weights, class_weight, again=_AGAIN)
@@ -214,10 +219,14 @@ def _fit(
     if not held.vectors:  # all that was held out is missing
         sample.limit()
         held = HeldOut(sample.batches(), "fitted")
-    quality = held.lowest_quality(codec, bound)
-    if quality is None and max_error is not None:
-        quality = held.quality_for(codec, bound)  # says what the best one reaches
-    return replace(codec, quality=codec.num_qualities - 1 if quality is None else quality), held
+    if bound is not None:
+        return replace(codec, quality=held.quality_for(codec, bound)), held
+    best = codec.num_qualities - 1
+    # What was held out may all be the same: then nothing says which quality is enough.
+    if held.error(codec.at(best), recall=False).variance_lost is None:
+        return replace(codec, quality=best), held
+    lowest = held.lowest_quality(codec, MaxError.of(DEFAULT))
+    return replace(codec, quality=best if lowest is None else lowest), held
 
 
 class _Counted(NamedTuple):

@@ -30,7 +30,7 @@ _EIGHTH = 8  # one unit of so many is held out; of fewer vectors up to one of ..
 _QUARTER = 4
 _HELD_OUT = 64  # vectors at least, if there are enough
 _LEAST = 32  # vectors; of fewer, none is held out
-_MOST_VALUES, _MOST_TOKENS = 1 << 24, 1 << 15  # that are held out
+_MOST_VALUES, _MOST_TOKENS = 1 << 23, 1 << 15  # that are held out
 _GOLDEN = (5**0.5 - 1) / 2
 
 _Place = slice | tuple[slice, ...]

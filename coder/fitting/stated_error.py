@@ -333,11 +333,10 @@ def _scales(
 
 
 def _joined(pairs: Iterable[_Pair]) -> _Pair:
-    ys, decoded = [], []
-    for y, y_hat in pairs:
-        ys.append(y)
-        decoded.append(y_hat)
-    return np.concatenate(ys or [np.empty((0, 1))]), np.concatenate(decoded or [np.empty((0, 1))])
+    both = list(pairs)
+    if not both:
+        return np.empty((0, 1), np.float32), np.empty((0, 1), np.float32)
+    return np.concatenate([y for y, _ in both]), np.concatenate([y_hat for _, y_hat in both])
 
 
 class _Sums(NamedTuple):

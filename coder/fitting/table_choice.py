@@ -94,32 +94,42 @@ def _is_unusual(
 
 
 def _worth_their_bytes(cost: NDArray[np.float64], prices: Prices) -> NDArray[np.float64]:
-    """The costs [K, columns, T] as [K * columns, T]; positive where a codec must not store a part.
+    """The costs [K, columns, T] as [K * columns, T]; infinite where a codec must not store a part.
 
-    One by one, the table is left out that saves least beside its price; then all components that
-    save less than theirs; and so on, until every part saves more than it costs.
+    Tables are added one by one, that which saves most beside its price first; then each is dropped
+    that saves less than its price beside the others. All tables stay if their total costs less. A
+    component is coded if it saves more than its price with the tables that are stored.
     """
-    components, columns, count = cost.shape
-    cost = cost.reshape(-1, count).copy()
-    while True:
-        savings = np.maximum(-cost.min(1), 0).reshape(components, columns).sum(1)
-        small = np.flatnonzero((savings > 0) & (savings <= prices.component))
-        cost.reshape(components, -1)[small] = np.inf
-        coded = cost[cost.min(1) < 0]
-        if not len(coded):
-            return cost
-        order = np.argpartition(coded, 1, axis=1)[:, :2]
-        first, second = np.take_along_axis(coded, order, axis=1).T
-        lost = np.minimum(second, 0) - first  # without the best table
-        used = np.bincount(order[:, 0], minlength=count) > 0
-        gains = np.bincount(order[:, 0], lost, count) - prices.tables
-        gains[~used] = np.inf
-        least = int(gains.argmin())
-        if gains[least] > 0:
-            if not small.size:
-                return cost
-            continue
-        cost[:, least] = np.inf
+    count = cost.shape[-1]
+
+    def total(best: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The cost of components, and their prices, given that of each column [K, columns, ..]."""
+        return np.minimum(best.sum(1) + prices.component, 0).sum(0)
+
+    def of(tables: NDArray[np.bool_]) -> float:
+        best = cost[..., tables].min(-1, initial=0)
+        return float(total(best)) + prices.tables[tables].sum()
+
+    kept, best = np.zeros(count, bool), np.zeros(cost.shape[:2])
+    while not kept.all():
+        totals = total(np.minimum(best[..., None], cost)) + prices.tables
+        totals[kept] = np.inf
+        table = int(totals.argmin())
+        if not totals[table] < total(best):
+            break
+        kept[table] = True
+        best = np.minimum(best, cost[..., table])
+    for table in np.flatnonzero(kept):
+        others = kept.copy()
+        others[table] = False
+        if of(others) < of(kept):
+            kept = others
+    nearest = np.bincount(cost.argmin(-1)[cost.min(-1) < 0], minlength=count) > 0
+    kept = nearest if of(nearest) < of(kept) else kept
+    chosen = np.where(kept, cost, np.inf)
+    savings = -chosen.min(-1, initial=0).sum(1)
+    chosen[savings <= prices.component] = np.inf
+    return chosen.reshape(-1, count)
 
 
 def _per_magnitude(

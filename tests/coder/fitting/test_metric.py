@@ -49,7 +49,8 @@ def test_each_metric_is_best_at_its_own_error(shape):
         return sizes, [error.relative_rms or 0 for error in errors], scaled
 
     curves = {metric: curve(metric) for metric in METRICS}
-    at = np.geomspace(*(f(curves["standardised"][0]) for f in (min, max)), 9)[2:7]
+    sizes = curves["standardised"][0]
+    at = np.geomspace(min(sizes), max(sizes), 9)[2:7]
     rms = {m: np.interp(at, sizes, rms) for m, (sizes, rms, _) in curves.items()}
     scaled = {m: np.interp(at, sizes, scaled) for m, (sizes, _, scaled) in curves.items()}
     assert (rms["euclidean"] < rms["standardised"]).all()

@@ -53,7 +53,7 @@ def test_the_terms_are_what_they_say():
     assert (error.vectors, error.pool, error.metric) == (300, 300, "per channel")
     plain = measure(y, y_hat)
     assert plain.metric == "euclidean"
-    assert plain.variance_lost == pytest.approx(error.relative_rms**2)
+    assert plain.variance_lost == pytest.approx((error.relative_rms or 0) ** 2)
     assert str(plain).endswith("; 300 held-out vectors")
 
 
@@ -254,6 +254,16 @@ def test_the_ladder_ends_where_the_error_of_int8_is_matched(shape, metric):
     assert ours.recall_at_10 > int8.recall_at_10 - 0.01
 
 
+def test_what_is_held_out_may_be_all_the_same():
+    y = SHAPES["vectors"][:400].copy()
+    y[held_out(y)] = y[0]
+    codec, found = fit_measured(y)
+    assert codec.quality == codec.num_qualities - 1
+    assert found.error(codec.at()).relative_rms is None
+    with pytest.raises(InputError, match="is not defined"):
+        coder.fit(y, max_error="5%")
+
+
 def test_missing_tokens_are_not_measured():
     y = SHAPES["vectors"]
     holes = np.arange(len(y)) % 7 == 3
@@ -340,7 +350,7 @@ def test_the_error_holds_for_embeddings_that_nobody_saw():
     from nec_jax.sources import open_source
 
     source = open_source("blue-marble", chip=128)
-    images = np.stack([source[i].image for i in range(0, len(source), 5)])
+    images = np.stack([source[i]["image"] for i in range(0, len(source), 5)])
     y = nec_jax.latents(nec_jax.load("nec-vit-ti"), images)[:, 1:]
     fitted, unseen = y[::2], y[1::2]
     for shape in ((8, 8, 192), (192,)):
