@@ -1,6 +1,7 @@
 """The metrics of `coder.fit` on real embeddings: recall and accuracy against bytes per vector.
 
-    python -m benchmarks.metric MODEL DATA [--images N] [--every N] [--cache FILE.npz] [--json]
+    python -m benchmarks.metric MODEL DATA [--images N] [--every N]
+        [--kinds KIND ...] [--cache FILE.npz] [--json]
 
 MODEL is a model file or the name of one that ships, DATA a labelled data set with the splits train
 and val (docs/training.md). For tokens, their means and class tokens of the images, and for each
@@ -32,6 +33,7 @@ from train.data import read_all
 
 RIDGES = 10.0 ** np.arange(-2, 6)
 POINTS = 33
+KINDS = ("tokens", "mean tokens", "class tokens")
 
 
 def latents(model: str, data: str, images: int | None, cache: Path | None) -> dict[str, NDArray]:
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("--images", type=int, help="maximum number of images of each split")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--every", type=int, default=1, help="measure every Nth quality")
     parser.add_argument("--cache", type=Path, help=".npz file to keep the embeddings in")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -159,6 +162,7 @@ def main() -> None:
             parts[kind], found["train_labels"], vals[kind], found["val_labels"], arguments.every
         )
         for kind in parts
+        if kind in arguments.kinds
     }
     if arguments.json:
         print(json.dumps(tables))

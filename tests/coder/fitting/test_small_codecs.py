@@ -58,7 +58,9 @@ def test_codec_and_payload_are_never_larger_at_equal_error(count):
 def test_for_many_embeddings_nothing_is_left_out():
     y = vectors(2000)
     assert coder.fit(y, count=MANY) == coder.fit(y, count=1 << 50)
-    few, many = (coder.fit(y, count=count).at(6) for count in (20, MANY))
+    ladders = [coder.fit(y, count=count) for count in (20, MANY)]
+    few, many = (one.at(int(np.abs(one.steps - 0.5).argmin())) for one in ladders)
+    assert few.step == many.step
     assert few.symbols_per_token < many.symbols_per_token
     assert len(few.tables) < len(many.tables)
 
