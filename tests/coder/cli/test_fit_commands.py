@@ -392,7 +392,7 @@ def test_a_rate_that_a_fit_has_not_says_how_to_fit_once(tmp_path, capsys):
 
 
 def test_integers_are_warned_of_once(tmp_path):
-    path = written((10 * Y).astype(np.int8), tmp_path)
+    path = written((10 * Y).astype(np.int16), tmp_path)
     for command in ("fit", "encode"):
         with pytest.warns(UnusualEmbedding, match="dequantise") as caught:
             main([command, str(path), "--out", str(tmp_path / command)])
