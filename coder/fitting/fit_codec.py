@@ -211,7 +211,7 @@ def _fit(
         [transform] if transform else _transforms(sample, weights, class_weight, again=_AGAIN)
     )
     counted = _count(sample, transforms)
-    # As many of all embeddings are there as of those that were read.
+    # The same part of all embeddings counts as of those that were read.
     times = whole * counted.present / counted.read / counted.tokens
     codec, _ = _ladder(counted, transforms[0], max_tokens, times)
     _warn(sample, counted, stacklevel=4)
@@ -236,8 +236,8 @@ class _Counted(NamedTuple):
       histograms: int64 [K, columns, BINS], of those that are fitted to.
       squares: the sum of their squares.
       of_int8: what int8 with one scale per channel would lose of them.
-      read, present, tokens: tokens of the grids: those read, those of them that are not missing,
-        and those of them that are fitted to.
+      read, present, tokens: tokens of the grids: those read, those of them in blocks that count,
+        and those of these that are fitted to.
       energies: of tokens and of class tokens, as `_energies` finds them.
       measured: what is held out; all, if nothing is.
     """
@@ -264,7 +264,7 @@ def _count(sample: Sample, transforms: list[Transform]) -> _Counted:
             kept.append(more)
         held = sample.is_held_out(batch.units)
         first = batch.first
-        present += int(batch.there[:, first:].sum())
+        present += int(batch.counted[:, first:].sum())
         if held.any() or not sample.held_out:
             measured.append(batch.only(held) if sample.held_out else batch)
         for fold, part in _folded(batch, held, max(1, len(folds))):
