@@ -40,6 +40,7 @@ import coder
 import nec_jax
 from benchmarks import token_methods
 from coder import QualityLadder
+from coder.fitting import fit_for_model
 from nec_jax.heads.ridge import signs, token_labels
 from nec_jax.images.record import IGNORE
 from nec_jax.sources import open_source, spread
@@ -117,7 +118,7 @@ class Bench:
         scaled = (y - mean) / std
         if not codec_path.exists():
             log.info(f"fitting a codec: {name}, {len(y)} embeddings")
-            coder.fit(scaled.reshape(len(y), *side, -1)).save(codec_path)
+            fit_for_model(scaled.reshape(len(y), *side, -1)).save(codec_path)
         codec = coder.load(codec_path)
         if not refiner_path.exists():
             log.info(f"fitting a refiner: {name}, {len(y)} embeddings")

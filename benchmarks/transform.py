@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import coder
 from benchmarks.peer import ROUNDS, best_seconds
 from coder import ScalarCodec
 from coder.codecs import OneQualityCodec
+from coder.fitting import fit_for_model
 from train.studies.baselines import per_channel
 
 QUALITIES = (4, 6, 8, 10, 12)
@@ -80,10 +80,10 @@ def main() -> None:
     fit, y = np.asarray(values[:half], np.float32), np.asarray(values[half:], np.float32)
     if arguments.class_token:
         side = math.isqrt(fit.shape[1] - 1)
-        ladder = coder.fit(fit[:, 1:].reshape(half, side, side, -1), fit[:, 0])
+        ladder = fit_for_model(fit[:, 1:].reshape(half, side, side, -1), fit[:, 0])
         grid = (side, side)
     else:
-        ladder, grid = coder.fit(fit), fit.shape[1:3]
+        ladder, grid = fit_for_model(fit), fit.shape[1:3]
         fit, y = (part.reshape(len(part), -1, part.shape[-1]) for part in (fit, y))
     some, whole = y[:: max(1, len(y) // TIMED)][:TIMED], (1, y.shape[1])
     rows = []

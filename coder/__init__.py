@@ -40,7 +40,7 @@ from coder.errors import (
     UnusualEmbedding,
     WrongCodec,
 )
-from coder.fitting import fit, fit_refiner
+from coder.fitting import StatedError, fit, fit_measured, fit_refiner
 from coder.pool import Pool
 from coder.refiner import Refiner, load_refiner
 from coder.task_heads import Head, load_head
@@ -66,6 +66,7 @@ __all__ = [
     "QualityLadder",
     "Refiner",
     "ScalarCodec",
+    "StatedError",
     "StoreError",
     "Tables",
     "TransformCodec",
@@ -75,6 +76,7 @@ __all__ = [
     "WrongCodec",
     "__version__",
     "fit",
+    "fit_measured",
     "fit_refiner",
     "from_bytes",
     "load",

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from coder import EmbeddingCodec, InputError, QualityLadder, ScalarCodec, Tables, fit
+from coder import EmbeddingCodec, InputError, QualityLadder, ScalarCodec, Tables
 from coder.codecs import quantise
 from coder.entropy import pmf_from_counts
+from coder.fitting import fit_for_model
 from coder.format.container import canonical_json
 from coder.transform import Transform
 from nec_jax.api import latents
@@ -120,7 +121,7 @@ def fit_latents(
     transform: Transform | None = None,
     provenance: dict | None = None,
 ) -> NecParams:
-    """Give a model a codec of many qualities, fitted by `coder.fit` to its embeddings.
+    """Give a model a codec of many qualities, fitted to its embeddings.
 
     Args:
       params: a trained model; its codec, if any, is replaced.
@@ -142,11 +143,11 @@ def fit_transform(
     transform: Transform | None = None,
     class_weight: float = 1.0,
 ) -> QualityLadder:
-    """`coder.fit` on embeddings [N, (1 +) T, D] of a grid, class token first if there is one."""
+    """`fit_for_model` on embeddings [N, (1 +) T, D] of a grid, class token (if any) first."""
     first = y.shape[1] - grid[0] * grid[1]
     tokens = y[:, first:].reshape(len(y), *grid, -1)
     class_tokens = y[:, 0] if first else None
-    return fit(
+    return fit_for_model(
         tokens, class_tokens, class_weight=class_weight if first else 1.0, transform=transform
     )
 

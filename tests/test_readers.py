@@ -245,6 +245,12 @@ READERS: dict[str, tuple[str, Reader]] = {
         coder_command("add-refiner", "ARCHIVE", "--refiner", "FILE"),
     ),
     "coder fit": ("embeddings", coder_command("fit", "FILE", "--out", "OUT")),
+    "coder fit --max-error": (
+        "embeddings",
+        coder_command(
+            *("fit", "FILE", "--metric", "standardised", "--max-error", "40%", "--out", "OUT")
+        ),
+    ),
     "coder encode": ("embeddings", coder_command("encode", "FILE", "--out", "OUT")),
     "coder encode of a table": ("vectors", coder_command("encode", "FILE", "--out", "OUT.parquet")),
     "coder encode of a GeoTIFF": ("GeoTIFF", coder_command("encode", "FILE", "--out", "OUT.zarr")),

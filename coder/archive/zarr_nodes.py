@@ -36,6 +36,8 @@ MOST_SHARDS, MOST_CHUNKS = 1 << 21, 1 << 20
 EMPTY = "nec_empty"
 """The attribute of such arrays that lists what is not stored, as it is all fill value: ranges
 [first, end) of the numbers of chunks, or shards, in C order."""
+ERROR = "nec_error"
+"""The attribute of arrays of embeddings with what coding lost (`coder.fitting.StatedError`)."""
 
 
 def open_node(store: Any, *, with_copies: bool = False) -> zarr.Group | zarr.Array:

@@ -10,7 +10,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from coder import files
 from coder.arrays import check_whole
 from coder.errors import InputError
-from coder.fitting import MAX_QUALITIES
+from coder.fitting import MAX_QUALITIES, MaxError
 from coder.format.container import SHIPPED
 
 MAX_TOKENS = 1 << 16
@@ -330,6 +330,12 @@ class EmbeddingOptions:
     """Value that marks missing data, such as -9999, in place of what the file says; of integers with a scale, the integer."""  # noqa: E501
     codec: OptionalPath = None
     """Codec file, instead of one that is fitted."""
+    metric: Annotated[
+        Literal["euclidean", "standardised"] | None, arg(metavar="euclidean|standardised")
+    ] = None
+    """What the fitted codec counts as error: the squared error as it is, for search by cosine or distance (euclidean, the default); or that of each channel in its standard deviations."""  # noqa: E501
+    max_error: Annotated[str | None, arg(metavar="BOUND")] = None
+    """Choose the lowest quality whose error is at most this: 5% of relative rms error, or variance=1%, worst=20%, cosine=0.999 or recall=0.95. It is measured on embeddings that the fit did not see; with --codec, on some of those that are encoded."""  # noqa: E501
     max_tokens: Annotated[int | None, arg(metavar="INT")] = None
     """Maximum number of tokens in a grid or chunk of the fitted codec; 65536 if not given."""
     json: Flag = False
@@ -345,13 +351,18 @@ class EmbeddingOptions:
                 raise InputError(
                     "--max-tokens is for a codec that is fitted: leave it, or --codec, out"
                 )
+        if self.metric is not None and self.codec is not None:
+            raise InputError("--metric is for a codec that is fitted: leave it, or --codec, out")
+        if self.max_error is not None:
+            MaxError.of(self.max_error, "--max-error")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(EmbeddingOptions):
     """Fit a codec of many qualities to EMBEDDINGS, and write its file.
 
-    Example: nec fit embeddings.npy --out codec.safetensors
+    Examples: nec fit embeddings.npy --out codec.safetensors
+              nec fit embeddings.npy --max-error 15% --out finer.safetensors
     """
 
     file: Embeddings
@@ -360,6 +371,8 @@ class Fit(EmbeddingOptions):
     """Codec file to write."""
     codec: OptionalPath = None
     """Codec file: fit no codec, and train the refiner for this one."""
+    count: Annotated[int | None, arg(metavar="INT")] = None
+    """How many vectors, grids or tokens of a raster the codec is for; those of EMBEDDINGS if not given. If they are few, the codec is smaller."""  # noqa: E501
     refiner: OptionalPath = None
     """Refiner file to write. If it is given, also train a refiner, which brings decoded embeddings closer to those that were encoded; this takes minutes."""  # noqa: E501
     refiner_steps: Annotated[int | None, arg(metavar="INT")] = None
@@ -372,6 +385,13 @@ class Fit(EmbeddingOptions):
             raise InputError("give one of --out, a codec to write, and --codec, one that exists")
         if self.codec is not None and self.refiner is None:
             raise InputError("--codec is for a refiner: name the file to write, --refiner")
+        if self.count is not None:
+            check_whole("--count", self.count, 1, 1 << 60)
+        for name in ("count", "max_error"):
+            if self.codec is not None and getattr(self, name) is not None:
+                raise InputError(
+                    f"{_flag(name)} is for a codec that is fitted: leave it, or --codec, out"
+                )
         if self.refiner_steps is not None:
             check_whole("--refiner-steps", self.refiner_steps)
             if self.refiner is None:
@@ -424,8 +444,10 @@ class SceneOptions:
     """Time of the scene in UTC, such as 2026-05-01 or 2026-05-01T10:30, or auto for the time that the files state: the output has a dimension `time`, and one that is there gets one more."""  # noqa: E501
 
 
-_FOR_EMBEDDINGS = ("overwrite", "column", "codec", "max_tokens", "refiner")
-_FOR_EMBEDDINGS += ("scale", "companded", "channel_first", "rows_per_blob")
+_FOR_EMBEDDINGS = (
+    *("overwrite", "column", "codec", "max_tokens", "refiner", "metric", "max_error"),
+    *("scale", "companded", "channel_first", "rows_per_blob"),
+)
 """The options of `Encode` that are not for images."""
 _NOT_FOR_SCENES = (
     "for_refiner",
@@ -448,6 +470,7 @@ class Encode(EmbeddingOptions):
               nec encode SCENE.tif --model nec-vit-ti --out scene.zarr
               nec encode embeddings.npy --out embeddings.zarr --quality 7
               nec encode TABLE.parquet --out coded.parquet --quality 7
+              nec encode embeddings.npy --out finer.zarr --max-error 15%
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
@@ -503,8 +526,9 @@ class Encode(EmbeddingOptions):
         super().check()
         if self.rows_per_blob is not None:
             check_whole("--rows-per-blob", self.rows_per_blob, 1, MAX_TOKENS)
-        if sum(one is not None for one in (self.quality, self.max_bytes, self.max_mse)) > 1:
-            raise InputError("give one of --quality, --max-bytes and --max-mse")
+        targets = (self.quality, self.max_bytes, self.max_mse, self.max_error)
+        if sum(one is not None for one in targets) > 1:
+            raise InputError("give one of --quality, --max-bytes, --max-mse and --max-error")
         if self.refiner is not None and self.codec is None:
             raise InputError("--refiner is that of a codec: give its file, --codec")
         if self.quality is not None:

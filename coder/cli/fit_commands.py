@@ -29,7 +29,14 @@ from coder.embedding_files import (
     write_table,
 )
 from coder.errors import InputError, about
-from coder.fitting import fit, fit_refiner, refuse_too_few
+from coder.fitting import (
+    HeldOut,
+    MaxError,
+    StatedError,
+    fit_measured,
+    fit_refiner,
+    refuse_too_few,
+)
 from coder.refiner import load_refiner
 
 _SAMPLE = 64  # chunks that a quality is chosen by
@@ -65,7 +72,10 @@ def _fit_files(options: Fit) -> dict[str, Any]:
     y, nodata = opened.y, opened.nodata
     if options.refiner is not None:
         refuse_too_few(y, nodata=nodata)
-    codec = codec or _fit(opened, options)
+    held_out = error = None
+    if codec is None:
+        codec, held_out = _fit(opened, options, options.count)
+        error = _stated(held_out, codec.at())
     facts: dict[str, Any] = {"codec_bytes": codec.codec_bytes, "quality": codec.quality}
     facts |= {"fingerprint": codec.fingerprint.hex(), "num_qualities": codec.num_qualities}
     written, lines = {}, []
@@ -73,6 +83,15 @@ def _fit_files(options: Fit) -> dict[str, Any]:
         facts = {"out": str(options.out)} | facts
         written[options.out] = codec.to_bytes()
         lines.append(f"{options.out}: {codec.codec_bytes:,} bytes")
+    if held_out is not None and error is not None:
+        own, vectors = codec.at(), math.prod(y.shape[:-1])
+        payload = round(held_out.bytes_per_vector(own) * vectors)
+        lines.append(
+            f"at quality {codec.quality}, {vectors:,} vectors take about {payload:,} bytes, and "
+            f"its codec {own.codec_bytes:,}"
+        )
+        facts |= {"payload_bytes": payload, "one_quality_codec_bytes": own.codec_bytes}
+        facts["error"] = error.to_json()
     if options.refiner is not None:
         print("training a refiner, which takes minutes", flush=True)
         steps: dict[str, Any] = {}
@@ -124,8 +143,12 @@ def _encode(options: Encode) -> dict[str, Any]:
     opened = _shown(options)
     chunk = _chunk(opened, options, is_table)
     _check_codable(opened, chunk, given, options)
-    codec = _at_quality(given or _fitted(opened, options), opened, chunk, options)
-    facts = _written(opened, codec, chunk, options, **kept)
+    whole, held_out = (given, None) if given is not None else _fitted(opened, options)
+    if held_out is None:
+        held_out = HeldOut.of(opened.y, nodata=opened.nodata)
+    codec = _at_quality(whole, opened, chunk, options, held_out)
+    error = _stated(held_out, codec)
+    facts = _written(opened, codec, chunk, error, options, **kept)
     if facts["missing"]:
         print(f"{facts['missing']:,} tokens are missing, and stay so (NaN, or null)")
     codec_facts = {"fingerprint": codec.fingerprint.hex(), "quality": codec.quality}
@@ -157,12 +180,13 @@ def _written(
     opened: EmbeddingFile,
     codec: OneQualityCodec,
     chunk: tuple[int, ...],
+    error: StatedError,
     options: Encode,
     **kept: Any,
 ) -> dict[str, Any]:
     """Write the embeddings, and print what they take; the facts of it."""
     y, out = opened.y, Path(options.out)
-    notes: dict[str, Any] = {"nec_source": opened.facts}
+    notes: dict[str, Any] = {"nec_source": opened.facts, zarr_nodes.ERROR: error.to_json()}
     if out.suffix.lower() in _PARQUET:
         assert opened.column is not None
         with files.writing(out, **kept) as file:
@@ -177,11 +201,10 @@ def _written(
             f"and {found.codec_bytes:,} the codec, {y.nbytes / coded:.1f} times smaller; the "
             "others are the other columns"
         )
-        facts = {"codec_bytes": found.codec_bytes, "blob_bytes": found.blob_bytes}
+        facts = {"codec_bytes": found.codec_bytes, "payload_bytes": found.blob_bytes}
+        facts |= {"bytes_in": y.nbytes, "bytes": size, "missing": missing}
         bits = 8 * found.blob_bytes / math.prod(y.shape)
-        return {"missing": missing, "bytes_in": y.nbytes, "bytes": size, "bits_per_value": bits} | (
-            facts
-        )
+        return facts | {"bits_per_value": bits, "error": error.to_json()}
     with files.writing_folder(out, **kept) as part:
         if opened.place is None:
             missing = write_array(part, y, codec, opened.nodata, notes)
@@ -201,8 +224,9 @@ def _written(
         print(f"without the columns {rest}: --out {out.stem}.parquet keeps them")
     if opened.place is not None:
         print(f"a scene of {opened.place.grid.shape[0]} x {opened.place.grid.shape[1]} cells")
-    facts = {"bytes_in": y.nbytes, "bytes": size, "codec_bytes": metadata, "bits_per_value": bits}
-    return {"missing": missing} | facts
+    facts = {"bytes_in": y.nbytes, "bytes": size, "missing": missing, "codec_bytes": metadata}
+    facts |= {"payload_bytes": size - metadata, "bits_per_value": bits}
+    return facts | {"error": error.to_json()}
 
 
 def _local(inputs: Sequence[Path | str | None]) -> list[Path]:
@@ -235,35 +259,63 @@ def _shown(options: Fit | Encode) -> EmbeddingFile:
     return opened
 
 
-def _fit(opened: EmbeddingFile, options: Fit | Encode) -> EmbeddingCodec:
-    codec = fit(opened.y, max_tokens=options.max_tokens or MAX_TOKENS, nodata=opened.nodata)
+def _fit(
+    opened: EmbeddingFile, options: Fit | Encode, count: int | None = None
+) -> tuple[QualityLadder, HeldOut]:
+    codec, held_out = fit_measured(
+        opened.y,
+        metric=options.metric,
+        max_error=options.max_error,
+        count=count,
+        max_tokens=options.max_tokens or MAX_TOKENS,
+        nodata=opened.nodata,
+    )
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "
         f"quality {codec.quality} is used unless another is given"
     )
-    return codec
+    return codec, held_out
 
 
-def _fitted(opened: EmbeddingFile, options: Encode) -> EmbeddingCodec:
+def _stated(held_out: HeldOut, codec: OneQualityCodec) -> StatedError:
+    """The error of a codec, printed."""
+    error = held_out.error(codec)
+    print(f"quality {codec.quality}: {error}")
+    return error
+
+
+def _fitted(opened: EmbeddingFile, options: Encode) -> tuple[QualityLadder, HeldOut]:
     """A fitted codec that has --quality. Raises InputError if it does not have this quality."""
-    whole = _fit(opened, options)
+    whole, held_out = _fit(opened, options)
     if options.quality is not None and options.quality >= whole.num_qualities:
         raise InputError(
             f"--quality is {options.quality}, and the codec that was fitted has qualities 0 to "
             f"{whole.num_qualities - 1}: give one of those. To fit only once, write the codec "
             "first, `fit EMBEDDINGS --out CODEC`, and encode with --codec CODEC"
         )
-    return whole
+    return whole, held_out
 
 
 def _at_quality(
-    whole: EmbeddingCodec, opened: EmbeddingFile, chunk: tuple[int, ...], options: Encode
+    whole: EmbeddingCodec,
+    opened: EmbeddingFile,
+    chunk: tuple[int, ...],
+    options: Encode,
+    held_out: HeldOut,
 ) -> OneQualityCodec:
-    """The codec at --quality, or at the one that fits --max-bytes or --max-mse."""
-    if options.max_bytes is None and options.max_mse is None:
+    """The codec at --quality, or at the one that fits --max-bytes, --max-mse or --max-error."""
+    if options.max_bytes is None and options.max_mse is None and options.max_error is None:
         return whole.at(options.quality)
     if not isinstance(whole, QualityLadder):
-        raise InputError(f"{options.codec} has one quality: leave --max-bytes and --max-mse out")
+        raise InputError(
+            f"{options.codec} has one quality: leave --max-bytes, --max-mse and --max-error out"
+        )
+    if options.max_error is not None:
+        if options.codec is None:
+            return whole.at()  # the fit chose it
+        quality = held_out.quality_for(whole, MaxError.of(options.max_error, "--max-error"))
+        print(f"quality {quality} fits")
+        return whole.at(quality)
     some = sampled_parts(opened.y, chunk, opened.nodata, _SAMPLE)
     quality = whole.quality_for(
         some,

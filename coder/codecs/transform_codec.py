@@ -15,7 +15,7 @@ from coder.entropy import Tables
 from coder.errors import CodecError, InputError, UnusualEmbedding
 from coder.lazy_attribute import lazy_attribute
 from coder.refiner import Refiner
-from coder.transform import BANDS, MARGIN, Parts, Transform, cells_of
+from coder.transform import BANDS, Parts, Transform, cells_of
 
 _FEW = 0.6  # fraction of coded (component, column) pairs below which products are done in parts
 _PLANS, _LARGE = 16, 1 << 20  # plans that are kept, and the coefficients above which one is large
@@ -118,11 +118,7 @@ class TransformCodec(CoefficientCodec, OneQualityCodec):
 
     def is_rewritable(self) -> bool:
         """Whether float32 holds decoded values precisely enough to be coded to the same symbols."""
-        largest = np.abs(self.transform.mean) + 32 * self.transform.scale
-        rounding = np.finfo(np.float32).eps * np.sqrt(
-            np.mean((largest / self.transform.scale) ** 2)
-        )
-        return bool(8 * rounding < MARGIN * self.step)
+        return self.step > self.transform.finest_step
 
     def split(self) -> tuple["TransformCodec", "TransformCodec | None"]:
         """As for every codec; class tokens of many images are transformed one by one."""

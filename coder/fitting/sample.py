@@ -1,6 +1,12 @@
-"""The sample that a codec is fitted to: embeddings in batches, and which of them are missing."""
+"""The sample that a codec is fitted to: embeddings in batches, and which of them are missing.
+
+A part of the sample can be held out: the fit leaves it alone, so that the error of coding can be
+measured on it. It is held out in the units that are read: grids, tiles of a raster, or runs of
+vectors; single vectors if there are few.
+"""
 
 import itertools
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,8 +21,17 @@ from coder.transform import LARGEST, Transform, spans
 
 _BATCH = 1 << 23  # values per batch
 _TILE = (LARGEST, 4 * LARGEST)  # size of the sampled tiles of a raster, tokens
+MOST_SAMPLES = 4096
 HOLES = 0.25  # part of a block's tokens that may be missing if the block is to count
 _MANY = 1000  # more than a thousandth of the tokens with one number in all channels is unusual
+_RUN = LARGEST**2  # vectors that are read together
+_FEW_RUNS = 64  # of fewer, single vectors are held out
+_EIGHTH = 8  # one unit of so many is held out; of fewer vectors up to one of ...
+_QUARTER = 4
+_HELD_OUT = 64  # vectors at least, if there are enough
+_LEAST = 32  # vectors; of fewer, none is held out
+_MOST_VALUES, _MOST_TOKENS = 1 << 23, 1 << 15  # that are held out
+_GOLDEN = (5**0.5 - 1) / 2
 
 _Place = slice | tuple[slice, ...]
 
@@ -32,12 +47,38 @@ class Batch(NamedTuple):
     there: NDArray[np.bool_]
     counted: NDArray[np.bool_]
     grid: tuple[int, int]
+    units: NDArray[np.intp]
+    """The unit of each of the B; of vectors, B is 1, and it is the unit of each of them, [1, n]."""
+
+    @property
+    def first(self) -> int:
+        """The place of the first token of the grid: 1 after a class token, else 0."""
+        return self.y.shape[1] - self.grid[0] * self.grid[1]
+
+    def only(self, units: NDArray[np.bool_]) -> "Batch":
+        """The part of those of `units`, a mask of its shape."""
+        if units.all():
+            return self
+        place = units if units.ndim == 1 else (slice(None), units[0])
+        grid = self.grid if units.ndim == 1 else (int(np.count_nonzero(units)), 1)
+        y, there, counted = self.y[place], self.there[place], self.counted[place]
+        return Batch(y, there, counted, grid, self.units[place])
 
 
 class Sample:
-    """The sample of the embeddings, in batches of one grid each."""
+    """The sample of the embeddings, in batches of one grid each.
 
-    def __init__(self, embeddings: Any, class_tokens: Any, nodata: float | None, most: int):
+    Attributes:
+      channels: D.
+      spatial: whether there are grids or a raster.
+      class_tokens: whether there are class tokens.
+      dtypes: those of the embeddings and class tokens that were read.
+      held_out: one unit of so many is held out; 0 for none.
+    """
+
+    def __init__(
+        self, embeddings: Any, class_tokens: Any, nodata: float | None, most: int = MOST_SAMPLES
+    ):
         if nodata is not None and not is_number(nodata):
             raise InputError(f"nodata is {nodata!r}: give the number that stands for missing data")
         most = check_whole("max_samples", most)
@@ -71,6 +112,7 @@ class Sample:
         self.class_tokens = class_tokens is not None
         self.dtypes: dict[str, np.dtype] = {}  # of embeddings, and of class tokens
         self._looking = False
+        self.held_out = 0
 
     @property
     def tokens(self) -> int:
@@ -108,20 +150,29 @@ class Sample:
         if len(shape) == 3:
             yield from self._tiles()
             return
-        unit = 1 if self.spatial else LARGEST**2
+        unit = 1 if self.spatial else _RUN
         runs = _spread(-(-shape[0] // unit), self._most)
         size = max(1, _BATCH // (unit * int(np.prod(shape[1:]))))
+        first = 0
         for some in np.array_split(runs, -(-len(runs) // size)):
             # One slice per run without gaps: everything that can be indexed takes slices.
             parts = np.split(some, np.flatnonzero(np.diff(some) > 1) + 1)
             spans = [slice(int(p[0]) * unit, (int(p[-1]) + 1) * unit) for p in parts]
             rows, there = self._read_all(self._embeddings, spans, "embeddings")
             if not self.spatial:  # one after another, as they may be coded
+                if self._single:
+                    units = first + np.arange(np.count_nonzero(there))
+                    first += units.size
+                else:
+                    units = (first + np.arange(there.size) // unit)[there]
+                    first += len(some)
                 rows = rows[there][None]
                 if rows.size:
                     there = np.ones(rows.shape[:2], bool)
-                    yield Batch(rows, there, there, (rows.shape[1], 1))
+                    yield Batch(rows, there, there, (rows.shape[1], 1), units[None])
                 continue
+            units = np.arange(first, first + len(some))
+            first += len(some)
             rows, there, counted = _patched(rows, there)
             if self._class is not None:
                 tokens, known = self._read_all(self._class, spans, "class tokens")
@@ -130,7 +181,12 @@ class Sample:
                 there, counted = (
                     np.concatenate([known[:, None], part], axis=1) for part in (there, counted)
                 )
-            yield Batch(rows, there, counted, shape[1:3])
+            yield Batch(rows, there, counted, shape[1:3], units)
+
+    @property
+    def _single(self) -> bool:
+        """Whether the units are single vectors."""
+        return not self.spatial and self._embeddings.shape[0] < _FEW_RUNS * _RUN
 
     def _tiles(self) -> Iterator[Batch]:
         sides = self._embeddings.shape[:2]
@@ -145,8 +201,64 @@ class Sample:
         size = max(1, _BATCH // (int(np.prod(_TILE)) * self.channels))
         for start in range(0, len(places), size):
             some = places[start : start + size]
-            for tile, there in self._read_each(self._embeddings, some, "embeddings"):
-                yield Batch(*_patched(tile[None], there[None]), tile.shape[:2])
+            tiles = self._read_each(self._embeddings, some, "embeddings")
+            for number, (tile, there) in enumerate(tiles, start):
+                parts = _patched(tile[None], there[None])
+                yield Batch(*parts, tile.shape[:2], np.array([number]))
+
+    @property
+    def _units(self) -> tuple[int, int, int]:
+        """How many units there are, how many are read, and the vectors of the largest."""
+        shape, most = self._embeddings.shape, self._most
+        if len(shape) == 2:
+            whole, size = (shape[0], 1) if self._single else (-(-shape[0] // _RUN), _RUN)
+            most *= _RUN if self._single else 1
+        elif len(shape) == 3:
+            sides = list(zip(shape[:2], _TILE, strict=True))
+            whole = math.prod(-(-side // tile) for side, tile in sides)
+            size = math.prod(min(side, tile) for side, tile in sides)
+        else:
+            whole, size = shape[0], shape[1] * shape[2]
+        return whole, min(whole, most), size
+
+    @property
+    def whole(self) -> int:
+        """The number of vectors that there are, without class tokens."""
+        return math.prod(self._embeddings.shape[:-1])
+
+    @property
+    def vectors(self) -> int:
+        """About how many vectors are read, without class tokens."""
+        whole, read, _ = self._units
+        return self.whole * read // whole
+
+    def hold_out(self) -> None:
+        """Hold a part out, unless all is needed."""
+        _, units, size = self._units
+        if units < _QUARTER or self.vectors < _LEAST:
+            return
+        most = max(1, self._most_tokens // size)
+        usual = min(max(self.vectors // _HELD_OUT, _QUARTER), _EIGHTH)
+        self.held_out = units if units < _EIGHTH else max(usual, -(-units // most))
+
+    @property
+    def _most_tokens(self) -> int:
+        return min(_MOST_TOKENS, _MOST_VALUES // self.channels)
+
+    def limit(self) -> None:
+        """Read no more than could be held out of a larger sample."""
+        _, _, size = self._units
+        self._most = min(self._most, max(1, self._most_tokens // (_RUN if self._single else size)))
+
+    def is_held_out(self, units: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which units are held out: one of each `held_out` that follow one another, if any.
+
+        Its place among them changes, so that nothing that repeats in the embeddings is left out.
+        """
+        if not (every := self.held_out):
+            return np.zeros(units.shape, bool)
+        group, place = np.divmod(units, every)
+        return place == ((group + 1) * _GOLDEN % 1 * every).astype(np.intp)
 
     def warn_of_unnamed(self, *, stacklevel: int) -> None:
         """Warn of NaN that neither a mask nor `nodata` marks as missing."""

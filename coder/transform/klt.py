@@ -23,6 +23,7 @@ from coder.arrays import frozen, immutable, read_only
 from coder.errors import CodecError, FileError
 from coder.lazy_attribute import lazy_attribute
 from coder.transform.dct import over_blocks, product
+from coder.transform.dead_zone import MARGIN
 from coder.transform.frequencies import BANDS, bands_of_grid
 
 Parts = tuple[tuple[NDArray[np.intp], NDArray[np.float32]], ...]
@@ -119,6 +120,13 @@ class Transform:
     def components(self) -> int:
         """K, the number of components."""
         return self.norms.size
+
+    @property
+    def finest_step(self) -> float:
+        """The step below which float32 holds decoded values too coarsely to be coded as before."""
+        largest = np.abs(self.mean) + 32 * self.scale
+        rounding = np.finfo(np.float32).eps * np.sqrt(np.mean((largest / self.scale) ** 2))
+        return float(8 * rounding / MARGIN)
 
     def with_components(self, which: NDArray[np.integer]) -> "Transform":
         """The transform with only these components."""

@@ -1,5 +1,6 @@
 """`python -m coder fit` and `encode`: embeddings of files, without a model and without JAX."""
 
+import json
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ from coder.cli import main
 from coder.cli.arguments import Encode
 from coder.cli.fit_commands import run
 from coder.embedding_files import open_embeddings
+from coder.fitting import HeldOut, MaxError, StatedError, measure
 from coder.format import blob as framing
 
 Y = smooth_embeddings(1, 60)
@@ -321,6 +323,11 @@ def test_arrays_of_other_orders_and_dtypes_are_read(y, tmp_path):
         ("encode", ["--max-tokens", "35"], "chunks of 36 tokens, and the codec takes 35"),
         ("fit", ["--max-tokens", "35"], "grids of 36 tokens, and max_tokens is 35"),
         ("fit", ["--max-tokens", str(2**31)], "--max-tokens is 2147483648"),
+        ("fit", ["--max-error", "5"], "--max-error is 5: give a part above 0 and below 1"),
+        ("encode", ["--max-error", "mse=1%"], "--max-error is 'mse=1%': give a percentage"),
+        ("encode", ["--max-error", "5%", "--quality", "3"], "give one of --quality, --max-bytes,"),
+        ("encode", ["--codec", "other", "--metric", "euclidean"], "--metric is for a codec that"),
+        ("fit", ["--count", "0"], "--count is 0"),
         ("fit", ["--out", "nowhere/codec"], "there is no folder"),
         ("encode", ["--out", "nowhere/y.zarr"], "there is no folder"),
         ("encode", ["--out", "y.parquet"], "name the output y.zarr"),
@@ -344,7 +351,7 @@ def test_what_cannot_work_is_refused_before_anything_is_fitted(
     written(Y, tmp_path)
     coder.fit(FLAT[:, :4]).save(tmp_path / "other")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("coder.fitting.fit_codec._transform", None)
+    monkeypatch.setattr("coder.fitting.fit_codec._transforms", None)
     assert main([command, "y.npy", "--out", "out", *options]) == 1
     error = capsys.readouterr().err
     assert message in error
@@ -379,7 +386,7 @@ def test_what_cannot_be_coded_is_found_before_anything_is_fitted(
     y = Y.copy()
     y[41, 2, 3, 4] = value
     zarr.create_array(tmp_path / "y.zarr", data=y, chunks=(7, 3, 6, 12))
-    monkeypatch.setattr("coder.fitting.fit_codec._transform", None)
+    monkeypatch.setattr("coder.fitting.fit_codec._transforms", None)
     monkeypatch.setattr("coder.cli.fit_commands._PART", Y[:10].size)
     out = ["--out", str(tmp_path / "out"), "--nodata", "-9999"]
     assert main(["encode", str(tmp_path / "y.zarr"), *out]) == 1
@@ -448,7 +455,7 @@ def test_a_rate_that_a_fit_has_not_says_how_to_fit_once(tmp_path, capsys):
 
 
 def test_integers_are_warned_of_once(tmp_path):
-    path = written((10 * Y).astype(np.int8), tmp_path)
+    path = written((10 * Y).astype(np.int16), tmp_path)
     for command in ("fit", "encode"):
         with pytest.warns(UnusualEmbedding, match="--scale or --companded") as caught:
             main([command, str(path), "--out", str(tmp_path / command)])
@@ -546,3 +553,70 @@ def test_an_array_that_is_read_as_a_raster_is_said_to_be_one(shape, tmp_path, ca
         f"read as one raster of {height} x {width} tokens; for {height} images of {width} tokens,"
     )
     assert (said in capsys.readouterr().out) == (shape == "raster")
+
+
+def facts_of(capsys, *words: str) -> dict[str, Any]:
+    """What a command prints as JSON."""
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_error_is_printed_and_stored(name, tmp_path, capsys):
+    file, codec, out = (str(written(SHAPES[name], tmp_path)), str(tmp_path / "c"), tmp_path / "o")
+    assert main(["fit", file, "--out", codec]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"quality \d+: relative rms error .* %, .* recall@10 .*; .* held-out", text)
+    fitted = facts_of(capsys, "fit", file, "--out", codec, "--overwrite")
+    whole, held_out = coder.fit_measured(SHAPES[name])
+    assert fitted["error"] == held_out.error(whole.at()).to_json()
+    assert fitted["one_quality_codec_bytes"] == whole.at().codec_bytes
+    encoded = facts_of(capsys, "encode", file, "--out", str(out))
+    assert encoded["error"] == fitted["error"]
+    assert zarr.open_array(out, mode="r").attrs["nec_error"] == encoded["error"]
+    assert encoded["payload_bytes"] + encoded["codec_bytes"] == encoded["bytes"]
+    assert fitted["payload_bytes"] == pytest.approx(encoded["payload_bytes"], rel=0.15)
+
+
+@pytest.mark.parametrize("bound", ["12%", "variance=2%", "worst=50%", "cosine=0.995", "recall=0.8"])
+def test_a_bound_on_the_error_picks_the_quality(bound, tmp_path, capsys):
+    file, codec = str(written(FLAT, tmp_path)), str(tmp_path / "codec")
+    limit = MaxError.of(bound)
+    fitted = facts_of(capsys, "fit", file, "--max-error", bound, "--out", codec)
+    own = facts_of(capsys, "encode", file, "--max-error", bound, "--out", str(tmp_path / "a"))
+    options = ["--codec", codec, "--max-error", bound]
+    given = facts_of(capsys, "encode", file, *options, "--out", str(tmp_path / "b"))
+    assert own["quality"] == fitted["quality"]
+    for facts in (fitted, own, given):
+        assert limit.is_kept_by(StatedError(**facts["error"]))
+    # With a codec that exists, the error is that of what is encoded.
+    assert given["error"]["measured_on"] == "encoded"
+    decoded = np.asarray(zarr.open_array(tmp_path / "b", mode="r"))
+    true = measure(FLAT, decoded)
+    assert given["error"]["relative_rms"] == pytest.approx(true.relative_rms, rel=1e-5)
+    lower = coder.load(codec).at(given["quality"] - 1)
+    assert not limit.is_kept_by(HeldOut.of(FLAT).error(lower))
+
+
+def test_a_bound_that_no_quality_keeps_is_named_and_nothing_is_written(tmp_path, capsys):
+    file = str(written(FLAT, tmp_path))
+    coder.fit(FLAT).save(tmp_path / "codec")
+    for more in ([], ["--codec", str(tmp_path / "codec")]):
+        words = ["encode", file, "--max-error", "0.01%", "--out", str(tmp_path / "out"), *more]
+        assert main(words) == 1
+        error = capsys.readouterr().err
+        assert "the relative rms error is 0.0" in error
+        assert "the highest, and at most 0.0001 is asked for" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_metric_is_that_of_the_option(tmp_path, capsys):
+    file = str(written(FLAT, tmp_path))
+    for metric in ("euclidean", "standardised"):
+        out = tmp_path / metric
+        assert main(["fit", file, "--metric", metric, "--out", str(out)]) == 0
+        assert ("(per channel)" in capsys.readouterr().out) == (metric == "standardised")
+        assert coder.load(out) == coder.fit(FLAT, metric=metric)
+    few = facts_of(capsys, "fit", file, "--count", "20", "--out", str(tmp_path / "few"))
+    many = facts_of(capsys, "fit", file, "--count", "99999999", "--out", str(tmp_path / "many"))
+    assert few["codec_bytes"] < many["codec_bytes"]

@@ -26,7 +26,7 @@ def curved(count: int, seed: int, channels: int = 16) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def codec() -> coder.QualityLadder:
-    return coder.fit(curved(300, 1))
+    return coder.fit(curved(300, 1), metric="standardised")
 
 
 @pytest.fixture(scope="module")
