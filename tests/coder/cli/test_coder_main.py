@@ -170,7 +170,7 @@ def test_every_blob_is_told_from_a_codec_file(capsys, tmp_path):
             b"\x93NUMPY\1\0",
             "a .npy file, not a blob, codec, model, refiner or archive: `fit` and `encode`",
         ),
-        (b"PAR1", "a Parquet file, not a blob"),
+        (b"PAR1", "a damaged Parquet file"),
         (b"PK\3\4", "a .npz (or other zip) file"),
     ],
 )
@@ -485,7 +485,7 @@ def test_the_models_that_ship_are_listed(capsys):
         (["--model", "m", "--column", "y"], "--column is for embeddings: leave it, or --model"),
         (["--model", "m", "--overwrite"], "--overwrite is for embeddings: leave it, or --model"),
         (["--model", "m", "--shard", "0"], "--shard is 0"),
-        (["--max-bytes", "9", "--quality", "1"], "give one of --quality, --max-bytes and"),
+        (["--max-bytes", "9", "--quality", "1"], "give one of --quality, --max-bytes, --max-mse and --max-error"),
         (["--model", "m", "--for-refiner", "--no-refiner"], "leave --no-refiner out"),
     ],
 )
