@@ -102,7 +102,7 @@ class Info:
     """
 
     file: AnyFile
-    """Blob, file of a codec, model or refiner, name of a shipped model, or archive (Zarr store)."""
+    """Blob, file of a codec, model or refiner, name of a shipped model, or archive or scene (Zarr store)."""  # noqa: E501
     codec: OptionalPath = None
     """Codec file, model file or name of a shipped model that a blob was made with. `info` also takes it for an archive, to say whether it is its codec."""  # noqa: E501
     json: Flag = False
@@ -127,7 +127,7 @@ class Decode(Info):
     """  # noqa: E501
 
     file: AnyFile
-    """Blob, archive, Zarr array, or Parquet table of `nec encode`."""
+    """Blob, archive, scene, Zarr array, or Parquet table of `nec encode`."""
     more: Annotated[Positional[tuple[Path, ...]], _PATHS] = ()
     """Further blobs of the same codec."""
     out: AnyPath
@@ -246,14 +246,14 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Copy an archive exactly; or make one of others (--codec): at another quality, with fewer images, or several joined.
+    """Copy an archive or scene exactly; or make one of others (--codec): at another quality, with fewer images, or several joined.
 
     Examples: nec copy archive.zarr --out s3://bucket/archive.zarr
               nec copy archive.zarr --codec nec-vit-ti --quality 5 --out smaller.zarr
     """  # noqa: E501
 
     inputs: Annotated[Positional[tuple[str, ...]], _NAMES]
-    """Archive; or, with --codec, archives of one codec, quality and grid, whose images follow one another."""  # noqa: E501
+    """Archive or scene; or, with --codec, archives of one codec, quality and grid, whose images follow one another."""  # noqa: E501
     out: AnyPlace
     """Archive to write; run the command again to go on."""
     codec: OptionalPath = None

@@ -57,9 +57,21 @@ def _write_item(scene: Scene, options: Export) -> str:
         href = Path(found).as_posix()
     else:
         href = files.without_query(where)
-    text = json.dumps(stac_item(scene, href, time=time), indent=2)
+    text = json.dumps(stac_item(scene, href, time=time, preview=_preview(scene, options)), indent=2)
     files.write_text(options.out, f"{text}\n", overwrite=options.overwrite)
     return "a STAC Item"
+
+
+def _preview(scene: Scene, options: Export) -> str | None:
+    """The preview that `nec encode` wrote beside a scene of at most one time, from the Item on."""
+    where = options.file
+    if not isinstance(where, Path) or (scene.times is not None and len(scene.times) > 1):
+        return None
+    path = where.with_name(f"{where.stem}{raster_export.PREVIEW}")
+    if not path.is_file():
+        return None
+    folder = files.real_path(options.out).parent
+    return Path(os.path.relpath(files.real_path(path), folder)).as_posix()
 
 
 def _write_table(scene: Scene, options: Export) -> str:

@@ -32,6 +32,8 @@ _PERCENTILES = (1, 99)  # of the cells: black and white of a preview
 _TILE = 1 << 24  # bytes of a tile, at most, unless it has the smallest side
 _SIDES = (512, 256, 128)  # of tiles
 _CACHE = 64  # megabytes that GDAL keeps
+PREVIEW = ".preview.tif"
+"""The end of the name of the preview beside a scene, in place of `.zarr`."""
 SIDECAR = ".aux.xml"
 """What GDAL's file beside a raster is called, after the raster's own name."""
 

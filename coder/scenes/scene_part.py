@@ -105,7 +105,9 @@ def time_number(scene: Scene, time: datetime) -> int:
         raise InputError("the scene has no times: leave the time out")
     found = np.flatnonzero(scene.times == np.datetime64(time, "us"))
     if not len(found):
-        raise InputError(f"the scene has no time {time}: it has {listed_times(scene)}")
+        raise InputError(
+            f"the scene has no time {np.datetime64(time, 'us')}Z: it has {listed_times(scene)}"
+        )
     return int(found[0])
 
 

@@ -101,7 +101,7 @@ def _times(scene: Scene, given: datetime | None) -> NDArray[np.datetime64]:
     if given is None:
         raise InputError(
             "the scene does not record when its pictures were taken, and a STAC Item must say it: "
-            "give the time"
+            "give the time (nec export --time)"
         )
     return np.array([utc(given)], "datetime64[us]")
 

@@ -33,28 +33,37 @@ from nec_jax.scene_encoding.raster_scene import RasterScene
 from nec_jax.scene_encoding.scene_archive import EncodedScene, encode_scene, quality_for_scene
 from nec_jax.sources.folder import find_images
 
-_PREVIEW = ".preview.tif"
 _ENDINGS = (".tif", ".tiff", ".vrt", ".jp2", ".j2k")
 
 
 def is_scene(options: Encode) -> bool:
-    """Whether the inputs are one scene: if that is asked for, or the first is a large raster."""
+    """Whether the inputs are one scene: if that is asked for, or the first is a large raster.
+
+    Says so if it is a smaller one that is georeferenced.
+    """
     if options.asks_for_scene:
         return True
     if options.images.chip is not None:
         return False
-    first = Path(options.inputs[0]).expanduser()
     files = [Path(name).expanduser() for name in options.inputs if not is_url(name)]
     if len(files) < len(options.inputs) or not all(one.is_file() for one in files):
         return False
-    if not is_raster(first):
+    if not is_raster(files[0]):
         return False
     try:
-        header = read_header(first)
+        header = read_header(files[0])
     except DataError:  # which reading it as an image names
         return False
-    placed = header.transform is not None or header.crs is not None
-    return placed and max(header.size) > LARGEST
+    if header.transform is None and header.crs is None:
+        return False
+    if max(header.size) > LARGEST:
+        return True
+    print(
+        f"{files[0]} is georeferenced: it becomes an image in an archive; --scene makes a map of "
+        "embeddings of it",
+        file=sys.stderr,
+    )
+    return False
 
 
 def encode(options: Encode) -> dict[str, Any]:
@@ -118,7 +127,9 @@ def _places_beside(out: Path) -> tuple[Path, Path]:
     """Where the preview and the STAC Item of a scene are."""
     if not out.name:  # such as "."
         raise OutputError("is no name of a scene: give one, such as scene.zarr", out)
-    return out.with_name(f"{out.stem}{_PREVIEW}"), out.with_name(f"{out.stem}.stac.json")
+    return out.with_name(f"{out.stem}{raster_export.PREVIEW}"), out.with_name(
+        f"{out.stem}.stac.json"
+    )
 
 
 def _refuse_beside(out: Path, names: list[str | Path]) -> None:
@@ -161,12 +172,10 @@ def _is_item(path: Path, name: str) -> bool:
 def _beside(out: Path, source: RasterScene, time_of: np.datetime64 | None) -> dict[str, Any]:
     """Write a preview and a STAC Item beside a scene, for programs that do not know its codec."""
     scene = coder.open_scene(out)
-    number = None
-    if time_of is not None and scene.times is not None:
-        number = int(np.flatnonzero(scene.times == time_of)[0])
+    last = None if scene.times is None else len(scene.times) - 1
     preview, item = _places_beside(out)
     with about(preview), locked(preview):  # which removes what killed processes left
-        raster_export.write_preview(part_of(scene, time=number), preview, overwrite=True)
+        raster_export.write_preview(part_of(scene, time=last), preview, overwrite=True)
     print(f"{preview}: a picture of three principal components")
     taken: Any = None if time_of is not None or source.time is None else source.time.item()
     if time_of is None and taken is None:
@@ -194,7 +203,7 @@ def _rasters(inputs: tuple[str, ...], out: Path) -> list[str | Path]:
     own = files.real_path(_places_beside(out)[0])
 
     def is_source(path: Path) -> bool:
-        if not path.name.endswith(_PREVIEW):
+        if not path.name.endswith(raster_export.PREVIEW):
             return True
         return files.real_path(path) != own and not _is_preview(path)
 

@@ -175,6 +175,14 @@ class RasterScene:
         unlimited = Mosaic(layer.files, layer.bands, OpenFiles(), nodata=layer.nodata)
         sample = unlimited.sample()
         if sample.size:
+            mark = _far_value(sample)
+            if mark is not None:
+                part = float((sample == mark).mean())
+                sample = sample[sample != mark]
+                text += (
+                    f"; {part:.0%} of the values in a sample of its pixels are {mark:g}, far from "
+                    f"all others: if these are missing, pass --nodata {mark:g}"
+                )
             share = np.percentile(sample.astype(np.float64), [1, 99])
             start, stop = (
                 (f"{share[0]:.6g}", f"{share[1]:.6g}")
@@ -182,8 +190,9 @@ class RasterScene:
                 else (str(math.floor(share[0])), str(math.ceil(share[1])))
             )
             if float(start) < float(stop):
+                values = "the values in a sample of its pixels" if mark is None else "the others"
                 text += (
-                    f"; 98 % of the values in a sample of its pixels lie between {start} and "
+                    f"; 98 % of {values} lie between {start} and "
                     f"{stop}: --value-range {start} {stop}"
                 )
         raise DataError(text)
@@ -392,3 +401,18 @@ def _digest(facts: Iterator[Any]) -> str:
             text += digest.hexdigest()[:_DIGITS]
             digest = hashlib.sha256()
     return text + digest.hexdigest()[:_DIGITS] if number % _LISTED else text
+
+
+def _far_value(sample: NDArray[Any]) -> float | None:
+    """The lowest or highest value, if it is frequent and further from all others than they span.
+
+    Such as -9999, which marks missing pixels in files that do not say so.
+    """
+    values, counts = np.unique(sample.astype(np.float64), return_counts=True)
+    if len(values) < 3:
+        return None
+    for end, (nearest, furthest) in ((0, (1, -1)), (-1, (-2, 0))):
+        gap, span = abs(values[end] - values[nearest]), abs(values[nearest] - values[furthest])
+        if gap > span and counts[end] * 1000 >= sample.size:
+            return float(values[end])
+    return None

@@ -97,6 +97,35 @@ def test_a_source_that_changes_before_encoding_goes_on_is_noticed(monkeypatch, c
     assert "with other files or settings for this scene (file_times)" in error
 
 
+def test_the_preview_stays_that_of_the_last_time(capsys):
+    put_scene(Path("in.tif"), earth(64, 64))
+    put_scene(Path("later.tif"), earth(64, 64)[::-1])
+    for name, time in (("in", "2026-05-01"), ("later", "2026-05-02"), ("in", "2026-05-01")):
+        assert main(["encode", f"{name}.tif", *COMMAND, "a.zarr", "--time", time]) == 0
+    assert "nothing was written" in capsys.readouterr().out
+    assert main(["export", "a.zarr", "--preview", "--time=2026-05-02", "--out", "last.tif"]) == 0
+    with rasterio.open("a.preview.tif") as beside, rasterio.open("last.tif") as last:
+        np.testing.assert_array_equal(beside.read(), last.read())
+
+
+def test_an_item_that_is_exported_has_the_preview_beside_the_scene():
+    put_scene(Path("in.tif"), earth(64, 64))
+    assert main(["encode", "in.tif", *COMMAND, "a.zarr"]) == 0
+    Path("items").mkdir()
+    out = Path("items/a.json")
+    assert main(["export", "a.zarr", "--time", "2026-05-01", "--out", str(out)]) == 0
+    href = json.loads(out.read_text())["assets"]["preview"]["href"]
+    assert (out.parent / href).samefile("a.preview.tif")
+
+
+def test_a_small_georeferenced_file_is_an_image_and_says_so(capsys):
+    put_scene(Path("in.tif"), earth(128, 128))
+    command = ["encode", "in.tif", "--model", "nec-vit-ti", "--no-refiner", "--out", "a.zarr"]
+    assert main(command) == 0
+    assert "in.tif is georeferenced: it becomes an image" in (said := capsys.readouterr().err)
+    assert "--scene makes a map" in said
+
+
 def test_a_scene_without_refiner_does_not_silently_stay_one(capsys):
     put_scene(Path("in.tif"), earth(64, 64))
     command = ["encode", "in.tif", *COMMAND, "a.zarr"]

@@ -234,6 +234,21 @@ def test_pixels_of_another_dtype(tmp_path: Path):
     assert "pixels are uint8 of 4 bits and the model takes uint8" in refusal(few)
 
 
+def test_missing_pixels_that_the_file_does_not_mark(tmp_path: Path):
+    """The range that is named is without them, and so is the option for them."""
+    pixels = earth().astype(np.float32)
+    pixels[:, :9] = -9999
+    name = put_scene(tmp_path / "a.tif", pixels)
+    text = refusal(name)
+    assert "-9999, far from all others: if these are missing, pass --nodata -9999; 98 %" in text
+    [[low, high]] = options_in(text, "--value-range")[1:]
+    assert 0 <= float(low) < float(high) <= 255
+    assert options_in(text, "--nodata") == [["-9999"]]
+    assert "--nodata" not in refusal(name, nodata=-9999)
+    _, valid = whole(RasterScene([name], RGB, nodata=-9999, value_range=(float(low), float(high))))
+    assert valid.sum() == 91 * 130
+
+
 def test_values_beyond_those_of_the_model(tmp_path: Path):
     pixels = earth().astype(np.float32) / 255
     pixels[1, 50, 70], pixels[0, 60, 3] = 1.5, np.nan
