@@ -186,6 +186,8 @@ def _written(
 ) -> dict[str, Any]:
     """Write the embeddings, and print what they take; the facts of it."""
     y, out = opened.y, Path(options.out)
+    kind = opened.facts["dtype"]  # not that of `y`, which is float32 if it was dequantised
+    source = math.prod(y.shape) * np.dtype(kind).itemsize
     notes: dict[str, Any] = {"nec_source": opened.facts, zarr_nodes.ERROR: error.to_json()}
     if out.suffix.lower() in _PARQUET:
         assert opened.column is not None
@@ -198,11 +200,11 @@ def _written(
         per_row = found.blob_bytes / max(1, y.shape[0] - missing)
         print(
             f"{out}: {size:,} bytes; {found.blob_bytes:,} of them are vectors, {per_row:.2f} each, "
-            f"and {found.codec_bytes:,} the codec, {y.nbytes / coded:.1f} times smaller; the "
-            "others are the other columns"
+            f"and {found.codec_bytes:,} the codec, {source / coded:.1f} times smaller than {kind}; "
+            "the others are the other columns"
         )
         facts = {"codec_bytes": found.codec_bytes, "payload_bytes": found.blob_bytes}
-        facts |= {"bytes_in": y.nbytes, "bytes": size, "missing": missing}
+        facts |= {"bytes_in": source, "bytes": size, "missing": missing}
         bits = 8 * found.blob_bytes / math.prod(y.shape)
         return facts | {"bits_per_value": bits, "error": error.to_json()}
     with files.writing_folder(out, **kept) as part:
@@ -216,15 +218,15 @@ def _written(
     bits = 8 * (size - metadata) / math.prod(y.shape)
     of = "zarr.json, which holds the codec" if opened.place is None else "metadata with the codec"
     print(
-        f"{out}: {size:,} bytes, {y.nbytes / size:.1f} times smaller; {metadata:,} of them "
-        f"are {of}; the others are {bits:.4f} bits per value"
+        f"{out}: {size:,} bytes, {source / size:.1f} times smaller than {kind}; {metadata:,} of "
+        f"them are {of}; the others are {bits:.4f} bits per value"
     )
     if opened.column is not None and len(names := opened.column.file.schema_arrow.names) > 1:
         rest = ", ".join(name for name in names if name != opened.column.name)
         print(f"without the columns {rest}: --out {out.stem}.parquet keeps them")
     if opened.place is not None:
         print(f"a scene of {opened.place.grid.shape[0]} x {opened.place.grid.shape[1]} cells")
-    facts = {"bytes_in": y.nbytes, "bytes": size, "missing": missing, "codec_bytes": metadata}
+    facts = {"bytes_in": source, "bytes": size, "missing": missing, "codec_bytes": metadata}
     facts |= {"payload_bytes": size - metadata, "bits_per_value": bits}
     return facts | {"error": error.to_json()}
 
