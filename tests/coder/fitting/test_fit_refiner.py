@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import coder
+import coder.fitting
 from coder import InputError
 from coder.codecs.coefficients import NOT_CODED
 from coder.fitting import Coded
@@ -26,7 +27,7 @@ def curved(count: int, seed: int, channels: int = 16) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def codec() -> coder.QualityLadder:
-    return coder.fit(curved(300, 1), metric="standardised")
+    return coder.fitting.fit_for_model(curved(300, 1))
 
 
 @pytest.fixture(scope="module")

@@ -362,5 +362,7 @@ def test_the_error_holds_for_embeddings_that_nobody_saw():
             assert stated.mean_cosine is not None
             assert true.mean_cosine is not None
             assert stated.relative_rms == pytest.approx(true.relative_rms, rel=0.1)
+            assert stated.mean_cosine is not None
+            assert true.mean_cosine is not None
             assert 1 - stated.mean_cosine == pytest.approx(1 - true.mean_cosine, rel=0.15)
             assert stated.recall_at_10 == pytest.approx(true.recall_at_10, abs=0.08)
