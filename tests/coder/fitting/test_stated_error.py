@@ -359,8 +359,6 @@ def test_the_error_holds_for_embeddings_that_nobody_saw():
         for quality in (3, codec.quality, codec.num_qualities - 1):
             one = codec.at(quality)
             stated, true = found.error(one), others.error(one)
-            assert stated.mean_cosine is not None
-            assert true.mean_cosine is not None
             assert stated.relative_rms == pytest.approx(true.relative_rms, rel=0.1)
             assert stated.mean_cosine is not None
             assert true.mean_cosine is not None
