@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import coder
+from coder.fitting import fit_for_model
 
 GRID = (6, 6)
 CHANNELS = 12
@@ -30,7 +31,7 @@ def class_tokens(seed: int, images: int) -> NDArray[np.float32]:
 def ladder(with_class_token: bool = False) -> coder.QualityLadder:
     """Fitted on 200 embeddings."""
     tokens = class_tokens(1, 200) if with_class_token else None
-    return coder.fit(smooth_embeddings(1, 200), tokens)
+    return fit_for_model(smooth_embeddings(1, 200), tokens)
 
 
 def embeddings(with_class_token: bool, count: int = 12, seed: int = 2) -> NDArray[np.float32]:

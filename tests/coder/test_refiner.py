@@ -13,6 +13,7 @@ from refiner_cases import random_refiner
 import coder
 from coder import FileError, InputError, QualityLadder
 from coder.codecs import MODEL
+from coder.fitting import fit_for_model
 from coder.format import container
 from coder.refiner import surroundings, surroundings_gradient
 from coder.transform import product
@@ -33,7 +34,7 @@ def embeddings(count: int, channels: int = 12) -> np.ndarray:
 @pytest.fixture(scope="module")
 def codec() -> QualityLadder:
     y = embeddings(200)
-    return coder.fit(y, y.mean((1, 2)))
+    return fit_for_model(y, y.mean((1, 2)))
 
 
 def blob_of(codec: QualityLadder, quality: int | None = None) -> bytes:
