@@ -62,7 +62,11 @@ def everything(path):
 def assert_same(one, two):
     assert one.keys() == two.keys()
     for name in one:
-        np.testing.assert_array_equal(np.array(one[name]), np.array(two[name]), name)
+        values, others = np.array(one[name]), np.array(two[name])
+        if name == "class_token":  # those of a chunk are decoded by one product, of its own shape
+            np.testing.assert_allclose(values, others, rtol=2e-5, atol=2e-6, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values, others, name)
 
 
 def is_shard_below(name, number):

@@ -134,7 +134,7 @@ def test_a_damaged_archive_gives_no_file(path, tmp_path, capsys):
 
 def test_wrong_requests(path, tmp_path, capsys):
     for out, more, message in (
-        ("a.csv", (), "name it NAME.parquet or NAME.zarr"),
+        ("a.txt", (), "name it NAME.parquet, NAME.zarr or NAME.csv"),
         ("a.zarr", (), "is the input, which would be lost"),
         ("no/a.parquet", (), "there is no folder"),
         ("b.zarr", ("--pool", "class-token", "--refine"), "class tokens are not refined"),
