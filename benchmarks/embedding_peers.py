@@ -3,8 +3,8 @@
     python -m benchmarks.embedding_peers FILE.npz --name ENCODER --out FILE.csv
         [--kinds KIND ...] [--methods METHOD ...]
 
-FILE.npz is made by `benchmarks.embedding_sets`. Needs faiss-cpu and imagecodecs (`pip install
---group rates`). Everything is fitted to one part of a kind of embeddings and measured on another:
+FILE.npz is made by `benchmarks.embedding_sets`. Everything is fitted to one part of a kind of
+embeddings and measured on another:
 
 - `mean tokens`, `class tokens` [N, D]: three fifths, the others;
 - `tokens`: every second grid of tokens, the others;

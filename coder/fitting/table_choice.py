@@ -51,6 +51,7 @@ def choose(
     tables: Tables,
     shifts: NDArray[np.float32],
     prices: Prices | None = None,
+    least: float = 0.0,
 ) -> tuple[NDArray[np.uint8], float]:
     """Choose the best table for each component and column of `counts` [K, columns, BINS].
 
@@ -59,6 +60,7 @@ def choose(
       step: the step of the quality.
       tables, shifts: those to choose from.
       prices: of the parts of the codec; None if they do not count.
+      least: components are not coded that have a smaller root mean square, in steps.
 
     Returns:
       The layout uint8 [K, columns] at this step, and the squared error that coding saves, in the
@@ -68,6 +70,7 @@ def choose(
     bits, saved = _per_magnitude(x, tables, shifts)
     flat = counts.reshape(-1, counts.shape[-1]).astype(np.float64)
     cost = flat @ (KAPPA * bits - saved).T
+    cost[flat @ x**2 < least**2 * flat.sum(1)] = np.inf
     if prices is not None:
         cost[_is_unusual(flat, bits, tables, cost.argmin(1))] = np.inf
         cost = _worth_their_bytes(cost.reshape(*counts.shape[:-1], -1), prices)
