@@ -11,8 +11,9 @@ The last dimension is the channels, the one before it the width of a chunk's gri
 dimensions together its height. Writing what was read changes nothing. Rows and columns at a chunk's
 end that are all fill value are not coded: chunks may reach beyond an array's edge. They read as the
 fill value; if that is NaN, what was not written reads as NaN. Tokens that are all NaN may then be
-anywhere: they are left out, the others are coded as one row of tokens, and a mask before the blob
-says where they are (docs/format.md, section 9).
+anywhere: a mask before the blob says where. The others are coded as one row of tokens, or the grid
+with its gaps filled (docs/format.md, section 9). Writing what was read may then change the others,
+by about the error of coding.
 
 zarr converts assigned values to float32 before this codec sees them. So integers are coded without
 the warning of `codec.encode`, and a mask is dropped: the values that it hides are coded. Fill
@@ -48,10 +49,11 @@ from coder import codecs
 from coder.codecs import OneQualityCodec, TransformCodec
 from coder.errors import CodecError, CorruptBlob, FileError, InputError, LossyWrite
 from coder.refiner import Refiner
-from coder.transform import frequencies
+from coder.transform import filled, frequencies
 
 _NAME = "nec"
 _GAPS = b"\0"  # first byte of a chunk with gaps; a blob begins with its version
+_NO_WORSE = 1.02  # squared error of a row, in that of the grid with its gaps filled
 LARGEST = 1 << 28
 """Maximum bytes of the file of a codec or refiner in a store: bounds what hostile metadata cost."""
 
@@ -205,10 +207,27 @@ class NecCodec(ArrayBytesCodec):
         return y
 
     def _with_gaps(self, y: np.ndarray, there: np.ndarray) -> bytes:
-        """Code a chunk [h, w, D] with gaps: the mask of its tokens [h, w], then these as a row."""
+        """Code a chunk [h, w, D] with gaps: the mask of its tokens [h, w], then a blob.
+
+        The blob has these tokens as a row; or, under a codec of grids, the grid with its gaps
+        filled. The grid is taken if the row has a larger error, or takes more bytes.
+        """
         tokens = y[there]
         mask = _GAPS + np.packbits(there.ravel(), bitorder="little").tobytes()
-        blob = self.codec.encode(tokens, (1, len(tokens)))
+        blob = self.codec.encode_quietly(tokens, (1, len(tokens)))
+        if isinstance(self.codec, TransformCodec) and self.codec.spatial:
+            height, width = _coded(there)
+            there = there[:height, :width]
+            grid = filled(y[:height, :width], there).reshape(-1, y.shape[-1])
+            other = self.codec.encode_quietly(grid, (height, width))
+            decoded = self.codec.decode(other)[there.ravel()]
+            lost, of_row = (
+                float(np.square((one - tokens) / self.codec.transform.scale).sum())
+                for one in (decoded, self.codec.decode(blob))
+            )
+            if of_row > _NO_WORSE * lost or len(other) < len(blob):
+                blob = other
+        self.codec.warn_if_unusual(blob, self.codec.grid_of(blob), stacklevel=2)
         return mask + zlib.crc32(mask).to_bytes(4, "little") + blob
 
     def _without_gaps(self, data: bytes, grid: tuple[int, int], fill_value: Any) -> np.ndarray:
@@ -220,10 +239,13 @@ class NecCodec(ArrayBytesCodec):
             raise CorruptBlob("the checksum of a chunk's mask is wrong: the chunk is damaged")
         bits = np.unpackbits(np.frombuffer(mask, np.uint8, offset=1), bitorder="little")
         there = bits[:size].astype(bool).reshape(grid)
-        if bits[size:].any() or self.codec.grid_of(blob) != (1, there.sum()):
+        own = self.codec.grid_of(blob)
+        is_row = own == (1, there.sum())
+        if bits[size:].any() or not (is_row or (self.codec.spatial and own == _coded(there))):
             raise CorruptBlob("a chunk's mask and its blob have other numbers of tokens")
+        tokens = self.codec.decode(blob)
         y = np.full((*grid, self.codec.channels), fill_value, np.float32)
-        y[there] = self.codec.decode(blob)
+        y[there] = tokens if is_row else tokens[there[: own[0], : own[1]].ravel()]
         return y
 
     def _warn_of_channels(
@@ -367,18 +389,20 @@ def refined(
     """A decoded chunk float32 [.., width, D], refined as `codec.decode(refine=True)` does its blob.
 
     Tokens that were not coded stay as they are: rows and columns at its end that are all fill
-    value, and any token of NaN. A chunk with such tokens before others was coded as one row.
+    value, and any token of NaN. If such tokens lie before others in a grid, they are filled first,
+    so that the others have neighbours.
     """
     y = chunk.reshape(math.prod(chunk.shape[:-2]), *chunk.shape[-2:]).copy()
     there = _written(y, fill_value)
     height, width = _coded(there)
-    has_gaps = not there[:height, :width].all() and np.isnan(fill_value)
-    if there.any() and (has_gaps or not codec.spatial):
+    if there.any() and not codec.spatial:
         y[there] = refiner.refine(y[there], (1, int(there.sum())), codec.fingerprint)
     elif there.any():
         part = y[:height, :width]
-        flat = refiner.refine(part.reshape(-1, y.shape[-1]), (height, width), codec.fingerprint)
-        part[...] = flat.reshape(part.shape)
+        own = there[:height, :width] if np.isnan(fill_value) else np.ones(part.shape[:2], bool)
+        flat = filled(part, own).reshape(-1, y.shape[-1])
+        flat = refiner.refine(flat, (height, width), codec.fingerprint)
+        part[own] = flat.reshape(part.shape)[own]
     return y.reshape(chunk.shape)
 
 

@@ -11,6 +11,7 @@ from coder.codecs import OneQualityCodec
 from coder.embedding_files.array_views import Place, all_slices
 from coder.errors import InputError
 from coder.fitting import missing_tokens
+from coder.transform import filled
 
 VECTORS = 256  # in a chunk
 TILE = 64  # side of a raster's chunks, tokens
@@ -91,12 +92,13 @@ def aimed_chunk(y: NDArray[np.float32], codec: OneQualityCodec) -> NDArray[np.fl
     """One chunk, moved so that coding it is best for readers that refine; missing tokens stay."""
     tokens = y.reshape(-1, y.shape[-1])
     there = ~np.isnan(tokens).any(-1)
-    if there.all():
-        grid = math.prod(y.shape[:-2]), y.shape[-2]
-        return codec.aim(tokens, grid).reshape(y.shape)
+    grid = math.prod(y.shape[:-2]), y.shape[-2]
     aimed = tokens.copy()
-    if there.any():  # coded as one row
+    if there.any() and not codec.spatial:
         aimed[there] = codec.aim(tokens[there], (1, int(there.sum())))
+    elif there.any():
+        whole = filled(tokens.reshape(*grid, -1), there.reshape(grid)).reshape(tokens.shape)
+        aimed[there] = codec.aim(whole, grid)[there]
     return aimed.reshape(y.shape)
 
 

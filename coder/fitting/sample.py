@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coder.arrays import as_floats, check_whole, is_number, refuse, with_mask
 from coder.errors import InputError, UnusualEmbedding
-from coder.transform import LARGEST, Transform, spans
+from coder.transform import LARGEST, Transform, filled, spans
 
 _BATCH = 1 << 23  # values per batch
 _TILE = (LARGEST, 4 * LARGEST)  # size of the sampled tiles of a raster, tokens
@@ -386,8 +386,8 @@ def _patched(
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_]]:
     """Fill the holes of grids [B, h, w, D]; say which tokens are there, and which blocks count.
 
-    A block counts if at most a quarter of it is missing. Its holes are filled from their
-    neighbours, which adds almost nothing to the coefficients of high frequencies.
+    A block counts if at most a quarter of it is missing. Holes are filled from their neighbours,
+    which adds almost nothing to the coefficients of high frequencies.
 
     Returns:
       [B, n, D], and [B, n] twice.
@@ -396,31 +396,13 @@ def _patched(
     if not there.all():
         y = np.where(there[..., None], y, 0)
         for b in np.flatnonzero(~there.all((1, 2))):
+            if there[b].any():
+                y[b] = filled(y[b], there[b])
             for place in itertools.product(*map(spans, there.shape[1:])):
-                block = there[b][place]
-                if block.mean() < 1 - HOLES:
+                if there[b][place].mean() < 1 - HOLES:
                     counted[b][place] = False
-                elif not block.all():
-                    y[b][place] = _filled(y[b][place], block)
     shape = (len(y), -1)
     return y.reshape(*shape, y.shape[-1]), there.reshape(shape), counted.reshape(shape)
-
-
-def _filled(y: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Fill the holes (zeros) of a block [h, w, D] with means of neighbours, from the rim in."""
-    y, there = y.astype(np.float64), there.copy()
-    height, width = there.shape
-    while not there.all():
-        sums, count = np.zeros_like(y), np.zeros(there.shape)
-        values, known = np.pad(y, [(1, 1), (1, 1), (0, 0)]), np.pad(there, 1)
-        for place in np.ndindex(3, 3):
-            around = tuple(slice(i, i + n) for i, n in zip(place, (height, width), strict=True))
-            sums += values[around]
-            count += known[around]
-        rim = ~there & (count > 0)
-        y[rim] = sums[rim] / count[rim][:, None]
-        there |= rim
-    return y
 
 
 def _spread(count: int, most: int) -> NDArray[np.intp]:

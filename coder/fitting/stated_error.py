@@ -218,7 +218,7 @@ class HeldOut:
     @property
     def vectors(self) -> int:
         """The number of vectors of the grids."""
-        return sum(int((part.there & part.counted)[:, part.first :].sum()) for part in self._parts)
+        return sum(int(part.there[:, part.first :].sum()) for part in self._parts)
 
     def error(self, codec: OneQualityCodec, *, recall: bool = True) -> StatedError:
         """The error of a codec of one quality; that of refined embeddings, if it has a refiner.
@@ -288,8 +288,7 @@ class HeldOut:
             down = min(height, most // across)
             first = part.first
             tokens = np.arange(height * width).reshape(height, width) + first
-            counted = part.there & part.counted
-            for y, there in zip(part.y, counted, strict=True):
+            for y, there in zip(part.y, part.there, strict=True):
                 for row, column in itertools.product(
                     range(0, height, down), range(0, width, across)
                 ):

@@ -3,6 +3,7 @@
 `klt` has `Transform`: it decorrelates channels, and then the places of a grid with `dct`.
 `frequencies` cuts a grid into blocks and sorts coefficients into bands. `distributions` makes the
 probability tables of coefficients, and `dead_zone` their rounding: the dead zone and the shift.
+`holes` fills tokens that are missing.
 Which table a coefficient gets is chosen in `coder.fitting.table_choice`.
 """
 
@@ -10,6 +11,7 @@ from coder.transform.dct import cosines, product
 from coder.transform.dead_zone import KAPPA, MARGIN, cells_of
 from coder.transform.distributions import family
 from coder.transform.frequencies import BANDS, LARGEST, bands_of_grid, parts, spans
+from coder.transform.holes import filled
 from coder.transform.klt import Parts, Transform
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "cells_of",
     "cosines",
     "family",
+    "filled",
     "parts",
     "product",
     "spans",

@@ -39,6 +39,7 @@ from coder import (
     fit,
 )
 from coder.archive.zarr_codec import NecCodec, nec_codec
+from coder.transform import filled as without_holes
 
 
 def fsspec_store(tmp_path):
@@ -166,24 +167,62 @@ def test_nan_in_some_channels_of_a_token_is_refused_and_its_place_is_named():
             array[:] = bad
 
 
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
-def test_tokens_of_blocks_may_be_missing_anywhere_and_have_no_part_in_the_others(share):
-    """As in a scene with an oblique edge: those that are there do not depend on what is not."""
-    y = smooth_tiles(16, 16)[0]
-    there = np.random.default_rng(3).random((16, 16)) > share
-    there[0, 3], there[2, 2] = False, True
+def with_gaps(codec, y, there):
+    """An array of one chunk with gaps, and what its store holds."""
     array: Any = zarr.create_array(
         store := MemoryStore(), shape=y.shape, chunks=y.shape, dtype="float32",
-        serializer=NecCodec(codec := ladder().at(12)), compressors=None, fill_value=np.nan,
+        serializer=NecCodec(codec), compressors=None, fill_value=np.nan,
     )  # fmt: skip
     array[:] = np.where(there[..., None], y, np.nan)
+    return array, store
+
+
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.5, 0.98])
+@pytest.mark.parametrize("quality", [4, 12])
+def test_tokens_of_blocks_may_be_missing_anywhere_and_the_others_are_as_exact_as_ever(
+    share, quality
+):
+    """As in a scene with an oblique edge: a row of those that are there, or the grid, filled."""
+    y = smooth_tiles(16, 16)[0]
+    there = np.random.default_rng(3).random((16, 16)) > share
+    there[0, 3], there[2, 2], there[15, 15] = False, True, True
+    array, store = with_gaps(codec := ladder().at(quality), y, there)
     read = array[:]
     np.testing.assert_array_equal(np.isnan(read).all(-1), ~there)
+    row = codec.decode(codec.encode(y[there], (1, int(there.sum()))))
+    blob = codec.encode_quietly(without_holes(y, there).reshape(256, -1), (16, 16))
+    grid = codec.decode(blob)[there.ravel()]
+    lost = [np.square((one - y[there]) / codec.transform.scale).sum() for one in (row, grid)]
+    is_row = np.array_equal(read[there], row)
+    assert is_row or np.array_equal(read[there], grid)
+    assert np.square((read[there] - y[there]) / codec.transform.scale).sum() <= 1.02 * lost[1]
+    # Of two that are as exact, the smaller.
+    size = len(store._store_dict["c/0/0/0"].to_bytes()) - 1 - 32 - 4
+    assert size <= len(blob)
+    if is_row:
+        before = {name: chunk.to_bytes() for name, chunk in store._store_dict.items()}
+        array[:] = read
+        assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
+
+
+def test_both_codes_of_a_chunk_with_gaps_are_read():
+    y = smooth_tiles(16, 16)[0]
+    there = np.random.default_rng(3).random((16, 16)) > 0.1
+    there[-1, 5:] = there[:, -1] = False  # the grid that is coded is smaller
+    codec = ladder().at(12)
+    array, store = with_gaps(codec, y, there)
+    mask = b"\0" + np.packbits(there, bitorder="little").tobytes()
+    mask += zlib.crc32(mask).to_bytes(4, "little")
     row = codec.encode(y[there], (1, int(there.sum())))
-    np.testing.assert_array_equal(read[there], codec.decode(row))
-    before = {name: chunk.to_bytes() for name, chunk in store._store_dict.items()}
-    array[:] = read
-    assert {name: chunk.to_bytes() for name, chunk in store._store_dict.items()} == before
+    part, own = y[:, :15], there[:, :15]
+    grid = codec.encode_quietly(without_holes(part, own).reshape(240, -1), (16, 15))
+    for blob, expected in ((row, codec.decode(row)), (grid, codec.decode(grid)[own.ravel()])):
+        store._store_dict["c/0/0/0"] = Buffer.from_bytes(mask + blob)
+        np.testing.assert_array_equal(array[:][there], expected)
+    whole = codec.encode(y.reshape(256, -1), (16, 16))
+    store._store_dict["c/0/0/0"] = Buffer.from_bytes(mask + whole)
+    with pytest.raises(CodecError, match="other numbers of tokens"):
+        array[:]
 
 
 def test_writing_a_part_of_a_chunk_with_gaps_warns_if_it_changes_the_others():
