@@ -168,7 +168,8 @@ def check_output(
             raise OutputError("exists: choose another output, or replace it with --overwrite", path)
         if folder and any(target.iterdir()) and not _is_zarr_array(target):
             text = (
-                "is not a folder of one Zarr array alone, so it is never replaced: choose another"
+                "is not a folder of one Zarr array alone (scenes and archives are more), so it is "
+                "never replaced: choose another, or delete it first"
             )
             raise OutputError(text, path)
     if not target.parent.is_dir():

@@ -52,7 +52,11 @@ def open_node(store: Any, *, with_copies: bool = False) -> zarr.Group | zarr.Arr
     path = local_path(store)
     if path is not None and not path.is_dir():
         files.check_input(path, "Zarr group or array")
-        raise FileError("is a file, and an archive is a folder: give the folder", path)
+        raise FileError(
+            "is a file, and an archive is a folder: give the folder (a coded table is read by `nec "
+            "info`, `verify` and `decode`)",
+            path,
+        )
     if path is not None:
         check_metadata(path)
     with about_store(store):

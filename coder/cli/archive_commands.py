@@ -29,6 +29,7 @@ from coder.errors import (
     StoreError,
     one_line,
 )
+from coder.fitting import StatedError
 from coder.refiner import Refiner, load_refiner
 from coder.scenes import scene_layout
 
@@ -122,7 +123,7 @@ def info(options: Info) -> tuple[int, dict[str, Any]]:
             )
             found[name] |= {"fingerprint": fingerprint, "quality": codec.quality}
             found[name]["codec_bytes"] = size
-    facts = _origin(opened) | _codec(opened, options.codec)
+    facts = _origin(opened) | _codec(opened, options.codec) | _stated(opened)
     if opened.refiner is not None:
         group = opened.whole
         assert group is not None
@@ -192,6 +193,17 @@ def _codec(opened: _Opened, given: Path | None) -> dict[str, Any]:
     return {"codec": recorded or None, "quality": parts[0].quality}
 
 
+def _stated(opened: _Opened) -> dict[str, Any]:
+    """Print what coding lost, if `nec encode` stated it."""
+    nodes = [opened.whole, *opened.arrays.values()]
+    held = (node.attrs.get(zarr_nodes.ERROR) for node in nodes if node is not None)
+    error = StatedError.from_json(next((one for one in held if one is not None), None))
+    if error is None:
+        return {}
+    print(f"stated when it was encoded: {error}")
+    return {"error": error.to_json()}
+
+
 def verify(options: Verify) -> tuple[int, dict[str, Any]]:
     """Read everything; name damaged, lost and unwritten parts. The status is 1 if there are any."""
     opened = _open(options.file)
@@ -234,6 +246,10 @@ def verify(options: Verify) -> tuple[int, dict[str, Any]]:
 def decode(options: Decode) -> tuple[int, dict[str, Any]]:
     """Write each array as .npy, shard by shard; no file unless all arrays can be decoded."""
     opened = _open(options.file, plain=True)
+    if opened.scene is not None and options.out.suffix.lower() in (".tif", ".tiff"):
+        raise InputError(
+            "a folder of .npy files is written; `nec export` makes a GeoTIFF", options.out
+        )
     if opened.problems:
         _print_problems(opened)
         return 1, {"kind": opened.kind, "problems": opened.problems}

@@ -27,7 +27,7 @@ class Named(NamedTuple):
         return f"codec {self.codec.fingerprint[:4].hex()} of {self.file}, quality {self.quality}"
 
 
-UNKNOWN = "of no model that ships: name its codec or model with --codec"
+UNKNOWN = "of no model that ships (--codec names its codec or model, if you have it)"
 
 
 def of_blob(header: framing.Header, given: Path | None) -> Named | None:

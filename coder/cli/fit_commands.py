@@ -134,7 +134,9 @@ def _encode(options: Encode) -> dict[str, Any]:
     files.check_output(out, folder=not is_table, **kept)
     if out.suffix.lower() in _NOT_ZARR:
         raise InputError(
-            f"a Zarr array is written, which is a folder: name it {out.stem}.zarr", out
+            f"a Zarr array is written, which is a folder: name it {out.stem}.zarr; or "
+            f"{out.stem}.parquet for a table that was one",
+            out,
         )
     given = _given_codec(options.codec, options.quality) if options.codec else None
     if given is not None and options.refiner is not None:
@@ -200,9 +202,10 @@ def _written(
         per_row = found.blob_bytes / max(1, y.shape[0] - missing)
         print(
             f"{out}: {size:,} bytes; {found.blob_bytes:,} of them are vectors, {per_row:.2f} each, "
-            f"and {found.codec_bytes:,} the codec, {source / coded:.1f} times smaller than {kind}; "
-            "the others are the other columns"
+            f"and {found.codec_bytes:,} the codec, {_times(source, coded)} than {kind}; the others "
+            "are the other columns"
         )
+        _compare_with_int8(coded, (y.shape[0] - missing) * math.prod(y.shape[1:]), y.shape[-1])
         facts = {"codec_bytes": found.codec_bytes, "payload_bytes": found.blob_bytes}
         facts |= {"bytes_in": source, "bytes": size, "missing": missing}
         bits = 8 * found.blob_bytes / math.prod(y.shape)
@@ -218,9 +221,10 @@ def _written(
     bits = 8 * (size - metadata) / math.prod(y.shape)
     of = "zarr.json, which holds the codec" if opened.place is None else "metadata with the codec"
     print(
-        f"{out}: {size:,} bytes, {source / size:.1f} times smaller than {kind}; {metadata:,} of "
-        f"them are {of}; the others are {bits:.4f} bits per value"
+        f"{out}: {size:,} bytes, {_times(source, size)} than {kind}; {metadata:,} of them are "
+        f"{of}; the others are {bits:.4f} bits per value"
     )
+    _compare_with_int8(size, math.prod(y.shape) - missing * y.shape[-1], y.shape[-1])
     if opened.column is not None and len(names := opened.column.file.schema_arrow.names) > 1:
         rest = ", ".join(name for name in names if name != opened.column.name)
         print(f"without the columns {rest}: --out {out.stem}.parquet keeps them")
@@ -229,6 +233,22 @@ def _written(
     facts = {"bytes_in": source, "bytes": size, "missing": missing, "codec_bytes": metadata}
     facts |= {"payload_bytes": size - metadata, "bits_per_value": bits}
     return facts | {"error": error.to_json()}
+
+
+def _times(source: int, size: int) -> str:
+    """How a size compares with that of the source."""
+    if size <= source:
+        return f"{source / size:.1f} times smaller"
+    return f"{size / source:.1f} times larger"
+
+
+def _compare_with_int8(size: int, values: int, channels: int) -> None:
+    """Say so if a byte per value would have been smaller, as for a few hundred vectors."""
+    if size > (plain := values + 4 * channels):
+        print(
+            f"int8, with a scale for each channel, would take {plain:,} bytes: for so few "
+            "embeddings, or an error so small, this does not pay"
+        )
 
 
 def _local(inputs: Sequence[Path | str | None]) -> list[Path]:
@@ -264,13 +284,16 @@ def _shown(options: Fit | Encode) -> EmbeddingFile:
 def _fit(
     opened: EmbeddingFile, options: Fit | Encode, count: int | None = None
 ) -> tuple[QualityLadder, HeldOut]:
+    nodata = opened.nodata
+    if nodata is None and isinstance(options, Encode) and opened.y.dtype.kind == "f":
+        nodata = math.nan  # those of all channels; NaN in some of them is refused
     codec, held_out = fit_measured(
         opened.y,
         metric=options.metric,
         max_error=options.max_error,
         count=count,
         max_tokens=options.max_tokens or MAX_TOKENS,
-        nodata=opened.nodata,
+        nodata=nodata,
     )
     print(
         f"fitted {codec.num_qualities} qualities, 0 to {codec.num_qualities - 1}; "

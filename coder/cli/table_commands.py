@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coder import files
+from coder.archive import zarr_nodes
 from coder.cli import refiner_facts
 from coder.cli.arguments import Decode, Info, Verify
 from coder.embedding_files import BlobTable, with_vectors, write_csv, write_decoded
 from coder.errors import InputError, about
+from coder.fitting import StatedError
 from coder.refiner import load_refiner
 
 _PARQUET = (".parquet", ".geoparquet", ".gpq", ".pq")
@@ -40,6 +42,8 @@ def run(options: Info) -> tuple[int, dict[str, Any]]:
         f"codec {codec.fingerprint[:4].hex()}, quality {codec.quality}, in {table.codec_bytes:,} "
         "bytes of the file's footer"
     )
+    if (error := StatedError.from_json(table.record.get(zarr_nodes.ERROR))) is not None:
+        print(f"stated when it was encoded: {error}")
     return 0, facts | {"bytes": path.stat().st_size, "columns": table.names}
 
 

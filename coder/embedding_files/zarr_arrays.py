@@ -8,6 +8,7 @@ import numpy as np
 import zarr
 
 from coder.archive import manifest, zarr_nodes
+from coder.archive.zarr_codec import nec_codec
 from coder.embedding_files.georeference import (
     COLUMNS,
     ROWS,
@@ -92,6 +93,8 @@ def open_zarr(path: Path | str, *, channel_first: bool) -> ZarrEmbeddings:
         known = {array.basename, *_FOR_XARRAY, *(names or ())}
         if left := sorted({*arrays} - known):
             lines.append(f"only {array.basename} is encoded, without {', '.join(left)}")
+    if nec_codec(array) is not None:
+        lines.append("coded by nec already: errors and sizes compare with its decoded embeddings")
     facts = {"attributes": _kept(attributes)} if group is None else {
         "attributes": _kept(attributes), "group_attributes": _kept(group.attrs.asdict())
     }  # fmt: skip

@@ -33,7 +33,9 @@ _LOST = 0.05  # standard deviations: the error of the highest quality
 _INT8 = 127  # levels on each side of zero
 _FOLDS = 4
 _MOST_EMBEDDINGS = 1 << 60
-_LEAST = 0.7  # steps: the deviation of a component below which vectors for search are coded without
+# A component of vectors whose deviation is less (in steps) is not coded at low qualities, which
+# explain less than this part of the variance.
+_LEAST, _LOW = 0.7, 0.95
 _AGAIN = 8  # components; the others are found after these are rounded
 _PER_CHANNEL = 32  # vectors; of fewer, the statistics of coefficients are cross-validated
 
@@ -317,14 +319,15 @@ def _ladder(
         prices = Prices.of(tables, transform.channels, transform.width, times)
     # Where a component is zero in most vectors and large in a few, decoded neighbours lie apart.
     search = times is not None and not transform.spatial and np.ptp(transform.scale) == 0
-    least = _LEAST if search else 0.0
     # As `choose` sees them: what is lost is smaller than the rounding to bins.
     binned = float(counts.sum((0, 1)) @ np.square(histograms.CENTRES))
     steps, layouts, explained = [], [], []
     for step in _STEPS:
         if steps and times is not None and step <= transform.finest_step:
             break
-        layout, saved = choose(counts, step, tables, shifts, prices, least)
+        layout, saved = choose(counts, step, tables, shifts, prices, _LEAST if search else 0.0)
+        if search and saved >= _LOW * squares:
+            layout, saved = choose(counts, step, tables, shifts, prices)
         part = saved / squares
         if part < _EXPLAINED[0]:
             continue

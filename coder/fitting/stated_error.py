@@ -81,10 +81,24 @@ class StatedError:
             (f"{{}} of the variance lost{channels}", _percent(self.variance_lost)),
             ("worst vector {}", _percent(self.worst)),
             ("mean cosine {}", _cosine(self.mean_cosine)),
-            ("recall@10 {}", None if self.recall_at_10 is None else f"{self.recall_at_10:.2f}"),
+            ("recall@10 {}", None if self.recall_at_10 is None else self._recall),
         )
         known = [text.format(value) for text, value in parts if value is not None]
         return f"{', '.join(known)}; {self.vectors:,} {_VECTORS[self.measured_on]}"
+
+    @property
+    def _recall(self) -> str:
+        return f"{self.recall_at_10:.2f} among {self.pool:,}"
+
+    @classmethod
+    def from_json(cls, data: Any) -> "StatedError | None":
+        """The error that a file states (`to_json`); None if it states none that is known."""
+        try:
+            error = cls(**data)
+            str(error)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            return None
+        return error
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as JSON holds them."""
@@ -263,8 +277,8 @@ class HeldOut:
             reached = getattr(self.error(codec.at(best)), bound.name)
             side = "at least" if bound.name in _FROM_BELOW else "at most"
             raise InputError(
-                f"{_WORDS[bound.name]} is {reached:.4g} at quality {best}, the highest, and "
-                f"{side} {bound.value:.4g} is asked for: allow a larger error"
+                f"{_WORDS[bound.name]} is {reached:.6g} at quality {best}, the highest, and "
+                f"{side} {bound.value:.8g} is asked for: allow a larger error"
             )
         return found
 

@@ -91,7 +91,9 @@ def write_channels(
         raise InputError(f"channels {chosen}: the scene has channels 0 to {count - 1}")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"channels {chosen}: give each channel once")
-    raster = Raster(part.grid, [f"channel {one}" for one in chosen], "float32", np.nan)
+    names = part.scene.channel_names
+    bands = [f"channel {one}" if names is None else names[one] for one in chosen]
+    raster = Raster(part.grid, bands, "float32", np.nan)
     write_raster(
         out,
         raster,

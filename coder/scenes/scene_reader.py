@@ -100,6 +100,15 @@ class Scene:
         """Whether embeddings are refined while they are read."""
         return self._refiner is not None
 
+    @property
+    def channel_names(self) -> list[str] | None:
+        """The names of the channels, if the embeddings' own file had some."""
+        source = self.facts.get("nec_source")
+        names = source.get("bands") if isinstance(source, dict) else None
+        if not isinstance(names, list) or len(names) != self.codec.channels:
+            return None
+        return [str(name) for name in names]
+
     def grid_at(self, level: int = 1) -> SceneGrid:
         """The grid of an overview. Raises InputError if there is none of this factor."""
         self._check(level, None, is_time_needed=False)

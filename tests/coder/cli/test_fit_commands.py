@@ -576,6 +576,31 @@ def test_the_error_is_printed_and_stored(name, tmp_path, capsys):
     assert zarr.open_array(out, mode="r").attrs["nec_error"] == encoded["error"]
     assert encoded["payload_bytes"] + encoded["codec_bytes"] == encoded["bytes"]
     assert fitted["payload_bytes"] == pytest.approx(encoded["payload_bytes"], rel=0.15)
+    assert facts_of(capsys, "info", str(out))["error"] == encoded["error"]
+    array = zarr.open_array(out)
+    for wrong in (None, [], {"relative_rms": "x"}, {**encoded["error"], "worst": "x"}):
+        array.attrs["nec_error"] = wrong
+        assert "error" not in facts_of(capsys, "info", str(out))
+
+
+def test_sizes_compare_with_the_source_and_with_int8(tmp_path, capsys):
+    file = str(written(FLAT[:40], tmp_path))
+    (whole := coder.fit(FLAT)).save(tmp_path / "c")
+    for quality in (0, whole.num_qualities - 1):
+        out = str(tmp_path / str(quality))
+        words = ["encode", file, "--codec", str(tmp_path / "c"), "--quality", str(quality)]
+        assert main([*words, "--out", out]) == 0
+        text = capsys.readouterr().out
+        size = sum(one.stat().st_size for one in Path(out).rglob("*") if one.is_file())
+        plain = FLAT[:40].size + 4 * FLAT.shape[1]
+        note = f"int8, with a scale for each channel, would take {plain:,} bytes"
+        assert (note in text) == (size > plain)
+        ratio = FLAT[:40].nbytes / size
+        said = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+        assert f"{said} than float32" in text
+    again = ["encode", out, "--codec", str(tmp_path / "c"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert "coded by nec already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bound", ["12%", "variance=2%", "worst=50%", "cosine=0.995", "recall=0.8"])

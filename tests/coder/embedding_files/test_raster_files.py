@@ -1,5 +1,6 @@
 """Rasters of embeddings: TIFFs, NumPy and Zarr, quantised or not, become scenes where they lie."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import coder
 from coder import InputError, UnusualEmbedding
 from coder.cli import main
 from coder.embedding_files import open_embeddings
+from coder.fitting import measure
 from coder.scenes.scene_reader import Scene
 
 rasterio, xr = (pytest.importorskip(name) for name in ("rasterio", "xarray"))
@@ -298,6 +300,29 @@ def dataset_of(y: np.ndarray, **more: Any) -> Any:
     return found.rio.write_crs(CRS)
 
 
+@pytest.mark.parametrize("holes", ["some", "many", "clouds"])
+def test_the_stated_error_is_that_of_the_whole_where_pixels_are_missing(holes, tmp_path, capsys):
+    y = smooth((150, 140), 3)
+    row, column = np.mgrid[:150, :140]
+    random = np.random.default_rng(0).random(y.shape[:2])
+    clouds = np.cos(row / 7) * np.cos(column / 9) > 0.2
+    gone = {"some": random < 0.05, "many": random < 0.6, "clouds": clouds}[holes]
+    np.save(tmp_path / "y.npy", np.where(gone[..., None], np.nan, y))
+    coder.fit(y[:64]).save(tmp_path / "c")
+    for options in ([], ["--codec", str(tmp_path / "c"), "--max-error", "10%"]):
+        if holes == "many" and not options:
+            continue  # no block has enough tokens to fit to
+        words = ["encode", str(tmp_path / "y.npy"), "--out", str(tmp_path / f"o{len(options)}")]
+        assert main([*words, *options, "--json"]) == 0
+        stated = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+        decoded = np.asarray(zarr.open_array(words[-1], mode="r"))
+        true = measure(y[~gone], decoded[~gone])
+        assert true.relative_rms == pytest.approx(stated["relative_rms"], rel=0.25)
+        assert true.relative_rms is not None
+        assert true.relative_rms < 0.12
+        assert true.mean_cosine == pytest.approx(stated["mean_cosine"], abs=0.002)
+
+
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
 @pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
 @pytest.mark.parametrize("kind", ["v3", "v2", "ascending", "other", "channel first", "scaled"])
@@ -321,6 +346,12 @@ def test_zarr_of_xarray_keeps_its_place(kind, codec, tmp_path, capsys):
     scene = coder.open_scene(out)
     holds(scene, Y, GONE if kind == "scaled" else None)
     assert scene.facts["nec_source"]["bands"][3] == "A03"
+    assert main(["export", str(out), "--out", str(tmp_path / "back.tif")]) == 0
+    with rasterio.open(tmp_path / "back.tif") as file:
+        assert file.descriptions == tuple(f"A{i:02}" for i in range(D))
+    capsys.readouterr()
+    assert main(["decode", str(out), "--out", str(tmp_path / "other.tif")]) == 1
+    assert "`nec export` makes a GeoTIFF" in capsys.readouterr().err
     if kind == "channel first":
         assert main(["fit", str(path), "--out", str(tmp_path / "o")]) == 1
         assert "its dimensions are (band, y, x): the channels come first" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def test_each_metric_is_best_at_its_own_error(shape):
 
     def curve(metric: str) -> tuple[list[float], list[float], list[float]]:
         codec, held = fit_measured(y, metric=metric)  # type: ignore[arg-type]
-        ones = [codec.at(quality) for quality in range(2, 12)]
+        ones = [codec.at(quality) for quality in range(2, 11)]
         errors = [held.error(one) for one in ones]
         grid = (len(FLAT), 1) if y.ndim == 2 else GRID
         parts = FLAT[None] if y.ndim == 2 else Y.reshape(len(Y), -1, CHANNELS)
