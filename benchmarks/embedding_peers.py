@@ -363,8 +363,30 @@ def kinds(found: dict[str, NDArray]) -> Iterator[tuple[str, Embeddings]]:
     yield "like AlphaEarth", like_alphaearth(areas)
 
 
+def measured(encoder: str, kind: str, method: str, data: Embeddings) -> list[dict[str, Any]]:
+    """A row for each setting of a method."""
+    y, rows = data.vectors, []
+    for coded in METHODS[method](data):
+        error = measure(y, coded.y_hat)
+        row = {
+            "encoder": encoder,
+            "kind": kind,
+            "channels": y.shape[1],
+            "method": method,
+            "setting": coded.setting,
+            "bytes": f"{coded.size / len(y):.4f}",
+            "once": coded.once,
+            "relative_rms": f"{error.relative_rms:.5f}",
+            "cosine": f"{error.mean_cosine:.6f}",
+            "recall": f"{error.recall_at_10:.4f}",
+        }
+        print(*row.values(), flush=True)
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
-    """Write the file, a method at a time; settings that it has are left out."""
+    """Write the file, a method at a time; what it has already is not measured again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--name", required=True)
@@ -374,32 +396,25 @@ def main() -> None:
     arguments = parser.parse_args()
     with np.load(arguments.file) as file:
         found = dict(file)
+    known = set()
+    if arguments.out.exists():
+        with arguments.out.open(newline="") as file:
+            known = {(row["encoder"], row["kind"], row["method"]) for row in csv.DictReader(file)}
     for kind, data in kinds(found):
-        if arguments.kinds and kind not in arguments.kinds:
-            continue
-        y = data.vectors
         for method in arguments.methods:
-            for coded in METHODS[method](data):
-                error = measure(y, coded.y_hat)
-                row = {
-                    "encoder": arguments.name,
-                    "kind": kind,
-                    "channels": y.shape[1],
-                    "method": method,
-                    "setting": coded.setting,
-                    "bytes": f"{coded.size / len(y):.4f}",
-                    "once": coded.once,
-                    "relative_rms": f"{error.relative_rms:.5f}",
-                    "cosine": f"{error.mean_cosine:.6f}",
-                    "recall": f"{error.recall_at_10:.4f}",
-                }
-                new = not arguments.out.exists()
-                with arguments.out.open("a", newline="") as out:
-                    writer = csv.DictWriter(out, list(row))
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
-                print(*row.values(), flush=True)
+            if (arguments.name, kind, method) in known:
+                continue
+            if arguments.kinds and kind not in arguments.kinds:
+                continue
+            rows = measured(arguments.name, kind, method, data)
+            if not rows:
+                continue
+            with arguments.out.open("a", newline="") as out:
+                writer = csv.DictWriter(out, list(rows[0]))
+                if not known:
+                    writer.writeheader()
+                writer.writerows(rows)
+            known.add((arguments.name, kind, method))
 
 
 if __name__ == "__main__":
