@@ -8,7 +8,7 @@ from transform_cases import CHANNELS, GRID, class_tokens, smooth_embeddings
 
 import coder
 from coder import InputError
-from coder.fitting import fit_measured
+from coder.fitting import fit_codec, fit_measured
 
 Y = smooth_embeddings(1, 150) * np.geomspace(0.05, 5, CHANNELS).astype(np.float32)
 FLAT = Y.reshape(-1, CHANNELS)
@@ -109,3 +109,20 @@ def test_what_rounding_leaves_of_a_large_component_does_not_spread():
     # Beyond those that are found again, no component has much more than its own variance.
     ratio = c.var(0)[16:48] / exact[16:48]
     assert ratio.max() < 1.5
+
+
+def test_vectors_at_low_qualities_keep_more_neighbours_at_equal_bytes(monkeypatch):
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(48, 48)))[0]
+    y = (rng.normal(size=(3000, 48)) * 0.9 ** np.arange(48)) @ rotation
+
+    def recall(size: float) -> float:
+        codec, held = fit_measured(y.astype(np.float32))
+        low = [codec.at(k) for k in range(8)]
+        errors = [held.error(one) for one in low]
+        sizes = [held.bytes_per_vector(one) for one in low]
+        return float(np.interp(size, sizes, [error.recall_at_10 or 0 for error in errors]))
+
+    with_rule = recall(2)
+    monkeypatch.setattr(fit_codec, "_LEAST", 0.0)
+    assert with_rule > recall(2) + 0.02
