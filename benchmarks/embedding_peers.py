@@ -24,14 +24,14 @@ import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coder.fitting import fit_measured, measure
 
-Values = NDArray[np.float32]
+Values = NDArray[np.floating]
 
 MANY = 1 << 40
 RUN = 256  # vectors in a blob
@@ -171,9 +171,10 @@ def quantisers(data: Embeddings, make: Callable[[int, int], str]) -> Iterator[Co
     d = y.shape[1]
     sample = np.ascontiguousarray(sample[:: -(-len(sample) // MOST)])
     for parts in [parts for parts in PARTS if d % parts == 0 and parts < d]:
-        index = faiss.index_factory(d, make(d, parts))
+        index: Any = faiss.index_factory(d, make(d, parts))
         if make is optimised:
-            faiss.downcast_VectorTransform(index.chain.at(0)).niter = ROTATIONS
+            rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
+            rotation.niter = ROTATIONS
         index.train(sample)
         codes = index.sa_encode(y)
         once = 4 * (256 * d + (d * d if make is optimised else 0))
@@ -232,7 +233,7 @@ def zfp(y: Values, tolerance: float) -> tuple[int, Values]:
     """ZFP (Lindstrom 2014), absolute error."""
     import imagecodecs
 
-    data = imagecodecs.zfp_encode(y, mode="a", level=tolerance)
+    data = imagecodecs.zfp_encode(y, mode="a", level=cast(Any, tolerance))
     return len(data), imagecodecs.zfp_decode(data)
 
 
@@ -285,7 +286,7 @@ def jpeg2000(c: NDArray[np.float64], step: float) -> tuple[int, NDArray]:
     noise = step / np.sqrt(12) / unit
     data = imagecodecs.jpeg2k_encode(
         (np.rint(c / unit) + 32768).astype(np.uint16),
-        level=float(20 * np.log10(65535 / noise)),
+        level=cast(Any, float(20 * np.log10(65535 / noise))),
         reversible=False,
         codecformat="j2k",
     )

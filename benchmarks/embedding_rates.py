@@ -134,6 +134,7 @@ def plot(everything: dict[Any, dict[str, list[Point]]], path: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     encoders = list(dict.fromkeys(key[0] for key in everything))
     kinds = list(dict.fromkeys(key[1] for key in everything))
@@ -161,8 +162,8 @@ def plot(everything: dict[Any, dict[str, list[Point]]], path: Path) -> None:
         axis.set_xlabel("bytes per vector")
     for axis in axes[:, 0]:
         axis.set_ylabel("recall@10")
-    handles = [mpl.lines.Line2D([], [], color="black", linewidth=2.2)]
-    handles += [mpl.lines.Line2D([], [], color=f"C{i}") for i in range(1, len(methods))]
+    handles = [Line2D([], [], color="black", linewidth=2.2)]
+    handles += [Line2D([], [], color=f"C{i}") for i in range(1, len(methods))]
     figure.legend(handles, methods, loc="lower center", ncols=len(methods), fontsize=9)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=110)

@@ -91,7 +91,7 @@ def sampled_parts(
 def aimed_chunk(y: NDArray[np.float32], codec: OneQualityCodec) -> NDArray[np.float32]:
     """One chunk, moved so that coding it is best for readers that refine; missing tokens stay."""
     tokens = y.reshape(-1, y.shape[-1])
-    there = ~np.isnan(tokens).any(-1)
+    there = ~np.asarray(np.isnan(tokens).any(-1))
     grid = math.prod(y.shape[:-2]), y.shape[-2]
     aimed = tokens.copy()
     if there.any() and not codec.spatial:
