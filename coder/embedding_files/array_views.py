@@ -80,6 +80,18 @@ class Flipped(View):
         return self.source[tuple(slices)][tuple(back)]
 
 
+class Marked(View):
+    """Numbers of any shape, masked where they hold `nodata`."""
+
+    def __init__(self, source: Any, nodata: float | None):
+        super().__init__(source, source.shape, chunks_at(source))
+        self._nodata = nodata
+
+    def __getitem__(self, place: Place) -> NDArray[Any]:
+        values = self.source[place]
+        return values if self._nodata is None else np.ma.masked_equal(values, self._nodata)
+
+
 class Dequantised(View):
     """Numbers that stand for others, as float32; missing tokens are masked.
 

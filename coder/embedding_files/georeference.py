@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from coder.archive import zarr_nodes
 from coder.embedding_files.array_views import Flipped
+from coder.embedding_files.stated_numbers import values_of
 from coder.errors import InputError
 from coder.scenes.scene_grid import SceneGrid
 
@@ -168,7 +169,7 @@ def _is_same(one: Sequence[float], other: Sequence[float], shape: tuple[int, int
 
 def _even(array: zarr.Array, name: str) -> tuple[float, float]:
     """The step and the first edge of coordinates of centres. Raises InputError: they are uneven."""
-    values = np.asarray(zarr_nodes.read(array), np.float64)
+    values = values_of(array).astype(np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise InputError(f"its coordinate {name} is no list of two numbers or more")
     step = (values[-1] - values[0]) / (len(values) - 1)

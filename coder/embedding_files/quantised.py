@@ -67,7 +67,7 @@ def scaled(y: Any, scale: Any, nodata: float | None) -> Dequantised:
             f"[{y.shape[0]}, 1] for rows, or [1, {d}] for channels"
         )
     if for_channels:
-        whole = np.asarray(scale[:], np.float64).reshape(d)
+        whole = np.ma.filled(np.ma.asarray(scale[:]).astype(np.float64), np.nan).reshape(d)
         refuse(~np.isfinite(whole), "scales of channels", "NaN or infinite", remedy="mend the file")
         return linear(y, whole, 0.0, nodata)
     if not for_tokens:
