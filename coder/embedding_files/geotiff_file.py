@@ -22,9 +22,10 @@ class GeoTiff:
       nodata: its value of missing data; None if it has none, or if it is NaN, which needs no mark.
       scales, offsets: of its bands, float64 [D].
       place: where its pixels lie; None if it has no georeference.
-      bands: descriptions of its bands, empty if they have none.
+      bands: descriptions of its bands, "" where one has none; empty if none has.
       alpha: numbers of its alpha bands, which are no channels.
       tags: its metadata.
+      band_tags: those of each band; empty if there are none.
     """
 
     def __init__(self, path: Path, nodata: float | None = None):
@@ -72,8 +73,10 @@ class GeoTiff:
         self.scales = np.array([dataset.scales[i] for i in own], np.float64)
         self.offsets = np.array([dataset.offsets[i] for i in own], np.float64)
         described = [dataset.descriptions[i] for i in own]
-        self.bands = [str(one) for one in described] if all(described) else []
+        self.bands = [str(one or "") for one in described] if any(described) else []
         self.tags: dict[str, str] = dataset.tags()
+        own_tags = [dict(dataset.tags(number)) for number in self._numbers]
+        self.band_tags = own_tags if any(own_tags) else []
         self.place = self._place()
 
     def _nodata(self, own: list[int]) -> float | None:

@@ -121,7 +121,8 @@ def _opened(
         start = file_kinds.start_of(files.check_input(path, "file of embeddings"))
         if start.startswith(file_kinds.PARQUET):
             found = ParquetColumn(path, column)
-            return EmbeddingFile(found, nodata, facts=_facts(path, found), column=found)
+            lines = tuple(found.changed_types())
+            return EmbeddingFile(found, nodata, lines, facts=_facts(path, found), column=found)
         if start.startswith(file_kinds.NPY):
             y = open_npy(path)
             opened = EmbeddingFile(y, facts=_facts(path, y))
@@ -173,6 +174,8 @@ def _of_tiff(path: Path, nodata: float | None) -> EmbeddingFile:
     ]
     if y.bands:
         facts["bands"] = y.bands
+    if y.band_tags:
+        facts["band_tags"] = y.band_tags
     if (y.scales != 1).any() or y.offsets.any():
         facts["scales"] = {"scale": y.scales.tolist(), "offset": y.offsets.tolist()}
         lines.append("its bands have scales and offsets, which are applied")
@@ -216,6 +219,4 @@ def _scale_array(path: Path | str) -> Any:
 def _check_plain(scale: float, offset: float) -> None:
     """Raise InputError if scales have a scale themselves."""
     if scale != 1 or offset:
-        raise InputError(
-            "scales that have a scale or offset themselves: write plain floats"
-        )
+        raise InputError("scales that have a scale or offset themselves: write plain floats")
