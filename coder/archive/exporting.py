@@ -112,7 +112,9 @@ def to_parquet(exporter: Exporter, out: Path, *, overwrite: bool = False) -> Non
         for _, values in exporter.shards():
             table = _table(exporter, values, classes)
             if writer is None:
-                writer = parquet.ParquetWriter(file, table.schema, compression="zstd")
+                writer = parquet.ParquetWriter(
+                    file, table.schema, compression="zstd", write_page_checksum=True
+                )
                 stack.enter_context(writer)
             writer.write_table(table)
 

@@ -323,7 +323,7 @@ class EmbeddingOptions:
     scale: Annotated[str | None, arg(metavar="FILE|COLUMN")] = None
     """Embeddings are integers with a scale (TESSERA): a file with one for each token or for each channel, as its shape says, or a column of the Parquet file with one for each row. A scale of NaN marks missing data."""  # noqa: E501
     companded: Flag = False
-    """Embeddings are int8, companded by a signed square root (AlphaEarth): the value of q is sign(q) (|q| / 127.5)^2, and -128 marks missing data."""  # noqa: E501
+    """Embeddings are int8, companded by a signed square root (AlphaEarth): the value of q is sign(q) (|q| / 127.5)^2, and -128 marks missing data, beside any nodata."""  # noqa: E501
     channel_first: Flag = False
     """The channels of an array come first: a raster [D, H, W], or grids [N, D, H, W]."""
     nodata: Annotated[float | None, arg(metavar="NUMBER")] = None

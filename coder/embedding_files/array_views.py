@@ -80,6 +80,18 @@ class Flipped(View):
         return self.source[tuple(slices)][tuple(back)]
 
 
+class Marked(View):
+    """Numbers of any shape, masked where they hold `nodata`."""
+
+    def __init__(self, source: Any, nodata: float | None):
+        super().__init__(source, source.shape, chunks_at(source))
+        self._nodata = nodata
+
+    def __getitem__(self, place: Place) -> NDArray[Any]:
+        values = self.source[place]
+        return values if self._nodata is None else np.ma.masked_equal(values, self._nodata)
+
+
 class Dequantised(View):
     """Numbers that stand for others, as float32; missing tokens are masked.
 
@@ -91,7 +103,7 @@ class Dequantised(View):
         self,
         source: Any,
         rule: Callable[[NDArray[Any], Place], NDArray[np.float32]],
-        nodata: float | None,
+        *nodata: float | None,
         more_bytes: int = 0,
     ):
         """Take the numbers, and how to make floats of them.
@@ -99,7 +111,7 @@ class Dequantised(View):
         Args:
           source: an array of [.., D].
           rule: numbers, and their place in the source -> floats.
-          nodata: which of the numbers marks missing data; None for none.
+          nodata: which of the numbers mark missing data; None for none.
           more_bytes: the size of what the rule needs.
         """
         super().__init__(source, source.shape, chunks_at(source), np.float32)
@@ -108,7 +120,9 @@ class Dequantised(View):
 
     def __getitem__(self, place: Place) -> NDArray[Any]:
         values = self.source[place]
-        missing = missing_tokens(values, self._nodata)
+        missing = np.zeros(values.shape[:-1], bool)
+        for mark in self._nodata:
+            missing |= missing_tokens(values, mark)
         floats = self._rule(np.ma.getdata(values), place)
         missing |= np.isnan(floats).all(-1)
         if not missing.any():

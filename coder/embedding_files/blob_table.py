@@ -12,9 +12,9 @@ codec's file in base 64, `nec` says how the table was made (JSON).
 
 import base64
 import binascii
-import io
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from coder import codecs
 from coder.codecs import OneQualityCodec
 from coder.embedding_files.chunk_parts import aimed_chunk, checked_part
-from coder.embedding_files.parquet_columns import ParquetColumn, Rows, open_parquet
-from coder.errors import BlobError, CorruptBlob, FileError, InputError
+from coder.embedding_files.parquet_columns import ParquetColumn, Rows, empty, open_parquet
+from coder.errors import BlobError, CorruptBlob, FileError, InputError, about
 from coder.refiner import Refiner
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def write_table(
         raise InputError(f"there is a column {name}{_PLACE}: rename it, or give --rows-per-blob 1")
     record = {"version": VERSION, "column": name, "rows_per_blob": rows_per_blob, **notes}
     record |= {"shape": list(y.shape[1:]), "type": str(schema.field(name).type)}
+    if not schema.field(name).nullable:
+        record["nullable"] = False
     record |= {"codec": codec.fingerprint.hex(), "quality": codec.quality}
     text = base64.b64encode(codec.to_bytes())
     out = _coded_schema(schema, name, has_places).with_metadata(
@@ -111,6 +113,7 @@ def write_table(
     # megabyte would store the blobs after it once for each row.
     options: dict[str, Any] = {
         "compression": "zstd",
+        "write_page_checksum": True,
         "use_dictionary": [*own[: 2 * has_places], *_categories(out, name)],
         "dictionary_pagesize_limit": 1 << 30,
         "write_statistics": [one for one in _leaves(out) if one != name],
@@ -186,11 +189,12 @@ def _coded_schema(schema: "pyarrow.Schema", name: str, has_places: bool) -> "pya
     """The schema of a table whose vectors are coded."""
     import pyarrow as pa
 
-    number = schema.names.index(name)
+    number, own = schema.names.index(name), schema.field(name).metadata
     if not has_places:
-        return schema.set(number, pa.field(name, pa.binary()))
+        return schema.set(number, pa.field(name, pa.binary(), metadata=own))
     place = pa.field(name + _PLACE, pa.int32())
-    coded = schema.set(number, pa.field(name, pa.dictionary(pa.int32(), pa.binary())))
+    blobs = pa.field(name, pa.dictionary(pa.int32(), pa.binary()), metadata=own)
+    coded = schema.set(number, blobs)
     return coded.insert(number + 1, place)
 
 
@@ -210,11 +214,7 @@ def _categories(schema: "pyarrow.Schema", but: str) -> list[str]:
 
 def _leaves(schema: "pyarrow.Schema") -> list[str]:
     """The paths of the columns that Parquet makes of a schema."""
-    from pyarrow import parquet
-
-    file = io.BytesIO()
-    parquet.write_table(schema.remove_metadata().empty_table(), file)
-    held = parquet.ParquetFile(file).schema
+    held = empty(schema).schema
     return [held.column(i).path for i in range(len(held))]
 
 
@@ -236,6 +236,40 @@ def _stored_bytes(metadata: "FileMetaData", names: Sequence[str]) -> int:
             column = group.column(j)
             total += column.total_compressed_size if column.path_in_schema in names else 0
     return total
+
+
+def _whole_numbers(
+    column: "pyarrow.Array", wanted: NDArray[np.bool_], what: str, start: int
+) -> NDArray[np.int64]:
+    """A column of whole numbers, 0 where none is wanted.
+
+    Where rows have no vector, pandas makes floats of the integers; other programs make text.
+
+    Raises FileError: there is none, or another thing; says in which row.
+    """
+    from pyarrow import types
+
+    if types.is_integer(column.type):
+        wrong = wanted & column.is_null().to_numpy(zero_copy_only=False)
+        numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
+    else:
+        numbers = np.array([_as_float(one) for one in column.to_pylist()], np.float64)
+        wrong = wanted & ~(np.abs(numbers) < 1 << 53)
+        wrong |= wanted & ~wrong & (numbers != np.rint(numbers))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise FileError(
+            f"{what} {start + row} holds {column[row].as_py()!r}, not the place of a vector in its "
+            "blob: copy the file again, or write whole numbers there"
+        )
+    return np.where(wanted, numbers, 0).astype(np.int64)
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 class BlobTable:
@@ -276,6 +310,8 @@ class BlobTable:
                 )
             self.column = str(self.record["column"])
             self.shape = tuple(int(side) for side in self.record["shape"])
+            # By the record: a table may have a column of this name that is its own.
+            self._has_places = len(self.shape) == 1 and int(self.record["rows_per_blob"]) > 1
             found = codecs.from_bytes(base64.b64decode(held[CODEC.encode()], validate=True))
         except (binascii.Error, KeyError, TypeError, ValueError) as error:
             if isinstance(error, FileError):
@@ -286,21 +322,35 @@ class BlobTable:
         self.codec, self.is_refined = found.with_refiner(refiner), refiner is not None
         if self.column not in plain.schema_arrow.names:
             raise FileError(f"its column {self.column} is lost: copy it again")
-        self.file = open_parquet(path, read_dictionary=[self.column])
+        self.path, self.file = path, open_parquet(path, read_dictionary=[self.column])
         self.schema = self.file.schema_arrow
-        names = self.schema.names
-        self._has_places = self.column + _PLACE in names
-        if not self._has_places and len(self.shape) == 1 and self.record["rows_per_blob"] != 1:
-            raise FileError(f"its column {self.column}{_PLACE} is lost: copy it again")
+        for name in self._own:
+            if (count := self.schema.names.count(name)) != 1:
+                lost = "lost" if not count else f"there {count} times"
+                raise FileError(f"its column {name} is {lost}: copy it again")
+        held_type: Any = self.schema.field(self.column).type
+        if "binary" not in str(getattr(held_type, "value_type", held_type)):
+            raise FileError(f"its column {self.column} holds {held_type}, not blobs: copy it again")
         self.num_rows = metadata.num_rows
-        self.blob_bytes = _stored_bytes(metadata, [self.column, self.column + _PLACE])
+        self.blob_bytes = _stored_bytes(metadata, self._own)
         self.codec_bytes = len(held[CODEC.encode()])
         self._decoded = lru_cache(_KEPT)(self._decode)
 
     @property
+    def _own(self) -> list[str]:
+        """The columns that are of the coded vectors."""
+        return [self.column, self.column + _PLACE][: 1 + self._has_places]
+
+    @property
     def names(self) -> list[str]:
         """The columns of the table, without that of places."""
-        return [name for name in self.schema.names if name != self.column + _PLACE]
+        return [name for name in self.schema.names if name not in self._own[1:]]
+
+    def has_missing(self) -> bool:
+        """Whether a row has no vector. Raises FileError: the file is damaged."""
+        rows = Rows(self.file, [self.column], _ROWS)
+        with about(self.path):
+            return any(batch.column(0).null_count for _, batch in rows.read(0, self.num_rows))
 
     def batches(
         self, columns: Sequence[str] | None = None
@@ -311,14 +361,14 @@ class BlobTable:
           FileError: the file is damaged.
           BlobError: a blob is; says in which row.
         """
-        own = [self.column, self.column + _PLACE] if self._has_places else [self.column]
         kept = self.names if columns is None else list(columns)
         row = 4 * int(np.prod(self.shape))
         size = max(1, min(_ROWS, _AHEAD // row))
-        wanted = list(dict.fromkeys([*kept, *own]))
-        for start, batch in Rows(self.file, wanted, size).read(0, self.num_rows):
-            y, there = self._vectors(batch, start)
-            yield batch.select([name for name in kept if name != self.column]), y, there
+        wanted = list(dict.fromkeys([*kept, *self._own]))
+        with about(self.path):
+            for start, batch in Rows(self.file, wanted, size).read(0, self.num_rows):
+                y, there = self._vectors(batch, start)
+                yield batch.select([name for name in kept if name != self.column]), y, there
 
     def _vectors(
         self, batch: "pyarrow.RecordBatch", start: int
@@ -328,8 +378,9 @@ class BlobTable:
         numbers = held.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         places = np.zeros(len(there), np.int64)
         if self._has_places:
-            given = batch.column(batch.schema.names.index(self.column + _PLACE))
-            places = given.fill_null(-1).to_numpy(zero_copy_only=False)
+            name = self.column + _PLACE
+            given = batch.column(batch.schema.names.index(name))
+            places = _whole_numbers(given, there, f"column {name}: row", start)
         y = np.zeros((len(there), *self.shape), np.float32)
         for number in np.unique(numbers[there]).tolist():
             rows = np.flatnonzero(numbers == number)
@@ -370,11 +421,17 @@ def write_decoded(table: BlobTable, file: BinaryIO) -> int:
     ).encode()
     schema = pa.schema([table.schema.field(name) for name in table.names])
     number = schema.names.index(table.column)
-    schema = schema.set(number, pa.field(table.column, kind)).with_metadata(kept)
+    field = pa.field(table.column, kind, metadata=schema.field(number).metadata)
+    if table.record.get("nullable") is False:
+        field = field.with_nullable(table.has_missing())
+    schema = schema.set(number, field).with_metadata(kept)
     missing, held, waiting = 0, [], 0
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": [
-        leaf for leaf in _leaves(schema) if leaf.partition(".")[0] != table.column.partition(".")[0]
-    ]}  # fmt: skip
+    own, leaves = table.column.partition(".")[0], _leaves(schema)
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "write_page_checksum": True,
+        "use_dictionary": [leaf for leaf in leaves if leaf.partition(".")[0] != own],
+    }
     with parquet.ParquetWriter(file, schema, **options) as writer:
         for batch, y, there in table.batches():
             missing += int((~there).sum())

@@ -1,15 +1,17 @@
 """Where the tokens of a raster lie on the map: from a transform, or as CF writes it in Zarr."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from coder.archive import zarr_nodes
 from coder.embedding_files.array_views import Flipped
+from coder.embedding_files.stated_numbers import values_of
 from coder.errors import InputError
 from coder.scenes.scene_grid import SceneGrid
 
@@ -18,8 +20,15 @@ ROWS, COLUMNS = ("y", "lat", "latitude", "northing"), ("x", "lon", "longitude", 
 _TIMES = ("time", "t")
 _UNEVEN = 0.01  # of a cell: coordinates that are further from an even grid are not of one
 _SINCE = re.compile(r"(day|hour|minute|second|millisecond|microsecond|nanosecond)s? since (.+)")
-_UNITS = {"day": "D", "hour": "h", "minute": "m", "second": "s", "millisecond": "ms"}
-_UNITS |= {"microsecond": "us", "nanosecond": "ns"}
+_DATE = re.compile(
+    r"(\d{1,4})-(\d{1,2})-(\d{1,2})"
+    r"(?:[T ]+(\d{1,2}):(\d{1,2})(?::(\d{1,2}(?:\.\d*)?))?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?"
+)
+_UNITS = {"day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000}
+_UNITS |= {"second": 1_000_000, "millisecond": 1000, "microsecond": 1}
+_UNITS |= {"nanosecond": Fraction(1, 1000)}  # all in microseconds
+_MIXED = ("standard", "gregorian")  # Julian before 15 October 1582
+_NAT = -(1 << 63)
 
 
 class Georeference(NamedTuple):
@@ -168,7 +177,7 @@ def _is_same(one: Sequence[float], other: Sequence[float], shape: tuple[int, int
 
 def _even(array: zarr.Array, name: str) -> tuple[float, float]:
     """The step and the first edge of coordinates of centres. Raises InputError: they are uneven."""
-    values = np.asarray(zarr_nodes.read(array), np.float64)
+    values = values_of(array).astype(np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise InputError(f"its coordinate {name} is no list of two numbers or more")
     step = (values[-1] - values[0]) / (len(values) - 1)
@@ -184,20 +193,52 @@ def _even(array: zarr.Array, name: str) -> tuple[float, float]:
 
 
 def _times(array: zarr.Array) -> NDArray[np.datetime64]:
-    """The times of a coordinate (CF) as datetime64[us]."""
-    values = np.asarray(zarr_nodes.read(array))
+    """The times of a coordinate (CF) as datetime64[us]; NaT where they are missing."""
+    values = values_of(array)
     if values.dtype.kind == "M":
         return values.astype("datetime64[us]")
-    found = _SINCE.fullmatch(str(array.attrs.get("units", "")))
-    calendar = array.attrs.get("calendar", "standard")
-    if found is None or calendar not in ("standard", "gregorian", "proleptic_gregorian"):
+    units, calendar = array.attrs.get("units"), array.attrs.get("calendar", "standard")
+    found = _SINCE.fullmatch(str(units).strip())
+    if found is None or calendar not in (*_MIXED, "proleptic_gregorian"):
         raise InputError(
-            f"its times are in {array.attrs.get('units')!r} ({calendar}): write them as xarray "
-            "does, in days (or seconds, ..) since a date"
+            f"its times are in {units!r} ({calendar}): write them as xarray does, in days (or "
+            "seconds, ..) since a date"
         )
+    start = _start(found[2], mixed=calendar in _MIXED)
+    unit, us = _UNITS[found[1]], []
+    for value in values.ravel().tolist():
+        if not math.isfinite(value):
+            us.append(_NAT)
+            continue
+        # Exact: a float of days has no whole microseconds, and int64 has more digits than floats.
+        whole = start + Fraction(value) * unit
+        us.append(math.floor(whole) if isinstance(value, int) else round(whole))
+        if abs(us[-1]) > -_NAT - 1:
+            raise InputError(f"its time {value} in {units!r} is too far away: mend it")
+    return np.array(us, np.int64).astype("datetime64[us]").reshape(values.shape)
+
+
+def _start(text: str, *, mixed: bool) -> Fraction:
+    """A date, with or without time, in microseconds since 1970.
+
+    In a mixed calendar, days before 15 October 1582 are Julian.
+    """
+    found = _DATE.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"its times are since {text!r}, which is no date")
+    year, month, day = (int(found[i]) for i in (1, 2, 3))
     try:
-        start = np.datetime64(found[2].strip().replace(" ", "T").removesuffix("Z"), "ns")
+        days = int(np.datetime64(f"{year:04}-{month:02}-{day:02}", "D").astype(np.int64))
     except ValueError as error:
-        raise InputError(f"its times are since {found[2]!r}, which is no date") from error
-    unit = np.timedelta64(1, _UNITS[found[1]]).astype("timedelta64[ns]").astype(np.int64)
-    return (start + np.rint(values * unit).astype("timedelta64[ns]")).astype("datetime64[us]")
+        raise InputError(f"its times are since {text!r}, which is no date") from error
+    if mixed and (year, month, day) < (1582, 10, 15):
+        if not year:
+            raise InputError(f"its times are since {text!r}, and its calendar has no year 0")
+        century = (year - (month < 3)) // 100
+        days += century - century // 4 - 2
+    hours, minutes, seconds = (Fraction(found[i] or 0) for i in (4, 5, 6))
+    zone = found[7] or ""
+    if zone[:1] in ("+", "-"):
+        ahead = 60 * int(zone[1:3]) + int(zone[-2:])
+        minutes -= ahead if zone[0] == "+" else -ahead
+    return (((24 * days + hours) * 60 + minutes) * 60 + seconds) * 1_000_000

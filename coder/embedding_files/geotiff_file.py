@@ -19,21 +19,26 @@ class GeoTiff:
     """The bands of a TIFF as [H, W, D]; pixels that its mask or alpha band hides are masked.
 
     Attributes:
-      nodata: its value of missing data; None if it has none.
+      nodata: its value of missing data; None if it has none, or if it is NaN, which needs no mark.
       scales, offsets: of its bands, float64 [D].
       place: where its pixels lie; None if it has no georeference.
-      bands: descriptions of its bands, empty if they have none.
+      bands: descriptions of its bands, "" where one has none; empty if none has.
       alpha: numbers of its alpha bands, which are no channels.
       tags: its metadata.
+      band_tags: those of each band; empty if there are none.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, nodata: float | None = None):
         """Open it.
+
+        Args:
+          path: it.
+          nodata: the number that marks missing data, in place of what the file says.
 
         Raises:
           ModuleNotFoundError: rasterio is missing.
           FileError: it is damaged.
-          InputError: it is rotated, or has control points alone.
+          InputError: it is rotated, has control points alone, or several values of missing data.
         """
         try:
             import rasterio
@@ -64,14 +69,23 @@ class GeoTiff:
         self.ndim, self.nbytes = 3, int(np.prod(self.shape)) * self.dtype.itemsize
         high, wide = dataset.block_shapes[0]
         self.chunks = (min(high, self.shape[0]), min(wide, self.shape[1]), self.shape[2])
-        marks = {None if mark is None else float(mark) for mark in dataset.nodatavals}
-        self.nodata = next(iter(marks)) if len(marks) == 1 else None
+        self.nodata = self._nodata(own) if nodata is None else nodata
         self.scales = np.array([dataset.scales[i] for i in own], np.float64)
         self.offsets = np.array([dataset.offsets[i] for i in own], np.float64)
         described = [dataset.descriptions[i] for i in own]
-        self.bands = [str(one) for one in described] if all(described) else []
+        self.bands = [str(one or "") for one in described] if any(described) else []
         self.tags: dict[str, str] = dataset.tags()
+        own_tags = [dict(dataset.tags(number)) for number in self._numbers]
+        self.band_tags = own_tags if any(own_tags) else []
         self.place = self._place()
+
+    def _nodata(self, own: list[int]) -> float | None:
+        marks = {mark for i in own if (mark := self._dataset.nodatavals[i]) is not None}
+        found = sorted(float(mark) for mark in marks if not np.isnan(mark))
+        if len(found) > 1:
+            said = ", ".join(f"{mark:g}" for mark in found)
+            raise InputError(f"its bands have several nodata values ({said}): choose, --nodata")
+        return found[0] if found else None
 
     def _place(self) -> Georeference | None:
         dataset = self._dataset

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from coder import files
-from coder.embedding_files.array_views import ChannelsLast
+from coder.embedding_files.array_views import ChannelsLast, Marked
 from coder.embedding_files.georeference import Georeference
 from coder.embedding_files.geotiff_file import GeoTiff
 from coder.embedding_files.npy_file import open_npy
@@ -116,31 +116,30 @@ def _opened(
 ) -> EmbeddingFile:
     """The file as it is, before its numbers are dequantised and its axes are put in order."""
     if isinstance(path, str) or path.is_dir():
-        opened = _of_zarr(path, channel_first)
+        opened = _of_zarr(path, channel_first, nodata)
     else:
         start = file_kinds.start_of(files.check_input(path, "file of embeddings"))
         if start.startswith(file_kinds.PARQUET):
             found = ParquetColumn(path, column)
-            return EmbeddingFile(found, nodata, facts=_facts(path, found), column=found)
+            lines = tuple(found.changed_types())
+            return EmbeddingFile(found, nodata, lines, facts=_facts(path, found), column=found)
         if start.startswith(file_kinds.NPY):
             y = open_npy(path)
             opened = EmbeddingFile(y, facts=_facts(path, y))
         elif start.startswith(file_kinds.TIFF):
             if channel_first:
                 raise InputError("the bands of a TIFF are its channels: leave --channel-first out")
-            opened = _of_tiff(path)
+            opened = _of_tiff(path, nodata)
         else:
             unknown = ("not a .npy file, a Zarr array, a GeoTIFF or Parquet", SAVE)
             raise FileError(": ".join(file_kinds.described(path) or unknown))
     if column is not None:
         raise InputError(f"not a Parquet file, so it has no column {column}")
-    if nodata is not None:
-        return replace(opened, nodata=nodata)
-    if opened.nodata is None:
-        return opened
-    named = "its attribute _FillValue" if "tags" not in opened.facts else "its nodata value"
-    line = f"{named} says that {opened.nodata:g} is missing data"
-    return replace(opened, lines=(line, *opened.lines))
+    return opened if nodata is None else replace(opened, nodata=nodata)
+
+
+def _missing_line(by: str, nodata: float) -> str:
+    return f"{by} says that {nodata:g} is missing data (--nodata says otherwise)"
 
 
 def _facts(path: Path | str, y: Any) -> dict[str, Any]:
@@ -148,8 +147,9 @@ def _facts(path: Path | str, y: Any) -> dict[str, Any]:
     return {"file": name, "dtype": str(y.dtype), "shape": list(y.shape)}
 
 
-def _of_zarr(path: Path | str, channel_first: bool) -> EmbeddingFile:
-    found = open_zarr(path, channel_first=channel_first)
+def _of_zarr(path: Path | str, channel_first: bool, nodata: float | None) -> EmbeddingFile:
+    found = open_zarr(path, channel_first=channel_first, nodata=nodata)
+    numbers = found.numbers
     facts = _facts(path, found.y) | found.facts
     if found.bands:
         facts["bands"] = found.bands
@@ -157,14 +157,16 @@ def _of_zarr(path: Path | str, channel_first: bool) -> EmbeddingFile:
     if place is not None and found.y.ndim == 4 and place.times is None:
         lines.append("its first dimension is no time: a plain array is made, without its place")
         place = None
-    if found.scale != 1 or found.offset:
-        facts["scales"] = {"scale": found.scale, "offset": found.offset}
-        lines.append(f"its numbers are scaled: number * {found.scale:g} + {found.offset:g}")
-    return EmbeddingFile(found.y, found.nodata, tuple(lines), place, facts)
+    if numbers.scale != 1 or numbers.offset:
+        facts["scales"] = {"scale": numbers.scale, "offset": numbers.offset}
+        lines.append(f"its numbers are scaled: number * {numbers.scale:g} + {numbers.offset:g}")
+    if nodata is None and numbers.nodata is not None:
+        lines.insert(0, _missing_line(numbers.by, numbers.nodata))
+    return EmbeddingFile(found.y, numbers.nodata, tuple(lines), place, facts)
 
 
-def _of_tiff(path: Path) -> EmbeddingFile:
-    y = GeoTiff(path)
+def _of_tiff(path: Path, nodata: float | None) -> EmbeddingFile:
+    y = GeoTiff(path, nodata)
     facts = _facts(path, y) | {"tags": y.tags}
     lines = [
         f"band {n} is an alpha band: where it is 0, a pixel is missing; it is no channel"
@@ -172,11 +174,15 @@ def _of_tiff(path: Path) -> EmbeddingFile:
     ]
     if y.bands:
         facts["bands"] = y.bands
+    if y.band_tags:
+        facts["band_tags"] = y.band_tags
     if (y.scales != 1).any() or y.offsets.any():
         facts["scales"] = {"scale": y.scales.tolist(), "offset": y.offsets.tolist()}
         lines.append("its bands have scales and offsets, which are applied")
     if y.place is None:
         lines.append("it has no georeference: a plain array is made of it")
+    if nodata is None and y.nodata is not None:
+        lines.insert(0, _missing_line("its nodata value", y.nodata))
     return EmbeddingFile(y, y.nodata, tuple(lines), y.place, facts)
 
 
@@ -193,9 +199,11 @@ def _scales(scale: str, opened: EmbeddingFile) -> Any:
 
 
 def _scale_array(path: Path | str) -> Any:
-    """Scales of a file: an array, or the only band of a TIFF."""
+    """Scales of a file: an array, or the only band of a TIFF; masked where they are missing."""
     if isinstance(path, str) or path.is_dir():
-        return open_zarr(path, channel_first=False).y
+        array = open_zarr(path, channel_first=False)
+        _check_plain(array.numbers.scale, array.numbers.offset)
+        return Marked(array.y, array.numbers.nodata)
     start = file_kinds.start_of(files.check_input(path, "file of scales"))
     if start.startswith(file_kinds.NPY):
         return open_npy(path)
@@ -203,5 +211,12 @@ def _scale_array(path: Path | str) -> Any:
         found = GeoTiff(path)
         if found.shape[2] != 1:
             raise InputError(f"{found.shape[2]} bands, and scales are one band")
-        return found
+        _check_plain(found.scales[0], found.offsets[0])
+        return Marked(found, found.nodata)
     raise FileError("not a .npy file, a Zarr array or a TIFF, as scales are")
+
+
+def _check_plain(scale: float, offset: float) -> None:
+    """Raise InputError if scales have a scale themselves."""
+    if scale != 1 or offset:
+        raise InputError("scales that have a scale or offset themselves: write plain floats")

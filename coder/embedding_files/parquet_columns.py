@@ -1,5 +1,6 @@
 """Read columns of a Parquet file, in batches: vectors, tensors, and numbers."""
 
+import io
 import math
 import mmap
 from collections.abc import Iterator
@@ -39,10 +40,12 @@ def open_parquet(path: Path, **options: Any) -> "ParquetFile":
     with path.open("rb") as file:
         whole = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
-        return parquet.ParquetFile(
+        opened = parquet.ParquetFile(
             pyarrow.BufferReader(whole), page_checksum_verification=True, **options
         )
-    except (pyarrow.ArrowException, OSError) as error:
+        _ = opened.schema_arrow.names  # which may be no UTF-8
+        return opened
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(error) from error
 
 
@@ -95,7 +98,12 @@ class Rows:
                 self._batch, row_groups=[group], columns=self._columns
             )
         while not self._first <= row < self._end:
-            self._held = next(self._batches)
+            held = next(self._batches, None)
+            if held is None:
+                raise FileError(
+                    f"a damaged Parquet file (its row group {group} ends early): copy it again"
+                )
+            self._held = held
             self._first, self._end = self._end, self._end + self._held.num_rows
 
 
@@ -169,6 +177,18 @@ class ParquetColumn:
             raise InputError(f"{self._what} is null in all rows: there is nothing to code")
         return np.empty((0, 0), np.float32)
 
+    def changed_types(self) -> list[str]:
+        """What to say of other columns whose type Arrow does not have, nor does a coded table."""
+        before, after = logical_types(self.file), logical_types(empty(self.file.schema_arrow))
+        names = {path.partition(".")[0] for path in before if before[path] != after.get(path)}
+        named = {self.name, self.name.partition(".")[0]}
+        return [
+            f"column {name} has a type that Arrow does not have ({before[path]}): a coded table "
+            f"keeps it as {after.get(path, 'another type')}"
+            for path in before
+            if (name := path.partition(".")[0]) in names - named and before[path] != after.get(path)
+        ]
+
     def __getitem__(self, place: Place) -> NDArray[Any]:
         with about(self.path):
             return self._part(place)
@@ -196,6 +216,33 @@ class ParquetColumn:
             return part
         hidden = missing.reshape(-1, *(1,) * (part.ndim - 1))
         return np.ma.masked_array(part, np.broadcast_to(hidden, part.shape).copy())
+
+
+def empty(schema: "pyarrow.Schema") -> "ParquetFile":
+    """A Parquet file without rows, as it is written with a schema of Arrow."""
+    from pyarrow import parquet
+
+    file = io.BytesIO()
+    parquet.ParquetWriter(file, schema.remove_metadata()).close()
+    return parquet.ParquetFile(file)
+
+
+def logical_types(file: "ParquetFile") -> dict[str, str]:
+    """The kind of each column that Parquet has of a table, by its path: `Interval`, `bytes`.
+
+    Plain numbers have one kind, whether the file names it or not.
+    """
+    found = {}
+    for i in range(len(file.schema)):
+        column = file.schema.column(i)
+        kind = str(column.logical_type).partition("(")[0]
+        is_plain = kind in ("None", "Int") or column.physical_type == "INT96"
+        found[column.path] = "bytes" if "BYTE" in column.physical_type else "number"
+        if not is_plain:
+            found[column.path] = kind
+        elif column.physical_type == "INT96":
+            found[column.path] = "Timestamp"
+    return found
 
 
 def has_column(path: Path, name: str) -> bool:

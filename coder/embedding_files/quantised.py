@@ -17,7 +17,7 @@ _COMPANDED_UNITS = 127.5
 def companded(y: Any, nodata: float | None) -> Dequantised:
     """Embeddings int8 [.., D] that were companded by a signed square root, as AlphaEarth's are.
 
-    The value of q is sign(q) (|q| / 127.5)^2; -128 marks missing data, unless `nodata` is given.
+    The value of q is sign(q) (|q| / 127.5)^2; -128 marks missing data, and so does `nodata`.
 
     Raises InputError: no int8.
     """
@@ -29,7 +29,8 @@ def companded(y: Any, nodata: float | None) -> Dequantised:
     def rule(values: NDArray[Any], place: Place) -> NDArray[np.float32]:
         return table[values.astype(np.int16) + 128]
 
-    return Dequantised(y, rule, COMPANDED_NODATA if nodata is None else nodata)
+    marks = {COMPANDED_NODATA} if nodata is None else {COMPANDED_NODATA, nodata}
+    return Dequantised(y, rule, *sorted(marks))
 
 
 def linear(y: Any, scale: Any, offset: Any, nodata: float | None) -> Dequantised:
@@ -67,7 +68,7 @@ def scaled(y: Any, scale: Any, nodata: float | None) -> Dequantised:
             f"[{y.shape[0]}, 1] for rows, or [1, {d}] for channels"
         )
     if for_channels:
-        whole = np.asarray(scale[:], np.float64).reshape(d)
+        whole = np.ma.filled(np.ma.asarray(scale[:]).astype(np.float64), np.nan).reshape(d)
         refuse(~np.isfinite(whole), "scales of channels", "NaN or infinite", remedy="mend the file")
         return linear(y, whole, 0.0, nodata)
     if not for_tokens:
@@ -84,4 +85,4 @@ def scaled(y: Any, scale: Any, nodata: float | None) -> Dequantised:
         with np.errstate(over="ignore", invalid="ignore"):
             return (values * own).astype(np.float32)
 
-    return Dequantised(y, rule, nodata, int(scale.nbytes))
+    return Dequantised(y, rule, nodata, more_bytes=int(scale.nbytes))

@@ -17,10 +17,12 @@ from coder.embedding_files.georeference import (
     dimensions_of,
     is_map_dimension,
 )
+from coder.embedding_files.stated_numbers import StatedNumbers, stated_numbers
 from coder.errors import FileError, InputError, NoPermission, StoreError, one_line
 
 _OF_STORAGE = ("zarr_conventions", "coordinates", "multiscales", "spatial:", "proj:", "nec_")
-_OF_STORAGE += ("_ARRAY_DIMENSIONS", "_FillValue", "grid_mapping", "scale_factor", "add_offset")
+_OF_STORAGE += ("_ARRAY_DIMENSIONS", "_FillValue", "missing_value", "grid_mapping")
+_OF_STORAGE += ("scale_factor", "add_offset")
 _FOR_XARRAY = (*ROWS, *COLUMNS, "spatial_ref", "crs", "time", "t")
 
 
@@ -46,8 +48,7 @@ class ZarrEmbeddings(NamedTuple):
 
     Attributes:
       y: the array.
-      nodata: its attribute _FillValue.
-      scale, offset: its attributes scale_factor and add_offset; 1 and 0 if there are none.
+      numbers: what it says of its numbers.
       place: where its tokens lie.
       bands: names of its channels.
       facts: its other attributes, and those of its group, as JSON.
@@ -55,21 +56,27 @@ class ZarrEmbeddings(NamedTuple):
     """
 
     y: ZarrReader
-    nodata: float | None
-    scale: float
-    offset: float
+    numbers: StatedNumbers
     place: Georeference | None
     bands: list[str]
     facts: dict[str, Any]
     lines: list[str]
 
 
-def open_zarr(path: Path | str, *, channel_first: bool) -> ZarrEmbeddings:
+def open_zarr(
+    path: Path | str, *, channel_first: bool, nodata: float | None = None
+) -> ZarrEmbeddings:
     """Open an array, or a group with one array of embeddings, at a path or URL.
+
+    Args:
+      path: it.
+      channel_first: whether the channels come first.
+      nodata: the number that marks missing data, in place of what the array says.
 
     Raises:
       FileError: neither, an archive, several arrays, or damage.
-      InputError: dimensions in another order, or a georeference that cannot be kept.
+      InputError: dimensions in another order, a georeference that cannot be kept, or attributes
+        that are not understood.
     """
     node = zarr_nodes.open_node(path)
     if isinstance(node, zarr.Array):
@@ -81,6 +88,7 @@ def open_zarr(path: Path | str, *, channel_first: bool) -> ZarrEmbeddings:
     attributes: dict[str, Any] = array.attrs.asdict()
     names = dimensions_of(array)
     _check_order(names, channel_first)
+    numbers = stated_numbers(array, nodata)
     place, lines = None, []
     if group is not None:
         place, lines = cf_georeference(group, arrays, array)
@@ -100,13 +108,11 @@ def open_zarr(path: Path | str, *, channel_first: bool) -> ZarrEmbeddings:
     }  # fmt: skip
     return ZarrEmbeddings(
         ZarrReader(array),
-        _number(attributes, "_FillValue"),
-        _number(attributes, "scale_factor") or 1.0,
-        _number(attributes, "add_offset") or 0.0,
+        numbers,
         place,
         bands,
         facts,
-        lines,
+        [*numbers.lines, *lines],
     )
 
 
@@ -157,15 +163,6 @@ def _band_names(array: zarr.Array | None, y: zarr.Array, channel_first: bool) ->
     if array is None or array.shape != (count,):
         return []
     return [str(one) for one in np.asarray(zarr_nodes.read(array)).tolist()]
-
-
-def _number(attributes: Mapping[str, Any], name: str) -> float | None:
-    value = attributes.get(name)
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value == "NaN":
-        return np.nan
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -521,6 +521,8 @@ def _transforms(
     for one in moments:
         whole = whole.plus(one)
     scale = _scale(metric, np.diag(whole.covariance))
+    if scale is None and whole.tokens == 1:
+        raise InputError("one vector alone is too few to fit a codec to: give more of them")
     if scale is None:
         raise InputError("the embeddings are all the same: there is nothing to fit")
     _check_precision(np.sqrt(lost / whole.tokens), whole.mean + centre, scale)

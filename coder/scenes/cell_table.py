@@ -53,7 +53,9 @@ def write_table(parts: Sequence[ScenePart], out: Path, *, overwrite: bool = Fals
         for columns in (one for part in parts for one in _strips(part)):
             table = pyarrow.table(columns, metadata=about)
             if writer is None:
-                writer = parquet.ParquetWriter(file, table.schema, compression="zstd")
+                writer = parquet.ParquetWriter(
+                    file, table.schema, compression="zstd", write_page_checksum=True
+                )
                 stack.enter_context(writer)
             writer.write_table(table, row_group_size=max(1, table.num_rows))
 

@@ -325,3 +325,139 @@ def test_blobs_that_are_shared_take_fewer_bytes(codec, tmp_path):
         for rows in ((), ("--rows-per-blob", "1"))
     }
     assert sizes[("--rows-per-blob", "1")] - sizes[()] > 6 * 3000
+
+
+@pytest.mark.parametrize("own", [pa.array([0] * 60), pa.array(["Rome"] * 60)])
+def test_a_column_named_like_places_stays_that_of_the_table(own, codec, tmp_path):
+    y = vectors(60)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(y.ravel()), D)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(y.reshape(60, 1, 1, D))
+    coder.fit(y.reshape(60, 1, 1, D)).save(tmp_path / "grids")
+    for held, name in ((lists, codec), (tensors, str(tmp_path / "grids"))):
+        table = pa.table({"id": range(60), "e": held, "e_place": own})
+        pq.write_table(table, tmp_path / "y.parquet")
+        out = encoded(tmp_path / "y.parquet", name, "--rows-per-blob", "1", "--overwrite")
+        assert BlobTable(out).names == ["id", "e", "e_place"]
+        more = ["--out", str(tmp_path / "back.parquet"), "--overwrite"]
+        assert main(["decode", str(out), *more]) == 0
+        back = pq.read_table(tmp_path / "back.parquet")
+        assert back.column_names == table.column_names
+        assert back.column("e_place").equals(table.column("e_place"))
+
+
+def as_type(kind: pa.DataType) -> Any:
+    def change(table: pa.Table) -> pa.Table:
+        number = table.column_names.index("embedding_place")
+        return table.set_column(number, "embedding_place", table.column(number).cast(kind))
+
+    return change
+
+
+def of_pandas(table: pa.Table) -> pa.Table:
+    frame = table.select(["id", "embedding", "embedding_place"]).to_pandas()
+    assert frame.embedding_place.dtype == np.float64
+    kept = {k: table.schema.metadata[k] for k in (b"nec", b"nec_codec")}
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(kept)
+
+
+@pytest.mark.parametrize(
+    "change", [of_pandas, *map(as_type, (pa.float64(), pa.string(), pa.int64(), pa.uint16()))]
+)
+def test_places_of_other_types_are_taken(change, codec, tmp_path):
+    put_table(tmp_path / "t.parquet", vectors(), missing=GONE)
+    out = encoded(tmp_path / "t.parquet", codec)
+    before = np.concatenate([y for _, y, _ in BlobTable(out).batches()])
+    rewritten(out, change)
+    after = np.concatenate([y for _, y, _ in BlobTable(out).batches()])
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.0, 1.5], "1.5"),
+        ([0.0, np.inf], "inf"),
+        ([0, None], "None"),
+        (["0", "x"], "'x'"),
+        ([True, True], "True"),
+    ],
+)
+def test_places_that_are_no_whole_numbers_are_named(values, shown, codec, tmp_path):
+    put_table(tmp_path / "t.parquet", vectors())
+    out = encoded(tmp_path / "t.parquet", codec)
+    number = pq.read_schema(out).names.index("embedding_place")
+    own = pa.array([values[0]] * 400 + [values[1]] * 300)
+    rewritten(out, lambda table: table.set_column(number, "embedding_place", own))
+    row = 0 if shown == "True" else 400
+    message = f"{re.escape(str(out))}: column embedding_place: row {row} holds {shown}, not"
+    with pytest.raises(FileError, match=message):
+        list(BlobTable(out).batches())
+    blobs = pa.array(["x"] * 700)
+    rewritten(out, lambda table: table.set_column(number - 1, "embedding", blobs))
+    with pytest.raises(FileError, match=r"its column embedding holds .*, not blobs"):
+        BlobTable(out)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("rows_per_blob", ["1", "20"])
+def test_metadata_and_nullability_of_the_vectors_are_kept(gone, rows_per_blob, codec, tmp_path):
+    y = vectors(60)
+    y[7] = np.nan if gone else y[7]
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(y.ravel()), D)
+    field = pa.field("e", lists.type, nullable=False, metadata={"model": "M"})
+    pq.write_table(pa.table([lists], schema=pa.schema([field])), tmp_path / "y.parquet")
+    out = encoded(tmp_path / "y.parquet", codec, "--rows-per-blob", rows_per_blob)
+    assert pq.read_schema(out).field("e").metadata == {b"model": b"M"}
+    assert main(["decode", str(out), "--out", str(tmp_path / "back.parquet")]) == 0
+    back = pq.read_table(tmp_path / "back.parquet")
+    assert back.schema.field("e").metadata == {b"model": b"M"}
+    assert back.schema.field("e").nullable == gone
+    assert back.column("e").null_count == gone
+
+
+def test_types_that_arrow_does_not_have_are_named(codec, tmp_path, capsys):
+    path = tmp_path / "y.parquet"
+    with duckdb.connect() as base:
+        base.register("t", pa.table({"e": list(vectors(60))}))
+        base.execute(
+            "COPY (SELECT e, INTERVAL 1 day AS every, 1 AS n, uuid() AS u, 'x' AS s, 1.5 AS d, "
+            f"DATE '2020-01-01' AS day, {{'a': 1}} AS st FROM t) TO '{path}'"
+        )
+    encoded(path, codec)
+    text = capsys.readouterr().out
+    assert "column every has a type that Arrow does not have (Interval): a coded table" in text
+    assert text.count("Arrow does not have") == 1
+
+
+def test_a_flip_of_any_bit_of_the_pages_is_found(codec, tmp_path):
+    y = vectors(12)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(y.ravel()), D)
+    pq.write_table(pa.table({"e": lists}), tmp_path / "y.parquet")
+    out = encoded(tmp_path / "y.parquet", codec, "--rows-per-blob", "5")
+    whole = out.read_bytes()
+    before = np.concatenate([part for _, part, _ in BlobTable(out).batches()])
+    end = 4 + BlobTable(out).blob_bytes
+    found = 0
+    for place in range(4, end):
+        out.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            after = np.concatenate([part for _, part, _ in BlobTable(out).batches()])
+        except coder.CodecError:
+            found += 1
+        else:
+            np.testing.assert_array_equal(after, before)
+    assert found > 0.8 * (end - 4)
+
+
+def test_a_row_group_that_ends_early_is_damage(tmp_path, monkeypatch):
+    put_table(tmp_path / "t.parquet", vectors())
+    rows = parquet_columns.Rows(parquet_columns.open_parquet(tmp_path / "t.parquet"), ["id"], 50)
+    rows.groups[1:] += 10
+    with pytest.raises(FileError, match="row group 0 ends early"):
+        list(rows.read(0, 310))
+
+
+def test_one_vector_alone_is_too_few(tmp_path, capsys):
+    np.save(tmp_path / "y.npy", vectors(1))
+    assert main(["fit", str(tmp_path / "y.npy"), "--out", str(tmp_path / "o")]) == 1
+    assert "one vector alone is too few" in capsys.readouterr().err

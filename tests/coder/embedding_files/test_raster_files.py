@@ -186,6 +186,28 @@ def test_companded_integers_as_alphaearth_has_them(south_up, codec, tmp_path, ca
         assert main(["fit", str(path), "--out", str(tmp_path / "own")]) == 0
 
 
+def test_companded_integers_with_another_mark_have_two(tmp_path):
+    q = as_companded(Y)
+    q[GONE], q[30, 30, 2], q[q == -127] = -127, -128, -126
+    q[GONE] = -127
+    path = put_tiff(tmp_path / "y.tif", q, nodata=-127)
+    both = GONE.copy()
+    both[30, 30] = True
+    for nodata in (None, -127):
+        found = open_embeddings(path, is_companded=True, nodata=nodata).y[:]
+        np.testing.assert_array_equal(np.ma.getmaskarray(found).all(-1), both)
+
+
+def test_names_and_tags_of_some_bands_are_kept(tmp_path):
+    path = put_tiff(tmp_path / "y.tif", Y)
+    with rasterio.open(path, "r+") as file:
+        file.set_band_description(2, "second")
+        file.update_tags(3, WAVELENGTH="0.6")
+    facts = open_embeddings(path).facts
+    assert facts["bands"] == ["", "second", *[""] * (D - 2)]
+    assert facts["band_tags"] == [{}, {}, {"WAVELENGTH": "0.6"}, *[{}] * (D - 3)]
+
+
 def test_scales_of_pixels_as_tessera_has_them(codec, tmp_path):
     q, scales = with_scales(Y)
     scales[GONE] = np.nan
