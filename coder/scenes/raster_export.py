@@ -92,7 +92,7 @@ def write_channels(
     if len(set(chosen)) < len(chosen):
         raise InputError(f"channels {chosen}: give each channel once")
     names = part.scene.channel_names
-    bands = [f"channel {one}" if names is None else names[one] for one in chosen]
+    bands = [(names and names[one]) or f"channel {one}" for one in chosen]
     raster = Raster(part.grid, bands, "float32", np.nan)
     write_raster(
         out,
