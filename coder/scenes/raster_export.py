@@ -91,8 +91,8 @@ def write_channels(
         raise InputError(f"channels {chosen}: the scene has channels 0 to {count - 1}")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"channels {chosen}: give each channel once")
-    names = part.scene.channel_names
-    bands = [(names and names[one]) or f"channel {one}" for one in chosen]
+    names = part.scene.channel_names or [""] * count
+    bands = [names[one] or f"channel {one}" for one in chosen]
     raster = Raster(part.grid, bands, "float32", np.nan)
     write_raster(
         out,
