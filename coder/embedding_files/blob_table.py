@@ -53,7 +53,8 @@ class Written(NamedTuple):
     Attributes:
       missing: rows without a vector.
       blob_bytes: of the columns of blobs and places, as they are stored.
-      codec_bytes: of the codec in the file.
+      codec_bytes: of the codec in the file, which has it as a key and, so that Arrow's programs
+        keep it, within Arrow's schema.
     """
 
     missing: int
@@ -131,7 +132,14 @@ def write_table(
             writer.write_table(table, row_group_size=table.num_rows)
         if missing == y.shape[0]:
             raise InputError("all vectors are missing: there is nothing to code")
-    return Written(missing, _stored_bytes(written[0], own), len(text))
+    return Written(missing, _stored_bytes(written[0], own), _codec_bytes(written[0].metadata))
+
+
+def _codec_bytes(held: Mapping[bytes, bytes]) -> int:
+    """The bytes of the codec among the keys of a file."""
+    text = held.get(CODEC.encode(), b"")
+    inside = b"ARROW:schema" in held and len(held[b"ARROW:schema"]) > len(text)
+    return len(text) + (4 * -(-len(text) // 3) if inside else 0)
 
 
 def _coded(
@@ -333,7 +341,7 @@ class BlobTable:
             raise FileError(f"its column {self.column} holds {held_type}, not blobs: copy it again")
         self.num_rows = metadata.num_rows
         self.blob_bytes = _stored_bytes(metadata, self._own)
-        self.codec_bytes = len(held[CODEC.encode()])
+        self.codec_bytes = _codec_bytes(held)
         self._decoded = lru_cache(_KEPT)(self._decode)
 
     @property
